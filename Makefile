@@ -1,0 +1,87 @@
+# The front door. `make distill DOMAIN=legal` on a fresh clone sets up .venv and runs the whole pipeline.
+
+DOMAIN ?= legal
+RECIPE ?= local
+# The last part of the domain's path: ./my-domain is called my-domain.
+NAME := $(notdir $(patsubst %/,%,$(DOMAIN)))
+RUN ?= runs/$(NAME)-$(RECIPE)
+ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+# Recipes read these from the environment, so that a path with spaces or quotes stays one argument.
+export DOMAIN NAME RECIPE RUN
+export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
+export DO_NOT_TRACK ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup distill pull models report serve test test-fast lint format clean
+
+help:  ## This list
+	@echo "usage: make TARGET [DOMAIN=$(DOMAIN)] [RECIPE=$(RECIPE)] [ARGS='more arguments of the command']"
+	@sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|' 2>/dev/null \
+		|| sed -n 's/^\([a-z-]*\):.*  ## \(.*\)/  \1: \2/p' $(MAKEFILE_LIST)
+
+setup: $(READY)  ## Creates .venv and installs the project into it, when pyproject.toml has changed
+
+# Leaves no half-made .venv that a second call would take for a good one: a missing pip means start over.
+$(READY): pyproject.toml
+	@set -e; \
+	if ! $(BIN)/python -m pip --version >/dev/null 2>&1; then \
+		python=; \
+		for candidate in $(PYTHON) python3 python3.13 python3.12 python3.11; do \
+			if $$candidate -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+				python=$$candidate; break; \
+			fi; \
+		done; \
+		if [ -z "$$python" ]; then \
+			echo "setup: found $$(python3 --version 2>&1 || echo no python3), expected Python 3.11 or newer:" \
+				"install one, or name it with PYTHON=/path/to/python3.11" >&2; exit 1; \
+		fi; \
+		echo "setup: creating $(VENV) with $$($$python --version)"; \
+		$$python -m venv --clear $(VENV) >/dev/null 2>&1 || { \
+			rm -rf $(VENV); \
+			echo "setup: $$python cannot create a virtual environment: install its venv module" \
+				"(Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }; \
+	fi; \
+	echo "setup: installing the dependencies into $(VENV) (about 2 GB, a few minutes the first time)"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' || { \
+		echo "setup: pip could not install the project: see its message above; run the same command again" >&2; \
+		exit 1; }; \
+	touch $(READY)
+
+distill: $(READY)  ## The whole pipeline: plan, generate, filter, train, export, evaluate, publish
+	@$(BIN)/stillhouse distill "$$DOMAIN" --recipe "$$RECIPE" $(ARGS)
+
+pull: $(READY)  ## Fetches the newest published student of DOMAIN
+	@$(BIN)/stillhouse pull "$$NAME" $(ARGS)
+
+models: $(READY)  ## Lists the published students
+	@$(BIN)/stillhouse models $(ARGS)
+
+report: $(READY)  ## Writes the HTML report of RUN (default runs/DOMAIN-RECIPE)
+	@$(BIN)/stillhouse report "$$RUN" $(ARGS)
+
+serve: $(READY)  ## Serves the scheduled deployment of the pipeline from this host (Prefect)
+	@$(BIN)/python -m flows.distill $(ARGS)
+
+test: $(READY)  ## All tests, including the slow ones
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-fast: $(READY)  ## The tests that take seconds
+	@$(BIN)/python -m pytest -m 'not slow and not gpu' $(ARGS)
+
+lint: $(READY)  ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(READY)  ## Formats the code
+	@$(BIN)/ruff check --fix --quiet .
+	@$(BIN)/ruff format .
+
+clean:  ## Removes .venv and the tools' caches; runs/ and store/ stay
+	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,463 @@
+"""Recipe: everything that decides how a domain is distilled, in one documented object.
+
+A recipe is a YAML file, flows/recipes/NAME.yaml or any path; the domain is no part of it. Each knob
+is documented here, once, with its unit, its default and an example, and schemas/recipe.schema.json
+is made from it:
+
+    python -m flows.recipe
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from schemas.errors import InputError
+from schemas.files import dumps, sha256_text, write_json
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "recipe.schema.json"
+
+Variant = Literal["F16", "BF16", "Q8_0", "Q6_K", "Q5_K_M", "Q4_K_M"]
+
+
+class Section(BaseModel):
+    """A group of knobs. A name that is none of them is an error; once loaded, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Tasks(Section):
+    """How many tasks are sampled from the domain."""
+
+    train: int = Field(
+        200, ge=1, description="Tasks that the teacher is asked to solve. Example: 2000."
+    )
+    exam: int = Field(
+        60,
+        ge=1,
+        description="Held-out tasks of the exam; they share no entity with train. Example: 200.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        description="First seed of the sampling; the same seed gives the same tasks. Example: 7.",
+    )
+    mix: dict[str, float] | None = Field(
+        None,
+        description="Share of each task kind or template, or null for the domain's own; normalised to a sum of 1."
+        " Example: {lookup: 0.4, workflow: 0.6}.",
+    )
+
+    @model_validator(mode="after")
+    def _mix_has_shares(self) -> "Tasks":
+        if self.mix is not None and (
+            any(share < 0 for share in self.mix.values()) or sum(self.mix.values()) <= 0
+        ):
+            raise ValueError(f"mix: found {self.mix}, expected shares of 0 or more, not all 0")
+        return self
+
+
+class Generate(Section):
+    """How the teacher is asked."""
+
+    attempts: int = Field(
+        2,
+        ge=1,
+        description="Attempts at each task, hinted ones included; each is a trace. Example: 4.",
+    )
+    hint: Literal["never", "retry", "always"] = Field(
+        "retry",
+        description="When the teacher is shown the task's plan: never, on the attempt after a failed one,"
+        " or always. The hint is removed from what is stored. Example: never.",
+    )
+    examples: int = Field(
+        0,
+        ge=0,
+        description="Worked examples shown before the task; a small teacher needs 2. Example: 0.",
+    )
+    constrain: bool = Field(
+        False,
+        description="Whether the reply is constrained to the tools' JSON Schemas while it is sampled;"
+        " for teachers that cannot write a call on their own. Example: true.",
+    )
+    concurrency: int = Field(8, ge=1, description="Episodes in flight at once. Example: 256.")
+    max_steps: int = Field(
+        8,
+        ge=1,
+        description="Replies of the teacher in one episode before it is cut off. Example: 20.",
+    )
+    max_tokens: int = Field(
+        512, ge=16, description="Tokens of one reply, reasoning included. Example: 16384."
+    )
+    temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature. Example: 1.0.")
+    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling, a share. Example: 0.95.")
+    timeout_s: float = Field(
+        300,
+        gt=0,
+        description="Seconds to wait for one reply before it is asked for again. Example: 1800.",
+    )
+
+
+class Filter(Section):
+    """Which of the traces that passed their checks are kept as training data."""
+
+    max_tokens: int = Field(
+        4096,
+        ge=1,
+        description="Tokens of a whole trace, as the student counts them. Example: 16384.",
+    )
+    near_duplicate: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Similarity (share of common word shingles) from which a trace repeats an earlier one;"
+        " 1 drops only identical ones. Example: 0.9.",
+    )
+    contamination: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Similarity of a request to one of the exam from which its trace is dropped."
+        " Example: 0.8.",
+    )
+    per_task: int = Field(1, ge=1, description="Traces kept of one task. Example: 4.")
+    per_template: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Largest share of the kept traces that one task template may have, or null."
+        " Example: 0.25.",
+    )
+
+
+class Train(Section):
+    """Supervised fine-tuning of the student on the kept traces."""
+
+    method: Literal["lora", "full"] = Field(
+        "lora", description="lora trains an adapter, full trains all weights. Example: lora."
+    )
+    rank: int = Field(16, ge=1, description="LoRA rank, on all linear layers. Example: 64.")
+    alpha: int = Field(32, ge=1, description="LoRA scale, alpha / rank. Example: 128.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout, a share. Example: 0.05.")
+    epochs: float = Field(3, gt=0, description="Passes over the kept traces. Example: 2.")
+    batch_size: int = Field(
+        4, ge=1, description="Examples in one forward pass on one device. Example: 1."
+    )
+    accumulation: int = Field(
+        1, ge=1, description="Forward passes that are summed into one optimiser step. Example: 16."
+    )
+    learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate. Example: 1.0e-4.")
+    warmup_ratio: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps with a rising rate. Example: 0.03."
+    )
+    scheduler: Literal["constant", "constant_with_warmup", "linear", "cosine"] = Field(
+        "cosine", description="How the rate falls after the warm-up. Example: linear."
+    )
+    max_length: int = Field(
+        2048,
+        ge=16,
+        description="Tokens of one training example; a longer one is left out. Example: 16384.",
+    )
+    holdout: float = Field(
+        0.05,
+        ge=0,
+        lt=1,
+        description="Share of the tasks whose traces are kept out of training to measure its loss."
+        " Example: 0.02.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the shuffle and of LoRA's start. Example: 1.")
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "bfloat16", description="Type of the weights during training. Example: float32."
+    )
+    save_steps: int = Field(
+        50,
+        ge=1,
+        description="Optimiser steps between checkpoints; a killed run loses no more. Example: 100.",
+    )
+    log_steps: int = Field(
+        5, ge=1, description="Optimiser steps between two log lines. Example: 1."
+    )
+
+
+class Export(Section):
+    """What is made of the trained student."""
+
+    variants: tuple[Variant, ...] = Field(
+        ("Q8_0", "Q4_K_M"),
+        min_length=1,
+        description="GGUF files to write, by llama.cpp's names. Example: [Q8_0, Q5_K_M, Q4_K_M].",
+    )
+    vllm: bool = Field(
+        True, description="Whether to write a directory that vLLM serves as it is. Example: true."
+    )
+
+
+class Evaluate(Section):
+    """How base and student sit the exam: without worked examples, hints or constraint."""
+
+    variant: Variant = Field(
+        "Q8_0",
+        description="The exported GGUF that sits the exam, one of export.variants. Example: Q4_K_M.",
+    )
+    concurrency: int = Field(8, ge=1, description="Episodes in flight at once. Example: 64.")
+    max_steps: int = Field(
+        8,
+        ge=1,
+        description="Replies of the student in one episode before it is cut off. Example: 20.",
+    )
+    max_tokens: int = Field(512, ge=16, description="Tokens of one reply. Example: 8192.")
+    temperature: float = Field(
+        0.0,
+        ge=0,
+        le=2,
+        description="Sampling temperature; 0 takes the likeliest token. Example: 0.6.",
+    )
+
+
+class Gate(Section):
+    """What the student must reach before it is published."""
+
+    min_gain: float = Field(
+        0.05,
+        ge=-1,
+        le=1,
+        description="Least gain over the base in the share of exam tasks passed; 0.05 is 5 points."
+        " Example: 0.2.",
+    )
+    min_well_formed: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Least share of the student's turns that are well formed: a valid call or an answer."
+        " Example: 0.98.",
+    )
+
+
+class Publish(Section):
+    """Where a student that passed the gate goes."""
+
+    store: str = Field(
+        "store",
+        min_length=1,
+        description="The store: a directory (made when missing), or oci://host/namespace. STILLHOUSE_STORE"
+        " takes precedence. Example: oci://registry.example.com/students.",
+    )
+    tag: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$",
+        description="The version's name, or null for the next number. Example: 2026-03.",
+    )
+
+
+class Recipe(Section):
+    """Everything that decides how a domain is distilled.
+
+    `name` is the file's name and is not written in the file.
+    """
+
+    name: str = Field(description="The recipe file's name without .yaml.")
+    teacher: str = Field(
+        min_length=1,
+        description="The teacher: a name in teacher/models, or a path to a YAML file. Example: kimi-k2.5.",
+    )
+    student: str = Field(
+        min_length=1,
+        description="The student: a name in student/models, or a path to a YAML file. Example: qwen3-32b.",
+    )
+    tasks: Tasks = Field(default_factory=Tasks, description=Tasks.__doc__)
+    generate: Generate = Field(default_factory=Generate, description=Generate.__doc__)
+    filter: Filter = Field(default_factory=Filter, description=Filter.__doc__)
+    train: Train = Field(default_factory=Train, description=Train.__doc__)
+    export: Export = Field(default_factory=Export, description=Export.__doc__)
+    evaluate: Evaluate = Field(default_factory=Evaluate, description=Evaluate.__doc__)
+    gate: Gate = Field(default_factory=Gate, description=Gate.__doc__)
+    publish: Publish = Field(default_factory=Publish, description=Publish.__doc__)
+
+    @model_validator(mode="after")
+    def _the_examined_variant_is_exported(self) -> "Recipe":
+        if self.evaluate.variant not in self.export.variants:
+            variants = ", ".join(self.export.variants)
+            raise ValueError(
+                f"evaluate.variant: found '{self.evaluate.variant}',"
+                f" expected one of export.variants ({variants})"
+            )
+        return self
+
+    def digest(self, *fields: str) -> str:
+        """sha256 over the named fields (`train`, `student`, ...), for a stage that reads only them."""
+        values = self.model_dump(mode="json")
+        return sha256_text(dumps({field: values[field] for field in fields}))
+
+
+def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Loads a recipe by its name in flows/recipes or by its path, and sets each override `a.b=c`.
+
+    Raises:
+        InputError: no such recipe, broken YAML, or a field that does not hold: it names the file, the
+            field, what was found and what was expected.
+    """
+    path = _find(name_or_path)
+    values = _read(path)
+    if "name" in values:
+        raise InputError(
+            f"{path}: name: found one, expected none: a recipe's name is its file's name"
+        )
+    overridden: dict[str, str] = {}
+    for override in overrides or []:
+        overridden[_set(values, override)] = override
+    try:
+        return Recipe.model_validate({**values, "name": path.stem})
+    except ValidationError as error:
+        raise InputError(_one_line(error, path, overridden)) from None
+
+
+def _find(name_or_path: str) -> Path:
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such recipe file")
+        return path
+    path = RECIPES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+        raise InputError(
+            f"--recipe {name_or_path}: no such recipe{_did_you_mean(name_or_path, known)}:"
+            f" expected one of {', '.join(known)}, or a path to a YAML file"
+        )
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}" if error.problem_mark else "somewhere"
+        raise InputError(f"{path}: {line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{path}: top level: found {_found(values)},"
+            f" expected a mapping with teacher, student and sections"
+        )
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> str:
+    """Puts one `a.b=c` into the values of a recipe and returns `a.b`."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise InputError(
+            f"--set {override}: expected FIELD=VALUE, such as --set generate.attempts=3"
+        )
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise InputError(
+                f"--set {override}: {section}: found a value, expected a section with fields"
+            )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(
+            f"--set {override}: {key}: found {text!r}, expected a YAML value"
+        ) from None
+    # A number or a date is handed on as it was written: the field knows whether 1.10 is a text.
+    place[last] = value if isinstance(value, dict | list | str | None) else text
+    return key
+
+
+_PYDANTIC_SAYS = (
+    ("Input should be ", ""),
+    ("a valid dictionary or instance of", "a section with the fields of"),
+    ("String should match pattern", "a text that matches"),
+    ("String should have", "a text of"),
+    ("Tuple should have", "a list of"),
+)
+
+
+def _one_line(error: ValidationError, path: Path, overridden: dict[str, str]) -> str:
+    """The first error of a recipe as where, field, found and expected, and how many more."""
+    first, *others = error.errors()
+    field = _field(first["loc"])
+    message = first["msg"]
+    if first["type"] == "value_error":
+        # Raised by a validator of ours, which says the field itself.
+        inner, _, message = str(first["ctx"]["error"]).partition(": ")
+        field = f"{field}.{inner}".removeprefix(".")
+    where = next(
+        (
+            f"--set {text}"
+            for key, text in overridden.items()
+            if f"{field}.".startswith(f"{key}.") or key.startswith(f"{field}.")
+        ),
+        str(path),
+    )
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "value_error":
+        return f"{where}: {field}: {message}{more}"
+    if first["type"] == "extra_forbidden":
+        known = _known_fields(first["loc"])
+        prefix = f"{_field(first['loc'][:-1])}." if len(first["loc"]) > 1 else ""
+        guess = _did_you_mean(str(first["loc"][-1]), known, prefix)
+        return f"{where}: {field}: unknown field{guess}: expected one of {', '.join(known)}{more}"
+    if first["type"] == "missing":
+        what = (Recipe.model_fields[field].description or "a value").rstrip(".")
+        return f"{where}: {field}: missing: expected {what[0].lower()}{what[1:]}{more}"
+    for told, told_shorter in _PYDANTIC_SAYS:
+        message = message.replace(told, told_shorter)
+    expected = message.split(", unable to")[0]
+    return f"{where}: {field}: found {_found(first['input'])}, expected {expected}{more}"
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """`export.variants[1]` for the location of a pydantic error."""
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in location
+    ).removeprefix(".")
+
+
+def _known_fields(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields beside the one at `location`."""
+    section: Any = Recipe
+    for part in location[:-1]:
+        section = section.model_fields[part].annotation
+    return [name for name in section.model_fields if section is not Recipe or name != "name"]
+
+
+def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a recipe file."""
+    schema = Recipe.model_json_schema()
+    del schema["properties"]["name"]
+    schema["required"].remove("name")
+    schema["description"] = (
+        "A recipe file of stillhouse. Made by `python -m flows.recipe`; do not edit."
+    )
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+if __name__ == "__main__":
+    write_json(SCHEMA, json_schema())
+    print(f"wrote {SCHEMA}")

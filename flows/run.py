@@ -1,0 +1,340 @@
+"""A run's directory: who is using it, what is done, what of it still holds.
+
+    RUN/run.json               the domain, the resolved recipe and the versions of the last start
+    RUN/stages/STAGE.json      a stage's receipt, written when all its outputs are on disk
+
+A stage is current while its receipt names the same inputs and the outputs are the files it wrote. A
+stage's inputs hold the sha256 of the outputs it reads, so a stage that ran again and wrote something
+else makes those after it run again, and a changed setting repeats exactly the stages that read it.
+Nothing else decides what is repeated.
+
+One process works in a directory at a time. What a killed one left running is ended at the next start,
+by two marks: STILLHOUSE_RUN in the environment, which each program that it started has, and the open
+file RUN/.children, which each copy forked from it has. A list of pids in a file would miss what a
+library started (Prefect's own server, torch's workers) or what was started just before the kill, and
+would hit whoever has the number now.
+"""
+
+import contextlib
+import datetime as dt
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from flows.recipe import Recipe
+from schemas.errors import InputError, StageError
+from schemas.files import dumps, read_json, sha256, sha256_text, write_json
+from teacher.domain import PACKS
+
+STAGES = ("plan", "generate", "filter", "train", "export", "evaluate", "publish")
+MARK = "STILLHOUSE_RUN"
+SECONDS_TO_END = 5
+
+_VERSIONS_OF = ("stillhouse", "torch", "transformers", "trl", "peft", "prefect")
+
+
+def default_directory(domain_name: str, recipe_name: str) -> Path:
+    return Path("runs") / f"{domain_name}-{recipe_name}"
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """run.json of an existing run: {"domain": {"name", "path", "sha256"}, "recipe", ...}.
+
+    Raises:
+        InputError: the directory is no run.
+    """
+    if not (directory / "run.json").is_file():
+        raise InputError(
+            f"{directory}: not a run: expected a directory with a run.json (see `ls runs`)"
+        )
+    return read_json(directory / "run.json")
+
+
+def domain_digest(pack: Path) -> str:
+    """sha256 over a domain pack's files; caches and hidden files are no part of it."""
+    files = sorted(
+        path.relative_to(pack)
+        for path in pack.rglob("*")
+        if path.is_file()
+        and not any(
+            part.startswith(".") or part == "__pycache__" for part in path.relative_to(pack).parts
+        )
+    )
+    return sha256_text(dumps([[file.as_posix(), sha256(pack / file)] for file in files]))
+
+
+class Run:
+    """A run's directory that this process works in, from `Run.open` to `close` or the end of a `with`.
+
+    Attributes:
+        directory: absolute.
+        domain: {"name", "path", "sha256"}; `path` is what teacher.domain.load takes.
+        reaped: one line a process of a killed earlier run that was ended at the start.
+    """
+
+    def __init__(self, directory: Path, domain: dict[str, str]) -> None:
+        self.directory = directory
+        self.domain = domain
+        self.reaped: list[str] = []
+        self._files: list[IO[str]] = []
+
+    @classmethod
+    def open(cls, directory: Path, recipe: Recipe, domain_name: str, domain_path: Path) -> "Run":
+        """Takes the directory for this process and ends what a killed run left in it.
+
+        Makes it when it is missing, and writes run.json.
+
+        Raises:
+            InputError: the directory is in use, is no run's, or belongs to another domain.
+        """
+        directory = directory.resolve()
+        _make(directory)
+        run = cls(
+            directory,
+            {
+                "name": domain_name,
+                "path": _loadable(domain_path),
+                "sha256": domain_digest(domain_path),
+            },
+        )
+        run._lock()
+        try:
+            run._record(recipe)
+            # Not the lock's file: that one is also open, for a moment, in a process that is refused.
+            run._files.append((directory / ".children").open("w"))
+            os.environ[MARK] = str(directory)
+            run.reaped = run.reap()
+        except BaseException:
+            run.close()
+            raise
+        return run
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives the directory free. Does not end what was started in it: see `reap`."""
+        if os.environ.get(MARK) == str(self.directory):
+            del os.environ[MARK]
+        while self._files:
+            self._files.pop().close()
+
+    # ------------------------------------------------------------------ stages
+
+    @contextlib.contextmanager
+    def stage(
+        self, name: str, inputs: dict[str, str], outputs: list[Path]
+    ) -> Iterator[dict[str, Any]]:
+        """Runs a stage as the block and writes its receipt when the block ends well.
+
+        Gives a dict to put a small summary in, kept as the receipt's "result". An older receipt is
+        removed first: a stage that stops half way is not done, whatever was before.
+
+        Args:
+            name: one of STAGES.
+            inputs: sha256 of everything that the outputs depend on, by any name.
+            outputs: files and directories under the run's directory that the block leaves behind.
+
+        Raises:
+            StageError: an output is not there when the block has ended.
+        """
+        path = self._receipt_path(name)
+        path.unlink(missing_ok=True)
+        result: dict[str, Any] = {}
+        started, clock = _now(), time.monotonic()
+        yield result
+        for output in outputs:
+            if not output.exists():
+                raise StageError(f"{name}: {output}: was not written")
+        files = [file for output in outputs for file in _files_of(output)]
+        receipt = {
+            "stage": name,
+            "inputs": inputs,
+            "outputs": {str(self._relative(file)): _describe(file, sha256(file)) for file in files},
+            "started": started,
+            "seconds": round(time.monotonic() - clock, 1),
+            "result": result,
+        }
+        write_json(path, receipt)
+
+    def is_current(self, name: str, inputs: dict[str, str]) -> bool:
+        """Whether a stage need not run: same inputs, and its outputs are the files that it wrote.
+
+        Size and modification time stand for the content; where only the time differs (a copied
+        directory), the file is hashed again, once.
+        """
+        receipt = self.receipt(name)
+        if receipt is None or receipt["inputs"] != inputs:
+            return False
+        renewed = False
+        for relative, wrote in receipt["outputs"].items():
+            file = self.directory / relative
+            if not file.is_file() or file.stat().st_size != wrote["bytes"]:
+                return False
+            if file.stat().st_mtime_ns != wrote["mtime_ns"]:
+                if sha256(file) != wrote["sha256"]:
+                    return False
+                receipt["outputs"][relative] = _describe(file, wrote["sha256"])
+                renewed = True
+        if renewed:
+            write_json(self._receipt_path(name), receipt)
+        return True
+
+    def receipt(self, name: str) -> dict[str, Any] | None:
+        """A stage's receipt, or None where it has not run to its end."""
+        return read_receipt(self.directory, name)
+
+    def outputs(self, name: str) -> dict[str, str]:
+        """sha256 of each output of a finished stage, by its path in the run: the next stages' inputs.
+
+        Raises:
+            InputError: the stage has not run.
+        """
+        found = self.receipt(name)
+        if found is None:
+            raise InputError(
+                f"{self.directory}: {name} has not run: `stillhouse {name} {self.directory}` runs it"
+            )
+        return {relative: wrote["sha256"] for relative, wrote in found["outputs"].items()}
+
+    # ------------------------------------------------------------------ processes
+
+    def reap(self) -> list[str]:
+        """Ends every process that carries this run's mark, other than this one and its ancestors.
+
+        SIGTERM, up to five seconds, then SIGKILL. Returns a line for each: what it was and its pid.
+        """
+        own = psutil.Process()
+        spared = {own.pid, *(parent.pid for parent in own.parents())}
+        left = [p for p in psutil.process_iter() if p.pid not in spared and self._is_marked(p)]
+        lines = []
+        for process in left:
+            with contextlib.suppress(psutil.Error):
+                lines.append(f"{process.name()} (pid {process.pid})")
+                process.terminate()
+        _, alive = psutil.wait_procs(left, timeout=SECONDS_TO_END)
+        for process in alive:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(alive, timeout=SECONDS_TO_END)
+        return lines
+
+    def _is_marked(self, process: psutil.Process) -> bool:
+        # What belongs to others or ends meanwhile cannot be read, and is not ours.
+        with contextlib.suppress(psutil.Error, OSError):
+            if process.uids().real != os.getuid():
+                return False
+            if process.environ().get(MARK) == str(self.directory):
+                return True
+            children = str(self.directory / ".children")
+            return any(file.path == children for file in process.open_files())
+        return False
+
+    # ------------------------------------------------------------------ files
+
+    def _lock(self) -> None:
+        """Takes RUN/.lock until this process ends.
+
+        By lockf, whose lock belongs to the process alone: a lock of flock would be inherited by forked
+        workers, and an orphan of a killed run would keep the run locked.
+        """
+        file = (self.directory / ".lock").open("a+", encoding="ascii")
+        try:
+            if os.environ.get(MARK) == str(self.directory):
+                raise BlockingIOError  # lockf does not see a lock of the same process
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            holder = f"pid {pid}" if (pid := file.read().strip()) else "another process"
+            file.close()
+            raise InputError(f"{self.directory}: is in use by {holder}") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        self._files.append(file)
+
+    def _record(self, recipe: Recipe) -> None:
+        path = self.directory / "run.json"
+        before = read_json(path) if path.is_file() else {}
+        if before and before["domain"]["name"] != self.domain["name"]:
+            raise InputError(
+                f"{path}: domain: found '{before['domain']['name']}', expected"
+                f" '{self.domain['name']}': give each domain a directory of its own with --run"
+            )
+        record = {
+            "version": 1,
+            "created": before.get("created", _now()),
+            "domain": self.domain,
+            "recipe": recipe.model_dump(mode="json"),
+            "versions": {"python": platform.python_version(), **_versions()},
+        }
+        write_json(path, record)
+
+    def _receipt_path(self, name: str) -> Path:
+        assert name in STAGES, name
+        return self.directory / "stages" / f"{name}.json"
+
+    def _relative(self, path: Path) -> Path:
+        return path.resolve().relative_to(self.directory)
+
+
+def read_receipt(directory: Path, stage: str) -> dict[str, Any] | None:
+    """The receipt of a stage of a run, or None where it has not run to its end."""
+    path = directory / "stages" / f"{stage}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None  # a receipt that a power cut left unreadable says nothing: the stage runs again
+
+
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        others = any(not entry.name.startswith(".") for entry in directory.iterdir())
+    except OSError as error:
+        raise InputError(
+            f"{directory}: cannot be used as a run's directory: {error.strerror}"
+        ) from None
+    if others and not (directory / "run.json").is_file():
+        raise InputError(
+            f"{directory}: found files but no run.json, expected a run or a new directory"
+        )
+
+
+def _loadable(pack: Path) -> str:
+    """What teacher.domain.load takes for a pack: the project's own by name, so that it may be moved."""
+    return pack.name if pack.parent == PACKS else str(pack)
+
+
+def _files_of(output: Path) -> list[Path]:
+    if output.is_dir():
+        return sorted(path for path in output.rglob("*") if path.is_file())
+    return [output]
+
+
+def _describe(file: Path, digest: str) -> dict[str, Any]:
+    stat = file.stat()
+    return {"sha256": digest, "bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _versions() -> dict[str, str]:
+    versions = {}
+    for name in _VERSIONS_OF:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

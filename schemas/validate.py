@@ -1,0 +1,93 @@
+"""Judges any file of chat-format traces: what `stillhouse validate` does.
+
+Every line gets a verdict, whatever is in it; only a file that cannot be read is an error.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any
+
+from schemas.errors import InputError
+from schemas.files import whole
+from schemas.validation import (
+    MESSAGE_REASONS,
+    Verdict,
+    check_messages,
+    parse_json,
+    rejected,
+)
+
+_BOM = b"\xef\xbb\xbf"
+
+
+def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
+    """Judges the rows {"id"?, "messages", "tools"} of a JSON Lines file; other fields are allowed.
+
+    Args:
+        path: the file, read a line at a time. Blank lines are no rows.
+        kept_path: where the kept rows go, byte for byte as they were; whole or not there at all.
+
+    Returns:
+        {"rows", "kept", "rejected": {reason: count}, "verdicts": [{"id", "kept", "reason", "detail",
+        "message_index"}]} in the order of the file. A row without an id is called line-<its number>.
+
+    Raises:
+        InputError: `path` cannot be read, or `kept_path` is a directory.
+        StageError: `kept_path` cannot be written.
+    """
+    if kept_path is not None and kept_path.is_dir():
+        raise InputError(f"{kept_path}: found a directory, expected the name of a file to write")
+    verdicts: list[Verdict] = []
+    with ExitStack() as stack:
+        rows = stack.enter_context(_open(path))
+        kept_rows = None
+        if kept_path is not None:
+            temporary = stack.enter_context(whole(kept_path))
+            kept_rows = stack.enter_context(temporary.open("wb"))
+        for number, line in _lines(rows):
+            verdict = _judge(line, number)
+            verdicts.append(verdict)
+            if kept_rows is not None and verdict["kept"]:
+                kept_rows.write(line + b"\n")
+    counts = Counter(verdict["reason"] for verdict in verdicts if not verdict["kept"])
+    return {
+        "rows": len(verdicts),
+        "kept": len(verdicts) - counts.total(),
+        "rejected": {reason: counts[reason] for reason in MESSAGE_REASONS if counts[reason]},
+        "verdicts": verdicts,
+    }
+
+
+def _open(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _lines(rows: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(rows, start=1):
+        line = line.removeprefix(_BOM) if number == 1 else line
+        if line.strip():
+            yield number, line.rstrip(b"\r\n")
+
+
+def _judge(line: bytes, number: int) -> Verdict:
+    name = f"line-{number}"
+    try:
+        row = parse_json(line)
+    except ValueError as error:
+        return {"id": name, **rejected("malformed_trace", f"not JSON: {error}")}
+    if not isinstance(row, dict):
+        return {"id": name, **rejected("malformed_trace", "found no object, expected one a line")}
+    row_id = row.get("id")
+    # A bool is an int to Python, and no name to anyone.
+    named = isinstance(row_id, str | int) and not isinstance(row_id, bool)
+    return {
+        "id": row_id if named else name,
+        **check_messages(row.get("messages"), row.get("tools")),
+    }

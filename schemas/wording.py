@@ -1,0 +1,90 @@
+"""What an assistant's text gives away: raw markers, a call announced instead of made, a quoted hint.
+
+Rules over text can only be so good, so each is narrow: it would rather miss a bad turn than reject a
+good one. What executing a trace can prove is proven elsewhere.
+"""
+
+import re
+from collections.abc import Collection
+
+# What chat templates wrap calls, turns and thoughts in. `<|...|>` is that of most models since ChatML,
+# `<｜...｜>` DeepSeek's, `◁...▷` Kimi-VL's, the words in square brackets Mistral's; the rest is Hermes',
+# Qwen's, GLM's and Gemma's.
+_MARKERS = re.compile(
+    r"<\|[a-z_]{3,}\|>"
+    r"|<｜[^｜<>]{3,}｜>"
+    r"|◁/?[a-z]+▷"
+    r"|</?(?:think|tool_calls?|tool_response|arg_key|arg_value|start_of_turn|end_of_turn)>"
+    r"|<(?:function|parameter)=[\w.-]+>"
+    r"|\[/?(?:TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|INST)\]"
+)
+
+_OPENING = r"^(?:[\w' ]{1,40}[,:] )?"  # "To answer this, ...", "First: ..."
+_INTENT = (
+    r"(?:let me|let's|let us|(?:i will|i'll|i am going to|i'm going to|i need to|i have to|i should)"
+    r"(?: need to| have to)?)"
+)
+_SOON = r"(?: (?:now|first|then|next|also|just|quickly|start by|begin by|go ahead and)){0,3}"
+# Only what one does with tools: "let me know", "I will look forward to it", "I will not" are none.
+_DEEDS = (
+    r"(?:call|use|check|get|fetch|retrieve|search|find|query|run|invoke|pull up|read|verify|confirm"
+    r"|look (?:up|into|at|for|through|it up|this up|that up))"
+    r"|(?:calling|using|checking|getting|fetching|retrieving|searching|finding|looking)"
+)
+_ANNOUNCES = re.compile(rf"{_OPENING}{_INTENT}{_SOON} (?:{_DEEDS})\b", re.IGNORECASE)
+_PLEASANTRY = re.compile(
+    r"^(?:sure|certainly|of course|okay|ok|alright|all right|absolutely|great|got it|understood"
+    r"|no problem|hello|hi|thanks|thank you|please wait|please hold|one moment|just a moment|hold on)"
+    r"\b[^\d]{0,40}$",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"(?<=[.!?…:])\s+|\n+")
+
+_QUOTES_HINT = re.compile(
+    r"\bhints?\b"
+    r"|\b(?:according to|following|based on|per) (?:the|this|your) plan\b"
+    r"|\bthe plan (?:says|said|tells|states|calls for|gives|given|above)\b"
+    r"|\bplan for this task\b"
+    r"|\bas (?:i was )?instructed\b",
+    re.IGNORECASE,
+)
+
+
+def marker_in(text: str) -> str | None:
+    """The first raw tool-call marker, turn marker or think tag in a text; None in ordinary text."""
+    found = _MARKERS.search(text)
+    return found.group() if found else None
+
+
+def announced_call(text: str, tools: Collection[str]) -> str | None:
+    """The sentence that announces a call, or the call written as text, where the text is nothing more.
+
+    Args:
+        text: the last message of a conversation, which made no call. In the middle of one, "I will
+            cancel it. Shall I?" is how consent is asked for.
+        tools: the names of the tools that could have been called.
+    """
+    text = text.strip().replace("’", "'")
+    if not text or not tools or "?" in text:
+        return None
+    names = "|".join(re.escape(name) for name in tools)
+    call = rf'(?:{names})\s*\(.*\)|\{{.*"name"\s*:\s*"(?:{names})".*\}}'
+    if re.fullmatch(rf"(?:```\w*\s)?\s*\[?\s*(?:{call})\s*\]?\s*(?:```)?", text, re.DOTALL):
+        return text
+    by_name = re.compile(
+        rf"{_OPENING}(?:{_INTENT}|now|next|calling|using)\b.*(?<!\w)(?:{names})(?!\w)",
+        re.IGNORECASE,
+    )
+    announced = None
+    for sentence in _SENTENCE_END.split(text):
+        if _ANNOUNCES.match(sentence) or by_name.match(sentence):
+            announced = sentence
+        elif not _PLEASANTRY.match(sentence):
+            return None  # it says something, too
+    return announced
+
+
+def quotes_hint(text: str) -> str | None:
+    """The words by which a text shows that its author was given the plan; None when it does not."""
+    found = _QUOTES_HINT.search(text)
+    return found.group() if found else None

@@ -1,0 +1,1 @@
+"""Learns from traces and ships: examples, training, export, exam, store."""

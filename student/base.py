@@ -1,0 +1,86 @@
+"""A student's starting weights as a Hugging Face directory, with the chat template that will ship with it.
+
+A hub or a local directory is taken as it is, with its template replaced where the student's file says so. A GGUF is
+dequantised once into the user's cache. Three things are silent traps there, and each is mended here: the tokenizer's end
+of turn, the quantisation state that forbids saving, and the pre-tokenizer that GGUF stores only by name.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import InputError
+from schemas.files import sha256, whole
+from teacher import catalog
+from teacher.llamacpp import Progress, cache
+
+STUDENTS = Path(__file__).parent / "models"
+# Raised when what `_from_gguf` writes changes, so that nobody trains on what an older one cached.
+_VERSION = 1
+
+
+def load(name: str) -> dict[str, Any]:
+    """The description of a student (schemas/student.schema.json)."""
+    return catalog.load(name, STUDENTS, "student")
+
+
+def prepare(student: dict[str, Any], say: Progress = print) -> Path:
+    """The directory with config, safetensors, tokenizer and template of an untrained student."""
+    weights = catalog.fetch(student, say)
+    if weights.is_dir():
+        return weights
+    digest = sha256(weights)[:16]
+    directory = cache() / "students" / f"{student['name']}-{digest}-{_VERSION}"
+    if not directory.is_dir():
+        say(f"unpacking {weights.name} for training (once, half a minute)")
+        with whole(directory) as temporary:
+            _from_gguf(student, weights, temporary)
+    return directory
+
+
+def chat_template(student: dict[str, Any], directory: Path) -> str:
+    """The text of the template the student is trained with, exported with and served with."""
+    own = catalog.template(student)
+    if own:
+        return own.read_text(encoding="utf-8")
+    path = directory / "chat_template.jinja"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    from transformers import AutoTokenizer
+
+    template = AutoTokenizer.from_pretrained(directory).chat_template
+    if not isinstance(template, str):
+        raise InputError(f"{directory}: no chat template: name one in the student's file (template: ...)")
+    return template
+
+
+def _from_gguf(student: dict[str, Any], gguf: Path, to: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = _pre_tokenizer(student)
+    # The GGUF reader may take the start of a turn for its end; generation would never stop.
+    tokenizer.eos_token = student["eos"]
+    tokenizer.pad_token = student["eos"]
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    # The weights are plain tensors by now; while the model still says it is quantised, it refuses to be saved.
+    del model.config.quantization_config
+    model.is_quantized, model.hf_quantizer = False, None
+    for settings in (model.config, model.generation_config):
+        settings.eos_token_id = settings.pad_token_id = tokenizer.eos_token_id
+    model.to(torch.bfloat16).save_pretrained(to)
+    tokenizer.save_pretrained(to)
+    (to / "chat_template.jinja").write_text(chat_template(student, to), encoding="utf-8")
+
+
+def _pre_tokenizer(student: dict[str, Any]) -> Any:
+    """The pre-tokenizer that a GGUF names (tokenizer.ggml.pre), as llama.cpp's llama-vocab.cpp implements it."""
+    from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
+
+    if student.get("pre_tokenizer") != "smollm":
+        raise InputError(
+            f"{student['name']}: pre_tokenizer: found {student.get('pre_tokenizer')!r}: a student that starts"
+            f" from a GGUF needs one that is known (smollm); use the original weights instead"
+        )
+    return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)])

@@ -1,0 +1,1 @@
+"""Makes traces: domains, tasks, model servers and the agent loop."""

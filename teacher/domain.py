@@ -1,0 +1,191 @@
+"""A domain pack: a directory with domain.yaml and environment.py, loaded by path.
+
+environment.py holds one subclass of `Environment`, the world, and its task templates:
+
+    from teacher.domain import Answer, Blueprint, Environment, template
+
+    class Desk(Environment):
+        def reset(self, **task) -> str | None: ...      # builds the world from task["seed"], task["split"]
+        def get_contract(self, contract_id: str) -> dict:   # a public method is a tool
+            '''Get a contract's main terms.
+
+            Args:
+                contract_id: The contract's number, such as C-1042.
+            '''
+
+    @template(kind="lookup")
+    def who_signed(world: Desk, rng: random.Random) -> Blueprint: ...
+
+The class follows TRL's environment convention, so a pack also serves as `environment_factory` of GRPOTrainer.
+"""
+
+import importlib.util
+import inspect
+import random
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from schemas.errors import InputError
+from schemas.validation import check_document
+from teacher.checks import state_hash
+
+PACKS = Path(__file__).resolve().parent.parent / "data"
+_NOT_TOOLS = {"reset", "get_reward"}
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the final message must say; `teacher.checks.answer_matches` decides.
+
+    type: amount, number, date (value an ISO string), text, or choice (one of `options`).
+    """
+
+    type: str
+    value: Any
+    tolerance: float = 0
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A task before it is proven: what the user says, the gold calls, the answer.
+
+    plan: [(tool, arguments)] in order. answer: None where only the world's final state is checked.
+    reply: the final message a good assistant would write after the plan.
+    """
+
+    request: str
+    plan: list[tuple[str, dict[str, Any]]]
+    reply: str
+    answer: Answer | None = None
+
+
+Template = Callable[[Any, random.Random], Blueprint]
+
+
+def template(kind: str) -> Callable[[Template], Template]:
+    """Marks a function of environment.py as a task template of `kind`; its name is the template's name."""
+
+    def mark(function: Template) -> Template:
+        function.kind = kind  # type: ignore[attr-defined]
+        return function
+
+    return mark
+
+
+class Environment:
+    """The world of a domain. A subclass's public methods are the tools.
+
+    A tool returns something JSON can hold, and raises ValueError for a call that makes no sense in this world
+    (an unknown contract, a date that is none); the message is what the model reads. Any other exception is a
+    bug of the pack.
+    """
+
+    _task: dict[str, Any]
+
+    def reset(self, **task: Any) -> str | None:
+        """Builds the world of a task (at least seed and split). Returns text for the system message, or None."""
+        raise TypeError(f"{type(self).__name__} must define reset(**task)")
+
+    def _state(self) -> Any:
+        """Everything a tool can change, as JSON can hold it; two worlds are equal when this is."""
+        raise TypeError(f"{type(self).__name__} must define _state()")
+
+    def get_reward(self) -> float:
+        """1.0 when the world is in the state that the task's plan leads to, else 0.0 (TRL's convention)."""
+        return float(state_hash(self._state()) == self._task["checks"]["state"])
+
+
+@dataclass
+class Domain:
+    """A loaded pack: `spec` is domain.yaml, `tools` every tool's OpenAI function schema by name."""
+
+    name: str
+    path: Path
+    spec: dict[str, Any]
+    environment: type[Environment]
+    templates: dict[str, Template]
+    tools: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def load(domain: str) -> Domain:
+    """Loads a pack by its name in data/ or by its directory.
+
+    Raises:
+        InputError: no such pack, or a domain.yaml or environment.py that is not one, naming file and field.
+    """
+    is_path = "/" in domain or domain in {".", ".."} or Path(domain).is_absolute()
+    path = Path(domain).resolve() if is_path else PACKS / domain
+    if not (path / "domain.yaml").is_file():
+        known = ", ".join(sorted(p.parent.name for p in PACKS.glob("*/domain.yaml")))
+        raise InputError(
+            f"{domain}: no such domain: expected one of {known}, or a directory with a domain.yaml"
+            f" (`stillhouse new-domain {domain}` makes one)"
+        )
+    spec = _spec(path / "domain.yaml")
+    module = _module(path / "environment.py", spec["name"])
+    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    environments = [v for v in own if inspect.isclass(v) and issubclass(v, Environment)]
+    if len(environments) != 1:
+        raise InputError(
+            f"{path / 'environment.py'}: found {len(environments)} subclasses of Environment, expected one"
+        )
+    templates = {v.__name__: v for v in own if inspect.isfunction(v) and hasattr(v, "kind")}
+    undeclared = {t.kind for t in templates.values()} ^ set(spec["kinds"])  # type: ignore[attr-defined]
+    if undeclared:
+        raise InputError(
+            f"{path / 'domain.yaml'}: kinds: {', '.join(sorted(undeclared))}: expected exactly the kinds"
+            f" that environment.py has templates for"
+        )
+    return Domain(spec["name"], path, spec, environments[0], templates, _tools(path, environments[0]))
+
+
+def _spec(path: Path) -> dict[str, Any]:
+    try:
+        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    check_document(spec, "domain", path)
+    return spec
+
+
+def _module(path: Path, name: str) -> Any:
+    """Runs a pack's environment.py: code of the person who runs the command, as a recipe or a Makefile is."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: a domain needs an environment.py")
+    module_spec = importlib.util.spec_from_file_location(f"stillhouse_domain_{name.replace('-', '_')}", path)
+    assert module_spec and module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[module_spec.name] = module  # dataclasses and pickling look their module up by name
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
+    return module
+
+
+def _tools(path: Path, environment: type[Environment]) -> dict[str, dict[str, Any]]:
+    from transformers.utils import get_json_schema  # two seconds, only paid by who needs it
+
+    tools = {}
+    for name, method in inspect.getmembers(environment, inspect.isfunction):
+        if name.startswith("_") or name in _NOT_TOOLS:
+            continue
+        try:
+            schema = get_json_schema(method)
+        except Exception as error:
+            raise InputError(
+                f"{path / 'environment.py'}: {environment.__name__}.{name}: no tool schema: {error}"
+            ) from None
+        schema["function"].pop("return", None)
+        schema["function"]["parameters"]["additionalProperties"] = False
+        schema["function"]["parameters"].setdefault("required", [])
+        tools[name] = schema
+    if not tools:
+        raise InputError(f"{path / 'environment.py'}: {environment.__name__}: no public method, so no tool")
+    return tools

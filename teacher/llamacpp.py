@@ -1,0 +1,181 @@
+"""Finds llama.cpp, or builds the pinned source once.
+
+Binaries are looked for in STILLHOUSE_LLAMA_CPP (a directory, or its bin/ or build/bin/), then in the user's cache, then
+on PATH. Where none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is compiled into the cache. The
+converter (convert_hf_to_gguf.py with the gguf package beside it) is always the pinned source's: PyPI's gguf package of
+the same version number differs from it and has no converter.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from schemas.errors import StageError
+from schemas.files import whole
+
+VERSION = "0.3.36"
+_REQUIREMENT = f"llama-cpp-python=={VERSION}"
+_SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+_TARGETS = ("llama-server", "llama-quantize", "llama-imatrix", "llama-perplexity")
+# No network code, no web page, no test: what remains builds in some minutes on two cores.
+_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+)
+
+Progress = Callable[[str], None]
+
+
+def cache() -> Path:
+    """The project's directory in the user's cache (XDG_CACHE_HOME)."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
+
+
+def binary(name: str, say: Progress = print) -> Path:
+    """The path of a llama.cpp program, built first where there is none.
+
+    Raises:
+        StageError: no compiler, or the build failed; says what to do.
+    """
+    found = find(name)
+    if found:
+        return found
+    _build(say)
+    return _built() / name
+
+
+def find(name: str) -> Path | None:
+    """The path of a llama.cpp program that is there already, or None."""
+    chosen = os.environ.get("STILLHOUSE_LLAMA_CPP")
+    if chosen:
+        for place in (Path(chosen), Path(chosen, "bin"), Path(chosen, "build", "bin")):
+            if (place / name).is_file():
+                return place / name
+        raise StageError(f"STILLHOUSE_LLAMA_CPP={chosen}: no {name} in it, its bin/ or its build/bin/")
+    if (_built() / name).is_file():
+        return _built() / name
+    on_path = shutil.which(name)
+    return Path(on_path) if on_path else None
+
+
+def source(say: Progress = print) -> Path:
+    """The pinned source tree, fetched from the package registry at the first use."""
+    tree = _home() / "source"
+    if tree.is_dir():
+        return tree
+    with _lock():
+        if tree.is_dir():
+            return tree
+        say(f"fetching the source of llama.cpp ({_REQUIREMENT})")
+        with tempfile.TemporaryDirectory() as scratch:
+            sdist = pip_download(_REQUIREMENT, _SDIST_SHA256, Path(scratch), source_only=True)
+            with tarfile.open(sdist) as archive:
+                archive.extractall(scratch, filter="data")
+            with whole(tree) as temporary:
+                shutil.move(Path(scratch, f"llama_cpp_python-{VERSION}", "vendor", "llama.cpp"), temporary)
+    return tree
+
+
+def converter_environment() -> dict[str, str]:
+    """Environment for convert_hf_to_gguf.py: the gguf package of its own tree comes first."""
+    path = [str(source() / "gguf-py"), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in path if p)}
+
+
+def pip_download(requirement: str, sha256: str, to: Path, source_only: bool = False) -> Path:
+    """Downloads one distribution, without its dependencies, and checks its sha256 (pip's hash mode)."""
+    pinned = to / "requirement.txt"
+    pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
+    name = requirement.split("==")[0]
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command += ["--no-binary", name] if source_only else ["--only-binary", name]
+    done = subprocess.run([*command, "-d", to, "-r", pinned], capture_output=True, text=True)
+    if done.returncode:
+        raise StageError(f"{requirement}: cannot be fetched from the package registry: {last_line(done.stderr)}")
+    return next(p for p in to.iterdir() if p != pinned)
+
+
+def last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
+    return (errors or lines or ["no output"])[-1][:300]
+
+
+def _home() -> Path:
+    return cache() / f"llama.cpp-{VERSION}"
+
+
+def _built() -> Path:
+    return _home() / "bin"
+
+
+class _lock:
+    """Two runs that start together fetch and build once."""
+
+    def __enter__(self) -> None:
+        _home().mkdir(parents=True, exist_ok=True)
+        self.file = (_home() / ".lock").open("w")
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+
+def _build(say: Progress) -> None:
+    compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    if not compiler or not shutil.which(compiler.split()[0]):
+        raise StageError(
+            "no C++ compiler: llama.cpp has to be built once; install one (Debian, Ubuntu: apt-get install g++)"
+            " or set STILLHOUSE_LLAMA_CPP to the directory of an installed llama.cpp"
+        )
+    tree = source(say)
+    with _lock():
+        if _built().is_dir():
+            return
+        say("building llama.cpp once, into the cache (5 to 10 minutes on 2 cores)")
+        # cmake and ninja come from this environment's packages, so only the compiler is asked of the machine.
+        bin_dir = Path(sys.executable).parent
+        environment = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}"}
+        work, log = _home() / "build", _home() / "build.log"
+        with log.open("w") as output:
+            configure = ["cmake", "-S", str(tree), "-B", str(work), "-G", "Ninja", *_OPTIONS]
+            done = subprocess.run(configure, env=environment, stdout=output, stderr=subprocess.STDOUT)
+            if done.returncode == 0:
+                done = _compile(["cmake", "--build", str(work), "--target", *_TARGETS], environment, output, say)
+        if done.returncode:
+            raise StageError(f"llama.cpp did not build: {last_line(log.read_text(errors='replace'))} (see {log})")
+        with whole(_built()) as temporary:
+            temporary.mkdir()
+            for target in _TARGETS:
+                shutil.copy2(work / "bin" / target, temporary / target)
+        shutil.rmtree(work)
+
+
+def _compile(command: list[str], environment: dict[str, str], output, say: Progress) -> subprocess.Popen:
+    """Runs ninja, and says how far it is at each tenth of its steps."""
+    tenth = 0
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    assert process.stdout
+    for line in process.stdout:
+        output.write(line)
+        step = re.match(r"\[(\d+)/(\d+)\]", line)
+        if step and int(step[1]) * 10 // int(step[2]) > tenth:
+            tenth = int(step[1]) * 10 // int(step[2])
+            say(f"building llama.cpp: {step[1]} of {step[2]} steps")
+    process.wait()
+    return process

@@ -1,0 +1,139 @@
+"""The model card says what was measured, on which bytes, and under which licences."""
+
+from typing import Any
+
+import yaml
+
+from student.card import model_card
+
+
+def share(passed: int, tasks: int) -> dict[str, int]:
+    return {"tasks": tasks, "passed": passed}
+
+
+MANIFEST: dict[str, Any] = {
+    "version": 1,
+    "domain": "legal",
+    "created": "2026-11-24T10:00:00Z",
+    "recipe": {},
+    "student": {"name": "small-135m", "base": "example/small-135m", "licence": "Apache-2.0"},
+    "teacher": {"name": "large", "licence": "MIT", "source": "example/large"},
+    "data": {"kept": 120, "sha256": "a" * 64, "licence": "CC-BY-4.0"},
+    "files": [
+        {"path": "legal-Q8_0.gguf", "variant": "Q8_0"},
+        {"path": "legal-Q4_K_M.gguf", "variant": "Q4_K_M"},
+        {"path": "vllm/model.safetensors", "variant": "vllm"},
+    ],
+}
+SCORECARD: dict[str, Any] = {
+    "exam": {"tasks": 100, "sha256": "b" * 64},
+    "models": {
+        "base": {
+            "file": "base-Q8_0.gguf",
+            "sha256": "d" * 64,
+            **share(3, 100),
+            "by_kind": {"lookup": share(3, 60)},
+            "by_calls": {"1": share(3, 50), "2+": share(0, 50)},
+            "by_template": {"notice_deadline": share(3, 60), "amend_fee": share(0, 40)},
+            "turns": {"total": 200, "well_formed": 20},
+        },
+        "student": {
+            "file": "export/gguf/legal-Q8_0.gguf",
+            "sha256": "c" * 64,
+            **share(81, 100),
+            "by_kind": {"lookup": share(58, 60), "workflow": share(23, 40)},
+            "by_calls": {"1": share(50, 50), "2+": share(31, 50)},
+            "by_template": {"notice_deadline": share(80, 81), "amend_fee": share(1, 19)},
+            "turns": {"total": 210, "well_formed": 205},
+        },
+    },
+    "gate": {"passed": True, "checks": [{"name": "gain", "passed": True, "detail": "+78 points"}]},
+}
+LEDGER: dict[str, Any] = {
+    "traces": 400,
+    "kept": 120,
+    "rejected": {"wrong_answer": 200, "wrong_state": 80, "too_long": 0},
+    "tasks": 150,
+    "tasks_without_kept": ["legal-train-a-1", "legal-train-a-2"],
+    "hinted": {"traces": 90, "kept": 33},
+    "by_template": {
+        "notice_deadline": {"traces": 300, "kept": 120},
+        "amend_fee": {"traces": 100, "kept": 0},
+    },
+}
+
+
+def make_card(**changes: Any) -> str:
+    return model_card({**MANIFEST, **changes}, SCORECARD, LEDGER)
+
+
+def front_matter(card: str) -> dict[str, Any]:
+    _, front, _ = card.split("---\n", 2)
+    found = yaml.safe_load(front)
+    assert isinstance(found, dict)
+    return found
+
+
+def test_the_front_matter_is_what_the_hub_reads() -> None:
+    front = front_matter(make_card())
+    assert front["license"] == "apache-2.0"
+    assert front["base_model"] == "example/small-135m"
+    assert front["pipeline_tag"] == "text-generation"
+    assert "tool-calling" in front["tags"]
+    result = front["model-index"][0]["results"][0]
+    assert result["metrics"][0]["value"] == 81.0
+
+
+def test_a_licence_the_hub_does_not_know_is_named() -> None:
+    student = {"name": "s", "base": "b", "licence": "Some Licence: v2"}
+    front = front_matter(make_card(student=student))
+    assert (front["license"], front["license_name"]) == ("other", "Some Licence: v2")
+
+
+def test_both_models_are_reported_by_kind_and_by_calls_and_on_which_file() -> None:
+    card = make_card()
+    assert "| all tasks | 3 of 100 (3.0 %) | **81 of 100 (81.0 %)** |" in card
+    assert "| kind: lookup | 3 of 60 (5.0 %) | 58 of 60 (96.7 %) |" in card
+    assert "| kind: workflow | - | 23 of 40 (57.5 %) |" in card
+    assert "| 1 call | 3 of 50 (6.0 %) | 50 of 50 (100.0 %) |" in card
+    assert "| 2+ calls | 0 of 50 (0.0 %) | 31 of 50 (62.0 %) |" in card
+    assert "| well-formed turns | 20 of 200 (10.0 %) | 205 of 210 (97.6 %) |" in card
+    assert "share is 72 % to 87 %" in card
+    assert f"- base: `base-Q8_0.gguf`, sha256 `{'d' * 64}`" in card
+    assert f"- student: `legal-Q8_0.gguf`, sha256 `{'c' * 64}`" in card
+    assert "Gate: passed.\n\n- passed: gain (+78 points)" in card
+
+
+def test_the_data_is_counted() -> None:
+    card = make_card()
+    assert (
+        "| traces of the teacher | 400 |\n| kept | 120 |\n| rejected: wrong_answer | 200 |" in card
+    )
+    assert "too_long" not in card
+    assert "150 generated tasks; of 2 of them nothing was kept" in card
+    assert "33 of the 120 kept traces" in card
+
+
+def test_sources_and_licences_of_teacher_and_student_are_stated() -> None:
+    card = make_card()
+    assert "| teacher | large | example/large | MIT |" in card
+    assert "| student, before training | small-135m | example/small-135m | Apache-2.0 |" in card
+
+
+def test_it_says_how_to_run_what_is_there() -> None:
+    card = make_card()
+    assert "stillhouse pull legal --to legal\nllama-server -m legal/legal-Q8_0.gguf --jinja" in card
+    assert "stillhouse pull legal --to legal --variant Q4_K_M" in card
+    assert "vllm serve legal/vllm" in card
+    assert "vllm serve" not in make_card(files=MANIFEST["files"][:1])
+
+
+def test_its_weak_sides_are_named() -> None:
+    card = make_card()
+    assert "19 of 100 exam tasks were not passed" in card
+    assert "fewer than half: `amend_fee` (1 of 19)" in card
+    assert "no trace was kept, so that it never saw one solved: `amend_fee`" in card
+
+
+def test_a_card_does_not_depend_on_when_it_was_written() -> None:
+    assert make_card(created="2026-11-24T10:00:00Z") == make_card(created="2027-01-01T00:00:00Z")

@@ -1,0 +1,362 @@
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+import types
+from pathlib import Path
+
+import pytest
+
+from flows import cli, recipe, run
+from schemas.errors import GateError, StageError
+from teacher import domain as packs
+
+ROOT = Path(__file__).parent.parent
+TRACES = ROOT.parent / "shared" / "peers" / "tau-bench" / "airline_traces.jsonl"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cli, "_error_log", Path("stillhouse-error.log"))
+
+
+@pytest.fixture
+def stillhouse(capsys):
+    """Runs the command in this process: (exit code, stdout, stderr)."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = cli._run(list(arguments))
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return call
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    """Stands in for flows.distill: keeps what it was called with, and does what a test says."""
+    calls = []
+    module = types.ModuleType("flows.distill")
+
+    def distill(domain, recipe, directory, until, only):
+        calls.append(
+            {
+                "domain": domain,
+                "recipe": recipe,
+                "directory": directory,
+                "until": until,
+                "only": only,
+            }
+        )
+        return module.behave()
+
+    module.distill = distill  # type: ignore[attr-defined]
+    module.behave = lambda: {"kept": 3}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flows.distill", module)
+    return types.SimpleNamespace(calls=calls, module=module)
+
+
+def fails_with(error: BaseException):
+    def behave():
+        raise error
+
+    return behave
+
+
+def assert_one_line(error: str, *words: str) -> None:
+    assert re.fullmatch(r"stillhouse: [^\n]+\n", error), error
+    assert "Traceback" not in error
+    for word in words:
+        assert word in error
+
+
+# ------------------------------------------------------------------------------------- usage and input
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["distil"], ["No such command 'distil'"]),
+        (["distill"], ["Missing argument", "`stillhouse distill --help`"]),
+        (["distill", "legal", "--recipe"], ["--recipe"]),
+        (["distill", "../x"], ["../x: no such domain", "new-domain"]),
+        (["distill", "legal", "--recipe", "none"], ["none: no such recipe"]),
+        (["distill", "legal", "--set", "train.epoch=3"], ["did you mean train.epochs?"]),
+        (["distill", "legal", "--until", "end"], ["--until end", "expected one of plan, generate"]),
+        (["train", "runs/none"], ["runs/none: not a run"]),
+        (["report", "runs/none"], ["runs/none: not a run"]),
+        (["pull", "none"], ["none: no such model"]),
+        (["validate", "none.jsonl"], ["none.jsonl: no such file"]),
+        (["new-domain", "9"], ["9: expected a name that begins with a letter"]),
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_and_bad_input_are_one_line_and_exit_2(stillhouse, arguments, words):
+    code, out, error = stillhouse(*arguments)
+    assert (code, out) == (2, "")
+    assert_one_line(error, *words)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name: [x\n", ["domain.yaml: not YAML"]),
+        ("name: 7\n", ["domain.yaml: "]),
+        ("- a\n", ["domain.yaml: top level"]),
+    ],
+)
+def test_a_broken_domain_yaml_is_one_line_that_names_it(stillhouse, tmp_path, text, words):
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "domain.yaml").write_text(text)
+    code, _, error = stillhouse("distill", "./broken")
+    assert code == 2
+    assert_one_line(error, *words)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_installed_command_exits_with_the_code_and_without_a_traceback(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "distill", "../x"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert_one_line(done.stderr, "../x: no such domain")
+
+
+def test_without_arguments_it_teaches(stillhouse):
+    code, out, error = stillhouse()
+    assert (code, error) == (0, "")
+    for name in ("distill", "plan", "validate", "models", "pull", "report", "new-domain"):
+        assert re.search(rf"^  {name} .*[^.]\.$", out, re.MULTILINE), name
+
+
+def test_every_command_has_help_with_an_example(stillhouse):
+    _, out, _ = stillhouse("--help")
+    names = re.findall(r"^  ([a-z-]+)  ", out[out.index("Commands:") :], re.MULTILINE)
+    assert len(names) == 13
+    for name in names:
+        code, text, _ = stillhouse(name, "--help")
+        assert code == 0
+        assert re.search(rf"Examples?:\n\s+stillhouse {name}", text), name
+
+
+def test_help_and_validate_start_without_the_training_stack():
+    script = (
+        "import sys; from flows import cli;"
+        "cli._run(['--help']); cli._run(['validate', 'none.jsonl']);"
+        "print([m for m in ('torch', 'prefect', 'transformers', 'pandas') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+# ------------------------------------------------------------------------------------- the pipeline
+
+
+def test_distill_hands_recipe_directory_and_stage_on(stillhouse, stages):
+    pack(stillhouse, "desk")
+    code, _, error = stillhouse(
+        "distill", "./desk", "--set", "tasks.train=7", "--until", "filter", "--json", "out.json"
+    )
+    assert (code, error) == (0, "")
+    (call,) = stages.calls
+    assert (call["domain"], call["until"], call["only"]) == ("./desk", "filter", None)
+    assert call["recipe"].tasks.train == 7
+    assert call["directory"] == Path("runs/desk-local")
+    assert json.loads(Path("out.json").read_text()) == {"kept": 3}
+
+
+def test_json_to_stdout_is_only_the_json(stillhouse, stages):
+    pack(stillhouse, "desk")
+    _, out, _ = stillhouse("plan", "./desk", "--json", "-")
+    assert json.loads(out) == {"kept": 3}
+    assert stages.calls[0]["until"] == "plan"
+
+
+def test_a_stage_of_a_run_takes_its_recipe_and_domain_from_the_run(stillhouse, stages, tmp_path):
+    pack(stillhouse, "desk")
+    chosen = recipe.load("local", ["train.epochs=9"])
+    run.Run.open(tmp_path / "r", chosen, "desk", tmp_path / "desk").close()
+    code, _, error = stillhouse("train", "r")
+    assert (code, error) == (0, "")
+    (call,) = stages.calls
+    assert call["only"] == "train"
+    assert call["recipe"] == chosen
+    assert packs.load(call["domain"]).name == "desk"
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (StageError("export: no compiler:\n install g++"), 1, ["export: no compiler: install g++"]),
+        (GateError("min_gain: failed"), 3, ["min_gain: failed"]),
+        (KeyboardInterrupt(), 130, ["interrupted"]),
+        (OSError(28, "No space left on device", "x.gguf"), 1, ["x.gguf: the disk is full"]),
+        (RuntimeError("write failed: No space left on device (os error 28)"), 1, ["disk is full"]),
+    ],
+    ids=["stage", "gate", "interrupt", "full disk", "full disk in torch"],
+)
+def test_a_failure_of_the_pipeline_is_one_line_and_its_code(
+    stillhouse, stages, tmp_path, error, code, words
+):
+    stages.module.behave = fails_with(error)
+    got, _, text = stillhouse("distill", "legal", "--run", "r")
+    assert got == code
+    assert_one_line(text, *words)
+
+
+def test_a_bug_is_one_line_and_its_traceback_is_in_the_runs_log(stillhouse, stages):
+    stages.module.behave = fails_with(KeyError("steps"))
+    code, _, error = stillhouse("distill", "legal", "--run", "r")
+    assert code == 1
+    assert_one_line(error, "unexpected KeyError", "r/logs/error.log")
+    assert "Traceback" in Path("r/logs/error.log").read_text()
+
+
+def test_debug_prints_the_traceback(stillhouse, stages):
+    stages.module.behave = fails_with(KeyError("steps"))
+    code, _, error = stillhouse("--debug", "distill", "legal", "--run", "r")
+    assert code == 1
+    assert "Traceback" in error
+
+
+# ------------------------------------------------------------------------------------- domains
+
+
+def pack(stillhouse, name: str) -> None:
+    code, _, error = stillhouse("new-domain", name)
+    assert (code, error) == (0, "")
+
+
+def test_a_new_domain_loads_and_its_tasks_are_solvable(stillhouse):
+    pack(stillhouse, "My Desk")
+    loaded = packs.load("./My Desk")
+    assert loaded.name == "my-desk"
+    assert {t.kind for t in loaded.templates.values()} == {"lookup", "workflow"}  # type: ignore[attr-defined]
+    tasks = pytest.importorskip("teacher.tasks")
+    train, exam = tasks.sample(loaded, "train", 200, 0), tasks.sample(loaded, "exam", 60, 0)
+    assert len(train) == 200
+    numbers = [
+        {n for task in part for n in re.findall(r"S-\d+", str(task))} for part in (train, exam)
+    ]
+    assert not numbers[0] & numbers[1]
+
+
+def test_a_new_domain_is_not_written_over_what_is_there(stillhouse, tmp_path):
+    pack(stillhouse, "desk")
+    (tmp_path / "desk" / "domain.yaml").write_text("mine")
+    code, _, error = stillhouse("new-domain", "desk")
+    assert code == 2
+    assert_one_line(error, "desk: exists already")
+    assert (tmp_path / "desk" / "domain.yaml").read_text() == "mine"
+
+
+# ------------------------------------------------------------------------------------- validate, store
+
+
+def test_validate_judges_every_line_and_writes_what_it_was_asked_for(stillhouse, tmp_path):
+    row = {"id": "a", "messages": [{"role": "user", "content": "hi"}], "tools": []}
+    good = {**row, "messages": [*row["messages"], {"role": "assistant", "content": "Hello."}]}
+    Path("t.jsonl").write_text(f"{json.dumps(good)}\n{{not json\n")
+    code, out, _ = stillhouse("validate", "t.jsonl", "--json", "v.json", "--kept", "k.jsonl")
+    assert code == 0
+    judged = json.loads(Path("v.json").read_text())
+    assert (judged["rows"], judged["kept"], judged["rejected"]) == (2, 1, {"malformed_trace": 1})
+    assert [json.loads(line) for line in Path("k.jsonl").read_text().splitlines()] == [good]
+    assert "2 rows: 1 kept, 1 rejected" in out
+    assert "malformed_trace" in out
+    _, out, _ = stillhouse("validate", "t.jsonl", "--json", "-")
+    assert json.loads(out) == judged
+
+
+@pytest.mark.skipif(
+    not TRACES.is_file(), reason="the tau-bench traces are not beside this repository"
+)
+def test_validate_keeps_every_real_trace(stillhouse):
+    code, out, _ = stillhouse("validate", str(TRACES), "--json", "-")
+    judged = json.loads(out)
+    assert (code, judged["rows"], judged["kept"], judged["rejected"]) == (0, 80, 80, {})
+
+
+def test_an_empty_store_says_how_to_fill_it(stillhouse):
+    code, out, _ = stillhouse("models")
+    assert code == 0
+    assert "nothing was published yet" in out
+    assert stillhouse("models", "--json", "-")[1] == "[]\n"
+
+
+# ------------------------------------------------------------------------------------- make
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """make with the set-up taken as done."""
+    command = ["make", "--no-print-directory", "-o", ".venv/.ready", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+
+
+def test_make_help_lists_every_target():
+    done = make()
+    targets = re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert {"distill", "pull", "test", "serve"} < set(targets)
+    for target in targets:
+        assert re.search(rf"^  {target} ", done.stdout, re.MULTILINE), target
+
+
+@pytest.mark.skipif(not (ROOT / ".venv/bin/stillhouse").exists(), reason="not set up by make")
+@pytest.mark.parametrize("domain", ["../no such domain", "../it's", '../"quoted"', "../$(false)"])
+def test_make_hands_a_domain_on_as_one_argument(domain):
+    done = make("distill", f"DOMAIN={domain.replace('$', '$$')}")
+    first, *others = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert first.startswith(f"stillhouse: {domain}: no such domain")
+    assert all(line.startswith("make: ***") for line in others)
+
+
+@pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python3"])
+def test_make_setup_without_a_python_new_enough_is_one_line(tmp_path, python):
+    (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
+    (tmp_path / "pyproject.toml").write_text("")
+    bin_ = tmp_path / "bin"
+    bin_.mkdir()
+    (bin_ / "python3").write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo Python 3.9.2 || exit 1\n'
+    )
+    (bin_ / "python3").chmod(0o755)
+    for tool in ("sh", "make", "rm", "sed"):
+        found = shutil.which(tool)
+        assert found
+        (bin_ / tool).symlink_to(found)
+    done = subprocess.run(
+        ["make", "setup", f"PYTHON={python}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={"PATH": str(bin_)},
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0].startswith("setup: found Python 3.9.2, expected Python 3.11")
+    assert not (tmp_path / ".venv").exists()
+
+
+@pytest.mark.slow
+def test_help_starts_in_less_than_a_second():
+    """The best of five, so that a busy machine does not decide."""
+    seconds = []
+    for _ in range(5):
+        start = time.monotonic()
+        subprocess.run(
+            [sys.executable, "-m", "flows.cli", "--help"], cwd=ROOT, capture_output=True, check=True
+        )
+        seconds.append(time.monotonic() - start)
+    assert min(seconds) < 1

@@ -1,0 +1,125 @@
+"""What counts as said before, and what as asked in the exam."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from schemas.dedup import (
+    SHINGLE,
+    contaminations,
+    grams,
+    jaccard,
+    near_duplicates,
+    particulars,
+    trace_text,
+)
+
+REQUEST = (
+    "Please look at contract {id} with {firm} and tell me by which date we have to give notice if we"
+    " do not want it to renew, taking into account every amendment that has been signed since then"
+)
+LONG = " ".join([REQUEST, "and", *["explain each step of the reckoning in plain words"] * 20])
+
+
+def ask(contract="C-1001", firm="Harrow Vane", text=REQUEST):
+    return text.format(id=contract, firm=firm)
+
+
+@pytest.mark.parametrize("text", [REQUEST, LONG], ids=["short", "long"])
+def test_one_template_about_two_things_makes_two_requests(text):
+    texts = [ask(text=text), ask("C-1002", text=text), ask(firm="Quill Marsh", text=text)]
+    assert near_duplicates(texts, 0.9) == [None, None, None]
+    assert contaminations(texts[:1], texts[1:], 0.8) == [None]
+
+
+def test_the_same_words_again_are_a_duplicate_of_the_first():
+    texts = [ask(), "Something else entirely?", ask(), ask() + " please", ask()]
+    assert near_duplicates(texts, 0.9) == [None, None, 0, 0, 0]
+
+
+def test_the_threshold_decides_how_much_may_differ():
+    other = ask().replace("tell me", "say").replace("taking into account", "with")
+    assert near_duplicates([ask(), other], 0.9) == [None, None]
+    assert near_duplicates([ask(), other], 0.5) == [None, 0]
+    assert near_duplicates([ask(), ask() + " please"], 1.0) == [None, None]
+    assert near_duplicates([ask(), ask()], 1.0) == [None, 0]
+
+
+def test_what_repeats_only_a_duplicate_is_kept():
+    start = "a b c d e f g h i j"
+    near, far = "a b c d e f g h i j k l", "a b c d e f g h i j k l m n"
+    assert near_duplicates([start, near, far], 0.8) == [None, 0, None]
+    assert near_duplicates([near, far], 0.8) == [None, 0]
+
+
+def test_texts_without_words_repeat_nothing():
+    assert near_duplicates(["", "", "a"], 0.9) == [None, None, None]
+    assert contaminations(["", "a"], ["", "b"], 0.5) == [None, None]
+
+
+def test_particulars_are_names_and_numbers_and_not_how_a_sentence_begins():
+    text = "What ends first? The lease C-7 of Harrow & Vane, on 2026-03-02. Please say. Quill Marsh asks."
+    assert particulars(text) == {"C", "7", "Harrow", "Vane", "2026", "03", "02", "Quill", "Marsh"}
+
+
+@pytest.mark.parametrize(
+    "leak",
+    [
+        ask(),
+        ask() + ", please",
+        ask().replace("tell me", "say"),
+        "A colleague asked me this and I could not answer: "
+        + ask()
+        + " Many thanks for your help!",
+    ],
+)
+def test_an_exam_request_is_found_as_it_is_reworded_a_little_or_quoted(leak):
+    assert contaminations([leak], ["What else?", ask()], 0.7) == [1]
+
+
+def test_another_question_about_the_same_contract_is_no_contamination():
+    other = "Who signed contract C-1001 with Harrow Vane, and may they sign alone?"
+    assert contaminations([other], [ask()], 0.7) == [None]
+
+
+def test_a_trace_is_told_apart_by_request_and_calls_and_not_by_how_the_answer_is_put():
+    def trace(arguments, answer):
+        call = {"id": "a", "function": {"name": "get", "arguments": arguments}}
+        return [
+            {"role": "system", "content": "Be brief."},
+            {"role": "user", "content": "When?"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "tool_call_id": "a", "content": "{}"},
+            {"role": "assistant", "content": answer},
+        ]
+
+    one = trace_text(trace('{"id": "C-1", "n": 2}', "In May."))
+    assert one == trace_text(trace('{"n":2,"id":"C-1"}', "It ends in May."))
+    assert one == trace_text(trace({"id": "C-1", "n": 2}, "May."))
+    assert one != trace_text(trace('{"id": "C-2", "n": 2}', "In May."))
+
+
+word_lists = st.lists(st.sampled_from("abcdefgh"), max_size=12).map(" ".join)
+
+
+@given(st.lists(word_lists, max_size=12), st.sampled_from([0.3, 0.5, 0.7, 0.9, 1.0]))
+def test_no_pair_is_missed_that_comparing_all_would_find(texts, threshold):
+    sets = [grams(text, SHINGLE) for text in texts]
+    expected: list[int | None] = []
+    for index, one in enumerate(sets):
+        alike = [
+            other
+            for other in range(index)
+            if expected[other] is None and one and jaccard(one, sets[other]) >= threshold - 1e-9
+        ]
+        expected.append(min(alike, default=None))
+    assert near_duplicates(texts, threshold) == expected
+
+
+def test_thousands_of_templated_requests_take_seconds():
+    rng = random.Random(0)
+    texts = [ask(f"C-{rng.randrange(3000)}") for _ in range(5000)]
+    found = near_duplicates(texts, 0.9)
+    assert found.count(None) == len(set(texts))

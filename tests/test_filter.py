@@ -1,0 +1,320 @@
+"""The checks that need more than the conversation, and the ledger."""
+
+import copy
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import settings as examples
+from hypothesis import strategies as st
+
+from schemas.filter import (
+    HINT_HEADER,
+    REASONS,
+    FilterSettings,
+    check_trace,
+    filter_traces,
+)
+from schemas.validation import MESSAGE_REASONS, validator
+
+SETTINGS = FilterSettings(max_tokens=1000, near_duplicate=0.9, contamination=0.8, per_task=2)
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_contract",
+            "description": "Get a contract.",
+            "parameters": {
+                "type": "object",
+                "properties": {"contract_id": {"type": "string"}},
+                "required": ["contract_id"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+
+
+def trace(
+    number=1, *, template="end_date", attempt=0, hinted=False, answer=None, request=None, **outcome
+):
+    """A trace that passes, about contract C-<number>."""
+    contract = f"C-{number}"
+    arguments = json.dumps({"contract_id": contract})
+    call = {"name": "get_contract", "arguments": arguments}
+    task_id = f"legal-train-{template}-{number:06d}"
+    return {
+        "version": 1,
+        "id": f"{task_id}/{attempt}",
+        "task": {
+            "id": task_id,
+            "domain": "legal",
+            "split": "train",
+            "kind": "lookup",
+            "template": template,
+            "seed": number,
+        },
+        "teacher": {
+            "model": "smollm2-135m",
+            "revision": None,
+            "engine": "llama.cpp",
+            "licence": "Apache-2.0",
+        },
+        "tools": TOOLS,
+        "messages": [
+            {"role": "system", "content": "You are a paralegal."},
+            {"role": "user", "content": request or f"When does the contract {contract} end?"},
+            {
+                "role": "assistant",
+                "content": None,
+                "tool_calls": [{"id": "a", "type": "function", "function": call}],
+            },
+            {"role": "tool", "tool_call_id": "a", "name": "get_contract", "content": "{}"},
+            {"role": "assistant", "content": answer or f"{contract} ends on 2 March 2027."},
+        ],
+        "images": [],
+        "calls": [
+            {
+                "key": "0" * 64,
+                "finish_reason": "stop",
+                "seconds": 0.5,
+                "usage": {"prompt_tokens": 100, "completion_tokens": 20},
+            }
+        ],
+        "hinted": hinted,
+        "outcome": {
+            "steps": 2,
+            "ended": "answered",
+            "error": None,
+            "checks": {"answer": True, "state": True},
+            "tool_errors": [],
+            **outcome,
+        },
+        "verdict": None,
+        "children": [],
+    }
+
+
+def retried(*, errors):
+    """A trace of two calls, of which those at `errors` came back as errors."""
+    one = trace(tool_errors=errors)
+    messages = one["messages"]
+    one["messages"] = [*messages[:4], *copy.deepcopy(messages[2:4]), messages[4]]
+    return one
+
+
+def with_system(text):
+    one = trace(hinted=True)
+    one["messages"][0]["content"] = text
+    return one
+
+
+def thinking(text):
+    one = trace(hinted=True)
+    one["messages"][2]["reasoning_content"] = text
+    return one
+
+
+def without(field):
+    return {key: value for key, value in trace().items() if key != field}
+
+
+def unknown_tool():
+    one = trace()
+    one["messages"][2]["tool_calls"][0]["function"]["name"] = "get_contracts"
+    return one
+
+
+def cut_off():
+    """What is left when the teacher fails at the first request."""
+    one = trace(ended="teacher_error", error="HTTP 500", checks={"answer": False, "state": False})
+    one["messages"] = one["messages"][:2]
+    return one
+
+
+WRONG = {"answer": False, "state": False}
+REJECTED = [
+    ("malformed_trace", without("outcome")),
+    ("malformed_trace", without("messages")),
+    ("malformed_trace", {**trace(), "extra": 1}),
+    ("malformed_trace", trace(ended="gave_up")),
+    ("malformed_trace", {**trace(), "images": ["data:image/png;base64,AAAA"]}),
+    ("unknown_tool", unknown_tool()),
+    ("teacher_error", cut_off()),
+    ("teacher_error", trace(ended="teacher_error", error="HTTP 500")),
+    ("truncated", trace(ended="truncated", checks=WRONG)),
+    ("step_limit", trace(ended="step_limit", checks=WRONG)),
+    ("tool_error_unrecovered", trace(tool_errors=[3])),
+    ("tool_error_unrecovered", retried(errors=[3, 5])),
+    ("tool_error_unrecovered", retried(errors=[5])),
+    ("wrong_answer", trace(checks=WRONG)),
+    ("wrong_answer", trace(checks={"answer": False, "state": True})),
+    ("wrong_state", trace(checks={"answer": True, "state": False})),
+    ("wrong_state", trace(checks={"answer": None, "state": False})),
+    ("answer_leaked", with_system(f"You are a paralegal.\n\n{HINT_HEADER}\n1. get_contract")),
+    ("answer_leaked", trace(hinted=True, answer="As instructed, C-1 ends on 2 March 2027.")),
+    ("answer_leaked", trace(hinted=True, answer="The hint is 2 March 2027.")),
+    ("answer_leaked", thinking("According to the plan I call get_contract first.")),
+]
+KEPT = [
+    trace(),
+    {
+        **trace(),
+        "verdict": {"kept": False, "reason": "truncated", "detail": "", "message_index": None},
+    },
+    trace(checks={"answer": None, "state": True}),
+    retried(errors=[3]),
+    trace(hinted=True),
+    trace(hinted=True, answer="The payment plan of C-1 ends on 2 March 2027."),
+    trace(hinted=True, answer="C-1 instructed the chintz plan."),
+    trace(answer="As instructed, a hint: C-1 ends on 2 March 2027."),
+    with_system("You are a paralegal. Never mention a hint or the plan."),
+]
+
+
+@pytest.mark.parametrize(("reason", "one"), REJECTED)
+def test_a_trace_is_rejected_by_its_first_reason(reason, one):
+    verdict = check_trace(one, SETTINGS)
+    assert (verdict["kept"], verdict["reason"]) == (False, reason), verdict
+    validator("trace").validate({**trace(), "verdict": verdict})
+
+
+@pytest.mark.parametrize("one", KEPT)
+def test_a_near_miss_is_kept(one):
+    assert check_trace(one, SETTINGS)["kept"], check_trace(one, SETTINGS)
+
+
+def test_a_malformed_message_is_pointed_at():
+    one = trace()
+    one["messages"][3]["role"] = "function"
+    assert check_trace(one, SETTINGS)["message_index"] == 3
+
+
+def test_too_long_is_counted_by_the_caller_and_only_above_the_limit():
+    assert check_trace(trace(), SETTINGS, lambda _: 1000)["kept"]
+    assert check_trace(trace(), SETTINGS, lambda _: 1001)["reason"] == "too_long"
+
+
+def reasons(judged):
+    return [one["verdict"].get("reason") for one in judged]
+
+
+def test_of_the_same_trace_twice_the_first_is_kept_and_other_contracts_are_other_traces():
+    again = trace(attempt=1, answer="It ends on 2 March 2027.")
+    judged, _ = filter_traces([trace(), trace(2), again], [], SETTINGS)
+    assert reasons(judged) == [None, None, "near_duplicate"]
+    assert judged[2]["verdict"]["detail"] == "like legal-train-end_date-000001/0"
+    assert judged[0]["verdict"] == {"kept": True}
+
+
+def test_a_rejected_trace_makes_no_duplicate_of_a_good_one():
+    bad = trace(checks={"answer": False, "state": True})
+    judged, _ = filter_traces([bad, trace(attempt=1)], [], SETTINGS)
+    assert reasons(judged) == ["wrong_answer", None]
+
+
+def test_what_the_exam_asks_is_not_learnt_and_what_its_template_asks_of_others_is():
+    exam = [{"id": "legal-exam-end_date-000001", "request": trace(1)["messages"][1]["content"]}]
+    judged, _ = filter_traces([trace(1), trace(2)], exam, SETTINGS)
+    assert reasons(judged) == ["contaminated", None]
+    assert judged[0]["verdict"]["detail"] == "like the exam task legal-exam-end_date-000001"
+
+
+def asked(number, how):
+    """Attempts at task 1 that differ enough to be no duplicates."""
+    return trace(attempt=number, request=how)
+
+
+def test_a_task_keeps_only_so_many_traces():
+    ways = [
+        "When does C-1 end?",
+        "Please look up the last day of the contract called C-1 for me",
+        "I need to know until which date our agreement C-1 will be running, and no longer",
+    ]
+    attempts = [asked(number, how) for number, how in enumerate(ways)]
+    judged, _ = filter_traces([*attempts, trace(2)], [], SETTINGS)
+    assert reasons(judged) == [None, None, "over_represented", None]
+    judged, _ = filter_traces(attempts, [], dataclasses.replace(SETTINGS, per_task=3))
+    assert reasons(judged) == [None, None, None]
+
+
+def test_a_template_keeps_only_its_share():
+    many = [trace(number) for number in range(8)]
+    few = [
+        trace(number, template="who_signed", request=f"Who signed C-{number}?") for number in (8, 9)
+    ]
+    half = dataclasses.replace(SETTINGS, per_template=0.5)
+    judged, ledger = filter_traces([*many, *few], [], half)
+    assert ledger["by_template"] == {
+        "end_date": {"traces": 8, "kept": 5},
+        "who_signed": {"traces": 2, "kept": 2},
+    }
+    assert reasons(judged) == [None] * 5 + ["over_represented"] * 3 + [None] * 2
+
+
+def test_the_ledger_adds_up_and_names_the_tasks_of_which_nothing_was_kept():
+    traces = [
+        trace(1, checks={"answer": False, "state": True}),
+        trace(1, attempt=1, hinted=True),
+        trace(2, checks={"answer": False, "state": True}),
+        trace(3, hinted=True, answer="As the hint says, 2 March 2027."),
+        {"id": "torn"},
+    ]
+    judged, ledger = filter_traces(traces, [], SETTINGS)
+    assert [one["id"] for one in judged] == [one["id"] for one in traces]
+    assert ledger == {
+        "traces": 5,
+        "kept": 1,
+        "rejected": {"malformed_trace": 1, "wrong_answer": 2, "answer_leaked": 1},
+        "tasks": 4,
+        "tasks_without_kept": ["legal-train-end_date-000002", "legal-train-end_date-000003", ""],
+        "hinted": {"traces": 2, "kept": 1},
+        "by_template": {"": {"traces": 1, "kept": 0}, "end_date": {"traces": 4, "kept": 1}},
+    }
+
+
+def test_judging_does_not_change_the_traces_and_judging_again_gives_the_same():
+    traces = [trace(), trace(attempt=1), trace(2, ended="truncated")]
+    before = copy.deepcopy(traces)
+    judged, ledger = filter_traces(iter(traces), [], SETTINGS)
+    assert traces == before
+    assert filter_traces(judged, [], SETTINGS) == (judged, ledger)
+
+
+def test_every_reason_has_a_case_and_the_trace_schema_knows_them_all():
+    own_cases = {reason for reason, _ in REJECTED} | {
+        "too_long",
+        "contaminated",
+        "near_duplicate",
+        "over_represented",
+    }
+    assert own_cases | set(MESSAGE_REASONS) == set(REASONS)
+    rejected = validator("trace").schema["properties"]["verdict"]["oneOf"][2]
+    assert tuple(rejected["properties"]["reason"]["enum"]) == REASONS
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@examples(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([one for _, one in REJECTED] + KEPT)
+        | st.builds(
+            lambda field, value: {**trace(), field: value},
+            st.sampled_from(list(trace())),
+            json_values,
+        )
+        | st.dictionaries(st.text(), json_values, max_size=3),
+        max_size=8,
+    )
+)
+def test_whatever_the_traces_every_one_is_accounted_for(traces):
+    judged, ledger = filter_traces(traces, [], SETTINGS)
+    assert ledger["traces"] == len(traces) == ledger["kept"] + sum(ledger["rejected"].values())
+    assert all(one["verdict"]["kept"] or one["verdict"]["reason"] in REASONS for one in judged)

@@ -1,0 +1,288 @@
+"""The legal pack: every task is solvable, none is free, train and exam share nothing, tools hold."""
+
+import datetime as dt
+import random
+import re
+import sys
+from dataclasses import asdict
+from functools import cache
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+
+from schemas.errors import InputError
+from schemas.files import dumps
+from schemas.validation import check_document
+from teacher.checks import answer_matches, state_hash
+from teacher.domain import Blueprint, load
+
+LEGAL = load("legal")
+DESK = sys.modules[LEGAL.environment.__module__]
+NAMES = sorted(LEGAL.templates)
+ENTITY = re.compile(r"\b[CMAO]-\d+\b|\b[A-Z][a-z]+ [A-Z][a-z]+\b")
+
+
+def build(split: str, seed: int) -> tuple[str, Blueprint]:
+    """One task as the sampler makes it: templates in turn, the world and the wording from the seed."""
+    name = NAMES[seed % len(NAMES)]
+    return name, LEGAL.templates[name](world(split, seed), random.Random(seed))
+
+
+def world(split: str, seed: int) -> Any:
+    environment = LEGAL.environment()
+    environment.reset(seed=seed, split=split)
+    return environment
+
+
+def replay(split: str, seed: int, blueprint: Blueprint) -> tuple[list[Any], str]:
+    environment = world(split, seed)
+    results = [getattr(environment, tool)(**arguments) for tool, arguments in blueprint.plan]
+    return results, state_hash(environment._state())
+
+
+@cache
+def tasks() -> list[tuple[str, int, str, Blueprint, list[Any], str, str]]:
+    """(split, seed, template, blueprint, results, state before, state after) of 1,000 + 300 tasks."""
+    made = []
+    for split, count in (("train", 1000), ("exam", 300)):
+        for seed in range(count):
+            name, blueprint = build(split, seed)
+            results, after = replay(split, seed, blueprint)
+            before = state_hash(world(split, seed)._state())
+            made.append((split, seed, name, blueprint, results, before, after))
+    return made
+
+
+def passes(blueprint: Blueprint, state: str, after: str, text: str) -> bool:
+    answered = blueprint.answer is None or answer_matches(asdict(blueprint.answer), text)
+    return answered and state == after
+
+
+def test_pack_is_wide_enough() -> None:
+    assert len(LEGAL.tools) >= 10
+    assert len(LEGAL.templates) >= 8
+    calls = {len(blueprint.plan) for _, _, _, blueprint, *_ in tasks()}
+    assert calls == {1, 2, 3, 4, 5}
+    assert max(calls) < LEGAL.spec["budgets"]["steps"]
+    used = {tool for _, _, _, blueprint, *_ in tasks() for tool, _ in blueprint.plan}
+    assert used == set(LEGAL.tools)
+
+
+def test_plans_pass_their_own_checks_and_build_the_same_way_twice() -> None:
+    for split, seed, _, blueprint, _, _, after in tasks():
+        assert passes(blueprint, after, after, blueprint.reply), blueprint
+        assert build(split, seed)[1] == blueprint
+        assert replay(split, seed, blueprint)[1] == after
+
+
+def test_lookups_are_one_reading_call() -> None:
+    for _, _, name, blueprint, _, before, after in tasks():
+        if LEGAL.templates[name].kind == "lookup":  # type: ignore[attr-defined]
+            assert len(blueprint.plan) == 1 and before == after and blueprint.answer
+        else:
+            assert len(blueprint.plan) > 1 or before != after
+
+
+def test_doing_nothing_or_repeating_the_request_passes_no_task() -> None:
+    for _, _, _, blueprint, _, before, after in tasks():
+        for text in ("", "Done.", blueprint.request):
+            assert not passes(blueprint, before, after, text), blueprint
+
+
+def test_stopping_before_the_last_call_passes_no_task() -> None:
+    """The answer and the state come from the whole plan: a part of it does not give them."""
+    for split, seed, name, blueprint, _, _, after in tasks():
+        if (
+            name == "twice_amended_term"
+        ):  # either of the two amendments may be the one that prevails
+            continue
+        environment = world(split, seed)
+        seen = [dumps(getattr(environment, tool)(**a)) for tool, a in blueprint.plan[:-1]]
+        state = state_hash(environment._state())
+        assert not any(passes(blueprint, state, after, text) for text in seen), blueprint
+
+
+def test_no_argument_is_magic() -> None:
+    """Every id, name, date and amount of a call was in the request or in an earlier result."""
+    for _, _, _, blueprint, results, _, _ in tasks():
+        known = blueprint.request
+        for (tool, arguments), result in zip(blueprint.plan, results, strict=True):
+            for key, value in arguments.items():
+                if key in {"topic", "duty", "event", "status"}:  # said in words
+                    continue
+                wanted = str(abs(value)) if isinstance(value, int | float) else value
+                assert wanted in known, (tool, key, value, known)
+            known += dumps(result)
+
+
+def test_the_latest_amendment_prevails_over_clause_and_number() -> None:
+    later_number_loses = 0
+    for split, seed, name, blueprint, results, _, _ in tasks():
+        if name != "twice_amended_term":
+            continue
+        clause, *amendments = results
+        assert blueprint.answer is not None
+        effective = max(amendments, key=lambda a: a["effective"])
+        assert blueprint.answer.value == effective["value"]
+        assert len({clause["value"], *(a["value"] for a in amendments)}) == 3, (split, seed)
+        assert all(a["effective"] < "2026-03-02" for a in amendments)
+        later_number_loses += effective is not max(amendments, key=lambda a: a["amendment_id"])
+    assert later_number_loses > 10
+    assert "2026-03-02" in LEGAL.spec["system"]
+
+
+def test_train_and_exam_share_no_entity() -> None:
+    seen: dict[str, set[str]] = {"train": set(), "exam": set()}
+    for split, seed, _, blueprint, results, _, _ in tasks():
+        text = " ".join([blueprint.request, dumps(blueprint.plan), dumps(results)])
+        seen[split] |= set(re.findall(r"\b[CMAO]-\d+\b", text))
+        desk = world(split, seed)
+        for matter in desk._matters.values():
+            seen[split] |= {matter.client, matter.adverse, matter.lawyer, matter.lawyer.split()[1]}
+        for contract in desk._contracts.values():
+            seen[split] |= {contract.counterparty, contract.counterparty.split()[0]}
+    assert len(seen["train"]) > 2000 and len(seen["exam"]) > 1000
+    assert not seen["train"] & seen["exam"]
+    # Nor do the examples in the tools' descriptions name anything that exists.
+    assert not set(ENTITY.findall(dumps(LEGAL.tools))) & (seen["train"] | seen["exam"])
+
+
+def test_requests_are_distinct_and_short() -> None:
+    requests = [blueprint.request for split, _, _, blueprint, *_ in tasks() if split == "train"]
+    assert len(set(requests)) >= 0.95 * len(requests)
+    assert max(len(request.split()) for request in requests) <= 35
+    wordings = DESK._REQUESTS
+    assert all(len(set(group)) >= 4 for group in wordings.values())
+
+
+def test_results_are_small() -> None:
+    for _, _, _, _, results, _, _ in tasks():
+        for result in results:
+            assert len(result) <= 4 and len(dumps(result)) <= 160, result
+
+
+def test_arguments_fit_the_derived_schemas() -> None:
+    validators = {}
+    for name, described in LEGAL.tools.items():
+        schema = described["function"]["parameters"]
+        Draft202012Validator.check_schema(schema)
+        assert 1 <= len(schema["properties"]) <= 3
+        validators[name] = Draft202012Validator(schema)
+    for _, _, _, blueprint, *_ in tasks():
+        for tool, arguments in blueprint.plan:
+            validators[tool].validate(arguments)
+
+
+SOME_DESK = world("train", 1)
+HOSTILE = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        ["2026-02-30", "2026-13-01", "٢٠٢٦-٠١-٠١", "2099-12-31", "2000-01-01", "\ud800"]
+    ),
+    st.sampled_from(
+        ["C-100", "liability_cap", "England", "closed", "__class__", "{0}", "x" * 5000]
+    ),
+    st.integers(),
+    st.sampled_from([0, -1, 400, -400, 10**400]),
+    st.floats(),
+    st.none() | st.booleans() | st.lists(st.integers(), max_size=2) | st.just({"a": []}),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(data=st.data())
+def test_hostile_arguments_raise_value_error_only(data: st.DataObject) -> None:
+    desk = SOME_DESK
+    tool = data.draw(st.sampled_from(sorted(LEGAL.tools)))
+    properties = LEGAL.tools[tool]["function"]["parameters"]["properties"]
+    # Half of the arguments are ones that exist, so that the draw gets past the first check.
+    real = [*desk._contracts, *desk._matters, *desk._amendments, *desk._performed]
+    real += [value for schema in properties.values() for value in schema.get("enum", [])]
+    arguments = {name: data.draw(HOSTILE | st.sampled_from(real)) for name in properties}
+    try:
+        result = getattr(desk, tool)(**arguments)
+    except ValueError as error:
+        assert len(str(error)) < 250 and "\n" not in str(error)
+        dumps(str(error)).encode()
+    else:
+        dumps(result).encode()
+        dumps(desk._state()).encode()
+
+
+@pytest.mark.parametrize(
+    ("start", "days", "jurisdiction", "expected"),
+    [
+        ("2026-03-02", 1, "England", "2026-03-03"),
+        ("2026-03-06", 1, "England", "2026-03-09"),  # over a weekend
+        ("2026-03-07", 1, "England", "2026-03-09"),  # from a Saturday
+        ("2026-03-09", -1, "England", "2026-03-06"),
+        ("2026-04-02", 1, "England", "2026-04-07"),  # Good Friday and Easter Monday
+        ("2026-04-02", 1, "Ireland", "2026-04-03"),  # Good Friday is a working day
+        ("2026-04-02", 2, "France", "2026-04-07"),
+        ("2026-04-07", -1, "Germany", "2026-04-02"),
+        ("2026-03-16", 1, "Ireland", "2026-03-18"),  # St Patrick's Day
+        ("2026-01-30", 1, "Ireland", "2026-02-03"),  # St Brigid's, the first Monday of February
+        ("2030-01-31", 1, "Ireland", "2030-02-04"),  # unless 1 February is a Friday
+        ("2026-05-13", 1, "France", "2026-05-15"),  # Ascension
+        ("2026-05-22", 1, "Germany", "2026-05-26"),  # Whit Monday
+        ("2026-05-22", 1, "England", "2026-05-26"),  # the spring bank holiday, the same Monday
+        ("2026-07-13", 1, "France", "2026-07-15"),
+        ("2026-08-28", 1, "England", "2026-09-01"),
+        ("2026-10-23", 1, "Ireland", "2026-10-27"),
+        ("2025-10-02", 1, "Germany", "2025-10-06"),  # Unity Day on a Friday
+        ("2026-12-24", 1, "England", "2026-12-29"),  # Boxing Day, a Saturday, moves to Monday
+        ("2027-12-24", 1, "England", "2027-12-29"),  # both days move
+        ("2026-12-24", 1, "Germany", "2026-12-28"),
+        ("2026-12-31", 1, "France", "2027-01-04"),
+        ("2026-03-02", 10, "Germany", "2026-03-16"),
+        ("2026-06-30", -30, "England", "2026-05-18"),  # six weeks, and the spring bank holiday
+    ],
+)
+def test_business_days(start: str, days: int, jurisdiction: str, expected: str) -> None:
+    counted = SOME_DESK.add_business_days(start, days, jurisdiction)
+    assert counted == {"date": expected}
+
+
+@pytest.mark.parametrize(
+    ("year", "easter"), [(2024, "03-31"), (2025, "04-20"), (2026, "04-05"), (2038, "04-25")]
+)
+def test_easter(year: int, easter: str) -> None:
+    assert DESK._easter(year) == dt.date.fromisoformat(f"{year}-{easter}")
+
+
+def test_time_is_billed_in_tenths_and_counts_twice_when_logged_twice() -> None:
+    desk = world("train", 2)
+    matter = next(iter(desk._matters))
+    desk.log_time(matter, 0.7)
+    assert desk.log_time(matter, 1)["total"] == 1.7
+    for hours in (0, -1, 0.25, 25, float("nan"), float("inf"), "1", True):
+        with pytest.raises(ValueError, match="hours"):
+            desk.log_time(matter, hours)
+
+
+def test_a_conflict_is_the_same_from_either_side() -> None:
+    one, other = world("train", 3), world("train", 3)
+    first, second = list(one._matters)[:2]
+    one.flag_conflict(first, second)
+    other.flag_conflict(second, first)
+    assert one._state() == other._state() != world("train", 3)._state()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"name": "Legal desk"}, "name"),
+        ({"budget": {"steps": 8}}, "budget"),
+        ({"budgets": {"steps": 0}}, "budgets.steps"),
+        ({"kinds": {"lookups": {"share": 1}}}, "kinds"),
+        ({"kinds": {"lookup": {"share": 0}}}, "kinds.lookup.share"),
+        ({"languages": "en"}, "languages"),
+        ({"exam": {"min_success": 80}}, "exam.min_success"),
+    ],
+)
+def test_a_broken_domain_file_names_the_field(change: dict[str, Any], field: str) -> None:
+    with pytest.raises(InputError, match=rf"^domain\.yaml: {re.escape(field)}"):
+        check_document({**LEGAL.spec, **change}, "domain", "domain.yaml")

@@ -1,0 +1,170 @@
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from flows import recipe
+from schemas.errors import InputError
+
+SMALL = "teacher: a\nstudent: b\n"
+
+
+def written(tmp_path: Path, text: str) -> str:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def error_of(name: str, *overrides: str) -> str:
+    with pytest.raises(InputError) as caught:
+        recipe.load(name, list(overrides))
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_loads_follows_the_schema_and_begins_with_its_launch_command(path: Path):
+    loaded = recipe.load(path.stem)
+    assert loaded.name == path.stem
+    jsonschema.validate(yaml.safe_load(path.read_text()), recipe.json_schema())
+    head = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any(line.strip("# ").startswith(("make ", "stillhouse ")) for line in head)
+
+
+def test_the_json_schema_is_current():
+    assert json.loads(recipe.SCHEMA.read_text()) == recipe.json_schema(), (
+        "run `python -m flows.recipe`"
+    )
+
+
+def test_every_knob_says_what_it_is_and_gives_an_example():
+    sections: list[type[recipe.Section]] = [recipe.Recipe]
+    for section in sections:
+        for name, field in section.model_fields.items():
+            assert field.description, f"{section.__name__}.{name}"
+            if isinstance(field.annotation, type) and issubclass(field.annotation, recipe.Section):
+                sections.append(field.annotation)
+            elif name != "name":
+                assert "Example:" in field.description, f"{section.__name__}.{name}"
+    assert len(sections) > 5
+
+
+def test_the_examples_in_the_descriptions_are_valid():
+    for section_name, section_field in recipe.Recipe.model_fields.items():
+        section = section_field.annotation
+        if not (isinstance(section, type) and issubclass(section, recipe.Section)):
+            continue
+        for name, field in section.model_fields.items():
+            example = (field.description or "").split("Example:")[1].strip().rstrip(".")
+            if (section_name, name) == ("evaluate", "variant"):
+                continue  # one of export.variants, which another example may not hold
+            recipe.load("local", [f"{section_name}.{name}={example}"])
+
+
+def test_a_file_with_teacher_and_student_takes_all_else_from_the_defaults(tmp_path):
+    loaded = recipe.load(written(tmp_path, SMALL))
+    assert (loaded.name, loaded.teacher, loaded.train) == ("mine", "a", recipe.Train())
+
+
+def test_nothing_of_a_recipe_can_be_changed():
+    loaded = recipe.load("local")
+    with pytest.raises(ValidationError):
+        loaded.train.epochs = 7  # type: ignore[misc]
+
+
+def test_set_overrides_the_file_and_reads_numbers_lists_and_null():
+    loaded = recipe.load(
+        "local",
+        [
+            "train.learning_rate=1e-5",
+            "export.variants=[Q8_0, Q6_K]",
+            "tasks.mix={lookup: 1}",
+            "filter.per_template=null",
+            "generate.constrain=no",
+            "publish.tag=1.10",
+        ],
+    )
+    assert loaded.train.learning_rate == 1e-5
+    assert loaded.export.variants == ("Q8_0", "Q6_K")
+    assert loaded.tasks.mix == {"lookup": 1}
+    assert loaded.filter.per_template is None
+    assert loaded.generate.constrain is False
+    assert loaded.publish.tag == "1.10"
+
+
+def test_a_digest_changes_with_its_sections_and_only_with_them():
+    one, other = recipe.load("local"), recipe.load("local", ["train.epochs=9"])
+    assert one.digest("train") != other.digest("train")
+    assert one.digest("tasks", "teacher") == other.digest("tasks", "teacher")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (
+            "teacher: a\nstudent: b\ngenerat: {}\n",
+            ["generat: unknown field", "did you mean generate?"],
+        ),
+        (
+            SMALL + "generate: {atempts: 3}\n",
+            ["generate.atempts: unknown field", "did you mean generate.attempts?"],
+        ),
+        (
+            SMALL + "train: {epochs: three}\n",
+            ["train.epochs: found 'three', expected a valid number"],
+        ),
+        (SMALL + "train: {epochs: .inf}\n", ["train.epochs: found inf"]),
+        (SMALL + "train: 3\n", ["train: found 3, expected a section"]),
+        (
+            SMALL + "generate: {hint: maybe}\n",
+            ["generate.hint: found 'maybe'", "'never', 'retry' or 'always'"],
+        ),
+        (SMALL + "export: {variants: [Q8_0, Q1]}\n", ["export.variants[1]: found 'Q1'"]),
+        (
+            SMALL + "evaluate: {variant: Q6_K}\n",
+            ["evaluate.variant: found 'Q6_K'", "export.variants"],
+        ),
+        (SMALL + "tasks: {mix: {lookup: 0}}\n", ["tasks.mix: found", "not all 0"]),
+        (SMALL + "train: {epochs: 0, rank: 0}\n", ["train.rank: found 0", "(and 1 more)"]),
+        (SMALL + "name: other\n", ["name: found one, expected none"]),
+        ("teacher: a\n", ["student: missing"]),
+        ("teacher: a\nstudent: [b\ntrain: {}\n", ["line 3: not YAML"]),
+        ("- a\n", ["top level: found a list"]),
+        ("", ["top level: found nothing"]),
+        ("teacher: !!python/object:os.system x\n", ["line 1: not YAML"]),
+    ],
+)
+def test_a_bad_recipe_is_one_line_with_file_field_found_and_expected(tmp_path, text, says):
+    path = written(tmp_path, text)
+    message = error_of(path)
+    assert message.startswith(f"{path}: ")
+    for words in says:
+        assert words in message
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("generate.atempts=3", "did you mean generate.attempts?"),
+        ("generate.attempts=x", "generate.attempts: found 'x', expected a valid integer"),
+        ("generate.attempts=[1", "expected a YAML value"),
+        ("generate.attempts", "expected FIELD=VALUE"),
+        ("teacher.name=x", "teacher: found a value, expected a section"),
+        ("nothing.at.all=1", "nothing: unknown field"),
+        ("publish.tag=a/b", "publish.tag: found 'a/b', expected a text that matches"),
+    ],
+)
+def test_a_bad_set_is_blamed_on_the_command_line(override, says):
+    message = error_of("local", override)
+    assert message.startswith(f"--set {override}: ")
+    assert says in message
+
+
+def test_an_unknown_recipe_suggests_the_nearest(tmp_path):
+    message = error_of("locl")
+    assert "did you mean local?" in message
+    assert "no such recipe file" in error_of(str(tmp_path / "none.yaml"))
