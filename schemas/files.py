@@ -21,16 +21,17 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         StageError: the disk is full or the path cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    _remove(temporary)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
         os.replace(temporary, path)
     except OSError as error:
-        _remove(temporary)
+        with contextlib.suppress(OSError):
+            _remove(temporary)
         raise StageError(f"{path}: cannot be written: {error.strerror or error}") from error
     except BaseException:
         _remove(temporary)

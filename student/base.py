@@ -1,15 +1,16 @@
 """A student's starting weights as a Hugging Face directory, with the chat template that will ship with it.
 
-A hub or a local directory is taken as it is, with its template replaced where the student's file says so. A GGUF is
-dequantised once into the user's cache. Three things are silent traps there, and each is mended here: the tokenizer's end
-of turn, the quantisation state that forbids saving, and the pre-tokenizer that GGUF stores only by name.
+A hub or a local directory is taken as it is, with its template replaced where the student's file says so. A
+GGUF is dequantised once into the user's cache. Three things are silent traps there, and each is mended
+here: the tokenizer's end of turn, the quantisation state that forbids saving, and the pre-tokenizer that
+GGUF stores only by name.
 """
 
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError
-from schemas.files import sha256, whole
+from schemas.files import sha256, sha256_text, whole
 from teacher import catalog
 from teacher.llamacpp import Progress, cache
 
@@ -37,6 +38,22 @@ def prepare(student: dict[str, Any], say: Progress = print) -> Path:
     return directory
 
 
+def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
+    """The untrained student as a GGUF of a variant, in the user's cache: what the exam compares with."""
+    from student.gguf import convert, quantize
+
+    directory = prepare(student, say)
+    digest = sha256_text(f"{_VERSION} {catalog.revision(student)}")[:16]
+    path = cache() / "students" / f"{student['name']}-{digest}-{variant}.gguf"
+    if not path.is_file():
+        say(f"converting the untrained student to {variant} (once)")
+        full = path.with_name(f"{path.stem}-full.gguf")
+        convert(directory, full, say)
+        quantize(full, path, variant)
+        full.unlink()
+    return path
+
+
 def chat_template(student: dict[str, Any], directory: Path) -> str:
     """The text of the template the student is trained with, exported with and served with."""
     own = catalog.template(student)
@@ -49,7 +66,9 @@ def chat_template(student: dict[str, Any], directory: Path) -> str:
 
     template = AutoTokenizer.from_pretrained(directory).chat_template
     if not isinstance(template, str):
-        raise InputError(f"{directory}: no chat template: name one in the student's file (template: ...)")
+        raise InputError(
+            f"{directory}: no chat template: name one in the student's file (template: ...)"
+        )
     return template
 
 
@@ -63,13 +82,15 @@ def _from_gguf(student: dict[str, Any], gguf: Path, to: Path) -> None:
     # The GGUF reader may take the start of a turn for its end; generation would never stop.
     tokenizer.eos_token = student["eos"]
     tokenizer.pad_token = student["eos"]
-    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, dtype=torch.float32
+    )
     # The weights are plain tensors by now; while the model still says it is quantised, it refuses to be saved.
     del model.config.quantization_config
-    model.is_quantized, model.hf_quantizer = False, None
+    vars(model).update(is_quantized=False, hf_quantizer=None)
     for settings in (model.config, model.generation_config):
         settings.eos_token_id = settings.pad_token_id = tokenizer.eos_token_id
-    model.to(torch.bfloat16).save_pretrained(to)
+    model.bfloat16().save_pretrained(to)
     tokenizer.save_pretrained(to)
     (to / "chat_template.jinja").write_text(chat_template(student, to), encoding="utf-8")
 
@@ -83,4 +104,6 @@ def _pre_tokenizer(student: dict[str, Any]) -> Any:
             f"{student['name']}: pre_tokenizer: found {student.get('pre_tokenizer')!r}: a student that starts"
             f" from a GGUF needs one that is known (smollm); use the original weights instead"
         )
-    return Sequence([Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)])
+    return Sequence(
+        [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]
+    )

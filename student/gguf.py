@@ -6,24 +6,30 @@ from pathlib import Path
 
 from schemas.errors import StageError
 from schemas.files import whole
-from teacher.llamacpp import Progress, binary, converter_environment, last_line, source
+from teacher.llamacpp import Progress, converter_environment, last_line, run_tool, source
 
 
 def convert(directory: Path, to: Path, say: Progress = print) -> None:
     """A Hugging Face directory as a 16-bit GGUF."""
     script = source(say) / "convert_hf_to_gguf.py"
     with whole(to) as temporary:
-        command = [sys.executable, str(script), str(directory), "--outfile", str(temporary), "--outtype", "bf16"]
-        _run(command, f"converting {directory.name} to GGUF", converter_environment())
+        command = [
+            sys.executable,
+            str(script),
+            str(directory),
+            "--outfile",
+            str(temporary),
+            "--outtype",
+            "bf16",
+        ]
+        done = subprocess.run(
+            command, env=converter_environment(), capture_output=True, text=True, errors="replace"
+        )
+        if done.returncode:
+            raise StageError(f"converting {directory} to GGUF failed: {last_line(done.stderr)}")
 
 
 def quantize(gguf: Path, to: Path, variant: str) -> None:
     """A 16-bit GGUF quantised to a variant such as Q8_0 or Q4_K_M (llama-quantize's names)."""
     with whole(to) as temporary:
-        _run([str(binary("llama-quantize")), str(gguf), str(temporary), variant], f"quantising to {variant}")
-
-
-def _run(command: list[str], doing: str, environment: dict[str, str] | None = None) -> None:
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
-    if done.returncode:
-        raise StageError(f"{doing} failed: {last_line(done.stderr or done.stdout)}")
+        run_tool("llama-quantize", str(gguf), str(temporary), variant)

@@ -39,7 +39,12 @@ class Client:
     """
 
     def __init__(
-        self, endpoint: Endpoint, identity: dict[str, str], journal: Journal, concurrency: int, timeout: float
+        self,
+        endpoint: Endpoint,
+        identity: dict[str, str],
+        journal: Journal,
+        concurrency: int,
+        timeout: float,
     ) -> None:
         self._endpoint, self._identity, self._journal = endpoint, identity, journal
         self._slots = asyncio.Semaphore(concurrency)
@@ -75,7 +80,13 @@ class Client:
         Raises:
             StageError: the server stays unreachable or refuses the key.
         """
-        request = {**self._identity, "messages": messages, "tools": tools, "sample": sample, **parameters}
+        request = {
+            **self._identity,
+            "messages": messages,
+            "tools": tools,
+            "sample": sample,
+            **parameters,
+        }
         name = key(request)
         stored = self._journal.get(name)
         if stored is None:
@@ -93,9 +104,15 @@ class Client:
             try:
                 async with self._slots:
                     self.sent += 1
-                    completion = await self._openai.chat.completions.create(model=self._endpoint.model, **body)
+                    completion = await self._openai.chat.completions.create(
+                        model=self._endpoint.model, **body
+                    )
                 return _stored(completion, time.monotonic() - started)
-            except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
+            except (
+                openai.AuthenticationError,
+                openai.PermissionDeniedError,
+                openai.NotFoundError,
+            ) as error:
                 raise StageError(f"{self._endpoint.url}: refused: {_first_line(error)}") from None
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
                 return _failed(_first_line(error), time.monotonic() - started)
@@ -111,7 +128,11 @@ class Client:
 
 def _stored(completion: Any, seconds: float) -> dict[str, Any]:
     choice, usage = completion.choices[0], completion.usage
-    message = {k: v for k, v in choice.message.model_dump(exclude_unset=True).items() if v not in (None, [])}
+    message = {
+        k: v
+        for k, v in choice.message.model_dump(exclude_unset=True).items()
+        if v not in (None, [])
+    }
     return {
         "message": message,
         "finish_reason": choice.finish_reason or "",
@@ -125,7 +146,13 @@ def _stored(completion: Any, seconds: float) -> dict[str, Any]:
 
 def _failed(error: str, seconds: float) -> dict[str, Any]:
     usage = {"prompt_tokens": 0, "completion_tokens": 0}
-    return {"message": None, "finish_reason": "error", "seconds": round(seconds, 3), "usage": usage, "error": error}
+    return {
+        "message": None,
+        "finish_reason": "error",
+        "seconds": round(seconds, 3),
+        "usage": usage,
+        "error": error,
+    }
 
 
 def _first_line(error: Exception) -> str:

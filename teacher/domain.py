@@ -129,20 +129,28 @@ def load(domain: str) -> Domain:
         )
     spec = _spec(path / "domain.yaml")
     module = _module(path / "environment.py", spec["name"])
-    own = [value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__]
+    own = [
+        value
+        for value in vars(module).values()
+        if getattr(value, "__module__", None) == module.__name__
+    ]
     environments = [v for v in own if inspect.isclass(v) and issubclass(v, Environment)]
     if len(environments) != 1:
         raise InputError(
             f"{path / 'environment.py'}: found {len(environments)} subclasses of Environment, expected one"
         )
-    templates = {v.__name__: v for v in own if inspect.isfunction(v) and hasattr(v, "kind")}
+    templates: dict[str, Template] = {
+        v.__name__: v for v in own if inspect.isfunction(v) and hasattr(v, "kind")
+    }
     undeclared = {t.kind for t in templates.values()} ^ set(spec["kinds"])  # type: ignore[attr-defined]
     if undeclared:
         raise InputError(
             f"{path / 'domain.yaml'}: kinds: {', '.join(sorted(undeclared))}: expected exactly the kinds"
             f" that environment.py has templates for"
         )
-    return Domain(spec["name"], path, spec, environments[0], templates, _tools(path, environments[0]))
+    return Domain(
+        spec["name"], path, spec, environments[0], templates, _tools(path, environments[0])
+    )
 
 
 def _spec(path: Path) -> dict[str, Any]:
@@ -158,7 +166,9 @@ def _module(path: Path, name: str) -> Any:
     """Runs a pack's environment.py: code of the person who runs the command, as a recipe or a Makefile is."""
     if not path.is_file():
         raise InputError(f"{path}: no such file: a domain needs an environment.py")
-    module_spec = importlib.util.spec_from_file_location(f"stillhouse_domain_{name.replace('-', '_')}", path)
+    module_spec = importlib.util.spec_from_file_location(
+        f"stillhouse_domain_{name.replace('-', '_')}", path
+    )
     assert module_spec and module_spec.loader
     module = importlib.util.module_from_spec(module_spec)
     sys.modules[module_spec.name] = module  # dataclasses and pickling look their module up by name
@@ -187,5 +197,7 @@ def _tools(path: Path, environment: type[Environment]) -> dict[str, dict[str, An
         schema["function"]["parameters"].setdefault("required", [])
         tools[name] = schema
     if not tools:
-        raise InputError(f"{path / 'environment.py'}: {environment.__name__}: no public method, so no tool")
+        raise InputError(
+            f"{path / 'environment.py'}: {environment.__name__}: no public method, so no tool"
+        )
     return tools

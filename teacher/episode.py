@@ -10,17 +10,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.filter import HINT_HEADER
-from schemas.validation import check_arguments
+from schemas.validation import check_arguments, parse_json
 from teacher.checks import answer_matches, state_hash
 from teacher.client import Reply
 from teacher.domain import Domain
 
 Complete = Callable[..., Awaitable[Reply]]
 
-FINISH = "finish"
-# What a constrained string may hold at most: a small model may otherwise never close its quotes.
-import os as _os
-_LONGEST_ARGUMENT, _LONGEST_ANSWER = int(_os.environ.get("LA","64")), int(_os.environ.get("LF","200"))
+# A model that makes the same call so often in a row gets no further; its remaining steps would be paid for nothing.
+_REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -28,8 +26,11 @@ class Settings:
     """How episodes are run.
 
     max_steps: requests an episode may send. max_tokens: tokens a reply may have.
-    constrain: for teachers too weak to write a call unaided. Each reply is decoded under a JSON Schema: one of the
-        task's calls, or `finish` with the answer. The stored trace shows the same turns as ordinary calls and text.
+    constrain: for teachers too weak to call unaided. The server decodes calls under the tools' schemas, and must
+        decode one until the world was asked at least once (under a hint: as often as the plan asks it, and
+        none after that).
+    call_prefix: what a reply that must be a call begins with, for a server whose `required` lets the model talk first
+        (llama.cpp's does); it is sent as the beginning of the assistant's message.
     """
 
     max_steps: int
@@ -37,6 +38,7 @@ class Settings:
     temperature: float
     top_p: float
     constrain: bool = False
+    call_prefix: str = ""
 
 
 async def run(
@@ -66,47 +68,64 @@ async def run(
     tools = [domain.tools[name] for name in task["tools"]]
     system = {"role": "system", "content": task["system"]}
     messages: list[dict[str, Any]] = [system, {"role": "user", "content": task["request"]}]
-    before = [system, *(message for example in examples or [] for message in example), messages[1]]
-    if hinted:
-        before.append({"role": "system", "content": hint(task)})
+    # What the model is shown: what is stored, with the worked examples before it and the hints in between.
+    shown = [system, *(message for example in examples or [] for message in example), messages[1]]
+    if hinted and not settings.constrain:
+        shown.append({"role": "system", "content": hint(task)})
     parameters: dict[str, Any] = {
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature,
         "top_p": settings.top_p,
     }
-    if settings.constrain:
-        # The tools are declared by the model's own template; the schema, not its parser, decides the form.
-        parameters["tool_choice"] = "none"
-        parameters["response_format"] = _decision_format(tools)
     requests: list[dict[str, Any]] = []
     tool_errors: list[int] = []
     ended, error = "step_limit", None
 
     for _ in range(settings.max_steps):
-        shown = before + messages[2:]
         if settings.constrain:
-            shown = [_as_decision(message) for message in shown]
-        reply = await complete(shown, tools, attempt, **parameters)
+            called = sum(message["role"] == "tool" for message in messages)
+            if hinted:
+                shown.append({"role": "system", "content": hint(task, called)})
+            wanted = len(task["plan"]) if hinted else min(1, len(task["plan"]))
+            after = "none" if hinted else "auto"
+            parameters["tool_choice"] = "required" if called < wanted else after
+        begun = []
+        if settings.call_prefix and parameters.get("tool_choice") == "required":
+            begun = [{"role": "assistant", "content": settings.call_prefix}]
+        reply = await complete(shown + begun, tools, attempt, **parameters)
         requests.append(
-            {"key": reply.key, "finish_reason": reply.finish_reason, "seconds": reply.seconds, "usage": reply.usage}
+            {
+                "key": reply.key,
+                "finish_reason": reply.finish_reason,
+                "seconds": reply.seconds,
+                "usage": reply.usage,
+            }
         )
         if reply.message is None:
             ended, error = "teacher_error", reply.error
             break
-        raw = _from_decision(reply.message) if settings.constrain else reply.message
-        message = _assistant(raw, len(requests))
+        message = _assistant(reply.message, len(requests))
         messages.append(message)
+        shown.append(message)
         if reply.finish_reason == "length":
             ended = "truncated"
             break
         if not message.get("tool_calls"):
             ended = "answered"
             break
+        said_before = [
+            m.get("tool_calls") and _wording(m) for m in messages if m["role"] == "assistant"
+        ]
+        if said_before[-_REPEATS:].count(said_before[-1]) == _REPEATS:
+            messages.pop()
+            ended, error = "step_limit", f"the same call {_REPEATS} times in a row"
+            break
         for call in message["tool_calls"]:
             result, failed = _execute(call["function"], domain, world, task["tools"])
             if failed:
                 tool_errors.append(len(messages))
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+            shown.append(messages[-1])
 
     answer = task["checks"]["answer"]
     last = messages[-1]
@@ -143,10 +162,19 @@ def passed(trace: dict[str, Any]) -> bool:
     return trace["outcome"]["ended"] == "answered" and all(trace["outcome"]["checks"].values())
 
 
-def hint(task: dict[str, Any]) -> str:
-    """The plan of a task as a teacher is shown it."""
-    steps = [f"{step['tool']} {json.dumps(step['arguments'], ensure_ascii=False)}" for step in task["plan"]]
-    return "\n".join([HINT_HEADER, *(f"{i}. {step}" for i, step in enumerate(steps, 1))])
+def hint(task: dict[str, Any], step: int | None = None) -> str:
+    """The plan of a task, its answer included, as a teacher is shown it (STaR, arXiv:2203.14465, hints likewise).
+
+    step: only this step of it, for a teacher too weak to keep its place in a plan.
+    """
+    steps = [
+        f"{step['tool']} {json.dumps(step['arguments'], ensure_ascii=False)}"
+        for step in task["plan"]
+    ]
+    steps.append(f"Tell the user: {task['reply']}")
+    if step is not None:
+        return f"{HINT_HEADER} {steps[min(step, len(steps) - 1)]}"
+    return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
 
 
 def text_of(result: Any) -> str:
@@ -154,15 +182,24 @@ def text_of(result: Any) -> str:
     return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
-def _execute(function: dict[str, Any], domain: Domain, world: Any, offered: list[str]) -> tuple[str, bool]:
+def _wording(message: dict[str, Any]) -> list[tuple[str, str]]:
+    """The calls of a turn without their ids."""
+    return [
+        (call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]
+    ]
+
+
+def _execute(
+    function: dict[str, Any], domain: Domain, world: Any, offered: list[str]
+) -> tuple[str, bool]:
     """Validates and runs one call. Returns the tool message's content and whether it is an error."""
     name = function["name"]
     if name not in offered:
         return _error(f"there is no tool {name!r}; the tools are {', '.join(offered)}"), True
     try:
-        arguments = json.loads(function["arguments"])
-    except (json.JSONDecodeError, RecursionError):
-        return _error("the arguments are not JSON"), True
+        arguments = parse_json(function["arguments"])
+    except ValueError as error:
+        return _error(f"the arguments are not JSON: {error}"), True
     problem = check_arguments(domain.tools[name], arguments)
     if problem:
         return _error(problem), True
@@ -182,69 +219,21 @@ def _assistant(message: dict[str, Any], step: int) -> dict[str, Any]:
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if reasoning:
         kept["reasoning_content"] = reasoning
-    calls = [call for call in message.get("tool_calls") or [] if call.get("type", "function") == "function"]
+    calls = [
+        call
+        for call in message.get("tool_calls") or []
+        if call.get("type", "function") == "function"
+    ]
     if calls:
         kept["tool_calls"] = [
             {
                 "id": f"call_{step}_{number}",
                 "type": "function",
-                "function": {"name": call["function"]["name"], "arguments": call["function"]["arguments"] or "{}"},
+                "function": {
+                    "name": call["function"]["name"],
+                    "arguments": call["function"]["arguments"] or "{}",
+                },
             }
             for number, call in enumerate(calls)
         ]
     return kept
-
-
-def _decision_format(tools: list[dict[str, Any]]) -> dict[str, Any]:
-    """The response format of a constrained reply: {"name", "arguments"} of one of the tools or of `finish`."""
-    answer = {"type": "string", "maxLength": _LONGEST_ANSWER}
-    finish = {"type": "object", "properties": {"answer": answer}, "required": ["answer"]}
-    forms = {tool["function"]["name"]: _bounded(tool["function"]["parameters"]) for tool in tools}
-    schema = {
-        "anyOf": [
-            {
-                "type": "object",
-                "properties": {"name": {"const": name}, "arguments": {**arguments, "additionalProperties": False}},
-                "required": ["name", "arguments"],
-                "additionalProperties": False,
-            }
-            for name, arguments in {**forms, FINISH: finish}.items()
-        ]
-    }
-    return {"type": "json_schema", "json_schema": {"name": "decision", "schema": schema, "strict": True}}
-
-
-def _bounded(parameters: dict[str, Any]) -> dict[str, Any]:
-    """The parameters for decoding: open strings get a length. The full schema still judges the call."""
-    properties = {
-        name: {**schema, "maxLength": _LONGEST_ARGUMENT}
-        if schema.get("type") == "string" and not {"enum", "maxLength"} & set(schema)
-        else schema
-        for name, schema in parameters["properties"].items()
-    }
-    return {**parameters, "properties": properties}
-
-
-def _as_decision(message: dict[str, Any]) -> dict[str, Any]:
-    """A message of the conversation as a constrained model wrote it: an assistant's turn is its decision."""
-    if message["role"] != "assistant":
-        return message
-    if message.get("tool_calls"):
-        function = message["tool_calls"][0]["function"]
-        decision = {"name": function["name"], "arguments": json.loads(function["arguments"])}
-    else:
-        decision = {"name": FINISH, "arguments": {"answer": message["content"]}}
-    return {"role": "assistant", "content": json.dumps(decision, ensure_ascii=False)}
-
-
-def _from_decision(message: dict[str, Any]) -> dict[str, Any]:
-    """The turn that a decision stands for. What is no decision (cut short) is left as it came."""
-    try:
-        decision = json.loads(message.get("content") or "")
-        name, arguments = decision["name"], decision["arguments"]
-        if name == FINISH:
-            return {"content": str(arguments["answer"])}
-    except (json.JSONDecodeError, KeyError, TypeError):
-        return message
-    function = {"name": str(name), "arguments": json.dumps(arguments, ensure_ascii=False)}
-    return {"content": "", "tool_calls": [{"type": "function", "function": function}]}

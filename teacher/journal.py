@@ -5,11 +5,12 @@ short is dropped on load; everything before it counts. What a request is remembe
 else. Only the places of the replies are held in memory, so a journal of millions of replies loads.
 """
 
+import contextlib
 import json
 import os
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from schemas.files import dumps, sha256_text
 
@@ -34,7 +35,7 @@ class Journal:
         for segment in sorted(directory.glob("*.jsonl")):
             self._load(segment)
         self._segment = directory / f"{time.time_ns()}-{os.getpid()}.jsonl"
-        self._file = None
+        self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
         return len(self._places)
@@ -44,10 +45,9 @@ class Journal:
             offset = 0
             for line in file:
                 if line.endswith(b"\n"):
-                    try:
+                    # A line cut short by a full disk and then written on: only this line is lost.
+                    with contextlib.suppress(ValueError, KeyError, TypeError):
                         self._places.setdefault(json.loads(line)["key"], (segment, offset))
-                    except (ValueError, KeyError, TypeError):
-                        pass  # cut short by a full disk, then written on: only this line is lost
                 offset += len(line)
 
     def get(self, key: str) -> dict[str, Any] | None:
@@ -63,7 +63,9 @@ class Journal:
         if self._file is None:
             self._file = self._segment.open("ab")
         offset = self._file.tell()
-        self._file.write(json.dumps({"key": key, "reply": reply}, ensure_ascii=False).encode() + b"\n")
+        self._file.write(
+            json.dumps({"key": key, "reply": reply}, ensure_ascii=False).encode() + b"\n"
+        )
         self._file.flush()
         self._places[key] = (self._segment, offset)
 

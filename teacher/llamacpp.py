@@ -1,9 +1,9 @@
 """Finds llama.cpp, or builds the pinned source once.
 
-Binaries are looked for in STILLHOUSE_LLAMA_CPP (a directory, or its bin/ or build/bin/), then in the user's cache, then
-on PATH. Where none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is compiled into the cache. The
-converter (convert_hf_to_gguf.py with the gguf package beside it) is always the pinned source's: PyPI's gguf package of
-the same version number differs from it and has no converter.
+Binaries are looked for in STILLHOUSE_LLAMA_CPP (a directory, or its bin/ or build/bin/), then in the user's
+cache, then on PATH. Where none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is
+compiled into the cache. The converter (convert_hf_to_gguf.py with the gguf package beside it) is always the
+pinned source's: PyPI's gguf package of the same version number differs from it and has no converter.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from schemas.errors import StageError
 from schemas.files import whole
@@ -64,7 +65,9 @@ def find(name: str) -> Path | None:
         for place in (Path(chosen), Path(chosen, "bin"), Path(chosen, "build", "bin")):
             if (place / name).is_file():
                 return place / name
-        raise StageError(f"STILLHOUSE_LLAMA_CPP={chosen}: no {name} in it, its bin/ or its build/bin/")
+        raise StageError(
+            f"STILLHOUSE_LLAMA_CPP={chosen}: no {name} in it, its bin/ or its build/bin/"
+        )
     if (_built() / name).is_file():
         return _built() / name
     on_path = shutil.which(name)
@@ -85,7 +88,9 @@ def source(say: Progress = print) -> Path:
             with tarfile.open(sdist) as archive:
                 archive.extractall(scratch, filter="data")
             with whole(tree) as temporary:
-                shutil.move(Path(scratch, f"llama_cpp_python-{VERSION}", "vendor", "llama.cpp"), temporary)
+                shutil.move(
+                    Path(scratch, f"llama_cpp_python-{VERSION}", "vendor", "llama.cpp"), temporary
+                )
     return tree
 
 
@@ -95,16 +100,41 @@ def converter_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in path if p)}
 
 
+def run_tool(name: str, *arguments: str) -> str:
+    """Runs one of llama.cpp's programs to its end and returns what it printed.
+
+    Raises:
+        StageError: it failed; the message carries its last error.
+    """
+    command = [str(binary(name)), *arguments]
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    if done.returncode:
+        raise StageError(f"{name} failed: {last_line(done.stdout)}")
+    return done.stdout
+
+
 def pip_download(requirement: str, sha256: str, to: Path, source_only: bool = False) -> Path:
     """Downloads one distribution, without its dependencies, and checks its sha256 (pip's hash mode)."""
     pinned = to / "requirement.txt"
     pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
     name = requirement.split("==")[0]
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     command += ["--no-binary", name] if source_only else ["--only-binary", name]
     done = subprocess.run([*command, "-d", to, "-r", pinned], capture_output=True, text=True)
     if done.returncode:
-        raise StageError(f"{requirement}: cannot be fetched from the package registry: {last_line(done.stderr)}")
+        raise StageError(
+            f"{requirement}: cannot be fetched from the package registry: {last_line(done.stderr)}"
+        )
     return next(p for p in to.iterdir() if p != pinned)
 
 
@@ -135,7 +165,9 @@ class _lock:
 
 
 def _build(say: Progress) -> None:
-    compiler = os.environ.get("CXX") or next((c for c in ("c++", "g++", "clang++") if shutil.which(c)), None)
+    compiler = os.environ.get("CXX") or next(
+        (c for c in ("c++", "g++", "clang++") if shutil.which(c)), None
+    )
     if not compiler or not shutil.which(compiler.split()[0]):
         raise StageError(
             "no C++ compiler: llama.cpp has to be built once; install one (Debian, Ubuntu: apt-get install g++)"
@@ -152,11 +184,15 @@ def _build(say: Progress) -> None:
         work, log = _home() / "build", _home() / "build.log"
         with log.open("w") as output:
             configure = ["cmake", "-S", str(tree), "-B", str(work), "-G", "Ninja", *_OPTIONS]
-            done = subprocess.run(configure, env=environment, stdout=output, stderr=subprocess.STDOUT)
-            if done.returncode == 0:
-                done = _compile(["cmake", "--build", str(work), "--target", *_TARGETS], environment, output, say)
-        if done.returncode:
-            raise StageError(f"llama.cpp did not build: {last_line(log.read_text(errors='replace'))} (see {log})")
+            code = subprocess.run(
+                configure, env=environment, stdout=output, stderr=output
+            ).returncode
+            if code == 0:
+                command = ["cmake", "--build", str(work), "--target", *_TARGETS]
+                code = _compile(command, environment, output, say)
+        if code:
+            reason = last_line(log.read_text(errors="replace"))
+            raise StageError(f"llama.cpp did not build: {reason} (see {log})")
         with whole(_built()) as temporary:
             temporary.mkdir()
             for target in _TARGETS:
@@ -164,11 +200,18 @@ def _build(say: Progress) -> None:
         shutil.rmtree(work)
 
 
-def _compile(command: list[str], environment: dict[str, str], output, say: Progress) -> subprocess.Popen:
+def _compile(
+    command: list[str], environment: dict[str, str], output: IO[str], say: Progress
+) -> int:
     """Runs ninja, and says how far it is at each tenth of its steps."""
     tenth = 0
     process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     assert process.stdout
     for line in process.stdout:
@@ -177,5 +220,4 @@ def _compile(command: list[str], environment: dict[str, str], output, say: Progr
         if step and int(step[1]) * 10 // int(step[2]) > tenth:
             tenth = int(step[1]) * 10 // int(step[2])
             say(f"building llama.cpp: {step[1]} of {step[2]} steps")
-    process.wait()
-    return process
+    return process.wait()

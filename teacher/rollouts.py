@@ -1,6 +1,7 @@
-"""Runs many episodes at once: bounded workers on a queue of tasks, attempts of a task one after the other."""
+"""Runs many episodes at once: bounded workers, one round of attempts after the other."""
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -18,53 +19,69 @@ async def rollouts(
     workers: int,
     attempts: int = 1,
     hint: str = "never",
-    examples: Callable[[dict[str, Any]], list[list[dict[str, Any]]]] = lambda task: [],
+    examples: Callable[
+        [dict[str, Any], bool], list[list[dict[str, Any]]]
+    ] = lambda task, hinted: [],
 ) -> AsyncIterator[dict[str, Any]]:
     """Yields each trace as it ends.
 
     Args:
         tasks: in the order they are begun; neighbours that share a prompt's beginning share the server's cache.
-        attempts: at most so many at a task; the first that passes its checks is the last.
+        attempts: rounds; a task that passed its checks is not tried again in the next.
         hint: never, retry (from the second attempt on, after a failed one), or always.
-        examples: the worked examples of a task.
+        examples: the worked examples of a task, for an attempt with or without its hint.
 
     Raises:
         StageError: the server is lost; episodes in flight are given up, their replies are in the journal.
     """
-    waiting = iter(tasks)
     done: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+    unsolved = list(tasks)
 
-    async def work() -> None:
-        for task in waiting:  # one iterator for all workers: each takes the next task
-            for attempt in range(attempts):
-                hinted = hint == "always" or (hint == "retry" and attempt > 0)
-                shown = examples(task)
-                trace = await episode.run(
-                    task, domain, client.complete, settings, teacher, attempt, hinted, shown
-                )
-                done.put_nowait(trace)
-                if episode.passed(trace):
-                    break
+    async def work(mine: deque, chunks: list[deque], attempt: int) -> None:
+        hinted = hint == "always" or (hint == "retry" and attempt > 0)
+        while chunk := mine or max(chunks, key=len):
+            task = chunk.popleft() if chunk is mine else chunk.pop()
+            trace = await episode.run(
+                task,
+                domain,
+                client.complete,
+                settings,
+                teacher,
+                attempt,
+                hinted,
+                examples(task, hinted),
+            )
+            if not episode.passed(trace):
+                failed.append(task)
+            done.put_nowait(trace)
 
-    async def report() -> None:
+    async def report(mine: deque, chunks: list[deque], attempt: int) -> None:
         try:
-            await work()
+            await work(mine, chunks, attempt)
             done.put_nowait(None)
         except Exception as error:  # raised again below, where the caller is
             done.put_nowait(error)
 
-    running = [asyncio.create_task(report()) for _ in range(workers)]
-    try:
-        left = workers
-        while left:
-            trace = await done.get()
-            if trace is None:
-                left -= 1
-            elif isinstance(trace, Exception):
-                raise trace
-            else:
-                yield trace
-    finally:
-        for worker in running:
-            worker.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+    for attempt in range(attempts):
+        failed: list[dict[str, Any]] = []
+        # Each worker has a stretch of neighbours, so that the server's slots do not each read every prompt's beginning;
+        # one that is through takes from the end of the longest stretch.
+        size = -(-len(unsolved) // workers) or 1
+        chunks = [deque(unsolved[start : start + size]) for start in range(0, len(unsolved), size)]
+        running = [asyncio.create_task(report(chunk, chunks, attempt)) for chunk in chunks]
+        try:
+            left = len(running)
+            while left:
+                trace = await done.get()
+                if trace is None:
+                    left -= 1
+                elif isinstance(trace, Exception):
+                    raise trace
+                else:
+                    yield trace
+        finally:
+            for worker in running:
+                worker.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        places = {task["id"]: place for place, task in enumerate(tasks)}
+        unsolved = sorted(failed, key=lambda task: places[task["id"]])

@@ -6,6 +6,7 @@ by the mark in the process's environment (flows/run.py).
 """
 
 import asyncio
+import contextlib
 import os
 import secrets
 import signal
@@ -15,7 +16,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,18 +53,31 @@ class LlamaServer:
         log: where its output goes.
     """
 
-    def __init__(self, model: Path, log: Path, slots: int, context: int, template: Path | None = None) -> None:
+    def __init__(
+        self, model: Path, log: Path, slots: int, context: int, template: Path | None = None
+    ) -> None:
         self._log = log
         self._port, self._key = _free_port(), secrets.token_urlsafe(24)
         self._command = [
             str(binary("llama-server")),
-            *("--model", str(model), "--alias", "model", "--host", "127.0.0.1", "--port", str(self._port)),
+            *(
+                "--model",
+                str(model),
+                "--alias",
+                "model",
+                "--host",
+                "127.0.0.1",
+                "--port",
+                str(self._port),
+            ),
             *("--parallel", str(slots), "--ctx-size", str(slots * context), "--jinja", "--offline"),
             *(("--chat-template-file", str(template)) if template else ()),
         ]
         self._process: subprocess.Popen | None = None
         self._starts = 0
-        self.endpoint = Endpoint(f"http://127.0.0.1:{self._port}/v1", self._key, "model", self._restart_if_dead)
+        self.endpoint = Endpoint(
+            f"http://127.0.0.1:{self._port}/v1", self._key, "model", self._restart_if_dead
+        )
 
     def start(self) -> None:
         """Starts it and returns when it answers.
@@ -102,14 +115,10 @@ class LlamaServer:
             return
         if process.poll() is None:
             process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_DRAIN_SECONDS)
-            except subprocess.TimeoutExpired:
-                pass
-        try:
+        with contextlib.suppress(ProcessLookupError):  # nobody of the group is left
             os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # nobody of the group is left
         process.wait()
         self._process = None
 
@@ -130,7 +139,7 @@ class LlamaServer:
             return False
 
 
-@contextmanager
+@contextlib.contextmanager
 def serve(
     model: Path, log: Path, slots: int, context: int, template: Path | None = None
 ) -> Iterator[Endpoint]:

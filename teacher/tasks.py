@@ -13,15 +13,18 @@ from schemas.errors import InputError
 from schemas.validation import check_arguments
 from teacher.checks import answer_matches, state_hash
 from teacher.domain import Blueprint, Domain
-from teacher.episode import text_of
+from teacher.episode import hint, text_of
 
 # Train and exam draw their seeds from disjoint ranges; the domain keeps their entities apart by `split`.
 _FIRST_SEED = {"train": 0, "exam": 500_000_000}
 _SEEDS_A_RECIPE = 1_000_000
 _TRIES = 50
+_TOOL_SETS = 2
 
 
-def sample(domain: Domain, split: str, count: int, seed: int, mix: dict[str, float] | None = None) -> list[dict]:
+def sample(
+    domain: Domain, split: str, count: int, seed: int, mix: dict[str, float] | None = None
+) -> list[dict]:
     """`count` tasks, proven, distinct in what the user says, templates in turn.
 
     Args:
@@ -73,15 +76,21 @@ def build(domain: Domain, template: str, split: str, seed: int) -> dict[str, Any
         if blueprint.answer.options:
             answer["options"] = list(blueprint.answer.options)
         if not answer_matches(answer, blueprint.reply):
-            raise InputError(f"{place}: its own reply does not give its answer: {blueprint.reply!r}, {answer}")
+            raise InputError(
+                f"{place}: its own reply does not give its answer: {blueprint.reply!r}, {answer}"
+            )
         if answer_matches(answer, blueprint.request):
             raise InputError(f"{place}: the request already says the answer {answer['value']!r}")
     elif before == after:
-        raise InputError(f"{place}: no answer to check and a state that does not change: doing nothing would pass")
+        raise InputError(
+            f"{place}: no answer to check and a state that does not change: doing nothing would pass"
+        )
     needed = {tool for tool, _ in blueprint.plan}
     others = sorted(set(domain.tools) - needed)
-    # A task offers what it needs and one or two tools it does not: choosing is part of the work.
-    offered = sorted(needed | set(rng.sample(others, min(len(others), rng.choice((1, 2))))))
+    # A task offers what it needs and one or two tools it does not: choosing is part of the work. A template has few
+    # such sets, so that prompts begin alike and the server's cache serves them.
+    choice = random.Random(f"{template}/{seed % _TOOL_SETS}")
+    offered = sorted(needed | set(choice.sample(others, min(len(others), choice.choice((1, 2))))))
     system = domain.spec["system"] + (f" {note}" if note else "")
     return {
         "version": 1,
@@ -100,21 +109,35 @@ def build(domain: Domain, template: str, split: str, seed: int) -> dict[str, Any
     }
 
 
-def demonstration(task: dict[str, Any], domain: Domain) -> list[dict[str, Any]]:
-    """The messages of a task solved by its plan, from the user's request to the reply: a worked example."""
+def demonstration(
+    task: dict[str, Any], domain: Domain, hinted: bool = False
+) -> list[dict[str, Any]]:
+    """The messages of a task solved by its plan, from the user's request to the reply: a worked example.
+
+    hinted: with the hint that an attempt under a hint gets, so that the example shows how one is followed.
+    """
     world = domain.environment()
     world.reset(**task)
     messages: list[dict[str, Any]] = [{"role": "user", "content": task["request"]}]
     for number, step in enumerate(task["plan"]):
-        function = {"name": step["tool"], "arguments": json.dumps(step["arguments"], ensure_ascii=False)}
+        if hinted:
+            messages.append({"role": "system", "content": hint(task, number)})
+        function = {
+            "name": step["tool"],
+            "arguments": json.dumps(step["arguments"], ensure_ascii=False),
+        }
         call = {"id": f"call_{number}", "type": "function", "function": function}
         result = getattr(world, step["tool"])(**step["arguments"])
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": call["id"], "content": text_of(result)})
+    if hinted:
+        messages.append({"role": "system", "content": hint(task, len(task["plan"]))})
     return [*messages, {"role": "assistant", "content": task["reply"]}]
 
 
-def _replay(domain: Domain, blueprint: Blueprint, split: str, seed: int, place: str) -> tuple[str, str]:
+def _replay(
+    domain: Domain, blueprint: Blueprint, split: str, seed: int, place: str
+) -> tuple[str, str]:
     """State hashes before and after the plan, in a fresh world."""
     world = domain.environment()
     world.reset(seed=seed, split=split)
@@ -138,7 +161,9 @@ def _shares(domain: Domain, mix: dict[str, float] | None) -> dict[str, float]:
     mix = dict(mix or {})
     unknown = set(mix) - set(kinds) - set(domain.templates)
     if unknown:
-        raise InputError(f"tasks.mix.{min(unknown)}: expected a kind or a template of the domain {domain.name}")
+        raise InputError(
+            f"tasks.mix.{min(unknown)}: expected a kind or a template of the domain {domain.name}"
+        )
     shares = {}
     for kind, share in kinds.items():
         own = [n for n, t in domain.templates.items() if t.kind == kind]  # type: ignore[attr-defined]

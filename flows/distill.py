@@ -1,0 +1,218 @@
+"""The flow: plan > generate > filter > train > export > evaluate > publish.
+
+    stillhouse distill legal            runs it here, with Prefect's own ephemeral server, nothing to set up
+    python -m flows.distill             serves it: a weekly scheduled deployment, on this host (`make serve`)
+
+Where PREFECT_API_URL names a server, the run is recorded there instead.
+"""
+
+import contextlib
+import datetime as dt
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# Prefect reads these as it is imported.
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import prefect.settings as prefect_settings  # noqa: E402
+from prefect import flow  # noqa: E402
+
+from flows import recipe as recipes  # noqa: E402
+from flows import stages  # noqa: E402
+from flows.progress import say  # noqa: E402
+from flows.recipe import Recipe  # noqa: E402
+from flows.run import STAGES, Run, default_directory  # noqa: E402
+from schemas.errors import InputError  # noqa: E402
+from schemas.files import read_json  # noqa: E402
+from student import base  # noqa: E402
+from teacher import catalog  # noqa: E402
+from teacher import domain as domains  # noqa: E402
+
+_STAGES = {
+    "plan": stages.plan,
+    "generate": stages.generate,
+    "filter": stages.filter_,
+    "train": stages.train,
+    "export": stages.export,
+    "evaluate": stages.evaluate,
+    "publish": stages.publish,
+}
+
+
+def distill(
+    domain: str, recipe: Recipe, directory: Path, until: str | None = None, only: str | None = None
+) -> dict[str, Any]:
+    """Runs the flow in this process and returns its summary.
+
+    Args:
+        domain: a pack's name or directory. directory: the run's; a run begun there is continued.
+        until: the last stage to run. only: the one stage to run, of a run whose earlier stages are done.
+
+    Raises:
+        InputError, StageError, GateError: as the stages raise them.
+    """
+    work = prepare(domain, recipe)  # bad input is said before a server is started
+    with _embedded(directory):
+        run = Run.open(directory, recipe, work["domain"].name, work["domain"].path)
+        try:
+            for line in run.reaped:
+                say(f"ended what a killed run had left: {line}")
+            return _flow(run, recipe, work, until, only)
+        finally:
+            run.close()
+
+
+def prepare(domain: str, recipe: Recipe) -> dict[str, Any]:
+    """Loads what a run needs and refuses what cannot run."""
+    pack = domains.load(domain)
+    teacher = catalog.load(recipe.teacher, catalog.TEACHERS, "teacher")
+    student = base.load(recipe.student)
+    if teacher["engine"] != "llama.cpp":
+        raise InputError(
+            f"{recipe.teacher}: engine: found {teacher['engine']!r}, expected llama.cpp: no other is served yet"
+        )
+    return {"domain": pack, "teacher": teacher, "student": student}
+
+
+@flow(name="distill", validate_parameters=False)
+def _flow(
+    run: Run, recipe: Recipe, loaded: dict[str, Any], until: str | None, only: str | None
+) -> dict[str, Any]:
+    return run_stages(run, recipe, loaded, until, only)
+
+
+@flow(name="distill")
+def distill_flow(
+    domain: str,
+    recipe: str = "local",
+    run: str | None = None,
+    settings: list[str] | None = None,
+    fresh: bool = False,
+) -> dict[str, Any]:
+    """Distils a domain: what a deployment runs.
+
+    Args:
+        domain: a pack's name or directory. recipe: a recipe's name or file. run: the run's directory.
+        settings: overrides such as "tasks.train=40".
+        fresh: a new directory, named by the time, so that each scheduled run makes a new student.
+    """
+    loaded_recipe = recipes.load(recipe, settings)
+    loaded = prepare(domain, loaded_recipe)
+    directory = Path(run) if run else default_directory(loaded["domain"].name, loaded_recipe.name)
+    if fresh:
+        directory = directory.with_name(f"{directory.name}-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}")
+    with Run.open(directory, loaded_recipe, loaded["domain"].name, loaded["domain"].path) as opened:
+        return run_stages(opened, loaded_recipe, loaded)
+
+
+def run_stages(
+    run: Run,
+    recipe: Recipe,
+    loaded: dict[str, Any],
+    until: str | None = None,
+    only: str | None = None,
+) -> dict[str, Any]:
+    """Runs the stages in order (inside a flow), writes the report and says the summary."""
+    work = stages.Work(run=run, recipe=recipe, **loaded)
+    chosen = [only] if only else STAGES[: STAGES.index(until) + 1] if until else STAGES
+    say(f"{work.domain.name} with recipe {recipe.name}, in {_shown(run.directory)}")
+    try:
+        for name in chosen:
+            before = run.receipt(name)
+            say(f"{name}")
+            _STAGES[name](work)
+            if before is not None and before == run.receipt(name):
+                say(f"{name} is done already")
+    finally:
+        summary = _summary(work)
+    _say_summary(work, summary)
+    return summary
+
+
+def _summary(work: stages.Work) -> dict[str, Any]:
+    from flows.report import write
+
+    receipts = {name: work.run.receipt(name) for name in STAGES}
+    summary: dict[str, Any] = {
+        "run": str(work.directory),
+        "domain": work.domain.name,
+        "stages": {name: receipt["seconds"] for name, receipt in receipts.items() if receipt},
+        "report": str(write(work.directory)),
+    }
+    for key, file in (("funnel", "filter/ledger.json"), ("scorecard", "evaluate/scorecard.json")):
+        if work.path(file).is_file():
+            summary[key] = read_json(work.path(file))
+    if receipts["publish"]:
+        summary["published"] = receipts["publish"]["result"]
+    return summary
+
+
+def _say_summary(work: stages.Work, summary: dict[str, Any]) -> None:
+    say("-" * 60)
+    if funnel := summary.get("funnel"):
+        hinted = funnel["hinted"]["kept"]
+        say(
+            f"funnel     {funnel['tasks']} tasks > {funnel['traces']} traces > {funnel['kept']} kept"
+            f" ({hinted} with a hint)"
+        )
+    if scorecard := summary.get("scorecard"):
+        base_score, student_score = scorecard["models"]["base"], scorecard["models"]["student"]
+        say(f"exam       {'before':>10} {'after':>10}")
+        for calls in student_score["by_calls"]:
+            before, after = base_score["by_calls"][calls], student_score["by_calls"][calls]
+            name = "one call" if calls == "1" else "2+ calls"
+            say(
+                f"  {name:9}{before['passed']:>4} of {before['tasks']:<3}{after['passed']:>4} of {after['tasks']:<3}"
+            )
+    total = sum(summary["stages"].values())
+    say(
+        f"time       {total / 60:.1f} min ({', '.join(f'{k} {v / 60:.1f}' for k, v in summary['stages'].items())})"
+    )
+    say(f"report     {_shown(Path(summary['report']))}")
+    if published := summary.get("published"):
+        say(f"published  {published['name']}:{published['tag']} in {published['store']}")
+        say(f"get it     make pull DOMAIN={work.domain.name}")
+        say(f"talk to it llama-server --jinja -m students/{work.domain.name}/<the .gguf file>")
+
+
+def _shown(path: Path) -> str:
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
+
+
+@contextlib.contextmanager
+def _embedded(directory: Path) -> Iterator[None]:
+    """Prefect with its own server and a database in the run's directory, unless a server is named."""
+    # Its log would repeat every error as a traceback; ours is the line that the command ends with.
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "prefect":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    if os.environ.get("PREFECT_API_URL"):
+        yield
+        return
+    home = {prefect_settings.PREFECT_HOME: directory.resolve() / "prefect"}
+    with prefect_settings.temporary_settings(home):
+        yield
+
+
+def main() -> None:
+    """Serves the deployment `distill/weekly-legal` on this host until it is stopped."""
+    distill_flow.serve(
+        name="weekly",
+        cron="0 2 * * 1",
+        parameters={
+            "domain": os.environ.get("DOMAIN", "legal"),
+            "recipe": os.environ.get("RECIPE", "local"),
+            "fresh": True,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

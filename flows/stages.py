@@ -1,0 +1,535 @@
+"""The stages of a run, one Prefect task each: thin calls into teacher/, schemas/ and student/.
+
+Every stage reads and writes files of the run's directory, so that it can be run again alone and looked at by eye.
+"""
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from flows.progress import say, track
+from flows.recipe import Recipe
+from flows.run import Run
+from schemas.errors import GateError, InputError, StageError
+from schemas.files import read_json, read_jsonl, sha256, sha256_text, whole, write_json, write_jsonl
+from schemas.validation import check_document
+from teacher import catalog, episode, tasks
+from teacher.client import Client
+from teacher.domain import Domain
+from teacher.journal import Journal
+from teacher.rollouts import rollouts
+from teacher.serve import serve
+
+_REPLY_SECONDS = 600
+# Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
+_EXAMPLE_SEEDS = 400_000_000
+_GATE_TRACES = 24
+
+
+@dataclass
+class Work:
+    """What every stage is given: the run's directory, the recipe, the domain, teacher and student."""
+
+    run: Run
+    recipe: Recipe
+    domain: Domain
+    teacher: dict[str, Any]
+    student: dict[str, Any]
+
+    @property
+    def directory(self) -> Path:
+        return self.run.directory
+
+    def path(self, *parts: str) -> Path:
+        return self.directory.joinpath(*parts)
+
+    def digest(self, *sections: str) -> dict[str, str]:
+        """The inputs of a stage that come from outside the run."""
+        return {"recipe": self.recipe.digest(*sections), "domain": self.run.domain["sha256"]}
+
+
+# Receipts decide what is repeated (flows/run.py), so Prefect neither caches nor stores results.
+_ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+
+
+@task(name="plan", **_ONCE)
+def plan(work: Work) -> None:
+    inputs = work.digest("tasks", "teacher", "student")
+    outputs = [
+        work.path("tasks", "train.jsonl"),
+        work.path("tasks", "exam.jsonl"),
+        work.path("plan.json"),
+    ]
+    if not work.run.is_current("plan", inputs):
+        with work.run.stage("plan", inputs, outputs) as result:
+            from teacher.plan import plan as make
+
+            settings = work.recipe.tasks
+            train = tasks.sample(work.domain, "train", settings.train, settings.seed, settings.mix)
+            # Base and student are compared on the domain's own mix, whatever the training mix is.
+            exam = tasks.sample(work.domain, "exam", settings.exam, settings.seed)
+            for row in (*train, *exam):
+                check_document(row, "task", row["id"])
+            # Neighbours share a prompt's beginning, which a server reads once.
+            train.sort(key=lambda row: (row["template"], row["tools"]))
+            write_jsonl(outputs[0], train)
+            write_jsonl(outputs[1], exam)
+            write_json(outputs[2], make(train, exam, work.teacher, work.student, work.recipe))
+            result.update(train=len(train), exam=len(exam))
+    for line in read_json(outputs[2])["lines"]:
+        say(f"  {line}")
+
+
+@task(name="generate", **_ONCE)
+def generate(work: Work) -> None:
+    inputs = {
+        **work.digest("generate", "teacher"),
+        "teacher": sha256_text(str(work.teacher)),
+        **work.run.outputs("plan"),
+    }
+    if work.run.is_current("generate", inputs):
+        return
+    traces = work.path("traces.jsonl")
+    with work.run.stage("generate", inputs, [traces]) as result:
+        result.update(asyncio.run(_generate(work, traces)))
+        say(
+            f"{result['traces']} traces of {result['tasks']} tasks, {result['passed']} passed their checks;"
+            f" {result['requests']} requests sent, {result['replayed']} replies taken from the journal"
+        )
+
+
+async def _generate(work: Work, to: Path) -> dict[str, int]:
+    settings, teacher = work.recipe.generate, work.teacher
+    todo = list(read_jsonl(work.path("tasks", "train.jsonl")))
+    weights = catalog.servable(teacher, say)
+    identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
+    maker = {**identity, "engine": teacher["engine"], "licence": teacher["licence"]["id"]}
+    loop = episode.Settings(
+        max_steps=settings.max_steps,
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
+        top_p=settings.top_p,
+        constrain=settings.constrain,
+        call_prefix=teacher.get("call_prefix", ""),
+    )
+    shown = {
+        name: [
+            tasks.build(work.domain, name, "train", _EXAMPLE_SEEDS + i)
+            for i in range(settings.examples)
+        ]
+        for name in sorted({row["template"] for row in todo})
+    }
+
+    def examples(row: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
+        return [
+            tasks.demonstration(example, work.domain, hinted) for example in shown[row["template"]]
+        ]
+
+    journal = Journal(work.path("journal"))
+    before = len(journal)
+    counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}
+    with (
+        serve(
+            weights,
+            work.path("logs", "teacher.log"),
+            settings.concurrency,
+            teacher["context"] // 4,
+            catalog.template(teacher),
+        ) as endpoint,
+        whole(to) as temporary,
+        track("generate", len(todo)) as advance,
+    ):
+        async with Client(
+            endpoint, identity, journal, settings.concurrency, settings.timeout_s
+        ) as client:
+            rows = []
+            async for trace in rollouts(
+                todo,
+                work.domain,
+                client,
+                loop,
+                maker,
+                settings.concurrency,
+                settings.attempts,
+                settings.hint,
+                examples,
+            ):
+                rows.append(trace)
+                counts["traces"] += 1
+                counts["hinted"] += trace["hinted"]
+                counts["passed"] += episode.passed(trace)
+                if episode.passed(trace) or trace["id"].endswith(f"/{settings.attempts - 1}"):
+                    advance()
+            rows.sort(key=lambda row: row["id"])
+            write_jsonl(temporary, rows)
+    requests = sum(len(row["calls"]) for row in rows)
+    journal.close()
+    return {
+        **counts,
+        "requests": client.sent,
+        "replayed": requests - client.sent,
+        "journal": before,
+    }
+
+
+@task(name="filter", **_ONCE)
+def filter_(work: Work) -> None:
+    inputs = {
+        **work.digest("filter", "student"),
+        **work.run.outputs("plan"),
+        **work.run.outputs("generate"),
+    }
+    if work.run.is_current("filter", inputs):
+        return
+    from schemas.filter import FilterSettings, filter_traces
+    from student.examples import examples
+
+    renderer = _renderer(work)
+
+    def length(trace: dict[str, Any]) -> int:
+        return max(len(example.input_ids) for example in examples(trace, renderer))
+
+    directory = work.path("filter")
+    outputs = [directory / name for name in ("kept.jsonl", "rejected.jsonl", "ledger.json")]
+    with work.run.stage("filter", inputs, outputs) as result:
+        traces = list(read_jsonl(work.path("traces.jsonl")))
+        exam = list(read_jsonl(work.path("tasks", "exam.jsonl")))
+        settings = FilterSettings(**work.recipe.filter.model_dump())
+        judged, ledger = filter_traces(traces, exam, settings, length)
+        write_jsonl(outputs[0], [row for row in judged if row["verdict"]["kept"]])
+        write_jsonl(outputs[1], [row for row in judged if not row["verdict"]["kept"]])
+        write_json(outputs[2], ledger)
+        result.update(traces=ledger["traces"], kept=ledger["kept"])
+        reasons = ", ".join(f"{count} {reason}" for reason, count in ledger["rejected"].items())
+        say(
+            f"{ledger['traces']} traces = {ledger['kept']} kept"
+            f" + {ledger['traces'] - ledger['kept']} rejected ({reasons})"
+        )
+        if not ledger["kept"]:
+            raise StageError(
+                f"{outputs[2]}: no trace was kept, so there is nothing to train on: see rejected.jsonl"
+            )
+
+
+@task(name="train", **_ONCE)
+def train(work: Work) -> None:
+    inputs = {**work.digest("train", "student"), **work.run.outputs("filter")}
+    if work.run.is_current("train", inputs):
+        return
+    from student import base, sft
+    from student.examples import Example, examples
+
+    renderer = _renderer(work)
+    settings = work.recipe.train
+    directory = work.path("train")
+    # What a checkpoint continues must be what it began with.
+    mark = directory / "inputs.json"
+    if not mark.is_file() or read_json(mark) != inputs:
+        shutil.rmtree(directory, ignore_errors=True)
+        write_json(mark, inputs)
+    with work.run.stage(
+        "train",
+        inputs,
+        [directory / "adapter", directory / "log.jsonl", directory / "examples.json"],
+    ) as result:
+        learned: list[Example] = []
+        held_out: list[Example] = []
+        too_long = 0
+        for trace in read_jsonl(work.path("filter", "kept.jsonl")):
+            # A task is held out as a whole, by its id, so that the split stays when traces are added.
+            part = (
+                held_out
+                if int(sha256_text(trace["task"]["id"])[:8], 16) / 2**32 < settings.holdout
+                else learned
+            )
+            for example in examples(trace, renderer):
+                if len(example.input_ids) > settings.max_length:
+                    too_long += 1
+                else:
+                    part.append(example)
+        if not learned:
+            raise StageError(
+                f"{work.path('filter', 'kept.jsonl')}: no example to train on ({too_long} too long)"
+            )
+        counts = {
+            "learned": len(learned),
+            "held_out": len(held_out),
+            "left_out_as_too_long": too_long,
+            "tokens": sum(len(example.input_ids) for example in learned),
+            "learned_tokens": sum(example.learned for example in learned),
+        }
+        write_json(directory / "examples.json", counts)
+        say(
+            f"training on {counts['learned']} examples of {counts['tokens']} tokens, {settings.epochs:g} epochs"
+        )
+        result.update(
+            sft.train(
+                base.prepare(work.student, say),
+                work.student,
+                learned,
+                held_out,
+                settings,
+                directory,
+                say,
+            )
+        )
+
+
+@task(name="export", **_ONCE)
+def export(work: Work) -> None:
+    inputs = {
+        **work.digest("export", "student"),
+        **work.run.outputs("train"),
+        **work.run.outputs("filter"),
+    }
+    if work.run.is_current("export", inputs):
+        return
+    from student import base, gguf, merge, parity
+
+    renderer = _renderer(work)
+    traces = [
+        row
+        for _, row in zip(
+            range(_GATE_TRACES), read_jsonl(work.path("filter", "kept.jsonl")), strict=False
+        )
+    ]
+    name = f"{work.domain.name}-{work.student['name']}"
+    directory = work.path("export")
+    with work.run.stage("export", inputs, [directory]) as result, whole(directory) as temporary:
+        merged = temporary / "vllm"
+        say("merging the adapter into the 16-bit weights")
+        merge.merge(
+            base.prepare(work.student, say),
+            work.path("train", "adapter"),
+            merged,
+            renderer.template,
+        )
+        say("converting to GGUF")
+        full = temporary / "full.gguf"
+        gguf.convert(merged, full, say)
+        report = {}
+        for variant in work.recipe.export.variants:
+            file = temporary / "gguf" / f"{name}-{variant}.gguf"
+            gguf.quantize(full, file, variant)
+            say(f"checking {file.name}: template, prompts, token ids, end of turn, tool call")
+            context = min(work.student["context"], 4096)
+            checks = parity.gate(
+                file, traces, renderer, context, work.path("logs", f"gate-{variant}.log")
+            )
+            report[variant] = checks
+            failed = [check for check in checks if not check["passed"]]
+            if failed:
+                write_json(work.path("logs", "export-gate.json"), report)
+                raise GateError(
+                    f"{file.name}: {failed[0]['name']}: {failed[0]['detail']} (see logs/export-gate.json)"
+                )
+        full.unlink()
+        if not work.recipe.export.vllm:
+            shutil.rmtree(merged)
+        write_json(temporary / "gate.json", report)
+        result.update({variant: len(checks) for variant, checks in report.items()})
+
+
+@task(name="evaluate", **_ONCE)
+def evaluate(work: Work) -> None:
+    inputs = {
+        **work.digest("evaluate", "gate", "student"),
+        **work.run.outputs("plan"),
+        **work.run.outputs("export"),
+    }
+    if work.run.is_current("evaluate", inputs):
+        return
+    from student import base
+    from student import evaluate as exam
+
+    settings = work.recipe.evaluate
+    path = work.path("tasks", "exam.jsonl")
+    rows = list(read_jsonl(path))
+    directory = work.path("evaluate")
+    outputs = [directory / name for name in ("base.jsonl", "student.jsonl", "scorecard.json")]
+    student_file = work.path(
+        "export", "gguf", f"{work.domain.name}-{work.student['name']}-{settings.variant}.gguf"
+    )
+    with work.run.stage("evaluate", inputs, outputs) as result:
+        scores = {}
+        candidates = {
+            "base": (
+                base.gguf(work.student, settings.variant, say),
+                catalog.template(work.student),
+            ),
+            "student": (student_file, None),
+        }
+        for name, (file, template) in candidates.items():
+            digest = sha256(file)
+            with track(f"exam of the {name}", len(rows)) as advance:
+                traces = asyncio.run(
+                    exam.sit(
+                        file,
+                        digest,
+                        rows,
+                        work.domain,
+                        settings,
+                        min(work.student["context"], 2048),
+                        template,
+                        work.path("journal"),
+                        work.path("logs", f"exam-{name}.log"),
+                        advance,
+                    )
+                )
+            write_jsonl(directory / f"{name}.jsonl", traces)
+            scores[name] = exam.score(traces, rows, work.student["name"], file.name, digest)
+            say(f"{name}: {scores[name]['passed']} of {len(rows)} exam tasks")
+        gate = exam.gate(
+            scores["base"],
+            scores["student"],
+            work.recipe.gate.min_gain,
+            work.recipe.gate.min_well_formed,
+        )
+        scorecard = {
+            "version": 1,
+            "domain": work.domain.name,
+            "recipe": work.recipe.name,
+            "created": _now(),
+            "exam": {"tasks": len(rows), "sha256": sha256(path)},
+            "models": scores,
+            "gate": gate,
+        }
+        check_document(scorecard, "scorecard", outputs[2])
+        write_json(outputs[2], scorecard)
+        result.update(
+            base=scores["base"]["passed"], student=scores["student"]["passed"], gate=gate["passed"]
+        )
+
+
+@task(name="publish", **_ONCE)
+def publish(work: Work) -> None:
+    inputs = {
+        **work.digest("publish"),
+        **work.run.outputs("export"),
+        **work.run.outputs("evaluate"),
+    }
+    scorecard = read_json(work.path("evaluate", "scorecard.json"))
+    if not scorecard["gate"]["passed"]:
+        failed = next(check for check in scorecard["gate"]["checks"] if not check["passed"])
+        raise GateError(
+            f"not published: {failed['name']}: {failed['detail']} ({work.path('evaluate', 'scorecard.json')})"
+        )
+    from student import store
+    from student.card import model_card
+
+    target = store.store_directory(work.recipe.publish.store)
+    if work.run.is_current("publish", {**inputs, "store": str(target.resolve())}) and _still_there(
+        work, target
+    ):
+        return
+    directory = work.path("publish")
+    inputs["store"] = str(target.resolve())
+    with work.run.stage("publish", inputs, [directory]) as result, whole(directory) as temporary:
+        temporary.mkdir()
+        ledger = read_json(work.path("filter", "ledger.json"))
+        files = [
+            store.PublishFile(file, file.name, file.stem.rsplit("-", 1)[1], "weight")
+            for file in sorted(work.path("export", "gguf").glob("*.gguf"))
+        ]
+        if work.path("export", "vllm").is_dir():
+            files += store.files_under(work.path("export", "vllm"), "vllm", "vllm")
+        manifest = _manifest(work, scorecard, ledger)
+        described = {
+            **manifest,
+            "files": [{"path": file.name, "variant": file.variant} for file in files],
+        }
+        (temporary / "chat_template.jinja").write_text(_renderer(work).template, encoding="utf-8")
+        (temporary / "README.md").write_text(
+            model_card(described, scorecard, ledger), encoding="utf-8"
+        )
+        write_json(temporary / "scorecard.json", scorecard)
+        write_json(temporary / "recipe.json", work.recipe.model_dump(mode="json"))
+        for name, variant in (
+            ("chat_template.jinja", "template"),
+            ("README.md", "card"),
+            ("scorecard.json", "scorecard"),
+            ("recipe.json", "recipe"),
+        ):
+            files.append(store.PublishFile(temporary / name, name, variant, "doc"))
+        published = store.publish(target, work.domain.name, files, manifest, gate_passed=True)
+        result.update(
+            name=published.name,
+            tag=published.tag,
+            digest=published.digest,
+            store=str(target.resolve()),
+        )
+        write_json(temporary / "published.json", result)
+        say(f"published as {published.name}:{published.tag} in {target}")
+
+
+def _still_there(work: Work, target: Path) -> bool:
+    """Whether the store still holds what the receipt says was published: a store may be emptied by hand."""
+    from student import store
+
+    receipt = work.run.receipt("publish")
+    try:
+        return receipt is not None and bool(
+            store.resolve(target, f"{receipt['result']['name']}:{receipt['result']['tag']}")
+        )
+    except InputError:
+        return False
+
+
+def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> dict[str, Any]:
+    teacher, student = work.teacher, work.student
+    return {
+        "version": 1,
+        "created": _now(),
+        "domain": work.domain.name,
+        "recipe": work.recipe.model_dump(mode="json"),
+        "student": {
+            "name": student["name"],
+            "base": _origin(student),
+            "licence": student["licence"]["id"],
+        },
+        "teacher": {
+            "name": teacher["name"],
+            "licence": teacher["licence"]["id"],
+            "source": _origin(teacher),
+        },
+        "data": {
+            "kept": ledger["kept"],
+            "sha256": sha256(work.path("filter", "kept.jsonl")),
+            "licence": work.domain.spec["licence"],
+        },
+        "scorecard": {
+            "base": scorecard["models"]["base"]["passed"],
+            "student": scorecard["models"]["student"]["passed"],
+            "tasks": scorecard["exam"]["tasks"],
+        },
+    }
+
+
+def _origin(model: dict[str, Any]) -> str:
+    source = model["source"]
+    return str(source.get("pypi") or source.get("hub") or source.get("path") or source.get("url"))
+
+
+def _renderer(work: Work) -> Any:
+    from transformers import AutoTokenizer
+
+    from student import base
+    from student.examples import Renderer
+
+    directory = base.prepare(work.student, say)
+    return Renderer(
+        AutoTokenizer.from_pretrained(directory),
+        base.chat_template(work.student, directory),
+        work.student["stop"],
+    )
+
+
+def _now() -> str:
+    import datetime as dt
+
+    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,132 @@
+"""The exam: a GGUF file, served by llama.cpp, at held-out tasks through the same agent loop as the teacher's.
+
+No worked examples, no hints, no constrained decoding: what a user of the file will get.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from schemas.validation import call_problem, functions_by_name, text_of
+from schemas.wording import marker_in
+from teacher import episode
+from teacher.client import Client
+from teacher.domain import Domain
+from teacher.journal import Journal
+from teacher.rollouts import rollouts
+from teacher.serve import serve
+
+_REPLY_SECONDS = 300
+
+
+async def sit(
+    gguf: Path,
+    sha256: str,
+    tasks: list[dict[str, Any]],
+    domain: Domain,
+    settings: Any,
+    context: int,
+    template: Path | None,
+    journal: Path,
+    log: Path,
+    progress: Callable[[], None],
+) -> list[dict[str, Any]]:
+    """Has a model sit the exam; returns a trace for each task, in the tasks' order.
+
+    Args:
+        gguf, sha256: the file, and the digest that names it in the journal.
+        settings: the recipe's `evaluate` section. context: tokens of one conversation.
+        template: a chat template instead of the file's own (for a base that has none with tools).
+        progress: called as each episode ends.
+    """
+    model = {
+        "model": gguf.name,
+        "revision": sha256,
+        "engine": "llama.cpp",
+        "licence": "see the model card",
+    }
+    loop = episode.Settings(
+        settings.max_steps, settings.max_tokens, settings.temperature, top_p=1.0
+    )
+    replies = Journal(journal)
+    traces = {}
+    with serve(gguf, log, settings.concurrency, context, template) as endpoint:
+        identity = {"model": gguf.name, "revision": sha256}
+        async with Client(
+            endpoint, identity, replies, settings.concurrency, _REPLY_SECONDS
+        ) as client:
+            async for trace in rollouts(tasks, domain, client, loop, model, settings.concurrency):
+                traces[trace["task"]["id"]] = trace
+                progress()
+    replies.close()
+    return [traces[task["id"]] for task in tasks]
+
+
+def score(
+    traces: list[dict[str, Any]], tasks: list[dict[str, Any]], name: str, file: str, sha256: str
+) -> dict[str, Any]:
+    """A model's part of the scorecard (schemas/scorecard.schema.json)."""
+    by_kind, by_calls, by_template = _counts(), _counts(), _counts()
+    turns = {"total": 0, "well_formed": 0}
+    for trace, task in zip(traces, tasks, strict=True):
+        calls = "1" if len(task["plan"]) == 1 else "2+"
+        for part in (by_kind[task["kind"]], by_calls[calls], by_template[task["template"]]):
+            part["tasks"] += 1
+            part["passed"] += episode.passed(trace)
+        for message in trace["messages"]:
+            if message["role"] == "assistant":
+                turns["total"] += 1
+                turns["well_formed"] += well_formed(message, trace["tools"])
+    return {
+        "name": name,
+        "file": file,
+        "sha256": sha256,
+        "tasks": len(traces),
+        "passed": sum(episode.passed(trace) for trace in traces),
+        "by_kind": dict(sorted(by_kind.items())),
+        "by_calls": dict(sorted(by_calls.items())),
+        "by_template": dict(sorted(by_template.items())),
+        "turns": turns,
+        "seconds": round(sum(call["seconds"] for trace in traces for call in trace["calls"]), 1),
+    }
+
+
+def _counts() -> dict[str, dict[str, int]]:
+    return defaultdict(lambda: {"tasks": 0, "passed": 0})
+
+
+def well_formed(message: dict[str, Any], tools: list[dict[str, Any]]) -> bool:
+    """Whether a turn is valid calls, or text that a user can be shown."""
+    calls = message.get("tool_calls") or []
+    content = text_of(message.get("content"))
+    if marker_in(content):
+        return False
+    if not calls:
+        return bool(content.strip())
+    functions = functions_by_name(tools)
+    return all(
+        call_problem(call["function"]["name"], call["function"]["arguments"], functions) is None
+        for call in calls
+    )
+
+
+def gate(
+    base: dict[str, Any], student: dict[str, Any], min_gain: float, min_well_formed: float
+) -> dict[str, Any]:
+    """Whether the student may be published: better than its base by the margin, and its turns in form."""
+    before, after = base["passed"] / base["tasks"], student["passed"] / student["tasks"]
+    form = student["turns"]["well_formed"] / max(1, student["turns"]["total"])
+    checks = [
+        {
+            "name": "better_than_base",
+            "passed": after - before >= min_gain and student["passed"] > base["passed"],
+            "detail": f"{after:.0%} of the exam against {before:.0%}, a gain of {min_gain:.0%} wanted",
+        },
+        {
+            "name": "well_formed",
+            "passed": form >= min_well_formed,
+            "detail": f"{form:.0%} of the turns, {min_well_formed:.0%} wanted",
+        },
+    ]
+    return {"passed": all(check["passed"] for check in checks), "checks": checks}

@@ -1,0 +1,188 @@
+"""The export gate: an exported GGUF must behave as the student that was trained, or it does not count as exported.
+
+Each check asks llama.cpp itself, over the server that will serve the file: the template's bytes, the rendered prompts,
+the token ids, the end of a turn, and a tool call that goes out and comes back.
+"""
+
+import json
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from schemas.validation import call_problem, functions_by_name
+from student.examples import Renderer
+from teacher.serve import Endpoint, serve
+
+# Texts that tokenizers disagree on: spaces, digits, other scripts, emoji, markup, special tokens as plain text.
+ODD_TEXTS = (
+    "  two  spaces\tand a tab\n\n\nthree lines ",
+    "EUR 1234567.89 on 2026-03-02, 007, 3.14159265, 1e-9",
+    "naïve façade – “quotes” … ½ ﬁ ß İ ẞ",
+    "日本語のテキスト、中文文本，한국어 텍스트",
+    "🙂🙃 👩‍👩‍👧‍👦 🇪🇺 é é",
+    'def f(x):\n    return {"a": [1, 2, {"b": null}]}  # tab\there\r\n',
+    "<tool_call>{}</tool_call> <think> </think> [INST] <s> </s>",
+    "a" * 200 + " " + "ab " * 50,
+    "I'll we've DON'T it's O'Neill's",
+    "\u200b\u00a0\ufeff zero width and no-break",
+)
+_TRIES = 8
+
+
+def gate(
+    gguf: Path, traces: list[dict[str, Any]], renderer: Renderer, context: int, log: Path
+) -> list[dict[str, Any]]:
+    """Runs every check on one GGUF file.
+
+    Args:
+        traces: kept traces; their conversations are what the checks are made on.
+        renderer: the student's tokenizer with the template that was trained with.
+        context: tokens the server gives a conversation. log: the server's output.
+
+    Returns:
+        [{"name", "passed", "detail"}], the detail saying what differs, or how much was compared.
+    """
+    checks = [_template(gguf, renderer.template), _stop_token(gguf, renderer)]
+    with serve(gguf, log, slots=1, context=context) as endpoint:
+        checks.append(_rendering(endpoint, traces, renderer))
+        checks.append(_token_ids(endpoint, traces, renderer))
+        checks.append(_ends_turns(endpoint, traces, renderer))
+        checks.append(_round_trip(endpoint, traces))
+    return checks
+
+
+def _result(name: str, problem: str | None, compared: str) -> dict[str, Any]:
+    return {"name": name, "passed": problem is None, "detail": problem or compared}
+
+
+def metadata(gguf: Path, key: str) -> Any:
+    """A metadata value of a GGUF file, or None where it has none."""
+    from gguf import GGUFReader
+
+    field = GGUFReader(gguf).get_field(key)
+    return None if field is None else field.contents()
+
+
+def _template(gguf: Path, template: str) -> dict[str, Any]:
+    found = metadata(gguf, "tokenizer.chat_template")
+    problem = None
+    if found is None:
+        problem = "the file has no chat template"
+    elif found != template:
+        at = next((i for i, (a, b) in enumerate(zip(found, template, strict=False)) if a != b), -1)
+        problem = f"the file's template differs from the trained one, first at character {at}"
+    return _result("template", problem, f"{len(template.encode())} bytes, equal")
+
+
+def _stop_token(gguf: Path, renderer: Renderer) -> dict[str, Any]:
+    wanted = {renderer.tokenizer.convert_tokens_to_ids(token): token for token in renderer.stop}
+    found = metadata(gguf, "tokenizer.ggml.eos_token_id")
+    problem = (
+        None if found in wanted else f"the file ends a turn with token {found}, expected {wanted}"
+    )
+    return _result("stop_token", problem, f"token {found}, {wanted.get(found)}")
+
+
+def _rendering(
+    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer
+) -> dict[str, Any]:
+    compared = 0
+    for trace in traces:
+        for index, message in enumerate(trace["messages"]):
+            if message["role"] != "assistant":
+                continue
+            messages = trace["messages"][:index]
+            served = _post(
+                endpoint, "/apply-template", {"messages": messages, "tools": trace["tools"]}
+            )["prompt"]
+            expected = renderer.text(messages, trace["tools"], add_generation_prompt=True)
+            if served != expected:
+                at = next(
+                    (i for i, (a, b) in enumerate(zip(served, expected, strict=False)) if a != b),
+                    -1,
+                )
+                return _result(
+                    "rendering", f"{trace['id']}: message {index}: differs at character {at}", ""
+                )
+            compared += 1
+    return _result("rendering", None, f"{compared} prompts, equal")
+
+
+def _token_ids(
+    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer
+) -> dict[str, Any]:
+    texts = [*ODD_TEXTS, *(renderer.text(trace["messages"], trace["tools"]) for trace in traces)]
+    for text in texts:
+        body = {"content": text, "add_special": False, "parse_special": True}
+        served, expected = _post(endpoint, "/tokenize", body)["tokens"], renderer.ids(text)
+        if served != expected:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(served, expected, strict=False)) if a != b), -1
+            )
+            return _result("token_ids", f"{text[:60]!r}: differs at token {at}", "")
+    return _result("token_ids", None, f"{len(texts)} texts, equal")
+
+
+def _ends_turns(
+    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer
+) -> dict[str, Any]:
+    """The last turn of real conversations ends by the stop token, and the token is not in the text."""
+    longest = 0
+    for trace in traces[:_TRIES]:
+        body = {
+            "messages": trace["messages"][:-1],
+            "tools": trace["tools"],
+            "temperature": 0,
+            "max_tokens": 512,
+        }
+        choice = _post(endpoint, "/v1/chat/completions", body)["choices"][0]
+        content = choice["message"].get("content") or ""
+        if choice["finish_reason"] == "length":
+            return _result("ends_turns", f"{trace['id']}: no end after 512 tokens", "")
+        if any(token in content for token in renderer.stop):
+            return _result("ends_turns", f"{trace['id']}: the stop token is in the text", "")
+        longest = max(longest, len(content))
+    return _result("ends_turns", None, f"{len(traces[:_TRIES])} turns ended")
+
+
+def _round_trip(endpoint: Endpoint, traces: list[dict[str, Any]]) -> dict[str, Any]:
+    """Some real request is answered with a valid call, and the call's result with a further turn."""
+    problem = "no trace to try"
+    for trace in traces[:_TRIES]:
+        first = next(i for i, m in enumerate(trace["messages"]) if m["role"] == "assistant")
+        messages = trace["messages"][:first]
+        body = {"messages": messages, "tools": trace["tools"], "temperature": 0, "max_tokens": 256}
+        message = _post(endpoint, "/v1/chat/completions", body)["choices"][0]["message"]
+        calls = message.get("tool_calls") or []
+        if not calls:
+            problem = "a request that needs a tool was answered without a call"
+            continue
+        function = calls[0]["function"]
+        fault = call_problem(
+            function["name"], function["arguments"], functions_by_name(trace["tools"])
+        )
+        if fault:
+            problem = f"{fault[0]}: {fault[1]}"
+            continue
+        result = next(m for m in trace["messages"] if m["role"] == "tool")["content"]
+        messages = [
+            *messages,
+            message,
+            {"role": "tool", "tool_call_id": calls[0]["id"], "content": result},
+        ]
+        answer = _post(endpoint, "/v1/chat/completions", {**body, "messages": messages})["choices"][
+            0
+        ]["message"]
+        if answer.get("content") or answer.get("tool_calls"):
+            return _result("tool_round_trip", None, f"called {function['name']}, took its result")
+        problem = "nothing came after the tool's result"
+    return _result("tool_round_trip", problem, "")
+
+
+def _post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Any:
+    """A request to the server's own API (not OpenAI's), which has no client library."""
+    root = endpoint.url.removesuffix("/v1")
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.key}"}
+    request = urllib.request.Request(root + path, json.dumps(body).encode(), headers)
+    with urllib.request.urlopen(request, timeout=300) as reply:
+        return json.load(reply)

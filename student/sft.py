@@ -1,0 +1,157 @@
+"""Supervised fine-tuning of a student with TRL and PEFT, on token ids and labels that student/examples.py made.
+
+The run resumes from its last checkpoint; its log has one JSON line a logged step.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from student.examples import Example
+
+Progress = Callable[[str], None]
+
+
+def train(
+    directory: Path,
+    student: dict[str, Any],
+    examples: list[Example],
+    held_out: list[Example],
+    settings: Any,
+    work: Path,
+    say: Progress = print,
+) -> dict[str, Any]:
+    """Trains a student and leaves the adapter (or, with method full, the weights) in `work`/adapter.
+
+    Args:
+        directory: the untrained student (student/base.py). settings: the recipe's `train` section.
+        examples, held_out: what is learned, and what only its loss is measured on.
+        work: gets checkpoints/, log.jsonl and adapter/.
+
+    Returns:
+        {"steps", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps, tokens passed through in all epochs, loss
+        of the last logged step and of the held-out examples.
+    """
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+    from transformers.trainer_utils import get_last_checkpoint
+    from trl import SFTConfig, SFTTrainer
+
+    set_seed(settings.seed)
+    if not torch.cuda.is_available():
+        _keep_freed_memory()
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, settings.dtype))
+    gpu = torch.cuda.is_available()
+    config = SFTConfig(
+        output_dir=str(work / "checkpoints"),
+        use_cpu=not gpu,
+        bf16=gpu and settings.dtype == "bfloat16",
+        num_train_epochs=settings.epochs,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        gradient_accumulation_steps=settings.accumulation,
+        gradient_checkpointing=gpu,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.scheduler,
+        warmup_steps=settings.warmup_ratio,
+        max_grad_norm=1.0,
+        # Neighbours in length share a batch: on a CPU a padded token costs as much as a real one.
+        train_sampling_strategy="group_by_length",
+        max_length=None,  # nothing is cut: what is too long was rejected by name before
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy="epoch" if held_out else "no",
+        save_strategy="steps",
+        save_steps=settings.save_steps,
+        save_total_limit=2,
+        logging_steps=settings.log_steps,
+        report_to="none",
+        disable_tqdm=True,
+        seed=settings.seed,
+        data_seed=settings.seed,
+        dataloader_pin_memory=gpu,
+    )
+    lora = LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        target_modules=student["lora_targets"],
+        task_type="CAUSAL_LM",
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=config,
+        train_dataset=Dataset.from_list([vars(e) for e in examples]),
+        eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
+        processing_class=tokenizer,
+        peft_config=lora if settings.method == "lora" else None,
+        callbacks=[_Log(work / "log.jsonl", say)],
+    )
+    checkpoint = (
+        get_last_checkpoint(str(work / "checkpoints")) if (work / "checkpoints").is_dir() else None
+    )
+    if checkpoint:
+        say(f"continuing from {Path(checkpoint).name}")
+    started = time.monotonic()
+    result = trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model(str(work / "adapter"))
+    history = trainer.state.log_history
+    return {
+        "steps": result.global_step,
+        "tokens": int(sum(len(e.input_ids) for e in examples) * settings.epochs),
+        "seconds": round(time.monotonic() - started, 1),
+        "loss": next((row["loss"] for row in reversed(history) if "loss" in row), None),
+        "eval_loss": next(
+            (row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None
+        ),
+    }
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep large freed blocks instead of giving them back to the kernel.
+
+    Each step frees and takes again the same large tensors; without this a quarter of the time goes into page faults
+    (145 against 188 tokens/s on two cores, benchmarks/README.md). No effect where the C library is another.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt:
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD of malloc.h: below this, take from the heap
+        mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
+
+
+def _Log(path: Path, say: Progress) -> Any:
+    """A callback that writes each logged step to `path` and says it with the time that is left."""
+    from transformers import TrainerCallback
+
+    class Log(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.begun, self.first = time.monotonic(), state.global_step
+            if state.global_step == 0:
+                path.unlink(missing_ok=True)
+
+        def on_log(
+            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
+        ) -> None:
+            if not logs or not {"loss", "eval_loss"} & set(logs):
+                return
+            row = {"step": state.global_step, "epoch": round(state.epoch or 0, 3), **logs}
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+            done = state.global_step - self.first
+            if "loss" in logs and done:
+                left = (
+                    (time.monotonic() - self.begun) / done * (state.max_steps - state.global_step)
+                )
+                say(
+                    f"step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}, {left / 60:.0f} min left"
+                )
+            elif "eval_loss" in logs:
+                say(f"held-out loss {logs['eval_loss']:.3f}")
+
+    return Log()
