@@ -438,8 +438,16 @@ def _errors_are_logged_in(run: Path) -> None:
     _error_log = run / "logs" / "error.log"
 
 
+def _quieten_libraries() -> None:
+    """Has the libraries keep their own progress bars to themselves; set before any of them is imported."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+
+
 def main() -> None:
     """Runs the command and exits with its code; the only place where an error becomes a line."""
+    _quieten_libraries()
     # A polite kill unwinds the stack, so that servers are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     sys.exit(_run(sys.argv[1:]))

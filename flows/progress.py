@@ -18,8 +18,8 @@ def say(line: str) -> None:
 
 
 @contextmanager
-def track(doing: str, total: int) -> Iterator[Callable[[], None]]:
-    """Gives a function to call as each of `total` pieces of work is done."""
+def track(doing: str, total: int) -> Iterator[Callable[..., None]]:
+    """Gives a function to call as each of `total` pieces of work is done, or with how many of them are."""
     if _console.is_terminal:
         columns = (
             TextColumn("       {task.description}"),
@@ -29,14 +29,14 @@ def track(doing: str, total: int) -> Iterator[Callable[[], None]]:
         )
         with Progress(*columns, console=_console, transient=True) as bar:
             task = bar.add_task(doing, total=total)
-            yield lambda: bar.advance(task)
+            yield lambda pieces=1: bar.advance(task, pieces)
         return
     done = 0
 
-    def advance() -> None:
+    def advance(pieces: int = 1) -> None:
         nonlocal done
-        done += 1
-        if done * 10 // max(total, 1) > (done - 1) * 10 // max(total, 1):
+        before, done = done, done + pieces
+        if done * 10 // max(total, 1) > before * 10 // max(total, 1):
             say(f"{doing}: {done} of {total}")
 
     yield advance

@@ -29,6 +29,8 @@ _REPLY_SECONDS = 600
 # Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
 _EXAMPLE_SEEDS = 400_000_000
 _GATE_TRACES = 24
+# Tokens a conversation with the teacher may have; llama.cpp reserves memory for all of them.
+_TEACHER_CONTEXT = 4096
 
 
 @dataclass
@@ -110,7 +112,7 @@ async def _generate(work: Work, to: Path) -> dict[str, int]:
     identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
     maker = {**identity, "engine": teacher["engine"], "licence": teacher["licence"]["id"]}
     loop = episode.Settings(
-        max_steps=settings.max_steps,
+        max_steps=min(settings.max_steps, work.domain.spec["budgets"]["steps"]),
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         top_p=settings.top_p,
@@ -126,9 +128,9 @@ async def _generate(work: Work, to: Path) -> dict[str, int]:
     }
 
     def examples(row: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
-        return [
-            tasks.demonstration(example, work.domain, hinted) for example in shown[row["template"]]
-        ]
+        # A hint says what to do; one example shows how a hint is followed.
+        chosen = shown[row["template"]][: 1 if hinted else None]
+        return [tasks.demonstration(example, work.domain, hinted) for example in chosen]
 
     journal = Journal(work.path("journal"))
     before = len(journal)
@@ -138,11 +140,11 @@ async def _generate(work: Work, to: Path) -> dict[str, int]:
             weights,
             work.path("logs", "teacher.log"),
             settings.concurrency,
-            teacher["context"] // 4,
+            min(teacher["context"], _TEACHER_CONTEXT),
             catalog.template(teacher),
         ) as endpoint,
         whole(to) as temporary,
-        track("generate", len(todo)) as advance,
+        track("attempts", len(todo) * settings.attempts) as advance,
     ):
         async with Client(
             endpoint, identity, journal, settings.concurrency, settings.timeout_s
@@ -163,18 +165,14 @@ async def _generate(work: Work, to: Path) -> dict[str, int]:
                 counts["traces"] += 1
                 counts["hinted"] += trace["hinted"]
                 counts["passed"] += episode.passed(trace)
-                if episode.passed(trace) or trace["id"].endswith(f"/{settings.attempts - 1}"):
-                    advance()
+                # A task that is solved needs none of its later attempts.
+                attempt = int(trace["id"].rsplit("/", 1)[1])
+                advance(settings.attempts - attempt if episode.passed(trace) else 1)
             rows.sort(key=lambda row: row["id"])
             write_jsonl(temporary, rows)
-    requests = sum(len(row["calls"]) for row in rows)
     journal.close()
-    return {
-        **counts,
-        "requests": client.sent,
-        "replayed": requests - client.sent,
-        "journal": before,
-    }
+    sent = len(journal) - before
+    return {**counts, "requests": sent, "replayed": sum(len(row["calls"]) for row in rows) - sent}
 
 
 @task(name="filter", **_ONCE)
@@ -384,11 +382,13 @@ def evaluate(work: Work) -> None:
             write_jsonl(directory / f"{name}.jsonl", traces)
             scores[name] = exam.score(traces, rows, work.student["name"], file.name, digest)
             say(f"{name}: {scores[name]['passed']} of {len(rows)} exam tasks")
+        wanted = work.recipe.gate
         gate = exam.gate(
             scores["base"],
             scores["student"],
-            work.recipe.gate.min_gain,
-            work.recipe.gate.min_well_formed,
+            wanted.min_gain,
+            wanted.min_well_formed,
+            work.domain.spec.get("exam", {}).get("min_success", 0),
         )
         scorecard = {
             "version": 1,

@@ -47,7 +47,10 @@ async def sit(
         "licence": "see the model card",
     }
     loop = episode.Settings(
-        settings.max_steps, settings.max_tokens, settings.temperature, top_p=1.0
+        min(settings.max_steps, domain.spec["budgets"]["steps"]),
+        settings.max_tokens,
+        settings.temperature,
+        top_p=1.0,
     )
     replies = Journal(journal)
     traces = {}
@@ -70,7 +73,7 @@ def score(
     by_kind, by_calls, by_template = _counts(), _counts(), _counts()
     turns = {"total": 0, "well_formed": 0}
     for trace, task in zip(traces, tasks, strict=True):
-        calls = "1" if len(task["plan"]) == 1 else "2+"
+        calls = str(len(task["plan"])) if len(task["plan"]) < 2 else "2+"
         for part in (by_kind[task["kind"]], by_calls[calls], by_template[task["template"]]):
             part["tasks"] += 1
             part["passed"] += episode.passed(trace)
@@ -112,21 +115,34 @@ def well_formed(message: dict[str, Any], tools: list[dict[str, Any]]) -> bool:
 
 
 def gate(
-    base: dict[str, Any], student: dict[str, Any], min_gain: float, min_well_formed: float
+    base: dict[str, Any],
+    student: dict[str, Any],
+    min_gain: float,
+    min_well_formed: float,
+    min_success: float = 0,
 ) -> dict[str, Any]:
-    """Whether the student may be published: better than its base by the margin, and its turns in form."""
-    before, after = base["passed"] / base["tasks"], student["passed"] / student["tasks"]
+    """Whether the student may be published: better than its base by the margin, and its turns in form.
+
+    min_gain, min_well_formed: the recipe's; min_success: the domain's (exam.min_success). All are shares, 0 to 1.
+    """
+    before, after = (model["passed"] / max(1, model["tasks"]) for model in (base, student))
     form = student["turns"]["well_formed"] / max(1, student["turns"]["total"])
     checks = [
         {
             "name": "better_than_base",
-            "passed": after - before >= min_gain and student["passed"] > base["passed"],
+            # Rounded, because 18/60 - 15/60 is less than 0.05 in floating point.
+            "passed": round(after - before, 9) >= min_gain,
             "detail": f"{after:.0%} of the exam against {before:.0%}, a gain of {min_gain:.0%} wanted",
         },
         {
             "name": "well_formed",
             "passed": form >= min_well_formed,
             "detail": f"{form:.0%} of the turns, {min_well_formed:.0%} wanted",
+        },
+        {
+            "name": "good_enough",
+            "passed": after >= min_success,
+            "detail": f"{after:.0%} of the exam, {min_success:.0%} wanted by the domain",
         },
     ]
     return {"passed": all(check["passed"] for check in checks), "checks": checks}

@@ -24,7 +24,7 @@ def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
             (tokenizer_config.json) look first.
 
     Raises:
-        StageError: the adapter names a tensor that the base does not have.
+        StageError: the adapter names a tensor that the base does not have, or the disk is full.
     """
     with whole(to) as temporary:
         shutil.copytree(base, temporary, ignore=shutil.ignore_patterns(*_WEIGHTS, ".*"))
@@ -50,7 +50,7 @@ def set_template(directory: Path, template: str) -> None:
 
 def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
     import torch
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file, save_file
 
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
@@ -76,7 +76,10 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
                     weight = (weight.to(torch.float32) + scale * delta).to(weight.dtype)
                     merged.add(name)
                 tensors[name] = weight
-        save_file(tensors, to / shard.name, metadata={"format": "pt"})
+        try:
+            save_file(tensors, to / shard.name, metadata={"format": "pt"})
+        except SafetensorError as error:  # a full disk is no OSError there
+            raise StageError(f"{to / shard.name}: cannot be written: {error}") from error
     for index in base.glob("model.safetensors.index.json"):
         shutil.copy2(index, to / index.name)
     missing = sorted(set(pairs) - merged)

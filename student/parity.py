@@ -5,6 +5,7 @@ the token ids, the end of a turn, and a tool call that goes out and comes back.
 """
 
 import json
+import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,24 @@ def gate(
     """
     checks = [_template(gguf, renderer.template), _stop_token(gguf, renderer)]
     with serve(gguf, log, slots=1, context=context) as endpoint:
-        checks.append(_rendering(endpoint, traces, renderer))
-        checks.append(_token_ids(endpoint, traces, renderer))
-        checks.append(_ends_turns(endpoint, traces, renderer))
-        checks.append(_round_trip(endpoint, traces))
+        for name, check in (
+            ("rendering", lambda: _rendering(endpoint, traces, renderer)),
+            ("token_ids", lambda: _token_ids(endpoint, traces, renderer)),
+            ("ends_turns", lambda: _ends_turns(endpoint, traces, renderer)),
+            ("tool_round_trip", lambda: _round_trip(endpoint, traces)),
+        ):
+            try:
+                checks.append(check())
+            except urllib.error.HTTPError as error:  # such as a call that the server cannot read
+                said = error.read().decode(errors="replace")[:200]
+                checks.append(_result(name, f"the server answered {error.code}: {said}", ""))
     return checks
+
+
+def _differ_at(one: Any, other: Any) -> int:
+    """Where two texts or lists that are not equal first differ; the shorter's length where it begins the longer."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(one), len(other)))
 
 
 def _result(name: str, problem: str | None, compared: str) -> dict[str, Any]:
@@ -69,7 +83,7 @@ def _template(gguf: Path, template: str) -> dict[str, Any]:
     if found is None:
         problem = "the file has no chat template"
     elif found != template:
-        at = next((i for i, (a, b) in enumerate(zip(found, template, strict=False)) if a != b), -1)
+        at = _differ_at(found, template)
         problem = f"the file's template differs from the trained one, first at character {at}"
     return _result("template", problem, f"{len(template.encode())} bytes, equal")
 
@@ -97,10 +111,7 @@ def _rendering(
             )["prompt"]
             expected = renderer.text(messages, trace["tools"], add_generation_prompt=True)
             if served != expected:
-                at = next(
-                    (i for i, (a, b) in enumerate(zip(served, expected, strict=False)) if a != b),
-                    -1,
-                )
+                at = _differ_at(served, expected)
                 return _result(
                     "rendering", f"{trace['id']}: message {index}: differs at character {at}", ""
                 )
@@ -116,9 +127,7 @@ def _token_ids(
         body = {"content": text, "add_special": False, "parse_special": True}
         served, expected = _post(endpoint, "/tokenize", body)["tokens"], renderer.ids(text)
         if served != expected:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(served, expected, strict=False)) if a != b), -1
-            )
+            at = _differ_at(served, expected)
             return _result("token_ids", f"{text[:60]!r}: differs at token {at}", "")
     return _result("token_ids", None, f"{len(texts)} texts, equal")
 
@@ -127,7 +136,6 @@ def _ends_turns(
     endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer
 ) -> dict[str, Any]:
     """The last turn of real conversations ends by the stop token, and the token is not in the text."""
-    longest = 0
     for trace in traces[:_TRIES]:
         body = {
             "messages": trace["messages"][:-1],
@@ -141,14 +149,14 @@ def _ends_turns(
             return _result("ends_turns", f"{trace['id']}: no end after 512 tokens", "")
         if any(token in content for token in renderer.stop):
             return _result("ends_turns", f"{trace['id']}: the stop token is in the text", "")
-        longest = max(longest, len(content))
     return _result("ends_turns", None, f"{len(traces[:_TRIES])} turns ended")
 
 
 def _round_trip(endpoint: Endpoint, traces: list[dict[str, Any]]) -> dict[str, Any]:
     """Some real request is answered with a valid call, and the call's result with a further turn."""
     problem = "no trace to try"
-    for trace in traces[:_TRIES]:
+    with_a_call = [t for t in traces if any(m["role"] == "tool" for m in t["messages"])]
+    for trace in with_a_call[:_TRIES]:
         first = next(i for i, m in enumerate(trace["messages"]) if m["role"] == "assistant")
         messages = trace["messages"][:first]
         body = {"messages": messages, "tools": trace["tools"], "temperature": 0, "max_tokens": 256}

@@ -37,8 +37,7 @@ def train(
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
-    from transformers.trainer_utils import get_last_checkpoint
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
     from trl import SFTConfig, SFTTrainer
 
     set_seed(settings.seed)
@@ -91,13 +90,12 @@ def train(
         peft_config=lora if settings.method == "lora" else None,
         callbacks=[_Log(work / "log.jsonl", say)],
     )
-    checkpoint = (
-        get_last_checkpoint(str(work / "checkpoints")) if (work / "checkpoints").is_dir() else None
-    )
+    trainer.remove_callback(PrinterCallback)  # `say` tells it; standard output is the command's
+    checkpoint = _last_checkpoint(work / "checkpoints")
     if checkpoint:
-        say(f"continuing from {Path(checkpoint).name}")
+        say(f"continuing from {checkpoint.name}")
     started = time.monotonic()
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(work / "adapter"))
     history = trainer.state.log_history
     return {
@@ -109,6 +107,12 @@ def train(
             (row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None
         ),
     }
+
+
+def _last_checkpoint(directory: Path) -> Path | None:
+    """The newest whole checkpoint: its state is written last, so one that a kill cut short has none."""
+    whole = [state.parent for state in directory.glob("checkpoint-*/trainer_state.json")]
+    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 def _keep_freed_memory() -> None:
@@ -127,13 +131,25 @@ def _keep_freed_memory() -> None:
 
 def _Log(path: Path, say: Progress) -> Any:
     """A callback that writes each logged step to `path` and says it with the time that is left."""
+    import torch
     from transformers import TrainerCallback
 
     class Log(TrainerCallback):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             self.begun, self.first = time.monotonic(), state.global_step
-            if state.global_step == 0:
-                path.unlink(missing_ok=True)
+            # What was logged after the checkpoint that is continued from is logged again.
+            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+            rows = [line for line in lines if line.endswith("}")]  # a kill may cut the last short
+            kept = [row for row in rows if json.loads(row)["step"] <= state.global_step]
+            path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
+
+        def on_epoch_begin(
+            self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
+        ) -> None:
+            # The order is drawn from torch's global state otherwise, which a run that is continued within an epoch
+            # has lost: it would learn some examples twice and others never.
+            order = torch.Generator().manual_seed(args.seed + int(state.epoch or 0))
+            train_dataloader.batch_sampler.sampler.generator = order
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any

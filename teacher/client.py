@@ -1,10 +1,12 @@
 """Requests to a served model: bounded concurrency, retries, usage; each reply journalled before it is used."""
 
 import asyncio
+import json
 import random
 import time
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 import openai
 
@@ -14,6 +16,11 @@ from teacher.serve import Endpoint
 
 # Seconds before a retry: doubled each time, jittered so that many clients do not return at once.
 _FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.5, 30.0, 6
+_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
+
+
+class _NoMessage(Exception):
+    """The server answered, and there is no message in what it said."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,10 @@ class Client:
             api_key=self._endpoint.key,
             max_retries=0,
             timeout=self._timeout,
-            http_client=openai.DefaultAioHttpClient(),
+            # A proxy of the environment is the way to a remote server, never to one on this machine.
+            http_client=openai.DefaultAioHttpClient(
+                trust_env=urlsplit(self._endpoint.url).hostname not in _THIS_MACHINE
+            ),
         )
         return self
 
@@ -75,7 +85,8 @@ class Client:
             parameters: temperature, top_p, max_tokens, tool_choice, extra_body.
 
         Returns:
-            A Reply; a request that the server refuses for good (400, 413, 422) comes back with its `error`.
+            A Reply; a request that the server refuses for good (400, 413, 422), or to which it gives no message
+            however often it is asked, comes back with its `error`.
 
         Raises:
             StageError: the server stays unreachable or refuses the key.
@@ -98,7 +109,7 @@ class Client:
         if not body["tools"]:
             del body["tools"]
             body.pop("tool_choice", None)
-        wait, last = _FIRST_WAIT, ""
+        wait, last, answered = _FIRST_WAIT, "", False
         for _ in range(_TRIES):
             started = time.monotonic()
             try:
@@ -113,33 +124,51 @@ class Client:
                 openai.PermissionDeniedError,
                 openai.NotFoundError,
             ) as error:
-                raise StageError(f"{self._endpoint.url}: refused: {_first_line(error)}") from None
+                raise StageError(
+                    f"{self._endpoint.url}: refused: {self._first_line(error)}"
+                ) from None
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                return _failed(_first_line(error), time.monotonic() - started)
+                return _failed(self._first_line(error), time.monotonic() - started)
             except (openai.APIConnectionError, openai.APIStatusError) as error:
                 if isinstance(error, openai.APIStatusError) and error.status_code == 413:
-                    return _failed(_first_line(error), time.monotonic() - started)
-                last = _first_line(error)
+                    return _failed(self._first_line(error), time.monotonic() - started)
+                last, answered = self._first_line(error), False
+            except (_NoMessage, json.JSONDecodeError) as error:
+                last, answered = self._first_line(error), True
             await self._endpoint.revive()
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))
             wait = min(wait * 2, _LONGEST_WAIT)
+        if answered:
+            return _failed(last, time.monotonic() - started)
         raise StageError(f"{self._endpoint.url}: no reply after {_TRIES} tries: {last}")
+
+    def _first_line(self, error: Exception) -> str:
+        """What an error says. A server may quote the key that it was sent: that stays here."""
+        cause: BaseException = error
+        while cause.__cause__ and str(cause.__cause__):  # "timed out" is also said of a closed port
+            cause = cause.__cause__
+        lines = str(cause).replace(self._endpoint.key or "\n", "***").splitlines()
+        return lines[0][:300] if lines else type(error).__name__
 
 
 def _stored(completion: Any, seconds: float) -> dict[str, Any]:
-    choice, usage = completion.choices[0], completion.usage
+    # The library checks nothing of what a server sends: any part may be missing, or the whole be a proxy's page.
+    choice = next(iter(getattr(completion, "choices", None) or []), None)
+    if getattr(choice, "message", None) is None:
+        raise _NoMessage("the reply has no message")
     message = {
         k: v
         for k, v in choice.message.model_dump(exclude_unset=True).items()
         if v not in (None, [])
     }
+    usage = getattr(completion, "usage", None)
     return {
-        "message": message,
-        "finish_reason": choice.finish_reason or "",
+        # Half of a surrogate pair, which JSON can say and no file can hold, becomes a question mark.
+        "message": json.loads(json.dumps(message, ensure_ascii=False).encode(errors="replace")),
+        "finish_reason": getattr(choice, "finish_reason", None) or "",
         "seconds": round(seconds, 3),
         "usage": {
-            "prompt_tokens": usage.prompt_tokens if usage else 0,
-            "completion_tokens": usage.completion_tokens if usage else 0,
+            name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")
         },
     }
 
@@ -153,7 +182,3 @@ def _failed(error: str, seconds: float) -> dict[str, Any]:
         "usage": usage,
         "error": error,
     }
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0][:300] if str(error) else type(error).__name__

@@ -11,6 +11,7 @@ from typing import Any
 
 from schemas.filter import HINT_HEADER
 from schemas.validation import check_arguments, parse_json
+from schemas.validation import text_of as content_text
 from teacher.checks import answer_matches, state_hash
 from teacher.client import Reply
 from teacher.domain import Domain
@@ -90,8 +91,12 @@ async def run(
             after = "none" if hinted else "auto"
             parameters["tool_choice"] = "required" if called < wanted else after
         begun = []
+        parameters.pop("extra_body", None)
         if settings.call_prefix and parameters.get("tool_choice") == "required":
             begun = [{"role": "assistant", "content": settings.call_prefix}]
+        if settings.call_prefix and parameters.get("tool_choice") == "none":
+            # llama.cpp parses no call here, but lets the model write one: its first character is ruled out.
+            parameters["extra_body"] = {"logit_bias": [[settings.call_prefix[0], False]]}
         reply = await complete(shown + begun, tools, attempt, **parameters)
         requests.append(
             {
@@ -213,16 +218,23 @@ def _error(message: str) -> str:
     return json.dumps({"error": message[:500]}, ensure_ascii=False)
 
 
+def _json_text(arguments: Any) -> str:
+    """Arguments as JSON text: some servers send them parsed, and none where a tool takes none."""
+    if isinstance(arguments, str):
+        return arguments or "{}"
+    return json.dumps(arguments or {}, ensure_ascii=False)
+
+
 def _assistant(message: dict[str, Any], step: int) -> dict[str, Any]:
     """The part of a reply that a conversation keeps; ids are ours, since a model's may be anything."""
-    kept: dict[str, Any] = {"role": "assistant", "content": message.get("content") or ""}
+    kept: dict[str, Any] = {"role": "assistant", "content": content_text(message.get("content"))}
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if reasoning:
         kept["reasoning_content"] = reasoning
     calls = [
         call
         for call in message.get("tool_calls") or []
-        if call.get("type", "function") == "function"
+        if (call.get("type") or "function") == "function" and call.get("function")
     ]
     if calls:
         kept["tool_calls"] = [
@@ -230,8 +242,8 @@ def _assistant(message: dict[str, Any], step: int) -> dict[str, Any]:
                 "id": f"call_{step}_{number}",
                 "type": "function",
                 "function": {
-                    "name": call["function"]["name"],
-                    "arguments": call["function"]["arguments"] or "{}",
+                    "name": call["function"].get("name") or "",
+                    "arguments": _json_text(call["function"].get("arguments")),
                 },
             }
             for number, call in enumerate(calls)

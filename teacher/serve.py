@@ -7,13 +7,13 @@ by the mark in the process's environment (flows/run.py).
 
 import asyncio
 import contextlib
+import http.client
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -25,6 +25,8 @@ from teacher.llamacpp import binary, last_line
 _READY_SECONDS = 120
 _DRAIN_SECONDS = 20
 _RESTARTS = 3
+# A proxy of the environment is no way to 127.0.0.1.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @dataclass
@@ -88,15 +90,18 @@ class LlamaServer:
         self._log.parent.mkdir(parents=True, exist_ok=True)
         self._starts += 1
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                # The key travels in the environment: the process list shows command lines to everyone.
-                env={**os.environ, "LLAMA_API_KEY": self._key},
-            )
+            try:
+                self._process = subprocess.Popen(
+                    self._command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    # The key travels in the environment: the process list shows command lines to everyone.
+                    env={**os.environ, "LLAMA_API_KEY": self._key},
+                )
+            except OSError as error:
+                raise StageError(f"{self._command[0]}: cannot be run: {error.strerror}") from error
         deadline = time.monotonic() + _READY_SECONDS
         while time.monotonic() < deadline:
             if self._process.poll() is not None:
@@ -128,14 +133,15 @@ class LlamaServer:
         if self._starts > _RESTARTS:
             reason = last_line(self._log.read_text(errors="replace")[-20_000:])
             raise StageError(f"llama-server died {self._starts} times: {reason} (see {self._log})")
+        self.stop()  # what the dead one started may still live
         self.start()
 
     def _answers(self) -> bool:
         request = urllib.request.Request(f"http://127.0.0.1:{self._port}/health")
         try:
-            with urllib.request.urlopen(request, timeout=2) as reply:
+            with _DIRECT.open(request, timeout=2) as reply:
                 return reply.status == 200
-        except (urllib.error.URLError, OSError):
+        except (OSError, http.client.HTTPException):
             return False
 
 

@@ -1,0 +1,458 @@
+"""The client against a scripted server: what is sent, what is sent again, what is on disk."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import StageError
+from teacher import client as module
+from teacher.client import Client, Reply
+from teacher.journal import Journal
+from teacher.serve import Endpoint
+
+KEY = "sk-the-secret-of-this-test"
+IDENTITY = {"model": "m", "revision": "r"}
+ASK = [{"role": "user", "content": "How many?"}]
+TOOLS = [{"type": "function", "function": {"name": "count", "parameters": {"type": "object"}}}]
+NO_USAGE = {"prompt_tokens": 0, "completion_tokens": 0}
+
+Scripted = tuple[int, Any]
+
+
+def said(content: str = "Seven.", **more: Any) -> Scripted:
+    message = {"role": "assistant", "content": content, **more}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 11, "completion_tokens": 3, "total_tokens": 14}
+    return 200, {"id": "1", "object": "chat.completion", "choices": [choice], "usage": usage}
+
+
+def refused(status: int, message: str = "no") -> Scripted:
+    return status, {"error": {"message": message, "type": "t", "code": status}}
+
+
+class Server:
+    """Gives the scripted replies in order, the last one again and again, and keeps what it was sent.
+
+    A reply is (status, JSON), (status, the very bytes), or None: the connection is dropped.
+    """
+
+    def __init__(self, port: int = 0) -> None:
+        self.script: list[Scripted | None] = [said()]
+        self.bodies: list[dict[str, Any]] = []
+        self.keys: list[str | None] = []
+        self.before_reply: Callable[[dict[str, Any]], None] = lambda body: None
+        outer, lock = self, threading.Lock()
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    outer.bodies.append(body)
+                    outer.keys.append(self.headers["Authorization"])
+                    reply = outer.script.pop(0) if len(outer.script) > 1 else outer.script[0]
+                outer.before_reply(body)
+                if reply is None:
+                    self.close_connection = True
+                    return
+                status, content = reply
+                data = content if isinstance(content, bytes) else json.dumps(content).encode()
+                self.send_response(status)
+                page = data.startswith(b"<")
+                self.send_header("Content-Type", "text/html" if page else "application/json")
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        class Http(ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, *_: Any) -> None:
+                pass  # a client that gave up
+
+        self._http = Http(("127.0.0.1", port), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with contextlib.closing(Server()) as scripted:
+        yield scripted
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with contextlib.closing(Journal(tmp_path / "journal")) as opened:
+        yield opened
+
+
+@pytest.fixture(autouse=True)
+def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.005)
+    monkeypatch.setattr(module, "_LONGEST_WAIT", 0.01)
+
+
+def talk(
+    url: str,
+    journal: Journal,
+    *asks: Callable[[Client], Awaitable[Any]],
+    restart: Callable[[], None] | None = None,
+    concurrency: int = 2,
+    timeout: float = 20,
+    identity: dict[str, str] = IDENTITY,
+) -> tuple[list[Any], int]:
+    """What each of `asks`, begun together, returned, and the number of requests sent."""
+
+    async def scene() -> tuple[list[Any], int]:
+        endpoint = Endpoint(url, KEY, "served-name", restart)
+        async with Client(endpoint, identity, journal, concurrency, timeout) as client:
+            return list(await asyncio.gather(*(ask(client) for ask in asks))), client.sent
+
+    return asyncio.run(scene())
+
+
+def how_many(client: Client) -> Awaitable[Reply]:
+    return client.complete(ASK, TOOLS, 0, temperature=0.2, max_tokens=80)
+
+
+def closed_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+# ------------------------------------------------------------------------------------- requests
+
+
+def test_a_reply_has_the_message_its_usage_and_why_it_ended(
+    server: Server, journal: Journal
+) -> None:
+    call = {"id": "x", "type": "function", "function": {"name": "count", "arguments": "{}"}}
+    server.script = [said("", tool_calls=[call], reasoning_content="Let me count.")]
+    [reply], sent = talk(server.url, journal, how_many)
+    assert reply.message == {
+        "role": "assistant",
+        "content": "",
+        "reasoning_content": "Let me count.",
+        "tool_calls": [call],
+    }
+    assert reply.usage == {"prompt_tokens": 11, "completion_tokens": 3}
+    assert (reply.finish_reason, reply.error, sent) == ("stop", None, 1)
+    assert reply.seconds >= 0
+
+
+def test_the_server_is_sent_the_conversation_its_own_name_for_the_model_and_the_key(
+    server: Server, journal: Journal
+) -> None:
+    talk(server.url, journal, how_many)
+    assert server.bodies == [
+        {
+            "model": "served-name",
+            "messages": ASK,
+            "tools": TOOLS,
+            "temperature": 0.2,
+            "max_tokens": 80,
+        }
+    ]
+    assert server.keys == [f"Bearer {KEY}"]
+
+
+def test_without_tools_no_tool_choice_is_sent(server: Server, journal: Journal) -> None:
+    talk(server.url, journal, lambda client: client.complete(ASK, [], 0, tool_choice="required"))
+    assert set(server.bodies[0]) == {"model", "messages"}
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
+    server: Server, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.message
+
+
+# ------------------------------------------------------------------------------------- journal
+
+
+def test_a_reply_is_on_disk_before_it_is_returned(
+    server: Server, journal: Journal, tmp_path: Path
+) -> None:
+    async def ask(client: Client) -> None:
+        reply = await how_many(client)
+        on_disk = Journal(tmp_path / "journal").get(reply.key)
+        assert on_disk and on_disk["message"] == reply.message
+
+    talk(server.url, journal, ask)
+
+
+def test_a_reply_that_cannot_be_written_is_not_returned(
+    server: Server, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(journal, "put", full)
+    with pytest.raises(OSError, match="No space left"):
+        talk(server.url, journal, how_many)
+
+
+def test_a_journalled_request_is_not_sent_again(
+    server: Server, journal: Journal, tmp_path: Path
+) -> None:
+    [first], _ = talk(server.url, journal, how_many)
+    [again], sent = talk(f"http://127.0.0.1:{closed_port()}/v1", journal, how_many)
+    [restarted], _ = talk("http://127.0.0.1:1/v1", Journal(tmp_path / "journal"), how_many)
+    assert first == again == restarted
+    assert (sent, len(server.bodies)) == (0, 1)
+
+
+def test_another_sample_parameter_or_revision_is_sent(server: Server, journal: Journal) -> None:
+    asks: list[Callable[[Client], Awaitable[Reply]]] = [
+        lambda client: client.complete(ASK, TOOLS, 1, temperature=0.2, max_tokens=80),
+        lambda client: client.complete(ASK, TOOLS, 0, temperature=0.3, max_tokens=80),
+        lambda client: client.complete(ASK, [], 0, temperature=0.2, max_tokens=80),
+        lambda client: client.complete(ASK * 2, TOOLS, 0, temperature=0.2, max_tokens=80),
+    ]
+    talk(server.url, journal, how_many, *asks)
+    talk(server.url, journal, how_many, identity={"model": "m", "revision": "other"})
+    assert len(server.bodies) == len(journal) == 6
+
+
+# ------------------------------------------------------------------------------------- retries
+
+
+@pytest.mark.parametrize(
+    "trouble", [refused(429), refused(500), refused(503), refused(409), (502, b"<p>gone</p>"), None]
+)
+def test_trouble_that_passes_is_waited_out(
+    server: Server, journal: Journal, trouble: Scripted | None
+) -> None:
+    server.script = [trouble, trouble, said()]
+    [reply], sent = talk(server.url, journal, how_many)
+    assert reply.message["content"] == "Seven." and reply.error is None
+    assert sent == len(server.bodies) == 3
+    assert len(journal) == 1
+
+
+def test_a_reply_that_takes_too_long_is_asked_for_again(server: Server, journal: Journal) -> None:
+    release = threading.Event()
+    server.before_reply = lambda body: (len(server.bodies) == 1 and release.wait(10)) and None
+    [reply], sent = talk(server.url, journal, how_many, timeout=0.3)
+    release.set()
+    assert reply.message and sent == 2
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        (200, {"id": "1", "choices": []}),
+        (200, {"id": "1"}),
+        (200, {"id": "1", "choices": None}),
+        (200, {"id": "1", "choices": [{"index": 0, "message": None, "finish_reason": "stop"}]}),
+        (200, {"id": "1", "choices": [{"index": 0}]}),
+        (200, {"id": "1", "choices": [None]}),
+        (200, []),
+        (200, None),
+        (200, b"<html>Sign in to the proxy</html>"),
+        (200, b""),
+        (200, b'{"choices": [{"mess'),
+    ],
+)
+def test_an_answer_without_a_message_is_asked_for_again_and_then_an_error(
+    server: Server, journal: Journal, strange: Scripted
+) -> None:
+    server.script = [strange, said()]
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.message and len(server.bodies) == 2
+    server.script = [strange]
+    [reply], sent = talk(server.url, journal, lambda client: client.complete(ASK, [], 0))
+    assert reply.message is None and reply.finish_reason == "error"
+    assert reply.error
+    assert sent == module._TRIES
+    assert journal.get(reply.key)
+
+
+@pytest.mark.parametrize("status", [400, 413, 422])
+def test_a_request_that_is_refused_for_good_is_an_error_reply_and_journalled(
+    server: Server, journal: Journal, status: int
+) -> None:
+    server.script = [refused(status, "the request exceeds the context\nsize"), said()]
+    [reply], sent = talk(server.url, journal, how_many)
+    assert reply.message is None and reply.finish_reason == "error"
+    assert "exceeds the context" in reply.error and "\n" not in reply.error
+    assert reply.usage == NO_USAGE
+    [again], sent_again = talk(server.url, journal, how_many)
+    assert again == reply
+    assert (sent, sent_again) == (1, 0)
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_refused_key_or_address_ends_the_stage_at_once(
+    server: Server, journal: Journal, status: int
+) -> None:
+    server.script = [refused(status, "go away")]
+    with pytest.raises(StageError, match=r"127\.0\.0\.1.*: refused: .*go away") as raised:
+        talk(server.url, journal, how_many)
+    assert "\n" not in str(raised.value)
+    assert len(server.bodies) == 1
+    assert len(journal) == 0
+
+
+def test_trouble_that_stays_ends_the_stage_and_is_not_journalled(
+    server: Server, journal: Journal
+) -> None:
+    server.script = [refused(500, "out of memory")]
+    with pytest.raises(StageError, match=f"no reply after {module._TRIES} tries: .*out of memory"):
+        talk(server.url, journal, how_many)
+    assert len(server.bodies) == module._TRIES
+    assert len(journal) == 0
+
+
+def test_a_server_that_is_not_there_ends_the_stage(journal: Journal) -> None:
+    with pytest.raises(StageError, match="no reply after 6 tries: .*Connect call failed"):
+        talk(f"http://127.0.0.1:{closed_port()}/v1", journal, how_many)
+
+
+def test_a_dead_server_is_restarted_once_and_the_request_sent_again(journal: Journal) -> None:
+    port, started = closed_port(), []
+
+    def restart() -> None:
+        started.append(Server(port))
+
+    try:
+        [reply], sent = talk(f"http://127.0.0.1:{port}/v1", journal, how_many, restart=restart)
+    finally:
+        for server in started:
+            server.close()
+    assert reply.message["content"] == "Seven."
+    assert (len(started), sent) == (1, 2)
+
+
+def test_a_server_that_cannot_be_restarted_ends_the_stage_with_its_reason(journal: Journal) -> None:
+    def restart() -> None:
+        raise StageError("llama-server died 4 times: out of memory")
+
+    with pytest.raises(StageError, match="died 4 times"):
+        talk(f"http://127.0.0.1:{closed_port()}/v1", journal, how_many, restart=restart)
+
+
+# ------------------------------------------------------------------------------------- concurrency
+
+
+def test_no_more_requests_are_in_flight_than_there_are_slots(
+    server: Server, journal: Journal
+) -> None:
+    flying, most, lock = 0, 0, threading.Lock()
+
+    def fly(body: dict[str, Any]) -> None:
+        nonlocal flying, most
+        with lock:
+            flying += 1
+            most = max(most, flying)
+        time.sleep(0.02)
+        with lock:
+            flying -= 1
+
+    server.before_reply = fly
+    asks = [lambda client, n=n: client.complete(ASK, [], n) for n in range(12)]
+    replies, _ = talk(server.url, journal, *asks, concurrency=3)
+    assert len(replies) == 12
+    assert most == 3
+
+
+def test_a_request_that_waits_to_be_sent_again_holds_no_slot(
+    server: Server, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_FIRST_WAIT", 0.6)
+    server.script = [refused(429), said()]
+    ended: list[int] = []
+
+    def ask(sample: int) -> Callable[[Client], Awaitable[None]]:
+        async def scene(client: Client) -> None:
+            await client.complete(ASK, [], sample)
+            ended.append(sample)
+
+        return scene
+
+    talk(server.url, journal, ask(0), ask(1), concurrency=1)
+    assert ended == [1, 0]
+
+
+# ------------------------------------------------------------------------------------- strange replies
+
+
+@pytest.mark.parametrize("usage", ["absent", None, {}, {"prompt_tokens": None}])
+def test_missing_usage_counts_as_none_used(server: Server, journal: Journal, usage: Any) -> None:
+    status, body = said()
+    del body["usage"]
+    server.script = [(status, body if usage == "absent" else {**body, "usage": usage})]
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.message and reply.usage == NO_USAGE
+
+
+def test_a_missing_finish_reason_is_an_empty_one(server: Server, journal: Journal) -> None:
+    status, body = said()
+    del body["choices"][0]["finish_reason"]
+    server.script = [(status, body)]
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.message and reply.finish_reason == ""
+
+
+def test_half_of_a_surrogate_pair_does_not_stop_the_run(server: Server, journal: Journal) -> None:
+    server.script = [said("half \ud83d of it", reasoning_content="\udc00")]
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.message["content"] == "half ? of it"
+    stored = journal.get(reply.key)
+    assert stored and stored["message"] == reply.message
+
+
+# ------------------------------------------------------------------------------------- the key
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_the_api_key_is_in_no_error_no_log_and_no_journal(
+    server: Server,
+    journal: Journal,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    status: int,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    server.script = [refused(status, f"Incorrect API key provided: {KEY}.")]
+    shown = ""
+    try:
+        [reply], _ = talk(server.url, journal, how_many)
+        shown = str(reply)
+    except StageError as error:
+        shown = repr(error)
+    assert "Incorrect API key provided: ***." in shown
+    assert KEY not in shown
+    own = [record.getMessage() for record in caplog.records if record.name != "asyncio"]
+    assert KEY not in "\n".join(own)
+    written = [path.read_text() for path in tmp_path.rglob("*.jsonl")]
+    assert KEY not in "".join(written)
+
+
+def test_the_api_key_is_not_in_the_repr_of_an_endpoint() -> None:
+    assert KEY not in repr(Endpoint("http://127.0.0.1:1/v1", KEY, "m"))

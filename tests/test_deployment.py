@@ -1,0 +1,117 @@
+"""The scheduled deployment against a real local Prefect server: created, triggered, run to its end."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def call(url: str, body: dict[str, Any] | None = None) -> Any:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return json.load(reply)
+
+
+def wait_for(what: Any, seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            if found := what():
+                return found
+        except OSError:
+            pass  # the server is not up yet
+        time.sleep(0.5)
+    raise AssertionError(f"not within {seconds:g} seconds")
+
+
+def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    api = f"http://127.0.0.1:{port}/api"
+    environment = {
+        **os.environ,
+        "PREFECT_HOME": str(tmp_path / "prefect"),
+        "PREFECT_API_URL": api,
+        "STILLHOUSE_STORE": str(tmp_path / "store"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    processes = []
+
+    def start(*arguments: str, log: str) -> None:
+        with (tmp_path / log).open("w") as output:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, "-m", *arguments],
+                    cwd=ROOT,
+                    env=environment,
+                    stdout=output,
+                    stderr=output,
+                )
+            )
+
+    try:
+        start(
+            "prefect",
+            "server",
+            "start",
+            "--host",
+            "127.0.0.1",
+            "--port",
+            str(port),
+            log="server.log",
+        )
+        wait_for(lambda: call(f"{api}/health"), 120)
+        start("flows.distill", log="serve.log")
+        deployment = wait_for(lambda: call(f"{api}/deployments/filter", {}), 120)[0]
+        assert deployment["name"] == "weekly"
+        assert deployment["schedules"][0]["schedule"]["cron"] == "0 2 * * 1"
+        settings = [
+            "tasks.train=4",
+            "tasks.exam=2",
+            "tasks.mix={lookup: 1, workflow: 0}",
+            "train.epochs=1",
+            "gate.min_gain=-1",
+            "gate.min_well_formed=0",
+            "export.variants=[Q8_0]",
+        ]
+        parameters = {
+            "domain": "legal",
+            "run": str(tmp_path / "run"),
+            "settings": settings,
+            "fresh": False,
+        }
+        run = call(
+            f"{api}/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters}
+        )
+
+        def state() -> str | None:
+            found = call(f"{api}/flow_runs/{run['id']}")["state"]["type"]
+            return found if found in {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"} else None
+
+        assert wait_for(state, 900) == "COMPLETED", (tmp_path / "serve.log").read_text()[-4000:]
+        tasks = call(f"{api}/task_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        assert sorted(task["name"].rsplit("-", 1)[0] for task in tasks) == sorted(
+            ["plan", "generate", "filter", "train", "export", "evaluate", "publish"]
+        )
+        assert (tmp_path / "store" / "index.json").is_file()
+    finally:
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()

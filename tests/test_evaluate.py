@@ -1,0 +1,234 @@
+import pytest
+
+from schemas.validation import check_document
+from student.evaluate import gate, score, well_formed
+
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": "get_contract",
+            "description": "Get a contract.",
+            "parameters": {
+                "type": "object",
+                "properties": {"contract_id": {"type": "string"}},
+                "required": ["contract_id"],
+                "additionalProperties": False,
+            },
+        },
+    }
+]
+CALL = ("get_contract", '{"contract_id": "C-1"}')
+
+
+def says(content):
+    return {"role": "assistant", "content": content}
+
+
+def calls(*made, content=""):
+    return {
+        "role": "assistant",
+        "content": content,
+        "tool_calls": [
+            {"id": str(i), "type": "function", "function": {"name": name, "arguments": arguments}}
+            for i, (name, arguments) in enumerate(made)
+        ],
+    }
+
+
+def exam(kind="lookup", template="end_date", plan=1, ended="answered", state=True, turns=None):
+    """A task and the trace of a model that sat it."""
+    task = {"kind": kind, "template": template, "plan": [{}] * plan}
+    trace = {
+        "tools": TOOLS,
+        "messages": [
+            {"role": "user", "content": "<tool_call> is no fault of the student"},
+            *(turns or [calls(CALL), says("In 2027.")]),
+        ],
+        "calls": [{"seconds": 0.25}, {"seconds": 0.5}],
+        "outcome": {"ended": ended, "checks": {"answer": True, "state": state}},
+    }
+    return trace, task
+
+
+def scored(*sat):
+    return score([t for t, _ in sat], [t for _, t in sat], "smollm2-135m", "a.gguf", "0" * 64)
+
+
+# ------------------------------------------------------------------------------------- score
+
+
+def test_tasks_and_passes_are_counted_by_kind_by_calls_and_by_template():
+    result = scored(
+        exam("workflow", "renew", plan=3),
+        exam("workflow", "renew", plan=2, state=False),
+        exam("lookup", "end_date"),
+        exam("lookup", "party", ended="truncated"),
+    )
+    assert (result["tasks"], result["passed"]) == (4, 2)
+    assert result["by_kind"] == {
+        "lookup": {"tasks": 2, "passed": 1},
+        "workflow": {"tasks": 2, "passed": 1},
+    }
+    assert result["by_calls"] == {"1": {"tasks": 2, "passed": 1}, "2+": {"tasks": 2, "passed": 1}}
+    assert result["by_template"] == {
+        "end_date": {"tasks": 1, "passed": 1},
+        "party": {"tasks": 1, "passed": 0},
+        "renew": {"tasks": 2, "passed": 1},
+    }
+    assert result["seconds"] == 3.0
+
+
+@pytest.mark.parametrize("ended", ["truncated", "step_limit", "teacher_error"])
+def test_right_checks_do_not_pass_an_episode_that_did_not_end_by_itself(ended):
+    assert scored(exam(ended=ended))["passed"] == 0
+
+
+def test_a_task_that_needs_no_call_is_not_counted_among_those_of_several():
+    assert "2+" not in scored(exam("irrelevant", plan=0))["by_calls"]
+
+
+def test_only_the_students_turns_are_judged_for_their_form():
+    good, bad = says("In 2027."), calls(("get_contract", "{}"))
+    result = scored(exam(turns=[bad, good]), exam(turns=[good]), exam(turns=[bad]))
+    assert result["turns"] == {"total": 4, "well_formed": 2}
+
+
+def test_traces_and_tasks_of_different_number_are_refused():
+    (one, task), (other, _) = exam(), exam()
+    with pytest.raises(ValueError, match="shorter"):
+        score([one, other], [task], "s", "a.gguf", "0" * 64)
+
+
+@pytest.mark.parametrize("sat", [[], [exam(), exam("workflow", plan=2, state=False)]])
+def test_the_score_and_the_gate_are_what_the_scorecard_schema_says(sat):
+    part = scored(*sat)
+    scorecard = {
+        "version": 1,
+        "domain": "legal",
+        "recipe": "local",
+        "created": "2026-03-02T12:00:00+00:00",
+        "exam": {"tasks": len(sat), "sha256": "0" * 64},
+        "models": {"base": part, "student": part},
+        "gate": gate(part, part, 0.05, 0.9),
+    }
+    check_document(scorecard, "scorecard", "scorecard.json")
+
+
+# ------------------------------------------------------------------------------------- form
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        says("The contract ends on 2 March 2027."),
+        says("a < b, <b>bold</b>, [1] and {}"),
+        says([{"type": "text", "text": "In 2027."}]),
+        calls(CALL),
+        calls(CALL, CALL),
+        calls(CALL, content="I look it up."),
+        {**calls(CALL), "content": None},
+        {**says("In 2027."), "tool_calls": None},
+    ],
+    ids=str,
+)
+def test_valid_calls_and_text_for_a_user_are_well_formed(message):
+    assert well_formed(message, TOOLS)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        says(""),
+        says(" \n"),
+        says(None),
+        {**says(""), "tool_calls": []},
+        says('<tool_call>\n{"name": "get_contract", "arguments": {}'),
+        says("In 2027.<|im_end|>"),
+        says("<think>Hm.</think> In 2027."),
+        calls(CALL, content="</tool_call>"),
+        calls(("get_contracts", CALL[1])),
+        calls(("get_contract", '{"contract_id": "C-1"')),
+        calls(("get_contract", "{'contract_id': 'C-1'}")),
+        calls(("get_contract", '{"contract_id": 1}')),
+        calls(("get_contract", '{"contract": "C-1"}')),
+        calls(("get_contract", '{"contract_id": "C-1", "x": 1}')),
+        calls(("get_contract", '["C-1"]')),
+        calls(("get_contract", '"C-1"')),
+        calls(("get_contract", "")),
+        calls(CALL, ("get_contract", "{}")),
+    ],
+    ids=str,
+)
+def test_a_near_miss_is_not_well_formed(message):
+    assert not well_formed(message, TOOLS)
+
+
+def test_a_call_where_no_tool_was_offered_is_not_well_formed():
+    assert not well_formed(calls(CALL), [])
+
+
+# ------------------------------------------------------------------------------------- gate
+
+
+def sat(passed, tasks=60, well_formed=100, total=100):
+    return {
+        "tasks": tasks,
+        "passed": passed,
+        "turns": {"total": total, "well_formed": well_formed},
+    }
+
+
+def failed(base, student, min_gain=0.05, min_well_formed=0.9, min_success=0.0):
+    result = gate(base, student, min_gain, min_well_formed, min_success)
+    assert result["passed"] == all(check["passed"] for check in result["checks"])
+    return [check["name"] for check in result["checks"] if not check["passed"]]
+
+
+def test_a_student_that_is_better_by_the_margin_and_in_form_passes():
+    assert failed(sat(10), sat(40)) == []
+
+
+@pytest.mark.parametrize("before", range(0, 55))
+def test_a_gain_of_exactly_the_margin_is_enough_and_one_task_less_is_not(before):
+    assert failed(sat(before), sat(before + 3)) == []
+    assert failed(sat(before), sat(before + 2)) == ["better_than_base"]
+
+
+def test_the_recipe_decides_whether_as_good_or_a_little_worse_is_enough():
+    assert failed(sat(10), sat(10), min_gain=0) == []
+    assert failed(sat(10), sat(9), min_gain=0) == ["better_than_base"]
+    assert failed(sat(10), sat(7), min_gain=-0.05) == []
+    assert failed(sat(10), sat(6), min_gain=-0.05) == ["better_than_base"]
+
+
+def test_a_better_student_that_does_not_reach_the_domains_own_mark_fails_by_it():
+    assert failed(sat(10), sat(29), min_success=0.5) == ["good_enough"]
+    assert failed(sat(10), sat(30), min_success=0.5) == []
+
+
+def test_a_better_student_out_of_form_fails_by_its_form():
+    assert failed(sat(10), sat(40, well_formed=89)) == ["well_formed"]
+    assert failed(sat(10), sat(40, well_formed=90)) == []
+
+
+def test_the_form_of_the_base_does_not_count():
+    assert failed(sat(10, well_formed=0), sat(40)) == []
+
+
+def test_a_worse_student_out_of_form_fails_by_both():
+    assert failed(sat(40), sat(10, well_formed=0)) == ["better_than_base", "well_formed"]
+
+
+def test_no_task_and_no_turn_fail_the_gate_and_divide_nothing():
+    nothing = sat(0, tasks=0, well_formed=0, total=0)
+    assert failed(nothing, nothing) == ["better_than_base", "well_formed"]
+
+
+def test_the_detail_says_what_was_reached_and_what_was_wanted():
+    result = gate(sat(15), sat(45, well_formed=95), 0.2, 0.9, 0.5)
+    assert [check["detail"] for check in result["checks"]] == [
+        "75% of the exam against 25%, a gain of 20% wanted",
+        "95% of the turns, 90% wanted",
+        "75% of the exam, 50% wanted by the domain",
+    ]

@@ -1,0 +1,325 @@
+import json
+from pathlib import Path
+
+import pytest
+import trl
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from student import base
+from student.examples import IGNORED, Example, Renderer, as_template_reads, examples
+from teacher import catalog
+
+END = "<|im_end|>"
+SHIPPED = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text()
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"Does {name}.",
+            "parameters": {"type": "object", "properties": {"key": {"type": "string"}}},
+        },
+    }
+    for name in ("find", "set_end")
+]
+
+
+def tiny_tokenizer() -> PreTrainedTokenizerFast:
+    """Bytes, the two tokens of ChatML, and one merge: two newlines in a row are one token."""
+    vocabulary = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["ĊĊ"]
+    numbers = {token: number for number, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.BPE(vocab=numbers, merges=[("Ċ", "Ċ")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token=END,
+        pad_token=END,
+        additional_special_tokens=["<|im_start|>"],
+    )
+
+
+def trls(name: str) -> str:
+    """A chat template as TRL ships it."""
+    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
+
+
+TINY = tiny_tokenizer()
+RENDERER = Renderer(TINY, SHIPPED, [END])
+QWEN3 = Renderer(TINY, trls("qwen3"), [END])
+QWEN25 = Renderer(TINY, trls("qwen2_5"), [END])
+
+
+def trace(messages, tools=TOOLS, tool_errors=()):
+    return {
+        "messages": messages,
+        "tools": tools,
+        "outcome": {"tool_errors": list(tool_errors)},
+    }
+
+
+def user(content):
+    return {"role": "user", "content": content}
+
+
+def says(content, **more):
+    return {"role": "assistant", "content": content, **more}
+
+
+def calls(*arguments, content="", **more):
+    """A turn that calls `find` once for each of the arguments."""
+    return says(
+        content,
+        tool_calls=[
+            {
+                "id": f"call_{number}",
+                "type": "function",
+                "function": {"name": "find", "arguments": json.dumps(value)},
+            }
+            for number, value in enumerate(arguments)
+        ],
+        **more,
+    )
+
+
+def result(content, number=0):
+    return {"role": "tool", "tool_call_id": f"call_{number}", "content": content}
+
+
+def stretches(made: list[Example]) -> list[tuple[list[int], list[int]]]:
+    """Each run of labelled tokens, with all the tokens of its example before it."""
+    found = []
+    for example in made:
+        assert len(example.input_ids) == len(example.labels)
+        start = None
+        for at, label in enumerate([*example.labels, IGNORED]):
+            if label != IGNORED:
+                assert label == example.input_ids[at]
+                start = at if start is None else start
+            elif start is not None:
+                found.append((example.input_ids[:start], example.labels[start:at]))
+                start = None
+    return found
+
+
+def prompts(renderer, messages, tools):
+    """Token ids of the prompt of each assistant's turn, as the server of the template is asked."""
+    return [
+        renderer.tokenizer.apply_chat_template(
+            [as_template_reads(m) for m in messages[:index]],
+            tools=tools or None,
+            chat_template=renderer.template,
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        for index, message in enumerate(messages)
+        if message["role"] == "assistant"
+    ]
+
+
+# ------------------------------------------------------------------------------------- any conversation
+
+_ODD = st.sampled_from(
+    ["\n", "\n\n", " ", "1234.50", "né", "日本", "👩‍👩‍👧", "<tool_call>", '"', "\\", "{{ x }}"]
+)
+_TEXT = st.lists(_ODD | st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=4)
+_CONTENT = _TEXT.map("".join)
+_FROM_OUTSIDE = st.lists(_ODD | st.sampled_from([END, "<|im_start|>assistant\n"]), max_size=4).map(
+    "".join
+)
+_ARGUMENTS = st.dictionaries(
+    _CONTENT, st.none() | st.booleans() | st.integers() | _CONTENT | st.lists(_CONTENT), max_size=3
+)
+_CALL = st.builds(
+    lambda name, arguments, ascii: {
+        "id": "call",
+        "type": "function",
+        "function": {"name": name, "arguments": json.dumps(arguments, ensure_ascii=ascii)},
+    },
+    st.sampled_from(["find", "set_end"]),
+    _ARGUMENTS,
+    st.booleans(),
+)
+
+
+@st.composite
+def conversations(draw):
+    """(messages, tools): perhaps a system prompt, then requests that end in an answer."""
+    messages = []
+    if draw(st.booleans()):
+        messages.append({"role": "system", "content": draw(_CONTENT)})
+    for _ in range(draw(st.integers(1, 3))):
+        messages.append(user(draw(_CONTENT | _FROM_OUTSIDE)))
+        for made in draw(st.lists(st.lists(_CALL, min_size=1, max_size=2), max_size=2)):
+            messages.append(says(draw(_CONTENT | st.none()), tool_calls=made))
+            messages += [result(draw(_CONTENT | _FROM_OUTSIDE)) for _ in made]
+        messages.append(says(draw(_CONTENT)))
+    return messages, draw(st.sampled_from([TOOLS, []]))
+
+
+def written(message) -> str:
+    """What the student has to write for a turn, said without the template."""
+    parts = [message["content"]] if message["content"] else []
+    for call in message.get("tool_calls", []):
+        arguments = json.dumps(json.loads(call["function"]["arguments"]), ensure_ascii=False)
+        name = call["function"]["name"]
+        parts.append(f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>')
+    return "\n".join(parts) + END
+
+
+def check_conversation(renderer, messages, tools):
+    found = stretches(list(examples(trace(messages, tools), renderer)))
+    turns = [message for message in messages if message["role"] == "assistant"]
+    assert [renderer.tokenizer.decode(labels) for _, labels in found] == [
+        written(turn) for turn in turns
+    ]
+    assert [prompt for prompt, _ in found] == prompts(renderer, messages, tools)
+
+
+@hypothesis_settings(max_examples=150, deadline=None)
+@given(conversations())
+def test_each_turn_is_learned_once_with_its_stop_token_after_the_prompt_the_server_sends(drawn):
+    check_conversation(RENDERER, *drawn)
+
+
+@pytest.mark.slow
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(conversations())
+def test_the_same_holds_for_the_tokenizer_of_the_embedded_student(drawn):
+    check_conversation(embedded(), *drawn)
+
+
+def embedded(made: list[Renderer] = []) -> Renderer:  # noqa: B006 - loaded once
+    from transformers import AutoTokenizer
+
+    if not made:
+        directory = base.prepare(base.load("smollm2-135m"))
+        made.append(Renderer(AutoTokenizer.from_pretrained(directory), SHIPPED, [END]))
+    return made[0]
+
+
+# ------------------------------------------------------------------------------------- templates
+
+TWO_REQUESTS = [
+    {"role": "system", "content": "You are a paralegal."},
+    user("When does C-1 end?"),
+    calls({"key": "C-1"}),
+    result('{"end": "2027-03-02"}'),
+    says("On 2 March 2027."),
+    user("And C-2?"),
+    calls({"key": "C-2"}, {"key": "C-3"}),
+    result("{}", 0),
+    result("{}", 1),
+    says("It has no end."),
+]
+
+
+@pytest.mark.parametrize("renderer", [RENDERER, QWEN25], ids=["smollm2-tools", "qwen2.5"])
+def test_a_template_that_only_appends_makes_one_example_of_a_conversation(renderer):
+    (only,) = examples(trace(TWO_REQUESTS), renderer)
+    # The line feed that the template writes after the stop token is not the student's.
+    assert renderer.tokenizer.decode(only.input_ids) + "\n" == renderer.text(TWO_REQUESTS, TOOLS)
+    assert [p for p, _ in stretches([only])] == prompts(renderer, TWO_REQUESTS, TOOLS)
+
+
+def test_a_template_that_rewrites_history_makes_an_example_of_each_turn():
+    made = list(examples(trace(TWO_REQUESTS), QWEN3))
+    assert len(made) == 4
+    assert [p for p, _ in stretches(made)] == prompts(QWEN3, TWO_REQUESTS, TOOLS)
+    for example in made:
+        learned = str(TINY.decode(example.labels[-example.learned :]))
+        assert learned.startswith("<think>\n\n</think>")
+        assert example.labels[-1] == TINY.convert_tokens_to_ids(END)
+
+
+def test_turns_whose_reasoning_stays_share_an_example_until_the_next_request_drops_it():
+    messages = [
+        user("When does C-1 end?"),
+        calls({"key": "C-1"}, reasoning_content="I look it up."),
+        result("{}"),
+        says("Never.", reasoning_content="Nothing is said."),
+        user("Sure?"),
+        says("Yes.", reasoning_content="It was clear."),
+    ]
+    first, second = examples(trace(messages), QWEN3)
+    assert [TINY.decode(labels) for _, labels in stretches([first])] == [
+        '<think>\nI look it up.\n</think>\n\n<tool_call>\n{"name": "find", "arguments":'
+        f' {{"key": "C-1"}}}}\n</tool_call>{END}',
+        f"<think>\nNothing is said.\n</think>\n\nNever.{END}",
+    ]
+    assert "I look it up." not in TINY.decode(second.input_ids)
+    assert "Nothing is said." not in TINY.decode(second.input_ids)
+    assert [p for p, _ in stretches([first, second])] == prompts(QWEN3, messages, TOOLS)
+
+
+def test_a_turn_that_would_fuse_with_its_prompt_is_not_continued_but_prompted_anew():
+    messages = [user("Hello"), says("\nHi."), user("Bye"), says("Bye.")]
+    made = list(examples(trace(messages), RENDERER))
+    assert len(made) == 2  # "assistant\n" + "\nHi." is sent as "assistant" + "\n\n" + "Hi."
+    assert [p for p, _ in stretches(made)] == prompts(RENDERER, messages, TOOLS)
+
+
+def test_arguments_reach_the_template_as_objects_and_keep_their_order_and_letters():
+    messages = [user("?"), calls({"z": "é", "a": {"b": [1, 2.5, None]}})]
+    (only,) = examples(trace(messages), RENDERER)
+    assert '"arguments": {"z": "é", "a": {"b": [1, 2.5, null]}}}' in TINY.decode(only.input_ids)
+    assert messages[1]["tool_calls"][0]["function"]["arguments"].startswith('{"z"')  # unchanged
+
+
+def test_where_two_tokens_may_end_a_turn_the_last_of_them_is_learned_too():
+    template = (
+        "{% for m in messages %}{{ m.role + ':' + m.content + '<|im_start|><|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}"
+    )
+    renderer = Renderer(TINY, template, [END, "<|im_start|>"])
+    (only,) = examples(trace([user("a"), says("b")]), renderer)
+    assert TINY.decode(only.labels[-only.learned :]) == "b<|im_start|><|im_end|>"
+
+
+# ------------------------------------------------------------------------------------- refused and masked
+
+
+def test_a_template_that_renders_a_turn_otherwise_than_after_its_prompt_is_refused():
+    # R1's prompt opens a thought, which the template then drops from the turn.
+    renderer = Renderer(TINY, trls("deepseek_r1_distill"), ["<｜end▁of▁sentence｜>"])
+    with pytest.raises(ValueError, match="renders message 1 otherwise than after its generation"):
+        list(examples(trace([user("a"), says("b")]), renderer))
+
+
+def test_a_template_that_ends_a_turn_by_no_stop_token_is_refused():
+    with pytest.raises(ValueError, match=r"ends message 1 with none of \['<\|eot_id\|>'\]"):
+        list(examples(trace([user("a"), says("b")]), Renderer(TINY, SHIPPED, ["<|eot_id|>"])))
+
+
+def test_a_turn_whose_call_came_back_as_an_error_is_read_but_not_learned():
+    messages = [
+        user("When does C-1 end?"),
+        calls({"kex": "C-1"}, {"key": "C-1"}),
+        result("{}", 0),
+        result('{"error": "unknown field"}', 1),
+        calls({"key": "C-1"}),
+        result("{}"),
+        says("Never."),
+    ]
+    (only,) = examples(trace(messages, tool_errors=[3]), RENDERER)
+    assert "kex" in TINY.decode(only.input_ids)
+    assert [TINY.decode(labels) for _, labels in stretches([only])] == [
+        written(messages[4]),
+        written(messages[6]),
+    ]
+    assert only.learned == sum(len(TINY.encode(written(messages[i]))) for i in (4, 6))
+
+
+def test_a_masked_turn_that_history_rewrites_makes_no_example():
+    masked = list(examples(trace(TWO_REQUESTS, tool_errors=[3, 8]), QWEN3))
+    assert [p for p, _ in stretches(masked)] == prompts(QWEN3, TWO_REQUESTS, TOOLS)[1::2]
+    assert all(example.learned for example in masked)
+
+
+def test_a_trace_of_which_nothing_may_be_learned_makes_no_example():
+    messages = [user("?"), calls({"key": "C-1"}), result('{"error": "none"}')]
+    assert list(examples(trace(messages, tool_errors=[2]), RENDERER)) == []

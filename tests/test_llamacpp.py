@@ -1,0 +1,138 @@
+"""Where llama.cpp's programs are found, and what is said where there are none. Nothing is built here."""
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from schemas.errors import StageError
+from teacher import llamacpp
+from teacher.llamacpp import binary, find, last_line, run_tool
+
+
+@pytest.fixture(autouse=True)
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No llama.cpp, no compiler, an empty cache; and whatever would fetch or build fails the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", "")
+    for name in ("STILLHOUSE_LLAMA_CPP", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(llamacpp, "source", lambda say: pytest.fail("fetched the source"))
+    monkeypatch.setattr(llamacpp, "_compile", lambda *_: pytest.fail("built something"))
+
+
+def program(directory: Path, name: str = "llama-quantize", script: str = "exit 0") -> Path:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("inside", [".", "bin", "build/bin"])
+def test_a_chosen_directory_is_searched_with_its_bin_and_its_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    path = program(tmp_path / "chosen" / inside)
+    monkeypatch.setenv("STILLHOUSE_LLAMA_CPP", str(tmp_path / "chosen"))
+    assert find("llama-quantize") == path
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_chosen_directory_without_the_program_is_an_error_and_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
+) -> None:
+    chosen = tmp_path / "chosen"
+    if exists:
+        program(chosen, "llama-server")
+    program(tmp_path / "path")
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    monkeypatch.setenv("STILLHOUSE_LLAMA_CPP", str(chosen))
+    expected = f"STILLHOUSE_LLAMA_CPP={chosen}: no llama-quantize in it, its bin/ or its build/bin/"
+    for look in (find, binary):
+        with pytest.raises(StageError) as raised:
+            look("llama-quantize")
+        assert str(raised.value) == expected
+
+
+def test_what_was_built_into_the_cache_comes_before_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_path = program(tmp_path / "path")
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    assert find("llama-quantize") == on_path
+    built = program(tmp_path / "cache" / "stillhouse" / f"llama.cpp-{llamacpp.VERSION}" / "bin")
+    assert find("llama-quantize") == built
+
+
+def test_a_program_that_is_nowhere_is_none() -> None:
+    assert find("llama-quantize") is None
+
+
+@pytest.mark.parametrize("compiler", [None, "/nowhere/c++", "no-such-compiler -m64"])
+def test_without_a_compiler_it_is_said_what_to_install_and_nothing_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, compiler: str | None
+) -> None:
+    if compiler:
+        monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(StageError, match=r"no C\+\+ compiler.*g\+\+.*STILLHOUSE_LLAMA_CPP"):
+        binary("llama-server", lambda said: pytest.fail(said))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_build_that_fails_is_reported_with_its_last_error_and_leaves_no_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llamacpp, "source", lambda say: tmp_path / "tree")
+    monkeypatch.setenv("CXX", str(program(tmp_path / "tools", "c++")))
+
+    def configure(command: list[str], stdout: Any, **_: Any) -> subprocess.CompletedProcess:
+        stdout.write("-- The CXX compiler\nCMake Error: it is broken\n-- Incomplete\n")
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", configure)
+    with pytest.raises(StageError, match="did not build: CMake Error: it is broken .*build.log"):
+        binary("llama-server", lambda said: None)
+    assert find("llama-server") is None
+
+
+def test_a_tool_is_run_with_its_arguments_and_what_it_printed_returned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "tools", script='echo "$1|$2"; echo aside >&2')
+    monkeypatch.setenv("STILLHOUSE_LLAMA_CPP", str(tmp_path / "tools"))
+    assert run_tool("llama-quantize", "a b", "$HOME") == "a b|$HOME\naside\n"
+
+
+def test_a_tool_that_fails_is_reported_with_its_last_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program(tmp_path / "tools", script="echo reading; echo ERROR: bad magic; echo bye; exit 3")
+    monkeypatch.setenv("STILLHOUSE_LLAMA_CPP", str(tmp_path / "tools"))
+    with pytest.raises(StageError, match=r"^llama-quantize failed: ERROR: bad magic$"):
+        run_tool("llama-quantize", "in.gguf")
+
+
+def test_the_converters_own_gguf_package_comes_before_an_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(llamacpp, "source", lambda say=print: tmp_path / "tree")
+    monkeypatch.setenv("PYTHONPATH", "/mine")
+    path = llamacpp.converter_environment()["PYTHONPATH"]
+    assert path.split(os.pathsep) == [str(tmp_path / "tree" / "gguf-py"), "/mine"]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "no output"),
+        (" \n\n", "no output"),
+        ("one\ntwo\n\n", "two"),
+        ("one\nerror: first\nError: second\ntwo", "Error: second"),
+        ("x" * 1000, "x" * 300),
+    ],
+)
+def test_the_last_error_of_a_log_is_what_is_shown_else_its_last_line(text: str, line: str) -> None:
+    assert last_line(text) == line

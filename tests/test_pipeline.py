@@ -1,0 +1,216 @@
+"""The whole pipeline with the real components and small numbers: killed twice, continued, published, pulled, served."""
+
+import collections
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from teacher.client import Client
+from teacher.journal import Journal
+from teacher.serve import serve
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {
+    "tasks.train": 10,
+    "tasks.exam": 4,
+    "tasks.mix": "{lookup: 1, workflow: 0}",
+    "generate.concurrency": 4,
+    "train.epochs": 3,
+    "train.batch_size": 2,
+    "train.save_steps": 2,
+    "train.log_steps": 1,
+    "evaluate.concurrency": 4,
+    # So few traces teach too little to promise anything; what is published is not the point here.
+    "gate.min_gain": -1,
+    "gate.min_well_formed": 0,
+}
+
+
+def command(run: Path) -> list[str]:
+    settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+    return [sys.executable, "-m", "flows.cli", "distill", "legal", "--run", str(run), *settings]
+
+
+def start(run: Path, store: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        command(run),
+        cwd=ROOT,
+        env={**os.environ, "STILLHOUSE_STORE": str(store)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def marked(run: Path) -> list[psutil.Process]:
+    """The processes that a run has started and that are still there."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("STILLHOUSE_RUN") == str(run.resolve()):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """SIGKILL to the command alone, the moment the condition holds: what it started is left behind."""
+    deadline = time.monotonic() + 600
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline, "the condition never held"
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def journal_lines(run: Path) -> list[str]:
+    keys = []
+    for segment in (run / "journal").glob("*.jsonl"):
+        for line in segment.read_bytes().splitlines(keepends=True):
+            if line.endswith(b"\n"):
+                keys.append(json.loads(line)["key"])
+    return keys
+
+
+@pytest.fixture(scope="module")
+def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A run killed during generate and during train, then run to its end."""
+    base = tmp_path_factory.mktemp("pipeline")
+    run, store = base / "run", base / "store"
+
+    kill_when(
+        start(run, store), lambda: (run / "journal").is_dir() and len(journal_lines(run)) >= 6
+    )
+    journalled = journal_lines(run)
+    orphans = [process.pid for process in marked(run)]
+
+    kill_when(start(run, store), lambda: (run / "train/checkpoints/checkpoint-2").is_dir())
+    traces = (run / "traces.jsonl").stat().st_mtime_ns
+    replies = len(journal_lines(run))
+
+    last = start(run, store)
+    output, _ = last.communicate(timeout=900)
+    return {
+        "run": run,
+        "store": store,
+        "journalled": journalled,
+        "orphans": orphans,
+        "traces": traces,
+        "replies": replies,
+        "code": last.returncode,
+        "output": output,
+    }
+
+
+def test_a_run_that_was_killed_twice_ends_well(killed_and_finished: dict[str, Any]) -> None:
+    assert killed_and_finished["code"] == 0, killed_and_finished["output"]
+    assert "Traceback" not in killed_and_finished["output"]
+
+
+def test_no_journalled_reply_is_asked_for_again(killed_and_finished: dict[str, Any]) -> None:
+    counts = collections.Counter(journal_lines(killed_and_finished["run"]))
+    assert set(killed_and_finished["journalled"]) <= set(counts)
+    assert max(counts.values()) == 1
+
+
+def test_a_finished_stage_is_not_repeated(killed_and_finished: dict[str, Any]) -> None:
+    run = killed_and_finished["run"]
+    assert (run / "traces.jsonl").stat().st_mtime_ns == killed_and_finished["traces"]
+    assert "generate is done already" in killed_and_finished["output"]
+
+
+def test_training_goes_on_from_its_checkpoint(killed_and_finished: dict[str, Any]) -> None:
+    assert "continuing from checkpoint-" in killed_and_finished["output"]
+    rows = [json.loads(line) for line in (killed_and_finished["run"] / "train/log.jsonl").open()]
+    steps = [row["step"] for row in rows if "loss" in row]
+    assert steps == sorted(steps)
+
+
+def test_the_kill_left_a_server_and_the_next_start_ended_it(
+    killed_and_finished: dict[str, Any],
+) -> None:
+    assert killed_and_finished["orphans"], "the kill left nothing behind, so nothing was tested"
+    assert not [pid for pid in killed_and_finished["orphans"] if psutil.pid_exists(pid)]
+    assert not marked(killed_and_finished["run"])
+
+
+def test_every_trace_is_accounted_for(killed_and_finished: dict[str, Any]) -> None:
+    run = killed_and_finished["run"]
+    ledger = json.loads((run / "filter/ledger.json").read_text())
+    kept = sum(1 for _ in (run / "filter/kept.jsonl").open())
+    rejected = [
+        json.loads(line)["verdict"]["reason"] for line in (run / "filter/rejected.jsonl").open()
+    ]
+    assert ledger["traces"] == sum(1 for _ in (run / "traces.jsonl").open()) == kept + len(rejected)
+    assert ledger["rejected"] == dict(collections.Counter(rejected))
+
+
+def test_every_exported_file_passed_every_check(killed_and_finished: dict[str, Any]) -> None:
+    gate = json.loads((killed_and_finished["run"] / "export/gate.json").read_text())
+    assert set(gate) == {"Q8_0", "Q4_K_M"}
+    for checks in gate.values():
+        assert {check["name"] for check in checks if check["passed"]} == {
+            "template",
+            "stop_token",
+            "rendering",
+            "token_ids",
+            "ends_turns",
+            "tool_round_trip",
+        }
+
+
+def test_a_pulled_student_is_served_as_it_is(
+    killed_and_finished: dict[str, Any], tmp_path: Path
+) -> None:
+    import asyncio
+
+    pulled = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "pull", "legal", "--to", str(tmp_path)],
+        cwd=ROOT,
+        env={**os.environ, "STILLHOUSE_STORE": str(killed_and_finished["store"])},
+        capture_output=True,
+        text=True,
+    )
+    assert pulled.returncode == 0, pulled.stderr
+    [gguf] = tmp_path.glob("*.gguf")
+    trace = json.loads((killed_and_finished["run"] / "filter/kept.jsonl").open().readline())
+
+    async def ask() -> str:
+        with serve(gguf, tmp_path / "server.log", slots=1, context=2048) as endpoint:
+            journal = Journal(tmp_path / "journal")
+            async with Client(endpoint, {"model": "m", "revision": "r"}, journal, 1, 120) as client:
+                reply = await client.complete(
+                    trace["messages"][:2], trace["tools"], 0, max_tokens=80
+                )
+                return reply.finish_reason
+
+    assert asyncio.run(ask()) in {"stop", "tool_calls"}
+
+
+def test_the_same_command_again_repeats_nothing(killed_and_finished: dict[str, Any]) -> None:
+    again = start(killed_and_finished["run"], killed_and_finished["store"])
+    output, _ = again.communicate(timeout=300)
+    assert again.returncode == 0, output
+    assert output.count("is done already") == 7
+    models = subprocess.run(
+        [sys.executable, "-m", "flows.cli", "models", "--json", "-"],
+        cwd=ROOT,
+        env={**os.environ, "STILLHOUSE_STORE": str(killed_and_finished["store"])},
+        capture_output=True,
+        text=True,
+    )
+    assert [model["tag"] for model in json.loads(models.stdout)] == ["1"]

@@ -1,0 +1,319 @@
+"""A model server's life, against a fake llama-server: a script in STILLHOUSE_LLAMA_CPP."""
+
+import asyncio
+import json
+import os
+import stat
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from schemas.errors import StageError
+from teacher import serve as module
+from teacher.serve import Endpoint, LlamaServer, serve
+
+# Writes down how it was started, has a child, answers /health, and ends as FAKE_END says.
+FAKE = """\
+import http.server, json, os, signal, subprocess, sys, threading, time
+state = os.environ["FAKE_STATE"]
+behaviour = os.environ.get("FAKE_END", "")
+child = subprocess.Popen(["sleep", "600"])
+started = {
+    "pid": os.getpid(), "child": child.pid, "argv": sys.argv[1:], "session": os.getsid(0),
+    "key": os.environ.get("LLAMA_API_KEY"),
+}
+with open(state, "a") as file:
+    file.write(json.dumps(started) + "\\n")
+if behaviour == "exits":
+    print("load: reading\\nload: error: no such tensor\\nload: bye", flush=True)
+    sys.exit(1)
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(503 if behaviour == "never ready" else 200)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+    def log_message(self, *_):
+        pass
+
+port = int(sys.argv[sys.argv.index("--port") + 1])
+server = http.server.HTTPServer(("127.0.0.1", port), Handler)
+
+def drain(*_):
+    with open(state + ".drained", "a") as file:
+        file.write(str(os.getpid()))
+    os._exit(0)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "stubborn" else drain)
+print("error: a harmless one" if behaviour == "never ready" else "listening", flush=True)
+server.serve_forever(0.01)
+"""
+
+
+@pytest.fixture
+def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where the fake server writes down its starts. Whatever it started is gone after the test."""
+    programs = tmp_path / "llama.cpp"
+    programs.mkdir()
+    fake = programs / "llama-server"
+    # -S and -E: a start of some milliseconds.
+    fake.write_text(f"#!{sys.executable} -SE\n{FAKE}")
+    fake.chmod(fake.stat().st_mode | stat.S_IXUSR)
+    path = tmp_path / "state.jsonl"
+    monkeypatch.setenv("STILLHOUSE_LLAMA_CPP", str(programs))
+    monkeypatch.setenv("FAKE_STATE", str(path))
+    monkeypatch.delenv("LLAMA_API_KEY", raising=False)
+    yield path
+    for start in starts(path):
+        for pid in (start["pid"], start["child"]):
+            if is_running(pid):
+                psutil.Process(pid).kill()
+
+
+def starts(state: Path) -> list[dict[str, Any]]:
+    text = state.read_text() if state.exists() else ""
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def ended(pid: int) -> bool:
+    """Whether a process ends within two seconds; a killed one takes its moment."""
+    deadline = time.monotonic() + 2
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return not is_running(pid)
+
+
+def health(endpoint: Endpoint) -> int:
+    request = urllib.request.Request(endpoint.url.removesuffix("/v1") + "/health")
+    with urllib.request.urlopen(request, timeout=2) as reply:
+        return reply.status
+
+
+def server(tmp_path: Path) -> LlamaServer:
+    return LlamaServer(tmp_path / "m.gguf", tmp_path / "logs" / "server.log", 4, 1024)
+
+
+def kill(pid: int) -> None:
+    psutil.Process(pid).kill()
+    assert ended(pid)
+
+
+# ------------------------------------------------------------------------------------- start
+
+
+def test_a_server_answers_inside_the_block_and_is_gone_after_it(
+    state: Path, tmp_path: Path
+) -> None:
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
+        assert health(endpoint) == 200
+        [start] = starts(state)
+    assert ended(start["pid"]) and ended(start["child"])
+    with pytest.raises(urllib.error.URLError):
+        health(endpoint)
+
+
+def test_a_server_is_gone_after_a_block_that_failed(state: Path, tmp_path: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024),
+    ):
+        raise KeyboardInterrupt
+    [start] = starts(state)
+    assert ended(start["pid"]) and ended(start["child"])
+
+
+def test_the_key_is_random_and_in_the_environment_not_on_the_command_line(
+    state: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
+            start = starts(state)[-1]
+            assert start["key"] == endpoint.key and len(endpoint.key) >= 24
+            assert endpoint.key not in " ".join(start["argv"])
+            assert endpoint.key not in " ".join(psutil.Process(start["pid"]).cmdline())
+            assert endpoint.key not in repr(endpoint)
+    first, second = starts(state)
+    assert first["key"] != second["key"]
+    assert "LLAMA_API_KEY" not in os.environ
+
+
+def test_a_server_listens_on_this_machine_only_in_a_session_of_its_own(
+    state: Path, tmp_path: Path
+) -> None:
+    template = tmp_path / "chat.jinja"
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024, template):
+        [start] = starts(state)
+    argv = start["argv"]
+    options = dict(zip(argv, argv[1:], strict=False))
+    assert options["--host"] == "127.0.0.1"
+    assert options["--model"] == str(tmp_path / "m.gguf")
+    assert options["--chat-template-file"] == str(template)
+    assert (options["--parallel"], options["--ctx-size"]) == ("4", "4096")
+    assert start["session"] == start["pid"] != os.getsid(0)
+
+
+def test_a_model_without_a_template_keeps_its_own(state: Path, tmp_path: Path) -> None:
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 1, 512):
+        assert "--chat-template-file" not in starts(state)[0]["argv"]
+
+
+def test_a_proxy_of_the_environment_does_not_hide_the_server(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_READY_SECONDS", 5)
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 1, 512):
+        assert len(starts(state)) == 1
+
+
+def test_a_server_that_exits_is_reported_with_the_last_error_of_its_log(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_END", "exits")
+    with pytest.raises(StageError) as raised:
+        server(tmp_path).start()
+    log = tmp_path / "logs" / "server.log"
+    assert str(raised.value) == (
+        f"llama-server did not start: load: error: no such tensor (see {log})"
+    )
+    assert ended(starts(state)[0]["child"])
+
+
+def test_a_server_that_is_never_ready_is_given_up_and_ended(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_END", "never ready")
+    monkeypatch.setattr(module, "_READY_SECONDS", 1)
+    with pytest.raises(StageError, match="did not start: error: a harmless one"):
+        server(tmp_path).start()
+    for start in starts(state):
+        assert ended(start["pid"]) and ended(start["child"])
+
+
+def test_a_program_that_cannot_be_run_is_named(state: Path, tmp_path: Path) -> None:
+    program = tmp_path / "llama.cpp" / "llama-server"
+    program.chmod(0o644)
+    with pytest.raises(StageError, match=f"{program}: cannot be run: Permission denied"):
+        server(tmp_path).start()
+
+
+def test_something_else_on_the_port_that_speaks_no_http_is_not_taken_for_the_server(
+    state: Path, tmp_path: Path
+) -> None:
+    class Babble(BaseHTTPRequestHandler):
+        def handle(self) -> None:
+            self.rfile.readline()
+            self.wfile.write(b"220 smtp.example ESMTP\r\n")
+
+    tested = server(tmp_path)
+    other = HTTPServer(("127.0.0.1", tested._port), Babble)
+    thread = threading.Thread(target=other.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        with pytest.raises(StageError, match="llama-server did not start"):
+            tested.start()  # the port is taken, so the server exits
+    finally:
+        other.shutdown()
+        thread.join()
+        other.server_close()
+
+
+# ------------------------------------------------------------------------------------- stop
+
+
+def test_a_server_is_drained_with_sigterm(state: Path, tmp_path: Path) -> None:
+    running = server(tmp_path)
+    running.start()
+    [start] = starts(state)
+    running.stop()
+    assert Path(f"{state}.drained").read_text() == str(start["pid"])
+    assert not is_running(start["pid"]) and ended(start["child"])
+
+
+def test_a_server_that_ignores_sigterm_is_killed(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FAKE_END", "stubborn")
+    monkeypatch.setattr(module, "_DRAIN_SECONDS", 0.2)
+    running = server(tmp_path)
+    running.start()
+    [start] = starts(state)
+    running.stop()
+    assert not Path(f"{state}.drained").exists()
+    assert not is_running(start["pid"]) and ended(start["child"])
+
+
+def test_stopping_twice_or_before_the_start_does_nothing(state: Path, tmp_path: Path) -> None:
+    running = server(tmp_path)
+    running.stop()
+    running.start()
+    running.stop()
+    running.stop()
+    assert len(starts(state)) == 1
+
+
+def test_stopping_a_server_that_died_ends_its_children(state: Path, tmp_path: Path) -> None:
+    running = server(tmp_path)
+    running.start()
+    [start] = starts(state)
+    kill(start["pid"])
+    assert is_running(start["child"])
+    running.stop()
+    assert ended(start["child"])
+
+
+# ------------------------------------------------------------------------------------- revival
+
+
+def test_a_dead_server_is_revived_once_for_many_callers(state: Path, tmp_path: Path) -> None:
+    async def scene(endpoint: Endpoint) -> None:
+        await asyncio.gather(*(endpoint.revive() for _ in range(16)))
+
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
+        [dead] = starts(state)
+        kill(dead["pid"])
+        asyncio.run(scene(endpoint))
+        assert health(endpoint) == 200
+        dead, alive = starts(state)
+        assert alive["key"] == dead["key"] and alive["argv"] == dead["argv"]
+        assert ended(dead["child"])  # and nothing of the dead one is left
+    assert ended(alive["pid"]) and ended(alive["child"])
+
+
+def test_a_server_that_lives_is_not_started_again(state: Path, tmp_path: Path) -> None:
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
+        asyncio.run(endpoint.revive())
+        assert len(starts(state)) == 1
+
+
+def test_a_server_that_dies_again_and_again_is_given_up(state: Path, tmp_path: Path) -> None:
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
+        for _ in range(module._RESTARTS):
+            kill(starts(state)[-1]["pid"])
+            asyncio.run(endpoint.revive())
+        kill(starts(state)[-1]["pid"])
+        with pytest.raises(StageError, match=r"died 4 times: listening \(see .*server\.log\)"):
+            asyncio.run(endpoint.revive())
+    assert len(starts(state)) == 1 + module._RESTARTS
+    assert all(ended(start["child"]) for start in starts(state))
+
+
+def test_an_endpoint_that_is_not_ours_has_nothing_to_revive() -> None:
+    asyncio.run(Endpoint("https://api.example/v1", "k", "m").revive())

@@ -1,0 +1,293 @@
+"""Training on the CPU with a random Llama of two layers: seconds, but the real trainer and the real checkpoints."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from test_examples import tiny_tokenizer
+
+from flows.recipe import Train
+from student.examples import IGNORED, Example
+
+pytestmark = pytest.mark.slow
+
+STUDENT = {"lora_targets": "all-linear"}
+# Six examples, two a step, twice: six steps, of which the fourth is in the middle of the second epoch.
+SETTINGS = Train(
+    method="lora",
+    rank=4,
+    alpha=8,
+    dropout=0.1,
+    epochs=2,
+    batch_size=2,
+    learning_rate=0.05,
+    dtype="float32",
+    save_steps=2,
+    log_steps=1,
+    seed=3,
+)
+
+
+def some_examples(number: int, seed: int = 0) -> list[Example]:
+    """Random tokens of different lengths, of which the second half is learned."""
+    source = random.Random(seed)
+    made = []
+    for _ in range(number):
+        ids = [source.randrange(200) for _ in range(source.randrange(8, 24))]
+        half = len(ids) // 2
+        made.append(Example(ids, [IGNORED] * half + ids[half:]))
+    return made
+
+
+@pytest.fixture(scope="module")
+def untrained(tmp_path_factory):
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    directory = tmp_path_factory.mktemp("untrained")
+    torch.manual_seed(0)
+    tokenizer = tiny_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    return directory
+
+
+def train(untrained: Path, work: Path, settings=SETTINGS, say=lambda text: None, **more):
+    from student import sft
+
+    work.mkdir(exist_ok=True)
+    given = {"examples": some_examples(6), "held_out": [], **more}
+    return sft.train(untrained, STUDENT, given["examples"], given["held_out"], settings, work, say)
+
+
+def log(work: Path) -> list[dict]:
+    return [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+
+
+def weights(work: Path, method: str = "lora"):
+    from safetensors.torch import load_file
+
+    name = "adapter_model.safetensors" if method == "lora" else "model.safetensors"
+    return load_file(work / "adapter" / name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(untrained, tmp_path_factory):
+    work = tmp_path_factory.mktemp("uninterrupted")
+    return work, train(untrained, work)
+
+
+# ------------------------------------------------------------------------------------- a whole run
+
+
+def test_a_run_logs_each_step_as_numbers_and_says_what_it_did(uninterrupted):
+    work, result = uninterrupted
+    rows = log(work)
+    assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
+    for row in rows:
+        assert all(isinstance(value, int | float) for value in row.values()), row
+    assert result["steps"] == 6
+    assert result["tokens"] == 2 * sum(len(e.input_ids) for e in some_examples(6))
+    assert result["loss"] == rows[-1]["loss"]
+    assert result["eval_loss"] is None
+
+
+def test_with_method_lora_the_adapter_has_what_merging_needs(uninterrupted, untrained, tmp_path):
+    import torch
+
+    from student.merge import merge
+
+    work, _ = uninterrupted
+    tensors = weights(work)
+    assert any(tensor.abs().max() > 0 for name, tensor in tensors.items() if "lora_B" in name)
+    assert not any("lm_head" in name or "embed" in name for name in tensors)
+    merge(untrained, work / "adapter", tmp_path / "merged", "{{ messages }}")
+    from safetensors.torch import load_file
+
+    before = load_file(untrained / "model.safetensors")
+    after = load_file(tmp_path / "merged" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 14
+
+
+def test_with_method_full_all_weights_are_trained_and_held_out_loss_is_measured(
+    untrained, tmp_path
+):
+    import torch
+    from safetensors.torch import load_file
+
+    settings = SETTINGS.model_copy(update={"method": "full", "learning_rate": 0.02})
+    said: list[str] = []
+    result = train(
+        untrained, tmp_path / "run", settings, said.append, held_out=some_examples(2, seed=9)
+    )
+    before = load_file(untrained / "model.safetensors")
+    after = weights(tmp_path / "run", "full")
+    assert after.keys() == before.keys()
+    assert not any(torch.equal(before[name], after[name]) for name in before)
+    losses = [row["loss"] for row in log(tmp_path / "run") if "loss" in row]
+    assert losses[-1] < losses[0] - 0.2
+    measured = [row for row in log(tmp_path / "run") if "eval_loss" in row]
+    assert [row["step"] for row in measured] == [3, 6]
+    assert result["eval_loss"] == measured[-1]["eval_loss"]
+    assert sum("held-out loss" in text for text in said) == 2
+
+
+def test_the_loss_is_that_of_the_labelled_tokens_alone(untrained, tmp_path):
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    pair = some_examples(2, seed=5)
+    # LoRA begins as the base itself, so the first step's loss is the base's.
+    settings = SETTINGS.model_copy(update={"epochs": 1.0})
+    train(untrained, tmp_path / "run", settings, examples=pair)
+    model = AutoModelForCausalLM.from_pretrained(untrained)
+    lost = []
+    for example in pair:
+        with torch.no_grad():
+            logits_TV = model(torch.tensor([example.input_ids])).logits[0, :-1]
+        targets_T = torch.tensor(example.labels[1:])
+        losses_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
+        lost += losses_T[targets_T != IGNORED].tolist()
+    (row,) = log(tmp_path / "run")
+    assert len(lost) == sum(example.learned for example in pair)
+    assert row["loss"] == pytest.approx(sum(lost) / len(lost), abs=1e-4)
+
+
+# ------------------------------------------------------------------------------------- killed and continued
+
+TRAINS_AND_STOPS_AT_STEP_5 = """
+import sys, time
+from pathlib import Path
+import test_sft
+
+def say(text):
+    if text.startswith("step 5 "):
+        print("ready", flush=True)
+        time.sleep(600)
+
+test_sft.train(Path(sys.argv[1]), Path(sys.argv[2]), say=say)
+"""
+
+
+@pytest.fixture(scope="module")
+def killed(untrained, tmp_path_factory):
+    """What is left of a run that was killed in step 5, after checkpoint-4."""
+    work = tmp_path_factory.mktemp("killed")
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), str(here.parent)])
+    with subprocess.Popen(
+        [sys.executable, "-c", TRAINS_AND_STOPS_AT_STEP_5, str(untrained), str(work)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    ) as process:
+        assert process.stdout
+        watchdog = threading.Timer(120, process.kill)
+        watchdog.start()
+        assert any(line == "ready\n" for line in process.stdout)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        watchdog.cancel()
+    assert sorted(p.name for p in (work / "checkpoints").glob("checkpoint-*")) == [
+        "checkpoint-2",
+        "checkpoint-4",
+    ]
+    assert not (work / "adapter").exists()
+    assert [row["step"] for row in log(work)] == [1, 2, 3, 4, 5]
+    return work
+
+
+@pytest.fixture
+def left_behind(killed, tmp_path):
+    import shutil
+
+    return Path(shutil.copytree(killed, tmp_path / "killed"))
+
+
+def assert_the_same_training(work: Path, uninterrupted) -> None:
+    import torch
+
+    whole, _ = uninterrupted
+    for name, tensor in weights(whole).items():
+        torch.testing.assert_close(weights(work)[name], tensor, rtol=0, atol=1e-5)
+    assert [(r["step"], r["epoch"]) for r in log(work)] == [
+        (r["step"], r["epoch"]) for r in log(whole)
+    ]
+    for row, other in zip(log(work), log(whole), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], abs=1e-4)
+
+
+def test_a_killed_run_is_continued_to_the_same_adapter_and_the_same_log(
+    untrained, left_behind, uninterrupted
+):
+    said: list[str] = []
+    result = train(untrained, left_behind, say=said.append)
+    assert said[0] == "continuing from checkpoint-4"
+    assert [text.split(",")[0] for text in said[1:]] == ["step 5 of 6", "step 6 of 6"]
+    assert result["steps"] == 6
+    assert_the_same_training(left_behind, uninterrupted)
+
+
+def test_standard_output_stays_the_commands(untrained, left_behind, capsys):
+    train(untrained, left_behind)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_checkpoint_that_was_being_written_is_passed_over(untrained, left_behind, uninterrupted):
+    checkpoint = left_behind / "checkpoints" / "checkpoint-4"
+    (checkpoint / "trainer_state.json").unlink()  # it is written last
+    (checkpoint / "optimizer.pt").write_bytes(b"half")
+    said: list[str] = []
+    train(untrained, left_behind, say=said.append)
+    assert said[0] == "continuing from checkpoint-2"
+    assert_the_same_training(left_behind, uninterrupted)
+
+
+def test_a_log_line_that_the_kill_cut_short_is_dropped(untrained, left_behind, uninterrupted):
+    with (left_behind / "log.jsonl").open("a") as file:
+        file.write('{"step": 6, "ep')
+    train(untrained, left_behind)
+    assert_the_same_training(left_behind, uninterrupted)
+
+
+def test_a_run_killed_before_its_first_checkpoint_begins_anew(
+    untrained, left_behind, uninterrupted
+):
+    import shutil
+
+    shutil.rmtree(left_behind / "checkpoints")
+    (left_behind / "checkpoints").mkdir()
+    said: list[str] = []
+    train(untrained, left_behind, say=said.append)
+    assert said[0].startswith("step 1 of 6")
+    assert_the_same_training(left_behind, uninterrupted)
+
+
+def test_a_run_killed_after_its_last_step_only_writes_its_adapter(
+    untrained, tmp_path, uninterrupted
+):
+    import shutil
+
+    work = Path(shutil.copytree(uninterrupted[0], tmp_path / "run"))
+    shutil.rmtree(work / "adapter")
+    result = train(untrained, work)
+    assert result["steps"] == 6
+    assert result["loss"] == uninterrupted[1]["loss"]
+    assert_the_same_training(work, uninterrupted)
