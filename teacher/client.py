@@ -153,7 +153,7 @@ class Client:
 
 def _stored(completion: Any, seconds: float) -> dict[str, Any]:
     # The library checks nothing of what a server sends: any part may be missing, or the whole be a proxy's page.
-    choice = next(iter(getattr(completion, "choices", None) or []), None)
+    choice: Any = next(iter(getattr(completion, "choices", None) or []), None)
     if getattr(choice, "message", None) is None:
         raise _NoMessage("the reply has no message")
     message = {

@@ -174,9 +174,7 @@ def written(message) -> str:
 def check_conversation(renderer, messages, tools):
     found = stretches(list(examples(trace(messages, tools), renderer)))
     turns = [message for message in messages if message["role"] == "assistant"]
-    assert [renderer.tokenizer.decode(labels) for _, labels in found] == [
-        written(turn) for turn in turns
-    ]
+    assert [labels for _, labels in found] == [renderer.ids(written(turn)) for turn in turns]
     assert [prompt for prompt, _ in found] == prompts(renderer, messages, tools)
 
 
@@ -184,12 +182,18 @@ def check_conversation(renderer, messages, tools):
 @given(conversations())
 def test_each_turn_is_learned_once_with_its_stop_token_after_the_prompt_the_server_sends(drawn):
     check_conversation(RENDERER, *drawn)
+    messages, tools = drawn
+    found = stretches(list(examples(trace(messages, tools), RENDERER)))
+    assert [TINY.decode(labels) for _, labels in found] == [
+        written(message) for message in messages if message["role"] == "assistant"
+    ]
 
 
 @pytest.mark.slow
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(conversations())
 def test_the_same_holds_for_the_tokenizer_of_the_embedded_student(drawn):
+    # Ids alone: its vocabulary lacks the tokens of some bytes, so that rare characters cannot be read back.
     check_conversation(embedded(), *drawn)
 
 

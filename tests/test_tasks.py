@@ -228,7 +228,14 @@ def test_a_demonstration_is_the_plan_played_with_the_worlds_own_results(tmp_path
     domain = pack(tmp_path)
     task = build(domain, "moved_item", "train", 5)
     messages = demonstration(task, domain)
-    assert [m["role"] for m in messages] == "user assistant tool assistant tool assistant".split()
+    assert [m["role"] for m in messages] == [
+        "user",
+        "assistant",
+        "tool",
+        "assistant",
+        "tool",
+        "assistant",
+    ]
     assert messages[0]["content"] == task["request"]
     assert messages[-1] == {"role": "assistant", "content": task["reply"]}
     for said, result in ((messages[1], messages[2]), (messages[3], messages[4])):
