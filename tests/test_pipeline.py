@@ -42,16 +42,17 @@ def command(run: Path) -> list[str]:
     return [sys.executable, "-m", "flows.cli", "distill", "legal", "--run", str(run), *settings]
 
 
-def start(run: Path, store: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(run),
-        cwd=ROOT,
-        env={**os.environ, "STILLHOUSE_STORE": str(store)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
+def start(run: Path, store: Path, log: Path) -> subprocess.Popen[bytes]:
+    # To a file, not a pipe: what a killed run leaves behind would hold the pipe open.
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command(run),
+            cwd=ROOT,
+            env={**os.environ, "STILLHOUSE_STORE": str(store)},
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
 
 
 def marked(run: Path) -> list[psutil.Process]:
@@ -66,15 +67,15 @@ def marked(run: Path) -> list[psutil.Process]:
     return found
 
 
-def kill_when(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
     """SIGKILL to the command alone, the moment the condition holds: what it started is left behind."""
     deadline = time.monotonic() + 600
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, "the command ended before it was killed"
         assert time.monotonic() < deadline, "the condition never held"
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.wait()
 
 
 def journal_lines(run: Path) -> list[str]:
@@ -93,17 +94,20 @@ def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     run, store = base / "run", base / "store"
 
     kill_when(
-        start(run, store), lambda: (run / "journal").is_dir() and len(journal_lines(run)) >= 6
+        start(run, store, base / "1.log"),
+        lambda: (run / "journal").is_dir() and len(journal_lines(run)) >= 6,
     )
     journalled = journal_lines(run)
     orphans = [process.pid for process in marked(run)]
 
-    kill_when(start(run, store), lambda: (run / "train/checkpoints/checkpoint-2").is_dir())
+    kill_when(
+        start(run, store, base / "2.log"), lambda: (run / "train/checkpoints/checkpoint-2").is_dir()
+    )
     traces = (run / "traces.jsonl").stat().st_mtime_ns
     replies = len(journal_lines(run))
 
-    last = start(run, store)
-    output, _ = last.communicate(timeout=900)
+    last = start(run, store, base / "3.log")
+    last.wait(timeout=900)
     return {
         "run": run,
         "store": store,
@@ -112,7 +116,7 @@ def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         "traces": traces,
         "replies": replies,
         "code": last.returncode,
-        "output": output,
+        "output": (base / "3.log").read_text(),
     }
 
 
@@ -202,8 +206,10 @@ def test_a_pulled_student_is_served_as_it_is(
 
 
 def test_the_same_command_again_repeats_nothing(killed_and_finished: dict[str, Any]) -> None:
-    again = start(killed_and_finished["run"], killed_and_finished["store"])
-    output, _ = again.communicate(timeout=300)
+    log = killed_and_finished["store"].with_name("4.log")
+    again = start(killed_and_finished["run"], killed_and_finished["store"], log)
+    again.wait(timeout=300)
+    output = log.read_text()
     assert again.returncode == 0, output
     assert output.count("is done already") == 7
     models = subprocess.run(
