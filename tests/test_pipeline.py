@@ -101,7 +101,8 @@ def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     orphans = [process.pid for process in marked(run)]
 
     kill_when(
-        start(run, store, base / "2.log"), lambda: (run / "train/checkpoints/checkpoint-2").is_dir()
+        start(run, store, base / "2.log"),
+        lambda: (run / "train/checkpoints/checkpoint-2/trainer_state.json").is_file(),
     )
     traces = (run / "traces.jsonl").stat().st_mtime_ns
     replies = len(journal_lines(run))
