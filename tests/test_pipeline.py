@@ -26,7 +26,7 @@ SMALL = {
     "tasks.exam": 4,
     "tasks.mix": "{lookup: 1, workflow: 0}",
     "generate.concurrency": 4,
-    "train.epochs": 3,
+    "train.epochs": 5,
     "train.batch_size": 2,
     "train.save_steps": 2,
     "train.log_steps": 1,
