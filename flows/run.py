@@ -152,7 +152,7 @@ class Run:
         path = self._receipt_path(name)
         path.unlink(missing_ok=True)
         result: dict[str, Any] = {}
-        started, clock = _now(), time.monotonic()
+        started, clock = now(), time.monotonic()
         yield result
         for output in outputs:
             if not output.exists():
@@ -274,7 +274,7 @@ class Run:
             )
         record = {
             "version": 1,
-            "created": before.get("created", _now()),
+            "created": before.get("created", now()),
             "domain": self.domain,
             "recipe": recipe.model_dump(mode="json"),
             "versions": {"python": platform.python_version(), **_versions()},
@@ -336,5 +336,5 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _now() -> str:
+def now() -> str:
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

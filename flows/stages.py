@@ -4,6 +4,7 @@ Every stage reads and writes files of the run's directory, so that it can be run
 """
 
 import asyncio
+import itertools
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.progress import say, track
 from flows.recipe import Recipe
-from flows.run import Run
+from flows.run import Run, now
 from schemas.errors import GateError, InputError, StageError
 from schemas.files import read_json, read_jsonl, sha256, sha256_text, whole, write_json, write_jsonl
 from schemas.validation import check_document
@@ -25,7 +26,6 @@ from teacher.journal import Journal
 from teacher.rollouts import rollouts
 from teacher.serve import serve
 
-_REPLY_SECONDS = 600
 # Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
 _EXAMPLE_SEEDS = 400_000_000
 _GATE_TRACES = 24
@@ -49,6 +49,9 @@ class Work:
 
     def path(self, *parts: str) -> Path:
         return self.directory.joinpath(*parts)
+
+    def gguf_name(self, variant: str) -> str:
+        return f"{self.domain.name}-{self.student['name']}-{variant}.gguf"
 
     def digest(self, *sections: str) -> dict[str, str]:
         """The inputs of a stage that come from outside the run."""
@@ -143,7 +146,6 @@ async def _generate(work: Work, to: Path) -> dict[str, int]:
             min(teacher["context"], _TEACHER_CONTEXT),
             catalog.template(teacher),
         ) as endpoint,
-        whole(to) as temporary,
         track("attempts", len(todo) * settings.attempts) as advance,
     ):
         async with Client(
@@ -169,7 +171,7 @@ async def _generate(work: Work, to: Path) -> dict[str, int]:
                 attempt = int(trace["id"].rsplit("/", 1)[1])
                 advance(settings.attempts - attempt if episode.passed(trace) else 1)
             rows.sort(key=lambda row: row["id"])
-            write_jsonl(temporary, rows)
+            write_jsonl(to, rows)
     journal.close()
     sent = len(journal) - before
     return {**counts, "requests": sent, "replayed": sum(len(row["calls"]) for row in rows) - sent}
@@ -290,13 +292,7 @@ def export(work: Work) -> None:
     from student import base, gguf, merge, parity
 
     renderer = _renderer(work)
-    traces = [
-        row
-        for _, row in zip(
-            range(_GATE_TRACES), read_jsonl(work.path("filter", "kept.jsonl")), strict=False
-        )
-    ]
-    name = f"{work.domain.name}-{work.student['name']}"
+    traces = list(itertools.islice(read_jsonl(work.path("filter", "kept.jsonl")), _GATE_TRACES))
     directory = work.path("export")
     with work.run.stage("export", inputs, [directory]) as result, whole(directory) as temporary:
         merged = temporary / "vllm"
@@ -312,7 +308,7 @@ def export(work: Work) -> None:
         gguf.convert(merged, full, say)
         report = {}
         for variant in work.recipe.export.variants:
-            file = temporary / "gguf" / f"{name}-{variant}.gguf"
+            file = temporary / "gguf" / work.gguf_name(variant)
             gguf.quantize(full, file, variant)
             say(f"checking {file.name}: template, prompts, token ids, end of turn, tool call")
             context = min(work.student["context"], 4096)
@@ -350,9 +346,7 @@ def evaluate(work: Work) -> None:
     rows = list(read_jsonl(path))
     directory = work.path("evaluate")
     outputs = [directory / name for name in ("base.jsonl", "student.jsonl", "scorecard.json")]
-    student_file = work.path(
-        "export", "gguf", f"{work.domain.name}-{work.student['name']}-{settings.variant}.gguf"
-    )
+    student_file = work.path("export", "gguf", work.gguf_name(settings.variant))
     with work.run.stage("evaluate", inputs, outputs) as result:
         scores = {}
         candidates = {
@@ -394,7 +388,7 @@ def evaluate(work: Work) -> None:
             "version": 1,
             "domain": work.domain.name,
             "recipe": work.recipe.name,
-            "created": _now(),
+            "created": now(),
             "exam": {"tasks": len(rows), "sha256": sha256(path)},
             "models": scores,
             "gate": gate,
@@ -423,12 +417,10 @@ def publish(work: Work) -> None:
     from student.card import model_card
 
     target = store.store_directory(work.recipe.publish.store)
-    if work.run.is_current("publish", {**inputs, "store": str(target.resolve())}) and _still_there(
-        work, target
-    ):
+    inputs["store"] = str(target.resolve())
+    if work.run.is_current("publish", inputs) and _still_there(work, target):
         return
     directory = work.path("publish")
-    inputs["store"] = str(target.resolve())
     with work.run.stage("publish", inputs, [directory]) as result, whole(directory) as temporary:
         temporary.mkdir()
         ledger = read_json(work.path("filter", "ledger.json"))
@@ -461,7 +453,7 @@ def publish(work: Work) -> None:
             name=published.name,
             tag=published.tag,
             digest=published.digest,
-            store=str(target.resolve()),
+            store=inputs["store"],
         )
         write_json(temporary / "published.json", result)
         say(f"published as {published.name}:{published.tag} in {target}")
@@ -484,7 +476,7 @@ def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> 
     teacher, student = work.teacher, work.student
     return {
         "version": 1,
-        "created": _now(),
+        "created": now(),
         "domain": work.domain.name,
         "recipe": work.recipe.model_dump(mode="json"),
         "student": {
@@ -527,9 +519,3 @@ def _renderer(work: Work) -> Any:
         base.chat_template(work.student, directory),
         work.student["stop"],
     )
-
-
-def _now() -> str:
-    import datetime as dt
-
-    return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

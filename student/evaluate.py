@@ -40,12 +40,8 @@ async def sit(
         template: a chat template instead of the file's own (for a base that has none with tools).
         progress: called as each episode ends.
     """
-    model = {
-        "model": gguf.name,
-        "revision": sha256,
-        "engine": "llama.cpp",
-        "licence": "see the model card",
-    }
+    identity = {"model": gguf.name, "revision": sha256}
+    model = {**identity, "engine": "llama.cpp", "licence": "see the model card"}
     loop = episode.Settings(
         min(settings.max_steps, domain.spec["budgets"]["steps"]),
         settings.max_tokens,
@@ -55,7 +51,6 @@ async def sit(
     replies = Journal(journal)
     traces = {}
     with serve(gguf, log, settings.concurrency, context, template) as endpoint:
-        identity = {"model": gguf.name, "revision": sha256}
         async with Client(
             endpoint, identity, replies, settings.concurrency, _REPLY_SECONDS
         ) as client:

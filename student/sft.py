@@ -5,13 +5,11 @@ The run resumes from its last checkpoint; its log has one JSON line a logged ste
 
 import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from student.examples import Example
-
-Progress = Callable[[str], None]
+from teacher.llamacpp import Progress
 
 
 def train(
