@@ -56,6 +56,22 @@ def revision(model: dict[str, Any]) -> str:
     return source.get("sha256") or source.get("revision") or next(iter(source.values()))
 
 
+def sampling(model: dict[str, Any], mode: str | None = None) -> dict[str, float]:
+    """{"temperature", "top_p"} of a mode, of the default mode, or of a teacher that has none.
+
+    Raises:
+        InputError: no such mode.
+    """
+    modes = model.get("modes", {})
+    mode = mode or model.get("mode")
+    if mode is None:
+        return model["sampling"]
+    if mode not in modes:
+        known = f"one of {', '.join(modes)}" if modes else "none: this teacher has no modes"
+        raise InputError(f"{model['name']}: generate.mode: found {mode!r}, expected {known}")
+    return modes[mode]["sampling"]
+
+
 def fetch(model: dict[str, Any], say: Progress = print) -> Path:
     """The file or directory with the weights, fetched at the first use into the user's cache.
 

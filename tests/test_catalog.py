@@ -11,6 +11,7 @@ import yaml
 from schemas.errors import InputError, StageError
 from teacher import catalog
 from teacher.catalog import TEACHERS, fetch, load, revision, servable, template
+from teacher.gpus import parse
 
 SHIPPED = sorted(path.stem for path in TEACHERS.glob("*.yaml"))
 TEACHER: dict[str, Any] = load("smollm2-135m", TEACHERS, "teacher")
@@ -28,6 +29,30 @@ def test_every_shipped_teacher_is_valid_and_named_as_its_file(name: str) -> None
     assert model["name"] == name
     assert template(model) is None or template(model).is_file()  # type: ignore[union-attr]
     assert revision(model)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_what_a_shipped_teacher_was_measured_on_is_a_machine_that_can_be_planned_for(
+    name: str,
+) -> None:
+    model = load(name, TEACHERS, "teacher")
+    for row in model.get("memory", {}).get("measured", []):
+        machine = parse(row["gpus"])
+        assert machine.gpu and machine.gpu.bandwidth
+        assert row["output_tokens_s"] < row["total_tokens_s"]
+    assert model["engine"] != "vllm" or model["memory"]["source"]
+
+
+@pytest.mark.parametrize("name", [name for name in SHIPPED if name.startswith("kimi")])
+def test_a_kimi_says_how_it_is_asked_and_under_which_licence(name: str) -> None:
+    model = load(name, TEACHERS, "teacher")
+    assert model["mode"] in model["modes"]
+    assert model["modes"]["thinking"]["max_tokens"] >= 16384
+    for mode in model["modes"].values():
+        body = mode.get("body", {}).get("vllm", {})
+        assert set(body) <= {"chat_template_kwargs"}
+    assert "20 million US dollars" in model["licence"]["note"]
+    assert model["licence"]["id"].startswith("Modified MIT")
 
 
 def test_a_teacher_may_be_a_file_anywhere(tmp_path: Path) -> None:

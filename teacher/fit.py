@@ -1,0 +1,394 @@
+"""Whether a teacher fits on a machine: weights and KV cache of each GPU under vLLM, and what would fit instead.
+
+All of it is arithmetic, done before anything starts. What vLLM takes beside weights and cache was measured on two
+machines and is an estimate on every other; a fit that hangs on less than that estimate's error is called none.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
+
+from schemas.errors import InputError
+from teacher.gpus import GIB, Hardware, parse
+
+# What vLLM takes of a GPU beside weights and KV cache (activations of the largest batch, CUDA graphs, communication
+# buffers, the sampler's logits), from two servers of this shape at TP8 and 8,192 tokens a batch:
+# - 8xH100-80GB, 0.95 of 79.18 GiB, few sequences: 27,392 tokens in fp8 = 0.90 GiB left beside 69.27 GiB of weights
+#   (github.com/SemiAnalysisAI/InferenceX issue 1587 and its kimik2.5_int4_h100.sh): 5.06 GiB.
+# - 8xH200, 0.9 of 139.80 GiB, vLLM's 1,024 sequences: "Available KV cache memory: 46.80 GiB" (vllm-project/recipes,
+#   Kimi-K2-Think.md): 9.76 GiB. The difference is laid to the sequences: 4.7 MiB each, 30 bytes a logit of its 163,840.
+_OVERHEAD = 5.06 * GIB
+_A_SEQUENCE = 4.70 * GIB / 1024
+# Beyond 8,192 tokens a batch: the outputs of 8 experts and about six more hidden states of 7,168 bf16 values; a guess.
+_BATCH, _A_BATCHED_TOKEN = 8192, 14 * 7168 * 2
+# Two measured points say little about a third: less than this for the KV cache is not counted on.
+_MARGIN = 2 * GIB
+# Sequences and tokens a batch by the GPU's memory, an A100 as the small ones: vLLM 0.32, engine/arg_utils.py,
+# get_batch_defaults.
+_SMALL, _LARGE, _LARGEST = (256, 2048), (1024, 8192), (1024, 16384)
+
+# Looked through for what would fit.
+_MACHINES = ("8xH200", "2x8xH100-80GB", "2x8xA100-80GB", "4xB200", "8xB200", "8xMI300X")
+_HOST = "cpu-768GB"
+# Bytes of weights that llama.cpp reads a second while it writes one reply, measured with this shape: 13.4 tokens/s of a
+# 346 GiB file on one socket of an EPYC 9965 (ikawrakow/ik_llama.cpp 612) are 153 GB/s; 22 tokens/s of a 588 GB file on
+# two sockets of EPYC 9355 with the attention on a GPU (ggml-org/llama.cpp issue 14642) are 400 GB/s.
+_HOST_BYTES_S = (150e9, 400e9)
+# What is left of a host's or a GPU's memory for llama.cpp's weights and cache; a guess on the safe side.
+_LLAMA_SHARE = 0.92
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How a teacher would be served on a machine.
+
+    max_model_len: tokens of the longest conversation to serve (where it does not fit: the longest that would be).
+    concurrency: conversations of the wanted length that the KV cache holds at once, in all data parallel copies.
+    weights_per_rank, kv_per_rank: bytes on each GPU; kv_tokens: what the cache holds in all. reason: in words.
+    alternatives: where it does not fit, what would, one line each.
+    """
+
+    fits: bool
+    tensor_parallel: int
+    decode_context_parallel: int
+    nodes: int
+    max_model_len: int
+    concurrency: float
+    weights_per_rank: int
+    kv_per_rank: int
+    kv_tokens: int
+    reason: str
+    alternatives: tuple[str, ...] = ()
+
+
+_DEFAULTS = SimpleNamespace(
+    tensor_parallel=None,
+    decode_context_parallel=None,
+    data_parallel=1,
+    expert_parallel=False,
+    replicas=1,
+    nodes=1,
+    max_model_len=None,
+    kv_cache_dtype="auto",
+    gpu_memory_utilization=0.9,
+    arguments=(),
+)
+
+
+def fit(
+    teacher: dict[str, Any], hardware: Hardware, wanted_context: int, options: Any = None
+) -> Fit:
+    """How a teacher would be served on a machine, and whether that is enough.
+
+    Args:
+        teacher: its description, with `memory`. wanted_context: tokens of the longest conversation.
+        options: the recipe's `serve` section, or anything with its fields; what is None there is chosen here.
+
+    Raises:
+        InputError: options that no machine can serve this teacher with.
+    """
+    options = options or _DEFAULTS
+    wanted = min(options.max_model_len or wanted_context, teacher["context"])
+    if teacher["engine"] == "llama.cpp":
+        found = _llama(teacher, hardware, wanted)
+    else:
+        found = _vllm(teacher, hardware, wanted, options)
+    if found.fits:
+        return found
+    return replace(found, alternatives=tuple(_alternatives(teacher, hardware, wanted, options)))
+
+
+def chosen(found: Fit) -> dict[str, int]:
+    """The fields of a recipe's `serve` section that a fit decides."""
+    return {
+        "tensor_parallel": found.tensor_parallel,
+        "decode_context_parallel": found.decode_context_parallel,
+        "nodes": found.nodes,
+        "max_model_len": found.max_model_len,
+    }
+
+
+# ------------------------------------------------------------------------------------- under vLLM
+
+
+def _vllm(teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any) -> Fit:
+    """One machine if it can, else the fewest that do."""
+    if hardware.gpu is None:
+        reason = f"vLLM serves {teacher['name']} on GPUs; found {hardware}"
+        return Fit(False, 1, 1, 1, 0, 0.0, teacher["memory"]["weights_bytes"], 0, 0, reason)
+    spans = [options.nodes]
+    if options.nodes == 1 and options.replicas == 1:
+        spans = list(range(1, hardware.nodes + 1))
+    tried = [_served(teacher, hardware, wanted, options, nodes) for nodes in spans]
+    return next((found for found in tried if found.fits), tried[-1])
+
+
+def _served(
+    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any, nodes: int
+) -> Fit:
+    """One server: each layer over the GPUs of a machine, the layers over `nodes` machines, as vLLM's guide has it."""
+    gpu, copies = hardware.gpu, options.data_parallel
+    assert gpu
+    gpus = hardware.count // options.replicas
+    tensor = options.tensor_parallel or _degree(teacher, gpus // copies)
+    context = _context_degree(teacher, tensor, options)
+    layers = teacher["memory"]["attention"]["layers"]
+    stage = math.ceil(layers / nodes) / layers  # of the machine that gets one more
+    weights = stage * _weights(teacher, tensor, copies, options.expert_parallel)
+    usable = options.gpu_memory_utilization * gpu.memory
+    beside = _beside(gpu.name, gpu.memory, (*_vllm_arguments(teacher), *options.arguments))
+    left = int(usable - weights - beside)
+    cached = stage * _cache_bytes(teacher, tensor, context, options.kv_cache_dtype)
+    held = int(max(0, left) // cached)
+    tokens = held * copies
+    working = (
+        f"{weights / GIB:.1f} GiB of weights and about {beside / GIB:.1f} GiB of working memory"
+    )
+    fits = False
+    if tensor * copies > gpus or nodes > hardware.nodes:
+        machines = f" on each of {nodes} machines" if nodes > 1 else ""
+        others = f" of {options.replicas}" if options.replicas > 1 else ""
+        reason = f"one server{others} needs {tensor * copies} GPUs{machines}; found {hardware}"
+    elif options.kv_cache_dtype == "fp8" and _is_mla(teacher) and not gpu.fp8_mla:
+        reason = (
+            f"vLLM keeps an MLA cache in fp8 only from compute capability 8.9 on, which {gpu.name}"
+            " has not: serve.kv_cache_dtype=auto"
+        )
+    elif left < 0:
+        reason = (
+            f"{working} on each GPU are more than the {usable / GIB:.1f} GiB that vLLM may take"
+            f" ({options.gpu_memory_utilization:g} of {gpu.memory / GIB:.1f})"
+        )
+    else:
+        fits = left >= _MARGIN and held >= wanted
+        reason = (
+            f"TP{tensor}{f' with the KV cache in {context} parts' if context > 1 else ''}: {working} leave about"
+            f" {left / GIB:.1f} GiB of each GPU for the cache: {count(tokens)} tokens,"
+            f" {_conversations(tokens, wanted)} of {wanted:,} tokens at once"
+        )
+        if left < _MARGIN:
+            reason += f"; less than this estimate can be trusted with ({_MARGIN / GIB:g} GiB)"
+    return Fit(
+        fits=fits,
+        tensor_parallel=tensor,
+        decode_context_parallel=context,
+        nodes=nodes,
+        max_model_len=min(wanted, held),
+        concurrency=round(tokens / wanted, 1),
+        weights_per_rank=int(weights),
+        kv_per_rank=max(0, left),
+        kv_tokens=tokens,
+        reason=reason,
+    )
+
+
+def _degree(teacher: dict[str, Any], gpus: int) -> int:
+    """The largest power of two of GPUs that splits the heads; vLLM asks for a divisor of them."""
+    heads = teacher["memory"].get("heads", 1024)
+    return max(d for d in (2**n for n in range(11)) if d <= max(1, gpus) and heads % d == 0)
+
+
+def _context_degree(teacher: dict[str, Any], tensor: int, options: Any) -> int:
+    """Parts of the KV cache: by default as many as GPUs would otherwise hold copies of it (MLA).
+
+    vLLM 0.32 asks for a divisor of the tensor parallel degree; with grouped queries, of the copies of each KV head.
+    """
+    heads = teacher["memory"].get("heads")
+    if heads and heads % tensor:
+        raise InputError(
+            f"serve.tensor_parallel: found {tensor}, expected a divisor of the {heads} attention heads of"
+            f" {teacher['name']}"
+        )
+    attention = teacher["memory"]["attention"]
+    copies = tensor if _is_mla(teacher) else max(1, tensor // attention["kv_heads"])
+    if options.decode_context_parallel:
+        if tensor % options.decode_context_parallel or options.decode_context_parallel > copies:
+            raise InputError(
+                f"serve.decode_context_parallel: found {options.decode_context_parallel}, expected a divisor of"
+                f" serve.tensor_parallel ({tensor}), {copies} at most"
+            )
+        return options.decode_context_parallel
+    return tensor if _is_mla(teacher) else 1
+
+
+def _weights(teacher: dict[str, Any], tensor: int, copies: int, by_expert: bool) -> float:
+    """Bytes of weights on each GPU of one machine: experts over all of them, the rest over a data parallel copy."""
+    total = teacher["memory"]["weights_bytes"]
+    routed = teacher["memory"].get("experts", {"count": 1, "bytes": 0})
+    experts, expert_bytes = routed["count"], routed["bytes"]
+    ranks = tensor * copies
+    # Whole experts need not come out even: the fullest GPU decides.
+    share = math.ceil(experts / ranks) / experts if by_expert and expert_bytes else 1 / ranks
+    return (total - expert_bytes) / tensor + expert_bytes * share
+
+
+def _cache_bytes(teacher: dict[str, Any], tensor: int, context: int, dtype: str) -> int:
+    """Bytes of KV cache that a token of a conversation takes on each GPU of its copy.
+
+    MLA keeps one latent vector for all heads, so each tensor parallel rank holds all of it; decode context parallelism
+    divides the tokens. With grouped queries each rank holds its own KV heads.
+    """
+    attention, size = teacher["memory"]["attention"], 1 if dtype == "fp8" else 2
+    if _is_mla(teacher):
+        values = attention["kv_lora_rank"] + attention["rope_head_dim"]
+    else:
+        values = 2 * attention["head_dim"] * math.ceil(attention["kv_heads"] / tensor)
+    return math.ceil(values * size * attention["layers"] / context)
+
+
+def _beside(name: str, memory: int, arguments: tuple[str, ...]) -> float:
+    """Bytes that vLLM takes of a GPU beside weights and KV cache."""
+    defaults = _LARGEST if memory >= 160 * GIB else _LARGE if memory >= 70 * GIB else _SMALL
+    sequences, batched = _SMALL if "A100" in name else defaults
+    sequences = _argument(arguments, "--max-num-seqs", sequences)
+    batched = _argument(arguments, "--max-num-batched-tokens", batched)
+    return _OVERHEAD + sequences * _A_SEQUENCE + max(0, batched - _BATCH) * _A_BATCHED_TOKEN
+
+
+def _argument(arguments: tuple[str, ...], name: str, default: int) -> int:
+    """The number that an argument of vLLM has, the last one given."""
+    words = [word for argument in arguments for word in argument.split("=", 1)]
+    values = [words[i + 1] for i, word in enumerate(words[:-1]) if word == name]
+    return int(values[-1]) if values and values[-1].isdigit() else default
+
+
+def _vllm_arguments(teacher: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(teacher.get("vllm", {}).get("arguments", ()))
+
+
+def _is_mla(teacher: dict[str, Any]) -> bool:
+    return teacher["memory"]["attention"]["kind"] == "mla"
+
+
+# ------------------------------------------------------------------------------------- under llama.cpp
+
+
+def _llama(teacher: dict[str, Any], hardware: Hardware, wanted: int) -> Fit:
+    """llama.cpp lays whole layers on GPUs and the rest into host memory; each token's cache is there once."""
+    weights, room = teacher["memory"]["weights_bytes"], _llama_room(teacher, hardware)
+    tokens = int(max(0, room - weights) // _cache_bytes(teacher, 1, 1, "auto"))
+    reason = (
+        f"{weights / 1e9:.0f} GB of weights in {room / 1e9:.0f} GB of usable memory leave room for"
+        f" {count(tokens)} tokens of KV cache, {_conversations(tokens, wanted)} of {wanted:,} tokens"
+    )
+    if hardware.gpu is None:
+        reason += f"; {_host_speed(teacher, weights)}"
+    return Fit(
+        fits=tokens >= wanted,
+        tensor_parallel=1,
+        decode_context_parallel=1,
+        nodes=1,
+        max_model_len=min(wanted, tokens),
+        concurrency=round(tokens / wanted, 1),
+        weights_per_rank=weights,
+        kv_per_rank=int(max(0, room - weights)),
+        kv_tokens=tokens,
+        reason=reason,
+    )
+
+
+def _llama_room(teacher: dict[str, Any], hardware: Hardware) -> float:
+    """Bytes for weights and cache. Layers stay whole: the GPU that gets one more decides what all of them hold."""
+    on_gpus = 0.0
+    if hardware.gpu:
+        layers = teacher["memory"]["attention"]["layers"] / hardware.count
+        on_gpus = hardware.gpu.memory * hardware.count * layers / math.ceil(layers)
+    return _LLAMA_SHARE * (on_gpus + (hardware.host_memory or 0))
+
+
+def host_tokens_s(teacher: dict[str, Any], file_bytes: int) -> tuple[float, float]:
+    """Tokens/s of one reply on a CPU host, slow and fast: memory bandwidth over the bytes that one token reads."""
+    used = teacher.get("active_parameters", teacher["parameters"]) / teacher["parameters"]
+    slow, fast = _HOST_BYTES_S
+    return slow / (file_bytes * used), fast / (file_bytes * used)
+
+
+def _host_speed(teacher: dict[str, Any], file_bytes: int) -> str:
+    slow, fast = host_tokens_s(teacher, file_bytes)
+    return f"an estimate of {slow:.0f} to {fast:.0f} tokens/s for one reply at a time"
+
+
+# ------------------------------------------------------------------------------------- what would fit
+
+
+def _alternatives(
+    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any
+) -> Iterator[str]:
+    """Lines about the same machine served otherwise, other machines, and llama.cpp."""
+    if teacher["engine"] == "vllm":
+        yield from _otherwise(teacher, hardware, wanted, options)
+        kept = ("kv_cache_dtype", "gpu_memory_utilization", "expert_parallel", "arguments")
+        free = {**vars(_DEFAULTS), **{name: getattr(options, name) for name in kept}}
+        for name in _MACHINES:
+            found = _vllm(teacher, parse(name), wanted, SimpleNamespace(**free))
+            if found.fits:
+                build = ", with vLLM's build for ROCm behind serve.url" if "MI3" in name else ""
+                yield (
+                    f"{name}: about {found.kv_per_rank / GIB:.0f} GiB of each GPU for the KV cache,"
+                    f" {_conversations(found.kv_tokens, wanted)} at once{build}"
+                )
+    fits, line = _gguf(teacher, hardware, wanted, "this machine")
+    yield line
+    if hardware.gpu or not fits:
+        fits, line = _gguf(teacher, parse(_HOST), wanted, "a CPU host with 768 GB of memory")
+        if fits:
+            yield line
+
+
+def _otherwise(
+    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any
+) -> Iterator[str]:
+    """The smallest change of settings with which this machine would do, or what the largest would leave."""
+    if hardware.gpu is None:
+        return
+    share = {"gpu_memory_utilization": 0.95}
+    few = {"arguments": (*options.arguments, "--max-num-seqs", "16")}
+    fp8 = {"kv_cache_dtype": "fp8"} if hardware.gpu.fp8_mla or not _is_mla(teacher) else {}
+    for change in (fp8, share, few, share | few, share | few | fp8):
+        changed = {**{name: getattr(options, name) for name in vars(_DEFAULTS)}, **change}
+        found = _vllm(teacher, hardware, wanted, SimpleNamespace(**changed))
+        settings = ", ".join(
+            f"serve.{key}={list(value) if isinstance(value, tuple) else value}"
+            for key, value in change.items()
+        )
+        if found.fits:
+            yield f"this machine with {settings}"
+            return
+    if found.kv_per_rank:
+        yield (
+            f"not this machine, even with {settings}: about {found.kv_per_rank / GIB:.1f} GiB of each GPU for the KV"
+            f" cache, less than can be trusted"
+        )
+
+
+def _gguf(teacher: dict[str, Any], hardware: Hardware, wanted: int, name: str) -> tuple[bool, str]:
+    """Whether llama.cpp could serve a GGUF of the teacher on a machine, and which or why not."""
+    cache, room = _cache_bytes(teacher, 1, 1, "auto") * wanted, _llama_room(teacher, hardware)
+    files = sorted(teacher["memory"].get("gguf", []), key=lambda file: -file["bytes"])
+    if not files:
+        return False, f"not {name} under llama.cpp: no GGUF of {teacher['name']} is described"
+    file = next((file for file in files if file["bytes"] + cache <= room), files[-1])
+    bits = 8 * file["bytes"] / teacher["parameters"]
+    described = f"{file['quantization']} ({file['bytes'] / 1e9:.0f} GB, {bits:.1f} bits a weight)"
+    if file["bytes"] + cache > room:
+        return False, (
+            f"not {name} under llama.cpp: {described} and {cache / 1e9:.0f} GB of KV cache are more than the"
+            f" {room / 1e9:.0f} GB that can be used"
+        )
+    speed = f", {_host_speed(teacher, file['bytes'])}" if hardware.gpu is None else ""
+    return True, (
+        f"{name} under llama.cpp with {described}{speed}: a teacher file with engine: llama.cpp, or its server's URL"
+        " as serve.url"
+    )
+
+
+def count(number: float) -> str:
+    """A number of tokens for people: 34,210; 5.7 million."""
+    return f"{number / 1e6:.1f} million" if number >= 1e6 else f"{number:,.0f}"
+
+
+def _conversations(tokens: int, length: int) -> str:
+    held = tokens // length
+    return "not one conversation" if not held else f"{held} conversation{'s' * (held > 1)}"

@@ -1,0 +1,356 @@
+"""The plan says what fits, with which command, how long and for how much; what it does not know it does not say."""
+
+import shlex
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from vllm_parser import parse as parse_by_vllm
+from vllm_parser import serve_arguments
+
+from flows import recipe as recipes
+from flows.recipe import Recipe
+from schemas.errors import InputError
+from student import base
+from student.plan import memory
+from teacher import catalog, estimate
+from teacher.gpus import GIB, Hardware, parse
+from teacher.plan import plan
+
+KIMI_RECIPES = sorted(path.stem for path in recipes.RECIPES.glob("kimi-*.yaml"))
+
+
+def task(calls: int = 2, request: str = "When does C-1 end?" * 4, tools: int = 3) -> dict:
+    return {
+        "system": "You run a desk." * 8,
+        "request": request,
+        "tools": [f"tool_{n}" for n in range(tools)],
+        "plan": [{}] * calls,
+    }
+
+
+TASKS = [task(1), task(2), task(4)] * 100
+
+
+def made(name: str, machine: str | None = "8xH200", *settings: str, tasks: Any = None) -> Any:
+    recipe = recipes.load(name, list(settings))
+    hardware = parse(machine) if machine else Hardware(None, 0, host_memory=24 * GIB, cores=2)
+    student = base.load(recipe.student)
+    return plan(
+        TASKS if tasks is None else tasks,
+        [task()] * 20,
+        teacher_of(recipe),
+        student,
+        recipe,
+        hardware,
+        memory(student, recipe.train, hardware),
+    )
+
+
+def teacher_of(recipe: Recipe) -> dict[str, Any]:
+    return catalog.load(recipe.teacher, catalog.TEACHERS, "teacher")
+
+
+def text(planned: dict[str, Any]) -> str:
+    return "\n".join(planned["lines"])
+
+
+def line(planned: dict[str, Any], label: str) -> str:
+    found = [line for line in planned["lines"] if line.startswith(f"{label:10}")]
+    assert found, f"no line {label!r} in {planned['lines']}"
+    return found[0]
+
+
+# ------------------------------------------------------------------------------------- an embedded run
+
+
+def test_an_embedded_run_is_planned_in_minutes_of_its_stages() -> None:
+    planned = made("local", None)
+    assert set(planned["seconds"]) == {"generate", "train", "evaluate", "the rest"}
+    assert planned["fits"] and planned["teacher"]["fits"] and planned["student"]["fits"]
+    assert planned["command"] is None
+    assert planned["teacher"]["options"] == {}
+    assert "300 to solve" in line(planned, "tasks")
+    assert "2 CPU cores" in line(planned, "machine")
+
+
+def test_hardware_and_training_may_be_left_out() -> None:
+    recipe = recipes.load("local")
+    planned = plan(TASKS, [], teacher_of(recipe), base.load(recipe.student), recipe)
+    assert planned["machine"]["cores"] >= 1
+    assert planned["student"]["reason"] == "not planned"
+
+
+# ------------------------------------------------------------------------------------- a teacher that fits
+
+
+@pytest.mark.parametrize("name", KIMI_RECIPES)
+def test_every_kimi_recipe_is_planned_on_eight_h200(name: str) -> None:
+    planned = made(name)
+    assert planned["fits"]
+    assert planned["teacher"]["options"] == {
+        "tensor_parallel": 8,
+        "decode_context_parallel": 8,
+        "nodes": 1,
+        "max_model_len": planned["teacher"]["context"],
+    }
+    for label in ("fits", "serve", "tokens", "time", "student", "advice"):
+        assert line(planned, label)
+    assert "Kimi K2.6 is the recommended teacher for new work" in text(planned)
+    assert "13 min of it to load" in line(planned, "time")
+    assert all("\n" not in one for one in planned["lines"])
+
+
+def test_what_is_an_estimate_says_so() -> None:
+    planned = made("kimi-k2.5-qwen3-32b", "8xH200", "serve.price_per_gpu_hour=3")
+    for label in ("tokens", "time", "money", "student"):
+        assert "estimate" in line(planned, label)
+    assert "about" in line(planned, "fits")
+    assert "measured on 8xH200" in line(planned, "time")
+
+
+def test_money_is_gpu_hours_times_the_price_and_is_not_mentioned_without_one() -> None:
+    planned = made("kimi-k2.5-qwen3-32b", "8xH200", "serve.price_per_gpu_hour=2.5")
+    teacher = planned["teacher"]
+    assert teacher["cost"] == [
+        pytest.approx(2.5 * hours, abs=0.01) for hours in teacher["gpu_hours"]
+    ]
+    assert teacher["gpu_hours"] == [
+        pytest.approx(8 * seconds / 3600, abs=0.1) for seconds in teacher["seconds"]
+    ]
+    assert "money" not in text(made("kimi-k2.5-qwen3-32b"))
+
+
+def test_the_command_carries_the_chosen_degrees_and_the_recipes_own_arguments() -> None:
+    planned = made(
+        "kimi-k2.5-qwen3-32b", "8xH200", "serve.tensor_parallel=4", "serve.arguments=[--seed=7]"
+    )
+    assert not planned["fits"]  # 4 H200 do not hold it, and the recipe's word is kept
+    planned = made("kimi-k2.5-qwen3-32b", "8xB200", "serve.tensor_parallel=4")
+    words = shlex.split(planned["command"])
+    assert words[words.index("--tensor-parallel-size") + 1] == "4"
+    assert words[words.index("--max-model-len") + 1] == str(planned["teacher"]["context"])
+    assert "moonshotai/Kimi-K2.5" in words
+
+
+def test_two_machines_are_joined_and_the_recipe_is_told() -> None:
+    planned = made("kimi-k2.5-qwen3-32b", "2x8xH100")
+    assert planned["teacher"]["options"]["nodes"] == 2
+    assert "ray start" in planned["command"]
+    assert line(planned, "set") == "set       serve.nodes=2"
+    assert "set  " not in text(made("kimi-k2.5-qwen3-32b", "2x8xH100", "serve.nodes=2"))
+
+
+def test_a_gpu_that_nobody_measured_gets_a_fit_and_no_time() -> None:
+    recipe = recipes.load("kimi-k2.5-qwen3-32b")
+    gpu = parse("H200").gpu
+    assert gpu
+    odd = Hardware(type(gpu)("Odd", gpu.memory, None, None, True), 8)
+    planned = plan(TASKS, [], teacher_of(recipe), base.load(recipe.student), recipe, odd)
+    assert planned["fits"] and planned["teacher"]["seconds"] is None
+    assert line(planned, "time") == (
+        "time      not known: no measurement of this teacher on such a machine"
+    )
+
+
+def test_a_limit_that_would_cut_thinking_short_is_warned_of() -> None:
+    assert "warning" not in text(made("kimi-k2.5-qwen3-32b"))
+    assert "16,384 or more" in line(
+        made("kimi-k2.5-qwen3-32b", "8xH200", "generate.max_tokens=512"), "warning"
+    )
+
+
+# ------------------------------------------------------------------------------------- and one that does not
+
+
+@pytest.mark.parametrize("machine", ["8xH100-80GB", "4xH100", "8xA100", "cpu-768GB", None])
+def test_where_it_does_not_fit_the_plan_says_what_would(machine: str | None) -> None:
+    planned = made("kimi-k2.5-qwen3-32b", machine)
+    assert not planned["fits"] and not planned["teacher"]["fits"]
+    assert planned["command"] is None
+    assert planned["teacher"]["reason"] in line(planned, "no fit")
+    assert line(planned, "instead")
+    assert "8xH200: about" in text(planned)
+    assert "UD-Q4_K_XL (584 GB" in text(planned)
+    assert "these traces from a CPU host" in text(planned)
+    assert "serve     " not in text(planned) and "GPU-hours" not in text(planned)
+
+
+def test_degrees_that_no_machine_can_serve_are_bad_input() -> None:
+    with pytest.raises(InputError, match=r"serve\.tensor_parallel: found 3"):
+        made("kimi-k2.5-qwen3-32b", "8xH200", "serve.tensor_parallel=3")
+
+
+# ------------------------------------------------------------------------------------- served already
+
+
+def test_a_served_url_needs_no_gpu_and_gets_no_command() -> None:
+    planned = made("kimi-k2.5-qwen3-32b", None, "serve.url=http://gpu-7:8000/v1")
+    assert planned["teacher"]["fits"] and planned["command"] is None
+    assert line(planned, "fits") == "fits      it is served already at http://gpu-7:8000/v1"
+    assert "written (estimate)" in line(planned, "tokens")
+    planned = made("local", None, "teacher=openai")
+    assert line(planned, "fits").endswith(
+        catalog.load("openai", catalog.TEACHERS, "teacher")["source"]["url"]
+    )
+
+
+def test_a_teacher_without_memory_facts_is_not_guessed_at() -> None:
+    recipe = recipes.load("kimi-k2.5-qwen3-32b")
+    teacher = {k: v for k, v in teacher_of(recipe).items() if k != "memory"}
+    planned = plan(TASKS, [], teacher, base.load(recipe.student), recipe, parse("8xH200"))
+    assert planned["teacher"]["reason"] == "not planned: its description has no memory section"
+    assert planned["teacher"]["options"] == {}
+
+
+# ------------------------------------------------------------------------------------- estimates
+
+
+def context(*settings: str, tasks: Any = None) -> int:
+    recipe = recipes.load("kimi-k2.5-qwen3-32b", list(settings))
+    return estimate.context_needed(tasks or TASKS, teacher_of(recipe), recipe)
+
+
+def test_the_context_is_the_longest_prompt_and_every_step_at_its_longest() -> None:
+    steps, reply = "generate.max_steps=3", "generate.max_tokens=1000"
+    shortest = context(steps, reply)
+    assert 3 * 1000 < shortest < 3 * 1000 + 3 * 1000
+    assert context("generate.max_steps=6", reply) - shortest == pytest.approx(3 * 1500, abs=1024)
+    longer = [task(request="x" * 40_000)]
+    assert context(steps, reply, tasks=longer) - shortest == pytest.approx(10_000, abs=1200)
+    assert context("generate.max_steps=1000") == 262_144
+    assert shortest % 1024 == 0
+
+
+def amounts(*settings: str, tasks: Any = None) -> dict[str, list[int]]:
+    recipe = recipes.load("kimi-k2.5-qwen3-32b", list(settings))
+    return estimate.tokens(TASKS if tasks is None else tasks, teacher_of(recipe), recipe)
+
+
+def test_tokens_grow_with_tasks_steps_and_attempts_and_less_is_written_without_thinking() -> None:
+    plain = amounts()
+    assert all(low <= high for low, high in plain.values())
+    assert plain["traces"] == [300, 600]
+    assert amounts(tasks=TASKS * 2)["output_tokens"] == [2 * n for n in plain["output_tokens"]]
+    assert amounts(tasks=[task(8)] * 300)["output_tokens"][0] > plain["output_tokens"][0]
+    once = amounts("generate.attempts=1")
+    assert once["output_tokens"][0] == plain["output_tokens"][0]
+    assert once["output_tokens"][1] == plain["output_tokens"][1] / 2
+    instant = amounts("generate.mode=instant")
+    assert all(instant["output_tokens"][end] < plain["output_tokens"][end] for end in (0, 1))
+    assert amounts(tasks=[])["output_tokens"] == [0, 0]
+
+
+def test_no_trace_is_longer_than_the_context_that_is_served() -> None:
+    assert amounts()["trace_tokens"][1] < context()
+    # A reply cannot be longer than it is allowed to be.
+    assert amounts("generate.max_tokens=100")["output_tokens"][1] <= 600 * 8 * 100
+
+
+def test_the_measured_mix_takes_the_measured_time() -> None:
+    # 994 requests of 8,000 and 442 tokens took 631 s on 8xH200 (vllm-project/recipes, Kimi-K2-Think.md).
+    rates = {"prompt": [13_290 - 695] * 2, "output": [695] * 2}
+    mix = {"prompt_tokens": [7_952_000] * 2, "output_tokens": [438_872] * 2}
+    least, most = estimate.seconds(mix, rates)
+    assert least == pytest.approx(631, rel=0.01)
+    assert most == pytest.approx(2 * 631, rel=0.01)
+
+
+# ------------------------------------------------------------------------------------- the student
+
+
+def training(**settings: Any) -> SimpleNamespace:
+    return SimpleNamespace(
+        **{"method": "lora", "rank": 16, "batch_size": 1, "max_length": 2048} | settings
+    )
+
+
+@pytest.mark.parametrize(
+    ("student", "batch", "peak", "tokens_s"),
+    # TRL on one H100, 2,048 tokens, rank 16, 4 bits: peak GiB and, with Liger's kernels, tokens/s.
+    [("qwen3-32b", 4, 26.9, None), ("qwen3-32b", 8, 33.9, 2419), ("llama-3.3-70b", 4, 50.6, 1188)],
+)
+def test_four_bit_training_takes_what_was_measured_on_an_h100(
+    student: str, batch: int, peak: float, tokens_s: float | None
+) -> None:
+    found = memory(base.load(student), training(method="qlora", batch_size=batch), parse("1xH100"))
+    assert found["fits"]
+    assert found["peak_bytes"] / GIB == pytest.approx(peak, rel=0.05)
+    assert found["peak_bytes"] == sum(found["parts"].values())
+    if tokens_s:
+        assert found["tokens_s"] == pytest.approx(tokens_s, rel=0.07)
+
+
+def test_a_student_that_does_not_fit_is_told_what_would() -> None:
+    found = memory(base.load("llama-3.3-70b"), training(), parse("8xH100"))
+    assert not found["fits"]
+    assert "more than the 77.2 GiB of one H100-80GB" in found["reason"]
+    assert found["advice"].startswith("4-bit weights (QLoRA) would take about")
+    assert (
+        "GPU with more memory"
+        in memory(base.load("llama-3.3-70b"), training(), parse("A100-40GB"))["advice"]
+    )
+    assert memory(base.load("llama-3.3-70b"), training(), parse("B200"))["fits"]
+
+
+def test_all_weights_take_more_than_an_adapter_and_float32_more_than_bfloat16() -> None:
+    def peak(**settings: Any) -> int:
+        return memory(base.load("qwen3-32b"), training(**settings), parse("B300"))["peak_bytes"]
+
+    assert (
+        peak(method="qlora") < peak() < peak(dtype="float32") < peak(method="full", dtype="float32")
+    )
+    assert peak(max_length=2048) < peak(max_length=8192)
+    assert peak(rank=16) < peak(rank=64)
+
+
+def test_a_student_without_a_shape_is_not_guessed_at() -> None:
+    found = memory(base.load("smollm2-135m"), training(), parse("cpu"))
+    assert (found["fits"], found["peak_bytes"], found["advice"]) == (True, None, None)
+    assert found["tokens_s"] > 0
+
+
+def test_the_plan_says_of_the_student_what_was_found() -> None:
+    planned = made("kimi-k2.5-llama-3.3-70b", "8xH200", "train.method=lora")
+    assert planned["fits"] and not planned["student"]["fits"]
+    assert planned["student"]["name"] == "llama-3.3-70b"
+    assert "4-bit weights (QLoRA) would take" in line(planned, "student")
+    for recipe in ("kimi-k2.5-qwen3-32b", "kimi-k2.5-llama-3.3-70b"):
+        planned = made(recipe)
+        assert planned["student"]["fits"] and "tokens/s" in line(planned, "student")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in base.STUDENTS.glob("*.yaml")))
+def test_the_parameters_of_a_shape_add_up_to_those_of_its_model(name: str) -> None:
+    student = base.load(name)
+    shape = student.get("shape")
+    if shape is None:
+        pytest.skip("it has no shape")
+    attention = 2 * shape["hidden"] * shape["head_dim"] * (shape["heads"] + shape["kv_heads"])
+    layer = attention + 3 * shape["hidden"] * shape["intermediate"]
+    total = shape["layers"] * layer + 2 * shape["vocabulary"] * shape["hidden"]
+    assert total + shape.get("vision", 0) == pytest.approx(student["parameters"], rel=0.001)
+
+
+# ------------------------------------------------------------------------------------- vLLM's own word
+
+
+@pytest.mark.slow
+def test_vllms_own_parser_takes_the_command_of_every_kimi_recipe() -> None:
+    cases = [(name, "8xH200", "serve.replicas=1") for name in KIMI_RECIPES]
+    cases += [(KIMI_RECIPES[0], "2x8xH100", "serve.kv_cache_dtype=fp8")]
+    cases += [(KIMI_RECIPES[0], "8xB200", "serve.replicas=2")]
+    plans = [made(*case) for case in cases]
+    commands = [
+        (planned["teacher"]["options"], serve_arguments(shown))
+        for planned in plans
+        for shown in planned["command"].splitlines()
+        if " vllm serve " in shown
+    ]
+    assert len(commands) == len(cases) + 1
+    for (chosen, _), parsed in zip(commands, parse_by_vllm([c for _, c in commands]), strict=True):
+        assert "error" not in parsed, parsed
+        assert parsed["tensor_parallel_size"] == chosen["tensor_parallel"]
+        assert parsed["decode_context_parallel_size"] == chosen["decode_context_parallel"]
+        assert parsed["pipeline_parallel_size"] == chosen["nodes"]
+        assert parsed["max_model_len"] == chosen["max_model_len"]
