@@ -42,6 +42,19 @@ REASONS = (
     "over_represented",
 )
 
+# What a teacher's dialect finds in a reply (teacher/kimi.py), and the reason of a trace that ends on it: it could not
+# be repaired, and a second try was no better.
+DETECTED = {
+    "answer_in_reasoning": "empty_turn",
+    "call_in_reasoning": "marker_leak",
+    "degenerate_output": "teacher_error",
+    "empty_tool_calls": "empty_turn",
+    "narrated_call": "narrated_call",
+    "raw_markers": "marker_leak",
+    "truncated_json": "invalid_json_arguments",
+    "unknown_tool": "unknown_tool",
+}
+
 # Opens the system message that shows a teacher the plan; the stored messages must be without it.
 HINT_HEADER = "Plan for this task (do not mention it):"
 
@@ -86,13 +99,18 @@ def check_trace(
     outcome, messages = trace["outcome"], trace["messages"]
     if outcome["ended"] == "teacher_error":
         return rejected("teacher_error", outcome["error"] or "the teacher gave no usable reply")
+    if outcome["ended"] == "unusable_reply":
+        return _unusable(trace)
     conversation = check_messages(messages, trace["tools"])
+    turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
+    last_turn = turns[-1] if turns else None
+    # A turn that was cut off is empty or no JSON because of that: it was still thinking, or writing.
+    only_the_last = conversation["kept"] or conversation["message_index"] == last_turn
+    if outcome["ended"] == "truncated" and only_the_last:
+        return rejected("truncated", "the reply was cut off at max_tokens", last_turn)
     if not conversation["kept"]:
         return conversation
 
-    last_turn = max(i for i, message in enumerate(messages) if message["role"] == "assistant")
-    if outcome["ended"] == "truncated":
-        return rejected("truncated", "the reply was cut off at max_tokens", last_turn)
     if outcome["ended"] == "step_limit":
         return rejected("step_limit", f"no answer after {outcome['steps']} steps", last_turn)
     errors = outcome["tool_errors"]
@@ -107,6 +125,14 @@ def check_trace(
     if tokens > settings.max_tokens:
         return rejected("too_long", f"{tokens} tokens, at most {settings.max_tokens}")
     return _leak(trace) or kept()
+
+
+def _unusable(trace: Trace) -> Verdict:
+    """The rejection of a trace that ended on a reply in which a known failure was found."""
+    detected = trace["outcome"].get("detected")
+    name = detected[-1]["name"] if detected else ""
+    detail = trace["outcome"]["error"] or name or "a reply that cannot be used"
+    return rejected(DETECTED.get(name, "teacher_error"), detail, len(trace["messages"]) - 1)
 
 
 def _leak(trace: Trace) -> Verdict | None:

@@ -19,7 +19,8 @@ _MARKERS = re.compile(
     r"|\[/?(?:TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|INST)\]"
 )
 
-_OPENING = r"^(?:[\w' ]{1,40}[,:] )?"  # "To answer this, ...", "First: ..."
+# "To answer this, ...", "First: ...", "Now let me ...".
+_OPENING = r"^(?:[\w' ]{1,40}[,:] |(?:now|next|then|so|okay) )?"
 _INTENT = (
     r"(?:let me|let's|let us|(?:i will|i'll|i am going to|i'm going to|i need to|i have to|i should)"
     r"(?: need to| have to)?)"

@@ -5,15 +5,25 @@ of a call are validated before the tool sees them, and a tool touches only the w
 """
 
 import json
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from schemas.filter import HINT_HEADER
 from schemas.validation import check_arguments, parse_json
-from schemas.validation import text_of as content_text
 from teacher.checks import answer_matches, state_hash
 from teacher.client import Reply
+from teacher.dialect import (
+    Detection,
+    Dialect,
+    Message,
+    Reading,
+    Sent,
+    calls_of,
+    json_text,
+    plain_text,
+)
 from teacher.domain import Domain
 
 Complete = Callable[..., Awaitable[Reply]]
@@ -26,12 +36,13 @@ _REPEATS = 3
 class Settings:
     """How episodes are run.
 
-    max_steps: requests an episode may send. max_tokens: tokens a reply may have.
+    max_steps: turns an episode may have. max_tokens: tokens a reply may have.
     constrain: for teachers too weak to call unaided. The server decodes calls under the tools' schemas, and must
         decode one until the world was asked at least once (under a hint: as often as the plan asks it, and
         none after that).
     call_prefix: what a reply that must be a call begins with, for a server whose `required` lets the model talk first
         (llama.cpp's does); it is sent as the beginning of the assistant's message.
+    mode: one of the teacher's modes, such as thinking. dialect: what is peculiar to the teacher (teacher/dialect.py).
     """
 
     max_steps: int
@@ -40,6 +51,8 @@ class Settings:
     top_p: float
     constrain: bool = False
     call_prefix: str = ""
+    mode: str | None = None
+    dialect: Dialect = Dialect()
 
 
 async def run(
@@ -80,9 +93,11 @@ async def run(
     }
     requests: list[dict[str, Any]] = []
     tool_errors: list[int] = []
-    ended, error = "step_limit", None
+    detected: list[dict[str, Any]] = []
+    steps, ended, error = 0, "step_limit", None
 
-    for _ in range(settings.max_steps):
+    while steps < settings.max_steps:
+        steps += 1
         if settings.constrain:
             called = sum(message["role"] == "tool" for message in messages)
             if hinted:
@@ -97,22 +112,32 @@ async def run(
         if settings.call_prefix and parameters.get("tool_choice") == "none":
             # llama.cpp parses no call here, but lets the model write one: its first character is ruled out.
             parameters["extra_body"] = {"logit_bias": [[settings.call_prefix[0], False]]}
-        reply = await complete(shown + begun, tools, attempt, **parameters)
-        requests.append(
+        sent = settings.dialect.request(shown + begun, tools, parameters, settings.mode)
+        replies, reading, found = await _ask(
+            sent, task["tools"], attempt, complete, settings.dialect
+        )
+        requests += [
             {
                 "key": reply.key,
                 "finish_reason": reply.finish_reason,
                 "seconds": reply.seconds,
                 "usage": reply.usage,
             }
-        )
-        if reply.message is None:
-            ended, error = "teacher_error", reply.error
+            for reply in replies
+        ]
+        detected += [{"step": steps, "name": name, "action": action} for name, action in found]
+        if reading is None:
+            ended, error = "teacher_error", replies[-1].error
             break
-        message = _assistant(reply.message, len(requests))
+        message = _assistant(reading.message, steps)
         messages.append(message)
         shown.append(message)
-        if reply.finish_reason == "length":
+        if failure := reading.failure:
+            ended, error = "unusable_reply", f"{failure.name}: {failure.detail}"
+            if replies[-1].error:
+                error += f"; the second try: {replies[-1].error}"
+            break
+        if replies[-1].finish_reason == "length":
             ended = "truncated"
             break
         if not message.get("tool_calls"):
@@ -151,11 +176,12 @@ async def run(
         "calls": requests,
         "hinted": hinted,
         "outcome": {
-            "steps": len(requests),
+            "steps": steps,
             "ended": ended,
             "error": error,
             "checks": checks,
             "tool_errors": tool_errors,
+            "detected": detected,
         },
         "verdict": None,
         "children": [],
@@ -165,6 +191,17 @@ async def run(
 def passed(trace: dict[str, Any]) -> bool:
     """Whether the episode ended by itself and all its checks passed."""
     return trace["outcome"]["ended"] == "answered" and all(trace["outcome"]["checks"].values())
+
+
+def count_detected(traces: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
+    """How often each known failure was found and what became of it: {name: {action: count}}, sub-agents' included."""
+    counts: dict[str, Counter[str]] = {}
+    for trace in traces:
+        for found in trace["outcome"].get("detected", []):
+            counts.setdefault(found["name"], Counter())[found["action"]] += 1
+        for name, actions in count_detected(trace.get("children", [])).items():
+            counts.setdefault(name, Counter()).update(actions)
+    return {name: dict(sorted(actions.items())) for name, actions in sorted(counts.items())}
 
 
 def hint(task: dict[str, Any], step: int | None = None) -> str:
@@ -185,6 +222,34 @@ def hint(task: dict[str, Any], step: int | None = None) -> str:
 def text_of(result: Any) -> str:
     """A tool's result as the model reads it."""
     return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+
+
+async def _ask(
+    sent: Sent, offered: list[str], attempt: int, complete: Complete, dialect: Dialect
+) -> tuple[list[Reply], Reading | None, list[tuple[str, str]]]:
+    """One turn of the model, asked for a second time in another way where the first reply cannot be used.
+
+    Returns:
+        The replies, one or two; the last that has a message, as it is read; and (name, action) of what was found.
+    """
+    messages, tools, parameters = sent
+    first = await complete(messages, tools, attempt, **parameters)
+    if first.message is None:
+        return [first], None, []
+    reading = dialect.read(first.message, first.finish_reason, offered)
+    failure = reading.failure
+    other = dialect.second_try(failure, parameters) if failure else None
+    if failure is None or other is None:
+        return [first], reading, _actions(reading.detected)
+    second = await complete(messages, tools, attempt, **other)
+    # Without a message from the second try, the first reply is what the episode ends on.
+    if second.message is not None:
+        reading = dialect.read(second.message, second.finish_reason, offered)
+    return [first, second], reading, [(failure.name, "retried"), *_actions(reading.detected)]
+
+
+def _actions(detected: list[Detection]) -> list[tuple[str, str]]:
+    return [(found.name, "rejected" if found.remedy else "repaired") for found in detected]
 
 
 def _wording(message: dict[str, Any]) -> list[tuple[str, str]]:
@@ -218,32 +283,20 @@ def _error(message: str) -> str:
     return json.dumps({"error": message[:500]}, ensure_ascii=False)
 
 
-def _json_text(arguments: Any) -> str:
-    """Arguments as JSON text: some servers send them parsed, and none where a tool takes none."""
-    if isinstance(arguments, str):
-        return arguments or "{}"
-    return json.dumps(arguments or {}, ensure_ascii=False)
-
-
-def _assistant(message: dict[str, Any], step: int) -> dict[str, Any]:
+def _assistant(message: Message, step: int) -> Message:
     """The part of a reply that a conversation keeps; ids are ours, since a model's may be anything."""
-    kept: dict[str, Any] = {"role": "assistant", "content": content_text(message.get("content"))}
+    kept: Message = {"role": "assistant", "content": plain_text(message.get("content"))}
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if reasoning:
         kept["reasoning_content"] = reasoning
-    calls = [
-        call
-        for call in message.get("tool_calls") or []
-        if (call.get("type") or "function") == "function" and call.get("function")
-    ]
-    if calls:
+    if calls := calls_of(message):
         kept["tool_calls"] = [
             {
                 "id": f"call_{step}_{number}",
                 "type": "function",
                 "function": {
                     "name": call["function"].get("name") or "",
-                    "arguments": _json_text(call["function"].get("arguments")),
+                    "arguments": json_text(call["function"].get("arguments")),
                 },
             }
             for number, call in enumerate(calls)

@@ -1,6 +1,7 @@
 """Runs many episodes at once: bounded workers, one round of attempts after the other."""
 
 import asyncio
+import functools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -41,10 +42,11 @@ async def rollouts(
         hinted = hint == "always" or (hint == "retry" and attempt > 0)
         while chunk := mine or max(chunks, key=len):
             task = chunk.popleft() if chunk is mine else chunk.pop()
+            session = f"{task['id']}/{attempt}"
             trace = await episode.run(
                 task,
                 domain,
-                client.complete,
+                functools.partial(client.complete, session=session),
                 settings,
                 teacher,
                 attempt,

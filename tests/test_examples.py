@@ -327,3 +327,47 @@ def test_a_masked_turn_that_history_rewrites_makes_no_example():
 def test_a_trace_of_which_nothing_may_be_learned_makes_no_example():
     messages = [user("?"), calls({"key": "C-1"}), result('{"error": "none"}')]
     assert list(examples(trace(messages, tool_errors=[2]), RENDERER)) == []
+
+
+def test_a_reasoning_template_with_tools_keeps_the_thought_of_the_turn_that_goes_on():
+    template = (catalog.TEMPLATES / "deepseek-r1-tools.jinja").read_text()
+    end = "<｜end▁of▁sentence｜>"
+    renderer = Renderer(TINY, template, [end])
+    call = {
+        "id": "call_1",
+        "type": "function",
+        "function": {"name": "find", "arguments": '{"key": "a"}'},
+    }
+    messages: list[dict] = [
+        {"role": "system", "content": "You help."},
+        {"role": "user", "content": "First?"},
+        {"role": "assistant", "content": "One.", "reasoning_content": "Easy."},
+        {"role": "user", "content": "And a?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "reasoning_content": "I look it up.",
+            "tool_calls": [call],
+        },
+        {"role": "tool", "tool_call_id": "call_1", "content": "7"},
+        {"role": "assistant", "content": "Seven.", "reasoning_content": "It is 7."},
+    ]
+    prompt, target = renderer.turn(messages, TOOLS, 6)
+    assert target == f"It is 7.\n</think>\n\nSeven.{end}"
+    assert "Easy." not in prompt and "<think>\nI look it up.\n</think>" in prompt
+    assert '<tool_call>\n{"name": "find", "arguments": {"key": "a"}}\n</tool_call>' in prompt
+    assert prompt.endswith("<tool_response>\n7\n</tool_response><｜Assistant｜><think>\n")
+    # The answered request is an example of its own; the two turns after the second request share one.
+    first, second = examples(trace(messages), renderer)
+    said = [TINY.decode([t for t in e.labels if t != IGNORED]) for e in (first, second)]
+    assert "Easy." in said[0] and "I look it up." in said[1] and "Seven." in said[1]
+
+
+def test_a_turn_without_a_thought_is_still_what_the_reasoning_template_asks_for():
+    template = (catalog.TEMPLATES / "deepseek-r1-tools.jinja").read_text()
+    renderer = Renderer(TINY, template, ["<｜end▁of▁sentence｜>"])
+    messages: list[dict] = [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Hello."},
+    ]
+    assert renderer.turn(messages, [], 1)[1] == "\n</think>\n\nHello.<｜end▁of▁sentence｜>"

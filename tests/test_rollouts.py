@@ -16,6 +16,7 @@ from teacher import episode
 from teacher.episode import Settings
 from teacher.rollouts import rollouts
 
+CLIENT: Any = SimpleNamespace(complete=lambda **named: named)
 LOOP = Settings(max_steps=1, max_tokens=1, temperature=0, top_p=1)
 Solves = Callable[[str, int], bool]
 
@@ -28,6 +29,7 @@ class Stage:
         self.fails_at: str | None = None
         self.begun: list[tuple[str, int, bool]] = []
         self.examples: list[Any] = []
+        self.sessions: list[str] = []
         self.flying = self.most = self.cancelled = 0
         self._rng = random.Random(seed)
         monkeypatch.setattr(episode, "run", self._run)
@@ -44,6 +46,7 @@ class Stage:
         examples: Any,
     ) -> dict[str, Any]:
         name = task["id"]
+        self.sessions.append(complete()["session"])
         self.begun.append((name, attempt, hinted))
         self.examples.append(examples)
         self.flying += 1
@@ -67,10 +70,9 @@ class Stage:
     def play(self, count: int, workers: int = 3, **more: Any) -> list[str]:
         """The ids of the traces, in the order they came."""
         tasks = [{"id": f"t{number}"} for number in range(count)]
-        client: Any = SimpleNamespace(complete=None)
 
         async def scene() -> list[str]:
-            traces = rollouts(tasks, None, client, LOOP, {}, workers, **more)  # type: ignore[arg-type]
+            traces = rollouts(tasks, None, CLIENT, LOOP, {}, workers, **more)  # type: ignore[arg-type]
             return [trace["id"] async for trace in traces]
 
         return asyncio.run(scene())
@@ -123,6 +125,13 @@ def test_each_attempt_gets_the_examples_of_its_task_and_hint(stage: Stage) -> No
     stage.solves = lambda task, attempt: False
     stage.play(1, attempts=2, hint="retry", examples=lambda task, hinted: [task["id"], hinted])
     assert stage.examples == [["t0", False], ["t0", True]]
+
+
+def test_each_attempt_is_a_session_of_its_own(stage: Stage) -> None:
+    # A router sends a whole conversation to the server that has read its beginning.
+    stage.solves = lambda task, attempt: False
+    traces = stage.play(3, attempts=2)
+    assert sorted(stage.sessions) == sorted(traces)
 
 
 def test_one_worker_plays_the_tasks_in_their_order(stage: Stage) -> None:
@@ -181,8 +190,7 @@ def test_traces_that_ended_before_a_failure_are_not_lost(stage: Stage) -> None:
     seen: list[str] = []
 
     async def scene() -> None:
-        client: Any = SimpleNamespace(complete=None)
-        async for trace in rollouts(tasks, None, client, LOOP, {}, 1):  # type: ignore[arg-type]
+        async for trace in rollouts(tasks, None, CLIENT, LOOP, {}, 1):  # type: ignore[arg-type]
             seen.append(trace["id"])
 
     with pytest.raises(StageError):
@@ -202,8 +210,7 @@ def test_a_reader_that_stops_early_leaves_no_episode_running(stage: Stage) -> No
     tasks = [{"id": f"t{number}"} for number in range(30)]
 
     async def scene() -> None:
-        client: Any = SimpleNamespace(complete=None)
-        traces: Any = rollouts(tasks, None, client, LOOP, {}, 5)  # type: ignore[arg-type]
+        traces: Any = rollouts(tasks, None, CLIENT, LOOP, {}, 5)  # type: ignore[arg-type]
         await anext(traces)
         await traces.aclose()
         assert stage.flying == 0

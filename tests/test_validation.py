@@ -190,6 +190,7 @@ REJECTED = {
         [user(), says(text)]
         for text in (
             "Let me check the contract.",
+            "Now let me check its amendments.",
             "Sure! I'll look up the contract for you.",
             "I will now call get_contract with C-1.",
             "Okay, I’m going to retrieve the contract. One moment please.",

@@ -1,0 +1,537 @@
+"""Kimi's dialect: ids and reasoning as it was trained on them, and each known failure by its name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from schemas.filter import DETECTED
+from schemas.validation import marker_in, parse_json
+from teacher import catalog
+from teacher.dialect import Detection, for_teacher
+from teacher.kimi import Kimi, raw_calls
+
+OFFERED = ["get_contract", "close_matter"]
+TOOLS: list[dict[str, Any]] = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": "Of a firm.",
+            "parameters": {
+                "type": "object",
+                "properties": {"id": {"type": "string", "default": "C-1"}},
+                "required": ["id"],
+            },
+        },
+    }
+    for name in OFFERED
+]
+MODES: dict[str, Any] = {
+    "thinking": {
+        "sampling": {"temperature": 1.0, "top_p": 0.95},
+        "body": {
+            "vllm": {"chat_template_kwargs": {"thinking": True}},
+            "moonshot": {"thinking": {"type": "enabled"}},
+        },
+    },
+    "instant": {
+        "sampling": {"temperature": 0.6, "top_p": 0.95},
+        "body": {
+            "vllm": {"chat_template_kwargs": {"thinking": False}},
+            "moonshot": {"thinking": {"type": "disabled"}},
+        },
+    },
+}
+VLLM, MOONSHOT = Kimi(MODES), Kimi(MODES, "moonshot")
+BEGIN, END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
+
+
+def raw(name: str, arguments: str, index: int | str = 0) -> str:
+    """A call as Kimi writes it."""
+    return (
+        f"<|tool_call_begin|>functions.{name}:{index}<|tool_call_argument_begin|>{arguments}"
+        "<|tool_call_end|>"
+    )
+
+
+def section(*calls: str) -> str:
+    return BEGIN + "".join(calls) + END
+
+
+def call(name: str, arguments: Any = '{"id": "C-1"}', call_id: Any = "functions.x:0") -> dict:
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def turn(*names: str, ids: list[str] | None = None, **more: Any) -> dict[str, Any]:
+    calls = [call(n, call_id=(ids or [f"call_{n}"] * 9)[i]) for i, n in enumerate(names)]
+    return {"role": "assistant", "content": "", "tool_calls": calls, **more}
+
+
+def result(call_id: str, content: str = "{}") -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+def read(finish_reason: str | None = None, **message: Any) -> Any:
+    reason = finish_reason or ("tool_calls" if message.get("tool_calls") else "stop")
+    return VLLM.read({"role": "assistant", **message}, reason, OFFERED)
+
+
+def found(reading: Any) -> list[tuple[str, str]]:
+    return [(d.name, d.remedy) for d in reading.detected]
+
+
+# ------------------------------------------------------------------------------------- what is sent
+
+
+def test_calls_are_counted_over_the_whole_history_and_results_follow_them() -> None:
+    history = [
+        {"role": "user", "content": "?"},
+        turn("get_contract", "close_matter", ids=["a", "b"]),
+        result("b", "second"),
+        result("a", "first"),
+        {"role": "assistant", "content": "Done."},
+        {"role": "user", "content": "And?"},
+        turn("get_contract", ids=["a"]),  # an id used again in a later turn
+        result("a", "third"),
+    ]
+    before = json.dumps(history)
+    sent, _, _ = VLLM.request(history, [], {})
+    assert [c["id"] for m in sent for c in m.get("tool_calls", [])] == [
+        "functions.get_contract:0",
+        "functions.close_matter:1",
+        "functions.get_contract:2",
+    ]
+    assert {m["content"]: m["tool_call_id"] for m in sent if m["role"] == "tool"} == {
+        "second": "functions.close_matter:1",
+        "first": "functions.get_contract:0",
+        "third": "functions.get_contract:2",
+    }
+    assert json.dumps(history) == before
+
+
+def test_calls_under_one_id_are_told_apart_by_their_order() -> None:
+    history = [turn("get_contract", "close_matter", ids=["x", "x"]), result("x"), result("x")]
+    sent, _, _ = VLLM.request(history, [], {})
+    assert [m["tool_call_id"] for m in sent[1:]] == [c["id"] for c in sent[0]["tool_calls"]]
+
+
+def test_a_result_without_its_call_keeps_its_id() -> None:
+    sent, _, _ = VLLM.request([turn("get_contract", ids=["a"]), result("other")], [], {})
+    assert sent[1]["tool_call_id"] == "other"
+
+
+def test_reasoning_goes_back_under_the_name_that_both_servers_read() -> None:
+    for name in ("reasoning", "reasoning_content"):
+        for dialect in (VLLM, MOONSHOT):
+            sent, _, _ = dialect.request([{**turn("get_contract"), name: "I look."}], [], {})
+            assert sent[0]["reasoning_content"] == "I look." and "reasoning" not in sent[0]
+
+
+def test_moonshot_gets_reasoning_with_every_call_while_it_thinks() -> None:
+    history = [turn("get_contract"), {"role": "assistant", "content": "Done."}]
+    for mode in (None, "thinking"):
+        sent, _, _ = MOONSHOT.request(history, [], {}, mode)
+        assert sent[0]["reasoning_content"] == " " and "reasoning_content" not in sent[1]
+    assert "reasoning_content" not in MOONSHOT.request(history, [], {}, "instant")[0][0]
+    assert "reasoning_content" not in VLLM.request(history, [], {}, "thinking")[0][0]
+
+
+def test_tools_are_sent_without_defaults_and_stay_whole_here() -> None:
+    before = json.dumps(TOOLS)
+    _, tools, _ = VLLM.request([], TOOLS, {})
+    assert '"default"' not in json.dumps(tools) and '"default"' in before == json.dumps(TOOLS)
+
+
+def test_the_modes_of_each_server() -> None:
+    for dialect, thinking, instant in (
+        (VLLM, {"chat_template_kwargs": {"thinking": True}}, {"chat_template_kwargs": {"thinking": False}}),
+        (MOONSHOT, {"thinking": {"type": "enabled"}}, {"thinking": {"type": "disabled"}}),
+    ):  # fmt: skip
+        assert dialect.request([], [], {}, "thinking")[2]["extra_body"] == thinking
+        assert dialect.request([], [], {}, "instant")[2]["extra_body"] == instant
+
+
+@pytest.mark.parametrize("name", ["kimi-k2.5", "kimi-k2.6", "kimi-k2-thinking"])
+def test_the_shipped_teachers_can_be_asked_in_each_of_their_modes(name: str) -> None:
+    teacher = catalog.load(name, catalog.TEACHERS, "teacher")
+    for url in (None, "https://api.moonshot.ai/v1"):
+        dialect = for_teacher(teacher, url)
+        for mode in teacher["modes"]:
+            sent = dialect.request([], [], {}, mode)[2]
+            assert sent["temperature"] == teacher["modes"][mode]["sampling"]["temperature"]
+
+
+# ------------------------------------------------------------------------------------- good replies
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": "The contract ends on 2 March 2027."},
+        {"content": "It ends in 2027.", "reasoning": "I read it, and I will call it done."},
+        {"content": "Shall I close it? I will need to check it first."},
+        {"content": "", "tool_calls": [call("get_contract", call_id="functions.get_contract:3")]},
+        {"content": None, "tool_calls": [call("get_contract", call_id="call_1"), call("close_matter")]},
+        {"content": "I will look it up.", "tool_calls": [call("get_contract")]},
+        {"content": "", "tool_calls": [call("get_contract", call_id="chatcmpl-tool-0123456789abcdef")]},
+        {"content": "", "tool_calls": [call("get_contract", arguments={"id": "C-1"})]},
+        {"content": "Great!!! It is closed!!!"},
+    ],
+)  # fmt: skip
+def test_nothing_is_found_in_a_good_reply(message: dict[str, Any]) -> None:
+    reading = read(**message)
+    assert reading.detected == [] and reading.failure is None
+    assert reading.message["content"] == (message["content"] or "")
+    assert len(reading.message.get("tool_calls", [])) == len(message.get("tool_calls", []))
+
+
+def test_reasoning_is_read_under_both_names() -> None:
+    for name in ("reasoning", "reasoning_content"):
+        assert read(content="Yes.", **{name: "Hm."}).message["reasoning_content"] == "Hm."
+    assert "reasoning_content" not in read(content="Yes.").message
+
+
+# ------------------------------------------------------------------------------------- repairs
+
+
+def test_a_whole_section_of_raw_calls_in_the_content_is_parsed() -> None:
+    written = [raw("get_contract", '{"id": "C-7"}', 4), raw("close_matter", ' {"id": "M-1"} ', 5)]
+    reading = read(content=f"I look.\n{section(*written)}\n")
+    assert found(reading) == [("raw_markers", "")] and reading.failure is None
+    assert reading.message["content"] == "I look."
+    made = [c["function"] for c in reading.message["tool_calls"]]
+    assert made == [
+        {"name": "get_contract", "arguments": '{"id": "C-7"}'},
+        {"name": "close_matter", "arguments": '{"id": "M-1"}'},
+    ]
+
+
+def test_a_whole_section_at_the_end_of_an_unclosed_think_block_is_parsed() -> None:
+    reading = read(content=None, reasoning="I need it. " + section(raw("get_contract", "{}")))
+    assert found(reading) == [("call_in_reasoning", "")] and reading.failure is None
+    assert reading.message["reasoning_content"] == "I need it."
+    assert reading.message["tool_calls"][0]["function"]["name"] == "get_contract"
+
+
+@pytest.mark.parametrize("call_id", ["functions.get_contract:" + "4" * 130, "", None, 7, "a b"])
+def test_a_malformed_id_is_counted_and_the_call_kept(call_id: Any) -> None:
+    reading = read(content="", tool_calls=[call("get_contract", call_id=call_id)])
+    assert found(reading) == [("malformed_id", "")]
+    assert reading.message["tool_calls"][0]["function"]["name"] == "get_contract"
+
+
+@pytest.mark.parametrize(
+    "name", ["functions.get_contract:0", "functions.get_contract", "get_contract:12"]
+)
+def test_an_id_in_the_place_of_a_name_gives_the_name(name: str) -> None:
+    reading = read(content="", tool_calls=[call(name)])
+    assert found(reading) == [("malformed_id", "")]
+    assert reading.message["tool_calls"][0]["function"]["name"] == "get_contract"
+
+
+WHOLE = raw("get_contract", '{"id": "C-7"}')
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "no call",
+        WHOLE,  # no section around it
+        BEGIN + WHOLE,  # the section is not closed: more may have been to come
+        section(),
+        section("get_contract"),
+        section(WHOLE, WHOLE[:-1]),
+        section(WHOLE, raw("get_contract", '{"id": "C-')),
+        section(raw("get_contract", "C-7")),
+        section(raw("get_contract", "[]")),
+        section(raw("get_contract", '{"id": "C-7", "id": "C-8"}')),
+        section(raw("sell_contract", "{}")),
+        section(raw("", "{}")),
+        section(WHOLE).replace("<|tool_call_argument_begin|>", ""),
+        section(WHOLE).replace("<|tool_call_begin|>", ""),
+        section(WHOLE) + "It says that it ends in 2027.",
+        section(WHOLE) + section(WHOLE),
+        "<think>" + section(WHOLE),
+        "<|tool_call_end|>" + section(WHOLE),
+    ],
+)
+def test_what_is_not_a_whole_section_of_calls_is_not_parsed(text: str) -> None:
+    assert raw_calls(text, OFFERED) is None
+    if marker_in(text):
+        assert found(read(content=text)) == [("raw_markers", "required")]
+        assert read(content=text).message["content"] == text
+        assert found(read(content=None, reasoning=text)) in (
+            [("call_in_reasoning", "instant")],
+            [("answer_in_reasoning", "instant")],
+        )
+
+
+def test_raw_calls_beside_parsed_ones_are_not_parsed_again() -> None:
+    reading = read(content=section(WHOLE), tool_calls=[call("get_contract")])
+    assert found(reading) == [("raw_markers", "required")]
+    reading = read(content="", reasoning=section(WHOLE), tool_calls=[call("get_contract")])
+    assert found(reading) == [("call_in_reasoning", "instant")]
+
+
+def test_nothing_of_a_reply_that_was_cut_off_is_repaired() -> None:
+    reading = read("length", content=section(WHOLE))
+    assert reading.detected == [] and "tool_calls" not in reading.message
+    endless = call("get_contract", "{}", "functions.get_contract:" + "4" * 500)
+    assert read("length", content="", tool_calls=[endless]).detected == []
+
+
+PIECES = st.sampled_from(
+    [BEGIN, END, "<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"]
+    + ["functions.get_contract:0", "close_matter:1", "functions.sell:2", '{"id": "C-1"}', "{}", "{"]
+    + [" ", "\n", "I look.", "<think>", "</think>", "!!!!", section(WHOLE), WHOLE]
+)
+TEXTS = st.lists(PIECES, max_size=8).map("".join) | st.text(max_size=20) | st.none()
+ODD: Any = st.none() | st.integers() | st.text(max_size=5) | st.just([]) | st.just({})
+CALLS = st.lists(
+    st.builds(call, st.sampled_from([*OFFERED, "sell", ""]) | ODD, TEXTS | ODD, TEXTS | ODD) | ODD,
+    max_size=3,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(TEXTS | ODD, TEXTS | ODD, CALLS | ODD, st.sampled_from(["stop", "tool_calls", "length", ""]))
+def test_whatever_comes_back_is_read_and_nothing_is_made_up(
+    content: Any, reasoning: Any, calls: Any, finish_reason: str
+) -> None:
+    message = {"content": content, "reasoning": reasoning, "tool_calls": calls}
+    reading = VLLM.read(message, finish_reason, OFFERED)
+    said = json.dumps(message, ensure_ascii=False)
+    came = (
+        [c for c in calls if isinstance(c, dict) and c.get("function")]
+        if isinstance(calls, list)
+        else []
+    )
+    for made in reading.message.get("tool_calls", []):
+        function = made["function"]
+        assert (
+            function["name"] == "" or json.dumps(function["name"], ensure_ascii=False)[1:-1] in said
+        )
+        if not came:  # it was parsed: out of the text, whole
+            assert function["name"] in OFFERED and isinstance(
+                parse_json(function["arguments"]), dict
+            )
+            assert any(
+                function["arguments"] in text
+                for text in (content, reasoning)
+                if isinstance(text, str)
+            )
+    assert reading.message["content"] in (content if isinstance(content, str) else "")
+    assert reading.message.get("reasoning_content", "") in (
+        reasoning if isinstance(reasoning, str) else ""
+    )
+    # A message with nothing left to guess: only then is it used.
+    if reading.failure is None and finish_reason != "length":
+        assert not marker_in(reading.message["content"])
+        for made in reading.message.get("tool_calls", []):
+            assert made["function"]["name"] in OFFERED
+    for detection in reading.detected:
+        assert detection.name in {*DETECTED, "malformed_id"} and "\n" not in detection.detail
+
+
+# ------------------------------------------------------------------------------------- failures
+
+
+CUT_OFF = call("get_contract", '{"id": "C-')
+NOISE = call("get_contract", '{"id": "' + "!" * 99)
+
+
+@pytest.mark.parametrize(
+    ("message", "finish_reason", "name", "remedy"),
+    [
+        ({"content": None, "reasoning": "It ends in 2027."}, "stop", "answer_in_reasoning", "instant"),
+        ({"content": " \n", "reasoning_content": "2027."}, "stop", "answer_in_reasoning", "instant"),
+        ({"content": "Now, I will look up the contract."}, "stop", "narrated_call", "required"),
+        ({"content": "Let me use get_contract to check this."}, "stop", "narrated_call", "required"),
+        ({"content": "</think>It ends in 2027."}, "stop", "raw_markers", "instant"),
+        ({"content": "functions.x:0<|tool_call_end|>"}, "stop", "raw_markers", "required"),
+        ({"content": None, "reasoning": BEGIN + WHOLE}, "stop", "call_in_reasoning", "instant"),
+        ({"content": "", "tool_calls": [call("sell_it")]}, "tool_calls", "unknown_tool", "required"),
+        ({"content": "", "tool_calls": [call("")]}, "tool_calls", "unknown_tool", "required"),
+        ({"content": "", "tool_calls": [CUT_OFF]}, "tool_calls", "truncated_json", "required"),
+        ({"content": "", "tool_calls": [call("get_contract", "[]")]}, "tool_calls", "truncated_json", "required"),
+        ({"content": "", "tool_calls": []}, "tool_calls", "empty_tool_calls", "required"),
+        ({"content": "I will look.", "tool_calls": None}, "tool_calls", "empty_tool_calls", "required"),
+        ({"content": "!!!!!!!!"}, "stop", "degenerate_output", "instant"),
+        ({"content": "It ends" + "!" * 500}, "length", "degenerate_output", "instant"),
+        ({"content": None, "reasoning": "!" * 16}, "stop", "degenerate_output", "instant"),
+        ({"content": "", "tool_calls": [NOISE]}, "length", "degenerate_output", "instant"),
+    ],
+)  # fmt: skip
+def test_each_known_failure_has_its_name_and_its_remedy(
+    message: dict[str, Any], finish_reason: str, name: str, remedy: str
+) -> None:
+    reading = read(finish_reason, **message)
+    assert found(reading) == [(name, remedy)] and reading.failure.name == name
+    assert reading.failure.detail and DETECTED[name]
+
+
+def test_where_no_tool_is_offered_no_call_is_asked_for() -> None:
+    reading = VLLM.read({"content": "", "tool_calls": [call("f")]}, "tool_calls", [])
+    assert found(reading) == [("unknown_tool", "instant")]
+    assert found(VLLM.read({"content": "Let me check."}, "stop", [])) == []
+
+
+# ------------------------------------------------------------------------------------- second tries
+
+
+def second(dialect: Kimi, remedy: Any, **more: Any) -> Any:
+    sent = dialect.request(
+        [], [], {"max_tokens": 9, **more}, "thinking" if dialect.modes else None
+    )[2]
+    tried = dialect.second_try(Detection("narrated_call", "", remedy), sent)
+    assert tried != sent  # another request, so another key in the journal
+    return tried
+
+
+def test_a_call_that_was_due_is_required() -> None:
+    tried = second(VLLM, "required")
+    assert tried == {
+        "max_tokens": 9,
+        "temperature": 1.0,
+        "top_p": 0.95,
+        "tool_choice": "required",
+        "extra_body": {"chat_template_kwargs": {"thinking": True}},
+    }
+
+
+def test_thinking_that_went_wrong_is_left_out_with_the_sampling_that_goes_with_it() -> None:
+    tried = second(VLLM, "instant", extra_body={"logit_bias": []})
+    assert tried == {
+        "max_tokens": 9,
+        "temperature": 0.6,
+        "top_p": 0.95,
+        "extra_body": {"logit_bias": [], "chat_template_kwargs": {"thinking": False}},
+    }
+
+
+def test_moonshot_is_never_required_to_call_while_it_thinks() -> None:
+    tried = second(MOONSHOT, "required")
+    assert tried["tool_choice"] == "required" and tried["temperature"] == 0.6
+    assert tried["extra_body"] == {"thinking": {"type": "disabled"}}
+
+
+def test_a_call_that_was_required_already_is_asked_for_without_thinking() -> None:
+    tried = second(VLLM, "required", tool_choice="required")
+    assert tried["extra_body"] == {"chat_template_kwargs": {"thinking": False}}
+
+
+def test_where_there_is_no_other_way_to_ask_there_is_no_second_try() -> None:
+    only_thinks = Kimi({"thinking": MODES["thinking"]})
+    assert second(only_thinks, "instant") is None
+    assert second(only_thinks, "required")["tool_choice"] == "required"
+    assert second(Kimi({"thinking": MODES["thinking"]}, "moonshot"), "required") is None
+    # Asked without thinking already, at whatever temperature.
+    instant = VLLM.request([], [], {"temperature": 1.0}, "instant")[2]
+    assert VLLM.second_try(Detection("degenerate_output", "", "instant"), instant) is None
+    at_moonshot = MOONSHOT.request([], [], {}, "instant")[2]
+    tried = MOONSHOT.second_try(Detection("narrated_call", "", "required"), at_moonshot)
+    assert tried == {**at_moonshot, "tool_choice": "required"}
+
+
+# ------------------------------------------------------------------------------------- the wire form
+
+SHARED = Path(__file__).parents[2] / "shared" / "kimi"
+TEMPLATE = (catalog.TEMPLATES / "kimi-k2.jinja").read_text(encoding="utf-8")
+IMAGE = ["<|media_begin|>", "<|media_content|>", "<|media_pad|>", "<|media_end|>"]
+CONVERSATION: list[dict[str, Any]] = [
+    {"role": "system", "content": "You are a paralegal."},
+    {
+        "role": "user",
+        "content": [
+            {"type": "text", "text": "Whose is this? "},
+            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
+        ],
+    },
+    turn("get_contract", "close_matter", ids=["a", "b"], reasoning_content="Both at once."),
+    result("a", '{"ends": 2027}'),
+    result("b", "closed"),
+]
+
+
+def rendered(messages: list[dict[str, Any]], tools: Any = None, **kwargs: Any) -> str:
+    sent, tools, _ = VLLM.request(messages, tools or [], {})
+    made = render_jinja_template(
+        [sent], tools=tools or None, chat_template=TEMPLATE, add_generation_prompt=True, **kwargs
+    )
+    return made[0][0]
+
+
+def test_the_templates_text_is_the_documented_wire_form() -> None:
+    tools = json.dumps(VLLM.request([], TOOLS, {})[1], separators=(",", ":"))
+    assert rendered(CONVERSATION, TOOLS) == (
+        f"<|im_system|>tool_declare<|im_middle|>{tools}<|im_end|>"
+        "<|im_system|>system<|im_middle|>You are a paralegal.<|im_end|>"
+        "<|im_user|>user<|im_middle|>Whose is this? "
+        "<|media_begin|>image<|media_content|><|media_pad|><|media_end|><|im_end|>"
+        "<|im_assistant|>assistant<|im_middle|><think>Both at once.</think>"
+        + section(raw("get_contract", '{"id": "C-1"}', 0), raw("close_matter", '{"id": "C-1"}', 1))
+        + "<|im_end|>"
+        '<|im_system|>tool<|im_middle|>## Return of functions.get_contract:0\n{"ends": 2027}<|im_end|>'
+        "<|im_system|>tool<|im_middle|>## Return of functions.close_matter:1\nclosed<|im_end|>"
+        "<|im_assistant|>assistant<|im_middle|><think>"
+    )
+
+
+def test_what_the_template_writes_is_what_the_parser_reads() -> None:
+    text = rendered(CONVERSATION[:3])
+    turn_text = text.split("</think>")[1].split("<|im_end|>")[0]
+    parsed = raw_calls(turn_text, OFFERED)
+    assert parsed and [c["function"] for c in parsed[1]] == [
+        c["function"] for c in CONVERSATION[2]["tool_calls"]
+    ]
+
+
+def test_an_instant_reply_begins_after_an_empty_think_block() -> None:
+    assert rendered(CONVERSATION, thinking=False).endswith("<|im_middle|><think></think>")
+    assert rendered(CONVERSATION, thinking=True).endswith("<|im_middle|><think>")
+
+
+def test_reasoning_of_an_answered_turn_is_kept_only_where_it_is_to_be_preserved() -> None:
+    answer = {"role": "assistant", "content": "2027.", "reasoning_content": "I say it."}
+    longer = [*CONVERSATION, answer, {"role": "user", "content": "Sure?"}]
+    assert "Both at once." in rendered(CONVERSATION)
+    assert "Both at once." not in rendered(longer) and "I say it." not in rendered(longer)
+    kept = rendered(longer, preserve_thinking=True)
+    assert "Both at once." in kept and "I say it." in kept
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason=f"Kimi's tokenizer is not at {SHARED}")
+def test_the_real_tokenizer_sees_the_documented_special_tokens_in_order() -> None:
+    import tiktoken
+    from tiktoken.load import load_tiktoken_bpe
+
+    settings = json.loads((SHARED / "tokenizer_config.json").read_text())
+    special = {t["content"]: int(n) for n, t in settings["added_tokens_decoder"].items()}
+    ranks = load_tiktoken_bpe(str(SHARED / "tiktoken.model"))
+    # How ordinary text is cut into words is of no interest here.
+    kimi = tiktoken.Encoding(
+        "kimi", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens=special
+    )
+    ids = kimi.encode(rendered(CONVERSATION, TOOLS), allowed_special="all")
+    names = {number: name for name, number in special.items()}
+    called = ["<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"]
+    assert [names[i] for i in ids if i in names] == [
+        *["<|im_system|>", "<|im_middle|>", "<|im_end|>"],
+        *["<|im_system|>", "<|im_middle|>", "<|im_end|>"],
+        *["<|im_user|>", "<|im_middle|>", *IMAGE, "<|im_end|>"],
+        *["<|im_assistant|>", "<|im_middle|>", "<think>", "</think>", BEGIN],
+        *called * 2,
+        *[END, "<|im_end|>"],
+        *["<|im_system|>", "<|im_middle|>", "<|im_end|>"] * 2,
+        *["<|im_assistant|>", "<|im_middle|>", "<think>"],
+    ]
+    # The placeholder of an image, by the number that config.json gives it; 0 is what a broken engine says.
+    config = json.loads((SHARED / "config.json").read_text())
+    assert config["media_placeholder_token_id"] in ids
+    assert kimi.decode([0]) == "!"
