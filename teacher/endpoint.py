@@ -1,0 +1,66 @@
+"""Where a model is served."""
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Endpoint:
+    """An OpenAI-compatible API: base URL, key, served model name; `restart` brings a dead server back.
+
+    in_flight: requests of this process that it has not answered. restarts, stalls: how often it was started again,
+    and how often of these because it produced nothing.
+    """
+
+    url: str
+    key: str = field(repr=False)
+    model: str
+    restart: Callable[[], None] | None = None
+    in_flight: int = 0
+    restarts: int = 0
+    stalls: int = 0
+    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+
+    @contextlib.contextmanager
+    def asked(self) -> Iterator[None]:
+        """Counts a request as in flight for the time of the block."""
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+
+    async def revive(self) -> None:
+        """Starts the server again if it is ours and dead. Returns when it answers; one caller does the work."""
+        if self.restart:
+            async with self._lock:
+                await _in_thread(self.restart)
+
+
+async def _in_thread(work: Callable[[], None]) -> None:
+    """Like asyncio.to_thread, but a loop that is cancelled does not wait for the thread to end: weights load long."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def settle(error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as raised:  # raised again in the coroutine that waits
+            error = raised
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, error)
+
+    threading.Thread(target=run, daemon=True).start()
+    await done

@@ -1,0 +1,184 @@
+"""A served teacher, whichever way: an API that is there already, llama.cpp's server, or vLLM."""
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+
+from schemas.errors import InputError, StageError
+from teacher import catalog, vllm
+from teacher.client import THIS_MACHINE
+from teacher.endpoint import Endpoint
+from teacher.serve import LlamaServer
+
+KEY = "STILLHOUSE_TEACHER_KEY"
+# Tokens of a conversation with a teacher in llama.cpp, which reserves memory for all of them.
+_LLAMA_CONTEXT = 4096
+_LOOK_SECONDS = 5
+
+Say = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def open_teacher(
+    teacher: dict[str, Any],
+    options: vllm.Options,
+    url: str | None,
+    log: Path,
+    concurrency: int,
+    say: Say,
+) -> Iterator[Endpoint]:
+    """The teacher for the time of the block.
+
+    Args:
+        url: an API that serves it already; the teacher's own source where its engine is openai.
+        log: where the output of a server of our own goes. concurrency: requests it gets at once.
+        say: told how far a start is.
+
+    Raises:
+        InputError: a key is missing, the API serves no such model, or an engine is not installed.
+        StageError: the API is not there, or the server does not start.
+    """
+    if url or teacher["engine"] == "openai":
+        yield served(teacher, url or teacher["source"]["url"])
+    else:
+        with _own(teacher, options, log, concurrency, say) as endpoint:
+            yield endpoint
+
+
+def served(teacher: dict[str, Any], url: str) -> Endpoint:
+    """The teacher behind an API that is served already, such as http://gpu-7:8000/v1.
+
+    Raises:
+        InputError: the key is missing or refused, or the API lists several models and none by the teacher's name.
+        StageError: nothing answers.
+    """
+    url = url.rstrip("/")
+    key = _key(teacher, url)
+    name = teacher.get("served_name")
+    return Endpoint(url, key, name or _only_model(teacher, url, key))
+
+
+def run_forever(
+    teacher: dict[str, Any],
+    options: vllm.Options,
+    log: Path,
+    concurrency: int,
+    say: Say,
+    port: int | None = None,
+) -> None:
+    """Serves the teacher until SIGTERM or Ctrl-C, and starts it again when it dies: `stillhouse serve TEACHER`.
+
+    Its key is STILLHOUSE_TEACHER_KEY, or a new one in a file beside the log that only its owner can read.
+
+    Raises:
+        InputError, StageError: as `open_teacher`; StageError too when it has died too often.
+    """
+    if teacher["engine"] == "openai":
+        raise InputError(
+            f"{teacher['name']}: is served already, by {teacher['source']['url']}: expected a teacher with weights"
+        )
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        key = os.environ.get(KEY) or None
+        with _own(teacher, options, log, concurrency, say, port, key) as endpoint:
+            where = KEY
+            if not key:
+                where = str(_write_key(log.with_name("teacher.key"), endpoint.key))
+            say(
+                f"{endpoint.model} is served at {endpoint.url}, its key is in {where}, its log: {log}"
+            )
+            while True:
+                time.sleep(_LOOK_SECONDS)
+                if endpoint.restart:
+                    endpoint.restart()
+    except KeyboardInterrupt:
+        say("stopped")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _own(
+    teacher: dict[str, Any],
+    options: vllm.Options,
+    log: Path,
+    concurrency: int,
+    say: Say,
+    port: int | None = None,
+    key: str | None = None,
+) -> contextlib.AbstractContextManager[Endpoint]:
+    """A server of our own, at a port and under a key where they are given."""
+    if teacher["engine"] == "llama.cpp":
+        context = min(teacher["context"], options.max_model_len or _LLAMA_CONTEXT)
+        weights, template = catalog.servable(teacher, say), catalog.template(teacher)
+        return LlamaServer(weights, log, concurrency, context, template, port, key)
+    weights = catalog.fetch(teacher, say)
+    return vllm.serve(teacher, str(weights), options, log, say, port, key)
+
+
+def _write_key(path: Path, key: str) -> Path:
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(key + "\n")
+    return path
+
+
+def _key(teacher: dict[str, Any], url: str) -> str:
+    """STILLHOUSE_TEACHER_KEY, else the teacher's own variable; that one never over an open line."""
+    if os.environ.get(KEY):
+        return os.environ[KEY]
+    address = urlsplit(url)
+    named = teacher.get("key")
+    if named and (address.scheme == "https" or address.hostname in THIS_MACHINE):
+        if os.environ.get(named):
+            return os.environ[named]
+        if address.hostname not in THIS_MACHINE:
+            raise InputError(f"{named}: is not set, expected the key of {url}")
+    # Servers of one's own often want none, and the client sends something.
+    return "EMPTY"
+
+
+def _only_model(teacher: dict[str, Any], url: str, key: str) -> str:
+    """The name that the API knows the teacher by, from its list of models."""
+    direct = urlsplit(url).hostname in THIS_MACHINE  # a proxy of the environment is no way there
+    try:
+        with openai.OpenAI(
+            base_url=url,
+            api_key=key,
+            timeout=30,
+            http_client=openai.DefaultHttpxClient(trust_env=not direct),
+        ) as api:
+            listed = [model.id for model in api.models.list().data]
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+        raise InputError(
+            f"{url}: refuses the key (HTTP {error.status_code}): expected it in"
+            f" {' or '.join(dict.fromkeys([KEY, teacher.get('key', KEY)]))}"
+        ) from None
+    except openai.NotFoundError:  # an API without a list
+        return teacher["name"]
+    except openai.APIStatusError as error:
+        raise StageError(f"{url}/models: answered with HTTP {error.status_code}") from None
+    except openai.APIConnectionError as error:
+        raise StageError(f"{url}: cannot be reached: {error.__cause__ or error}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise StageError(
+            f"{url}/models: expected a list of models as OpenAI's API gives it"
+        ) from None
+    names = [name for name in listed if isinstance(name, str)]  # the library checks nothing
+    known = [n for n in names if n in (teacher["name"], teacher["source"].get("hub"))]
+    if len(names) == 1 or known:
+        return (known or names)[0]
+    raise InputError(
+        f"{url}: serves {', '.join(names) or 'no model'}: expected {teacher['name']},"
+        " or the teacher's `served_name` to say which"
+    )

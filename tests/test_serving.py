@@ -1,0 +1,239 @@
+"""A served teacher: which API, which key, which name, and a server that runs until it is told to stop."""
+
+import contextlib
+import json
+import os
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from test_vllm import FAKE, SMOLLM, gone
+
+from schemas.errors import InputError, StageError
+from teacher import serving
+from teacher.serve import Endpoint
+from teacher.serving import open_teacher, served
+from teacher.vllm import Options
+
+KIMI: dict[str, Any] = {
+    "name": "kimi-k2.5",
+    "engine": "openai",
+    "key": "MOONSHOT_API_KEY",
+    "source": {"url": "https://api.moonshot.example/v1"},
+    "context": 262144,
+}
+
+
+class Api:
+    """An API that lists models; keeps the keys that it was shown."""
+
+    def __init__(self) -> None:
+        self.models: Any = {"object": "list", "data": [{"id": "only-one", "object": "model"}]}
+        self.status = 200
+        self.keys: list[str | None] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.keys.append(self.headers["Authorization"])
+                body = json.dumps(outer.models).encode()
+                self.send_response(outer.status if self.path == "/v1/models" else 404)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
+    for name in ("STILLHOUSE_TEACHER_KEY", "MOONSHOT_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with contextlib.closing(Api()) as made:
+        yield made
+
+
+def opened(teacher: dict[str, Any], url: str | None, tmp_path: Path) -> Endpoint:
+    with open_teacher(teacher, Options(), url, tmp_path / "log", 4, print) as endpoint:
+        return endpoint
+
+
+# ------------------------------------------------------------------------------------- an API
+
+
+def test_an_api_is_taken_as_it_is_and_asked_for_its_model(
+    api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    endpoint = opened(SMOLLM, api.url + "/", tmp_path)  # although the teacher is one for vLLM
+    assert (endpoint.url, endpoint.model, endpoint.restart) == (api.url, "only-one", None)
+    teacher = {**KIMI, "source": {"url": api.url}}
+    assert opened(teacher, None, tmp_path).url == api.url
+
+
+def test_the_name_is_the_teachers_where_it_has_one_for_the_api(api: Api) -> None:
+    assert served({**KIMI, "served_name": "kimi-k2-5-turbo"}, api.url).model == "kimi-k2-5-turbo"
+    assert api.keys == []
+
+
+def test_of_several_models_the_teachers_name_decides(api: Api) -> None:
+    api.models["data"] = [{"id": "a"}, {"id": "kimi-k2.5"}]
+    assert served(KIMI, api.url).model == "kimi-k2.5"
+    api.models["data"] = [{"id": "a"}, {"id": "moonshotai/Kimi-K2.5"}]
+    by_hub = {**KIMI, "source": {"hub": "moonshotai/Kimi-K2.5"}}
+    assert served(by_hub, api.url).model == "moonshotai/Kimi-K2.5"
+    with pytest.raises(InputError, match="serves a, moonshotai/Kimi-K2.5: expected kimi-k2.5, or"):
+        served(KIMI, api.url)
+    api.models["data"] = []
+    with pytest.raises(InputError, match="serves no model"):
+        served(KIMI, api.url)
+
+
+def test_an_api_without_a_list_is_asked_for_the_teachers_name(api: Api) -> None:
+    api.status = 404
+    assert served(KIMI, api.url).model == "kimi-k2.5"
+
+
+@pytest.mark.parametrize("models", [[], {"data": 3}, {"data": [{"name": "x"}]}, "<html>"])
+def test_an_answer_that_is_no_list_of_models_is_named(api: Api, models: Any) -> None:
+    api.models = models
+    with pytest.raises((StageError, InputError), match=r"models: expected a list|serves no model"):
+        served(KIMI, api.url)
+
+
+def test_nothing_at_the_address_is_a_failure(api: Api) -> None:
+    with pytest.raises(StageError, match="http://127.0.0.1:9/v1: cannot be reached"):
+        served(KIMI, "http://127.0.0.1:9/v1")
+
+
+# ------------------------------------------------------------------------------------- its key
+
+
+def test_the_key_comes_from_the_environment_and_stillhouses_own_variable_wins(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert served(KIMI, api.url).key == "EMPTY"
+    monkeypatch.setenv("MOONSHOT_API_KEY", "sk-of-moonshot")
+    assert served(KIMI, api.url).key == "sk-of-moonshot"
+    monkeypatch.setenv("STILLHOUSE_TEACHER_KEY", "sk-mine")
+    assert served(KIMI, api.url).key == "sk-mine"
+    assert api.keys == ["Bearer EMPTY", "Bearer sk-of-moonshot", "Bearer sk-mine"]
+
+
+def test_a_refused_key_is_named_by_its_variable_and_not_shown(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MOONSHOT_API_KEY", "sk-of-moonshot")
+    api.status = 401
+    with pytest.raises(
+        InputError, match="expected it in STILLHOUSE_TEACHER_KEY or MOONSHOT_API_KEY"
+    ) as raised:
+        served(KIMI, api.url)
+    assert "sk-of" not in str(raised.value)
+
+
+def test_a_hosted_api_needs_its_key_and_the_key_goes_over_no_open_line(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(InputError, match="MOONSHOT_API_KEY: is not set, expected the key of https"):
+        served(KIMI, KIMI["source"]["url"])
+    monkeypatch.setenv("MOONSHOT_API_KEY", "sk-of-moonshot")
+    named = {**KIMI, "served_name": "k"}
+    assert served(named, "http://gpu-7:8000/v1").key == "EMPTY"
+    assert served(named, "https://api.moonshot.example/v1").key == "sk-of-moonshot"
+
+
+# ------------------------------------------------------------------------------------- a server of one's own
+
+RUN = """\
+import sys
+from pathlib import Path
+from test_vllm import SMOLLM
+from teacher import serving
+from teacher.vllm import Options
+serving._LOOK_SECONDS = 0.1
+weights, log = sys.argv[1:]
+teacher = {**SMOLLM, "source": {"path": weights}}
+serving.run_forever(teacher, Options(), Path(log), 4, lambda text: print(text, flush=True))
+"""
+
+
+@pytest.mark.parametrize("chosen", ["", "a key of one's own"])
+def test_a_server_runs_until_it_is_told_to_stop_and_comes_back_when_it_dies(
+    tmp_path: Path, chosen: str
+) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!{sys.executable} -SE\n{FAKE}")
+    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    state, log = tmp_path / "state.jsonl", tmp_path / "logs" / "serve.log"
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(Path(__file__).parent),
+        "STILLHOUSE_VLLM": str(python),
+        "STILLHOUSE_TEACHER_KEY": chosen,
+        "FAKE_STATE": str(state),
+    }
+    running = subprocess.Popen(
+        [sys.executable, "-c", RUN, str(tmp_path), str(log)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parents[1],
+    )
+    assert running.stdout
+
+    def starts() -> list[dict[str, Any]]:
+        return [json.loads(line) for line in state.read_text().splitlines()]
+
+    try:
+        line = next(line for line in running.stdout if "is served at" in line)
+        assert line.startswith("smollm2-135m is served at http://127.0.0.1:") and str(log) in line
+        key = starts()[0]["environment"]["VLLM_API_KEY"]
+        assert key not in line
+        if chosen:
+            assert key == chosen and "STILLHOUSE_TEACHER_KEY" in line
+        else:
+            file = log.parent / "teacher.key"
+            assert file.read_text().strip() == key and stat.S_IMODE(file.stat().st_mode) == 0o600
+        psutil.Process(starts()[0]["pid"]).kill()
+        wait_until(lambda: len(starts()) == 2)
+        running.send_signal(signal.SIGTERM)
+        assert running.wait(20) == 0
+        assert all(gone(start["pid"]) for start in starts())
+    finally:
+        running.kill()
+        running.wait()
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_an_api_of_others_is_not_served(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="kimi-k2.5: is served already, by https"):
+        serving.run_forever(KIMI, Options(), tmp_path / "log", 1, print)
