@@ -9,16 +9,16 @@ What a command needs is imported in the command: `stillhouse --help` and `valida
 
 import contextlib
 import errno
-import json
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from flows import verbs
 from schemas.errors import InputError, StillhouseError
 
 app = typer.Typer(
@@ -54,13 +54,6 @@ Settings = Annotated[
         help="Sets a field of the recipe; may be given several times.",
     ),
 ]
-JsonOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--json", metavar="OUT", help="Writes the result as JSON to a file, or to stdout for -."
-    ),
-]
-
 _INTERRUPTED = 128 + signal.SIGINT
 _error_log = Path("stillhouse-error.log")
 
@@ -104,7 +97,7 @@ def distill(
     until: Annotated[
         str | None, typer.Option("--until", metavar="STAGE", help="The last stage to run.")
     ] = None,
-    json_: JsonOut = None,
+    json_: verbs.JsonOut = None,
 ) -> None:
     """Runs the whole pipeline, from plan to publish.
 
@@ -127,17 +120,27 @@ def plan(
     recipe: RecipeName = "local",
     run: RunOption = None,
     set_: Settings = None,
-    json_: JsonOut = None,
+    gpus: Annotated[
+        str | None,
+        typer.Option(
+            "--gpus",
+            metavar="G",
+            help="Plan for 8xH200, 2x8xH100-80GB, cpu-768GB, ...; default what is found here.",
+        ),
+    ] = None,
+    json_: verbs.JsonOut = None,
 ) -> None:
-    """Says what would run, on what and for how long.
+    """Says what would run, whether it fits, and for how long.
 
-    Samples the tasks and proves each solvable; asks no teacher.
+    Says also the command that serves the teacher, and its price. Samples the tasks and proves each solvable;
+    asks no teacher. Exit code 3 where something does not fit.
 
     \b
-    Example:
+    Examples:
       stillhouse plan legal --set tasks.train=2000
+      stillhouse plan legal --recipe kimi-k2.5-qwen3-32b --gpus 8xH200 --set serve.price_per_gpu_hour=3.5
     """
-    _distill(domain, recipe, run, set_, "plan", json_)
+    _distill(domain, recipe, run, set_, "plan", json_, gpus)
 
 
 def _distill(
@@ -147,6 +150,7 @@ def _distill(
     settings: list[str] | None,
     until: str | None,
     json_: Path | None,
+    gpus: str | None = None,
 ) -> None:
     from flows import recipe, run
     from teacher import domain as packs
@@ -160,13 +164,14 @@ def _distill(
 
     from flows.distill import distill as run_stages
 
-    _write_json(run_stages(domain, loaded, directory, until=until, only=None), json_)
+    summary = run_stages(domain, loaded, directory, until=until, only=None, hardware=gpus)
+    verbs.write_result(summary, json_)
 
 
 def _one_stage(stage: str, text: str) -> None:
     """Adds the command that runs one stage of an existing run."""
 
-    def command(run: RunArgument, json_: JsonOut = None) -> None:
+    def command(run: RunArgument, json_: verbs.JsonOut = None) -> None:
         from flows import run as runs
         from flows.recipe import Recipe
 
@@ -177,7 +182,7 @@ def _one_stage(stage: str, text: str) -> None:
 
         recipe = Recipe.model_validate(record["recipe"])
         summary = run_stages(record["domain"]["path"], recipe, run, until=None, only=stage)
-        _write_json(summary, json_)
+        verbs.write_result(summary, json_)
 
     example = f"\b\nExample:\n  stillhouse {stage} runs/legal-local"
     command.__doc__ = f"{text}\n\nOne stage of a run that `stillhouse distill` began.\n\n{example}"
@@ -205,229 +210,17 @@ def report(run: RunArgument) -> None:
     print(write(run))
 
 
-# ------------------------------------------------------------------------------------- students
+# ------------------------------------------------------------------------------------- the other verbs
 
-
-@app.command()
-def models(json_: JsonOut = None) -> None:
-    """Lists the published students, the newest version first.
-
-    The store is the directory store/, or what STILLHOUSE_STORE names.
-
-    \b
-    Examples:
-      stillhouse models
-      stillhouse models --json -
-    """
-    from student.store import list_models, store_directory
-
-    store = store_directory()
-    found = list_models(store)
-    rows = [
-        {
-            "name": model.name,
-            "tag": model.tag,
-            "tags": list(model.tags),
-            "digest": model.digest,
-            "gate_passed": model.gate_passed,
-            "created": model.manifest["created"],
-            "variants": model.variants(),
-        }
-        for model in found
-    ]
-    if json_ is not None:
-        _write_json(rows, json_)
-    elif not rows:
-        print(
-            f"{store}: nothing was published yet: `stillhouse distill DOMAIN` publishes a student"
-        )
-    else:
-        _print_table(
-            ["NAME", "CREATED", "GATE", "VARIANTS"],
-            [
-                [
-                    f"{row['name']}:{row['tag']}"
-                    + (" (latest)" if "latest" in row["tags"] else ""),
-                    row["created"][:16].replace("T", " "),
-                    "passed" if row["gate_passed"] else "failed",
-                    ", ".join(f"{name} {_size(size)}" for name, size in row["variants"].items()),
-                ]
-                for row in rows
-            ],
-        )
-
-
-@app.command()
-def pull(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME[:TAG]", help="A published student; without a tag the latest."),
-    ],
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Where to; default students/NAME.")
-    ] = None,
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--variant",
-            metavar="V",
-            help="A variant, several times for several; default the one examined.",
-        ),
-    ] = None,
-    json_: JsonOut = None,
-) -> None:
-    """Fetches a published student, ready to be served.
-
-    Every file's sha256 is verified; a fetch that was cut short is continued.
-
-    \b
-    Examples:
-      stillhouse pull legal
-      stillhouse pull legal:2 --variant Q4_K_M --to /srv/models/legal
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    from student.store import pull as fetch
-    from student.store import store_directory
-
-    target = to or Path("students") / name.partition(":")[0]
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(name, total=None)
-        files = fetch(
-            store_directory(),
-            name,
-            target,
-            variants=variant or None,
-            progress=lambda done, total, file: bar.update(
-                task, completed=done, total=total, description=file
-            ),
-        )
-    if json_ is not None:
-        _write_json({"directory": str(target), "files": [str(file) for file in files]}, json_)
-        return
-    for file in files:
-        print(f"{file}  {_size(file.stat().st_size)}")
-    gguf = [file for file in files if file.suffix == ".gguf"]
-    if gguf:
-        print(f"serve it: llama-server --jinja -m {gguf[0]}")
-    elif (target / "vllm").is_dir():
-        print(f"serve it: vllm serve {target / 'vllm'}")
-
-
-# ------------------------------------------------------------------------------------- traces and domains
-
-
-@app.command()
-def validate(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE.jsonl", help="Rows with messages and tools.")
-    ],
-    json_: JsonOut = None,
-    kept: Annotated[
-        Path | None,
-        typer.Option("--kept", metavar="OUT.jsonl", help="Writes the rows that pass there."),
-    ] = None,
-) -> None:
-    """Checks chat-format traces: their calls and their form.
-
-    Every call is checked against its tool's JSON Schema, every turn for its form.
-    A row is {"id"?, "messages": [...], "tools": [...]} in OpenAI's format. Every line is judged; one that is
-    not JSON is a malformed_trace. Exit code 0 whenever every line was judged.
-
-    \b
-    Examples:
-      stillhouse validate traces.jsonl
-      stillhouse validate traces.jsonl --json verdicts.json --kept kept.jsonl
-    """
-    from schemas.validate import judge_file
-
-    judged = judge_file(file, kept)
-    if json_ is not None:
-        _write_json(judged, json_)
-        if str(json_) == "-":
-            return
-    rows, rejected = judged["rows"], judged["rows"] - judged["kept"]
-    print(f"{file}: {rows} rows: {judged['kept']} kept, {rejected} rejected")
-    for reason, count in sorted(judged["rejected"].items(), key=lambda item: -item[1]):
-        first = next(v for v in judged["verdicts"] if v["reason"] == reason)
-        print(f"  {count:6}  {reason}, such as {first['id']}: {_short(first['detail'])}")
-    for path in (json_, kept):
-        if path is not None:
-            print(f"wrote {path}")
-
-
-@app.command("new-domain")
-def new_domain(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A directory that does not exist yet.")
-    ],
-) -> None:
-    """Writes a small working domain pack to begin with.
-
-    A world, its tools, and a template for each of two kinds of task, to be replaced by your own.
-
-    \b
-    Example:
-      stillhouse new-domain ./my-domain && stillhouse distill ./my-domain
-    """
-    import re
-
-    from schemas.files import whole
-
-    name = re.sub(r"[^a-z0-9]+", "-", path.resolve().name.lower()).strip("-")
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
-        raise InputError(
-            f"{path}: expected a name that begins with a letter, of at most 40 letters, digits and -"
-        )
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: exists already, expected a new or an empty directory")
-    starter = Path(__file__).resolve().parent / "starter"
-    with whole(path) as temporary:
-        temporary.mkdir()
-        for file in ("domain.yaml", "environment.py"):
-            text = (starter / file).read_text(encoding="utf-8")
-            (temporary / file).write_text(
-                text.replace("name: NAME", f"name: {name}"), encoding="utf-8"
-            )
-    shown = path if path.is_absolute() or str(path).startswith(".") else f"./{path}"
-    print(f"wrote {path}/domain.yaml and {path}/environment.py")
-    print(f"try it: stillhouse plan {shown}")
-
-
-# ------------------------------------------------------------------------------------- output
-
-
-def _write_json(value: Any, out: Path | None) -> None:
-    from schemas.files import write_json
-
-    if out is None:
-        return
-    if str(out) == "-":
-        print(json.dumps(value, indent=2, ensure_ascii=False))
-    else:
-        write_json(out, value)
-
-
-def _print_table(head: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def _short(text: str | None) -> str:
-    text = " ".join((text or "").split())
-    return text if len(text) <= 160 else f"{text[:157]}..."
+for verb in (
+    verbs.serve,
+    verbs.check_teacher,
+    verbs.models,
+    verbs.pull,
+    verbs.validate,
+    verbs.new_domain,
+):
+    app.command(verb.__name__.replace("_", "-"))(verb)
 
 
 # ------------------------------------------------------------------------------------- errors
@@ -479,7 +272,9 @@ def _run(arguments: list[str]) -> int:
             file = getattr(error, "filename", None)
             place = f"{file}: " if file else ""
             return _say(f"{place}the disk is full: make room and run the same command again", 1)
-        return _say(f"unexpected {type(error).__name__}: {_short(str(error))}{_logged()}", 1)
+        return _say(
+            f"unexpected {type(error).__name__}: {verbs.shortened(str(error))}{_logged()}", 1
+        )
 
 
 def _say(message: str, code: int) -> int:

@@ -21,16 +21,16 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import prefect.settings as prefect_settings  # noqa: E402
 from prefect import flow  # noqa: E402
+from prefect.context import FlowRunContext  # noqa: E402
 
 from flows import recipe as recipes  # noqa: E402
 from flows import stages  # noqa: E402
 from flows.progress import say  # noqa: E402
 from flows.recipe import Recipe  # noqa: E402
 from flows.run import STAGES, Run, default_directory  # noqa: E402
-from schemas.errors import InputError  # noqa: E402
 from schemas.files import read_json  # noqa: E402
 from student import base  # noqa: E402
-from teacher import catalog  # noqa: E402
+from teacher import catalog, gpus  # noqa: E402
 from teacher import domain as domains  # noqa: E402
 
 _STAGES = {
@@ -45,38 +45,45 @@ _STAGES = {
 
 
 def distill(
-    domain: str, recipe: Recipe, directory: Path, until: str | None = None, only: str | None = None
+    domain: str,
+    recipe: Recipe,
+    directory: Path,
+    until: str | None = None,
+    only: str | None = None,
+    hardware: str | None = None,
 ) -> dict[str, Any]:
     """Runs the flow in this process and returns its summary.
 
     Args:
         domain: a pack's name or directory. directory: the run's; a run begun there is continued.
         until: the last stage to run. only: the one stage to run, of a run whose earlier stages are done.
+        hardware: what to plan for, such as 8xH200; what this machine has, when None.
 
     Raises:
         InputError, StageError, GateError: as the stages raise them.
     """
-    work = prepare(domain, recipe)  # bad input is said before a server is started
+    work = prepare(domain, recipe, hardware)  # bad input is said before a server is started
     with _embedded(directory):
         run = Run.open(directory, recipe, work["domain"].name, work["domain"].path)
         try:
             for line in run.reaped:
                 say(f"ended what a killed run had left: {line}")
-            return _flow(run, recipe, work, until, only)
+            # A plan takes a second, and Prefect's server ten to start.
+            return (run_stages if until == "plan" else _flow)(run, recipe, work, until, only)
         finally:
             run.close()
 
 
-def prepare(domain: str, recipe: Recipe) -> dict[str, Any]:
+def prepare(domain: str, recipe: Recipe, hardware: str | None = None) -> dict[str, Any]:
     """Loads what a run needs and refuses what cannot run."""
-    pack = domains.load(domain)
     teacher = catalog.load(recipe.teacher, catalog.TEACHERS, "teacher")
-    student = base.load(recipe.student)
-    if teacher["engine"] != "llama.cpp":
-        raise InputError(
-            f"{recipe.teacher}: engine: found {teacher['engine']!r}, expected llama.cpp: no other is served yet"
-        )
-    return {"domain": pack, "teacher": teacher, "student": student}
+    catalog.sampling(teacher, recipe.generate.mode)  # the mode is one of its own
+    return {
+        "domain": domains.load(domain),
+        "teacher": teacher,
+        "student": base.load(recipe.student),
+        "hardware": gpus.parse(hardware) if hardware else gpus.find(),
+    }
 
 
 @flow(name="distill", validate_parameters=False)
@@ -117,7 +124,7 @@ def run_stages(
     until: str | None = None,
     only: str | None = None,
 ) -> dict[str, Any]:
-    """Runs the stages in order (inside a flow), writes the report and says the summary."""
+    """Runs the stages in order, as tasks where it is in a flow, writes the report and says the summary."""
     work = stages.Work(run=run, recipe=recipe, **loaded)
     chosen = [only] if only else STAGES[: STAGES.index(until) + 1] if until else STAGES
     say(f"{work.domain.name} with recipe {recipe.name}, in {_shown(run.directory)}")
@@ -125,9 +132,12 @@ def run_stages(
         for name in chosen:
             before = run.receipt(name)
             say(f"{name}")
-            _STAGES[name](work)
+            stage = _STAGES[name]
+            (stage if FlowRunContext.get() else stage.fn)(work)
             if before is not None and before == run.receipt(name):
                 say(f"{name} is done already")
+            if name == "plan":
+                stages.must_fit(work, STAGES if until == "plan" else chosen)
     finally:
         summary = _summary(work)
     _say_summary(work, summary)

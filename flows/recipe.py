@@ -43,6 +43,7 @@ class Tasks(Section):
     seed: int = Field(
         0,
         ge=0,
+        lt=400,  # further up lie the seeds of the worked examples, and those of the exam
         description="First seed of the sampling; the same seed gives the same tasks. Example: 7.",
     )
     mix: dict[str, float] | None = Field(
@@ -60,8 +61,70 @@ class Tasks(Section):
         return self
 
 
+class Serve(Section):
+    """How the teacher is served. `stillhouse plan` says what fits; null leaves the choice to it."""
+
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="An OpenAI-compatible API that is served already, instead of a server of the run's own; its key"
+        " is taken from the teacher's `key` variable or STILLHOUSE_TEACHER_KEY. Example: http://gpu-7:8000/v1.",
+    )
+    tensor_parallel: int | None = Field(
+        None, ge=1, description="GPUs that share each layer of one copy of the model. Example: 8."
+    )
+    decode_context_parallel: int | None = Field(
+        None,
+        ge=1,
+        description="Parts in which those GPUs keep the KV cache, a divisor of tensor_parallel; 1 keeps a whole copy"
+        " of an MLA model's cache on each. Example: 8.",
+    )
+    data_parallel: int = Field(
+        1, ge=1, description="Copies of the attention in one server, experts shared. Example: 8."
+    )
+    expert_parallel: bool = Field(
+        False, description="Whether whole experts are spread over the GPUs. Example: true."
+    )
+    replicas: int = Field(
+        1, ge=1, description="Servers of the whole model, behind vllm-router. Example: 2."
+    )
+    nodes: int = Field(
+        1, ge=1, description="Machines that one server spans, joined by Ray. Example: 2."
+    )
+    max_model_len: int | None = Field(
+        None, ge=256, description="Tokens that one conversation may have. Example: 131072."
+    )
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto", description="Type of the KV cache; fp8 halves it. Example: fp8."
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM takes. Example: 0.95."
+    )
+    ready_timeout_s: float = Field(
+        3600, gt=0, description="Seconds a server may take to load the weights. Example: 1800."
+    )
+    stall_s: float = Field(
+        600,
+        gt=0,
+        description="Seconds with requests running and not one token before the server is started again."
+        " Example: 300.",
+    )
+    arguments: tuple[str, ...] = Field(
+        (), description="Further arguments of vLLM, as it takes them. Example: [--enforce-eager]."
+    )
+    price_per_gpu_hour: float | None = Field(
+        None, gt=0, description="What a GPU costs an hour, for the plan. Example: 3.5."
+    )
+
+
 class Generate(Section):
     """How the teacher is asked."""
+
+    mode: str | None = Field(
+        None,
+        min_length=1,
+        description="One of the teacher's modes, or null for its default. Example: instant.",
+    )
 
     attempts: int = Field(
         2,
@@ -92,8 +155,23 @@ class Generate(Section):
     max_tokens: int = Field(
         512, ge=16, description="Tokens of one reply, reasoning included. Example: 16384."
     )
-    temperature: float = Field(0.7, ge=0, le=2, description="Sampling temperature. Example: 1.0.")
-    top_p: float = Field(0.95, gt=0, le=1, description="Nucleus sampling, a share. Example: 0.95.")
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Sampling temperature, or null for the teacher's (its mode's) own. Example: 1.0.",
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Nucleus sampling, a share, or null for the teacher's own. Example: 0.95.",
+    )
+    preflight: bool = Field(
+        True,
+        description="Whether a teacher with tools of its own (one that is not constrained) is checked before it is"
+        " asked: `stillhouse check-teacher`. Example: false.",
+    )
     timeout_s: float = Field(
         300,
         gt=0,
@@ -136,8 +214,9 @@ class Filter(Section):
 class Train(Section):
     """Supervised fine-tuning of the student on the kept traces."""
 
-    method: Literal["lora", "full"] = Field(
-        "lora", description="lora trains an adapter, full trains all weights. Example: lora."
+    method: Literal["lora", "qlora", "full"] = Field(
+        "lora",
+        description="lora trains an adapter, qlora one on weights in 4 bits, full trains all weights. Example: qlora.",
     )
     rank: int = Field(16, ge=1, description="LoRA rank, on all linear layers. Example: 64.")
     alpha: int = Field(32, ge=1, description="LoRA scale, alpha / rank. Example: 128.")
@@ -268,6 +347,7 @@ class Recipe(Section):
         description="The student: a name in student/models, or a path to a YAML file. Example: qwen3-32b.",
     )
     tasks: Tasks = Field(default_factory=Tasks, description=Tasks.__doc__)
+    serve: Serve = Field(default_factory=Serve, description=Serve.__doc__)
     generate: Generate = Field(default_factory=Generate, description=Generate.__doc__)
     filter: Filter = Field(default_factory=Filter, description=Filter.__doc__)
     train: Train = Field(default_factory=Train, description=Train.__doc__)

@@ -6,6 +6,7 @@ Every stage reads and writes files of the run's directory, so that it can be run
 import asyncio
 import itertools
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,31 +18,42 @@ from flows.progress import say, track
 from flows.recipe import Recipe
 from flows.run import Run, now
 from schemas.errors import GateError, InputError, StageError
-from schemas.files import read_json, read_jsonl, sha256, sha256_text, whole, write_json, write_jsonl
+from schemas.files import (
+    dumps,
+    read_json,
+    read_jsonl,
+    sha256,
+    sha256_text,
+    whole,
+    write_json,
+    write_jsonl,
+)
 from schemas.validation import check_document
-from teacher import catalog, episode, tasks
+from teacher import catalog, episode, fidelity, serving, tasks, vllm
 from teacher.client import Client
+from teacher.dialect import for_teacher
 from teacher.domain import Domain
+from teacher.fidelity_teacher import Limits
+from teacher.gpus import Hardware
 from teacher.journal import Journal
 from teacher.rollouts import rollouts
-from teacher.serve import serve
+from teacher.serve import Endpoint
 
 # Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
 _EXAMPLE_SEEDS = 400_000_000
 _GATE_TRACES = 24
-# Tokens a conversation with the teacher may have; llama.cpp reserves memory for all of them.
-_TEACHER_CONTEXT = 4096
 
 
 @dataclass
 class Work:
-    """What every stage is given: the run's directory, the recipe, the domain, teacher and student."""
+    """What every stage is given: the run's directory, the recipe, the domain, teacher, student and hardware."""
 
     run: Run
     recipe: Recipe
     domain: Domain
     teacher: dict[str, Any]
     student: dict[str, Any]
+    hardware: Hardware
 
     @property
     def directory(self) -> Path:
@@ -54,8 +66,18 @@ class Work:
         return f"{self.domain.name}-{self.student['name']}-{variant}.gguf"
 
     def digest(self, *sections: str) -> dict[str, str]:
-        """The inputs of a stage that come from outside the run."""
-        return {"recipe": self.recipe.digest(*sections), "domain": self.run.domain["sha256"]}
+        """The inputs of a stage that come from outside the run: sections of the recipe, and the models they name."""
+        models = {"teacher": self.teacher, "student": self.student}
+        return {
+            "recipe": self.recipe.digest(*sections),
+            "domain": self.run.domain["sha256"],
+            **{name: sha256_text(dumps(models[name])) for name in sections if name in models},
+        }
+
+    def tasks(self) -> dict[str, str]:
+        """The tasks as an input; what else the plan says depends on the machine and changes nothing."""
+        files = self.run.outputs("plan")
+        return {file: digest for file, digest in files.items() if file.startswith("tasks/")}
 
 
 # Receipts decide what is repeated (flows/run.py), so Prefect neither caches nor stores results.
@@ -64,7 +86,10 @@ _ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 
 @task(name="plan", **_ONCE)
 def plan(work: Work) -> None:
-    inputs = work.digest("tasks", "teacher", "student")
+    inputs = {
+        **work.digest("tasks", "serve", "generate", "train", "teacher", "student"),
+        "hardware": sha256_text(str(work.hardware)),
+    }
     outputs = [
         work.path("tasks", "train.jsonl"),
         work.path("tasks", "exam.jsonl"),
@@ -72,6 +97,7 @@ def plan(work: Work) -> None:
     ]
     if not work.run.is_current("plan", inputs):
         with work.run.stage("plan", inputs, outputs) as result:
+            from student.plan import memory
             from teacher.plan import plan as make
 
             settings = work.recipe.tasks
@@ -84,43 +110,99 @@ def plan(work: Work) -> None:
             train.sort(key=lambda row: (row["template"], row["tools"]))
             write_jsonl(outputs[0], train)
             write_jsonl(outputs[1], exam)
-            write_json(outputs[2], make(train, exam, work.teacher, work.student, work.recipe))
+            learner = memory(work.student, work.recipe.train, work.hardware)
+            made = make(
+                train, exam, work.teacher, work.student, work.recipe, work.hardware, learner
+            )
+            write_json(outputs[2], made)
             result.update(train=len(train), exam=len(exam))
     for line in read_json(outputs[2])["lines"]:
         say(f"  {line}")
+
+
+def must_fit(work: Work, stages: Sequence[str]) -> None:
+    """Raises GateError where a stage that is to run needs more than this hardware has."""
+    made = read_json(work.path("plan.json"))
+    for stage, side in (("generate", "teacher"), ("train", "student")):
+        if stage in stages and not made[side]["fits"]:
+            raise GateError(f"{made[side]['name']}: does not fit: {made[side]['reason']}")
 
 
 @task(name="generate", **_ONCE)
 def generate(work: Work) -> None:
     inputs = {
         **work.digest("generate", "teacher"),
-        "teacher": sha256_text(str(work.teacher)),
-        **work.run.outputs("plan"),
+        **work.tasks(),
     }
     if work.run.is_current("generate", inputs):
         return
     traces = work.path("traces.jsonl")
-    with work.run.stage("generate", inputs, [traces]) as result:
-        result.update(asyncio.run(_generate(work, traces)))
+    named = work.recipe.serve.model_dump(exclude={"url", "price_per_gpu_hour"})
+    # What the recipe leaves open is as the plan chose.
+    options = vllm.Options(**named | read_json(work.path("plan.json"))["teacher"]["options"])
+    with (
+        work.run.stage("generate", inputs, [traces]) as result,
+        serving.open_teacher(
+            work.teacher,
+            options,
+            work.recipe.serve.url,
+            work.path("logs", "teacher.log"),
+            work.recipe.generate.concurrency,
+            say,
+        ) as endpoint,
+    ):
+        if work.recipe.generate.preflight and not work.recipe.generate.constrain:
+            _preflight(work, endpoint)
+        result.update(asyncio.run(_generate(work, endpoint, traces)), restarts=endpoint.restarts)
         say(
             f"{result['traces']} traces of {result['tasks']} tasks, {result['passed']} passed their checks;"
             f" {result['requests']} requests sent, {result['replayed']} replies taken from the journal"
         )
 
 
-async def _generate(work: Work, to: Path) -> dict[str, int]:
+def _preflight(work: Work, endpoint: Endpoint) -> None:
+    """Checks the served teacher before much is asked of it; what was found lies in RUN/preflight.json.
+
+    Raises:
+        GateError: a check failed.
+    """
+    say("checking the served teacher (generate.preflight)")
+    settings = work.recipe.generate
+    found = fidelity.check(
+        endpoint,
+        work.teacher,
+        work.domain,
+        mode=settings.mode,
+        limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
+    )
+    write_json(work.path("preflight.json"), found)
+    for line in fidelity.lines(found):
+        say(f"  {line}")
+    failed = [check["name"] for check in found["checks"] if check["passed"] is False]
+    if failed:
+        raise GateError(
+            f"{work.teacher['name']}: the served teacher fails {', '.join(failed)}: see"
+            f" {work.path('preflight.json')}; --set generate.preflight=false goes on all the same"
+        )
+
+
+async def _generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
     settings, teacher = work.recipe.generate, work.teacher
     todo = list(read_jsonl(work.path("tasks", "train.jsonl")))
-    weights = catalog.servable(teacher, say)
     identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
     maker = {**identity, "engine": teacher["engine"], "licence": teacher["licence"]["id"]}
+    sampling = catalog.sampling(teacher, settings.mode)
     loop = episode.Settings(
         max_steps=min(settings.max_steps, work.domain.spec["budgets"]["steps"]),
         max_tokens=settings.max_tokens,
-        temperature=settings.temperature,
-        top_p=settings.top_p,
+        temperature=sampling["temperature"]
+        if settings.temperature is None
+        else settings.temperature,
+        top_p=sampling["top_p"] if settings.top_p is None else settings.top_p,
         constrain=settings.constrain,
         call_prefix=teacher.get("call_prefix", ""),
+        mode=settings.mode or teacher.get("mode"),
+        dialect=for_teacher(teacher, endpoint.url),
     )
     shown = {
         name: [
@@ -138,20 +220,11 @@ async def _generate(work: Work, to: Path) -> dict[str, int]:
     journal = Journal(work.path("journal"))
     before = len(journal)
     counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}
-    with (
-        serve(
-            weights,
-            work.path("logs", "teacher.log"),
-            settings.concurrency,
-            min(teacher["context"], _TEACHER_CONTEXT),
-            catalog.template(teacher),
-        ) as endpoint,
-        track("attempts", len(todo) * settings.attempts) as advance,
-    ):
+    rows = []
+    with track("attempts", len(todo) * settings.attempts) as advance:
         async with Client(
             endpoint, identity, journal, settings.concurrency, settings.timeout_s
         ) as client:
-            rows = []
             async for trace in rollouts(
                 todo,
                 work.domain,
@@ -170,18 +243,23 @@ async def _generate(work: Work, to: Path) -> dict[str, int]:
                 # A task that is solved needs none of its later attempts.
                 attempt = int(trace["id"].rsplit("/", 1)[1])
                 advance(settings.attempts - attempt if episode.passed(trace) else 1)
-            rows.sort(key=lambda row: row["id"])
-            write_jsonl(to, rows)
+    rows.sort(key=lambda row: row["id"])
+    write_jsonl(to, rows)
     journal.close()
     sent = len(journal) - before
-    return {**counts, "requests": sent, "replayed": sum(len(row["calls"]) for row in rows) - sent}
+    return {
+        **counts,
+        "requests": sent,
+        "replayed": sum(len(row["calls"]) for row in rows) - sent,
+        "detected": episode.count_detected(rows),
+    }
 
 
 @task(name="filter", **_ONCE)
 def filter_(work: Work) -> None:
     inputs = {
         **work.digest("filter", "student"),
-        **work.run.outputs("plan"),
+        **work.tasks(),
         **work.run.outputs("generate"),
     }
     if work.run.is_current("filter", inputs):
@@ -333,7 +411,7 @@ def export(work: Work) -> None:
 def evaluate(work: Work) -> None:
     inputs = {
         **work.digest("evaluate", "gate", "student"),
-        **work.run.outputs("plan"),
+        **work.tasks(),
         **work.run.outputs("export"),
     }
     if work.run.is_current("evaluate", inputs):

@@ -3,11 +3,13 @@
 The run resumes from its last checkpoint; its log has one JSON line a logged step.
 """
 
+import importlib.util
 import json
 import time
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import StageError
 from student.examples import Example
 from teacher.llamacpp import Progress
 
@@ -42,7 +44,11 @@ def train(
     if not torch.cuda.is_available():
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=getattr(torch, settings.dtype))
+    model = AutoModelForCausalLM.from_pretrained(
+        directory,
+        dtype=getattr(torch, settings.dtype),
+        quantization_config=_in_4_bits(settings) if settings.method == "qlora" else None,
+    )
     gpu = torch.cuda.is_available()
     config = SFTConfig(
         output_dir=str(work / "checkpoints"),
@@ -85,7 +91,7 @@ def train(
         train_dataset=Dataset.from_list([vars(e) for e in examples]),
         eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
         processing_class=tokenizer,
-        peft_config=lora if settings.method == "lora" else None,
+        peft_config=lora if settings.method != "full" else None,
         callbacks=[_Log(work / "log.jsonl", say)],
     )
     trainer.remove_callback(PrinterCallback)  # `say` tells it; standard output is the command's
@@ -111,6 +117,23 @@ def _last_checkpoint(directory: Path) -> Path | None:
     """The newest whole checkpoint: its state is written last, so one that a kill cut short has none."""
     whole = [state.parent for state in directory.glob("checkpoint-*/trainer_state.json")]
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _in_4_bits(settings: Any) -> Any:
+    """NF4 with double quantisation (QLoRA, arXiv:2305.14314). The adapter is merged into the 16-bit weights."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise StageError(
+            "train.method=qlora: needs bitsandbytes: `pip install -e '.[gpu]'` in .venv brings it"
+        )
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+    )
 
 
 def _keep_freed_memory() -> None:

@@ -42,7 +42,7 @@ def stages(monkeypatch):
     calls = []
     module = types.ModuleType("flows.distill")
 
-    def distill(domain, recipe, directory, until, only):
+    def distill(domain, recipe, directory, until, only, hardware=None):
         calls.append(
             {
                 "domain": domain,
@@ -50,6 +50,7 @@ def stages(monkeypatch):
                 "directory": directory,
                 "until": until,
                 "only": only,
+                "hardware": hardware,
             }
         )
         return module.behave()
@@ -132,14 +133,14 @@ def test_the_installed_command_exits_with_the_code_and_without_a_traceback(tmp_p
 def test_without_arguments_it_teaches(stillhouse):
     code, out, error = stillhouse()
     assert (code, error) == (0, "")
-    for name in ("distill", "plan", "validate", "models", "pull", "report", "new-domain"):
+    for name in ("distill", "plan", "validate", "models", "pull", "report", "check-teacher"):
         assert re.search(rf"^  {name} .*[^.]\.$", out, re.MULTILINE), name
 
 
 def test_every_command_has_help_with_an_example(stillhouse):
     _, out, _ = stillhouse("--help")
     names = re.findall(r"^  ([a-z-]+)  ", out[out.index("Commands:") :], re.MULTILINE)
-    assert len(names) == 13
+    assert len(names) == 15
     for name in names:
         code, text, _ = stillhouse(name, "--help")
         assert code == 0
@@ -175,6 +176,47 @@ def test_distill_hands_recipe_directory_and_stage_on(stillhouse, stages):
     assert call["recipe"].tasks.train == 7
     assert call["directory"] == Path("runs/desk-local")
     assert json.loads(Path("out.json").read_text()) == {"kept": 3}
+
+
+def test_plan_hands_the_hardware_on(stillhouse, stages):
+    pack(stillhouse, "desk")
+    assert stillhouse("plan", "./desk", "--gpus", "8xH200")[0] == 0
+    (call,) = stages.calls
+    assert (call["until"], call["hardware"]) == ("plan", "8xH200")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["plan", "legal", "--gpus", "8xFOO"], "--gpus 8xFOO"),
+        (["plan", "legal", "--set", "generate.mode=instant"], "generate.mode: found 'instant'"),
+        (["plan", "legal", "--set", "serve.url=gpu-7"], "serve.url"),
+        (["serve", "kimi"], "kimi: no such teacher"),
+        (["check-teacher", "gpu-7:8000", "--model", "teacher"], "gpu-7:8000"),
+        (
+            ["check-teacher", "http://127.0.0.1:1/v1", "--model", "m", "--teacher", "x"],
+            "x: no such",
+        ),
+    ],
+)
+def test_wrong_words_about_a_teacher_are_one_line(stillhouse, arguments, words):
+    code, _, error = stillhouse(*arguments)
+    assert code == 2
+    assert_one_line(error, words)
+
+
+def test_a_teacher_that_does_not_fit_is_not_served(stillhouse):
+    # This machine, or the tests' next one: no node of eight H200.
+    code, _, error = stillhouse("serve", "kimi-k2.5")
+    assert code == 3
+    assert_one_line(error, "kimi-k2.5: does not fit")
+
+
+def test_a_server_that_is_gone_fails_the_check(stillhouse):
+    code, out, error = stillhouse("check-teacher", "http://127.0.0.1:1/v1", "--model", "teacher")
+    assert code == 3
+    assert "FAILED  health" in out
+    assert_one_line(error, "health")
 
 
 def test_json_to_stdout_is_only_the_json(stillhouse, stages):

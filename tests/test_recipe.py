@@ -8,6 +8,8 @@ from pydantic import ValidationError
 
 from flows import recipe
 from schemas.errors import InputError
+from student import base
+from teacher import catalog
 
 SMALL = "teacher: a\nstudent: b\n"
 
@@ -33,6 +35,18 @@ def test_every_recipe_loads_follows_the_schema_and_begins_with_its_launch_comman
     jsonschema.validate(yaml.safe_load(path.read_text()), recipe.json_schema())
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(line.strip("# ").startswith(("make ", "stillhouse ")) for line in head)
+
+
+@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_names_a_teacher_and_a_student_that_exist_and_asks_within_their_means(
+    path: Path,
+):
+    loaded = recipe.load(path.stem)
+    teacher = catalog.load(loaded.teacher, catalog.TEACHERS, "teacher")
+    student = base.load(loaded.student)
+    mode = teacher.get("modes", {}).get(loaded.generate.mode or teacher.get("mode"), {})
+    assert mode.get("max_tokens", 0) <= loaded.generate.max_tokens <= teacher["context"]
+    assert loaded.filter.max_tokens <= loaded.train.max_length <= student["context"]
 
 
 def test_the_json_schema_is_current():

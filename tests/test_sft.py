@@ -148,6 +148,19 @@ def test_with_method_full_all_weights_are_trained_and_held_out_loss_is_measured(
     assert sum("held-out loss" in text for text in said) == 2
 
 
+def test_with_method_qlora_an_adapter_is_trained_on_weights_in_4_bits(untrained, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    train(untrained, tmp_path, SETTINGS.model_copy(update={"method": "qlora"}))
+    rows, trained = log(tmp_path), weights(tmp_path)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    # The adapter is that of plain LoRA, for the 16-bit weights; what it was trained on differs in each weight a little.
+    plain = tmp_path / "plain"
+    train(untrained, plain)
+    assert trained.keys() == weights(plain).keys()
+    assert log(plain)[0]["loss"] != rows[0]["loss"]
+    assert abs(log(plain)[0]["loss"] - rows[0]["loss"]) < 0.05
+
+
 def test_the_loss_is_that_of_the_labelled_tokens_alone(untrained, tmp_path):
     import torch
     from transformers import AutoModelForCausalLM
