@@ -49,14 +49,17 @@ class StartUp:
 
 # Errors that only say that another process, whose error stands further up, has failed.
 _SECONDARY = re.compile(
-    r"See (root cause|stack trace)|background process|died unexpectedly|CancelledError"
+    r"(See|check) (the )?(root cause|stack trace)|background process|died unexpectedly|CancelledError|: cancelled$"
 )
-_ERROR = re.compile(r"\b((?:\w+\.)*\w*(?:Error|Exception)\b: .*|No module named .*|error: .*)")
+_WARNING = re.compile(r"\b(DEBUG|INFO|WARNING) \d\d-\d\d ")
+_ERROR = re.compile(r"((?:\w+\.)*\w+(?:Error|Exception)(?:: .*)?$|No module named .*|\berror: .*)")
 
 
 def reason(log: str) -> str:
     """Why vLLM ended, as its log has it: the first error that is not the consequence of another."""
     lines = [line.strip() for line in log.splitlines() if line.strip()]
+    # A warning may name an error that has not happened, such as too many open files.
+    lines = [line for line in lines if not _WARNING.search(line)] or lines
     errors = [found[1] for line in lines if (found := _ERROR.search(line))]
     primary = [error for error in errors if not _SECONDARY.search(error)]
     # Without any, it was ended from outside: the kernel, when memory is short, leaves no word here.

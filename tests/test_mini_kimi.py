@@ -100,7 +100,7 @@ def marked(value: str) -> list[psutil.Process]:
 def test_one_agent_loop_drives_smollm2_on_either_engine(
     engine: str, installed: None, mark: str, tmp_path: Path
 ) -> None:
-    # Before the miniature is up: an idle server of vLLM keeps both cores busy.
+    # Before the miniature is up, which shares the two cores.
     described = catalog.load("smollm2-135m", catalog.TEACHERS, "teacher")
     if engine == "vllm":
         del described["requantize"], described["call_prefix"]

@@ -450,6 +450,14 @@ def test_progress_is_said_at_each_tenth_and_events_once() -> None:
             "RuntimeError: Engine core initialization failed. See root cause above. Failed core proc(s): {}\n",
             "torch.OutOfMemoryError: CUDA out of memory. Tried",
         ),
+        (
+            "(APIServer pid=1) WARNING 11-24 13:22:06 [system_utils.py:255] This can cause fd limit errors like"
+            " `OSError: [Errno 24] Too many open files`. Consider increasing with ulimit -n\n"
+            "(Worker_DP0 pid=1) ERROR 11-24 [executor.py:1063]     raise NotImplementedError\n"
+            "(Worker_DP0 pid=1) ERROR 11-24 [executor.py:1063] NotImplementedError\n"
+            "RuntimeError: Worker failed with error '', please check the stack trace above for the root cause\n",
+            "NotImplementedError",
+        ),
         ("/x/python: No module named vllm\n", "No module named vllm"),
         (
             "api_server.py: error: unrecognized arguments: --nonsense\n",
