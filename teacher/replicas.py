@@ -69,8 +69,9 @@ def replicas(
         yield
     finally:
         closing.set()
-        for server in (front, *servers):
-            server.close()
+        front.close()
+        with ThreadPoolExecutor(len(servers)) as pool:
+            list(pool.map(ServerProcess.close, servers))
 
 
 def _start_all(servers: list[ServerProcess]) -> None:

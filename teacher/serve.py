@@ -25,7 +25,8 @@ from schemas.errors import StageError
 from teacher.endpoint import Endpoint
 from teacher.llamacpp import binary, last_line
 
-_READY_SECONDS = 120
+# A 70B student's 43 GB come from a slow disk; a server that ends at once is not waited for.
+_READY_SECONDS = 600
 _DRAIN_SECONDS = 20
 # Before it is ready nothing is lost, and vLLM hears no SIGTERM while its workers start.
 _UNREADY_DRAIN_SECONDS = 5
@@ -39,12 +40,13 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 @dataclass(frozen=True)
 class Program:
-    """A program that serves an OpenAI-compatible API, /health and /metrics (Prometheus's text) on a port of its own.
+    """A program that serves an OpenAI-compatible API and /metrics (Prometheus's text) on a port of its own.
 
     Attributes:
         name: what messages call it.
         environment: beside this process's own. The key travels in it: the process list shows command lines to all.
         ready_seconds, drain_seconds: how long it may take to answer, and to finish after SIGTERM.
+        health: the path that answers 200 when it is ready.
         stall_seconds: how long it may produce nothing while it has requests.
         running: the metrics that count its requests. produced: those that grow while it works on them; none of them:
             it is not watched.
@@ -63,6 +65,7 @@ class Program:
     produced: tuple[str, ...] = ()
     listen: Callable[[], Callable[[str], None]] = lambda: lambda text: None
     reason: Callable[[str], str] = last_line
+    health: str = "/health"
 
 
 class ServerProcess:
@@ -174,7 +177,7 @@ class ServerProcess:
     def answers(self) -> bool:
         """Whether it is ready for requests."""
         try:
-            with self._get("/health") as reply:
+            with self._get(self.program.health) as reply:
                 return reply.status == 200
         except (OSError, http.client.HTTPException):
             return False
@@ -185,7 +188,7 @@ class ServerProcess:
         vLLM whose engine has died says 503, or closes its port and takes long to end.
         """
         try:
-            with self._get("/health"):
+            with self._get(self.program.health):
                 return False
         except urllib.error.HTTPError as error:
             return error.code == 503
@@ -264,6 +267,7 @@ class LlamaServer(ServerProcess):
         model: the GGUF. template: a chat template instead of the one inside it.
         slots: requests decoded together; context: tokens each of them may hold.
         log: where its output goes. port, key: any where they are not given.
+        ready_seconds, stall_seconds: as a Program's.
     """
 
     def __init__(
@@ -275,6 +279,8 @@ class LlamaServer(ServerProcess):
         template: Path | None = None,
         port: int | None = None,
         key: str | None = None,
+        ready_seconds: float | None = None,
+        stall_seconds: float | None = None,
     ) -> None:
         port, key = port or free_port(), key or secrets.token_urlsafe(24)
         command = [str(binary("llama-server")), "--model", str(model), "--alias", "model"]
@@ -287,9 +293,9 @@ class LlamaServer(ServerProcess):
             command,
             port,
             {"LLAMA_API_KEY": key},
-            _READY_SECONDS,
+            ready_seconds or _READY_SECONDS,
             _DRAIN_SECONDS,
-            _STALL_SECONDS,
+            stall_seconds or _STALL_SECONDS,
             running=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
             # Its count of tokens grows when a reply has ended, this one with every step.
             produced=("llamacpp:n_decode_total",),

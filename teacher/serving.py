@@ -121,7 +121,17 @@ def _own(
     if teacher["engine"] == "llama.cpp":
         context = min(teacher["context"], options.max_model_len or _LLAMA_CONTEXT)
         weights, template = catalog.servable(teacher, say), catalog.template(teacher)
-        return LlamaServer(weights, log, concurrency, context, template, port, key)
+        return LlamaServer(
+            weights,
+            log,
+            concurrency,
+            context,
+            template,
+            port,
+            key,
+            options.ready_timeout_s,
+            options.stall_s,
+        )
     weights = catalog.fetch(teacher, say)
     return vllm.serve(teacher, str(weights), options, log, say, port, key)
 

@@ -266,7 +266,11 @@ def _router(options: Options, port: int) -> Callable[[list[str]], Program]:
         )
     metrics = ["--prometheus-port", str(free_port())]
     return lambda urls: Program(
-        "vllm-router", [str(router), *_routing(urls, port), *metrics], port, _MARK_STAYS
+        "vllm-router",
+        [str(router), *_routing(urls, port), *metrics],
+        port,
+        _MARK_STAYS,
+        health="/liveness",  # its /health says 503 while one server is gone
     )
 
 

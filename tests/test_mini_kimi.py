@@ -50,7 +50,8 @@ def installed() -> None:
     if len(os.sched_getaffinity(0)) < 2:
         pytest.skip("needs two cores, one for each rank")
     if not os.environ.get("STILLHOUSE_VLLM"):
-        subprocess.run(["make", "vllm"], cwd=vllm.PROJECT, check=True)
+        environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
+        subprocess.run(["make", "vllm"], cwd=vllm.PROJECT, env=environment, check=True)
 
 
 @pytest.fixture(scope="module")

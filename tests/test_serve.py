@@ -105,7 +105,7 @@ def ended(pid: int) -> bool:
 
 
 def wait_until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -362,7 +362,7 @@ def test_closing_ends_a_start_that_another_thread_waits_for(
     while len(starts(state)) < 2:
         time.sleep(0.01)
     running.close()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive() and len(errors) == 1
     assert all(ended(start["pid"]) and ended(start["child"]) for start in starts(state))
     with pytest.raises(StageError, match="was stopped"):
@@ -398,7 +398,7 @@ def test_a_cancelled_revival_is_not_waited_for() -> None:
     began = time.monotonic()
     asyncio.run(scene())
     release.set()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 # ------------------------------------------------------------------------------------- watch
