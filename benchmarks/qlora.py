@@ -1,0 +1,284 @@
+"""QLoRA training steps on one GPU: tokens a second and peak memory, fused layers against the modules they replace.
+
+    python -m benchmarks.qlora --model 32b               # Qwen3-32B's shape; 70b is Llama-3.3-70B's
+    python -m benchmarks.qlora --model 32b --baseline    # transformers, PEFT and bitsandbytes as they come
+    python -m benchmarks.qlora --model 70b --smallest    # the least memory at batch 1
+    python -m benchmarks.qlora --model 32b --check       # gradients against float32, two layers
+    python -m benchmarks.qlora --model 32b --profile     # where the time of a step goes
+
+Needs an NVIDIA GPU and the packages peft and bitsandbytes; downloads nothing. The weights are random: one layer is
+quantised (NF4, double quantisation) and repeated. Adapters of rank 16 on all linear layers, in bfloat16 as TRL makes
+them, trained by AdamW on random tokens that all count in the loss. Results, and how they came about: qlora.md.
+"""
+
+import argparse
+import copy
+import os
+import statistics
+import time
+from collections import defaultdict
+from typing import Any
+
+# Before torch reads it: without it the memory between blocks of odd sizes is lost, some 2 GiB of 80.
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+import torch  # noqa: E402
+from torch import nn  # noqa: E402
+
+from student import kernels, qlora  # noqa: E402
+
+DEVICE = "cuda"
+RANK, ALPHA = 16, 32
+WARM, MEASURED = 2, 4
+SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
+    "32b": (
+        "Qwen3",
+        {
+            "hidden_size": 5120,
+            "intermediate_size": 25600,
+            "num_hidden_layers": 64,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151936,
+            "rms_norm_eps": 1e-6,
+        },
+    ),
+    "70b": (
+        "Llama",
+        {
+            "hidden_size": 8192,
+            "intermediate_size": 28672,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 128256,
+            "rms_norm_eps": 1e-5,
+        },
+    ),
+}
+# Rows of 2,048 tokens a step, and layers that keep their activations, on 80 GB.
+BEST = {"32b": (2, 64), "70b": (1, 80)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--model", choices=SHAPES, default="32b")
+    parser.add_argument("--rows", type=int, help="sequences a step")
+    parser.add_argument("--length", type=int, default=2048, help="tokens a sequence")
+    parser.add_argument("--keep", type=int, help="layers that are not run again")
+    parser.add_argument("--offload", action="store_true", help="inputs of the others on the host")
+    parser.add_argument("--layers", type=int, help="fewer layers than the real model")
+    parser.add_argument("--baseline", action="store_true", help="without the fused layers")
+    parser.add_argument("--smallest", action="store_true", help="least memory: one row, keep 0")
+    parser.add_argument("--check", action="store_true", help="compare gradients with float32")
+    parser.add_argument("--profile", action="store_true", help="time by kind of kernel")
+    chosen = parser.parse_args()
+    name = torch.cuda.get_device_name()
+    if chosen.check:
+        check(chosen.model)
+        return
+    rows, keep = (1, 0) if chosen.smallest else BEST[chosen.model]
+    rows = chosen.rows or rows
+    started = time.monotonic()
+    model = build(chosen.model, chosen.layers)
+    if chosen.baseline:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        kind = "modules as they come, checkpointed"
+    else:
+        keep = keep if chosen.keep is None else chosen.keep
+        qlora.install(model, keep=keep, offload=chosen.offload)
+        kind = f"fused, {keep} layers kept" + (", offload" if chosen.offload else "")
+    torch.cuda.synchronize()
+    weights = torch.cuda.memory_allocated() / 2**30
+    print(f"{name}: built in {time.monotonic() - started:.0f} s, {weights:.1f} GiB", flush=True)
+    rate, seconds, peak, reserved = measure(
+        model, rows, chosen.length, 512 if chosen.smallest else 2048, chosen.profile
+    )
+    print(
+        f"{chosen.model} {rows}x{chosen.length} {kind}: {rate:.0f} tokens/s, {seconds:.3f} s a step, "
+        f"peak {peak:.1f} GiB ({reserved:.1f} reserved)",
+        flush=True,
+    )
+
+
+def build(name: str, layers: int | None = None) -> Any:
+    """A PEFT model of the shape on the GPU: one random layer, quantised by bitsandbytes, again and again."""
+    import bitsandbytes as bnb
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    family, shape = SHAPES[name]
+    config = getattr(transformers, f"{family}Config")(**shape, max_position_embeddings=40960)
+    config.num_hidden_layers = layers or config.num_hidden_layers
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[: config.num_hidden_layers]
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    with torch.device("meta"):
+        model = getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(DEVICE)
+    for module in model.modules():
+        for label, parameter in list(module.named_parameters(recurse=False)):
+            if isinstance(module, nn.Linear) and module is not model.lm_head:
+                continue
+            value = torch.randn(parameter.shape, dtype=torch.bfloat16, device=DEVICE)
+            value = 1 + 0.1 * value if parameter.ndim == 1 else 0.02 * value
+            setattr(module, label, nn.Parameter(value, requires_grad=False))
+    first: dict[str, Any] = {}
+    for layer in model.model.layers:
+        for label, linear in list(layer.named_modules()):
+            if not isinstance(linear, nn.Linear):
+                continue
+            if label not in first:
+                value = 0.02 * torch.randn(linear.weight.shape, dtype=torch.bfloat16, device=DEVICE)
+                packed: Any = bnb.nn.Params4bit(value, requires_grad=False, quant_type="nf4")
+                first[label] = packed.to(device=DEVICE)
+            with torch.device("meta"):
+                quantised = bnb.nn.Linear4bit(
+                    linear.in_features,
+                    linear.out_features,
+                    bias=False,
+                    compute_dtype=torch.bfloat16,
+                    quant_type="nf4",
+                )
+            quantised.weight = copy.deepcopy(first[label])
+            parent, _, leaf = label.rpartition(".")
+            setattr(layer.get_submodule(parent), leaf, quantised)
+    model.is_loaded_in_4bit = True
+    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+    model = get_peft_model(model, lora)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model.train()
+
+
+def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor:
+    base = model.get_base_model()
+    hidden = base.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+    return qlora.linear_cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1]),
+        base.lm_head.weight,
+        tokens[:, 1:].flatten(),
+        chunk=chunk,
+    )
+
+
+def measure(
+    model: Any, rows: int, length: int, chunk: int, profile: bool = False
+) -> tuple[float, float, float, float]:
+    """(tokens a second, seconds a step, peak GiB allocated, and reserved) of whole steps, optimiser included."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=2e-4, fused=True)
+    vocabulary = model.config.vocab_size
+    seconds = []
+
+    def step() -> None:
+        tokens = torch.randint(0, vocabulary, (rows, length), device=DEVICE)
+        loss = loss_of(model, tokens, chunk)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    for number in range(WARM + MEASURED):
+        if number == WARM:
+            torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        step()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+        print(f"  step {number}: {seconds[-1]:.3f} s", flush=True)
+    peak, reserved = (
+        x / 2**30 for x in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+    )
+    if profile:
+        print_profile(step)
+    median = statistics.median(seconds[WARM:])
+    return rows * length / median, median, peak, reserved
+
+
+# What a kernel's name contains, the first that matches.
+KINDS = [
+    ("dequantise", ("dequant",)),
+    ("attention", ("flash", "fmha", "sdpa", "cudnn", "attention")),
+    ("matrix products", ("gemm", "nvjet", "cutlass", "splitk", "cublas", "xmma")),
+    ("swiglu", ("swiglu", "silu")),
+    ("norm, rope", ("_norm", "_rope", "rms")),
+    ("cross entropy", ("_cross_entropy",)),
+    ("optimiser", ("multi_tensor", "adam")),
+    ("copies", ("copy", "memcpy", "memset", "fill", "cat")),
+]
+
+
+def print_profile(step: Any) -> None:
+    """Milliseconds on the GPU of one step, by kind, and the longest kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        step()
+        torch.cuda.synchronize()
+    kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
+    rows = []
+    for event in seen.key_averages():
+        if event.self_device_time_total == 0:
+            continue  # calls on the CPU
+        spent, count, label = event.self_device_time_total / 1e3, event.count, event.key
+        kind = next((k for k, parts in KINDS if any(p in label.lower() for p in parts)), "other")
+        kinds[kind][0] += spent
+        kinds[kind][1] += count
+        rows.append((spent, count, label))
+    total = sum(spent for spent, _ in kinds.values())
+    for kind, (spent, count) in sorted(kinds.items(), key=lambda item: -item[1][0]):
+        print(f"  {kind:<18}{spent:9.1f} ms {spent / total:6.1%} {count:7.0f} kernels")
+    for spent, count, label in sorted(rows, reverse=True)[:25]:
+        print(f"    {spent:8.1f} ms {count:6} {label[:110]}")
+
+
+def check(name: str, layers: int = 2, tokens: int = 512) -> None:
+    """One step's adapter gradients of a few layers, fused and as they come, against the same in float32."""
+    model = build(name, layers)
+    for label, parameter in model.named_parameters():
+        if "lora_B" in label:
+            nn.init.normal_(parameter, std=0.02)
+    ids = torch.randint(0, model.config.vocab_size, (2, tokens), device=DEVICE)
+    exact = gradients(in_float32(model), ids)
+    found = {"as they come": gradients(model, ids)}
+    qlora.install(model, keep=layers // 2)  # the others are run again
+    found["fused"] = gradients(model, ids)
+    for kind, grads in found.items():
+        errors = {n: float((grads[n].float() - g).norm() / g.norm()) for n, g in exact.items()}
+        mean = statistics.mean(errors.values())
+        worst = max(errors, key=lambda n: errors[n])
+        print(f"{name}, {layers} layers, {kind}: error against float32 mean {mean:.4f}, "
+              f"largest {errors[worst]:.4f} ({worst})", flush=True)  # fmt: skip
+
+
+def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss = loss_of(model, ids)
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+def in_float32(model: Any) -> Any:
+    """The same model with every weight dequantised, all in float32."""
+    exact = copy.deepcopy(model)
+    for module in list(exact.modules()):
+        for label, linear in list(module.named_children()):
+            state = getattr(getattr(linear, "weight", None), "quant_state", None)
+            if state is not None and not hasattr(linear, "lora_A"):
+                plain = nn.Linear(
+                    linear.in_features, linear.out_features, bias=False, device=DEVICE
+                )
+                plain.weight.requires_grad_(False)
+                kernels.Plain.dequantise(linear.weight.data, state, plain.weight)
+                setattr(module, label, plain)
+    return exact.float()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,803 @@
+"""QLoRA training near the speed of the card: fused decoder layers for a transformers model with PEFT adapters.
+
+    from student import qlora
+    qlora.install(peft_model, keep=64)     # then train as before: TRL's SFTTrainer stays the trainer
+
+QLoRA (arXiv:2305.14314) holds the frozen weights in 4 bits and trains two thin matrices beside each,
+y = x W^T + s (x A^T) B^T (LoRA, arXiv:2106.09685). `install` replaces the decoder layers' forward by one autograd
+function a layer, which differs from the modules it replaces in what it computes twice and what it remembers:
+
+- a weight is dequantised once a pass, into one buffer that all layers share, right before its product;
+- the adapter rides in the same product: [x, s x A^T] [W, B]^T forward, [dy, dy B] [W; s A] backward. Projections of one
+  input (q, k, v; gate, up) are one product, and their input is read once for all their A;
+- it keeps only what a matrix product or attention would have to be run again for. Norms, rotary embedding and
+  silu(gate) * up are cheap and are done again in the backward pass;
+- a layer beyond `keep` remembers its input only, in the host's memory with `offload`, and is run again;
+- packed sequences (TRL's padding-free batches) attend each to itself; padding on the right costs no mask.
+
+Numbers and what each step gave: benchmarks/qlora.md. The kernels, and the plain PyTorch that stands in for them where
+there is no GPU, are in student/kernels.py.
+
+In shapes T is tokens of the batch, H the hidden size, N a product's outputs and K its inputs, F the MLP's size, R the
+adapters' rank, padded to a power of two from 16.
+"""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from student import kernels
+
+# Pre-norm layers with RMSNorm, rotary embedding and a SwiGLU, by the names of their parts.
+LAYERS = {"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
+IGNORED = -100
+
+
+def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fused":
+    """Has the decoder layers of a PEFT model train through fused functions. Generation is left as it is.
+
+    Args:
+        model: a PeftModel of a Llama, Qwen2 or Qwen3 with a LoRA adapter on all linear layers, without dropout. Loaded
+            in bfloat16; leave out prepare_model_for_kbit_training (it makes float32 of what is not quantised) and
+            the trainer's gradient checkpointing, which would run every layer again.
+        keep: so many layers, the last ones, keep what their backward pass needs; default all. The others keep their
+            input and are run again. See `activation_bytes`.
+        offload: the inputs of layers that are run again wait in the host's memory.
+
+    Raises:
+        ValueError: a layer is not one that can be fused. It names the layer and what is the matter.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    decoder = base.model
+    return Fused(decoder, len(decoder.layers) if keep is None else keep, offload)
+
+
+def activation_bytes(config: Any, rank: int = 16, element: int = 2) -> tuple[int, int]:
+    """What one token leaves behind in a layer that keeps everything, and in one that keeps its input, in bytes."""
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    queries, pairs = config.num_attention_heads * head, 2 * config.num_key_value_heads * head
+    low = _padded(rank) * len(ATTENTION + MLP)
+    gate_up = 2 * (config.intermediate_size + _padded(rank))
+    numbers = 2 * config.hidden_size + 2 * queries + pairs + gate_up + low
+    return numbers * element + 4 * config.num_attention_heads, config.hidden_size * element
+
+
+def layers_to_keep(config: Any, tokens: int, free: int, rank: int = 16) -> int:
+    """How many layers can keep their activations, at most all, when a batch has `tokens` tokens.
+
+    Args:
+        free: bytes that are left beside the weights, the adapters, their gradients and the optimiser's state.
+
+    Returns:
+        The number, or -1 where not even the layers' inputs fit; then offload them or take fewer tokens.
+    """
+    whole, least = activation_bytes(config, rank)
+    # One weight in 16 bits, and what a layer's backward pass holds at a time beside what was kept.
+    working = 2 * (2 * config.intermediate_size + 64) * (config.hidden_size + 64)
+    working += 2 * tokens * (5 * config.intermediate_size + 6 * config.hidden_size)
+    left = free - working - config.num_hidden_layers * tokens * least
+    if left < 0:
+        return -1
+    return min(config.num_hidden_layers, left // (tokens * (whole - least)))
+
+
+def _padded(rank: int) -> int:
+    """The rank that the kernels work with."""
+    return max(16, 1 << (rank - 1).bit_length())
+
+
+@dataclass
+class _Batch:
+    """How the tokens of a batch fall into sequences. With `starts` the batch is one row of sequences end to end."""
+
+    rows: int
+    length: int
+    starts: Tensor | None = None  # int32, one more than sequences: where each begins, and the end
+    longest: int = 0
+
+    def sequences(self, device: torch.device) -> tuple[Tensor, int]:
+        """Where each sequence begins when all rows are laid end to end, with the end; and the longest's length."""
+        if self.starts is not None:
+            return self.starts, self.longest
+        end = self.rows * self.length + 1
+        return torch.arange(0, end, self.length, dtype=torch.int32, device=device), self.length
+
+
+def ops(x: Tensor) -> Any:
+    """The functions of student/kernels.py for where `x` is."""
+    return kernels if x.is_cuda else kernels.Plain
+
+
+class Fused:
+    """The fused layers of one model, and what they share."""
+
+    def __init__(self, decoder: Any, keep: int, offload: bool) -> None:
+        self.decoder, self.keep = decoder, keep
+        self.batch: _Batch | None = None
+        self.host = _Host() if offload else None
+        self._buffer: Tensor | None = None
+        self.layers = [_Layer(layer, f"layer {i}") for i, layer in enumerate(decoder.layers)]
+        for index, layer in enumerate(decoder.layers):
+            layer.forward = functools.partial(self._layer, index, layer.forward)
+        decoder.forward = functools.partial(self._decoder, decoder.forward)
+
+    def buffer(self, like: Tensor, rows: int, columns: int) -> Tensor:
+        """The shared [rows, columns], for one weight at a time."""
+        if (
+            self._buffer is None
+            or (self._buffer.dtype, self._buffer.device) != (like.dtype, like.device)
+            or self._buffer.numel() < rows * columns
+        ):
+            self._buffer = None  # freed before the larger one is taken
+            largest = max(linears.elements for layer in self.layers for linears in layer.products)
+            self._buffer = like.new_empty(largest)
+        return self._buffer[: rows * columns].view(rows, columns)
+
+    def _decoder(
+        self,
+        forward: Callable[..., Any],
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        inputs_embeds: Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Stands in for the decoder's forward: finds the sequences, and keeps transformers from making a mask."""
+        caching = use_cache or (use_cache is None and not self.decoder.training)
+        call = functools.partial(
+            forward,
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            position_ids=position_ids,
+            **kwargs,
+        )
+        if past_key_values is not None or caching or not all(x.active for x in self.layers):
+            return call(
+                attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache
+            )
+        if (
+            self.decoder.training
+            and self.decoder.layers[0].gradient_checkpointing
+            and torch.is_grad_enabled()
+        ):
+            raise ValueError(
+                "gradient checkpointing is on and would run the fused layers twice: turn it off "
+                "(SFTConfig(gradient_checkpointing=False); it is on by default) and say by install's `keep` how many "
+                "layers are not run again"
+            )
+        tokens = input_ids if input_ids is not None else inputs_embeds
+        assert tokens is not None
+        rows, length = tokens.shape[:2]
+        batch = _Batch(rows, length)
+        if attention_mask is not None:
+            if attention_mask.ndim != 2 or bool(
+                (attention_mask[:, 1:] > attention_mask[:, :-1]).any()
+            ):
+                raise ValueError(
+                    "the fused layers attend causally within each sequence; this attention mask says something "
+                    "else. Pad on the right, or pack with position_ids that start again at 0"
+                )
+        elif rows == 1 and "cu_seq_lens_q" in kwargs:
+            batch.starts = kwargs["cu_seq_lens_q"].to(torch.int32)
+            batch.longest = int(kwargs["max_length_q"])
+        elif rows == 1 and position_ids is not None:
+            starts = (position_ids[0] == 0).nonzero().flatten().to(torch.int32)
+            if len(starts) > 1:
+                batch.starts = torch.cat([starts, starts.new_tensor([length])])
+                batch.longest = int(batch.starts.diff().max())
+        self.batch = batch
+        try:
+            # Four dimensions stand for a mask made elsewhere, which transformers hands on without a look.
+            nothing = tokens.new_empty(1, 1, 1, 1)
+            return call(attention_mask=nothing, past_key_values=None, use_cache=False)
+        finally:
+            self.batch = None
+
+    def _layer(
+        self,
+        index: int,
+        forward: Callable[..., Any],
+        hidden_states: Tensor,
+        *args: Any,
+        position_embeddings: tuple[Tensor, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Stands in for a decoder layer's forward."""
+        if self.batch is None:
+            return forward(hidden_states, *args, position_embeddings=position_embeddings, **kwargs)
+        assert position_embeddings is not None
+        cos, sin = (x.reshape(-1, x.shape[-1]) for x in position_embeddings)
+        layer = self.layers[index]
+        with torch.autocast(hidden_states.device.type, enabled=False):
+            if torch.is_grad_enabled():
+                return _LayerFunction.apply(
+                    hidden_states, cos, sin, self, self.batch, index, *layer.parameters()
+                )
+            x = hidden_states.reshape(-1, hidden_states.shape[-1])
+            return layer.forward(self, self.batch, x, cos, sin)[0].view(hidden_states.shape)
+
+
+class _LayerFunction(torch.autograd.Function):
+    """A decoder layer. Its parameters are arguments so that autograd accumulates their gradients as it always does."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        fused: Fused,
+        batch: _Batch,
+        index: int,
+        *parameters: Tensor,
+    ) -> Tensor:
+        layer = fused.layers[index]
+        kept = index >= len(fused.layers) - fused.keep
+        out, saved = layer.forward(fused, batch, x.reshape(-1, x.shape[-1]), cos, sin)
+        ctx.fused, ctx.batch, ctx.index, ctx.shape = fused, batch, index, x.shape
+        ctx.saved = saved if kept else None
+        ctx.on_host = not kept and fused.host is not None and index > 0
+        if ctx.on_host:
+            fused.host.put(index, x)  # type: ignore[union-attr]
+        ctx.save_for_backward(None if ctx.on_host else x, cos, sin)
+        return out.view(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        fused, layer = ctx.fused, ctx.fused.layers[ctx.index]
+        x, cos, sin = ctx.saved_tensors
+        if ctx.on_host:
+            x = fused.host.get(ctx.index)
+        x = x.reshape(-1, ctx.shape[-1])
+        saved, ctx.saved = ctx.saved, None
+        if saved is None:
+            _, saved = layer.forward(fused, ctx.batch, x, cos, sin, output=False)
+        grad = grad.reshape(-1, ctx.shape[-1])
+        grad_x, grads = layer.backward(
+            fused, ctx.batch, x, cos, sin, saved, grad, ctx.needs_input_grad[0]
+        )
+        if grad_x is not None:
+            grad_x = grad_x.view(ctx.shape)
+        return (grad_x, None, None, None, None, None, *grads)
+
+
+@dataclass
+class _Saved:
+    """What a layer keeps for its backward pass beside its input x [T, H]."""
+
+    qkv: Tensor  # [T, Nq + 2 Nk], before norm and rotation
+    attention: "_Attention"  # its output [T, Nq] and log-sum-exp
+    middle: Tensor  # x after attention [T, H]
+    gate_up: Tensor  # [T, 2F + 2R]: gate and up, and columns that the backward pass fills
+    low: list[Tensor]  # of q,k,v; o; gate,up; down: s x A^T [T, n R]
+
+
+class _Layer:
+    """One decoder layer, read from its modules."""
+
+    def __init__(self, layer: Any, name: str) -> None:
+        if type(layer).__name__ not in LAYERS:
+            raise ValueError(
+                f"{name}: a {type(layer).__name__} cannot be fused, only {sorted(LAYERS)}"
+            )
+        attention, mlp = layer.self_attn, layer.mlp
+        projections = [getattr(attention, n) for n in ATTENTION] + [getattr(mlp, n) for n in MLP]
+        for label, module in zip(ATTENTION + MLP, projections, strict=True):
+            _check(module, f"{name}, {label}")
+        if getattr(attention, "sliding_window", None):
+            raise ValueError(f"{name}: sliding-window attention cannot be fused")
+        if attention.config.hidden_act != "silu":
+            raise ValueError(f"{name}: activation {attention.config.hidden_act!r}, expected 'silu'")
+        self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.q_norm: Any = getattr(attention, "q_norm", None)
+        self.k_norm: Any = getattr(attention, "k_norm", None)
+        self.size, self.scale = attention.head_dim, attention.scaling
+        rank = _padded(max(m.r[m.active_adapters[0]] for m in projections))
+        q, k, v, o, gate, up, down = projections
+        self.qkv, self.o = _Linears([q, k, v], rank), _Linears([o], rank)
+        self.gate_up, self.down = _Linears([gate, up], rank), _Linears([down], rank)
+        self.products = [self.qkv, self.o, self.gate_up, self.down]
+        adapters = {id(p) for p in self.parameters()}
+        for label, parameter in layer.named_parameters():
+            if parameter.requires_grad and id(parameter) not in adapters:
+                raise ValueError(
+                    f"{name}: {label} is trained; the fused layers train only the adapters"
+                )
+        self.heads = q.out_features // self.size
+        self.kv_heads = k.out_features // self.size
+
+    @property
+    def active(self) -> bool:
+        """Whether the adapters are in use, and not merged into the weights."""
+        return not any(m.disable_adapters or m.merged for x in self.products for m in x.modules)
+
+    def parameters(self) -> list[Tensor]:
+        return [x for linears in self.products for x in linears.parameters()]
+
+    def _head_norms(self) -> tuple[Tensor, Tensor] | None:
+        return (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else None
+
+    def _rotated(self, batch: _Batch, qkv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+        """Queries, keys and values, [B, S, heads, D] each."""
+        both = qkv.new_empty(len(qkv), self.heads + self.kv_heads, self.size)
+        eps = self.q_norm.variance_epsilon if self.q_norm is not None else 0.0
+        ops(qkv).rope(qkv, self._head_norms(), eps, cos, sin, self.heads, self.kv_heads, both)
+        both = both.view(batch.rows, batch.length, -1, self.size)
+        values = qkv[:, (self.heads + self.kv_heads) * self.size :]
+        values = values.unflatten(1, (self.kv_heads, self.size)).unflatten(
+            0, (batch.rows, batch.length)
+        )
+        return [both[:, :, : self.heads], both[:, :, self.heads :], values]
+
+    def forward(
+        self,
+        fused: Fused,
+        batch: _Batch,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        output: bool = True,
+    ) -> tuple[Any, _Saved]:
+        """The layer's output [T, H] (None without `output`) and what the backward pass needs."""
+        tokens, do = len(x), ops(x)
+        normed = self.qkv.input(x)
+        do.norm(x, self.first_norm.weight, self.first_norm.variance_epsilon, self.qkv.head(normed))
+        qkv, low_qkv = self.qkv.forward(fused, normed)
+        q, k, v = self._rotated(batch, qkv, cos, sin)
+        attention = _Attention(batch, q, k, v, self.scale)
+        del q, k, v
+        joined = self.o.input(x)
+        self.o.head(joined).view(batch.rows, batch.length, self.heads, self.size).copy_(
+            attention.out
+        )
+        middle, low_o = self.o.forward(fused, joined, onto=x)
+        del joined, normed
+        normed = self.gate_up.input(x)
+        eps = self.second_norm.variance_epsilon
+        do.norm(middle, self.second_norm.weight, eps, self.gate_up.head(normed))
+        gate_up = x.new_empty(tokens, self.gate_up.rows + self.gate_up.low)
+        _, low_gate_up = self.gate_up.forward(fused, normed, out=gate_up[:, : self.gate_up.rows])
+        del normed
+        product = self.down.input(x)
+        do.swiglu(gate_up[:, : self.gate_up.rows], self.down.head(product))
+        out, low_down = self.down.forward(fused, product, onto=middle, output=output)
+        low = [low_qkv, low_o, low_gate_up, low_down]
+        return out, _Saved(qkv, attention, middle, gate_up, low)
+
+    def backward(
+        self,
+        fused: Fused,
+        batch: _Batch,
+        x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        saved: _Saved,
+        grad: Tensor,
+        needs_x: bool,
+    ) -> tuple[Tensor | None, list[Tensor]]:
+        """Gradients of x [T, H] and, in the order of `parameters`, of the adapters, given that of the output.
+
+        `saved` is used up: its parts are overwritten and freed on the way.
+        """
+        do = ops(x)
+        low_qkv, low_o, low_gate_up, low_down = saved.low
+        # MLP: middle + down(silu(gate) * up)
+        grad_down = self.down.output(x)
+        self.down.head_out(grad_down).copy_(grad)
+        grad_product = self.down.backward(fused, grad_down)
+        b_down = self.down.grad_b(grad_down, low_down)
+        grad_gate_up, saved.gate_up = saved.gate_up, None  # type: ignore[assignment]
+        factors = do.swiglu_backward(
+            grad_gate_up[:, : self.gate_up.rows],
+            grad_product,
+            grad_down[:, self.down.rows :],
+            low_gate_up,
+        )
+        del grad_product, grad_down
+        a_down = self.down.unscaled(factors[:, 0].t())
+        b_gate_up = self.gate_up.cut_b(factors[:, 1:].transpose(0, 1))
+        grad_normed = self.gate_up.backward(fused, grad_gate_up)
+        grad_middle = self.o.output(x)
+        normed = torch.empty_like(x)
+        do.norm_backward(
+            grad_normed,
+            saved.middle,
+            self.second_norm.weight,
+            self.second_norm.variance_epsilon,
+            grad,
+            self.o.head_out(grad_middle),
+            normed,
+        )
+        a_gate_up = self.gate_up.grad_a(grad_gate_up, normed)
+        del grad_gate_up
+        # Attention: x + o(attention(q, k, v))
+        grad_joined = self.o.backward(fused, grad_middle)
+        b_o = self.o.grad_b(grad_middle, low_o)
+        a_o = self.o.grad_a(grad_middle, saved.attention.out.reshape(len(x), -1))
+        q, k, v = self._rotated(batch, saved.qkv, cos, sin)
+        grads = saved.attention.backward(grad_joined.view(q.shape), q, k, v)
+        del q, k, v, grad_joined
+        grad_qkv = self.qkv.output(x)
+        do.rope_backward(
+            tuple(g.reshape(len(x), -1, self.size) for g in grads),
+            saved.qkv,
+            self._head_norms(),
+            self.q_norm.variance_epsilon if self.q_norm is not None else 0.0,
+            cos,
+            sin,
+            self.qkv.head_out(grad_qkv),
+        )
+        del grads
+        # The product with the weights is also what fills the last columns of grad_qkv, which grad_a reads.
+        grad_normed = self.qkv.backward(fused, grad_qkv, needs_x)
+        b_qkv = self.qkv.grad_b(grad_qkv, low_qkv)
+        grad_x = None
+        if needs_x:
+            grad_x = torch.empty_like(x)
+            do.norm_backward(
+                grad_normed,
+                x,
+                self.first_norm.weight,
+                self.first_norm.variance_epsilon,
+                self.o.head_out(grad_middle),
+                grad_x,
+                normed,
+            )
+        else:
+            do.norm(x, self.first_norm.weight, self.first_norm.variance_epsilon, normed)
+        a_qkv = self.qkv.grad_a(grad_qkv, normed)
+        pairs = [
+            *zip(a_qkv, b_qkv, strict=True),
+            *zip(a_o, b_o, strict=True),
+            *zip(a_gate_up, b_gate_up, strict=True),
+            *zip(a_down, b_down, strict=True),
+        ]
+        kinds = [p.dtype for p in self.parameters()]
+        return grad_x, [
+            g.to(kind) for g, kind in zip((g for p in pairs for g in p), kinds, strict=True)
+        ]
+
+
+class _Linears:
+    """n linear layers of one input, [N, K] together, each with an adapter A [r, K], B [N_i, r] and a scale s.
+
+    Inputs and output gradients travel in matrices with n R further columns: `input` [T, K + nR] and `output`
+    [T, N + nR] make them, `head` and `head_out` are their first K and N columns, which the caller fills.
+    """
+
+    def __init__(self, modules: list[Any], rank: int) -> None:
+        self.modules, self.rank = modules, rank
+        names = [module.active_adapters[0] for module in modules]
+        self.bases = [module.get_base_layer() for module in modules]
+        self.pairs = [(m.lora_A[n], m.lora_B[n]) for m, n in zip(modules, names, strict=True)]
+        self.scales = [float(m.scaling[n]) for m, n in zip(modules, names, strict=True)]
+        sizes = [module.out_features for module in modules]
+        self.rows, self.columns = sum(sizes), modules[0].in_features
+        self.low = rank * len(modules)
+        self.elements = max(
+            self.rows * (self.columns + self.low), (self.rows + self.low) * self.columns
+        )
+        # Of each layer its rows in [N, ...] and its columns in [..., nR].
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        self.row_slices = [slice(e - n, e) for e, n in zip(ends, sizes, strict=True)]
+        self.low_slices = [slice(i * rank, (i + 1) * rank) for i in range(len(sizes))]
+
+    def input(self, like: Tensor) -> Tensor:
+        return like.new_empty(len(like), self.columns + self.low)
+
+    def output(self, like: Tensor) -> Tensor:
+        return like.new_empty(len(like), self.rows + self.low)
+
+    def head(self, x: Tensor) -> Tensor:
+        return x[:, : self.columns]
+
+    def head_out(self, x: Tensor) -> Tensor:
+        return x[:, : self.rows]
+
+    def parameters(self) -> list[Tensor]:
+        """A and B of each, read anew: a trainer may have exchanged them."""
+        return [linear.weight for pair in self.pairs for linear in pair]
+
+    def _scaled_a(self, like: Tensor) -> Tensor:
+        """s A of all layers, one above the other, [nR, K]."""
+        pieces = []
+        for (a, _), scale in zip(self.pairs, self.scales, strict=True):
+            pieces.append(a.weight.detach().to(like.dtype) * scale)
+            if len(a.weight) < self.rank:
+                pieces.append(like.new_zeros(self.rank - len(a.weight), self.columns))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _weights(self, out: Tensor) -> None:
+        for rows, base in zip(self.row_slices, self.bases, strict=True):
+            state = getattr(base.weight, "quant_state", None)
+            if state is None:
+                out[rows].copy_(base.weight)
+            else:
+                ops(out).dequantise(base.weight.data, state, out[rows])
+
+    def forward(
+        self,
+        fused: Fused,
+        x: Tensor,
+        out: Tensor | None = None,
+        onto: Tensor | None = None,
+        output: bool = True,
+    ) -> tuple[Any, Tensor]:
+        """y = x W^T + s (x A^T) B^T + bias [T, N], into `out` or added to `onto`; and s x A^T [T, nR].
+
+        `x` comes from `input`. Without `output` only the second is computed.
+        """
+        torch.mm(self.head(x), self._scaled_a(x).t(), out=x[:, self.columns :])
+        low = x[:, self.columns :].clone()
+        if not output:
+            return None, low
+        weight = fused.buffer(x, self.rows, self.columns + self.low)
+        self._weights(weight[:, : self.columns])
+        ops(x).place_adapters(
+            [b.weight.detach() for _, b in self.pairs], self.rank, weight[:, self.columns :]
+        )
+        bias = self._bias()
+        if onto is not None:
+            y = torch.addmm(onto, x, weight.t())
+            return y if bias is None else y.add_(bias), low
+        if bias is not None:
+            return torch.addmm(bias.to(x.dtype), x, weight.t(), out=out), low
+        return torch.mm(x, weight.t(), out=out), low
+
+    def _bias(self) -> Tensor | None:
+        if all(base.bias is None for base in self.bases):
+            return None
+        return torch.cat([base.bias.detach() for base in self.bases])
+
+    def backward(self, fused: Fused, grad: Tensor, needs_x: bool = True) -> Any:
+        """The input's gradient dy W + s (dy B) A [T, K], given dy in a matrix from `output`, whose last columns it
+        fills with dy B."""
+        for rows, columns, (_, b) in zip(self.row_slices, self.low_slices, self.pairs, strict=True):
+            place, rank = grad[:, self.rows :][:, columns], b.weight.shape[1]
+            if rank < self.rank:
+                place.zero_()
+            torch.mm(grad[:, rows], b.weight.detach().to(grad.dtype), out=place[:, :rank])
+        if not needs_x:
+            return None
+        weight = fused.buffer(grad, self.rows + self.low, self.columns)
+        self._weights(weight[: self.rows])
+        weight[self.rows :] = self._scaled_a(grad)
+        return torch.mm(grad, weight)
+
+    def grad_a(self, grad: Tensor, x: Tensor) -> list[Tensor]:
+        """Gradients of each A, s (dy B)^T x, after `backward` has filled dy B; x [T, K]."""
+        return self.unscaled(torch.mm(grad[:, self.rows :].t(), x))
+
+    def unscaled(self, grad: Tensor) -> list[Tensor]:
+        """Gradients of each A from that of all s A [nR, K]."""
+        return [
+            grad[columns][: len(a.weight)] * scale
+            for columns, (a, _), scale in zip(self.low_slices, self.pairs, self.scales, strict=True)
+        ]
+
+    def grad_b(self, grad: Tensor, low: Tensor) -> list[Tensor]:
+        """Gradients of each B, dy^T (s x A^T)."""
+        return self.cut_b(
+            [
+                torch.mm(grad[:, rows].t(), low[:, columns])
+                for rows, columns in zip(self.row_slices, self.low_slices, strict=True)
+            ]
+        )
+
+    def cut_b(self, grads: Any) -> list[Tensor]:
+        """Without the columns that pad the rank."""
+        return [
+            g[:, : b.weight.shape[1]].contiguous()
+            for g, (_, b) in zip(grads, self.pairs, strict=True)
+        ]
+
+
+def _check(module: Any, name: str) -> None:
+    """Raises a ValueError if the linear layer is not LoRA as `_Linears` computes it."""
+    if not hasattr(module, "lora_A"):
+        raise ValueError(
+            f"{name}: has no LoRA adapter; the fused layers need one on every linear layer"
+        )
+    if len(module.active_adapters) != 1 or len(module.lora_A) != 1:
+        raise ValueError(f"{name}: {len(module.lora_A)} adapters, expected one, active")
+    adapter = module.active_adapters[0]
+    if adapter in module.lora_variant or module.lora_bias[adapter]:
+        raise ValueError(
+            f"{name}: DoRA and other variants, and biases of the adapter, cannot be fused"
+        )
+    if getattr(module.lora_dropout[adapter], "p", 0):
+        raise ValueError(
+            f"{name}: LoRA dropout {module.lora_dropout[adapter].p} cannot be fused; set it to 0"
+        )
+    state = getattr(module.get_base_layer().weight, "quant_state", None)
+    if state is not None and (
+        state.quant_type != "nf4"
+        or tuple(state.code.tolist()) != kernels.NF4
+        or state.blocksize != kernels.NF4_BLOCK
+        or (state.nested and state.state2.blocksize != kernels.ABSMAX_BLOCK)
+        or module.in_features % kernels.NF4_BLOCK
+    ):
+        raise ValueError(
+            f"{name}: {state.quant_type} in blocks of {state.blocksize}, rows of {module.in_features}; "
+            f"expected nf4 in blocks of {kernels.NF4_BLOCK} that do not cross rows"
+        )
+
+
+class _Attention:
+    """Causal attention by a kernel that PyTorch ships; keeps its output and log-sum-exp for the backward pass.
+
+    FlashAttention (arXiv:2205.14135, 2307.08691), in cuDNN's version where that was checked and in its authors'
+    version elsewhere, which takes packed sequences too but is half as fast on Hopper. Grouped keys and values
+    (arXiv:2305.13245) are not repeated.
+    """
+
+    def __init__(self, batch: _Batch, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
+        """`out` [B, S, heads, D] of q [B, S, heads, D] and k, v [B, S, kv_heads, D]."""
+        aten, self.batch, self.scale = torch.ops.aten, batch, scale
+        self.cudnn = _cudnn_is_checked(batch, q)
+        if not q.is_cuda:
+            self.out = plain_attention(batch, q, k, v, scale)
+        elif self.cudnn:
+            out, *rest = aten._scaled_dot_product_cudnn_attention(
+                *(x.transpose(1, 2) for x in (q, k, v)), None, True, 0.0, True, scale=scale
+            )
+            self.out, self.rest = out.transpose(1, 2), rest[:7]
+        else:
+            starts, longest = batch.sequences(q.device)
+            out, *rest = aten._flash_attention_forward(
+                *(x.flatten(0, 1) for x in (q, k, v)), starts, starts, longest, longest, 0.0, True, False,
+                scale=scale,
+            )  # fmt: skip
+            self.out, self.rest = out.reshape(q.shape), rest[:3]
+
+    def backward(self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        """Gradients of q, k and v, in their shapes."""
+        aten, batch = torch.ops.aten, self.batch
+        if not q.is_cuda:
+            with torch.enable_grad():
+                inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+                out = plain_attention(batch, inputs[0], inputs[1], inputs[2], self.scale)
+            return torch.autograd.grad(out, inputs, grad)
+        if self.cudnn:
+            lse, starts_q, starts_k, longest_q, longest_k, seed, offset = self.rest
+            given = (x.transpose(1, 2) for x in (grad, q, k, v, self.out))
+            grads = aten._scaled_dot_product_cudnn_attention_backward(
+                *given, lse, seed, offset, None, starts_q, starts_k, longest_q, longest_k, 0.0, True,
+                scale=self.scale,
+            )  # fmt: skip
+            return tuple(g.transpose(1, 2) for g in grads)
+        starts, longest = batch.sequences(q.device)
+        lse, state, unused = self.rest
+        given = (x.flatten(0, 1) for x in (grad, q, k, v, self.out))
+        grads = aten._flash_attention_backward(
+            *given,
+            lse,
+            starts,
+            starts,
+            longest,
+            longest,
+            0.0,
+            True,
+            state,
+            unused,
+            scale=self.scale,
+        )
+        return tuple(g.reshape(x.shape) for g, x in zip(grads, (q, k, v), strict=True))
+
+
+def _cudnn_is_checked(batch: _Batch, q: Tensor) -> bool:
+    """Whether cuDNN's attention was checked for such a batch: heads of 128, lengths of multiples of 128, Hopper.
+
+    Elsewhere others report wrong results, with masks or few key heads (pytorch/pytorch #196678, #193893).
+    """
+    return (
+        q.is_cuda
+        and batch.starts is None
+        and batch.length % 128 == 0
+        and q.shape[-1] == 128
+        and torch.cuda.get_device_capability(q.device) == (9, 0)
+    )
+
+
+class _Host:
+    """Layer inputs in pinned host memory, copied beside the computation, the next one fetched ahead."""
+
+    def __init__(self) -> None:
+        self.stream = torch.cuda.Stream()
+        self.memory: dict[int, Tensor] = {}
+        self.stored: dict[int, tuple[torch.Size, torch.device]] = {}
+        self.coming: dict[int, Tensor] = {}
+
+    def put(self, index: int, x: Tensor) -> None:
+        memory = self.memory.get(index)
+        if memory is None or memory.numel() < x.numel() or memory.dtype != x.dtype:
+            self.memory[index] = torch.empty(x.numel(), dtype=x.dtype, pin_memory=True)
+        self.stored[index] = (x.shape, x.device)
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
+            self.memory[index][: x.numel()].view(x.shape).copy_(x, non_blocking=True)
+        x.record_stream(self.stream)
+
+    def get(self, index: int) -> Tensor:
+        x = self.coming.pop(index, None)
+        if x is None:
+            x = self._fetch(index)
+        torch.cuda.current_stream().wait_stream(self.stream)
+        x.record_stream(torch.cuda.current_stream())
+        if index - 1 in self.stored:
+            self.coming[index - 1] = self._fetch(index - 1)
+        return x
+
+    def _fetch(self, index: int) -> Tensor:
+        shape, device = self.stored.pop(index)
+        with torch.cuda.stream(self.stream):
+            memory = self.memory[index][: shape.numel()].view(shape)
+            return memory.to(device, non_blocking=True)
+
+
+def linear_cross_entropy(
+    hidden: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    count: Tensor | float | None = None,
+    chunk: int = 2048,
+) -> Tensor:
+    """The sum over labelled rows of -log softmax(hidden weight^T)[label], divided by `count` (default: those rows).
+
+    The logits exist for `chunk` rows at a time, their gradient is taken on the way, and rows with label -100 cost
+    nothing. `weight` [V, H] is frozen; hidden [T, H]; labels [T] belong to the rows as they stand (shift them before).
+    """
+    return _LinearCrossEntropy.apply(hidden, weight, labels, count, chunk)  # type: ignore[no-any-return]
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        labels: Tensor,
+        count: Tensor | float | None,
+        chunk: int,
+    ) -> Tensor:
+        rows = (labels != IGNORED).nonzero().flatten()
+        number = len(rows) if count is None else count
+        scale = 1 / torch.as_tensor(number, dtype=torch.float32, device=hidden.device).clamp(min=1)
+        grad = torch.zeros_like(hidden)
+        loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
+        for some in rows.split(chunk):
+            logits = torch.mm(hidden[some], weight.t())
+            loss += ops(hidden).cross_entropy(logits, labels[some], scale).sum()
+            grad[some] = torch.mm(logits, weight)
+        ctx.save_for_backward(grad)
+        return loss * scale
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        (grad_hidden,) = ctx.saved_tensors
+        return grad_hidden * grad.to(grad_hidden.dtype), None, None, None, None
+
+
+def plain_attention(batch: _Batch, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """softmax(q k^T scale) v [B, S, heads, D], each token over those of its sequence up to itself."""
+    repeats = q.shape[2] // k.shape[2]
+    k, v = (x.repeat_interleave(repeats, dim=2) for x in (k, v))
+    place = torch.arange(batch.length, device=q.device)
+    allowed = place[:, None] >= place
+    if batch.starts is not None:
+        sequence = torch.bucketize(place, batch.starts[1:], right=True)
+        allowed = allowed & (sequence[:, None] == sequence)
+    scores = torch.einsum("bshd,bthd->bhst", q, k) * scale
+    chances = (
+        scores.masked_fill(~allowed, -torch.inf)
+        .softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))
+        .to(q.dtype)
+    )
+    return torch.einsum("bhst,bthd->bshd", chances, v)
