@@ -270,7 +270,7 @@ def filter_(work: Work) -> None:
     renderer = _renderer(work)
 
     def length(trace: dict[str, Any]) -> int:
-        return max(len(example.input_ids) for example in examples(trace, renderer))
+        return max((len(e.input_ids) for e in examples(trace, renderer)), default=0)
 
     directory = work.path("filter")
     outputs = [directory / name for name in ("kept.jsonl", "rejected.jsonl", "ledger.json")]
@@ -368,9 +368,11 @@ def export(work: Work) -> None:
     if work.run.is_current("export", inputs):
         return
     from student import base, gguf, merge, parity
+    from student.examples import as_served
 
     renderer = _renderer(work)
-    traces = list(itertools.islice(read_jsonl(work.path("filter", "kept.jsonl")), _GATE_TRACES))
+    kept = itertools.islice(read_jsonl(work.path("filter", "kept.jsonl")), _GATE_TRACES)
+    traces = [as_served(trace, renderer) for trace in kept]
     directory = work.path("export")
     with work.run.stage("export", inputs, [directory]) as result, whole(directory) as temporary:
         merged = temporary / "vllm"

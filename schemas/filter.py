@@ -19,6 +19,7 @@ from schemas.validation import (
     check_messages,
     describe,
     kept,
+    one_line,
     rejected,
     text_of,
     validator,
@@ -86,7 +87,8 @@ def check_trace(
     """Judges one trace by itself: its form, its conversation, how its episode ended, what it says.
 
     Args:
-        count_tokens: how long the trace is for the student; without it nothing is too_long.
+        count_tokens: how long the trace is for the student, 0 where it may learn nothing of it; without it nothing is
+            too_long. A ValueError says that the student's template cannot show the trace: malformed_trace.
 
     Returns:
         {"kept", "reason", "detail", "message_index"}; the last three None where it is kept.
@@ -121,10 +123,23 @@ def check_trace(
         return rejected("wrong_answer", "the last message does not give the answer", last_turn)
     if not outcome["checks"]["state"]:
         return rejected("wrong_state", "the world is not in the state that the plan leads to")
-    tokens = count_tokens(trace) if count_tokens else 0
+    return (
+        (_length(trace, settings, count_tokens) if count_tokens else None) or _leak(trace) or kept()
+    )
+
+
+def _length(trace: Trace, settings: FilterSettings, count_tokens: CountTokens) -> Verdict | None:
+    try:
+        tokens = count_tokens(trace)
+    except ValueError as error:
+        return rejected("malformed_trace", one_line(str(error)))
+    if not tokens:
+        return rejected(
+            "tool_error_unrecovered", "each of its turns met an error: none may be learned"
+        )
     if tokens > settings.max_tokens:
         return rejected("too_long", f"{tokens} tokens, at most {settings.max_tokens}")
-    return _leak(trace) or kept()
+    return None
 
 
 def _unusable(trace: Trace) -> Verdict:

@@ -196,6 +196,19 @@ def test_too_long_is_counted_by_the_caller_and_only_above_the_limit():
     assert check_trace(trace(), SETTINGS, lambda _: 1001)["reason"] == "too_long"
 
 
+def test_a_trace_that_the_students_template_cannot_show_is_rejected_in_the_templates_words():
+    def refuses(_):
+        raise ValueError("the student's template: only user\nand assistant")
+
+    verdict = check_trace(trace(), SETTINGS, refuses)
+    assert verdict["reason"] == "malformed_trace"
+    assert verdict["detail"] == "the student's template: only user and assistant"
+
+
+def test_a_trace_of_which_nothing_may_be_learned_is_rejected():
+    assert check_trace(trace(), SETTINGS, lambda _: 0)["reason"] == "tool_error_unrecovered"
+
+
 def reasons(judged):
     return [one["verdict"].get("reason") for one in judged]
 
