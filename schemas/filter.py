@@ -19,7 +19,6 @@ from schemas.validation import (
     check_messages,
     describe,
     kept,
-    one_line,
     rejected,
     text_of,
     validator,
@@ -60,7 +59,7 @@ DETECTED = {
 HINT_HEADER = "Plan for this task (do not mention it):"
 
 Trace = dict[str, Any]
-CountTokens = Callable[[Trace], int]
+CountTokens = Callable[[Trace], list[int]]
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,8 @@ class FilterSettings:
     contamination: similarity from which a request gives an exam task away.
     per_task: the most kept traces of one task.
     per_template: the most that one template may have of the traces that pass all else; None for no limit.
+    max_turn: the most tokens at which a turn is still learned, where those beyond it are left out of a kept trace:
+        one turn at least has to be within it.
     """
 
     max_tokens: int
@@ -79,6 +80,7 @@ class FilterSettings:
     contamination: float
     per_task: int
     per_template: float | None = None
+    max_turn: int | None = None
 
 
 def check_trace(
@@ -87,7 +89,7 @@ def check_trace(
     """Judges one trace by itself: its form, its conversation, how its episode ended, what it says.
 
     Args:
-        count_tokens: how long the trace is for the student, 0 where it may learn nothing of it; without it nothing is
+        count_tokens: the student's tokens at the end of each turn that the trace teaches; without it nothing is
             too_long. A ValueError says that the student's template cannot show the trace: malformed_trace.
 
     Returns:
@@ -130,15 +132,19 @@ def check_trace(
 
 def _length(trace: Trace, settings: FilterSettings, count_tokens: CountTokens) -> Verdict | None:
     try:
-        tokens = count_tokens(trace)
+        turns = count_tokens(trace)
     except ValueError as error:
-        return rejected("malformed_trace", one_line(str(error)))
-    if not tokens:
+        return rejected("malformed_trace", str(error))
+    if not turns:
         return rejected(
             "tool_error_unrecovered", "each of its turns met an error: none may be learned"
         )
-    if tokens > settings.max_tokens:
-        return rejected("too_long", f"{tokens} tokens, at most {settings.max_tokens}")
+    if max(turns) > settings.max_tokens:
+        return rejected("too_long", f"{max(turns)} tokens, at most {settings.max_tokens}")
+    if settings.max_turn is not None and min(turns) > settings.max_turn:
+        return rejected(
+            "too_long", f"{min(turns)} tokens in its first turn, at most {settings.max_turn}"
+        )
     return None
 
 

@@ -36,7 +36,6 @@ class Turn:
 
     prompt_ids: list[int]
     target_ids: list[int]
-    learned: bool
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.target_ids)
@@ -134,12 +133,16 @@ def as_template_reads(message: dict[str, Any]) -> dict[str, Any]:
             **call,
             "function": {
                 **call["function"],
-                "arguments": json.loads(call["function"]["arguments"]),
+                "arguments": _parsed(call["function"]["arguments"]),
             },
         }
         for call in message["tool_calls"]
     ]
     return {**message, "tool_calls": calls}
+
+
+def _parsed(arguments: Any) -> Any:
+    return json.loads(arguments) if isinstance(arguments, str) else arguments
 
 
 def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
@@ -185,9 +188,9 @@ def _results(messages: list[dict], index: int) -> dict[str, int]:
 
 
 def turns(trace: dict[str, Any], renderer: Renderer) -> list[Turn]:
-    """The assistant's turns of a kept trace, each with the prompt that the server would really send.
+    """The turns that a trace teaches, each with the prompt that the server would really send.
 
-    A turn whose call came back as an error is in the context, as the student may see one, but not learned.
+    A turn whose call came back as an error is none of them: later prompts show it, as the student may see one.
 
     Raises:
         Unrenderable: the student's template cannot show the trace.
@@ -197,9 +200,9 @@ def turns(trace: dict[str, Any], renderer: Renderer) -> list[Turn]:
     unlearned = _turns_that_failed(messages, trace["outcome"]["tool_errors"])
     found = []
     for index, message in enumerate(messages):
-        if message["role"] == "assistant":
+        if message["role"] == "assistant" and index not in unlearned:
             prompt, target = renderer.turn(messages, tools, index)
-            found.append(Turn(renderer.ids(prompt), renderer.ids(target), index not in unlearned))
+            found.append(Turn(renderer.ids(prompt), renderer.ids(target)))
     return found
 
 
@@ -210,13 +213,13 @@ def join(turns: list[Turn]) -> Iterator[Example]:
         if current is not None and current.input_ids == turn.prompt_ids[: len(current.input_ids)]:
             context = turn.prompt_ids[len(current.input_ids) :]
         else:
-            if current is not None and current.learned:
+            if current is not None:
                 yield current
             current, context = Example([], []), turn.prompt_ids
         current.input_ids += context + turn.target_ids
         current.labels += [IGNORED] * len(context)
-        current.labels += turn.target_ids if turn.learned else [IGNORED] * len(turn.target_ids)
-    if current is not None and current.learned:
+        current.labels += turn.target_ids
+    if current is not None:
         yield current
 
 
