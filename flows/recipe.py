@@ -528,7 +528,8 @@ def _one_line(error: ValidationError, path: Path, overridden: dict[str, str]) ->
         guess = _did_you_mean(str(first["loc"][-1]), known, prefix)
         return f"{where}: {field}: unknown field{guess}: expected one of {', '.join(known)}{more}"
     if first["type"] == "missing":
-        what = (Recipe.model_fields[field].description or "a value").rstrip(".")
+        named = _section(first["loc"]).model_fields[str(first["loc"][-1])]
+        what = (named.description or "a value").rstrip(".")
         return f"{where}: {field}: missing: expected {what[0].lower()}{what[1:]}{more}"
     for told, told_shorter in _PYDANTIC_SAYS:
         message = message.replace(told, told_shorter)
@@ -545,13 +546,17 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:
     """Names of the fields beside the one at `location`."""
+    section = _section(location)
+    return [name for name in section.model_fields if section is not Recipe or name != "name"]
+
+
+def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section that has the field at `location`."""
     section: Any = Recipe
     for part in location[:-1]:
-        kinds = typing.get_args(
-            section.model_fields[part].annotation
-        )  # of a section that may be null
-        section = kinds[0] if kinds else section.model_fields[part].annotation
-    return [name for name in section.model_fields if section is not Recipe or name != "name"]
+        kind = section.model_fields[part].annotation
+        section = (*typing.get_args(kind), kind)[0]  # a section that may be null is a union with None
+    return section
 
 
 def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:

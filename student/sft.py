@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import StageError
+from schemas.files import read_json
 from student.examples import Example
 from teacher.llamacpp import Progress
 
@@ -31,8 +32,9 @@ def train(
         work: gets checkpoints/, log.jsonl and adapter/.
 
     Returns:
-        {"steps", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps, tokens passed through in all epochs, loss
-        of the last logged step and of the held-out examples.
+        {"steps", "kept_step", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps, the step whose weights are
+        kept (the last, or with patience that of the lowest held-out loss), tokens passed through in all epochs, loss
+        of the last logged step, and of the held-out examples at the kept step.
     """
     import torch
     from datasets import Dataset
@@ -67,7 +69,10 @@ def train(
         train_sampling_strategy="group_by_length",
         max_length=None,  # nothing is cut: what is too long was rejected by name before
         dataset_kwargs={"skip_prepare_dataset": True},
-        eval_strategy="epoch" if held_out else "no",
+        eval_strategy=("steps" if settings.patience else "epoch") if held_out else "no",
+        eval_steps=settings.save_steps if settings.patience else None,
+        load_best_model_at_end=bool(settings.patience),
+        metric_for_best_model="eval_loss" if settings.patience else None,
         save_strategy="steps",
         save_steps=settings.save_steps,
         save_total_limit=2,
@@ -78,6 +83,13 @@ def train(
         data_seed=settings.seed,
         dataloader_pin_memory=gpu,
     )
+    checkpoint = _last_checkpoint(work / "checkpoints")
+    if checkpoint and settings.patience:
+        state = read_json(checkpoint / "trainer_state.json")
+        if _out_of_patience(state["log_history"], settings.patience):
+            config.max_steps = state[
+                "global_step"
+            ]  # it was killed after it had stopped: not a step more
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -92,25 +104,36 @@ def train(
         eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
         processing_class=tokenizer,
         peft_config=lora if settings.method != "full" else None,
-        callbacks=[_Log(work / "log.jsonl", say)],
+        callbacks=[_Log(work / "log.jsonl", say, settings.patience)],
     )
     trainer.remove_callback(PrinterCallback)  # `say` tells it; standard output is the command's
-    checkpoint = _last_checkpoint(work / "checkpoints")
     if checkpoint:
         say(f"continuing from {checkpoint.name}")
     started = time.monotonic()
     result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(work / "adapter"))
-    history = trainer.state.log_history
+    state = trainer.state
+    measured = [row for row in state.log_history if "eval_loss" in row]
+    kept = state.best_global_step if settings.patience else result.global_step
+    if kept != result.global_step:
+        say(f"kept the weights of step {kept}, whose held-out loss is the lowest")
     return {
         "steps": result.global_step,
-        "tokens": int(sum(len(e.input_ids) for e in examples) * settings.epochs),
+        "kept_step": kept,
+        "tokens": int(sum(len(e.input_ids) for e in examples) * (state.epoch or 0)),
         "seconds": round(time.monotonic() - started, 1),
-        "loss": next((row["loss"] for row in reversed(history) if "loss" in row), None),
+        "loss": next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None),
         "eval_loss": next(
-            (row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None
+            (row["eval_loss"] for row in reversed(measured) if row["step"] <= kept), None
         ),
     }
+
+
+def _out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
+    """Whether the held-out loss has not been lower for `patience` evaluations; read from the trainer's history, so
+    that a run that is continued decides as one that was not interrupted."""
+    losses = [row["eval_loss"] for row in history if "eval_loss" in row]
+    return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def _last_checkpoint(directory: Path) -> Path | None:
@@ -150,8 +173,9 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
 
 
-def _Log(path: Path, say: Progress) -> Any:
-    """A callback that writes each logged step to `path` and says it with the time that is left."""
+def _Log(path: Path, say: Progress, patience: int | None) -> Any:
+    """A callback that writes each logged step to `path`, says it with the time that is left, and ends the training
+    when the held-out loss has not been better for `patience` evaluations."""
     import torch
     from transformers import TrainerCallback
 
@@ -171,6 +195,13 @@ def _Log(path: Path, say: Progress) -> Any:
             # has lost: it would learn some examples twice and others never.
             order = torch.Generator().manual_seed(args.seed + int(state.epoch or 0))
             train_dataloader.batch_sampler.sampler.generator = order
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if patience and _out_of_patience(state.log_history, patience):
+                say(
+                    f"stopped at step {state.global_step}: no better held-out loss in {patience} evaluations"
+                )
+                control.should_training_stop = True
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
