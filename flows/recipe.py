@@ -555,7 +555,9 @@ def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
     section: Any = Recipe
     for part in location[:-1]:
         kind = section.model_fields[part].annotation
-        section = (*typing.get_args(kind), kind)[0]  # a section that may be null is a union with None
+        section = (*typing.get_args(kind), kind)[
+            0
+        ]  # a section that may be null is a union with None
     return section
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import StageError
-from schemas.files import read_json
 from student.examples import Example
 from teacher.llamacpp import Progress
 
@@ -39,7 +38,13 @@ def train(
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        PrinterCallback,
+        TrainerState,
+        set_seed,
+    )
     from trl import SFTConfig, SFTTrainer
 
     set_seed(settings.seed)
@@ -83,13 +88,6 @@ def train(
         data_seed=settings.seed,
         dataloader_pin_memory=gpu,
     )
-    checkpoint = _last_checkpoint(work / "checkpoints")
-    if checkpoint and settings.patience:
-        state = read_json(checkpoint / "trainer_state.json")
-        if _out_of_patience(state["log_history"], settings.patience):
-            config.max_steps = state[
-                "global_step"
-            ]  # it was killed after it had stopped: not a step more
     lora = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -107,18 +105,25 @@ def train(
         callbacks=[_Log(work / "log.jsonl", say, settings.patience)],
     )
     trainer.remove_callback(PrinterCallback)  # `say` tells it; standard output is the command's
+    checkpoint = _last_checkpoint(work / "checkpoints")
     if checkpoint:
         say(f"continuing from {checkpoint.name}")
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     started = time.monotonic()
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if settings.patience and _out_of_patience(trainer.state.log_history, settings.patience):
+        # It was killed after it had stopped. Asked to go on, the trainer would take another step.
+        best = work / "checkpoints" / f"checkpoint-{trainer.state.best_global_step}"
+        trainer._load_from_checkpoint(str(best))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(work / "adapter"))
     state = trainer.state
     measured = [row for row in state.log_history if "eval_loss" in row]
-    kept = state.best_global_step if settings.patience else result.global_step
-    if kept != result.global_step:
+    kept = (state.best_global_step if settings.patience else None) or state.global_step
+    if kept != state.global_step:
         say(f"kept the weights of step {kept}, whose held-out loss is the lowest")
     return {
-        "steps": result.global_step,
+        "steps": state.global_step,
         "kept_step": kept,
         "tokens": int(sum(len(e.input_ids) for e in examples) * (state.epoch or 0)),
         "seconds": round(time.monotonic() - started, 1),

@@ -189,12 +189,13 @@ def test_a_model_of_the_hub_is_pinned_to_the_revision_that_was_described(found, 
 
     revision = found[0].parent / ("a" * 40)
     shutil.copytree(found[0], revision, dirs_exist_ok=True)
-    asked = []
-    monkeypatch.setattr(
-        huggingface_hub,
-        "snapshot_download",
-        lambda name, **more: asked.append(name) or str(revision),
-    )
+    asked: list[str] = []
+
+    def snapshot(name, **more):
+        asked.append(name)
+        return str(revision)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     student = base.load("org/model-7B")
     assert asked == ["org/model-7B"]
     assert (student["name"], student["source"]) == (

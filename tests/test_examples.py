@@ -269,7 +269,8 @@ def test_each_turn_is_learned_once_with_its_stop_token_after_the_prompt_the_serv
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(drawn=conversations(thinks=True))
 def test_the_same_holds_for_the_templates_of_the_larger_students(renderer, by, drawn):
-    check_conversation(renderer, *drawn, by)
+    messages, tools = drawn
+    check_conversation(renderer, messages, tools, by)
 
 
 @pytest.mark.slow
