@@ -67,14 +67,12 @@ def test_a_gguf_whose_pre_tokenizer_is_not_known_is_refused(named):
 # ------------------------------------------------------------------------------------- described as it is found
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """A random Llama of two layers as a user may have it."""
+def random_llama(directory: Path) -> int:
+    """Leaves a Llama of two layers there as a user may have it, and returns how many parameters it has."""
     import torch
     from test_examples import END, SHIPPED, tiny_tokenizer
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-    directory = tmp_path_factory.mktemp("models") / "My Llama_v2"
     tokenizer = tiny_tokenizer(END, ("<|im_start|>", "<|endoftext|>"))
     tokenizer.chat_template = SHIPPED
     config = LlamaConfig(
@@ -95,7 +93,13 @@ def found(tmp_path_factory):
     ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", END])
     GenerationConfig(eos_token_id=ends).save_pretrained(directory)
     (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# Mine\n")
-    return directory, model.num_parameters()
+    return model.num_parameters()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "My Llama_v2"
+    return directory, random_llama(directory)
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import test_filter
+from test_base import random_llama
 from test_examples import QWEN3, QWEN25, TOOLS, TWO_REQUESTS, calls, result, says, stretches, user
 
 from flows.recipe import Train
@@ -165,3 +167,97 @@ def test_a_path_that_is_neither_a_file_nor_a_hubs_id_is_refused(path):
     ):
         mixture.replay_file(path)
     assert mixture.replay_file("org/chats") is None
+
+
+# ------------------------------------------------------------------------------------- in a run
+
+
+def padded(number: int) -> str:
+    """Answers of which every third is far beyond what the student may have."""
+    return f"C-{number} ends on 2 March 2027." + " It was signed." * (60 if number % 3 == 0 else 0)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "mine"
+    random_llama(directory)
+    return directory
+
+
+def trained(student, directory, *overrides):
+    """Runs filter and train on thirty traces that a teacher might have left, and returns ledger and examples.json."""
+    from flows import recipe, stages
+    from flows.run import Run
+    from schemas.files import read_json, write_jsonl
+    from student import base
+    from teacher import domain, gpus
+
+    domain_pack = domain.load("legal")
+    chosen = recipe.load(
+        "local",
+        [
+            f"student={student}",
+            "train.epochs=1",
+            "train.batch_size=2",
+            "train.holdout=0.3",
+            *overrides,
+        ],
+    )
+    with Run.open(directory, chosen, domain_pack.name, domain_pack.path) as run:
+        work = stages.Work(run, chosen, domain_pack, {}, base.load(chosen.student), gpus.find())
+        traces = [
+            test_filter.trace(
+                n, request=f"Question {n}: " + "when, " * n + "is it over?", answer=padded(n)
+            )
+            for n in range(30)
+        ]
+        write_jsonl(work.path("tasks", "exam.jsonl"), [])
+        write_jsonl(work.path("traces.jsonl"), traces)
+        for stage, output in (("plan", "tasks"), ("generate", "traces.jsonl")):
+            with run.stage(stage, {}, [work.path(output)]):
+                pass
+        stages.filter_.fn(work)
+        stages.train.fn(work)
+        assert (
+            run.receipt("train")["result"]["kept_step"] <= run.receipt("train")["result"]["steps"]
+        )
+        return (
+            read_json(work.path("filter", "ledger.json")),
+            read_json(work.path("train", "examples.json")),
+        )
+
+
+@pytest.mark.slow
+def test_a_run_rejects_what_is_too_long_by_name(student, tmp_path):
+    ledger, counts = trained(student, tmp_path / "run", "train.max_length=900")
+    assert ledger["rejected"] == {"too_long": 10}
+    assert ledger["kept"] == counts["overflow"]["traces"] == 20
+    overflow = counts["overflow"]
+    assert (overflow["traces_rejected"], overflow["traces_judged"]) == (10, 30)
+    assert overflow["turns_left_out"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_splits_mixes_in_and_stops_early(student, tmp_path):
+    chat = tmp_path / "chat.jsonl"
+    chat.write_text("".join(json.dumps(row) + "\n" for row in CHAT))
+    ledger, counts = trained(
+        student,
+        tmp_path / "run",
+        "train.max_length=900",
+        "train.overflow=split",
+        "filter.max_tokens=4000",
+        f"train.replay={{path: {chat}, ratio: 0.25}}",
+        "train.patience=1",
+        "train.save_steps=3",
+        "train.epochs=3",
+    )
+    assert ledger["rejected"] == {}
+    overflow = counts["overflow"]
+    assert (overflow["traces"], overflow["traces_split"], overflow["turns_left_out"]) == (
+        30,
+        10,
+        10,
+    )
+    assert counts["learned"] + counts["held_out"] == 30
+    assert counts["replay"]["share"] == pytest.approx(0.25, abs=0.02)
