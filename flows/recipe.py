@@ -8,6 +8,7 @@ is made from it:
 """
 
 import difflib
+import typing
 from pathlib import Path
 from typing import Any, Literal
 
@@ -211,6 +212,22 @@ class Filter(Section):
     )
 
 
+class Replay(Section):
+    """Conversations that are mixed in against forgetting."""
+
+    path: str = Field(
+        min_length=1,
+        description="A JSON Lines file of {messages, tools?} in chat format, or the hub's id of such a data set (its"
+        " split `train`). Example: chat.jsonl.",
+    )
+    ratio: float = Field(
+        0.1, gt=0, lt=1, description="Its share of all training tokens. Example: 0.2."
+    )
+    licence: str | None = Field(
+        None, min_length=1, description="Its licence, for the model card. Example: CC-BY-4.0."
+    )
+
+
 class Train(Section):
     """Supervised fine-tuning of the student on the kept traces."""
 
@@ -238,7 +255,17 @@ class Train(Section):
     max_length: int = Field(
         2048,
         ge=16,
-        description="Tokens of one training example; a longer one is left out. Example: 16384.",
+        description="Tokens of one training example, prompt included. Example: 16384.",
+    )
+    overflow: Literal["reject", "split"] = Field(
+        "reject",
+        description="What becomes of a trace longer than max_length: reject keeps none of it (too_long); split learns"
+        " the turns that end within it. No prompt is cut. Example: split.",
+    )
+    replay: Replay | None = Field(
+        None,
+        description="Conversations that are mixed in against forgetting: path, ratio (of the tokens), licence; or null."
+        " Example: {path: chat.jsonl, ratio: 0.1}.",
     )
     holdout: float = Field(
         0.05,
@@ -246,6 +273,12 @@ class Train(Section):
         lt=1,
         description="Share of the tasks whose traces are kept out of training to measure its loss."
         " Example: 0.02.",
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="Ends training after so many evaluations (one each save_steps) without a better held-out loss, and"
+        " keeps the best weights; null trains all epochs and keeps the last. Example: 3.",
     )
     seed: int = Field(0, ge=0, description="Seed of the shuffle and of LoRA's start. Example: 1.")
     dtype: Literal["float32", "bfloat16"] = Field(
@@ -259,6 +292,12 @@ class Train(Section):
     log_steps: int = Field(
         5, ge=1, description="Optimiser steps between two log lines. Example: 1."
     )
+
+    @model_validator(mode="after")
+    def _patience_has_something_to_measure(self) -> "Train":
+        if self.patience is not None and not self.holdout:
+            raise ValueError("patience: needs held-out tasks: expected train.holdout above 0")
+        return self
 
 
 class Export(Section):
@@ -344,7 +383,8 @@ class Recipe(Section):
     )
     student: str = Field(
         min_length=1,
-        description="The student: a name in student/models, or a path to a YAML file. Example: qwen3-32b.",
+        description="The student: a name in student/models, a path to a YAML file, a directory in Hugging Face's form"
+        " (with a / in its name), or a model on the hub. Example: qwen3-32b.",
     )
     tasks: Tasks = Field(default_factory=Tasks, description=Tasks.__doc__)
     serve: Serve = Field(default_factory=Serve, description=Serve.__doc__)
@@ -488,7 +528,8 @@ def _one_line(error: ValidationError, path: Path, overridden: dict[str, str]) ->
         guess = _did_you_mean(str(first["loc"][-1]), known, prefix)
         return f"{where}: {field}: unknown field{guess}: expected one of {', '.join(known)}{more}"
     if first["type"] == "missing":
-        what = (Recipe.model_fields[field].description or "a value").rstrip(".")
+        named = _section(first["loc"]).model_fields[str(first["loc"][-1])]
+        what = (named.description or "a value").rstrip(".")
         return f"{where}: {field}: missing: expected {what[0].lower()}{what[1:]}{more}"
     for told, told_shorter in _PYDANTIC_SAYS:
         message = message.replace(told, told_shorter)
@@ -505,10 +546,19 @@ def _field(location: tuple[int | str, ...]) -> str:
 
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:
     """Names of the fields beside the one at `location`."""
+    section = _section(location)
+    return [name for name in section.model_fields if section is not Recipe or name != "name"]
+
+
+def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section that has the field at `location`."""
     section: Any = Recipe
     for part in location[:-1]:
-        section = section.model_fields[part].annotation
-    return [name for name in section.model_fields if section is not Recipe or name != "name"]
+        kind = section.model_fields[part].annotation
+        section = (*typing.get_args(kind), kind)[
+            0
+        ]  # a section that may be null is a union with None
+    return section
 
 
 def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:

@@ -259,26 +259,33 @@ async def _generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
 def filter_(work: Work) -> None:
     inputs = {
         **work.digest("filter", "student"),
+        "length": f"{work.recipe.train.max_length} {work.recipe.train.overflow}",
         **work.tasks(),
         **work.run.outputs("generate"),
     }
     if work.run.is_current("filter", inputs):
         return
     from schemas.filter import FilterSettings, filter_traces
-    from student.examples import examples
+    from student.examples import turns
 
     renderer = _renderer(work)
+    budget = work.recipe.train
+    limits = work.recipe.filter.model_dump()
+    if budget.overflow == "reject":
+        limits["max_tokens"] = min(limits["max_tokens"], budget.max_length)
+    else:
+        limits["max_turn"] = budget.max_length
 
-    def length(trace: dict[str, Any]) -> int:
-        return max(len(example.input_ids) for example in examples(trace, renderer))
+    def lengths(trace: dict[str, Any]) -> list[int]:
+        return [len(turn) for turn in turns(trace, renderer)]
 
     directory = work.path("filter")
     outputs = [directory / name for name in ("kept.jsonl", "rejected.jsonl", "ledger.json")]
     with work.run.stage("filter", inputs, outputs) as result:
         traces = list(read_jsonl(work.path("traces.jsonl")))
         exam = list(read_jsonl(work.path("tasks", "exam.jsonl")))
-        settings = FilterSettings(**work.recipe.filter.model_dump())
-        judged, ledger = filter_traces(traces, exam, settings, length)
+        settings = FilterSettings(**limits)
+        judged, ledger = filter_traces(traces, exam, settings, lengths)
         write_jsonl(outputs[0], [row for row in judged if row["verdict"]["kept"]])
         write_jsonl(outputs[1], [row for row in judged if not row["verdict"]["kept"]])
         write_json(outputs[2], ledger)
@@ -296,14 +303,16 @@ def filter_(work: Work) -> None:
 
 @task(name="train", **_ONCE)
 def train(work: Work) -> None:
+    from student import base, mixture, sft
+
+    settings = work.recipe.train
     inputs = {**work.digest("train", "student"), **work.run.outputs("filter")}
+    replayed = mixture.replay_file(settings.replay.path) if settings.replay else None
+    if replayed:
+        inputs["replay"] = sha256(replayed)
     if work.run.is_current("train", inputs):
         return
-    from student import base, sft
-    from student.examples import Example, examples
-
     renderer = _renderer(work)
-    settings = work.recipe.train
     directory = work.path("train")
     # What a checkpoint continues must be what it began with.
     mark = directory / "inputs.json"
@@ -315,42 +324,31 @@ def train(work: Work) -> None:
         inputs,
         [directory / "adapter", directory / "log.jsonl", directory / "examples.json"],
     ) as result:
-        learned: list[Example] = []
-        held_out: list[Example] = []
-        too_long = 0
-        for trace in read_jsonl(work.path("filter", "kept.jsonl")):
-            # A task is held out as a whole, by its id, so that the split stays when traces are added.
-            part = (
-                held_out
-                if int(sha256_text(trace["task"]["id"])[:8], 16) / 2**32 < settings.holdout
-                else learned
-            )
-            for example in examples(trace, renderer):
-                if len(example.input_ids) > settings.max_length:
-                    too_long += 1
-                else:
-                    part.append(example)
+        kept = work.path("filter", "kept.jsonl")
+        made = mixture.mix(read_jsonl(kept), renderer, settings)
+        counts, learned = made.counts, made.learned
+        ledger = read_json(work.path("filter", "ledger.json"))
+        counts["overflow"]["traces_judged"] = ledger["traces"]
+        counts["overflow"]["traces_rejected"] = ledger["rejected"].get("too_long", 0)
         if not learned:
+            raise StageError(f"{kept}: no example to train on")
+        if settings.patience and not made.held_out:
             raise StageError(
-                f"{work.path('filter', 'kept.jsonl')}: no example to train on ({too_long} too long)"
+                f"train.patience={settings.patience}: no example is held out of {counts['learned']}:"
+                f" --set train.holdout={min(0.5, 2 * settings.holdout):g} or train.patience=null"
             )
-        counts = {
-            "learned": len(learned),
-            "held_out": len(held_out),
-            "left_out_as_too_long": too_long,
-            "tokens": sum(len(example.input_ids) for example in learned),
-            "learned_tokens": sum(example.learned for example in learned),
-        }
+        if settings.replay:
+            mixed_in = mixture.replay(counts["tokens"], renderer, settings, directory)
+            counts["replay"], learned = mixed_in.counts, learned + mixed_in.learned
         write_json(directory / "examples.json", counts)
-        say(
-            f"training on {counts['learned']} examples of {counts['tokens']} tokens, {settings.epochs:g} epochs"
-        )
+        for line in mixture.lines(counts, settings.epochs):
+            say(line)
         result.update(
             sft.train(
                 base.prepare(work.student, say),
                 work.student,
                 learned,
-                held_out,
+                made.held_out,
                 settings,
                 directory,
                 say,
@@ -368,9 +366,11 @@ def export(work: Work) -> None:
     if work.run.is_current("export", inputs):
         return
     from student import base, gguf, merge, parity
+    from student.examples import as_served
 
     renderer = _renderer(work)
-    traces = list(itertools.islice(read_jsonl(work.path("filter", "kept.jsonl")), _GATE_TRACES))
+    kept = itertools.islice(read_jsonl(work.path("filter", "kept.jsonl")), _GATE_TRACES)
+    traces = [as_served(trace, renderer) for trace in kept]
     directory = work.path("export")
     with work.run.stage("export", inputs, [directory]) as result, whole(directory) as temporary:
         merged = temporary / "vllm"
@@ -551,7 +551,10 @@ def _still_there(work: Work, target: Path) -> bool:
 
 
 def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> dict[str, Any]:
+    from student.mixture import REPLAY
+
     teacher, student = work.teacher, work.student
+    replay = read_json(work.path("train", "examples.json")).get("replay")
     return {
         "version": 1,
         "created": now(),
@@ -571,6 +574,7 @@ def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> 
             "kept": ledger["kept"],
             "sha256": sha256(work.path("filter", "kept.jsonl")),
             "licence": work.domain.spec["licence"],
+            **({"replay": {key: replay[key] for key in REPLAY}} if replay else {}),
         },
         "scorecard": {
             "base": scorecard["models"]["base"]["passed"],

@@ -59,7 +59,7 @@ DETECTED = {
 HINT_HEADER = "Plan for this task (do not mention it):"
 
 Trace = dict[str, Any]
-CountTokens = Callable[[Trace], int]
+CountTokens = Callable[[Trace], list[int]]
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ class FilterSettings:
     contamination: similarity from which a request gives an exam task away.
     per_task: the most kept traces of one task.
     per_template: the most that one template may have of the traces that pass all else; None for no limit.
+    max_turn: the most tokens at which a turn is still learned, where those beyond it are left out of a kept trace:
+        one turn at least has to be within it.
     """
 
     max_tokens: int
@@ -78,6 +80,7 @@ class FilterSettings:
     contamination: float
     per_task: int
     per_template: float | None = None
+    max_turn: int | None = None
 
 
 def check_trace(
@@ -86,7 +89,8 @@ def check_trace(
     """Judges one trace by itself: its form, its conversation, how its episode ended, what it says.
 
     Args:
-        count_tokens: how long the trace is for the student; without it nothing is too_long.
+        count_tokens: the student's tokens at the end of each turn that the trace teaches; without it nothing is
+            too_long. A ValueError says that the student's template cannot show the trace: malformed_trace.
 
     Returns:
         {"kept", "reason", "detail", "message_index"}; the last three None where it is kept.
@@ -121,10 +125,27 @@ def check_trace(
         return rejected("wrong_answer", "the last message does not give the answer", last_turn)
     if not outcome["checks"]["state"]:
         return rejected("wrong_state", "the world is not in the state that the plan leads to")
-    tokens = count_tokens(trace) if count_tokens else 0
-    if tokens > settings.max_tokens:
-        return rejected("too_long", f"{tokens} tokens, at most {settings.max_tokens}")
-    return _leak(trace) or kept()
+    return (
+        (_length(trace, settings, count_tokens) if count_tokens else None) or _leak(trace) or kept()
+    )
+
+
+def _length(trace: Trace, settings: FilterSettings, count_tokens: CountTokens) -> Verdict | None:
+    try:
+        turns = count_tokens(trace)
+    except ValueError as error:
+        return rejected("malformed_trace", str(error))
+    if not turns:
+        return rejected(
+            "tool_error_unrecovered", "each of its turns met an error: none may be learned"
+        )
+    if max(turns) > settings.max_tokens:
+        return rejected("too_long", f"{max(turns)} tokens, at most {settings.max_tokens}")
+    if settings.max_turn is not None and min(turns) > settings.max_turn:
+        return rejected(
+            "too_long", f"{min(turns)} tokens in its first turn, at most {settings.max_turn}"
+        )
+    return None
 
 
 def _unusable(trace: Trace) -> Verdict:

@@ -20,8 +20,13 @@ _VERSION = 1
 
 
 def load(name: str) -> dict[str, Any]:
-    """The description of a student (schemas/student.schema.json)."""
-    return catalog.load(name, STUDENTS, "student")
+    """The description of a student (schemas/student.schema.json): of a name in student/models or a YAML file as it is
+    written there, of a directory or a model on the hub as it is found."""
+    if "/" not in name or name.endswith((".yaml", ".yml")):
+        return catalog.load(name, STUDENTS, "student")
+    from student.generic import describe
+
+    return describe(name)
 
 
 def prepare(student: dict[str, Any], say: Progress = print) -> Path:
@@ -43,7 +48,7 @@ def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
     from student.gguf import convert, quantize
 
     directory = prepare(student, say)
-    digest = sha256_text(f"{_VERSION} {catalog.revision(student)}")[:16]
+    digest = sha256_text(f"{_VERSION} {catalog.revision(student)}{_state(student)}")[:16]
     path = cache() / "students" / f"{student['name']}-{digest}-{variant}.gguf"
     if not path.is_file():
         say(f"converting the untrained student to {variant} (once)")
@@ -52,6 +57,15 @@ def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
         quantize(full, path, variant)
         full.unlink()
     return path
+
+
+def _state(student: dict[str, Any]) -> str:
+    """What tells the weights of a user's directory from those that lay there before."""
+    path = Path(student["source"].get("path", "")).expanduser()
+    if "path" not in student["source"] or not path.is_dir():
+        return ""
+    files = sorted(file for file in path.iterdir() if file.is_file())
+    return str([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
 
 
 def chat_template(student: dict[str, Any], directory: Path) -> str:

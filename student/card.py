@@ -112,8 +112,24 @@ def _data(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
             f"{hinted['kept']} of the {ledger['kept']} kept traces were made after the teacher had been shown the "
             "plan; the hint is not in the training data. Every kept trace was executed and its result checked.",
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
+            *_replay(data.get("replay")),
         ]
     )
+
+
+def _replay(replay: dict[str, Any] | None) -> list[str]:
+    if replay is None:
+        return []
+    source = (
+        replay["source"].rsplit("/", 1)[-1]
+        if replay["source"].endswith(".jsonl")
+        else replay["source"]
+    )
+    return [
+        f"Against forgetting, {replay['used']} conversations of `{source}` were mixed in: {replay['tokens']} tokens, "
+        f"{100 * replay['share']:.1f} % of the training tokens, sha256 of the set `{replay['sha256']}`, licence: "
+        f"{replay['licence'] or 'not stated'}. They were checked for their form and not executed."
+    ]
 
 
 def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:

@@ -3,13 +3,17 @@
 A turn's prompt is the shipped chat template rendered up to that turn, its target the text that the template
 renders for the turn, up to and with the token that ends it. Turns whose prompt continues the turn before
 (the template only appended) share one example. Where the template rewrites earlier turns, each turn becomes
-an example of its own, with the prompt that the server would really send.
+an example of its own, with the prompt that the server would really send. Where the template allows one call a turn,
+parallel calls become turns of one call, each followed by its result.
 """
 
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
+
+from jinja2 import TemplateError
 
 IGNORED = -100  # PyTorch's cross entropy skips this label
 
@@ -26,6 +30,21 @@ class Example:
         return sum(label != IGNORED for label in self.labels)
 
 
+@dataclass
+class Turn:
+    """An assistant's turn: the prompt [P] that it is asked with, and what it writes [T]."""
+
+    prompt_ids: list[int]
+    target_ids: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.target_ids)
+
+
+class Unrenderable(ValueError):
+    """The student's template cannot show a conversation, in words that name the message."""
+
+
 class Renderer:
     """A student's tokenizer with the template that ships with it.
 
@@ -39,14 +58,21 @@ class Renderer:
     def text(
         self, messages: list[dict], tools: list[dict], add_generation_prompt: bool = False
     ) -> str:
-        """The conversation as the server renders it."""
-        return self.tokenizer.apply_chat_template(
-            [as_template_reads(message) for message in messages],
-            tools=tools or None,
-            chat_template=self.template,
-            add_generation_prompt=add_generation_prompt,
-            tokenize=False,
-        )
+        """The conversation as the server renders it.
+
+        Raises:
+            Unrenderable: the template refuses it, or stumbles over it.
+        """
+        try:
+            return self.tokenizer.apply_chat_template(
+                [as_template_reads(message) for message in messages],
+                tools=tools or None,
+                chat_template=self.template,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+            )
+        except (TemplateError, TypeError) as error:  # TypeError: None or a list where it joins text
+            raise Unrenderable(f"the student's template: {error}") from error
 
     def ids(self, text: str) -> list[int]:
         """Token ids of rendered text; special tokens are in the text already."""
@@ -56,31 +82,58 @@ class Renderer:
         """Prompt and target of the assistant's turn at `index`.
 
         Raises:
-            ValueError: the template does not render the turn after its own prompt, so no server could produce it.
+            Unrenderable: the template does not render the turn after its own prompt, so no server could produce it.
         """
         prompt = self.text(messages[:index], tools, add_generation_prompt=True)
         whole = self.text(messages[: index + 1], tools)
         if not whole.startswith(prompt):
-            raise ValueError(
-                f"the template renders message {index} otherwise than after its generation prompt"
+            raise Unrenderable(
+                f"the student's template renders message {index} otherwise than after its generation prompt"
             )
         target = whole[len(prompt) :]
         ends = [target.rfind(token) + len(token) for token in self.stop if token in target]
         if not ends:
-            raise ValueError(f"the template ends message {index} with none of {self.stop}")
+            raise Unrenderable(
+                f"the student's template ends message {index} with none of {self.stop}"
+            )
         return prompt, target[: max(ends)]
+
+    @cached_property
+    def one_call_a_turn(self) -> bool:
+        """Whether the template shows one call in a turn, but not two: it raises, or leaves one out (Llama 3)."""
+        parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
+        tool = {"name": "probe", "description": "Probes.", "parameters": parameters}
+        calls = [
+            {
+                "id": f"probe000{number}",  # nine letters and digits: Mistral's templates want so many
+                "type": "function",
+                "function": {"name": "probe", "arguments": json.dumps({"key": f"mark-{number}"})},
+            }
+            for number in range(2)
+        ]
+
+        def shows(number: int) -> bool:
+            turn = {"role": "assistant", "content": "", "tool_calls": calls[:number]}
+            asked = {"role": "user", "content": "?"}
+            try:
+                text = self.text([asked, turn], [{"type": "function", "function": tool}])
+            except Unrenderable:
+                return False
+            return all(f"mark-{i}" in text for i in range(number))
+
+        return shows(1) and not shows(2)
 
 
 def as_template_reads(message: dict[str, Any]) -> dict[str, Any]:
-    """A message as servers hand it to a template: call arguments are objects, not JSON text."""
+    """A message as servers hand it to a template: arguments are objects, not JSON text; no empty list of calls."""
     if not message.get("tool_calls"):
-        return message
+        return {key: value for key, value in message.items() if key != "tool_calls"}
     calls = [
         {
             **call,
             "function": {
                 **call["function"],
-                "arguments": json.loads(call["function"]["arguments"]),
+                "arguments": _parsed(call["function"]["arguments"]),
             },
         }
         for call in message["tool_calls"]
@@ -88,30 +141,91 @@ def as_template_reads(message: dict[str, Any]) -> dict[str, Any]:
     return {**message, "tool_calls": calls}
 
 
-def examples(trace: dict[str, Any], renderer: Renderer) -> Iterator[Example]:
-    """The training examples of a kept trace.
+def _parsed(arguments: Any) -> Any:
+    return json.loads(arguments) if isinstance(arguments, str) else arguments
 
-    A turn whose call came back as an error is in the context, as the student may see one, but not learned.
+
+def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
+    """The trace as a server with the student's template could have led it.
+
+    Where a turn may have one call, a turn of n calls becomes n turns, each followed by its own result. The calls were
+    made in this order and knew nothing of each other's results, so the world answers them the same. Of calls at the
+    very end that have no result, only the first is kept: the server would stop there.
     """
+    messages = trace["messages"]
+    if not renderer.one_call_a_turn or all(len(m.get("tool_calls") or []) < 2 for m in messages):
+        return trace
+    shown: list[dict[str, Any]] = []
+    errors: list[int] = []
+    for index, message in enumerate(messages):
+        if message["role"] == "tool":
+            continue  # placed after its call
+        calls = message.get("tool_calls") or []
+        results = _results(messages, index) if calls else {}
+        unanswered = [call for call in calls if call["id"] not in results]
+        said = message
+        for call in [call for call in calls if call["id"] in results] + unanswered[:1]:
+            shown.append({**said, "tool_calls": [call]})
+            said = {"role": "assistant", "content": ""}  # the thought came once, before all of them
+            if call["id"] in results:
+                at = results[call["id"]]
+                errors += [len(shown)] if at in trace["outcome"]["tool_errors"] else []
+                shown.append(messages[at])
+        if not calls:
+            shown.append(message)
+    return {**trace, "messages": shown, "outcome": {**trace["outcome"], "tool_errors": errors}}
+
+
+def _results(messages: list[dict], index: int) -> dict[str, int]:
+    """Where the results of the calls of the turn at `index` are, by the calls' ids."""
+    found = {}
+    for at in range(index + 1, len(messages)):
+        if messages[at]["role"] == "assistant":
+            break
+        if messages[at]["role"] == "tool":
+            found[messages[at]["tool_call_id"]] = at
+    return found
+
+
+def turns(trace: dict[str, Any], renderer: Renderer) -> list[Turn]:
+    """The turns that a trace teaches, each with the prompt that the server would really send.
+
+    A turn whose call came back as an error is none of them: later prompts show it, as the student may see one.
+
+    Raises:
+        Unrenderable: the student's template cannot show the trace.
+    """
+    trace = as_served(trace, renderer)
     messages, tools = trace["messages"], trace["tools"]
     unlearned = _turns_that_failed(messages, trace["outcome"]["tool_errors"])
-    current: Example | None = None
+    found = []
     for index, message in enumerate(messages):
-        if message["role"] != "assistant":
-            continue
-        prompt, target = renderer.turn(messages, tools, index)
-        prompt_ids, target_ids = renderer.ids(prompt), renderer.ids(target)
-        if current is not None and current.input_ids == prompt_ids[: len(current.input_ids)]:
-            context = prompt_ids[len(current.input_ids) :]
+        if message["role"] == "assistant" and index not in unlearned:
+            prompt, target = renderer.turn(messages, tools, index)
+            found.append(Turn(renderer.ids(prompt), renderer.ids(target)))
+    return found
+
+
+def join(turns: list[Turn]) -> Iterator[Example]:
+    """Turns as training examples: one whose prompt continues the turn before shares its example."""
+    current: Example | None = None
+    for turn in turns:
+        if current is not None and current.input_ids == turn.prompt_ids[: len(current.input_ids)]:
+            context = turn.prompt_ids[len(current.input_ids) :]
         else:
-            if current is not None and current.learned:
+            if current is not None:
                 yield current
-            current, context = Example([], []), prompt_ids
-        current.input_ids += context + target_ids
+            current, context = Example([], []), turn.prompt_ids
+        current.input_ids += context + turn.target_ids
         current.labels += [IGNORED] * len(context)
-        current.labels += [IGNORED] * len(target_ids) if index in unlearned else target_ids
-    if current is not None and current.learned:
+        current.labels += turn.target_ids
+    if current is not None:
         yield current
+
+
+def examples(trace: dict[str, Any], renderer: Renderer) -> list[Example]:
+    """The training examples of a kept trace."""
+    return list(join(turns(trace, renderer)))
 
 
 def _turns_that_failed(messages: list[dict], tool_errors: list[int]) -> set[int]:

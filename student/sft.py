@@ -31,13 +31,20 @@ def train(
         work: gets checkpoints/, log.jsonl and adapter/.
 
     Returns:
-        {"steps", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps, tokens passed through in all epochs, loss
-        of the last logged step and of the held-out examples.
+        {"steps", "kept_step", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps, the step whose weights are
+        kept (the last, or with patience that of the lowest held-out loss), tokens passed through in all epochs, loss
+        of the last logged step, and of the held-out examples at the kept step.
     """
     import torch
     from datasets import Dataset
     from peft import LoraConfig
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback, set_seed
+    from transformers import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        PrinterCallback,
+        TrainerState,
+        set_seed,
+    )
     from trl import SFTConfig, SFTTrainer
 
     set_seed(settings.seed)
@@ -67,7 +74,10 @@ def train(
         train_sampling_strategy="group_by_length",
         max_length=None,  # nothing is cut: what is too long was rejected by name before
         dataset_kwargs={"skip_prepare_dataset": True},
-        eval_strategy="epoch" if held_out else "no",
+        eval_strategy=("steps" if settings.patience else "epoch") if held_out else "no",
+        eval_steps=settings.save_steps if settings.patience else None,
+        load_best_model_at_end=bool(settings.patience),
+        metric_for_best_model="eval_loss" if settings.patience else None,
         save_strategy="steps",
         save_steps=settings.save_steps,
         save_total_limit=2,
@@ -92,25 +102,43 @@ def train(
         eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
         processing_class=tokenizer,
         peft_config=lora if settings.method != "full" else None,
-        callbacks=[_Log(work / "log.jsonl", say)],
+        callbacks=[_Log(work / "log.jsonl", say, settings.patience)],
     )
     trainer.remove_callback(PrinterCallback)  # `say` tells it; standard output is the command's
     checkpoint = _last_checkpoint(work / "checkpoints")
     if checkpoint:
         say(f"continuing from {checkpoint.name}")
+        trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     started = time.monotonic()
-    result = trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if settings.patience and _out_of_patience(trainer.state.log_history, settings.patience):
+        # It was killed after it had stopped. Asked to go on, the trainer would take another step.
+        best = work / "checkpoints" / f"checkpoint-{trainer.state.best_global_step}"
+        trainer._load_from_checkpoint(str(best))
+    else:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(work / "adapter"))
-    history = trainer.state.log_history
+    state = trainer.state
+    measured = [row for row in state.log_history if "eval_loss" in row]
+    kept = (state.best_global_step if settings.patience else None) or state.global_step
+    if kept != state.global_step:
+        say(f"kept the weights of step {kept}, whose held-out loss is the lowest")
     return {
-        "steps": result.global_step,
-        "tokens": int(sum(len(e.input_ids) for e in examples) * settings.epochs),
+        "steps": state.global_step,
+        "kept_step": kept,
+        "tokens": int(sum(len(e.input_ids) for e in examples) * (state.epoch or 0)),
         "seconds": round(time.monotonic() - started, 1),
-        "loss": next((row["loss"] for row in reversed(history) if "loss" in row), None),
+        "loss": next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None),
         "eval_loss": next(
-            (row["eval_loss"] for row in reversed(history) if "eval_loss" in row), None
+            (row["eval_loss"] for row in reversed(measured) if row["step"] <= kept), None
         ),
     }
+
+
+def _out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
+    """Whether the held-out loss has not been lower for `patience` evaluations; read from the trainer's history, so
+    that a run that is continued decides as one that was not interrupted."""
+    losses = [row["eval_loss"] for row in history if "eval_loss" in row]
+    return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
 def _last_checkpoint(directory: Path) -> Path | None:
@@ -150,8 +178,9 @@ def _keep_freed_memory() -> None:
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
 
 
-def _Log(path: Path, say: Progress) -> Any:
-    """A callback that writes each logged step to `path` and says it with the time that is left."""
+def _Log(path: Path, say: Progress, patience: int | None) -> Any:
+    """A callback that writes each logged step to `path`, says it with the time that is left, and ends the training
+    when the held-out loss has not been better for `patience` evaluations."""
     import torch
     from transformers import TrainerCallback
 
@@ -171,6 +200,13 @@ def _Log(path: Path, say: Progress) -> Any:
             # has lost: it would learn some examples twice and others never.
             order = torch.Generator().manual_seed(args.seed + int(state.epoch or 0))
             train_dataloader.batch_sampler.sampler.generator = order
+
+        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if patience and _out_of_patience(state.log_history, patience):
+                say(
+                    f"stopped at step {state.global_step}: no better held-out loss in {patience} evaluations"
+                )
+                control.should_training_stop = True
 
         def on_log(
             self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any

@@ -64,6 +64,161 @@ def test_a_gguf_whose_pre_tokenizer_is_not_known_is_refused(named):
         base._pre_tokenizer(student)
 
 
+# ------------------------------------------------------------------------------------- described as it is found
+
+
+def random_llama(directory: Path) -> int:
+    """Leaves a Llama of two layers there as a user may have it, and returns how many parameters it has."""
+    import torch
+    from test_examples import END, SHIPPED, tiny_tokenizer
+    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+
+    tokenizer = tiny_tokenizer(END, ("<|im_start|>", "<|endoftext|>"))
+    tokenizer.chat_template = SHIPPED
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", END])
+    GenerationConfig(eos_token_id=ends).save_pretrained(directory)
+    (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# Mine\n")
+    return model.num_parameters()
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "My Llama_v2"
+    return directory, random_llama(directory)
+
+
+@pytest.fixture
+def mine(found, tmp_path):
+    import shutil
+
+    return Path(shutil.copytree(found[0], tmp_path / "mine"))
+
+
+def test_a_directory_is_a_student_described_by_its_config_tokenizer_and_card(found, monkeypatch):
+    directory, parameters = found
+    monkeypatch.chdir(directory.parent)
+    student = base.load("./My Llama_v2")
+    assert student == base.load(str(directory)) | {
+        "description": student["description"],
+        "shape": student["shape"],
+    }
+    assert student["name"] == "my-llama_v2"
+    assert student["source"] == {"path": str(directory)}
+    assert student["licence"] == {"id": "apache-2.0"}
+    assert (student["context"], student["parameters"]) == (1024, parameters)
+    assert student["stop"] == ["<|endoftext|>", "<|im_end|>"]
+    assert student["lora_targets"] == "all-linear"
+    assert student["shape"] == {
+        "layers": 2,
+        "hidden": 32,
+        "intermediate": 64,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 8,
+        "vocabulary": student["shape"]["vocabulary"],
+        "source": "config.json of ./My Llama_v2",
+    }
+    assert base.prepare(student) == directory
+    shipped = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text(encoding="utf-8")
+    assert base.chat_template(student, directory) == shipped
+
+
+def test_a_licence_of_ones_own_is_taken_by_its_name_or_from_its_file(mine):
+    (mine / "README.md").write_text("---\nlicense: other\nlicense_name: my-licence\n---\n")
+    assert base.load(str(mine))["licence"] == {"id": "my-licence"}
+    (mine / "README.md").unlink()
+    (mine / "LICENSE").write_text("\n   MIT License\n\nCopyright me\n")
+    assert base.load(str(mine))["licence"] == {"id": "MIT License"}
+
+
+def rewrite(path: Path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (lambda d: (d / "README.md").write_text("# Mine\n"), "no licence: expected `license:`"),
+        (lambda d: (d / "model.safetensors").unlink(), "no weights"),
+        (lambda d: (d / "config.json").unlink(), "config or tokenizer cannot be read"),
+        (lambda d: (d / "chat_template.jinja").unlink(), "no chat template"),
+        (lambda d: (d / "chat_template.jinja").write_text(TEMPLATE), "with none of"),
+        (
+            lambda d: (d / "chat_template.jinja").write_text(
+                "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}"
+            ),
+            "knows no tools",
+        ),
+        (
+            lambda d: rewrite(d / "config.json", quantization_config={"quant_method": "gptq"}),
+            "its weights are quantised",
+        ),
+        (lambda d: rewrite(d / "config.json", model_type="t5"), "not a causal language model"),
+    ],
+    ids=["licence", "weights", "config", "template", "stop", "tools", "quantised", "t5"],
+)
+def test_a_directory_that_cannot_be_trained_is_refused_in_one_line(mine, spoil, says):
+    spoil(mine)
+    with pytest.raises(InputError, match=says) as refused:
+        base.load(str(mine))
+    assert "\n" not in str(refused.value)
+    assert str(mine) in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "~/nowhere"])
+def test_a_path_that_is_not_there_is_refused(name):
+    with pytest.raises(InputError, match="no such directory"):
+        base.load(name)
+
+
+def test_a_model_of_the_hub_is_pinned_to_the_revision_that_was_described(found, monkeypatch):
+    import shutil
+
+    import huggingface_hub
+
+    revision = found[0].parent / ("a" * 40)
+    shutil.copytree(found[0], revision, dirs_exist_ok=True)
+    asked: list[str] = []
+
+    def snapshot(name, **more):
+        asked.append(name)
+        return str(revision)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    student = base.load("org/model-7B")
+    assert asked == ["org/model-7B"]
+    assert (student["name"], student["source"]) == (
+        "model-7b",
+        {"hub": "org/model-7B", "revision": "a" * 40},
+    )
+    assert student["licence"] == {"id": "apache-2.0", "url": "https://huggingface.co/org/model-7B"}
+
+
+def test_other_weights_in_the_same_directory_are_other_weights(mine):
+    student = {"name": "mine", "source": {"path": str(mine)}}
+    before = base._state(student)
+    assert before == base._state(student)
+    with (mine / "model.safetensors").open("ab") as file:
+        file.write(b" ")
+    assert base._state(student) != before
+    assert base._state({"name": "x", "source": {"hub": "org/x"}}) == ""
+
+
 # ------------------------------------------------------------------------------------- the embedded student
 
 

@@ -114,6 +114,24 @@ def test_the_data_is_counted() -> None:
     assert "33 of the 120 kept traces" in card
 
 
+def test_a_replay_set_is_said_with_its_share_and_licence() -> None:
+    replay = {
+        "source": "/home/me/chat.jsonl",
+        "licence": None,
+        "sha256": "e" * 64,
+        "used": 31,
+        "tokens": 9000,
+        "share": 0.1004,
+    }
+    card = make_card(data={**MANIFEST["data"], "replay": replay})
+    assert (
+        "31 conversations of `chat.jsonl` were mixed in: 9000 tokens, 10.0 % of the training"
+        in card
+    )
+    assert "licence: not stated" in card
+    assert "Against forgetting" not in make_card()
+
+
 def test_sources_and_licences_of_teacher_and_student_are_stated() -> None:
     card = make_card()
     assert "| teacher | large | example/large | MIT |" in card

@@ -10,7 +10,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from student import base
-from student.examples import IGNORED, Example, Renderer, as_template_reads, examples
+from student.examples import (
+    IGNORED,
+    Example,
+    Renderer,
+    Unrenderable,
+    as_served,
+    as_template_reads,
+    examples,
+)
 from teacher import catalog
 
 END = "<|im_end|>"
@@ -28,8 +36,10 @@ TOOLS = [
 ]
 
 
-def tiny_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes, the two tokens of ChatML, and one merge: two newlines in a row are one token."""
+def tiny_tokenizer(
+    eos: str = END, others: tuple[str, ...] = ("<|im_start|>",), bos: str | None = None
+) -> PreTrainedTokenizerFast:
+    """Bytes, special tokens (those of ChatML), and one merge: two newlines in a row are one token."""
     vocabulary = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["ĊĊ"]
     numbers = {token: number for number, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.BPE(vocab=numbers, merges=[("Ċ", "Ċ")]))
@@ -37,9 +47,10 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        eos_token=END,
-        pad_token=END,
-        additional_special_tokens=["<|im_start|>"],
+        bos_token=bos,
+        eos_token=eos,
+        pad_token=eos,
+        additional_special_tokens=list(others),
     )
 
 
@@ -52,6 +63,16 @@ TINY = tiny_tokenizer()
 RENDERER = Renderer(TINY, SHIPPED, [END])
 QWEN3 = Renderer(TINY, trls("qwen3"), [END])
 QWEN25 = Renderer(TINY, trls("qwen2_5"), [END])
+EOT, EOS = "<|eot_id|>", "<｜end▁of▁sentence｜>"
+HEADER = ("<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>")
+LLAMA_TINY = tiny_tokenizer(EOT, HEADER, "<|begin_of_text|>")
+LLAMA = Renderer(LLAMA_TINY, trls("llama3_1"), [EOT, "<|eom_id|>"])
+LLAMA32 = Renderer(LLAMA_TINY, trls("llama3_2"), [EOT, "<|eom_id|>"])
+R1 = Renderer(
+    tiny_tokenizer(EOS, ("<｜User｜>", "<｜Assistant｜>"), "<｜begin▁of▁sentence｜>"),
+    (catalog.TEMPLATES / "deepseek-r1-tools.jinja").read_text(),
+    [EOS],
+)
 
 
 def trace(messages, tools=TOOLS, tool_errors=()):
@@ -147,32 +168,77 @@ _CALL = st.builds(
 
 
 @st.composite
-def conversations(draw):
+def conversations(draw, thinks=False):
     """(messages, tools): perhaps a system prompt, then requests that end in an answer."""
+
+    def turn(content, **more):
+        if thinks and draw(st.booleans()):
+            more["reasoning_content"] = draw(_CONTENT)
+        return says(draw(content), **more)
+
     messages = []
     if draw(st.booleans()):
         messages.append({"role": "system", "content": draw(_CONTENT)})
     for _ in range(draw(st.integers(1, 3))):
         messages.append(user(draw(_CONTENT | _FROM_OUTSIDE)))
         for made in draw(st.lists(st.lists(_CALL, min_size=1, max_size=2), max_size=2)):
-            messages.append(says(draw(_CONTENT | st.none()), tool_calls=made))
-            messages += [result(draw(_CONTENT | _FROM_OUTSIDE)) for _ in made]
-        messages.append(says(draw(_CONTENT)))
+            numbered = [{**call, "id": f"call_{number}"} for number, call in enumerate(made)]
+            messages.append(turn(_CONTENT | st.none(), tool_calls=numbered))
+            messages += [result(draw(_CONTENT | _FROM_OUTSIDE), n) for n in range(len(made))]
+        messages.append(turn(_CONTENT))
     return messages, draw(st.sampled_from([TOOLS, []]))
 
 
-def written(message) -> str:
+def called(
+    message, form='<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'
+) -> list[str]:
+    functions = [call["function"] for call in message.get("tool_calls", [])]
+    return [
+        form.format(f["name"], json.dumps(json.loads(f["arguments"]), ensure_ascii=False))
+        for f in functions
+    ]
+
+
+def written(message, end=END) -> str:
     """What the student has to write for a turn, said without the template."""
-    parts = [message["content"]] if message["content"] else []
-    for call in message.get("tool_calls", []):
-        arguments = json.dumps(json.loads(call["function"]["arguments"]), ensure_ascii=False)
-        name = call["function"]["name"]
-        parts.append(f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>')
-    return "\n".join(parts) + END
+    return (
+        "\n".join([*([message["content"]] if message["content"] else []), *called(message)]) + end
+    )
 
 
-def check_conversation(renderer, messages, tools):
-    found = stretches(list(examples(trace(messages, tools), renderer)))
+def written_by_qwen3(message) -> str:
+    thought = message.get("reasoning_content", "").strip("\n")
+    content = message["content"] or ""
+    rest = written(message)[len(content) :]
+    return f"<think>\n{thought}\n</think>\n\n" + content.lstrip("\n") + rest
+
+
+def written_by_r1(message) -> str:
+    return message.get("reasoning_content", "") + "\n</think>\n\n" + written(message, EOS)
+
+
+def written_by_llama(message) -> str:
+    calls = called(message, '{{"name": "{}", "parameters": {}}}')
+    return (calls[0] if calls else message["content"].strip()) + EOT
+
+
+def one_by_one(messages):
+    """The conversation with each call in a turn of its own; results come in the order of their calls."""
+    made: list[dict] = []
+    for index, message in enumerate(messages):
+        calls = message.get("tool_calls", [])
+        for number, call in enumerate(calls):
+            said = message if not number else says("")
+            made += [{**said, "tool_calls": [call]}, messages[index + 1 + number]]
+        if message["role"] != "tool" and not calls:
+            made.append(message)
+    return made
+
+
+def check_conversation(renderer, messages, tools, written=written):
+    found = stretches(examples(trace(messages, tools), renderer))
+    if renderer.one_call_a_turn:
+        messages = one_by_one(messages)
     turns = [message for message in messages if message["role"] == "assistant"]
     assert [labels for _, labels in found] == [renderer.ids(written(turn)) for turn in turns]
     assert [prompt for prompt, _ in found] == prompts(renderer, messages, tools)
@@ -187,6 +253,24 @@ def test_each_turn_is_learned_once_with_its_stop_token_after_the_prompt_the_serv
     assert [TINY.decode(labels) for _, labels in found] == [
         written(message) for message in messages if message["role"] == "assistant"
     ]
+
+
+@pytest.mark.parametrize(
+    ("renderer", "by"),
+    [
+        (QWEN25, written),
+        (QWEN3, written_by_qwen3),
+        (LLAMA, written_by_llama),
+        (LLAMA32, written_by_llama),
+        (R1, written_by_r1),
+    ],
+    ids=["qwen2.5", "qwen3", "llama-3.1", "llama-3.2", "r1-tools"],
+)
+@hypothesis_settings(max_examples=60, deadline=None)
+@given(drawn=conversations(thinks=True))
+def test_the_same_holds_for_the_templates_of_the_larger_students(renderer, by, drawn):
+    messages, tools = drawn
+    check_conversation(renderer, messages, tools, by)
 
 
 @pytest.mark.slow
@@ -330,9 +414,6 @@ def test_a_trace_of_which_nothing_may_be_learned_makes_no_example():
 
 
 def test_a_reasoning_template_with_tools_keeps_the_thought_of_the_turn_that_goes_on():
-    template = (catalog.TEMPLATES / "deepseek-r1-tools.jinja").read_text()
-    end = "<｜end▁of▁sentence｜>"
-    renderer = Renderer(TINY, template, [end])
     call = {
         "id": "call_1",
         "type": "function",
@@ -352,22 +433,92 @@ def test_a_reasoning_template_with_tools_keeps_the_thought_of_the_turn_that_goes
         {"role": "tool", "tool_call_id": "call_1", "content": "7"},
         {"role": "assistant", "content": "Seven.", "reasoning_content": "It is 7."},
     ]
-    prompt, target = renderer.turn(messages, TOOLS, 6)
-    assert target == f"It is 7.\n</think>\n\nSeven.{end}"
+    prompt, target = R1.turn(messages, TOOLS, 6)
+    assert target == f"It is 7.\n</think>\n\nSeven.{EOS}"
     assert "Easy." not in prompt and "<think>\nI look it up.\n</think>" in prompt
     assert '<tool_call>\n{"name": "find", "arguments": {"key": "a"}}\n</tool_call>' in prompt
     assert prompt.endswith("<tool_response>\n7\n</tool_response><｜Assistant｜><think>\n")
     # The answered request is an example of its own; the two turns after the second request share one.
-    first, second = examples(trace(messages), renderer)
-    said = [TINY.decode([t for t in e.labels if t != IGNORED]) for e in (first, second)]
+    first, second = examples(trace(messages), R1)
+    said = [R1.tokenizer.decode([t for t in e.labels if t != IGNORED]) for e in (first, second)]
     assert "Easy." in said[0] and "I look it up." in said[1] and "Seven." in said[1]
 
 
 def test_a_turn_without_a_thought_is_still_what_the_reasoning_template_asks_for():
-    template = (catalog.TEMPLATES / "deepseek-r1-tools.jinja").read_text()
-    renderer = Renderer(TINY, template, ["<｜end▁of▁sentence｜>"])
     messages: list[dict] = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello."},
     ]
-    assert renderer.turn(messages, [], 1)[1] == "\n</think>\n\nHello.<｜end▁of▁sentence｜>"
+    assert R1.turn(messages, [], 1)[1] == "\n</think>\n\nHello." + EOS
+
+
+# ------------------------------------------------------------------------------------- one call a turn
+
+
+@pytest.mark.parametrize(
+    ("renderer", "only_one"),
+    [
+        (RENDERER, False),
+        (QWEN25, False),
+        (QWEN3, False),
+        (R1, False),
+        (LLAMA, True),
+        (LLAMA32, True),
+    ],
+)
+def test_a_template_is_asked_whether_it_can_show_two_calls_in_a_turn(renderer, only_one):
+    assert renderer.one_call_a_turn is only_one
+
+
+def test_a_template_that_leaves_the_second_call_out_counts_as_one_that_cannot_show_it():
+    shows_the_first = "{% for m in messages %}{{ m.tool_calls[0].function.arguments if m.tool_calls }}{% endfor %}"
+    assert Renderer(TINY, shows_the_first, [END]).one_call_a_turn
+
+
+def test_parallel_calls_become_turns_with_their_own_results_and_their_own_errors():
+    messages = [
+        user("When do C-1 and C-2 end?"),
+        calls({"key": "C-1"}, {"key": "C-2"}, content="I look.", reasoning_content="Two of them."),
+        result('{"error": "try again"}', 1),
+        result("{}", 0),
+        says("Never."),
+    ]
+    made = trace(messages, tool_errors=[2])
+    served = as_served(made, LLAMA)
+    assert served["messages"] == [
+        messages[0],
+        {**messages[1], "tool_calls": messages[1]["tool_calls"][:1]},
+        messages[3],
+        says("", tool_calls=messages[1]["tool_calls"][1:]),
+        messages[2],
+        messages[4],
+    ]
+    assert served["outcome"]["tool_errors"] == [4]
+    learned = "".join(
+        str(LLAMA_TINY.decode(labels)) for _, labels in stretches(examples(made, LLAMA))
+    )
+    assert "C-1" in learned and "C-2" not in learned and "Never." in learned
+    assert as_served(made, QWEN3) is made
+
+
+def test_of_calls_without_results_at_the_end_the_first_is_the_last_turn():
+    messages = [user("?"), calls({"key": "a"}, {"key": "b"}, {"key": "c"}), result("{}", 1)]
+    shown = as_served(trace(messages), LLAMA)["messages"]
+    assert [c["function"]["arguments"] for m in shown for c in m.get("tool_calls", [])] == [
+        '{"key": "b"}',
+        '{"key": "a"}',
+    ]
+    assert shown[-1]["role"] == "assistant"
+
+
+def test_an_empty_list_of_calls_is_no_call():
+    (only,) = examples(trace([user("?"), says("Yes.", tool_calls=[])]), LLAMA)
+    assert LLAMA_TINY.decode(only.labels[-only.learned :]) == f"Yes.{EOT}"
+
+
+def test_what_a_template_refuses_or_stumbles_over_is_said_in_its_own_words():
+    raises = Renderer(TINY, "{{ raise_exception('no system role here') }}", [END])
+    with pytest.raises(Unrenderable, match="template: no system role here"):
+        examples(trace([user("?"), says("Yes.")]), raises)
+    with pytest.raises(Unrenderable, match="template: can only concatenate str"):
+        examples(trace([user([{"type": "text", "text": "?"}]), says("Yes.")]), RENDERER)

@@ -192,8 +192,31 @@ def test_a_malformed_message_is_pointed_at():
 
 
 def test_too_long_is_counted_by_the_caller_and_only_above_the_limit():
-    assert check_trace(trace(), SETTINGS, lambda _: 1000)["kept"]
-    assert check_trace(trace(), SETTINGS, lambda _: 1001)["reason"] == "too_long"
+    assert check_trace(trace(), SETTINGS, lambda _: [300, 1000])["kept"]
+    assert check_trace(trace(), SETTINGS, lambda _: [300, 1001])["reason"] == "too_long"
+
+
+def test_where_long_turns_are_left_out_one_has_to_be_short_enough():
+    splits = dataclasses.replace(SETTINGS, max_turn=200)
+    assert check_trace(trace(), splits, lambda _: [200, 900])["kept"]
+    verdict = check_trace(trace(), splits, lambda _: [201, 900])
+    assert (verdict["reason"], verdict["detail"]) == (
+        "too_long",
+        "201 tokens in its first turn, at most 200",
+    )
+
+
+def test_a_trace_that_the_students_template_cannot_show_is_rejected_in_the_templates_words():
+    def refuses(_):
+        raise ValueError("the student's template: only user\nand assistant")
+
+    verdict = check_trace(trace(), SETTINGS, refuses)
+    assert verdict["reason"] == "malformed_trace"
+    assert verdict["detail"] == "the student's template: only user and assistant"
+
+
+def test_a_trace_of_which_nothing_may_be_learned_is_rejected():
+    assert check_trace(trace(), SETTINGS, lambda _: [])["reason"] == "tool_error_unrecovered"
 
 
 def reasons(judged):

@@ -256,7 +256,7 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
     assert sent == 0
     assert sorted(again, key=_id) == sorted(traces, key=_id)
 
-    judged, ledger = filter_traces(traces, [], FilterSettings(4096, 0.9, 0.8, 3), lambda trace: 1)
+    judged, ledger = filter_traces(traces, [], FilterSettings(4096, 0.9, 0.8, 3), lambda trace: [1])
     assert ledger["traces"] == ledger["kept"] + sum(ledger["rejected"].values()) == EPISODES
 
 

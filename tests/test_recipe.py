@@ -144,6 +144,16 @@ def test_a_digest_changes_with_its_sections_and_only_with_them():
         ),
         (SMALL + "tasks: {mix: {lookup: 0}}\n", ["tasks.mix: found", "not all 0"]),
         (SMALL + "train: {epochs: 0, rank: 0}\n", ["train.rank: found 0", "(and 1 more)"]),
+        (
+            SMALL + "train: {patience: 2, holdout: 0}\n",
+            ["train.patience: needs held-out tasks", "train.holdout above 0"],
+        ),
+        (
+            SMALL + "train: {replay: {path: a.jsonl, share: 0.1}}\n",
+            ["train.replay.share: unknown field", "expected one of path, ratio, licence"],
+        ),
+        (SMALL + "train: {replay: {path: a.jsonl, ratio: 1}}\n", ["train.replay.ratio: found 1"]),
+        (SMALL + "train: {replay: {ratio: 0.1}}\n", ["train.replay.path: missing"]),
         (SMALL + "name: other\n", ["name: found one, expected none"]),
         ("teacher: a\n", ["student: missing"]),
         ("teacher: a\nstudent: [b\ntrain: {}\n", ["line 3: not YAML"]),

@@ -182,6 +182,50 @@ def test_the_loss_is_that_of_the_labelled_tokens_alone(untrained, tmp_path):
     assert row["loss"] == pytest.approx(sum(lost) / len(lost), abs=1e-4)
 
 
+# ------------------------------------------------------------------------------------- early stopping
+
+# What is held out is of another kind than what is learned, so that its loss only rises once it has been learned.
+PATIENT = SETTINGS.model_copy(update={"patience": 2, "epochs": 20, "learning_rate": 0.1})
+
+
+@pytest.fixture(scope="module")
+def stopped(untrained, tmp_path_factory):
+    work = tmp_path_factory.mktemp("stopped")
+    said: list[str] = []
+    return work, train(untrained, work, PATIENT, said.append, held_out=some_examples(2, 9)), said
+
+
+def test_training_stops_when_the_held_out_loss_gets_no_better_and_keeps_the_best(stopped):
+    import torch
+    from safetensors.torch import load_file
+
+    work, result, said = stopped
+    measured = {row["step"]: row["eval_loss"] for row in log(work) if "eval_loss" in row}
+    assert list(measured) == list(range(2, result["steps"] + 1, 2))
+    best = min(measured, key=lambda step: measured[step])
+    assert result["steps"] == best + 4 < 60
+    assert (result["kept_step"], result["eval_loss"]) == (best, measured[best])
+    at_best = load_file(work / "checkpoints" / f"checkpoint-{best}" / "adapter_model.safetensors")
+    for name, tensor in weights(work).items():
+        torch.testing.assert_close(tensor, at_best[name], rtol=0, atol=0)
+    assert f"stopped at step {result['steps']}: no better held-out loss in 2 evaluations" in said
+    assert said[-1].startswith(f"kept the weights of step {best},")
+
+
+def test_a_run_killed_after_it_had_stopped_trains_no_further(stopped, untrained, tmp_path):
+    import shutil
+
+    import torch
+
+    work = Path(shutil.copytree(stopped[0], tmp_path / "run"))
+    shutil.rmtree(work / "adapter")
+    result = train(untrained, work, PATIENT, held_out=some_examples(2, 9))
+    for key in ("steps", "kept_step", "eval_loss"):
+        assert result[key] == stopped[1][key]
+    for name, tensor in weights(stopped[0]).items():
+        torch.testing.assert_close(weights(work)[name], tensor, rtol=0, atol=0)
+
+
 # ------------------------------------------------------------------------------------- killed and continued
 
 TRAINS_AND_STOPS_AT_STEP_5 = """

@@ -1,0 +1,263 @@
+"""What a student is trained on, counted."""
+
+import json
+
+import pytest
+import test_filter
+from test_base import random_llama
+from test_examples import QWEN3, QWEN25, TOOLS, TWO_REQUESTS, calls, result, says, stretches, user
+
+from flows.recipe import Train
+from schemas.errors import InputError, StageError
+from student import mixture
+from student.examples import turns
+
+
+def trace(number=0, messages=TWO_REQUESTS):
+    return {
+        "task": {"id": f"legal-train-{number}"},
+        "messages": messages,
+        "tools": TOOLS,
+        "outcome": {"tool_errors": []},
+    }
+
+
+def settings(**changes):
+    return Train.model_validate({"holdout": 0, "max_length": 100_000, **changes})
+
+
+def replayed(rows, tmp_path, tokens=1000, **changes):
+    path = tmp_path / "chat.jsonl"
+    lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+    path.write_text("".join(line + "\n" for line in lines))
+    chosen = {"path": str(path), **changes.pop("replay", {})}
+    return mixture.replay(tokens, QWEN25, settings(replay=chosen, **changes), tmp_path)
+
+
+CHAT = [{"messages": [user(f"What is {n} + 1?"), says(f"It is {n + 1}.")]} for n in range(200)]
+
+
+# ------------------------------------------------------------------------------------- kept traces
+
+
+def test_every_trace_is_learned_and_counted():
+    made = mixture.mix([trace(n) for n in range(3)], QWEN25, settings())
+    assert made.held_out == []
+    counts = made.counts
+    assert (counts["learned"], counts["held_out"]) == (3, 0)
+    assert counts["tokens"] == counts["trace_tokens"] == 3 * len(made.learned[0].input_ids)
+    assert counts["overflow"] == {
+        "policy": "reject",
+        "max_length": 100_000,
+        "traces": 3,
+        "traces_split": 0,
+        "turns": 12,
+        "turns_left_out": 0,
+    }
+
+
+def test_what_a_template_that_rewrites_history_costs_is_counted_and_said():
+    made = mixture.mix([trace()], QWEN3, settings())
+    counts = made.counts
+    assert counts["learned"] == 4
+    assert counts["trace_tokens"] == max(len(e.input_ids) for e in made.learned)
+    assert counts["tokens"] > 3 * counts["trace_tokens"]
+    counts["overflow"] |= {"traces_rejected": 2, "traces_judged": 9}
+    first, second = mixture.lines(counts, 2)
+    assert "times the tokens of their traces" in first
+    assert second == "2 of 9 traces were rejected as too long"
+
+
+def test_a_task_is_held_out_with_all_its_traces():
+    made = mixture.mix([trace(n // 2) for n in range(40)], QWEN25, settings(holdout=0.3))
+    assert made.counts["held_out"] % 2 == 0
+    assert 0 < made.counts["held_out"] < 40 == made.counts["held_out"] + made.counts["learned"]
+
+
+@pytest.mark.parametrize("renderer", [QWEN25, QWEN3], ids=["appends", "rewrites"])
+def test_split_learns_the_turns_that_end_within_the_length_and_cuts_no_prompt(renderer):
+    whole = turns(trace(), renderer)
+    limit = len(whole[1])
+    made = mixture.mix([trace()], renderer, settings(max_length=limit, overflow="split"))
+    found = stretches(made.learned)
+    assert [labels for _, labels in found] == [turn.target_ids for turn in whole[:2]]
+    assert [prompt for prompt, _ in found] == [turn.prompt_ids for turn in whole[:2]]
+    assert max(len(e.input_ids) for e in made.learned) == limit
+    overflow = made.counts["overflow"]
+    assert (overflow["turns"], overflow["turns_left_out"], overflow["traces_split"]) == (4, 2, 1)
+    overflow |= {"traces_rejected": 0, "traces_judged": 1}
+    assert "2 of 4 turns end beyond" in mixture.lines(made.counts, 1)[1]
+
+
+def test_split_learns_a_later_turn_that_fits_again_because_old_reasoning_is_dropped():
+    messages = [
+        user("When?"),
+        says("Never.", reasoning_content="A long thought. " * 40),
+        user("Sure?"),
+        says("Yes.", reasoning_content="Clear."),
+    ]
+    first, second = turns(trace(messages=messages), QWEN3)
+    assert len(second) < len(first)
+    made = mixture.mix(
+        [trace(messages=messages)], QWEN3, settings(max_length=len(second), overflow="split")
+    )
+    assert [labels for _, labels in stretches(made.learned)] == [second.target_ids]
+
+
+# ------------------------------------------------------------------------------------- replay
+
+
+def test_a_replay_set_makes_up_its_share_of_all_tokens(tmp_path):
+    made = replayed(CHAT, tmp_path, 20_000, replay={"ratio": 0.2, "licence": "MIT"})
+    tokens = sum(len(e.input_ids) for e in made.learned)
+    longest = max(len(e.input_ids) for e in made.learned)
+    assert 0 <= tokens - 20_000 * 0.2 / 0.8 < longest
+    counts = made.counts
+    assert (counts["tokens"], counts["licence"], counts["rows"]) == (tokens, "MIT", 200)
+    assert counts["used"] == counts["examples"] == len(made.learned) < 200
+    assert counts["share"] == pytest.approx(0.2, abs=0.01)
+    assert set(mixture.REPLAY) <= set(counts)
+
+
+def test_a_small_replay_set_is_used_up_and_its_real_share_is_said(tmp_path):
+    counts = replayed(CHAT[:3], tmp_path, 100_000).counts
+    assert counts["used"] == 3
+    assert 0 < counts["share"] < 0.02
+
+
+def test_the_draw_is_that_of_the_seed(tmp_path):
+    one, again, other = (replayed(CHAT, tmp_path, seed=seed) for seed in (1, 1, 2))
+    assert one.learned == again.learned != other.learned
+
+
+def test_rows_that_fail_the_checks_of_validate_or_the_template_are_counted(tmp_path):
+    bad = [
+        "{",
+        {"messages": [user("?"), calls({"key": "a"})]},
+        {"messages": [user("?"), says("")]},
+        {"messages": [user([{"type": "text", "text": "?"}]), says("No.")]},
+    ]
+    good = {
+        "messages": [user("?"), calls({"key": "a"}), result("{}"), says("Yes.")],
+        "tools": TOOLS,
+    }
+    parsed = json.loads(json.dumps(good))
+    parsed["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"key": "a"}
+    made = replayed([*bad, good, parsed], tmp_path, 20_000)
+    assert made.counts["rejected"] == {"malformed_trace": 2, "unknown_tool": 1, "empty_turn": 1}
+    assert made.counts["used"] == 2
+    assert made.learned[0].input_ids == made.learned[1].input_ids
+
+
+def test_long_rows_are_left_out_and_counted(tmp_path):
+    long = {"messages": [user("?" * 500), says("Yes.")]}
+    made = replayed([long, *CHAT[:2]], tmp_path, 10_000, max_length=300)
+    assert (made.counts["used"], made.counts["too_long"]) == (2, 1)
+
+
+def test_a_replay_set_of_which_nothing_can_be_learned_stops_the_run(tmp_path):
+    with pytest.raises(StageError, match="no row of it can be learned: {'malformed_trace': 1}"):
+        replayed(["{"], tmp_path)
+
+
+@pytest.mark.parametrize("path", ["none.jsonl", "./none", "a/b/c", "/none", "none"])
+def test_a_path_that_is_neither_a_file_nor_a_hubs_id_is_refused(path):
+    with pytest.raises(
+        InputError, match="no such file, expected a JSON Lines file or the hub's id"
+    ):
+        mixture.replay_file(path)
+    assert mixture.replay_file("org/chats") is None
+
+
+# ------------------------------------------------------------------------------------- in a run
+
+
+def padded(number: int) -> str:
+    """Answers of which every third is far beyond what the student may have."""
+    return f"C-{number} ends on 2 March 2027." + " It was signed." * (60 if number % 3 == 0 else 0)
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("models") / "mine"
+    random_llama(directory)
+    return directory
+
+
+def trained(student, directory, *overrides):
+    """Runs filter and train on thirty traces that a teacher might have left, and returns ledger and examples.json."""
+    from flows import recipe, stages
+    from flows.run import Run
+    from schemas.files import read_json, write_jsonl
+    from student import base
+    from teacher import domain, gpus
+
+    domain_pack = domain.load("legal")
+    chosen = recipe.load(
+        "local",
+        [
+            f"student={student}",
+            "train.epochs=1",
+            "train.batch_size=2",
+            "train.holdout=0.3",
+            *overrides,
+        ],
+    )
+    with Run.open(directory, chosen, domain_pack.name, domain_pack.path) as run:
+        work = stages.Work(run, chosen, domain_pack, {}, base.load(chosen.student), gpus.find())
+        traces = [
+            test_filter.trace(
+                n, request=f"Question {n}: " + "when, " * n + "is it over?", answer=padded(n)
+            )
+            for n in range(30)
+        ]
+        write_jsonl(work.path("tasks", "exam.jsonl"), [])
+        write_jsonl(work.path("traces.jsonl"), traces)
+        for stage, output in (("plan", "tasks"), ("generate", "traces.jsonl")):
+            with run.stage(stage, {}, [work.path(output)]):
+                pass
+        stages.filter_.fn(work)
+        stages.train.fn(work)
+        assert (
+            run.receipt("train")["result"]["kept_step"] <= run.receipt("train")["result"]["steps"]
+        )
+        return (
+            read_json(work.path("filter", "ledger.json")),
+            read_json(work.path("train", "examples.json")),
+        )
+
+
+@pytest.mark.slow
+def test_a_run_rejects_what_is_too_long_by_name(student, tmp_path):
+    ledger, counts = trained(student, tmp_path / "run", "train.max_length=900")
+    assert ledger["rejected"] == {"too_long": 10}
+    assert ledger["kept"] == counts["overflow"]["traces"] == 20
+    overflow = counts["overflow"]
+    assert (overflow["traces_rejected"], overflow["traces_judged"]) == (10, 30)
+    assert overflow["turns_left_out"] == 0
+
+
+@pytest.mark.slow
+def test_a_run_splits_mixes_in_and_stops_early(student, tmp_path):
+    chat = tmp_path / "chat.jsonl"
+    chat.write_text("".join(json.dumps(row) + "\n" for row in CHAT))
+    ledger, counts = trained(
+        student,
+        tmp_path / "run",
+        "train.max_length=900",
+        "train.overflow=split",
+        "filter.max_tokens=4000",
+        f"train.replay={{path: {chat}, ratio: 0.25}}",
+        "train.patience=1",
+        "train.save_steps=3",
+        "train.epochs=3",
+    )
+    assert ledger["rejected"] == {}
+    overflow = counts["overflow"]
+    assert (overflow["traces"], overflow["traces_split"], overflow["turns_left_out"]) == (
+        30,
+        10,
+        10,
+    )
+    assert counts["learned"] + counts["held_out"] == 30
+    assert counts["replay"]["share"] == pytest.approx(0.25, abs=0.02)
