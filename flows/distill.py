@@ -29,7 +29,7 @@ from flows.progress import say  # noqa: E402
 from flows.recipe import Recipe  # noqa: E402
 from flows.run import STAGES, Run, default_directory  # noqa: E402
 from schemas.files import read_json  # noqa: E402
-from student import base  # noqa: E402
+from student import base, mixture  # noqa: E402
 from teacher import catalog, gpus  # noqa: E402
 from teacher import domain as domains  # noqa: E402
 
@@ -78,6 +78,8 @@ def prepare(domain: str, recipe: Recipe, hardware: str | None = None) -> dict[st
     """Loads what a run needs and refuses what cannot run."""
     teacher = catalog.load(recipe.teacher, catalog.TEACHERS, "teacher")
     catalog.sampling(teacher, recipe.generate.mode)  # the mode is one of its own
+    if recipe.train.replay:
+        mixture.replay_file(recipe.train.replay.path)  # it is there
     return {
         "domain": domains.load(domain),
         "teacher": teacher,

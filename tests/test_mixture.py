@@ -218,9 +218,8 @@ def trained(student, directory, *overrides):
                 pass
         stages.filter_.fn(work)
         stages.train.fn(work)
-        assert (
-            run.receipt("train")["result"]["kept_step"] <= run.receipt("train")["result"]["steps"]
-        )
+        receipt = run.receipt("train")
+        assert receipt and receipt["result"]["kept_step"] <= receipt["result"]["steps"]
         return (
             read_json(work.path("filter", "ledger.json")),
             read_json(work.path("train", "examples.json")),
