@@ -6,17 +6,16 @@ import random
 import time
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import openai
 
 from schemas.errors import StageError
-from teacher.endpoint import Endpoint
+from teacher.endpoint import Endpoint, on_this_machine
 from teacher.journal import Journal, key
 
 # Seconds before a retry: doubled each time, jittered so that many clients do not return at once.
 _FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.5, 30.0, 6
-THIS_MACHINE = {"127.0.0.1", "localhost", "::1"}
 
 
 class _NoMessage(Exception):
@@ -70,7 +69,7 @@ class Client:
             timeout=self._timeout,
             # A proxy of the environment is the way to a remote server, never to one on this machine.
             http_client=openai.DefaultAioHttpClient(
-                trust_env=urlsplit(self._endpoint.url).hostname not in THIS_MACHINE
+                trust_env=not on_this_machine(self._endpoint.url)
             ),
         )
         return self

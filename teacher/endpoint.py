@@ -5,6 +5,12 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+
+def on_this_machine(url: str) -> bool:
+    """Whether a URL leads to this machine: a proxy of the environment is no way there."""
+    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass

@@ -5,16 +5,15 @@ import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
 from schemas.errors import StageError
 from schemas.validation import functions_by_name, one_line
 from teacher import catalog
-from teacher.client import THIS_MACHINE, Client, Reply
+from teacher.client import Client, Reply
 from teacher.dialect import Sent, for_teacher, plain_text
-from teacher.endpoint import Endpoint
+from teacher.endpoint import Endpoint, on_this_machine
 
 INSTANT = "instant"  # the mode without thinking, of a teacher that can do both
 _MAX_TOKENS = 1024  # of a reply, where neither the limits nor the teacher's mode say
@@ -133,7 +132,7 @@ async def listed(endpoint: Endpoint) -> list[str] | None:
     session = aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {},
         timeout=aiohttp.ClientTimeout(_LIST_SECONDS),
-        trust_env=urlsplit(endpoint.url).hostname not in THIS_MACHINE,
+        trust_env=not on_this_machine(endpoint.url),
     )
     try:
         async with session, session.get(place) as reply:

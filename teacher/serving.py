@@ -13,8 +13,7 @@ import openai
 
 from schemas.errors import InputError, StageError
 from teacher import catalog, vllm
-from teacher.client import THIS_MACHINE
-from teacher.endpoint import Endpoint
+from teacher.endpoint import Endpoint, on_this_machine
 from teacher.serve import LlamaServer
 
 KEY = "STILLHOUSE_TEACHER_KEY"
@@ -147,12 +146,11 @@ def _key(teacher: dict[str, Any], url: str) -> str:
     """STILLHOUSE_TEACHER_KEY, else the teacher's own variable; that one never over an open line."""
     if os.environ.get(KEY):
         return os.environ[KEY]
-    address = urlsplit(url)
     named = teacher.get("key")
-    if named and (address.scheme == "https" or address.hostname in THIS_MACHINE):
+    if named and (urlsplit(url).scheme == "https" or on_this_machine(url)):
         if os.environ.get(named):
             return os.environ[named]
-        if address.hostname not in THIS_MACHINE:
+        if not on_this_machine(url):
             raise InputError(f"{named}: is not set, expected the key of {url}")
     # Servers of one's own often want none, and the client sends something.
     return "EMPTY"
@@ -160,13 +158,12 @@ def _key(teacher: dict[str, Any], url: str) -> str:
 
 def _only_model(teacher: dict[str, Any], url: str, key: str) -> str:
     """The name that the API knows the teacher by, from its list of models."""
-    direct = urlsplit(url).hostname in THIS_MACHINE  # a proxy of the environment is no way there
     try:
         with openai.OpenAI(
             base_url=url,
             api_key=key,
             timeout=30,
-            http_client=openai.DefaultHttpxClient(trust_env=not direct),
+            http_client=openai.DefaultHttpxClient(trust_env=not on_this_machine(url)),
         ) as api:
             listed = [model.id for model in api.models.list().data]
     except (openai.AuthenticationError, openai.PermissionDeniedError) as error:

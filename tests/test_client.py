@@ -8,11 +8,11 @@ import socket
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from http_server import Handler, HttpServer
 
 from schemas.errors import StageError
 from teacher import client as module
@@ -40,7 +40,7 @@ def refused(status: int, message: str = "no") -> Scripted:
     return status, {"error": {"message": message, "type": "t", "code": status}}
 
 
-class Server:
+class Server(HttpServer):
     """Gives the scripted replies in order, the last one again and again, and keeps what it was sent.
 
     A reply is (status, JSON), (status, the very bytes), or None: the connection is dropped.
@@ -54,11 +54,9 @@ class Server:
         self.before_reply: Callable[[dict[str, Any]], None] = lambda body: None
         outer, lock = self, threading.Lock()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Replies(Handler):
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = self.body()
                 with lock:
                     outer.bodies.append(body)
                     outer.keys.append(self.headers["Authorization"])
@@ -67,34 +65,10 @@ class Server:
                 outer.before_reply(body)
                 if reply is None:
                     self.close_connection = True
-                    return
-                status, content = reply
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                page = data.startswith(b"<")
-                self.send_header("Content-Type", "text/html" if page else "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                else:
+                    self.reply(*reply)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Http(ThreadingHTTPServer):
-            daemon_threads = True
-
-            def handle_error(self, *_: Any) -> None:
-                pass  # a client that gave up
-
-        self._http = Http(("127.0.0.1", port), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(Replies, port)
 
 
 @pytest.fixture

@@ -7,11 +7,11 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from http_server import Handler, HttpServer
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, write_jsonl
@@ -53,7 +53,7 @@ def thinks(body: Body) -> bool:
 # ------------------------------------------------------------------------------------- the server
 
 
-class Server:
+class Server(HttpServer):
     """Answers each chat request with what `answer` says, and keeps what it was sent. Its one model is "teacher"."""
 
     def __init__(self, answer: Answer) -> None:
@@ -64,14 +64,12 @@ class Server:
         self.seconds = 0.0
         outer, lock = self, threading.Lock()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Replies(Handler):
             def do_GET(self) -> None:
                 self.reply(*outer.models)
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                body = self.body()
                 with lock:
                     outer.bodies.append(body)
                     outer.in_flight += 1
@@ -80,40 +78,13 @@ class Server:
                 status, content = outer.answer(body)
                 with lock:
                     outer.in_flight -= 1
-                self.reply(status, content)
-
-            def reply(self, status: int, content: Any) -> None:
                 if status == 0:
                     self.close_connection = True
-                    return
-                data = content if isinstance(content, bytes) else json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
+                else:
+                    self.reply(status, content)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        class Http(ThreadingHTTPServer):
-            daemon_threads = True
-            request_queue_size = 64
-
-            def handle_error(self, *_: Any) -> None:
-                pass  # a client that gave up
-
-        self._http = Http(("127.0.0.1", 0), Handler)
-        self.endpoint = Endpoint(
-            f"http://127.0.0.1:{self._http.server_address[1]}/v1", "sk-of-this-test", "teacher"
-        )
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(Replies)
+        self.endpoint = Endpoint(self.url, "sk-of-this-test", "teacher")
 
 
 def says(content: Any = None, finish_reason: str = "stop", **message: Any) -> tuple[int, Any]:

@@ -7,15 +7,14 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from http_server import Handler, HttpServer
 from test_vllm import FAKE, SMOLLM, gone
 
 from schemas.errors import InputError, StageError
@@ -33,7 +32,7 @@ KIMI: dict[str, Any] = {
 }
 
 
-class Api:
+class Api(HttpServer):
     """An API that lists models; keeps the keys that it was shown."""
 
     def __init__(self) -> None:
@@ -42,28 +41,12 @@ class Api:
         self.keys: list[str | None] = []
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class Replies(Handler):
             def do_GET(self) -> None:
                 outer.keys.append(self.headers["Authorization"])
-                body = json.dumps(outer.models).encode()
-                self.send_response(outer.status if self.path == "/v1/models" else 404)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                self.reply(outer.status if self.path == "/v1/models" else 404, outer.models)
 
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}/v1"
-        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.01,))
-        self._thread.start()
-
-    def close(self) -> None:
-        self._http.shutdown()
-        self._thread.join()
-        self._http.server_close()
+        super().__init__(Replies)
 
 
 @pytest.fixture
