@@ -235,15 +235,30 @@ class Train(Section):
         "lora",
         description="lora trains an adapter, qlora one on weights in 4 bits, full trains all weights. Example: qlora.",
     )
+    bits: int = Field(
+        4,
+        ge=4,
+        le=8,
+        multiple_of=4,
+        description="Bits of the weights with qlora: 4 (NF4) or 8 (LLM.int8), which takes twice the"
+        " memory and is slower. Example: 8.",
+    )
     rank: int = Field(16, ge=1, description="LoRA rank, on all linear layers. Example: 64.")
     alpha: int = Field(32, ge=1, description="LoRA scale, alpha / rank. Example: 128.")
     dropout: float = Field(0.0, ge=0, lt=1, description="LoRA dropout, a share. Example: 0.05.")
     epochs: float = Field(3, gt=0, description="Passes over the kept traces. Example: 2.")
     batch_size: int = Field(
-        4, ge=1, description="Examples in one forward pass on one device. Example: 1."
+        4,
+        ge=1,
+        description="Examples that an optimiser step learns from, times accumulation. How many are computed at once is"
+        " decided by memory. Example: 16.",
     )
-    accumulation: int = Field(
-        1, ge=1, description="Forward passes that are summed into one optimiser step. Example: 16."
+    accumulation: int = Field(1, ge=1, description="See batch_size. Example: 16.")
+    micro_batch: int | None = Field(
+        None,
+        ge=16,
+        description="Tokens computed at once, or null for what fits best. It changes speed and memory, not what is"
+        " learned. Example: 4096.",
     )
     learning_rate: float = Field(2e-4, gt=0, description="Peak learning rate. Example: 1.0e-4.")
     warmup_ratio: float = Field(

@@ -19,6 +19,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # All that a description is made of, without the weights.
 _DESCRIBES = ["*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*"]
 _SHAPE = {
+    "model_type": "model_type",
     "layers": "num_hidden_layers",
     "hidden": "hidden_size",
     "intermediate": "intermediate_size",
@@ -59,8 +60,7 @@ def describe(name: str) -> dict[str, Any]:
         "parameters": parameters,
         "lora_targets": "all-linear",
     }
-    shape = {field: getattr(text, key, None) for field, key in _SHAPE.items()}
-    shape["head_dim"] = shape["head_dim"] or (shape["hidden"] or 0) // (shape["heads"] or 1)
+    shape = shape_of(text)
     experts = any("expert" in key for key in text.to_dict())
     if all(shape.values()) and not experts and text is config:  # what student/plan.py can compute
         student["shape"] = {**shape, "source": f"config.json of {name}"}
@@ -70,6 +70,13 @@ def describe(name: str) -> dict[str, Any]:
 
 
 _SAY_IT = "describe the student in a file (as student/models/*.yaml) and name that"
+
+
+def shape_of(config: Any) -> dict[str, Any]:
+    """What student/plan.py computes with, of a text model's config; None what the config does not have."""
+    shape = {field: getattr(config, key, None) for field, key in _SHAPE.items()}
+    shape["head_dim"] = shape["head_dim"] or (shape["hidden"] or 0) // (shape["heads"] or 1)
+    return shape
 
 
 def _located(name: str) -> tuple[Path, dict[str, str]]:

@@ -23,6 +23,7 @@ adapters' rank, padded to a power of two from 16.
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,7 @@ import torch
 from torch import Tensor
 
 from student import kernels
+from student.plan import padded_rank
 
 # Pre-norm layers with RMSNorm, rotary embedding and a SwiGLU, by the names of their parts.
 LAYERS = {"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
@@ -46,7 +48,7 @@ def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fuse
             in bfloat16; leave out prepare_model_for_kbit_training (it makes float32 of what is not quantised) and
             the trainer's gradient checkpointing, which would run every layer again.
         keep: so many layers, the last ones, keep what their backward pass needs; default all. The others keep their
-            input and are run again. See `activation_bytes`.
+            input and are run again. student/plan.py says how many fit; `keep_layers` changes it before a batch.
         offload: the inputs of layers that are run again wait in the host's memory.
 
     Raises:
@@ -55,40 +57,6 @@ def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fuse
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder = base.model
     return Fused(decoder, len(decoder.layers) if keep is None else keep, offload)
-
-
-def activation_bytes(config: Any, rank: int = 16, element: int = 2) -> tuple[int, int]:
-    """What one token leaves behind in a layer that keeps everything, and in one that keeps its input, in bytes."""
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    queries, pairs = config.num_attention_heads * head, 2 * config.num_key_value_heads * head
-    low = _padded(rank) * len(ATTENTION + MLP)
-    gate_up = 2 * (config.intermediate_size + _padded(rank))
-    numbers = 2 * config.hidden_size + 2 * queries + pairs + gate_up + low
-    return numbers * element + 4 * config.num_attention_heads, config.hidden_size * element
-
-
-def layers_to_keep(config: Any, tokens: int, free: int, rank: int = 16) -> int:
-    """How many layers can keep their activations, at most all, when a batch has `tokens` tokens.
-
-    Args:
-        free: bytes that are left beside the weights, the adapters, their gradients and the optimiser's state.
-
-    Returns:
-        The number, or -1 where not even the layers' inputs fit; then offload them or take fewer tokens.
-    """
-    whole, least = activation_bytes(config, rank)
-    # One weight in 16 bits, and what a layer's backward pass holds at a time beside what was kept.
-    working = 2 * (2 * config.intermediate_size + 64) * (config.hidden_size + 64)
-    working += 2 * tokens * (5 * config.intermediate_size + 6 * config.hidden_size)
-    left = free - working - config.num_hidden_layers * tokens * least
-    if left < 0:
-        return -1
-    return min(config.num_hidden_layers, left // (tokens * (whole - least)))
-
-
-def _padded(rank: int) -> int:
-    """The rank that the kernels work with."""
-    return max(16, 1 << (rank - 1).bit_length())
 
 
 @dataclass
@@ -117,14 +85,19 @@ class Fused:
     """The fused layers of one model, and what they share."""
 
     def __init__(self, decoder: Any, keep: int, offload: bool) -> None:
-        self.decoder, self.keep = decoder, keep
+        self.decoder, self.keep, self.offload = decoder, keep, offload
         self.batch: _Batch | None = None
-        self.host = _Host() if offload else None
+        self.host: _Host | None = None
         self._buffer: Tensor | None = None
         self.layers = [_Layer(layer, f"layer {i}") for i, layer in enumerate(decoder.layers)]
         for index, layer in enumerate(decoder.layers):
             layer.forward = functools.partial(self._layer, index, layer.forward)
         decoder.forward = functools.partial(self._decoder, decoder.forward)
+
+    def keep_layers(self, number: int) -> None:
+        """For the batches that follow: how many layers keep their activations; -1 for none, and the inputs of all but
+        the first wait in the host's memory."""
+        self.keep, self.offload = max(number, 0), number < 0
 
     def buffer(self, like: Tensor, rows: int, columns: int) -> Tensor:
         """The shared [rows, columns], for one weight at a time."""
@@ -243,9 +216,10 @@ class _LayerFunction(torch.autograd.Function):
         out, saved = layer.forward(fused, batch, x.reshape(-1, x.shape[-1]), cos, sin)
         ctx.fused, ctx.batch, ctx.index, ctx.shape = fused, batch, index, x.shape
         ctx.saved = saved if kept else None
-        ctx.on_host = not kept and fused.host is not None and index > 0
+        ctx.on_host = not kept and fused.offload and index > 0 and x.is_cuda
         if ctx.on_host:
-            fused.host.put(index, x)  # type: ignore[union-attr]
+            fused.host = fused.host or _Host()
+            fused.host.put(index, x)
         ctx.save_for_backward(None if ctx.on_host else x, cos, sin)
         return out.view(x.shape)
 
@@ -299,7 +273,7 @@ class _Layer:
         self.q_norm: Any = getattr(attention, "q_norm", None)
         self.k_norm: Any = getattr(attention, "k_norm", None)
         self.size, self.scale = attention.head_dim, attention.scaling
-        rank = _padded(max(m.r[m.active_adapters[0]] for m in projections))
+        rank = padded_rank(max(m.r[m.active_adapters[0]] for m in projections))
         q, k, v, o, gate, up, down = projections
         self.qkv, self.o = _Linears([q, k, v], rank), _Linears([o], rank)
         self.gate_up, self.down = _Linears([gate, up], rank), _Linears([down], rank)
@@ -643,7 +617,10 @@ class _Attention:
         aten, self.batch, self.scale = torch.ops.aten, batch, scale
         self.cudnn = _cudnn_is_checked(batch, q)
         if not q.is_cuda:
-            self.out = plain_attention(batch, q, k, v, scale)
+            with torch.enable_grad():
+                inputs = q, k, v = tuple(x.detach().requires_grad_() for x in (q, k, v))
+                self.inputs, self.graph = inputs, plain_attention(batch, q, k, v, scale)
+            self.out = self.graph.detach()
         elif self.cudnn:
             out, *rest = aten._scaled_dot_product_cudnn_attention(
                 *(x.transpose(1, 2) for x in (q, k, v)), None, True, 0.0, True, scale=scale
@@ -661,10 +638,7 @@ class _Attention:
         """Gradients of q, k and v, in their shapes."""
         aten, batch = torch.ops.aten, self.batch
         if not q.is_cuda:
-            with torch.enable_grad():
-                inputs = [x.detach().requires_grad_() for x in (q, k, v)]
-                out = plain_attention(batch, inputs[0], inputs[1], inputs[2], self.scale)
-            return torch.autograd.grad(out, inputs, grad)
+            return torch.autograd.grad(self.graph, self.inputs, grad)
         if self.cudnn:
             lse, starts_q, starts_k, longest_q, longest_k, seed, offset = self.rest
             given = (x.transpose(1, 2) for x in (grad, q, k, v, self.out))
@@ -787,17 +761,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 def plain_attention(batch: _Batch, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """softmax(q k^T scale) v [B, S, heads, D], each token over those of its sequence up to itself."""
-    repeats = q.shape[2] // k.shape[2]
-    k, v = (x.repeat_interleave(repeats, dim=2) for x in (k, v))
-    place = torch.arange(batch.length, device=q.device)
-    allowed = place[:, None] >= place
-    if batch.starts is not None:
-        sequence = torch.bucketize(place, batch.starts[1:], right=True)
-        allowed = allowed & (sequence[:, None] == sequence)
-    scores = torch.einsum("bshd,bthd->bhst", q, k) * scale
-    chances = (
-        scores.masked_fill(~allowed, -torch.inf)
-        .softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32))
-        .to(q.dtype)
-    )
-    return torch.einsum("bhst,bthd->bshd", chances, v)
+    ends = [0, batch.length] if batch.starts is None else batch.starts.tolist()
+    attend = torch.nn.functional.scaled_dot_product_attention
+    pieces = []
+    for start, end in itertools.pairwise(ends):
+        q_s, k_s, v_s = (x[:, start:end].transpose(1, 2) for x in (q, k, v))
+        out = attend(q_s, k_s, v_s, is_causal=True, scale=scale, enable_gqa=True)
+        pieces.append(out.transpose(1, 2))
+    return torch.cat(pieces, dim=1)

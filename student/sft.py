@@ -3,15 +3,18 @@
 The run resumes from its last checkpoint; its log has one JSON line a logged step.
 """
 
-import importlib.util
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import StageError
 from student.examples import Example
+from teacher import gpus
 from teacher.llamacpp import Progress
+
+# Bytes left alone on a GPU: the logits of a few rows, workspaces, what the allocator cannot use.
+_MARGIN = 2 * gpus.GIB
 
 
 def train(
@@ -37,41 +40,45 @@ def train(
     """
     import torch
     from datasets import Dataset
-    from peft import LoraConfig
-    from transformers import (
-        AutoModelForCausalLM,
-        AutoTokenizer,
-        PrinterCallback,
-        TrainerState,
-        set_seed,
-    )
-    from trl import SFTConfig, SFTTrainer
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoTokenizer, PrinterCallback, TrainerState, set_seed
+    from trl import SFTConfig
+
+    from student import quantised
+    from student.batches import MicroBatchTrainer
 
     set_seed(settings.seed)
-    if not torch.cuda.is_available():
+    gpu = torch.cuda.is_available()
+    if not gpu:
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=getattr(torch, settings.dtype),
-        quantization_config=_in_4_bits(settings) if settings.method == "qlora" else None,
-    )
-    gpu = torch.cuda.is_available()
+    model = quantised.load(directory, settings, say)
+    if settings.method != "full":
+        lora = LoraConfig(
+            r=settings.rank,
+            lora_alpha=settings.alpha,
+            lora_dropout=settings.dropout,
+            target_modules=student["lora_targets"],
+            task_type="CAUSAL_LM",
+        )
+        model = get_peft_model(model, lora)
+    fused = _fused(model, settings, say)
+    longest = max(len(e.input_ids) for e in examples)
+    tokens, before = _batches(model, fused, settings, longest, say)
     config = SFTConfig(
         output_dir=str(work / "checkpoints"),
         use_cpu=not gpu,
         bf16=gpu and settings.dtype == "bfloat16",
         num_train_epochs=settings.epochs,
-        per_device_train_batch_size=settings.batch_size,
-        per_device_eval_batch_size=settings.batch_size,
-        gradient_accumulation_steps=settings.accumulation,
-        gradient_checkpointing=gpu,
+        # All examples of a step; student/batches.py divides them by what memory holds.
+        per_device_train_batch_size=settings.batch_size * settings.accumulation,
+        gradient_checkpointing=gpu and fused is None,
         learning_rate=settings.learning_rate,
         lr_scheduler_type=settings.scheduler,
         warmup_steps=settings.warmup_ratio,
         max_grad_norm=1.0,
-        # Neighbours in length share a batch: on a CPU a padded token costs as much as a real one.
-        train_sampling_strategy="group_by_length",
+        # Where rows are padded, neighbours in length share a step.
+        train_sampling_strategy="random" if fused else "group_by_length",
         max_length=None,  # nothing is cut: what is too long was rejected by name before
         dataset_kwargs={"skip_prepare_dataset": True},
         eval_strategy=("steps" if settings.patience else "epoch") if held_out else "no",
@@ -88,21 +95,16 @@ def train(
         data_seed=settings.seed,
         dataloader_pin_memory=gpu,
     )
-    lora = LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=student["lora_targets"],
-        task_type="CAUSAL_LM",
-    )
-    trainer = SFTTrainer(
+    trainer = MicroBatchTrainer(
         model=model,
         args=config,
         train_dataset=Dataset.from_list([vars(e) for e in examples]),
         eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
         processing_class=tokenizer,
-        peft_config=lora if settings.method != "full" else None,
         callbacks=[_Log(work / "log.jsonl", say, settings.patience)],
+        limit=tokens,
+        packed=fused is not None,
+        before=before,
     )
     trainer.remove_callback(PrinterCallback)  # `say` tells it; standard output is the command's
     checkpoint = _last_checkpoint(work / "checkpoints")
@@ -147,21 +149,67 @@ def _last_checkpoint(directory: Path) -> Path | None:
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
-def _in_4_bits(settings: Any) -> Any:
-    """NF4 with double quantisation (QLoRA, arXiv:2305.14314). The adapter is merged into the 16-bit weights."""
-    import torch
-    from transformers import BitsAndBytesConfig
+def _fused(model: Any, settings: Any, say: Progress) -> Any:
+    """The model's fused layers (student/qlora.py), or None where it trains as it comes, which is said."""
+    from student import qlora
 
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise StageError(
-            "train.method=qlora: needs bitsandbytes: `pip install -e '.[gpu]'` in .venv brings it"
-        )
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+    if settings.method == "full":
+        return None
+    try:
+        return qlora.install(model)
+    except ValueError as error:
+        say(f"training without fused layers: {error}")
+        return None
+
+
+def _batches(
+    model: Any, fused: Any, settings: Any, longest: int, say: Progress
+) -> tuple[int, Callable[[int], None]]:
+    """How many tokens are computed at once, and what to do before each micro-batch: with fused layers, as many of them
+    keep their activations as there is memory for (student/plan.py)."""
+    import torch
+
+    from student import plan
+    from student.generic import shape_of
+
+    if fused is None:
+        return settings.micro_batch or settings.batch_size * longest, lambda tokens: None
+    shape, element = shape_of(model.config.get_text_config()), model.dtype.itemsize
+    free = _free_memory(model)
+    gpu = gpus.find().gpu if torch.cuda.is_available() else None
+    tokens = settings.micro_batch
+    if tokens is None:
+        read = plan.bytes_read(settings)
+        tokens = plan.choose_batch(shape, settings.rank, free, gpu, read, element).tokens
+
+    def kept(tokens: int) -> int:
+        return plan.layers_to_keep(shape, tokens, free, settings.rank, element)
+
+    said = plan.batch_said(
+        {
+            "tokens": tokens,
+            "layers_kept": kept(tokens),
+            "longest": longest,
+            "longest_layers_kept": kept(longest),
+        },
+        shape["layers"],
     )
+    say(f"fused layers: {said} ({free / gpus.GIB:.1f} GiB free for activations)")
+    return tokens, lambda tokens: fused.keep_layers(kept(tokens))
+
+
+def _free_memory(model: Any) -> int:
+    """Bytes of the GPU, or of the host where there is none, that are left for activations once the adapter has
+    gradients and the optimiser its state."""
+    import psutil
+    import torch
+
+    states = 3 * sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    if not torch.cuda.is_available():
+        return int(0.8 * psutil.virtual_memory().available) - states
+    free, _ = torch.cuda.mem_get_info()
+    unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
+    return free + unused - states - _MARGIN
 
 
 def _keep_freed_memory() -> None:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from student import kernels, qlora
+from student import kernels, plan, qlora
+from student.generic import shape_of
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 96,
@@ -176,7 +177,7 @@ def test_the_layer_keeps_as_much_as_is_announced(monkeypatch):
     tokens = some_tokens()
     model(input_ids=tokens, labels=tokens)
     config = model.config
-    whole, _ = qlora.activation_bytes(config, rank=5, element=8)
+    whole, _ = plan.activation_bytes(shape_of(config), rank=5, element=8)
     assert kept[0] * 8 / tokens.numel() == whole - 4 * config.num_attention_heads
 
 
@@ -247,12 +248,12 @@ def test_layers_are_kept_while_they_fit():
     from transformers import Qwen3Config
 
     config = Qwen3Config(**SHAPE)
-    whole, least = qlora.activation_bytes(config, rank=8)
-    plenty = qlora.layers_to_keep(config, 100, 10**9)
+    whole, least = plan.activation_bytes(shape_of(config), rank=8)
+    plenty = plan.layers_to_keep(shape_of(config), 100, 10**9)
     assert plenty == config.num_hidden_layers
-    working = bisect_left(range(10**9), 0, key=lambda n: qlora.layers_to_keep(config, 100, n))
-    assert qlora.layers_to_keep(config, 100, working) == 0
-    assert qlora.layers_to_keep(config, 100, working + 100 * 2 * (whole - least)) == 2
+    working = bisect_left(range(10**9), 0, key=lambda n: plan.layers_to_keep(shape_of(config), 100, n))
+    assert plan.layers_to_keep(shape_of(config), 100, working) == 0
+    assert plan.layers_to_keep(shape_of(config), 100, working + 100 * 2 * (whole - least)) == 2
 
 
 @pytest.mark.slow

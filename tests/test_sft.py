@@ -23,7 +23,6 @@ SETTINGS = Train(
     method="lora",
     rank=4,
     alpha=8,
-    dropout=0.1,
     epochs=2,
     batch_size=2,
     learning_rate=0.05,
@@ -101,6 +100,7 @@ def test_a_run_logs_each_step_as_numbers_and_says_what_it_did(uninterrupted):
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
     for row in rows:
         assert all(isinstance(value, int | float) for value in row.values()), row
+        assert row["learning_rate"] >= 0 and row["tokens_s"] > 0 and row["memory_gib"] > 0
     assert result["steps"] == 6
     assert result["tokens"] == 2 * sum(len(e.input_ids) for e in some_examples(6))
     assert result["loss"] == rows[-1]["loss"]
@@ -159,6 +159,74 @@ def test_with_method_qlora_an_adapter_is_trained_on_weights_in_4_bits(untrained,
     assert trained.keys() == weights(plain).keys()
     assert log(plain)[0]["loss"] != rows[0]["loss"]
     assert abs(log(plain)[0]["loss"] - rows[0]["loss"]) < 0.05
+
+
+def test_what_is_computed_at_once_changes_nothing_that_is_learned(
+    untrained, tmp_path, uninterrupted
+):
+    import torch
+
+    said: list[str] = []
+    settings = SETTINGS.model_copy(update={"micro_batch": 16})  # most examples alone
+    train(untrained, tmp_path, settings, said.append)
+    assert said[0].startswith("fused layers: 16 tokens at a time with all layers kept")
+    for row, other in zip(log(tmp_path), log(uninterrupted[0]), strict=True):
+        assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
+    for name, tensor in weights(uninterrupted[0]).items():
+        torch.testing.assert_close(weights(tmp_path)[name], tensor, rtol=0, atol=2e-3)
+
+
+@pytest.mark.parametrize("held_out", [[], some_examples(5, 9)])
+def test_layers_that_cannot_be_fused_are_trained_as_they_come_to_the_same_loss(
+    untrained, tmp_path, held_out, monkeypatch
+):
+    from student import qlora
+
+    fused = train(untrained, tmp_path / "fused", held_out=held_out)
+    monkeypatch.setattr(qlora, "LAYERS", set())
+    said: list[str] = []
+    plain = train(untrained, tmp_path / "plain", say=said.append, held_out=held_out)
+    assert said[0].startswith("training without fused layers: layer 0: a LlamaDecoderLayer")
+    # Their steps have other examples, as padded rows of a step are of like length; the first step's loss is the base's.
+    assert plain["loss"] == pytest.approx(fused["loss"], abs=0.3)
+    assert (plain["eval_loss"] is None) == (fused["eval_loss"] is None) == (not held_out)
+    if held_out:
+        assert plain["eval_loss"] == pytest.approx(fused["eval_loss"], abs=0.2)
+
+
+def test_dropout_is_trained_without_fused_layers(untrained, tmp_path):
+    said: list[str] = []
+    train(untrained, tmp_path, SETTINGS.model_copy(update={"dropout": 0.1}), said.append)
+    assert "LoRA dropout 0.1 cannot be fused" in said[0]
+    rows = log(tmp_path)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+
+
+def test_the_held_out_loss_is_the_mean_over_labels_whatever_is_computed_at_once(
+    untrained, tmp_path
+):
+    losses = []
+    for limit in (16, 4096):
+        settings = SETTINGS.model_copy(update={"micro_batch": limit, "epochs": 0.3})
+        made = train(untrained, tmp_path / str(limit), settings, held_out=some_examples(7, 5))
+        losses.append(made["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_weights_are_quantised_once_and_read_by_the_next_run(
+    untrained, tmp_path, monkeypatch, bits
+):
+    pytest.importorskip("bitsandbytes")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = SETTINGS.model_copy(update={"method": "qlora", "bits": bits, "epochs": 0.3})
+    said: list[str] = []
+    for name in ("first", "second"):
+        train(untrained, tmp_path / name, settings, said.append)
+    ways = [text.split(" ")[0] for text in said if f" {bits} bits" in text]
+    assert ways == ["quantising", "reading"]
+    assert log(tmp_path / "first")[0]["loss"] == log(tmp_path / "second")[0]["loss"]
+    assert len(list((tmp_path / "cache" / "stillhouse" / "quantised").iterdir())) == 1
 
 
 def test_the_loss_is_that_of_the_labelled_tokens_alone(untrained, tmp_path):
@@ -296,8 +364,8 @@ def test_a_killed_run_is_continued_to_the_same_adapter_and_the_same_log(
 ):
     said: list[str] = []
     result = train(untrained, left_behind, say=said.append)
-    assert said[0] == "continuing from checkpoint-4"
-    assert [text.split(",")[0] for text in said[1:]] == ["step 5 of 6", "step 6 of 6"]
+    assert said[1] == "continuing from checkpoint-4"
+    assert [text.split(",")[0] for text in said[2:]] == ["step 5 of 6", "step 6 of 6"]
     assert result["steps"] == 6
     assert_the_same_training(left_behind, uninterrupted)
 
@@ -313,7 +381,7 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(untrained, left_behi
     (checkpoint / "optimizer.pt").write_bytes(b"half")
     said: list[str] = []
     train(untrained, left_behind, say=said.append)
-    assert said[0] == "continuing from checkpoint-2"
+    assert said[1] == "continuing from checkpoint-2"
     assert_the_same_training(left_behind, uninterrupted)
 
 
@@ -333,7 +401,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     (left_behind / "checkpoints").mkdir()
     said: list[str] = []
     train(untrained, left_behind, say=said.append)
-    assert said[0].startswith("step 1 of 6")
+    assert said[1].startswith("step 1 of 6")
     assert_the_same_training(left_behind, uninterrupted)
 
 

@@ -1,0 +1,164 @@
+"""The examples of one optimiser step as micro-batches that fit in memory, without a change of what is learned.
+
+A recipe says how many examples a step learns from; memory says how many tokens are computed at once. Examples are
+packed end to end, each attending to itself alone (or, for layers that cannot do that, padded to the longest of a few),
+every micro-batch's loss is divided by the labels of the whole step, and their gradients add up. So the same recipe
+trains the same way on any card, up to rounding.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from trl import SFTTrainer
+
+from student.examples import IGNORED
+
+Row = dict[str, Tensor]
+
+
+def pack(lengths: list[int], limit: int) -> list[list[int]]:
+    """Places of examples in groups of at most `limit` tokens: first fit, the longest first. One that is longer than the
+    limit is a group of its own."""
+    groups: list[list[int]] = []
+    room: list[int] = []
+    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        found = next((g for g, left in enumerate(room) if lengths[place] <= left), None)
+        if found is None:
+            groups.append([])
+            room.append(limit)
+            found = len(groups) - 1
+        groups[found].append(place)
+        room[found] -= lengths[place]
+    return groups
+
+
+def pack_padded(lengths: list[int], limit: int) -> list[list[int]]:
+    """The same for rows that are padded to the longest of their group: neighbours in length share one."""
+    groups: list[list[int]] = []
+    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        longest = lengths[groups[-1][0]] if groups else 0
+        if groups and longest * (len(groups[-1]) + 1) <= limit:
+            groups[-1].append(place)
+        else:
+            groups.append([place])
+    return groups
+
+
+def joined(examples: list[dict[str, list[int]]]) -> Row:
+    """input_ids, labels and position_ids [1, T] of examples end to end; positions start again with each."""
+    # No example predicts the first token of the next.
+    labels = [label for e in examples for label in (IGNORED, *e["labels"][1:])]
+    return {
+        "input_ids": torch.tensor([[token for e in examples for token in e["input_ids"]]]),
+        "labels": torch.tensor([labels]),
+        "position_ids": torch.tensor([[i for e in examples for i in range(len(e["labels"]))]]),
+    }
+
+
+def padded(examples: list[dict[str, list[int]]]) -> Row:
+    """input_ids, labels and attention_mask [B, T] of examples padded on the right."""
+
+    def rows(values: list[list[int]], filler: int) -> Tensor:
+        tensors = [torch.tensor(row) for row in values]
+        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=filler)
+
+    return {
+        "input_ids": rows([e["input_ids"] for e in examples], 0),
+        "labels": rows([[IGNORED, *e["labels"][1:]] for e in examples], IGNORED),
+        "attention_mask": rows([[1] * len(e["labels"]) for e in examples], 0),
+    }
+
+
+def micro_batches(
+    examples: list[dict[str, list[int]]], limit: int, packed: bool = True
+) -> list[Row]:
+    """Examples as micro-batches of at most `limit` tokens, the largest first: it shows whether memory is enough."""
+    lengths = [len(example["input_ids"]) for example in examples]
+    groups = pack(lengths, limit) if packed else pack_padded(lengths, limit)
+    rows = [(joined if packed else padded)([examples[i] for i in group]) for group in groups]
+    return sorted(rows, key=lambda row: -row["input_ids"].numel())
+
+
+class MicroBatchTrainer(SFTTrainer):
+    """TRL's SFTTrainer, of which each step computes its batch in micro-batches.
+
+    Give it a batch size of all examples of a step, and no gradient accumulation. To the log it adds tokens_s, the
+    tokens a second since the last line, and memory_gib, the most memory taken so far.
+
+    Args:
+        limit: tokens computed at once. packed: whether the model separates packed examples by their positions.
+        before: called with the number of tokens of each micro-batch that is trained on, before it.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: int,
+        packed: bool,
+        before: Callable[[int], None] = lambda tokens: None,
+        **named: Any,
+    ) -> None:
+        self.limit, self.packed, self.before = limit, packed, before
+        self.learned, self.logged = 0, (time.monotonic(), 0)
+        super().__init__(data_collator=self._collate, **named)
+
+    def _collate(self, examples: list[dict[str, list[int]]]) -> dict[str, Any]:
+        rows = micro_batches(examples, self.limit, self.packed)
+        # The trainer counts the labels of the step here; it leaves out the first, which no example learns.
+        labels = torch.cat([row["labels"].flatten() for row in rows])[None]
+        return {"micro_batches": rows, "labels": labels}
+
+    def training_step(
+        self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
+    ) -> Any:
+        losses = []
+        for row in inputs["micro_batches"]:
+            self.before(row["input_ids"].numel())
+            losses.append(super().training_step(model, row, num_items_in_batch))
+            self.learned += row["input_ids"].numel()
+        return torch.stack(losses).sum()
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
+        """The held-out examples in micro-batches of their own."""
+        held_out: Any = self.eval_dataset if eval_dataset is None else eval_dataset
+        examples = list(held_out)
+        rows = micro_batches(examples, self.limit, self.packed)
+        labels = sum(int((row["labels"] != IGNORED).sum()) for row in rows)
+        # The trainer takes the mean over micro-batches: so weighted, it is the mean over labels.
+        self.labels_a_row = labels / len(rows)
+        return DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        if not model.training:
+            num_items_in_batch = self.labels_a_row
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            since, learned = self.logged
+            now = time.monotonic()
+            logs["tokens_s"] = round((self.learned - learned) / (now - since), 1)
+            logs["memory_gib"] = round(_most_memory() / 2**30, 2)
+            self.logged = now, self.learned
+        super().log(logs, start_time)
+
+
+def _most_memory() -> int:
+    """Bytes of the GPU, or of the host where there is none, that this process has taken at the most."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    import resource
+    import sys
+
+    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return taken if sys.platform == "darwin" else taken * 1024

@@ -1,0 +1,77 @@
+"""The student's weights as they are trained on: in 16 bits, or quantised once and kept for the next run.
+
+A 70B student is 141 GB in 16 bits and 40 in NF4. The quantised weights stay in the user's cache, under a name that
+tells what they were made from; a second run reads those. What is merged and exported is always the 16-bit original.
+"""
+
+import importlib.metadata
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from schemas.errors import StageError
+from schemas.files import sha256_text, whole
+from teacher.llamacpp import Progress, cache
+
+# Raised when what is stored below changes, so that nobody trains on what an older version kept.
+_VERSION = 1
+
+
+def load(directory: Path, settings: Any, say: Progress = print) -> Any:
+    """The model of a directory (student/base.py), ready for an adapter.
+
+    Args:
+        settings: the recipe's `train` section: method, bits, dtype.
+
+    Raises:
+        StageError: qlora without bitsandbytes.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, settings.dtype)
+    place = {"device_map": {"": 0}} if torch.cuda.is_available() else {}
+    if settings.method != "qlora":
+        return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **place)
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise StageError(
+            "train.method=qlora: needs bitsandbytes: `pip install -e '.[gpu]'` in .venv brings it"
+        )
+    kept = cache() / "quantised" / _name(directory, settings)
+    if kept.is_dir():
+        say(f"reading the weights in {settings.bits} bits from {kept}")
+        return AutoModelForCausalLM.from_pretrained(kept, dtype=dtype, **place)
+    say(f"quantising the weights to {settings.bits} bits (once; kept in {kept})")
+    model = AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, quantization_config=_scheme(settings), **place
+    )
+    with whole(kept) as temporary:
+        model.save_pretrained(temporary)
+    return model
+
+
+def _scheme(settings: Any) -> Any:
+    """NF4 with double quantisation (QLoRA, arXiv:2305.14314), or LLM.int8() (arXiv:2208.07339)."""
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if settings.bits == 8:
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, settings.dtype),
+    )
+
+
+def _name(directory: Path, settings: Any) -> str:
+    """What tells these weights from others: their files as they lie there, the scheme, and who quantised them."""
+    files = [*directory.glob("*.safetensors"), directory / "config.json"]
+    # A hub's snapshot links to files that are named by their content.
+    states = [
+        (f.name, f.resolve().name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)
+    ]
+    made_by = importlib.metadata.version("bitsandbytes")
+    state = f"{_VERSION} {directory.resolve()} {states} {settings.bits} {settings.dtype} {made_by}"
+    return f"{directory.name}-{settings.bits}bit-{sha256_text(state)[:16]}"

@@ -1,0 +1,52 @@
+"""Examples of a step in micro-batches."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from student.batches import joined, micro_batches, pack, pack_padded, padded
+from student.examples import IGNORED
+
+lengths = st.lists(st.integers(1, 60), min_size=1, max_size=30)
+
+
+@pytest.mark.parametrize("way", [pack, pack_padded])
+@given(lengths=lengths, limit=st.integers(1, 100))
+def test_each_example_is_in_one_group_and_no_group_is_beyond_the_limit_but_a_single_one(
+    way, lengths, limit
+):
+    groups = way(lengths, limit)
+    assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
+    for group in groups:
+        taken = [lengths[place] for place in group]
+        size = sum(taken) if way is pack else max(taken) * len(taken)
+        assert size <= limit or len(group) == 1
+
+
+@given(lengths=lengths, limit=st.integers(1, 100))
+def test_packing_wastes_less_than_half(lengths, limit):
+    groups = pack(lengths, limit)
+    small = [sum(lengths[i] for i in group) for group in groups]
+    assert sum(size <= limit // 2 for size in small) <= 1
+
+
+def example(*tokens: int) -> dict[str, list[int]]:
+    return {"input_ids": list(tokens), "labels": list(tokens)}
+
+
+def test_joined_examples_begin_anew_and_none_predicts_the_next():
+    row = joined([example(1, 2, 3), example(4, 5)])
+    assert row["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
+    assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
+    assert row["labels"].tolist() == [[IGNORED, 2, 3, IGNORED, 5]]
+
+
+def test_padded_examples_are_padded_on_the_right_and_padding_is_not_learned():
+    row = padded([example(1, 2, 3), example(4, 5)])
+    assert row["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
+    assert row["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED, 5, IGNORED]]
+
+
+def test_the_largest_micro_batch_comes_first():
+    rows = micro_batches([example(*range(n)) for n in (3, 9, 4)], 8)
+    assert [row["input_ids"].shape[1] for row in rows] == [9, 7]
