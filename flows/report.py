@@ -4,7 +4,6 @@ The file needs nothing beside it: styles, chart and text are inside, and no scri
 hostile text: it is escaped, and a policy in the page keeps a browser from loading anything.
 """
 
-import io
 import json
 from itertools import islice
 from pathlib import Path
@@ -12,8 +11,10 @@ from typing import Any
 
 import jinja2
 
+from flows import charts
 from flows.run import STAGES, read, read_receipt
 from schemas.files import read_json, read_jsonl, write_text
+from student.mixture import lines
 
 SAMPLES_KEPT = 3
 SAMPLES_REJECTED = 6
@@ -36,7 +37,8 @@ def write(directory: Path) -> Path:
         funnel=_funnel(directory),
         scorecard=(scorecard := _json(directory / "evaluate" / "scorecard.json")),
         tables=_tables(scorecard) if scorecard else [],
-        chart=_loss_chart(_log(directory / "train" / "log.jsonl")),
+        learned=_learned(directory, record),
+        chart=charts.training(_log(directory / "train" / "log.jsonl")),
         samples=_samples(directory),
         receipts=receipts,
         files=_files(receipts),
@@ -89,6 +91,12 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def _learned(directory: Path, record: dict[str, Any]) -> list[str]:
+    """What was learned from and what was left out, as the run's log said it."""
+    counts = _json(directory / "train" / "examples.json")
+    return lines(counts, record["recipe"]["train"]["epochs"]) if counts else []
+
+
 def _tables(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any, Any]]]]:
     """(title, [(name, base, student)]) for each way that the exam is broken down."""
     base, student = scorecard["models"]["base"], scorecard["models"]["student"]
@@ -131,42 +139,6 @@ def _files(receipts: dict[str, Any]) -> list[tuple[str, int, str]]:
         if receipt
         for path, wrote in receipt["outputs"].items()
     ]
-
-
-def _loss_chart(rows: list[dict[str, Any]]) -> str | None:
-    """The training and held-out loss over the steps as an SVG element, or None where none was logged."""
-    curves = {
-        "training": [(row["step"], row["loss"]) for row in rows if "loss" in row],
-        "held out": [(row["step"], row["eval_loss"]) for row in rows if "eval_loss" in row],
-    }
-    if not curves["training"]:
-        return None
-
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    # Text stays text: the browser sets it in the page's own font.
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": "stillhouse", "font.size": 11}
-    ):
-        figure = Figure(figsize=(8, 3), layout="constrained")
-        axes = figure.add_subplot()
-        for (name, points), colour in zip(curves.items(), ("#1f5f8b", "#c8641b"), strict=True):
-            if points:
-                axes.plot(
-                    *zip(*points, strict=True), color=colour, label=name, marker=".", linewidth=1.6
-                )
-        axes.set_xlabel("optimiser step")
-        axes.set_ylabel("loss")
-        axes.set_ylim(bottom=0)
-        axes.grid(color="#e6e6e0")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False)
-        out = io.StringIO()
-        figure.savefig(
-            out, format="svg", transparent=True, metadata={"Date": None, "Creator": None}
-        )
-    return out.getvalue()[out.getvalue().index("<svg") :]
 
 
 # ------------------------------------------------------------------------------------- words

@@ -590,7 +590,10 @@ def _check(module: Any, name: str) -> None:
         raise ValueError(
             f"{name}: LoRA dropout {module.lora_dropout[adapter].p} cannot be fused; set it to 0"
         )
-    state = getattr(module.get_base_layer().weight, "quant_state", None)
+    weight = module.get_base_layer().weight
+    state = getattr(weight, "quant_state", None)
+    if state is None and not weight.is_floating_point():
+        raise ValueError(f"{name}: its weight is {weight.dtype}, expected NF4 or a float type")
     if state is not None and (
         state.quant_type != "nf4"
         or tuple(state.code.tolist()) != kernels.NF4

@@ -270,7 +270,8 @@ def _Log(path: Path, say: Progress, patience: int | None) -> Any:
                     (time.monotonic() - self.begun) / done * (state.max_steps - state.global_step)
                 )
                 say(
-                    f"step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f}, {left / 60:.0f} min left"
+                    f"step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f},"
+                    f" {logs['tokens_s']:,.0f} tokens/s, {logs['memory_gib']:.1f} GiB, {left / 60:.0f} min left"
                 )
             elif "eval_loss" in logs:
                 say(f"held-out loss {logs['eval_loss']:.3f}")
