@@ -1,6 +1,6 @@
 """QLoRA training steps on one GPU: tokens a second and peak memory, ours against other trainers.
 
-    python -m benchmarks.qlora --model 32b                   # all trainers; 32b is Qwen3-32B's shape, 70b Llama-3.3-70B's
+    python -m benchmarks.qlora --model 32b                   # all trainers, Qwen3-32B's shape; 70b: Llama-3.3-70B's
     python -m benchmarks.qlora --model 32b --with trl ours   # some of them (qlora_baselines.py has what they need)
     python -m benchmarks.qlora --model 32b --with loop       # the fused layers in a plain loop, without a trainer
     python -m benchmarks.qlora --model 32b --baseline        # the same loop around the modules they replace
@@ -67,7 +67,7 @@ TRAINERS = ["trl", "liger", "unsloth", "ours"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", choices=SHAPES, default="32b")
     parser.add_argument(
         "--with",
@@ -77,7 +77,7 @@ def main() -> None:
         help="what trains it; more than one, each in its own process, make a table (default: all but loop)",
     )
     parser.add_argument("--limit", type=float, default=240, help="seconds for each of a table")
-    parser.add_argument("--unsloth-path", help="a folder that Unsloth looks into first, for its TRL")
+    parser.add_argument("--unsloth-path", help="a folder to look into first for Unsloth's TRL")
     parser.add_argument("--rows", type=int, help="sequences a step")
     parser.add_argument("--length", type=int, default=2048, help="tokens a sequence")
     parser.add_argument("--keep", type=int, help="layers that are not run again")
@@ -99,7 +99,7 @@ def main() -> None:
         from benchmarks import qlora_baselines
 
         if loop:
-            parser.error("--baseline, --smallest and --profile belong to the loop, not to a trainer")
+            parser.error("--baseline, --smallest and --profile are for the loop, not for a trainer")
         if len(trainers) > 1:
             given = sys.argv[1:]
             if chosen.trainers:
@@ -128,13 +128,20 @@ def main() -> None:
     torch.cuda.synchronize()
     weights = torch.cuda.memory_allocated() / 2**30
     print(f"{name}: built in {time.monotonic() - started:.0f} s, {weights:.1f} GiB", flush=True)
-    rate, seconds, peak, reserved = measure(
+    seconds, peak, reserved = measure(
         model, rows, chosen.length, 512 if chosen.smallest else 2048, chosen.profile
     )
-    print(
-        f"{chosen.model} {rows}x{chosen.length} {kind}: {rate:.0f} tokens/s, {seconds:.3f} s a step, "
-        f"peak {peak:.1f} GiB ({reserved:.1f} reserved)",
-        flush=True,
+    print(row(chosen.model, f"a plain loop: {kind}", rows, chosen.length, seconds, peak, reserved))
+
+
+def row(
+    name: str, trainer: str, rows: int, length: int, seconds: float, peak: float, reserved: float
+) -> str:
+    """A row of the table whose head is in qlora_baselines.py."""
+    rate = rows * length / seconds
+    return (
+        f"| {name} | {trainer} | {rows} x {length:,} | {rate:,.0f} | {seconds:.3f} | "
+        f"{peak:.1f} ({reserved:.1f}) |"
     )
 
 
@@ -222,8 +229,8 @@ def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor
 
 def measure(
     model: Any, rows: int, length: int, chunk: int, profile: bool = False
-) -> tuple[float, float, float, float]:
-    """(tokens a second, seconds a step, peak GiB allocated, and reserved) of whole steps, optimiser included."""
+) -> tuple[float, float, float]:
+    """(seconds a step, peak GiB allocated, and reserved) of whole steps, optimiser included."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=2e-4, fused=True)
     vocabulary = model.config.vocab_size
@@ -251,8 +258,7 @@ def measure(
     )
     if profile:
         print_profile(step)
-    median = statistics.median(seconds[WARM:])
-    return rows * length / median, median, peak, reserved
+    return statistics.median(seconds[WARM:]), peak, reserved
 
 
 # What a kernel's name contains, the first that matches.

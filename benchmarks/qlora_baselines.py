@@ -4,16 +4,18 @@
     python -m benchmarks.qlora --model 32b --with trl liger     # these only
     python -m benchmarks.qlora --model 32b --unsloth-path DIR   # Unsloth finds its TRL in DIR
 
-All train the same random model on the same random rows with SFTTrainer, each in a process of its own, because Liger and
-Unsloth patch transformers. Needs the packages trl and datasets, and liger-kernel and unsloth for theirs; what is missing
-is said in the table. Unsloth 2026.10 wants a TRL of 1.15 at most and datasets below 5:
+All train the same random model on the same random rows with SFTTrainer, each in a process of its own, because Liger
+and Unsloth patch transformers. Needs the packages trl and datasets, and liger-kernel and unsloth for theirs; what is
+missing is said in the table. Unsloth 2026.10 wants datasets below 5 and a TRL of 1.15 at most, which may lie in DIR:
 
     pip install --no-deps --target DIR trl==1.15.0
+
+As they come: SFTConfig's defaults, of which Unsloth replaces some (AdamW in 8 bits, adapters in float32). Its attention
+is PyTorch's where neither xformers nor flash-attn is installed.
 """
 
-import contextlib
-import importlib
 import importlib.metadata
+import importlib.util
 import os
 import statistics
 import subprocess
@@ -52,7 +54,9 @@ def table(kinds: list[str], arguments: list[str], limit: float) -> None:
         started = time.monotonic()
         with tempfile.TemporaryFile("w+") as seen:
             try:
-                code = subprocess.run(command, stdout=seen, stderr=subprocess.STDOUT, timeout=limit).returncode
+                code = subprocess.run(
+                    command, stdout=seen, stderr=subprocess.STDOUT, timeout=limit
+                ).returncode
                 ended = f"exit status {code}"
             except subprocess.TimeoutExpired:
                 ended = f"no result after {limit:.0f} s"
@@ -60,13 +64,15 @@ def table(kinds: list[str], arguments: list[str], limit: float) -> None:
             lines = seen.read().splitlines()
         found = [line for line in lines if line.startswith("| ")]
         # What a trainer says matters where it did not get through.
-        print("\n".join(lines if not found else lines[-12:]), flush=True)
+        print("\n".join(lines[-12:] if found else lines[-60:]), flush=True)
         print(f"--- {kind}: {time.monotonic() - started:.0f} s", flush=True)
         rows.append(found[-1] if found else f"| | {kind}: {ended} | | | | |")
     print("\n".join(["", HEAD, "|---" * HEAD.count(" |") + "|", *rows]), flush=True)
 
 
-def run(kind: str, name: str, layers: int | None, rows: int, length: int, keep: int, offload: bool) -> None:
+def run(
+    kind: str, name: str, layers: int | None, rows: int, length: int, keep: int, offload: bool
+) -> None:
     """Trains by one kind, and prints its row of the table."""
     missing = [package for package in NEEDS[kind] if not installed(package)]
     if missing:
@@ -81,13 +87,14 @@ def run(kind: str, name: str, layers: int | None, rows: int, length: int, keep: 
             if kind == "ours":
                 qlora.install(trainer.model, keep=keep, offload=offload)
                 label += f", {keep} layers kept" + (", offload" if offload else "")
-        print(f"{torch.cuda.get_device_name()}: built in {time.monotonic() - started:.0f} s", flush=True)
+        print(
+            f"{torch.cuda.get_device_name()}: built in {time.monotonic() - started:.0f} s",
+            flush=True,
+        )
         timer = add_timer(trainer)
         trainer.train()
     seconds = statistics.median(timer.seconds[bench.WARM :])
-    rate = rows * length / seconds
-    print(f"| {name} | {label} | {rows} x {length:,} | {rate:,.0f} | {seconds:.3f} | {timer.peak:.1f} "
-          f"({timer.reserved:.1f}) |", flush=True)  # fmt: skip
+    print(bench.row(name, label, rows, length, seconds, timer.peak, timer.reserved), flush=True)
 
 
 def installed(package: str) -> bool:
@@ -126,7 +133,9 @@ def add_timer(trainer: Any) -> Any:
     return timer
 
 
-def by_trl(folder: Path, kind: str, name: str, layers: int | None, rows: int, length: int) -> tuple[Any, str]:
+def by_trl(
+    folder: Path, kind: str, name: str, layers: int | None, rows: int, length: int
+) -> tuple[Any, str]:
     """SFTTrainer around the model, with its defaults, which run every layer again in the backward pass."""
     from trl import SFTConfig, SFTTrainer
 
@@ -149,7 +158,9 @@ def by_trl(folder: Path, kind: str, name: str, layers: int | None, rows: int, le
     return trainer, label
 
 
-def by_unsloth(folder: Path, name: str, layers: int | None, rows: int, length: int) -> tuple[Any, str]:
+def by_unsloth(
+    folder: Path, name: str, layers: int | None, rows: int, length: int
+) -> tuple[Any, str]:
     """Unsloth's loading, adapters and trainer, as its examples have them, with our model in the checkpoint's place."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
@@ -219,7 +230,9 @@ def random_rows(vocabulary: int, rows: int, length: int) -> Any:
     from datasets import Dataset
 
     count = rows * (bench.WARM + bench.MEASURED)
-    tokens = torch.randint(3, vocabulary, (count, length), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(
+        3, vocabulary, (count, length), generator=torch.Generator().manual_seed(0)
+    )
     return Dataset.from_dict({"input_ids": tokens.tolist()})
 
 
