@@ -1,10 +1,12 @@
-"""QLoRA training steps on one GPU: tokens a second and peak memory, fused layers against the modules they replace.
+"""QLoRA training steps on one GPU: tokens a second and peak memory, ours against other trainers.
 
-    python -m benchmarks.qlora --model 32b               # Qwen3-32B's shape; 70b is Llama-3.3-70B's
-    python -m benchmarks.qlora --model 32b --baseline    # transformers, PEFT and bitsandbytes as they come
-    python -m benchmarks.qlora --model 70b --smallest    # the least memory at batch 1
-    python -m benchmarks.qlora --model 32b --check       # gradients against float32, two layers
-    python -m benchmarks.qlora --model 32b --profile     # where the time of a step goes
+    python -m benchmarks.qlora --model 32b                   # all trainers, Qwen3-32B's shape; 70b: Llama-3.3-70B's
+    python -m benchmarks.qlora --model 32b --with trl ours   # some of them (qlora_baselines.py has what they need)
+    python -m benchmarks.qlora --model 32b --with loop       # the fused layers in a plain loop, without a trainer
+    python -m benchmarks.qlora --model 32b --baseline        # the same loop around the modules they replace
+    python -m benchmarks.qlora --model 70b --smallest        # the least memory at batch 1, in the loop
+    python -m benchmarks.qlora --model 32b --check           # gradients against float32, two layers
+    python -m benchmarks.qlora --model 32b --profile         # where the time of a step goes, in the loop
 
 Needs an NVIDIA GPU and the packages peft and bitsandbytes; downloads nothing. The weights are random: one layer is
 quantised (NF4, double quantisation) and repeated. Adapters of rank 16 on all linear layers, in bfloat16 as TRL makes
@@ -15,6 +17,7 @@ import argparse
 import copy
 import os
 import statistics
+import sys
 import time
 from collections import defaultdict
 from typing import Any
@@ -60,11 +63,21 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 # Rows of 2,048 tokens a step, and layers that keep their activations, on 80 GB.
 BEST = {"32b": (2, 64), "70b": (1, 80)}
+TRAINERS = ["trl", "liger", "unsloth", "ours"]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
     parser.add_argument("--model", choices=SHAPES, default="32b")
+    parser.add_argument(
+        "--with",
+        dest="trainers",
+        nargs="+",
+        choices=[*TRAINERS, "loop"],
+        help="what trains it; more than one, each in its own process, make a table (default: all but loop)",
+    )
+    parser.add_argument("--limit", type=float, default=240, help="seconds for each of a table")
+    parser.add_argument("--unsloth-path", help="a folder to look into first for Unsloth's TRL")
     parser.add_argument("--rows", type=int, help="sequences a step")
     parser.add_argument("--length", type=int, default=2048, help="tokens a sequence")
     parser.add_argument("--keep", type=int, help="layers that are not run again")
@@ -75,11 +88,34 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare gradients with float32")
     parser.add_argument("--profile", action="store_true", help="time by kind of kernel")
     chosen = parser.parse_args()
-    name = torch.cuda.get_device_name()
     if chosen.check:
         check(chosen.model)
         return
     rows, keep = (1, 0) if chosen.smallest else BEST[chosen.model]
+    keep = keep if chosen.keep is None else chosen.keep
+    loop = chosen.baseline or chosen.smallest or chosen.profile
+    trainers = chosen.trainers or (["loop"] if loop else TRAINERS)
+    if trainers != ["loop"]:
+        from benchmarks import qlora_baselines
+
+        if loop:
+            parser.error("--baseline, --smallest and --profile are for the loop, not for a trainer")
+        if len(trainers) > 1:
+            given = sys.argv[1:]
+            if chosen.trainers:
+                at = given.index("--with")
+                del given[at : at + 1 + len(trainers)]
+            qlora_baselines.table(trainers, given, chosen.limit)
+            return
+        (trainer,) = trainers
+        if trainer == "unsloth" and chosen.unsloth_path:
+            sys.path.insert(0, chosen.unsloth_path)
+        rows = chosen.rows or qlora_baselines.BATCH[chosen.model].get(trainer, rows)
+        qlora_baselines.run(
+            trainer, chosen.model, chosen.layers, rows, chosen.length, keep, chosen.offload
+        )
+        return
+    name = torch.cuda.get_device_name()
     rows = chosen.rows or rows
     started = time.monotonic()
     model = build(chosen.model, chosen.layers)
@@ -87,38 +123,68 @@ def main() -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         kind = "modules as they come, checkpointed"
     else:
-        keep = keep if chosen.keep is None else chosen.keep
         qlora.install(model, keep=keep, offload=chosen.offload)
         kind = f"fused, {keep} layers kept" + (", offload" if chosen.offload else "")
     torch.cuda.synchronize()
     weights = torch.cuda.memory_allocated() / 2**30
     print(f"{name}: built in {time.monotonic() - started:.0f} s, {weights:.1f} GiB", flush=True)
-    rate, seconds, peak, reserved = measure(
+    seconds, peak, reserved = measure(
         model, rows, chosen.length, 512 if chosen.smallest else 2048, chosen.profile
     )
-    print(
-        f"{chosen.model} {rows}x{chosen.length} {kind}: {rate:.0f} tokens/s, {seconds:.3f} s a step, "
-        f"peak {peak:.1f} GiB ({reserved:.1f} reserved)",
-        flush=True,
+    print(row(chosen.model, f"a plain loop: {kind}", rows, chosen.length, seconds, peak, reserved))
+
+
+def row(
+    name: str, trainer: str, rows: int, length: int, seconds: float, peak: float, reserved: float
+) -> str:
+    """A row of the table whose head is in qlora_baselines.py."""
+    rate = rows * length / seconds
+    return (
+        f"| {name} | {trainer} | {rows} x {length:,} | {rate:,.0f} | {seconds:.3f} | "
+        f"{peak:.1f} ({reserved:.1f}) |"
     )
 
 
 def build(name: str, layers: int | None = None) -> Any:
-    """A PEFT model of the shape on the GPU: one random layer, quantised by bitsandbytes, again and again."""
-    import bitsandbytes as bnb
+    """A PEFT model of the shape on the GPU, with adapters in bfloat16 as TRL makes them."""
+    from peft import get_peft_model
+
+    model = get_peft_model(quantised(name, layers), lora())
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model.train()
+
+
+def lora() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+
+
+def config_of(name: str, layers: int | None = None) -> Any:
     import transformers
-    from peft import LoraConfig, get_peft_model
 
     family, shape = SHAPES[name]
     config = getattr(transformers, f"{family}Config")(**shape, max_position_embeddings=40960)
     config.num_hidden_layers = layers or config.num_hidden_layers
     if getattr(config, "layer_types", None):
         config.layer_types = config.layer_types[: config.num_hidden_layers]
+    config.architectures = [f"{family}ForCausalLM"]
     config._attn_implementation = "sdpa"
+    return config
+
+
+def quantised(name: str, layers: int | None = None) -> Any:
+    """The model without adapters: one random layer, quantised by bitsandbytes, again and again."""
+    import bitsandbytes as bnb
+    import transformers
+
+    config = config_of(name, layers)
     torch.manual_seed(0)
     with torch.device("meta"):
-        model = getattr(transformers, f"{family}ForCausalLM")(config).to(torch.bfloat16)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config).to(DEVICE)
+        model = getattr(transformers, config.architectures[0])(config).to(torch.bfloat16)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(DEVICE)
     for module in model.modules():
         for label, parameter in list(module.named_parameters(recurse=False)):
             if isinstance(module, nn.Linear) and module is not model.lm_head:
@@ -136,23 +202,18 @@ def build(name: str, layers: int | None = None) -> Any:
                 packed: Any = bnb.nn.Params4bit(value, requires_grad=False, quant_type="nf4")
                 first[label] = packed.to(device=DEVICE)
             with torch.device("meta"):
-                quantised = bnb.nn.Linear4bit(
+                small = bnb.nn.Linear4bit(
                     linear.in_features,
                     linear.out_features,
                     bias=False,
                     compute_dtype=torch.bfloat16,
                     quant_type="nf4",
                 )
-            quantised.weight = copy.deepcopy(first[label])
+            small.weight = copy.deepcopy(first[label])
             parent, _, leaf = label.rpartition(".")
-            setattr(layer.get_submodule(parent), leaf, quantised)
+            setattr(layer.get_submodule(parent), leaf, small)
     model.is_loaded_in_4bit = True
-    lora = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
-    model = get_peft_model(model, lora)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    return model.train()
+    return model
 
 
 def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor:
@@ -168,8 +229,8 @@ def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor
 
 def measure(
     model: Any, rows: int, length: int, chunk: int, profile: bool = False
-) -> tuple[float, float, float, float]:
-    """(tokens a second, seconds a step, peak GiB allocated, and reserved) of whole steps, optimiser included."""
+) -> tuple[float, float, float]:
+    """(seconds a step, peak GiB allocated, and reserved) of whole steps, optimiser included."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=2e-4, fused=True)
     vocabulary = model.config.vocab_size
@@ -197,8 +258,7 @@ def measure(
     )
     if profile:
         print_profile(step)
-    median = statistics.median(seconds[WARM:])
-    return rows * length / median, median, peak, reserved
+    return statistics.median(seconds[WARM:]), peak, reserved
 
 
 # What a kernel's name contains, the first that matches.
