@@ -54,8 +54,8 @@ def untrained(tmp_path_factory):
     tokenizer = tiny_tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=64,
+        intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         eos_token_id=tokenizer.eos_token_id,
