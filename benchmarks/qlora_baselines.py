@@ -85,7 +85,7 @@ def run(
         else:
             trainer, label = by_trl(Path(folder), kind, name, layers, rows, length)
             if kind == "ours":
-                qlora.install(trainer.model, keep=keep, offload=offload)
+                trainer.fused.keep_layers(-1 if offload else keep)
                 label += f", {keep} layers kept" + (", offload" if offload else "")
         print(
             f"{torch.cuda.get_device_name()}: built in {time.monotonic() - started:.0f} s",
@@ -137,17 +137,31 @@ def by_trl(
     folder: Path, kind: str, name: str, layers: int | None, rows: int, length: int
 ) -> tuple[Any, str]:
     """SFTTrainer around the model, with its defaults, which run every layer again in the backward pass."""
+    from peft import get_peft_model
     from trl import SFTConfig, SFTTrainer
+
+    from student.batches import MicroBatchTrainer
 
     chosen: dict[str, Any] = {}
     label = f"TRL {version('trl')} as it comes"
     if kind == "liger":
         chosen["use_liger_kernel"] = True
         label = f"TRL {version('trl')} with Liger {version('liger_kernel')}"
-    if kind == "ours":
-        chosen["gradient_checkpointing"] = False
-        label = f"TRL {version('trl')} with the fused layers"
     model = bench.quantised(name, layers)
+    if kind == "ours":
+        model = get_peft_model(model, bench.lora())
+        fused = qlora.install(model)
+        data = random_rows(model.config.vocab_size, rows, length)
+        trainer = MicroBatchTrainer(
+            model=model,
+            args=SFTConfig(**settings(folder, rows, length), gradient_checkpointing=False),
+            train_dataset=data.map(lambda row: {"labels": row["input_ids"]}),
+            processing_class=tokeniser(model.config.vocab_size),
+            limit=rows * length,
+            packed=True,
+        )
+        trainer.fused = fused
+        return trainer, f"TRL {version('trl')} with the fused layers, packed"
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**settings(folder, rows, length), **chosen),

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
+from student import qlora
 from student.examples import IGNORED
 
 Row = dict[str, Tensor]
@@ -90,7 +91,9 @@ class MicroBatchTrainer(SFTTrainer):
     tokens a second since the last line, and memory_gib, the most memory taken so far.
 
     Args:
-        limit: tokens computed at once. packed: whether the model separates packed examples by their positions.
+        limit: tokens computed at once.
+        packed: whether the model is a PeftModel with fused layers (student/qlora.py), which separate packed examples; its
+            loss is then taken by their head too.
         before: called with the number of tokens of each micro-batch that is trained on, before it.
     """
 
@@ -141,7 +144,15 @@ class MicroBatchTrainer(SFTTrainer):
     ) -> Any:
         if not model.training:
             num_items_in_batch = self.labels_a_row
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        if not self.packed:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        # TRL's head takes the logits twice and in float32: an eighth of a step where every token counts.
+        base = self.accelerator.unwrap_model(model).get_base_model()
+        tokens = {key: value for key, value in inputs.items() if key != "labels"}
+        hidden = base.model(**tokens, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+        targets = inputs["labels"][:, 1:].flatten()
+        loss = qlora.linear_cross_entropy(hidden, base.lm_head.weight, targets, num_items_in_batch)
+        return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:

@@ -752,7 +752,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for some in rows.split(chunk):
             logits = torch.mm(hidden[some], weight.t())
             loss += ops(hidden).cross_entropy(logits, labels[some], scale).sum()
-            grad[some] = torch.mm(logits, weight)
+            if ctx.needs_input_grad[0]:
+                grad[some] = torch.mm(logits, weight)
         ctx.save_for_backward(grad)
         return loss * scale
 
