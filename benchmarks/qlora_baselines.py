@@ -17,7 +17,6 @@ is PyTorch's where neither xformers nor flash-attn is installed.
 import importlib.metadata
 import importlib.util
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -93,8 +92,9 @@ def run(
         )
         timer = add_timer(trainer)
         trainer.train()
-    seconds = statistics.median(timer.seconds[bench.WARM :])
-    print(bench.row(name, label, rows, length, seconds, timer.peak, timer.reserved), flush=True)
+    print(
+        bench.row(name, label, rows, length, timer.seconds, timer.peak, timer.reserved), flush=True
+    )
 
 
 def installed(package: str) -> bool:
@@ -106,27 +106,25 @@ def version(package: str) -> str:
 
 
 def add_timer(trainer: Any) -> Any:
-    """Has the trainer keep the seconds of each step, all that is between two steps included, and its peak memory."""
+    """Has the trainer keep the seconds of a step, all that is between two steps included, and its peak memory."""
     from transformers import TrainerCallback
 
     class Timer(TrainerCallback):
-        seconds: list[float] = []
-        last = peak = reserved = 0.0
-
-        def on_train_begin(self, *_: Any, **__: Any) -> None:
-            torch.cuda.synchronize()
-            self.last = time.perf_counter()
+        steps = 0
+        seconds = peak = reserved = 0.0
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            torch.cuda.synchronize()
-            now = time.perf_counter()
-            self.seconds.append(now - self.last)
-            self.last = now
-            print(f"  step {len(self.seconds) - 1}: {self.seconds[-1]:.3f} s", flush=True)
-            self.peak = torch.cuda.max_memory_allocated() / 2**30
-            self.reserved = torch.cuda.max_memory_reserved() / 2**30
-            if len(self.seconds) == bench.WARM:
+            self.steps += 1
+            # Between the steps that are measured nobody waits for the GPU, as in training.
+            if self.steps == bench.WARM:
+                torch.cuda.synchronize()
                 torch.cuda.reset_peak_memory_stats()
+                self.begun = time.perf_counter()
+            if self.steps == bench.WARM + bench.MEASURED:
+                torch.cuda.synchronize()
+                self.seconds = (time.perf_counter() - self.begun) / bench.MEASURED
+                self.peak = torch.cuda.max_memory_allocated() / 2**30
+                self.reserved = torch.cuda.max_memory_reserved() / 2**30
 
     timer = Timer()
     trainer.add_callback(timer)
@@ -154,14 +152,18 @@ def by_trl(
         data = random_rows(model.config.vocab_size, rows, length)
         trainer = MicroBatchTrainer(
             model=model,
-            args=SFTConfig(**settings(folder, rows, length), gradient_checkpointing=False),
+            args=SFTConfig(
+                **settings(folder, rows, length),
+                gradient_checkpointing=False,
+                logging_nan_inf_filter=False,
+            ),
             train_dataset=data.map(lambda row: {"labels": row["input_ids"]}),
             processing_class=tokeniser(model.config.vocab_size),
             limit=rows * length,
             packed=True,
         )
         trainer.fused = fused
-        return trainer, f"TRL {version('trl')} with the fused layers, packed"
+        return trainer, f"TRL {version('trl')} with the fused layers"
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**settings(folder, rows, length), **chosen),

@@ -6,6 +6,7 @@ every micro-batch's loss is divided by the labels of the whole step, and their g
 trains the same way on any card, up to rounding.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,9 @@ from trl import SFTTrainer
 from student import qlora
 from student.examples import IGNORED
 
-Row = dict[str, Tensor]
+Row = dict[str, Any]
+# cuDNN's attention is used for lengths that are multiples of this (student/qlora.py).
+ALIGNED = 128
 
 
 def pack(lengths: list[int], limit: int) -> list[list[int]]:
@@ -50,13 +53,27 @@ def pack_padded(lengths: list[int], limit: int) -> list[list[int]]:
 
 
 def joined(examples: list[dict[str, list[int]]]) -> Row:
-    """input_ids, labels and position_ids [1, T] of examples end to end; positions start again with each."""
+    """input_ids, labels and position_ids [1, T] of examples end to end; positions start again with each, and where each
+    begins is told beside, so that nobody has to ask the GPU."""
     # No example predicts the first token of the next.
     labels = [label for e in examples for label in (IGNORED, *e["labels"][1:])]
+    ends = itertools.accumulate(len(e["labels"]) for e in examples)
     return {
         "input_ids": torch.tensor([[token for e in examples for token in e["input_ids"]]]),
         "labels": torch.tensor([labels]),
         "position_ids": torch.tensor([[i for e in examples for i in range(len(e["labels"]))]]),
+        "cu_seq_lens_q": torch.tensor([0, *ends], dtype=torch.int32),
+        "max_length_q": max(len(e["labels"]) for e in examples),
+    }
+
+
+def stacked(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
+    """input_ids and labels [B, T] of examples of one length, T the next multiple; what is added is not learned."""
+    row = padded(examples)
+    added = (0, -row["labels"].shape[1] % multiple)
+    return {
+        "input_ids": torch.nn.functional.pad(row["input_ids"], added),
+        "labels": torch.nn.functional.pad(row["labels"], added, value=IGNORED),
     }
 
 
@@ -75,12 +92,23 @@ def padded(examples: list[dict[str, list[int]]]) -> Row:
 
 
 def micro_batches(
-    examples: list[dict[str, list[int]]], limit: int, packed: bool = True
+    examples: list[dict[str, list[int]]], limit: int, packed: bool = True, multiple: int = 1
 ) -> list[Row]:
-    """Examples as micro-batches of at most `limit` tokens, the largest first: it shows whether memory is enough."""
+    """Examples as micro-batches of at most `limit` tokens, the largest first: it shows whether memory is enough.
+
+    Packed examples of one length, such as a single one, are rows of the next multiple of `multiple`.
+    """
     lengths = [len(example["input_ids"]) for example in examples]
     groups = pack(lengths, limit) if packed else pack_padded(lengths, limit)
-    rows = [(joined if packed else padded)([examples[i] for i in group]) for group in groups]
+    rows = []
+    for group in groups:
+        chosen = [examples[i] for i in group]
+        if not packed:
+            rows.append(padded(chosen))
+        elif len({lengths[i] for i in group}) == 1:
+            rows.append(stacked(chosen, multiple))
+        else:
+            rows.append(joined(chosen))
     return sorted(rows, key=lambda row: -row["input_ids"].numel())
 
 
@@ -92,8 +120,8 @@ class MicroBatchTrainer(SFTTrainer):
 
     Args:
         limit: tokens computed at once.
-        packed: whether the model is a PeftModel with fused layers (student/qlora.py), which separate packed examples; its
-            loss is then taken by their head too.
+        packed: whether the model is a PeftModel with fused layers (student/qlora.py), which separate packed examples;
+            its loss is then taken by their head too.
         before: called with the number of tokens of each micro-batch that is trained on, before it.
     """
 
@@ -106,11 +134,12 @@ class MicroBatchTrainer(SFTTrainer):
         **named: Any,
     ) -> None:
         self.limit, self.packed, self.before = limit, packed, before
+        self.multiple = ALIGNED if torch.cuda.is_available() else 1
         self.learned, self.logged = 0, (time.monotonic(), 0)
         super().__init__(data_collator=self._collate, **named)
 
     def _collate(self, examples: list[dict[str, list[int]]]) -> dict[str, Any]:
-        rows = micro_batches(examples, self.limit, self.packed)
+        rows = micro_batches(examples, self.limit, self.packed, self.multiple)
         # The trainer counts the labels of the step here; it leaves out the first, which no example learns.
         labels = torch.cat([row["labels"].flatten() for row in rows])[None]
         return {"micro_batches": rows, "labels": labels}
@@ -129,7 +158,7 @@ class MicroBatchTrainer(SFTTrainer):
         """The held-out examples in micro-batches of their own."""
         held_out: Any = self.eval_dataset if eval_dataset is None else eval_dataset
         examples = list(held_out)
-        rows = micro_batches(examples, self.limit, self.packed)
+        rows = micro_batches(examples, self.limit, self.packed, self.multiple)
         labels = sum(int((row["labels"] != IGNORED).sum()) for row in rows)
         # The trainer takes the mean over micro-batches: so weighted, it is the mean over labels.
         self.labels_a_row = labels / len(rows)

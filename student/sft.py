@@ -89,6 +89,7 @@ def train(
         save_steps=settings.save_steps,
         save_total_limit=2,
         logging_steps=settings.log_steps,
+        logging_nan_inf_filter=False,  # it waits for the GPU at each step, and would hide what went wrong
         report_to="none",
         disable_tqdm=True,
         seed=settings.seed,

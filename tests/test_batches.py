@@ -39,12 +39,21 @@ def test_joined_examples_begin_anew_and_none_predicts_the_next():
     assert row["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
     assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert row["labels"].tolist() == [[IGNORED, 2, 3, IGNORED, 5]]
+    assert row["cu_seq_lens_q"].tolist() == [0, 3, 5]
+    assert row["max_length_q"] == 3
 
 
 def test_padded_examples_are_padded_on_the_right_and_padding_is_not_learned():
     row = padded([example(1, 2, 3), example(4, 5)])
     assert row["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert row["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED, 5, IGNORED]]
+
+
+def test_examples_of_one_length_are_rows_and_what_fills_them_up_is_not_learned():
+    (row,) = micro_batches([example(1, 2, 3), example(4, 5, 6)], 8, multiple=4)
+    assert set(row) == {"input_ids", "labels"}
+    assert row["input_ids"].shape == (2, 4)
+    assert row["labels"].tolist() == [[IGNORED, 2, 3, IGNORED], [IGNORED, 5, 6, IGNORED]]
 
 
 def test_the_largest_micro_batch_comes_first():
