@@ -12,8 +12,11 @@ from typing import Any
 from schemas.errors import InputError
 from schemas.validation import check_arguments
 from teacher.checks import answer_matches, state_hash
-from teacher.domain import Blueprint, Domain
+from teacher.domain import Answer, Blueprint, Domain
 from teacher.episode import hint, text_of
+from teacher.pictures import Album
+from teacher.questions import ProgramError, run, used
+from teacher.scenes import Picture, SceneError, check, draw
 
 # Train and exam draw their seeds from disjoint ranges; the domain keeps their entities apart by `split`.
 _FIRST_SEED = {"train": 0, "exam": 500_000_000}
@@ -56,25 +59,21 @@ def sample(
     return tasks
 
 
-def build(domain: Domain, template: str, split: str, seed: int) -> dict[str, Any]:
-    """One task (schemas/task.schema.json), proven.
+def build(
+    domain: Domain, template: str, split: str, seed: int, album: Album | None = None
+) -> dict[str, Any]:
+    """One task (schemas/task.schema.json), proven; its pictures are put into `album` where there is one.
 
     Raises:
-        InputError: the template's plan does not pass its own checks, or a null agent does; names template and seed.
+        InputError: the template's plan does not pass its own checks, a null agent does, or a picture does not show
+            what it should; names template and seed.
     """
-    rng = random.Random(f"{template}/{split}/{seed}")
-    world = domain.environment()
-    note = world.reset(seed=seed, split=split)
-    blueprint = domain.templates[template](world, rng)
-    place = f"{domain.path / 'environment.py'}: {template}: seed {seed} ({split})"
+    world, note, blueprint = _blueprint(domain, template, split, seed)
+    place = f"{_file(domain, template)}: {template}: seed {seed} ({split})"
+    pictures = _draw(blueprint, place)
     before, after = _replay(domain, blueprint, split, seed, place)
-    answer = None
-    if blueprint.answer:
-        answer = {"type": blueprint.answer.type, "value": blueprint.answer.value}
-        if blueprint.answer.tolerance:
-            answer["tolerance"] = blueprint.answer.tolerance
-        if blueprint.answer.options:
-            answer["options"] = list(blueprint.answer.options)
+    answer = _answer(domain, template, blueprint, pictures, before == after, place)
+    if answer:
         if not answer_matches(answer, blueprint.reply):
             raise InputError(
                 f"{place}: its own reply does not give its answer: {blueprint.reply!r}, {answer}"
@@ -103,9 +102,111 @@ def build(domain: Domain, template: str, split: str, seed: int) -> dict[str, Any
         "system": system,
         "request": blueprint.request,
         "tools": offered,
+        **_shown(blueprint, pictures, album),
         "plan": [{"tool": tool, "arguments": arguments} for tool, arguments in blueprint.plan],
         "reply": blueprint.reply,
         "checks": {"state": after, "answer": answer},
+    }
+
+
+def _blueprint(
+    domain: Domain, template: str, split: str, seed: int
+) -> tuple[Any, str | None, Blueprint]:
+    """A template's blueprint by its seed, the world it was made in, and that world's note for the system message."""
+    world = domain.environment()
+    note = world.reset(seed=seed, split=split)
+    rng = random.Random(f"{template}/{split}/{seed}")
+    return world, note, domain.templates[template](world, rng)
+
+
+def _file(domain: Domain, template: str) -> str:
+    """The file of the pack that a template is defined in."""
+    return domain.templates[template].__code__.co_filename
+
+
+def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
+    """The blueprint's pictures, drawn, checked, and showing what its program asks for."""
+    pictures = []
+    for number, scene in enumerate(blueprint.pictures):
+        try:
+            picture = draw(scene)
+        except SceneError as error:
+            raise InputError(f"{place}: picture {number}: {error}") from None
+        if faults := check(picture):
+            raise InputError(f"{place}: picture {number} ({scene.kind}): {faults[0]}")
+        pictures.append(picture)
+    for number, key in used(blueprint.program) if blueprint.program else []:
+        if not 0 <= number < len(pictures):
+            raise InputError(
+                f"{place}: program: picture {number}: the blueprint has {len(pictures)} pictures"
+            )
+        if key not in {cell.key for cell in pictures[number].cells}:
+            raise InputError(
+                f"{place}: program: {key}: expected a cell that picture {number}"
+                f" ({pictures[number].scene.kind}) shows"
+            )
+    return pictures
+
+
+def _answer(
+    domain: Domain,
+    template: str,
+    blueprint: Blueprint,
+    pictures: list[Picture],
+    unchanged: bool,
+    place: str,
+) -> dict[str, Any] | None:
+    """A task's answer: the blueprint's own, or where that leaves it open, what its program computes."""
+    answer = blueprint.answer
+    if blueprint.program:
+        try:
+            computed = run(blueprint.program, [p.scene.data for p in pictures], pictures)
+        except ProgramError as error:
+            raise InputError(f"{place}: program: {error}") from None
+        if answer is None and unchanged:
+            answer = computed
+        elif answer and not blueprint.plan and answer.value != computed.value:
+            raise InputError(
+                f"{place}: its answer is {answer.value!r}, and its program computes {computed.value!r}"
+            )
+        pixels = getattr(domain.templates[template], "pixels", False)
+        if computed.type == "point" and not pixels:
+            raise InputError(
+                f"{place}: asks for a point: expected @template(..., pixels=True), since only who sees the"
+                " picture can point into it"
+            )
+    return None if answer is None else as_json(answer)
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """An answer as a task holds it."""
+    made = {"type": answer.type, "value": answer.value}
+    if answer.tolerance:
+        made["tolerance"] = answer.tolerance
+    if answer.options:
+        made["options"] = list(answer.options)
+    return made
+
+
+def _shown(blueprint: Blueprint, pictures: list[Picture], album: Album | None) -> dict[str, Any]:
+    """What a task says of its pictures; nothing where it has none."""
+    if not pictures:
+        return {}
+    for picture in pictures if album else []:
+        album.add(picture)
+    return {
+        "pictures": [
+            {"sha256": p.sha256, "kind": p.scene.kind, "width": p.width, "height": p.height}
+            for p in pictures
+        ],
+        **(
+            {
+                "program": blueprint.program,
+                "cells": [list(cell) for cell in used(blueprint.program)],
+            }
+            if blueprint.program
+            else {}
+        ),
     }
 
 
