@@ -17,13 +17,13 @@ import io
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageChops, ImageDraw, ImageFont
 
 KINDS = {
     "document": "teacher.scene_document",
@@ -352,8 +352,23 @@ class Canvas:
             boxes.append(self.text((x, y), line, font, fill=fill))
             y += step
         if key is not None and boxes:
-            self.cells.append(Cell(key, text, hull(boxes)))
+            self.record(key, text, boxes)
         return y
+
+    def record(self, key: str, text: str, boxes: Sequence[Box]) -> None:
+        """One cell for a text that was written in several pieces."""
+        self.cells.append(Cell(key, text, hull(boxes)))
+
+    def paste(self, other: "Canvas", xy: tuple[int, int], degrees: float) -> Box:
+        """Lays another canvas on this one, turned and with white as its transparent colour; takes over its cells."""
+        turned = other.image.rotate(
+            degrees, Image.Resampling.BICUBIC, expand=True, fillcolor="white"
+        )
+        middle = (xy[0] + turned.width / 2, xy[1] + turned.height / 2)
+        whole = (xy[0], xy[1], xy[0] + turned.width, xy[1] + turned.height)
+        self.image.paste(ImageChops.darker(self.image.crop(whole), turned), xy)
+        self.cells += [_turned(cell, degrees, other.image.size, middle) for cell in other.cells]
+        return whole
 
     def shrink(self, bottom: int) -> None:
         """Cuts the canvas off below `bottom`."""
@@ -399,19 +414,16 @@ def rotated(
 ) -> tuple[Image.Image, list[Cell]]:
     """An image turned about its middle (counter-clockwise), and its cells with the boxes around where they went."""
     turned = image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=ground)
+    middle = (image.width / 2, image.height / 2)
+    return turned, [_turned(cell, degrees, image.size, middle) for cell in cells]
+
+
+def _turned(cell: Cell, degrees: float, size: tuple[int, int], middle: tuple[float, float]) -> Cell:
+    """A cell of a picture of `size` that is turned about its middle and laid with that at `middle`."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
-    middle_x, middle_y = image.width / 2, image.height / 2
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        dx, dy = x - middle_x, y - middle_y
-        return middle_x + dx * cos + dy * sin, middle_y - dx * sin + dy * cos
-
-    return turned, [_moved(cell, place) for cell in cells]
-
-
-def _moved(cell: Cell, place: Callable[[float, float], tuple[float, float]]) -> Cell:
     left, top, right, bottom = cell.box
-    corners = [place(x, y) for x in (left, right) for y in (top, bottom)]
-    xs, ys = [x for x, _ in corners], [y for _, y in corners]
+    corners = [(x - size[0] / 2, y - size[1] / 2) for x in (left, right) for y in (top, bottom)]
+    xs = [middle[0] + x * cos + y * sin for x, y in corners]
+    ys = [middle[1] - x * sin + y * cos for x, y in corners]
     box = (math.floor(min(xs)), math.floor(min(ys)), math.ceil(max(xs)), math.ceil(max(ys)))
     return Cell(cell.key, cell.text, box)
