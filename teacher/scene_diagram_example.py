@@ -155,11 +155,8 @@ def _ownership(rng: random.Random) -> dict[str, Any]:
     edges = []
     for i in range(1, len(firms)):
         parents = rng.sample(range(i), min(i, rng.choice([1, 1, 1, 2])))
-        rest = 100
-        for parent in sorted(parents):
-            share = rng.randint(10, rest - 5 if len(parents) > 1 else 100)
-            rest = max(10, rest - share)
-            edges.append([f"c{parent}", f"c{i}", f"{share} %"])
+        most = 100 // len(parents)
+        edges += [[f"c{p}", f"c{i}", f"{rng.randint(10, most)} %"] for p in sorted(parents)]
     return {
         "variant": "organisation", "title": f"Shareholdings of the {name} group", "nodes": nodes, "edges": edges,
     }  # fmt: skip
