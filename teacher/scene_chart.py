@@ -21,6 +21,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.patches import Patch
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
@@ -111,11 +112,11 @@ def build(data: dict[str, Any], seed: int) -> tuple[Figure, list[Cell]]:
     _valid(data)
     style = _style(data, random.Random(seed))
     for grown, option in _attempts(data, style):
-        figure = _Chart(data, style, grown, option).figure
-        cells = _cells(figure)
-        if _fits(figure, cells):
-            return figure, cells
-        figure.clear()
+        chart = _Chart(data, style, grown, option)
+        cells = _cells(chart.figure)
+        if _fits(chart.figure, cells) and chart.holds():
+            return chart.figure, cells
+        chart.figure.clear()
     raise SceneError(
         f"{data['title']!r}: {len(data['categories'])} categories and {len(data['series'])} series: no arrangement"
         f" within {MAX_SIDE} px in which no text lies on another"
@@ -207,15 +208,15 @@ def _style(data: dict[str, Any], rng: random.Random) -> _Style:
         horizontal=rng.random() < (0.55 if long > 12 else 0.25) and data["variant"] != "line",
         thickness=rng.uniform(0.5, 0.9),
         legend=rng.choice(["outside right upper", "outside right center", "outside lower center",
-                           "outside upper center", "outside lower left"]),
+                           "outside lower left"]),
         legend_frame=rng.random() < 0.4,
         title_left=rng.random() < 0.35,
         bold=rng.random() < 0.4,
         thousands=rng.choice([",", ",", ",", "", "\u202f"]),
         unit_in=rng.choice(["brackets", "brackets", "comma", "in"]),
         turn=rng.choice([0, 0, 0, 30, 45, 90]),
-        width=rng.uniform(5.6, 10.5),
-        height=rng.uniform(3.8, 6.8),
+        width=rng.uniform(5.6, 8.5 if data["variant"] == "pie" else 10.5),
+        height=rng.uniform(3.8, 5.4 if data["variant"] == "pie" else 6.8),
         markers=rng.random() < 0.7,
         from_zero=rng.random() < 0.4,
         filled=rng.random() < 0.15,
@@ -267,7 +268,8 @@ class _Chart:
         self.figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
         self.face = FontProperties(fname=self._file(), size=style.points)
         self.axes: Axes = self.figure.add_subplot(facecolor=style.panel)
-        self.written: list[tuple[Text, tuple[float, float]]] = []
+        self.written: list[tuple[Text, tuple[float, float]]] = []  # at a point of a line
+        self.within: list[tuple[Text, Patch]] = []  # in a surface
         self._title()
         if data["variant"] == "pie":
             self._pie()
@@ -311,9 +313,10 @@ class _Chart:
         }[self.style.unit_in]
 
     def _wrapped(self, text: str, width: float) -> str:
-        """Text in lines of at most `width` inches at the chart's size of text."""
+        """Text in lines of at most `width` inches at the chart's size of text, never broken inside a word."""
         measure = font("DejaVu Sans", round(self.style.points * _DPI / 72))
-        return "\n".join(wrap(str(text), measure, width * _DPI)) or str(text)
+        longest = max((measure.getlength(word) for word in str(text).split()), default=0)
+        return "\n".join(wrap(str(text), measure, max(width * _DPI, longest)))
 
     def _title(self) -> None:
         style = self.style
@@ -385,10 +388,11 @@ class _Chart:
                 if data.get("labels"):
                     middle = floors[at] + value / 2
                     xy = (middle, at) if self.option.horizontal else (at, middle)
-                    self.axes.text(
+                    text = self.axes.text(
                         *xy, self._number(value), gid=f"series.{name}.{at}", ha="center", va="center",
                         fontproperties=self._small(), color=_ink_on(look["facecolor"]),
                     )  # fmt: skip
+                    self.within.append((text, bars[at]))
             floors = [floor + value for floor, value in zip(floors, values, strict=True)]
         self._limits(0, max(floors))
 
@@ -464,7 +468,8 @@ class _Chart:
             extent = text.get_window_extent()
             near, side = height / 2 + 7, extent.width / 2 + 8
             steps = [(0, near), (0, -near), (side, 0), (-side, 0), (side, near), (-side, near), (side, -near),
-                     (-side, -near), (0, near + height + 2), (0, -near - height - 2)]  # fmt: skip
+                     (-side, -near)]  # fmt: skip
+            steps += [(0, sign * (near + n * (height + 2))) for n in (1, 2, 3, 4) for sign in (1, -1)]
             for dx, dy in steps:
                 box = (x + dx - extent.width / 2 - 1, y + dy - height / 2 - 1,
                        x + dx + extent.width / 2 + 1, y + dy + height / 2 + 1)  # fmt: skip
@@ -499,11 +504,13 @@ class _Chart:
                 # Beyond the rim where the names are in a legend, else within the wedge.
                 at = reach if self.option.beside else 1.07
                 inner = {"ha": "center", "va": "center"}
-                self.axes.text(
+                text = self.axes.text(
                     x * at, y * at, self._number(values[place]), gid=f"series.{name}.{place}",
                     fontproperties=self._small(), **(inner if self.option.beside else outward),
                     color=_ink_on(look["facecolor"]) if self.option.beside else style.ink,
                 )  # fmt: skip
+                if self.option.beside:
+                    self.within.append((text, wedge))
         self.axes.set_aspect("equal")
         if not self.option.beside:
             legend = self._legend(wedges, [str(category) for category in categories])
@@ -512,6 +519,14 @@ class _Chart:
         if label := self._value_label():
             self.axes.set_xlabel(label, fontproperties=self.face, color=style.ink, gid="y_label")
 
+    def holds(self) -> bool:
+        """Whether each value that is written in a bar or a wedge lies within it."""
+        return all(
+            patch.contains_point(corner)
+            for text, patch in self.within
+            for corner in text.get_window_extent().corners()
+        )
+
     # ------------------------------------------------------------------------- axes and legend
 
     def _small(self) -> FontProperties:
@@ -519,7 +534,7 @@ class _Chart:
 
     def _legend(self, handles: Any, names: list[str]) -> Any:
         style = self.style
-        flat = "lower" in style.legend or "upper c" in style.legend
+        flat = "lower" in style.legend
         width = max(len(name) for name in names) * style.points * 0.62 / 72 + 0.6
         columns = max(1, min(len(names), int((self.figure.get_figwidth() - 0.6) / width)))
         return self.figure.legend(
@@ -617,7 +632,12 @@ def _fits(figure: Figure, cells: Sequence[Cell]) -> bool:
         c.box[0] > 1 and c.box[1] > 1 and c.box[2] < width - 1 and c.box[3] < height - 1
         for c in cells
     )
-    return inside and not any(_overlap(a.box, b.box) for a, b in itertools.combinations(cells, 2))
+    if not inside or any(_overlap(a.box, b.box) for a, b in itertools.combinations(cells, 2)):
+        return False
+    # The title is the one text that the layout does not keep away from a legend.
+    title = next(cell.box for cell in cells if cell.key == "title")
+    frames = [legend.get_window_extent() for legend in figure.legends]
+    return not any(_overlap(title, (f.x0, height - f.y1, f.x1, height - f.y0)) for f in frames)
 
 
 def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:

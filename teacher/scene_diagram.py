@@ -292,7 +292,13 @@ def _layered(
                 },
             },
         )
-    low, high = laid.bounds["min"], laid.bounds["max"]
+    # graphlay's bounds leave out labels that it put beside their arrows.
+    low, high = dict(laid.bounds["min"]), dict(laid.bounds["max"])
+    for number, text in words.items():
+        anchor = laid.edges[number]["label_anchor"]
+        for axis, extent in zip("xy", _extent(text, face), strict=True):
+            low[axis] = min(low[axis], anchor[axis] - extent / 2 - 5)
+            high[axis] = max(high[axis], anchor[axis] + extent / 2 + 5)
 
     def box(centre: dict[str, float], width: float, height: float) -> Box:
         left, top = centre["x"] - width / 2 - low["x"], centre["y"] - height / 2 - low["y"]
