@@ -27,7 +27,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from PIL import Image
 
 from teacher.scene_chart_example import example
-from teacher.scenes import MAX_SIDE, SANS, SERIF, Cell, SceneError, covering, font, wrap
+from teacher.scenes import MAX_SIDE, SANS, SERIF, Box, Cell, SceneError, covering, font, wrap
 
 __all__ = ["VARIANTS", "build", "example", "paint", "source"]
 
@@ -47,6 +47,7 @@ _PALETTES = (
     ("#00224e", "#fee838", "#7d7c78", "#bcaf6f", "#35456c", "#a59c74", "#575d6d", "#d2c060"),
     ("#222222", "#bbbbbb", "#777777", "#e4e4e4", "#4d4d4d", "#a0a0a0", "#606060", "#d0d0d0"),
 )  # fmt: skip
+_MANY = 3  # the first three, of eight hues each
 # Lines and their numbers need 3:1 against their ground (WCAG 2.2, 1.4.11): the dark ones of the same sets, and light ones
 # for dark grounds.
 _ON_LIGHT = ("#332288", "#d55e00", "#117733", "#0072b2", "#882255", "#000000", "#aa4499", "#7a6a00")
@@ -182,9 +183,11 @@ def _style(data: dict[str, Any], rng: random.Random) -> _Style:
         colours = list(_ON_DARK if dark else _ON_LIGHT)
         rng.shuffle(colours)
     else:
-        colours = list(rng.choice(_PALETTES))
-        turn = rng.randrange(3)
-        colours = colours[turn:] + colours[:turn]
+        # One scale of hue or grey holds no more than four colours that are told apart.
+        shown = len(data["categories"] if data["variant"] == "pie" else data["series"])
+        place = rng.randrange(len(_PALETTES) if shown <= 4 else _MANY)
+        turn = rng.randrange(3) if place < _MANY else 0
+        colours = [*_PALETTES[place][turn:], *_PALETTES[place][:turn]]
     long = max(len(str(category)) for category in data["categories"])
     return _Style(
         family=rng.choice([*SANS, *SANS, *SERIF]),
@@ -270,6 +273,7 @@ class _Chart:
         self.axes: Axes = self.figure.add_subplot(facecolor=style.panel)
         self.written: list[tuple[Text, tuple[float, float]]] = []  # at a point of a line
         self.within: list[tuple[Text, Patch]] = []  # in a surface
+        self.crowded = False
         self._title()
         if data["variant"] == "pie":
             self._pie()
@@ -285,7 +289,8 @@ class _Chart:
         if self.written:
             # Where lines run is known only once the axes have their place.
             self.figure.set_layout_engine("none")
-            self._spread()
+            # A value far from its point is less plain than a larger chart.
+            self._spread(far=1 if grown < 1.7 else 4)
             self.figure.canvas.draw()
 
     def _file(self, bold: bool = False) -> str:
@@ -334,7 +339,7 @@ class _Chart:
         style = self.style
         colour = style.colours[place % len(style.colours)]
         # A surface too near to its ground gets an outline.
-        pale = _contrast(colour, style.panel) < 2
+        pale = min(_contrast(colour, style.panel), _contrast(colour, style.ground)) < 2
         look: dict[str, Any] = {"facecolor": colour, "linewidth": 0.9}
         look["edgecolor"] = style.ink if style.outlined or pale else colour
         # Hatching would run through values written on it.
@@ -425,14 +430,15 @@ class _Chart:
             base = 0 if style.from_zero else low - (high - low)
             self.axes.fill_between(range(len(numbers)), numbers, base, color=style.colours[0], alpha=0.2)  # fmt: skip
         self._limits(low, high)
-        self.axes.set_xlim(-0.4, len(data["categories"]) - 0.6)
+        margin = 0.8 if data.get("labels") else 0.4
+        self.axes.set_xlim(-margin, len(data["categories"]) - 1 + margin)
 
     def _limits(self, low: float, high: float) -> None:
         """Ends the value axis at ticks, with room for the values written beyond the marks."""
         span = (high - low) or 1.0
         room = span * (0.1 if self.data.get("labels") and self.data["variant"] != "stacked_bar" else 0.01)  # fmt: skip
         line = self.data["variant"] == "line"
-        bottom = low - room if low < 0 or (line and low > 0) else low
+        bottom = low - room if low < 0 else max(0, low - room) if line else low
         top = high + room if high > 0 or line else high
         locator = MaxNLocator(nbins=self.style.parts, steps=[1, 2, 2.5, 5, 10], min_n_ticks=6)
         ticks = locator.tick_values(bottom, top if top > bottom else bottom + 1)
@@ -455,7 +461,7 @@ class _Chart:
         text = f"{value + 0.0:,.{digits}f}"
         return text.replace(",", " " if self.style.thousands == "\u202f" else self.style.thousands)
 
-    def _spread(self) -> None:
+    def _spread(self, far: int) -> None:
         """Puts each value of a line next to its point: above, below, or further off, where nothing else is."""
         transform = self.axes.transData.transform
         height = self.written[0][0].get_window_extent().height
@@ -469,13 +475,16 @@ class _Chart:
             near, side = height / 2 + 7, extent.width / 2 + 8
             steps = [(0, near), (0, -near), (side, 0), (-side, 0), (side, near), (-side, near), (side, -near),
                      (-side, -near)]  # fmt: skip
-            steps += [(0, sign * (near + n * (height + 2))) for n in (1, 2, 3, 4) for sign in (1, -1)]
+            steps += [(0, sign * (near + n * (height + 2))) for n in range(1, far) for sign in (1, -1)]
             for dx, dy in steps:
                 box = (x + dx - extent.width / 2 - 1, y + dy - height / 2 - 1,
                        x + dx + extent.width / 2 + 1, y + dy + height / 2 + 1)  # fmt: skip
                 inside = frame.y0 < box[1] and box[3] < frame.y1 and frame.x0 < box[0] and box[2] < frame.x1
                 if inside and not any(_overlap(box, other) for other in taken):
                     break
+            else:
+                self.crowded = True
+                return
             text.set_position((dx, dy))  # an offset in pixels
             taken.append(box)
 
@@ -489,7 +498,9 @@ class _Chart:
         reach = 0.62 if not style.hole else (1 + style.hole) / 2
         for place, wedge in enumerate(wedges):
             look = self._look(place)
-            wedge.set(**{**look, "edgecolor": style.ink if style.outlined else style.ground, "linewidth": 1.4})  # fmt: skip
+            if look["edgecolor"] != style.ink:
+                look |= {"edgecolor": style.ground, "linewidth": 1.4}
+            wedge.set(**look)
             angle = math.radians((wedge.theta1 + wedge.theta2) / 2)
             x, y = math.cos(angle), math.sin(angle)
             outward = {"ha": "left" if x > 0.15 else "right" if x < -0.15 else "center",
@@ -520,8 +531,8 @@ class _Chart:
             self.axes.set_xlabel(label, fontproperties=self.face, color=style.ink, gid="y_label")
 
     def holds(self) -> bool:
-        """Whether each value that is written in a bar or a wedge lies within it."""
-        return all(
+        """Whether each value lies within the bar or wedge that it is written in, or found a place at its point."""
+        return not self.crowded and all(
             patch.contains_point(corner)
             for text, patch in self.within
             for corner in text.get_window_extent().corners()
@@ -606,24 +617,27 @@ def _halves(ticks: Sequence[float]) -> Any:
 # ----------------------------------------------------------------------------------- measuring
 
 
-def _cells(figure: Figure) -> list[Cell]:
-    """The texts that carry a key, where they were drawn."""
+def _texts(figure: Figure) -> list[tuple[Box, Text]]:
+    """The texts that are drawn, numbers of the axes among them, and where."""
     height = figure.bbox.height
-    cells = []
+    found = []
     for text in figure.findobj(Text):
-        key = text.get_gid()
-        if not key or not text.get_visible() or not text.get_text():
+        if not text.get_visible() or not text.get_text():
             continue
         # An annotation's own extent would take in the point it belongs to.
         extent = Text.get_window_extent(text)
-        box = (
-            math.floor(extent.x0),
-            math.floor(height - extent.y1),
-            math.ceil(extent.x1),
-            math.ceil(height - extent.y0),
-        )
-        cells.append(Cell(key, text.get_text().replace("\n", " "), box))
-    return cells
+        box = (extent.x0, height - extent.y1, extent.x1, height - extent.y0)
+        found.append(((*map(math.floor, box[:2]), *map(math.ceil, box[2:])), text))
+    return found
+
+
+def _cells(figure: Figure) -> list[Cell]:
+    """The texts that carry a key."""
+    return [
+        Cell(text.get_gid(), text.get_text().replace("\n", " "), box)
+        for box, text in _texts(figure)
+        if text.get_gid()
+    ]
 
 
 def _fits(figure: Figure, cells: Sequence[Cell]) -> bool:
@@ -632,7 +646,8 @@ def _fits(figure: Figure, cells: Sequence[Cell]) -> bool:
         c.box[0] > 1 and c.box[1] > 1 and c.box[2] < width - 1 and c.box[3] < height - 1
         for c in cells
     )
-    if not inside or any(_overlap(a.box, b.box) for a, b in itertools.combinations(cells, 2)):
+    boxes = [box for box, _ in _texts(figure)]
+    if not inside or any(_overlap(a, b) for a, b in itertools.combinations(boxes, 2)):
         return False
     # The title is the one text that the layout does not keep away from a legend.
     title = next(cell.box for cell in cells if cell.key == "title")
