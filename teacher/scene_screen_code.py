@@ -93,8 +93,9 @@ class Editor:
                     xy = (start + (column + blank) * width, middle)
                     boxes.append(self.canvas.text(xy, piece.strip(), face, fill=ink, anchor="lm"))
                 column += len(piece)
-            if boxes:
-                text = "".join(piece for _, piece in pieces).strip()
+            text = "".join(piece for _, piece in pieces).strip()
+            # Nothing is asked about a line of brackets alone, and nobody can tell from its thin strokes how clear it is.
+            if any(c.isalnum() for c in text):
                 self.canvas.record(f"code.{number}", text, boxes)
         return bottom
 

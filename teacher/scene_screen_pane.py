@@ -317,7 +317,7 @@ class Pane:
         style, theme = self.style, self.style.theme
         pad, gap = style.space(0.8), style.space(0.5)
         height = self.step + style.space(0.6)
-        widths = [round(self.bold.getlength(shown(name))) + 2 * pad for name in names]
+        widths = [round(self.face.getlength(shown(name))) + 2 * pad for name in names]
         to_right = style.buttons_right if to_right is None else to_right
         row_width = sum(widths) + gap * (len(names) - 1)
         x = max(self.left, self.right - row_width) if to_right else self.left
@@ -333,7 +333,7 @@ class Pane:
             )
             ink = readable(theme.ground if i == 0 else theme.text, ground)
             middle = (x + width / 2, self.y + height / 2)
-            self.canvas.text(middle, shown(name), self.bold, f"buttons.{i}", ink, anchor="mm")
+            self.canvas.text(middle, shown(name), self.face, f"buttons.{i}", ink, anchor="mm")
             x += width + gap
         self.y += height + style.space(0.8)
 
