@@ -242,9 +242,9 @@ class _Option:
 
 def _attempts(data: dict[str, Any], style: _Style) -> Iterator[tuple[float, _Option]]:
     """Arrangements, the style's own first, then with other turns, then larger."""
-    for grown in (1.0, 1.3, 1.7, 2.2, 3.0):
+    for grown in (1.0, 1.4, 2.0, 3.0):
         if data["variant"] == "pie":
-            for start, beside in itertools.product(range(0, 360, 45), (style.beside, not style.beside)):
+            for start, beside in itertools.product(range(0, 360, 90), (style.beside, not style.beside)):
                 yield grown, _Option(False, 0, 0, (style.start + start) % 360, beside)
             continue
         ways = [style.horizontal]
