@@ -91,12 +91,13 @@ class Code:
     output: str
     line: int
     error: str = ""
-    spare: str = ""  # the line as it should be
+    fix: str = ""  # the line as it should be
+    cases: tuple[tuple[str, Any, Any], ...] = ()  # of a mistake: the call, what it should give, what it gives
 
-    def screen(self, path: str, application: str) -> dict[str, Any]:
-        """The data of a Scene."""
-        shown = {"variant": "editor", "application": application, "title": path}
-        return {**shown, "language": self.language, "code": self.text, "output": self.output}
+    def screen(self, path: str) -> dict[str, Any]:
+        """The data of a Scene: the file, and what running it printed."""
+        shown = {"variant": "editor", "title": path, "language": self.language}
+        return {**shown, "code": self.text, "output": self.output}
 
 
 def crash(language: str, path: str, split: str, rng: random.Random) -> Code:
@@ -130,22 +131,46 @@ def crash(language: str, path: str, split: str, rng: random.Random) -> Code:
 def mistake(language: str, path: str, split: str, rng: random.Random) -> Code:
     """A function that gives a wrong result because of one line, and the test that says so."""
     snippet = rng.choice(_SNIPPETS["bugs"][language])
-    while True:
-        facts = _facts(snippet, split, rng)
-        bug, fix, call = (_fill(snippet[name], facts) for name in ("bug", "fix", "call"))
-        around = _preludes(language, facts, rng) + _fill(snippet["code"], facts)
-        wrong, right = around.replace("<<bug>>", bug), around.replace("<<bug>>", fix)
+    facts = _facts(snippet, split, rng)
+    bug, fix = _fill(snippet["bug"], facts), _fill(snippet["fix"], facts)
+    around = _preludes(language, facts, rng) + _fill(snippet["code"], facts)
+    wrong, right = around.replace("<<bug>>", bug), around.replace("<<bug>>", fix)
+    cases: list[tuple[str, Any, Any]] = []
+    while len(cases) < 4:
+        call = _fill(snippet["call"], facts)
         if language == "python":
-            got, wanted = _value_of(wrong, call), _value_of(right, call)
+            wanted, got = _value_of(right, call), _value_of(wrong, call)
         elif language == "sql":
-            got, wanted = _last_row(wrong), _last_row(right)
+            wanted, got = _last_row(right), _last_row(wrong)
         else:
-            got, wanted = (_value_of("", _fill(snippet[n], facts)) for n in ("gets", "wants"))
-        if got != wanted:  # chance may hide a bug
-            break
-    output = f"FAIL  {path}\n{call}\n  expected  {wanted}\n  got       {got}"
+            wanted, got = (_value_of("", _fill(snippet[name], facts)) for name in ("wants", "gets"))
+        if wanted != got:  # chance may hide a mistake
+            cases.append((call, wanted, got))
+        if language == "sql":
+            break  # its values are part of the code
+        facts |= _values(snippet, rng)
+    call, wanted, got = cases[0]
+    output = f"FAIL {path}\n{call}\nexpected {wanted}\ngot {got}"
     line = around[: around.index("<<bug>>")].count("\n") + 1
-    return Code(language, wrong.rstrip("\n"), output, line, spare=fix)
+    return Code(language, wrong.rstrip("\n"), output, line, fix=fix, cases=tuple(cases))
+
+
+def query(split: str, rng: random.Random) -> tuple[str, list[str], list[list[Any]]]:
+    """A query over invented rows: its text, its columns, and what it really returns, five rows or so."""
+    noun = rng.choice(_pool("noun", split))
+    low, count = rng.randrange(10, 40), rng.randrange(9, 15)
+    codes = rng.sample(range(10, 99), count)
+    column, order = rng.choice(("weight", "price", "stock")), rng.choice(("ASC", "DESC"))
+    text = (
+        f"SELECT code, {column}\nFROM {noun}_list\nWHERE {column} > {low}\n"
+        f"ORDER BY {column} {order}\nLIMIT {rng.randrange(4, 7)};"
+    )
+    values = rng.sample(range(low - 9, low + 200), count)
+    with contextlib.closing(sqlite3.connect(":memory:")) as opened:
+        opened.execute(f"CREATE TABLE {noun}_list (code TEXT, {column} INTEGER)")
+        rows = [(f"K{code}", value) for code, value in zip(codes, values, strict=True)]
+        opened.executemany(f"INSERT INTO {noun}_list VALUES (?, ?)", rows)
+        return text, ["code", column], [list(row) for row in opened.execute(text)]
 
 
 def _facts(snippet: dict[str, Any], split: str, rng: random.Random) -> dict[str, str]:
@@ -153,10 +178,15 @@ def _facts(snippet: dict[str, Any], split: str, rng: random.Random) -> dict[str,
     nouns = f"{noun}es" if noun.endswith(("s", "sh", "ch", "x")) else f"{noun}s"
     facts = {"noun": noun, "nouns": nouns, "Noun": noun.title(), "Nouns": nouns.title()}
     facts["limit"] = str(rng.randrange(20, 400))
+    return facts | _values(snippet, rng)
+
+
+def _values(snippet: dict[str, Any], rng: random.Random) -> dict[str, str]:
+    drawn: dict[str, Any] = {}
     for name, (low, high, *count) in snippet["values"].items():
-        drawn = rng.sample(range(low, high + 1), *count) if count else rng.randint(low, high)
-        facts[name] = str(drawn)
-    return facts
+        span = range(low, high + 1)
+        drawn[name] = rng.sample(span, *count) if count else rng.choice(span)
+    return {name: str(value) for name, value in drawn.items()}
 
 
 def _preludes(language: str, facts: dict[str, str], rng: random.Random) -> str:
@@ -295,10 +325,10 @@ class ReviewDesk(Environment):
             for path, lines in zip(files, rng.sample(range(4, 400), 3), strict=True):
                 files[path] = lines
                 self._owners[path] = rng.choice([p for p in self._people if p != author])
-            names = rng.sample(CHECKS, 5)
+            names = rng.sample(CHECKS, 6)
             failed = rng.choice(names)
             checks = {}
-            for name, seconds in zip(names, rng.sample(range(12, 900), 5), strict=True):
+            for name, seconds in zip(names, rng.sample(range(12, 900), 6), strict=True):
                 status = "failed" if name == failed else "passed"
                 checks[name] = Run(f"R-{runs.pop()}", status, seconds)
             states = ["approved", "pending"]
@@ -308,9 +338,8 @@ class ReviewDesk(Environment):
             pull = Pull(f"PR-{number}", branch, author, issue.id, files, checks, reviews)
             self._issues[issue.id], self._pulls[pull.id] = issue, pull
         self._queue = rng.sample(list(self._pulls), 4)
-        # For templates: numbers of this split that nothing in this world has.
-        self._spare_runs = [f"R-{number}" for number in runs]
-        self._spare_build = builds[-1]
+        # What only screenshots show: the build of an issue that nobody has opened yet.
+        self._new_build = builds[-1]
         self._next_issue = f"IS-{issues[-1]}"
         self._comments: set[tuple[str, str, int, str]] = set()
         self._rerun: set[str] = set()
@@ -334,6 +363,9 @@ class ReviewDesk(Environment):
 
     def _mistake(self, path: str, rng: random.Random) -> Code:
         return mistake(_language(path), path, self._split, rng)
+
+    def _query(self, rng: random.Random) -> tuple[str, list[str], list[list[Any]]]:
+        return query(self._split, rng)
 
     def _screenshot(self, issue_id: str) -> tuple[str, Code]:
         """The screenshot of an issue: a path of its pull request, and the code that fails there."""
@@ -446,7 +478,7 @@ class ReviewDesk(Environment):
         """
         issue = _known(self._issues, issue_id, "issue", "IS-100")
         path, code = self._screenshot(issue.id)
-        return Scene("screen", code.screen(path, "Halyard Editor"), self._task["seed"])
+        return Scene("screen", code.screen(path), self._task["seed"])
 
     # ----------------------------------------------------------------------------- tools that write
 
