@@ -121,6 +121,39 @@ def contaminations(
     return found
 
 
+# Of 256 bits of a picture's difference hash. Noise of another scan of the same page moves a bit or two; a page with
+# other text, in the same layout, moves dozens.
+PICTURE_BITS = 2
+
+
+def same_pictures(hashes: Sequence[str]) -> list[int]:
+    """For each difference hash (hex) the index of the first that looks the same; its own where none does.
+
+    Two that differ in at most PICTURE_BITS bits are equal in at least one of PICTURE_BITS + 1 parts of their bits:
+    only those are compared.
+    """
+    parts = PICTURE_BITS + 1
+    seen: dict[tuple[int, str], list[int]] = defaultdict(list)
+    found = []
+    numbers = [int(text, 16) for text in hashes]
+    for index, (text, number) in enumerate(zip(hashes, numbers, strict=True)):
+        bits = f"{number:0{4 * len(text)}b}"
+        # Every third bit: a stretch of them may be the margin that all pages have.
+        keys = [(part, bits[part::parts]) for part in range(parts)]
+        near = (
+            other
+            for key in keys
+            for other in seen[key]
+            if (numbers[other] ^ number).bit_count() <= PICTURE_BITS
+        )
+        first = min(near, default=index)
+        found.append(first)
+        if first == index:
+            for key in keys:
+                seen[key].append(index)
+    return found
+
+
 def jaccard(one: frozenset[Gram], other: frozenset[Gram]) -> float:
     shared = len(one & other)
     return shared / (len(one) + len(other) - shared) if shared else 0.0

@@ -13,10 +13,10 @@ from schemas.errors import InputError
 from schemas.validation import check_arguments
 from teacher.checks import answer_matches, state_hash
 from teacher.domain import Answer, Blueprint, Domain
-from teacher.episode import hint, text_of
+from teacher.episode import content_of, hint, request_of
 from teacher.pictures import Album
 from teacher.questions import ProgramError, run, used
-from teacher.scenes import Picture, SceneError, check, draw
+from teacher.scenes import Picture, Scene, SceneError, check, draw
 
 # Train and exam draw their seeds from disjoint ranges; the domain keeps their entities apart by `split`.
 _FIRST_SEED = {"train": 0, "exam": 500_000_000}
@@ -26,7 +26,13 @@ _TOOL_SETS = 2
 
 
 def sample(
-    domain: Domain, split: str, count: int, seed: int, mix: dict[str, float] | None = None
+    domain: Domain,
+    split: str,
+    count: int,
+    seed: int,
+    mix: dict[str, float] | None = None,
+    pixels: bool = True,
+    album: Album | None = None,
 ) -> list[dict]:
     """`count` tasks, proven, distinct in what the user says, templates in turn.
 
@@ -34,27 +40,31 @@ def sample(
         split: "train" or "exam".
         seed: another seed gives other tasks; the same seed the same.
         mix: share of each kind, or of a template, overriding domain.yaml's shares of kinds.
+        pixels: whether who does the tasks sees pictures; without, there is no task of a template that needs it.
+        album: where the tasks' pictures are put.
 
     Raises:
         InputError: an unknown name in `mix`, or a template whose tasks cannot be proven.
     """
     first = _FIRST_SEED[split] + seed * _SEEDS_A_RECIPE
     rng = random.Random(first)
-    names = _shares(domain, mix)
+    names = _shares(domain, mix, pixels)
     order = _interleave(names, count, rng)
     seeds = itertools.count(first)
     tasks, seen = [], set()
     for name in order:
         for _ in range(_TRIES):
-            task = build(domain, name, split, next(seeds))
-            if task["request"] not in seen:
+            task = build(domain, name, split, next(seeds), album)
+            # The same words about another picture ask for something else.
+            asked = (task["request"], *(p["sha256"] for p in task.get("pictures", [])))
+            if asked not in seen:
                 break
         else:
             raise InputError(
-                f"{domain.path / 'environment.py'}: {name}: no new request in {_TRIES} seeds: it has too few"
+                f"{_file(domain, name)}: {name}: no new request in {_TRIES} seeds: it has too few"
                 f" variants for {count} tasks"
             )
-        seen.add(task["request"])
+        seen.add(asked)
         tasks.append(task)
     return tasks
 
@@ -126,15 +136,10 @@ def _file(domain: Domain, template: str) -> str:
 
 def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
     """The blueprint's pictures, drawn, checked, and showing what its program asks for."""
-    pictures = []
-    for number, scene in enumerate(blueprint.pictures):
-        try:
-            picture = draw(scene)
-        except SceneError as error:
-            raise InputError(f"{place}: picture {number}: {error}") from None
-        if faults := check(picture):
-            raise InputError(f"{place}: picture {number} ({scene.kind}): {faults[0]}")
-        pictures.append(picture)
+    pictures = [
+        _picture(scene, f"{place}: picture {number} ({scene.kind})")
+        for number, scene in enumerate(blueprint.pictures)
+    ]
     for number, key in used(blueprint.program) if blueprint.program else []:
         if not 0 <= number < len(pictures):
             raise InputError(
@@ -146,6 +151,16 @@ def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
                 f" ({pictures[number].scene.kind}) shows"
             )
     return pictures
+
+
+def _picture(scene: Scene, place: str) -> Picture:
+    try:
+        picture = draw(scene)
+    except SceneError as error:
+        raise InputError(f"{place}: {error}") from None
+    if faults := check(picture):
+        raise InputError(f"{place}: {faults[0]}")
+    return picture
 
 
 def _answer(
@@ -178,6 +193,22 @@ def _answer(
     return None if answer is None else as_json(answer)
 
 
+def pictures_of(domain: Domain, template: str, split: str, seed: int) -> list[Picture]:
+    """The pictures that a template's task of this seed would show, without its being built.
+
+    Raises:
+        InputError: one of them cannot be drawn as it should.
+    """
+    place = f"{_file(domain, template)}: {template}: seed {seed} ({split})"
+    return _draw(_blueprint(domain, template, split, seed)[2], place)
+
+
+def described(picture: Picture) -> dict[str, Any]:
+    """A picture as a task names it."""
+    kind, width, height = picture.scene.kind, picture.width, picture.height
+    return {"sha256": picture.sha256, "kind": kind, "width": width, "height": height}
+
+
 def as_json(answer: Answer) -> dict[str, Any]:
     """An answer as a task holds it."""
     made = {"type": answer.type, "value": answer.value}
@@ -192,13 +223,11 @@ def _shown(blueprint: Blueprint, pictures: list[Picture], album: Album | None) -
     """What a task says of its pictures; nothing where it has none."""
     if not pictures:
         return {}
-    for picture in pictures if album else []:
-        album.add(picture)
+    if album:
+        for picture in pictures:
+            album.add(picture)
     return {
-        "pictures": [
-            {"sha256": p.sha256, "kind": p.scene.kind, "width": p.width, "height": p.height}
-            for p in pictures
-        ],
+        "pictures": [described(picture) for picture in pictures],
         **(
             {
                 "program": blueprint.program,
@@ -211,15 +240,16 @@ def _shown(blueprint: Blueprint, pictures: list[Picture], album: Album | None) -
 
 
 def demonstration(
-    task: dict[str, Any], domain: Domain, hinted: bool = False
+    task: dict[str, Any], domain: Domain, hinted: bool = False, album: Album | None = None
 ) -> list[dict[str, Any]]:
     """The messages of a task solved by its plan, from the user's request to the reply: a worked example.
 
     hinted: with the hint that an attempt under a hint gets, so that the example shows how one is followed.
+    album: where pictures that the tools return are put; the messages name each picture (teacher/pictures.py).
     """
     world = domain.environment()
     world.reset(**task)
-    messages: list[dict[str, Any]] = [{"role": "user", "content": task["request"]}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": request_of(task)}]
     for number, step in enumerate(task["plan"]):
         if hinted:
             messages.append({"role": "system", "content": hint(task, number)})
@@ -228,9 +258,9 @@ def demonstration(
             "arguments": json.dumps(step["arguments"], ensure_ascii=False),
         }
         call = {"id": f"call_{number}", "type": "function", "function": function}
-        result = getattr(world, step["tool"])(**step["arguments"])
+        result = content_of(getattr(world, step["tool"])(**step["arguments"]), album)
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        messages.append({"role": "tool", "tool_call_id": call["id"], "content": text_of(result)})
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if hinted:
         messages.append({"role": "system", "content": hint(task, len(task["plan"]))})
     return [*messages, {"role": "assistant", "content": task["reply"]}]
@@ -250,13 +280,15 @@ def _replay(
         if problem:
             raise InputError(f"{place}: the plan's arguments of {tool} are not valid: {problem}")
         try:
-            getattr(world, tool)(**arguments)
+            result = getattr(world, tool)(**arguments)
         except ValueError as error:
             raise InputError(f"{place}: the plan fails at {tool}: {error}") from None
+        if isinstance(result, Scene):
+            _picture(result, f"{place}: the picture that {tool} returns ({result.kind})")
     return before, state_hash(world._state())
 
 
-def _shares(domain: Domain, mix: dict[str, float] | None) -> dict[str, float]:
+def _shares(domain: Domain, mix: dict[str, float] | None, pixels: bool) -> dict[str, float]:
     """Share of each template: that of its kind, split evenly, unless the mix names the template."""
     kinds = {kind: entry["share"] for kind, entry in domain.spec["kinds"].items()}
     mix = dict(mix or {})
@@ -270,6 +302,10 @@ def _shares(domain: Domain, mix: dict[str, float] | None) -> dict[str, float]:
         own = [n for n, t in domain.templates.items() if t.kind == kind]  # type: ignore[attr-defined]
         for name in own:
             shares[name] = mix.get(name, mix.get(kind, share) / len(own))
+    if not pixels:
+        shares = {
+            n: s for n, s in shares.items() if not getattr(domain.templates[n], "pixels", False)
+        }
     if sum(shares.values()) <= 0:
         raise InputError("tasks.mix: expected at least one share above 0")
     return shares
