@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import StageError
+from student import vision
 from student.examples import Example
 from teacher.llamacpp import Progress
+from teacher.pictures import Album
 
 
 def train(
@@ -22,13 +24,14 @@ def train(
     settings: Any,
     work: Path,
     say: Progress = print,
+    album: Album | None = None,
 ) -> dict[str, Any]:
     """Trains a student and leaves the adapter (or, with method full, the weights) in `work`/adapter.
 
     Args:
         directory: the untrained student (student/base.py). settings: the recipe's `train` section.
         examples, held_out: what is learned, and what only its loss is measured on.
-        work: gets checkpoints/, log.jsonl and adapter/.
+        work: gets checkpoints/, log.jsonl and adapter/. album: the pictures of the examples of a student that sees.
 
     Returns:
         {"steps", "kept_step", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps, the step whose weights are
@@ -51,11 +54,14 @@ def train(
     if not torch.cuda.is_available():
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = AutoModelForCausalLM.from_pretrained(
-        directory,
-        dtype=getattr(torch, settings.dtype),
-        quantization_config=_in_4_bits(settings) if settings.method == "qlora" else None,
-    )
+    dtype = getattr(torch, settings.dtype)
+    quantisation = _in_4_bits(settings) if settings.method == "qlora" else None
+    if sees := vision.sees(student):
+        model = vision.load(directory, dtype, quantisation)
+    else:
+        model = AutoModelForCausalLM.from_pretrained(
+            directory, dtype=dtype, quantization_config=quantisation
+        )
     gpu = torch.cuda.is_available()
     config = SFTConfig(
         output_dir=str(work / "checkpoints"),
@@ -74,6 +80,7 @@ def train(
         train_sampling_strategy="group_by_length",
         max_length=None,  # nothing is cut: what is too long was rejected by name before
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=not sees,  # the collator reads the pictures' names
         eval_strategy=("steps" if settings.patience else "epoch") if held_out else "no",
         eval_steps=settings.save_steps if settings.patience else None,
         load_best_model_at_end=bool(settings.patience),
@@ -93,6 +100,7 @@ def train(
         lora_alpha=settings.alpha,
         lora_dropout=settings.dropout,
         target_modules=student["lora_targets"],
+        exclude_modules=vision.TOWER if sees else None,
         task_type="CAUSAL_LM",
     )
     trainer = SFTTrainer(
@@ -101,6 +109,7 @@ def train(
         train_dataset=Dataset.from_list([vars(e) for e in examples]),
         eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
         processing_class=tokenizer,
+        data_collator=vision.Collator(directory, album) if sees else None,
         peft_config=lora if settings.method != "full" else None,
         callbacks=[_Log(work / "log.jsonl", say, settings.patience)],
     )
