@@ -14,18 +14,16 @@ The seed chooses page, fonts, sizes, colours, the order and form of the parts, a
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from teacher.scene_document_example import example as example
+from teacher.scene_document_style import Style
 from teacher.scene_scan import scanned
+from teacher.scene_table import draw_table
 from teacher.scenes import (
-    HAND,
     MAX_SIDE,
-    SANS,
-    SERIF,
     Canvas,
     Cell,
     SceneError,
@@ -39,56 +37,12 @@ _OPTIONAL = {
     *("number", "date", "parties", "paragraphs", "table", "fields"),
     *("signatures", "stamp", "page", "pages", "scan"),
 }
-# Dark enough for text on white and for white text on them: 5:1 and more by WCAG's measure.
-_ACCENTS = ("#1f3a5f", "#5b2333", "#22543d", "#3b3b3b", "#4a2c6d", "#7a3b12", "#0b5563", "#111111")
 _STAMPS = ("#b3202a", "#1d4ea0", "#17693c", "#5a2d82")
-_INKS = ("#16307d", "#1b1b1b", "#28407a")
 # Fields of an invoice that stand under its table.
 _SUMS = ("subtotal", "total", "vat", "tax", "amount due", "balance")
 # Smaller text is tried when a page is too full, down to 11 px for the smallest of it.
 _SCALES = (1.0, 0.88, 0.76)
 _SMALLEST = 11
-
-
-@dataclass(frozen=True)
-class _Style:
-    width: int
-    margin: int
-    ratio: float  # height over width of an empty page
-    size: int  # of the body's text, px
-    body: str
-    head: str
-    hand: str | None  # how fields are filled in, where by hand
-    accent: str
-    ink: str
-    header: str
-    fields: str
-    table: str
-    columns: int
-    fields_first: bool
-    spacing: float
-
-    @classmethod
-    def of(cls, rng: random.Random, variant: str, scan: bool) -> "_Style":
-        body = rng.choice(SERIF + SANS)
-        size = rng.randrange(16, 20)
-        return cls(
-            width=rng.randrange(780, 1000, 20),
-            margin=rng.randrange(50, 90, 5),
-            ratio=rng.choice((1.414, 1.294, 1.0 if variant == "table" else 1.414)),
-            size=size,
-            body=body,
-            head=rng.choice((body, rng.choice(SERIF + SANS))),
-            hand=rng.choice(HAND) if scan and rng.random() < 0.35 else None,
-            accent=rng.choice(_ACCENTS),
-            ink=rng.choice(_INKS),
-            header=rng.choice(("left", "centre", "band", "rule", "split")),
-            fields=rng.choice(("aligned", "inline", "grid", "boxed", "leader")),
-            table=rng.choice(("grid", "rules", "striped", "filled")),
-            columns=2 if variant == "contract" and rng.random() < 0.2 else 1,
-            fields_first=rng.random() < 0.6,
-            spacing=rng.choice((1.3, 1.4, 1.5)),
-        )
 
 
 def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
@@ -100,7 +54,7 @@ def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
     _validate(data)
     for scale in _SCALES:
         rng = random.Random(f"document/{data['variant']}/{seed}")
-        style = _Style.of(rng, data["variant"], bool(data.get("scan")))
+        style = Style.of(rng, data["variant"], bool(data.get("scan")))
         page = _Page(data, style, scale, rng)
         if page.fits():
             image, cells = page.image(), page.canvas.cells
@@ -146,7 +100,7 @@ class _Page:
     """A page while it is being written from top to bottom; `y` is where the next part begins."""
 
     def __init__(
-        self, data: dict[str, Any], style: _Style, scale: float, rng: random.Random
+        self, data: dict[str, Any], style: Style, scale: float, rng: random.Random
     ) -> None:
         self.data, self.style, self.rng = data, style, rng
         self.scale = scale
@@ -154,7 +108,8 @@ class _Page:
         self.left, self.right = style.margin, style.width - style.margin
         self.y: float = style.margin
         self.gap = round(style.size * scale * 1.3)
-        sums, others = {}, {}
+        sums: dict[str, Any] = {}
+        others: dict[str, Any] = {}
         for label, value in (data.get("fields") or {}).items():
             last = data["variant"] == "invoice" and label.lower().startswith(_SUMS)
             (sums if last and data.get("table") else others)[label] = value
@@ -194,7 +149,7 @@ class _Page:
         """What a field's value is written in: by hand it is larger, as handwriting is."""
         if not self.style.hand:
             return self._font(bold=bold)
-        times = {"Amatic": 1.7}.get(self.style.hand, 1.25)
+        times = 1.8 if self.style.hand == "Amatic" else 1.25
         return font(self.style.hand, round(self.style.size * self.scale * times), True)
 
     # ------------------------------------------------------------------------------------ the parts
@@ -204,14 +159,14 @@ class _Page:
         parties = list(data.get("parties") or [])
         letter = data["variant"] == "letter" and parties
         if letter:  # a letterhead: who writes, above everything
-            place = self.style.width / 2 if style.header == "centre" else self.left
+            x = style.width / 2 if style.header == "centre" else self.left
             anchor = "ma" if style.header == "centre" else "la"
             face = self._fitting(parties[0], 1.3, self.right - self.left)
-            box = canvas.text((place, self.y), parties[0], face, "parties.0", style.accent, anchor)
+            box = canvas.text((x, self.y), parties[0], face, "parties.0", style.accent, anchor)
             self.y = box[3] + 8
             canvas.pen.line((self.left, self.y, self.right, self.y), style.accent, 2)
             self.y += self.gap
-        title = self._font(_title_times(style), bold=True, head=True)
+        title = self._font(style.title_times(), bold=True, head=True)
         width = self.right - self.left
         if style.header == "band" and not letter:
             lines = wrap(data["title"], covering(data["title"], title), width)
@@ -411,51 +366,10 @@ class _Page:
         if not table:
             return
         times = 1.0 if len(table["columns"]) <= 5 else 0.85
-        face, bold = self._font(times), self._font(times, bold=True)
-        rows = [[str(value) for value in row] for row in table["rows"]]
-        columns = [str(name) for name in table["columns"]]
-        pad, room = 9, self.right - self.left
-        natural = [
-            max([bold.getlength(name)] + [covering(row[i], face).getlength(row[i]) for row in rows])
-            for i, name in enumerate(columns)
-        ]
-        widths = _column_widths([w + 1 for w in natural], room - 2 * pad * len(columns))
-        numeric = [all(_is_number(row[i]) for row in rows) for i in range(len(columns))]
-        edges = [float(self.left)]
-        for width in widths:
-            edges.append(edges[-1] + width + 2 * pad)
-        form, pen = self.style.table, self.canvas.pen
-        tops = [self.y]
-        for index, row in enumerate([columns, *rows]):
-            top, used = self.y, bold if index == 0 else face
-            lines = max(
-                len(wrap(text, covering(text, used), width + 1))
-                for text, width in zip(row, widths, strict=True)
-            )
-            bottom = top + (lines - 1) * round(used.size * 1.35) + used.size * 1.35 + pad * 1.4
-            inside = (edges[0], top, edges[-1], bottom)
-            fill = "#111111"
-            if index == 0 and form in ("filled", "striped"):
-                pen.rectangle(inside, self.style.accent)
-                fill = "white"
-            elif index % 2 == 0 and form == "striped":
-                pen.rectangle(inside, "#e9edf2")
-            for i, text in enumerate(row):
-                key = f"table.columns.{i}" if index == 0 else f"table.{index - 1}.{i}"
-                if numeric[i] and used.getlength(text) <= widths[i] + 1:
-                    place = (edges[i + 1] - pad, top + pad * 0.7)
-                    self.canvas.text(place, text, used, key, fill, "ra")
-                else:
-                    place = (edges[i] + pad, top + pad * 0.7)
-                    self.canvas.paragraph(place, text, used, widths[i] + 1, key, fill)
-            self.y = bottom
-            tops.append(bottom)
-        if form in ("grid", "rules", "filled"):
-            for y in tops:
-                pen.line((edges[0], y, edges[-1], y), "#555555")
-        if form == "grid":
-            for x in edges:
-                pen.line((x, tops[0], x, tops[-1]), "#555555")
+        faces = (self._font(times, bold=True), self._font(times))
+        sides = (self.left, self.right)
+        style = self.style
+        self.y = draw_table(self.canvas, table, self.y, sides, faces, style.table, style.accent)
         self.y += self.gap
 
     def _sums(self, sums: dict[str, Any]) -> None:
@@ -541,29 +455,3 @@ class _Page:
         if face.getlength(text) > width:
             face = covering(text, self._font(times * width / face.getlength(text), True, True))
         return face
-
-
-def _title_times(style: _Style) -> float:
-    return 1.7 if style.header in ("centre", "band") else 1.5
-
-
-def _is_number(text: str) -> bool:
-    return bool(text) and sum(c.isdigit() for c in text) * 2 >= len(text.replace(" ", "")) - 3
-
-
-def _column_widths(natural: list[float], room: float) -> list[float]:
-    """Natural widths, stretched to fill most of the room; the widest give way where there is too little."""
-    if sum(natural) <= room:
-        spare = (room - sum(natural)) / len(natural)
-        return [width + spare for width in natural]
-    widths = list(natural)
-    while sum(widths) > room + 0.5:
-        widest = max(widths)
-        if widest < 40:
-            raise SceneError(f"table: {len(widths)} columns are more than the page is wide")
-        second = max([w for w in widths if w < widest], default=40.0)
-        many = [i for i, w in enumerate(widths) if w == widest]
-        cut = min(widest - max(second, 39.0), (sum(widths) - room) / len(many))
-        for i in many:
-            widths[i] -= max(cut, 0.5)
-    return widths

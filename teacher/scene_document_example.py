@@ -4,7 +4,7 @@ import datetime as dt
 import random
 from typing import Any
 
-_FIRST = [
+_FIRST = (
     "Ada",
     "Anton",
     "Bea",
@@ -17,12 +17,8 @@ _FIRST = [
     "Greta",
     "Hugo",
     "Ida",
-    "Jonas",
-    "Karin",
-    "Lena",
-    "Marta",
-]
-_LAST = [
+)
+_LAST = (
     "Ardby",
     "Belden",
     "Calgate",
@@ -32,10 +28,8 @@ _LAST = [
     "Fenwick",
     "Hollow",
     "Kelvale",
-    "Marstead",
-    "Ulton",
-]
-_TRADES = [
+)
+_TRADES = (
     "Analytics",
     "Ceramics",
     "Energy",
@@ -44,10 +38,8 @@ _TRADES = [
     "Glass",
     "Logistics",
     "Marine",
-    "Optics",
-    "Paper",
     "Rail",
-]
+)
 _TERMS = {
     "Liability cap": "EUR {money}",
     "Payment term": "{days} business days",
@@ -77,16 +69,15 @@ _CLAUSES = (
     ),
     ("Governing law", "The law of {law} governs this agreement."),
 )
-_GOODS = [
+_GOODS = (
     "Review of drafts",
     "Court filing",
     "Translation",
     "Courier",
     "Site visit",
     "Data room",
-    "Search of records",
     "Travel",
-]
+)
 _LETTERS = (
     "Thank you for your letter of {date}. We have reviewed the figures and agree to EUR {money}.",
     "Please let us have your comments by {date}, as our client must reply within {days} business days.",

@@ -33,7 +33,11 @@ def scanned(image: Image.Image, cells: list[Cell], seed: int) -> tuple[Image.Ima
     faded = 18 + pixels / 255 * (paper - 18) + change_HW
     # One level is 17, so that the brightest is 255.
     result = (np.clip(np.round(faded / 17), 0, 15) * 17).astype(np.uint8)
-    for _ in range(rng.randrange(25)):  # dust
+    boxes = [cell.box for cell in cells]
+    for _ in range(rng.randrange(25)):
         y, x = noise.randint(height), noise.randint(width)
-        result[y : y + rng.randrange(1, 3), x : x + rng.randrange(1, 3)] = rng.randrange(40, 140)
+        grey = rng.randrange(40, 140)
+        # Dust, but none on what is written: a speck between two digits would be a decimal point.
+        if not any(b[0] - 9 < x < b[2] + 9 and b[1] - 9 < y < b[3] + 9 for b in boxes):
+            result[y : y + 2, x : x + 2] = grey
     return Image.fromarray(result), cells

@@ -167,7 +167,7 @@ def check(picture: Picture) -> list[str]:
             size = min(right - left if len(cell.text) > 1 else MIN_GLYPH, bottom - top)
             if size < MIN_GLYPH:
                 faults.append(f"{cell.key}: {size} px high: text of at least {MIN_GLYPH} px")
-        contrast = _contrast(luminance_HW[top:bottom, left:right])
+        contrast = _contrast(luminance_HW, cell.box)
         if contrast < MIN_CONTRAST:
             faults.append(
                 f"{cell.key}: no readable ink in its box: contrast {contrast:.1f}, at least {MIN_CONTRAST}"
@@ -190,14 +190,17 @@ def _linear(value: float) -> float:
     return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
 
-def _contrast(luminance_HW: np.ndarray) -> float:
+def _contrast(luminance_HW: np.ndarray, box: Box) -> float:
     """Contrast ratio of the ink in a box against its ground, 1 where nothing is drawn.
 
-    The ground is the median of the box: text covers less than half of it. Ink counts only where it is spread over
-    the box as text is: a rule that runs through an empty box is none.
+    The ground is the median of the box and 3 px around it: text covers less than half of that. Ink counts only where
+    it is spread over the box as text is: a rule that runs through an empty box is none.
     """
-    ground = float(np.median(luminance_HW))
-    ratio_HW = (np.maximum(luminance_HW, ground) + 0.05) / (np.minimum(luminance_HW, ground) + 0.05)
+    left, top, right, bottom = box
+    around_HW = luminance_HW[max(top - 3, 0) : bottom + 3, max(left - 3, 0) : right + 3]
+    ground = float(np.median(around_HW))
+    inside_HW = luminance_HW[top:bottom, left:right]
+    ratio_HW = (np.maximum(inside_HW, ground) + 0.05) / (np.minimum(inside_HW, ground) + 0.05)
     # The strongest ink of each row and column; of those, what a third of them reaches. Text has ink in most of both.
     rows = np.quantile(ratio_HW.max(axis=1), 0.67)
     columns = np.quantile(ratio_HW.max(axis=0), 0.67)
@@ -346,6 +349,7 @@ class Canvas:
     ) -> float:
         """Writes text in lines of at most `width` px; one cell for all of them. Returns where the next line begins."""
         x, y = xy
+        font = covering(text, font)
         step = round(font.size * spacing)
         boxes = []
         for line in wrap(text, font, width):
