@@ -224,7 +224,7 @@ class Filter(Section):
         None,
         ge=2,
         description="Attempts of a task, hinted ones not counted, that must pass for any of its traces to be kept; all"
-        " generate.attempts are then made. null asks for none. Example: 3.",
+        " generate.attempts are then made. null asks for none. Example: 2.",
     )
     per_task: int = Field(1, ge=1, description="Traces kept of one task. Example: 4.")
     per_template: float | None = Field(
@@ -285,6 +285,11 @@ class Train(Section):
         "reject",
         description="What becomes of a trace longer than max_length: reject keeps none of it (too_long); split learns"
         " the turns that end within it. No prompt is cut. Example: split.",
+    )
+    images: Literal["auto", "pixels", "source"] = Field(
+        "auto",
+        description="What the student learns of pictures: the pixels, or the data behind them in words (source); auto"
+        " by what it can. Example: source.",
     )
     replay: Replay | None = Field(
         None,

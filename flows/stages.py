@@ -66,8 +66,12 @@ class Work:
     @property
     def student_sees(self) -> bool:
         """Whether the student is shown pictures rather than what they show in words."""
-        sees = self.student.get("capabilities", {}).get("vision", False)
-        return sees and getattr(self.recipe.train, "images", "auto") != "source"
+        sees, wanted = self.student.get("capabilities", {}).get("vision"), self.recipe.train.images
+        if wanted == "pixels" and not sees:
+            raise InputError(
+                f"train.images: found pixels, expected source: {self.student['name']} sees no images"
+            )
+        return bool(sees) and wanted != "source"
 
     def gguf_name(self, variant: str) -> str:
         return f"{self.domain.name}-{self.student['name']}-{variant}.gguf"
@@ -219,6 +223,7 @@ def filter_(work: Work) -> None:
     inputs = {
         **work.digest("filter", "student"),
         "length": f"{work.recipe.train.max_length} {work.recipe.train.overflow}",
+        **({"images": "pixels"} if work.student_sees else {}),
         **work.tasks(),
         **work.run.outputs("generate"),
     }
@@ -318,6 +323,7 @@ def train(work: Work) -> None:
                 settings,
                 directory,
                 say,
+                work.album,
             )
         )
 
@@ -350,15 +356,20 @@ def export(work: Work) -> None:
         say("converting to GGUF")
         full = temporary / "full.gguf"
         gguf.convert(merged, full, say)
+        context, projector = min(work.student["context"], 4096), None
+        if work.student_sees:
+            projector = temporary / "gguf" / work.gguf_name("mmproj")
+            gguf.convert(merged, projector, say, projector=True)
+            # Pictures make prompts longer than 4,096 tokens.
+            context = min(work.student["context"], max(4096, work.recipe.train.max_length + 512))
         report = {}
         for variant in work.recipe.export.variants:
             file = temporary / "gguf" / work.gguf_name(variant)
             gguf.quantize(full, file, variant)
-            say(f"checking {file.name}: template, prompts, token ids, end of turn, tool call")
-            context = min(work.student["context"], 4096)
-            checks = parity.gate(
-                file, traces, renderer, context, work.path("logs", f"gate-{variant}.log")
-            )
+            seen = ", picture" if projector else ""
+            say(f"checking {file.name}: template, prompts, token ids, end of turn, tool call{seen}")
+            log = work.path("logs", f"gate-{variant}.log")
+            checks = parity.gate(file, traces, renderer, context, log, projector)
             report[variant] = checks
             failed = [check for check in checks if not check["passed"]]
             if failed:
@@ -415,6 +426,8 @@ def evaluate(work: Work) -> None:
                         work.path("journal"),
                         work.path("logs", f"exam-{name}.log"),
                         advance,
+                        "pixels" if work.student_sees else "source",
+                        work.album,
                     )
                 )
             write_jsonl(directory / f"{name}.jsonl", traces)
@@ -558,12 +571,12 @@ def _origin(model: dict[str, Any]) -> str:
 def _renderer(work: Work) -> Any:
     from transformers import AutoTokenizer
 
-    from student import base
+    from student import base, vision
     from student.examples import Renderer
 
     directory = base.prepare(work.student, say)
-    return Renderer(
-        AutoTokenizer.from_pretrained(directory),
-        base.chat_template(work.student, directory),
-        work.student["stop"],
-    )
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    template, stop = base.chat_template(work.student, directory), work.student["stop"]
+    if work.student_sees:
+        return vision.SeeingRenderer(tokenizer, template, stop, work.album, directory)
+    return Renderer(tokenizer, template, stop, work.album)

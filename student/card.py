@@ -111,10 +111,21 @@ def _data(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
             f"The traces are attempts at {ledger['tasks']} generated tasks; of {lacking} of them nothing was kept. "
             f"{hinted['kept']} of the {ledger['kept']} kept traces were made after the teacher had been shown the "
             "plan; the hint is not in the training data. Every kept trace was executed and its result checked.",
+            *_images(ledger.get("images")),
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
             *_replay(data.get("replay")),
         ]
     )
+
+
+def _images(images: dict[str, Any] | None) -> list[str]:
+    if images is None:
+        return []
+    saw, read = images["pixels"]["kept"], images["source"]["kept"]
+    return [
+        f"{saw + read} of the kept traces show images, which were drawn from data, so that what they show is known. In "
+        f"{saw} of them the teacher saw the images; in {read} it was told in words what they show."
+    ]
 
 
 def _replay(replay: dict[str, Any] | None) -> list[str]:

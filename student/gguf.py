@@ -10,7 +10,7 @@ from teacher.llamacpp import Progress, converter_environment, last_line, run_too
 
 
 def convert(directory: Path, to: Path, say: Progress = print, projector: bool = False) -> None:
-    """A Hugging Face directory as a 16-bit GGUF; with `projector` the vision tower of one that sees (llama.cpp's mmproj)."""
+    """A Hugging Face directory as a 16-bit GGUF; with `projector` its vision tower alone (llama.cpp's mmproj)."""
     script = source(say) / "convert_hf_to_gguf.py"
     with whole(to) as temporary:
         command = [

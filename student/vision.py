@@ -125,10 +125,11 @@ class SeeingRenderer(Renderer):
 
 
 class Collator:
-    """Examples as a batch: input_ids, labels, attention_mask and mm_token_type_ids (1 where a picture is) [B, T], padded
-    on the right, and of all pictures in order pixel_values [patches, values of a patch] and image_grid_thw [pictures, 3].
+    """Examples as a batch: input_ids, labels, attention_mask and mm_token_type_ids (1 where a picture is) [B, T],
+    padded on the right; of all pictures, in order, pixel_values [patches, values of one] and image_grid_thw
+    [pictures, 3], each picture's patches in time, height and width.
 
-    directory: the student's. A picture is read from album's file when its batch is made.
+    directory: the student's. A picture is read from the album when its batch is made.
     """
 
     def __init__(self, directory: Path, album: Album | None) -> None:
