@@ -94,7 +94,7 @@ class Editor:
                     boxes.append(self.canvas.text(xy, piece.strip(), face, fill=ink, anchor="lm"))
                 column += len(piece)
             text = "".join(piece for _, piece in pieces).strip()
-            # Nothing is asked about a line of brackets alone, and nobody can tell from its thin strokes how clear it is.
+            # Nothing is asked about a line of brackets alone, and thin strokes do not show how clear they are.
             if any(c.isalnum() for c in text):
                 self.canvas.record(f"code.{number}", text, boxes)
         return bottom

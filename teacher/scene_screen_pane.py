@@ -96,7 +96,8 @@ def shown(value: Any) -> str:
 
 def readable(colour: str, ground: str, least: float = _LEAST_CONTRAST) -> str:
     """The colour, moved towards black or white as far as it takes to be read on `ground`."""
-    end = "#000000" if _luminance(ground) > 0.25 else "#ffffff"
+    # At this luminance black and white stand out equally, 4.6 to 1.
+    end = "#000000" if _luminance(ground) > 0.179 else "#ffffff"
     for step in range(11):
         mixed = mix(colour, end, step / 10)
         high, low = sorted((_luminance(mixed), _luminance(ground)), reverse=True)
