@@ -11,23 +11,33 @@ out; an arrangement in which two of them overlap is given up for the next. No gl
 import itertools
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.legend import Legend
 from matplotlib.patches import Patch
 from matplotlib.text import Text
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 from PIL import Image
 
 from teacher.scene_chart_example import example
-from teacher.scenes import MAX_SIDE, SANS, SERIF, Box, Cell, SceneError, covering, font, wrap
+from teacher.scene_chart_measure import cells_of, fits, overlap
+from teacher.scene_chart_style import (
+    Option,
+    Style,
+    attempts,
+    choose,
+    contrast,
+    ink_on,
+    readable,
+    ticks,
+)
+from teacher.scenes import MAX_SIDE, Cell, SceneError, covering, font, wrap
 
 __all__ = ["VARIANTS", "build", "example", "paint", "source"]
 
@@ -35,63 +45,9 @@ VARIANTS = ("bar", "grouped_bar", "stacked_bar", "line", "pie")
 _DPI = 100
 # More are not told apart by colour, however chosen.
 MAX_SERIES = 8
-
-# Told apart by readers with any kind of colour blindness: Okabe and Ito (2008); Paul Tol's bright, muted and high
-# contrast sets (SRON/EPS/TN/09-002, 2021); steps of matplotlib's viridis and cividis; greys.
-_PALETTES = (
-    ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#333333"),
-    ("#4477aa", "#ee6677", "#228833", "#ccbb44", "#66ccee", "#aa3377", "#bbbbbb", "#222255"),
-    ("#332288", "#ddcc77", "#117733", "#cc6677", "#88ccee", "#882255", "#44aa99", "#999933"),
-    ("#004488", "#ddaa33", "#bb5566", "#66a5ad", "#222222", "#999999", "#6b4c9a", "#c0d06b"),
-    ("#440154", "#fde725", "#21918c", "#5ec962", "#3b528b", "#addc30", "#472d7b", "#28ae80"),
-    ("#00224e", "#fee838", "#7d7c78", "#bcaf6f", "#35456c", "#a59c74", "#575d6d", "#d2c060"),
-    ("#222222", "#bbbbbb", "#777777", "#e4e4e4", "#4d4d4d", "#a0a0a0", "#606060", "#d0d0d0"),
-)  # fmt: skip
-_MANY = 3  # the first three, of eight hues each
-# Lines and their numbers need 3:1 against their ground (WCAG 2.2, 1.4.11): the dark ones of the same sets, and light ones
-# for dark grounds.
-_ON_LIGHT = ("#332288", "#d55e00", "#117733", "#0072b2", "#882255", "#000000", "#aa4499", "#7a6a00")
-_ON_DARK = ("#88ccee", "#ddcc77", "#66ccaa", "#ee99aa", "#ffffff", "#cc99ff", "#ffaa55", "#bbbbbb")
 _MARKERS = "os^Dv*PX"
 _DASHES = ("-", "--", "-.", ":", (0, (8, 2)), (0, (4, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
 _HATCHES = ("", "//", "..", "xx", "\\\\", "--", "oo", "++")
-
-
-@dataclass(frozen=True)
-class _Style:
-    family: str
-    points: float  # size of text
-    ground: str
-    panel: str  # the ground within the axes
-    ink: str
-    grid_colour: str
-    grid: str
-    dashed_grid: bool
-    spines: tuple[str, ...]
-    ticks: str
-    right: bool  # value axis on the right
-    minor: bool
-    parts: int
-    colours: tuple[str, ...]
-    hatched: bool
-    outlined: bool
-    horizontal: bool
-    thickness: float
-    legend: str
-    legend_frame: bool
-    title_left: bool
-    bold: bool
-    thousands: str
-    unit_in: str
-    turn: int  # of category labels, degrees
-    width: float  # inches
-    height: float
-    markers: bool
-    from_zero: bool
-    filled: bool
-    hole: float
-    start: int
-    beside: bool  # pie: names beside the wedges instead of in a legend
 
 
 def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
@@ -111,11 +67,11 @@ def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
 def build(data: dict[str, Any], seed: int) -> tuple[Figure, list[Cell]]:
     """The chart as matplotlib's figure, drawn on an Agg canvas, and its cells in pixels of it."""
     _valid(data)
-    style = _style(data, random.Random(seed))
-    for grown, option in _attempts(data, style):
+    style = choose(data, random.Random(seed))
+    for grown, option in attempts(data, style):
         chart = _Chart(data, style, grown, option)
-        cells = _cells(chart.figure)
-        if _fits(chart.figure, cells) and chart.holds():
+        cells = cells_of(chart.figure)
+        if fits(chart.figure, cells) and chart.holds():
             return chart.figure, cells
         chart.figure.clear()
     raise SceneError(
@@ -140,9 +96,7 @@ def source(data: dict[str, Any]) -> str:
 
 def _valid(data: dict[str, Any]) -> None:
     if data.get("variant") not in VARIANTS:
-        raise SceneError(
-            f"variant: {data.get('variant')!r}: expected one of {', '.join(VARIANTS)}"
-        )
+        raise SceneError(f"variant: {data.get('variant')!r}: expected one of {', '.join(VARIANTS)}")
     categories, series = data.get("categories") or [], data.get("series") or {}
     if not categories or not series:
         raise SceneError("categories, series: expected at least one of each")
@@ -169,106 +123,16 @@ def _valid(data: dict[str, Any]) -> None:
         raise SceneError("series: a pie of nothing: expected a sum above 0")
 
 
-def _style(data: dict[str, Any], rng: random.Random) -> _Style:
-    ground, panel, ink, grid = rng.choice([
-        ("#ffffff", "#ffffff", "#1a1a1a", "#d9d9d9"),
-        ("#ffffff", "#ffffff", "#1a1a1a", "#d9d9d9"),
-        ("#ffffff", "#ebebeb", "#222222", "#ffffff"),
-        ("#ffffff", "#f3f5f9", "#1f2a3a", "#d3dae6"),
-        ("#fff6ea", "#fff6ea", "#33291f", "#dccdb8"),
-        ("#1f2430", "#1f2430", "#eef1f6", "#475064"),
-    ])  # fmt: skip
-    dark = ground == "#1f2430"
-    if data["variant"] == "line":
-        colours = list(_ON_DARK if dark else _ON_LIGHT)
-        rng.shuffle(colours)
-    else:
-        # One scale of hue or grey holds no more than four colours that are told apart.
-        shown = len(data["categories"] if data["variant"] == "pie" else data["series"])
-        place = rng.randrange(len(_PALETTES) if shown <= 4 else _MANY)
-        turn = rng.randrange(3) if place < _MANY else 0
-        colours = [*_PALETTES[place][turn:], *_PALETTES[place][:turn]]
-    long = max(len(str(category)) for category in data["categories"])
-    return _Style(
-        family=rng.choice([*SANS, *SANS, *SERIF]),
-        points=rng.choice([9.5, 10, 10.5, 11, 12, 13]),
-        ground=ground,
-        panel=panel,
-        ink=ink,
-        grid_colour=grid,
-        grid="both" if panel == "#ebebeb" else rng.choice(["none", "value", "value", "both"]),
-        dashed_grid=rng.random() < 0.3,
-        spines=rng.choice([
-            ("left", "bottom", "right", "top"), ("left", "bottom"), ("left", "bottom"), ("bottom",), ()
-        ]),
-        ticks=rng.choice(["out", "out", "in", "none"]),
-        right=rng.random() < 0.1,
-        minor=rng.random() < 0.2,
-        parts=rng.choice([6, 7, 8, 10]),
-        colours=tuple(colours),
-        hatched=rng.random() < 0.15,
-        outlined=rng.random() < 0.3,
-        horizontal=rng.random() < (0.55 if long > 12 else 0.25) and data["variant"] != "line",
-        thickness=rng.uniform(0.5, 0.9),
-        legend=rng.choice(["outside right upper", "outside right center", "outside lower center",
-                           "outside lower left"]),
-        legend_frame=rng.random() < 0.4,
-        title_left=rng.random() < 0.35,
-        bold=rng.random() < 0.4,
-        thousands=rng.choice([",", ",", ",", "", "\u202f"]),
-        unit_in=rng.choice(["brackets", "brackets", "comma", "in"]),
-        turn=rng.choice([0, 0, 0, 30, 45, 90]),
-        width=rng.uniform(5.6, 8.5 if data["variant"] == "pie" else 10.5),
-        height=rng.uniform(3.8, 5.4 if data["variant"] == "pie" else 6.8),
-        markers=rng.random() < 0.7,
-        from_zero=rng.random() < 0.4,
-        filled=rng.random() < 0.15,
-        hole=rng.choice([0, 0, 0.45, 0.6]),
-        start=rng.choice([90, 90, 0, 180, 45]),
-        beside=rng.random() < 0.5,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class _Option:
-    """What may be changed in a style to make its texts fit."""
-
-    horizontal: bool
-    turn: int  # of category labels
-    label_turn: int  # of written values
-    start: int  # pie: where the first wedge begins
-    beside: bool
-
-
-def _attempts(data: dict[str, Any], style: _Style) -> Iterator[tuple[float, _Option]]:
-    """Arrangements, the style's own first, then with other turns, then larger."""
-    for grown in (1.0, 1.4, 2.0, 3.0):
-        if data["variant"] == "pie":
-            for start, beside in itertools.product(range(0, 360, 90), (style.beside, not style.beside)):
-                yield grown, _Option(False, 0, 0, (style.start + start) % 360, beside)
-            continue
-        ways = [style.horizontal]
-        if data["variant"] != "line" and grown > 1:
-            ways.append(not style.horizontal)
-        for horizontal in ways:
-            if horizontal:
-                yield grown, _Option(True, 0, 0, 0, False)
-                continue
-            label_turns = [0] if data["variant"] in ("line", "stacked_bar") else [0, 90]
-            for label_turn, turn in itertools.product(label_turns, dict.fromkeys((style.turn, 0, 90))):
-                yield grown, _Option(False, turn, label_turn, 0, False)
-
-
 class _Chart:
     """One arrangement of a chart. Texts that are cells carry their key as matplotlib's `gid`."""
 
-    def __init__(self, data: dict[str, Any], style: _Style, grown: float, option: _Option) -> None:
+    def __init__(self, data: dict[str, Any], style: Style, grown: float, option: Option) -> None:
         self.data, self.style, self.option = data, style, option
         side = (MAX_SIDE - 8) / _DPI
-        width, height = min(style.width * grown, side), min(style.height * grown, side)
-        self.figure = Figure((width, height), dpi=_DPI, layout="constrained", facecolor=style.ground)
+        size = (min(style.width * grown, side), min(style.height * grown, side))
+        layout = ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.12)
+        self.figure = Figure(size, dpi=_DPI, layout=layout, facecolor=style.ground)
         FigureCanvasAgg(self.figure)
-        self.figure.get_layout_engine().set(w_pad=0.12, h_pad=0.12)  # type: ignore[union-attr]
         self.face = FontProperties(fname=self._file(), size=style.points)
         self.axes: Axes = self.figure.add_subplot(facecolor=style.panel)
         self.written: list[tuple[Text, tuple[float, float]]] = []  # at a point of a line
@@ -329,7 +193,9 @@ class _Chart:
         width = self.figure.get_figwidth()
         text = self._wrapped(self.data["title"], (width - 0.5) / 1.35)
         left = {"x": 0.3 / width, "ha": "left"} if style.title_left else {}
-        title = self.figure.suptitle(text, fontproperties=face, color=style.ink, gid="title", **left)
+        title = self.figure.suptitle(
+            text, fontproperties=face, color=style.ink, gid="title", **left
+        )
         title.set_linespacing(1.15)
 
     # ----------------------------------------------------------------------------------- marks
@@ -339,7 +205,7 @@ class _Chart:
         style = self.style
         colour = style.colours[place % len(style.colours)]
         # A surface too near to its ground gets an outline.
-        pale = min(_contrast(colour, style.panel), _contrast(colour, style.ground)) < 2
+        pale = min(contrast(colour, style.panel), contrast(colour, style.ground)) < 2
         look: dict[str, Any] = {"facecolor": colour, "linewidth": 0.9}
         look["edgecolor"] = style.ink if style.outlined or pale else colour
         # Hatching would run through values written on it.
@@ -370,13 +236,16 @@ class _Chart:
         beyond = 4 if value >= 0 else -4
         if self.option.horizontal:
             at, offset = (value, middle), (beyond, 0)
-            place = {"ha": "left" if value >= 0 else "right", "va": "center_baseline"}
+            aligned: dict[str, Any] = {
+                "ha": "left" if value >= 0 else "right",
+                "va": "center_baseline",
+            }
         else:
             at, offset = (middle, value), (0, beyond)
-            place = {"ha": "center", "va": "bottom" if value >= 0 else "top"}
+            aligned: dict[str, Any] = {"ha": "center", "va": "bottom" if value >= 0 else "top"}
         self.axes.annotate(
             self._number(value), at, offset, textcoords="offset points", gid=key, rotation=self.option.label_turn,
-            fontproperties=self._small(), color=self.style.ink, **place,
+            fontproperties=self._small(), color=self.style.ink, **aligned,
         )  # fmt: skip
 
     def _stacks(self) -> None:
@@ -384,7 +253,7 @@ class _Chart:
         floors = [0.0] * len(data["categories"])
         for place, (name, values) in enumerate(data["series"].items()):
             draw = self.axes.barh if self.option.horizontal else self.axes.bar
-            under = {"left" if self.option.horizontal else "bottom": floors}
+            under: dict[str, Any] = {"left" if self.option.horizontal else "bottom": floors}
             bars = draw(range(len(floors)), values, self.style.thickness, label=name, **under)
             look = self._look(place)
             for bar in bars:
@@ -392,10 +261,10 @@ class _Chart:
             for at, value in enumerate(values):
                 if data.get("labels"):
                     middle = floors[at] + value / 2
-                    xy = (middle, at) if self.option.horizontal else (at, middle)
+                    x, y = (middle, at) if self.option.horizontal else (at, middle)
                     text = self.axes.text(
-                        *xy, self._number(value), gid=f"series.{name}.{at}", ha="center", va="center",
-                        fontproperties=self._small(), color=_ink_on(look["facecolor"]),
+                        x, y, self._number(value), gid=f"series.{name}.{at}", ha="center", va="center",
+                        fontproperties=self._small(), color=ink_on(look["facecolor"]),
                     )  # fmt: skip
                     self.within.append((text, bars[at]))
             floors = [floor + value for floor, value in zip(floors, values, strict=True)]
@@ -416,7 +285,8 @@ class _Chart:
                 for at, value in enumerate(values):
                     text = self.axes.annotate(
                         self._number(value), (at, value), (0, 0), textcoords="offset pixels", ha="center",
-                        va="center", gid=f"series.{name}.{at}", fontproperties=self._small(), color=colour,
+                        va="center", gid=f"series.{name}.{at}", fontproperties=self._small(),
+                        color=readable(colour, style.panel, style.ink),
                         bbox={"boxstyle": "square,pad=0.05", "facecolor": style.panel, "edgecolor": "none"},
                     )  # fmt: skip
                     self.written.append((text, (at, value)))
@@ -440,17 +310,14 @@ class _Chart:
         line = self.data["variant"] == "line"
         bottom = low - room if low < 0 else max(0, low - room) if line else low
         top = high + room if high > 0 or line else high
-        locator = MaxNLocator(nbins=self.style.parts, steps=[1, 2, 2.5, 5, 10], min_n_ticks=6)
-        ticks = locator.tick_values(bottom, top if top > bottom else bottom + 1)
-        while len(ticks) > 7 and ticks[1] <= bottom:
-            ticks = ticks[1:]
-        while len(ticks) > 7 and ticks[-2] >= top:
-            ticks = ticks[:-1]
+        places = ticks(bottom, top if top > bottom else bottom + 1, self.style.parts)
         axis = self.axes.xaxis if self.option.horizontal else self.axes.yaxis
-        axis.set_ticks(ticks)
-        (self.axes.set_xlim if self.option.horizontal else self.axes.set_ylim)(ticks[0], ticks[-1])
-        self.crosses_zero = ticks[0] < 0 < ticks[-1]
-        step = ticks[1] - ticks[0]
+        axis.set_ticks(places)
+        (self.axes.set_xlim if self.option.horizontal else self.axes.set_ylim)(
+            places[0], places[-1]
+        )
+        self.crosses_zero = places[0] < 0 < places[-1]
+        step = places[1] - places[0]
         digits = max(0, -math.floor(math.log10(step) + 1e-9))
         digits += round(step * 10**digits, 6) % 1 != 0  # 2.5, 0.25
         axis.set_major_formatter(
@@ -475,12 +342,19 @@ class _Chart:
             near, side = height / 2 + 7, extent.width / 2 + 8
             steps = [(0, near), (0, -near), (side, 0), (-side, 0), (side, near), (-side, near), (side, -near),
                      (-side, -near)]  # fmt: skip
-            steps += [(0, sign * (near + n * (height + 2))) for n in range(1, far) for sign in (1, -1)]
+            steps += [
+                (0, sign * (near + n * (height + 2))) for n in range(1, far) for sign in (1, -1)
+            ]
             for dx, dy in steps:
                 box = (x + dx - extent.width / 2 - 1, y + dy - height / 2 - 1,
                        x + dx + extent.width / 2 + 1, y + dy + height / 2 + 1)  # fmt: skip
-                inside = frame.y0 < box[1] and box[3] < frame.y1 and frame.x0 < box[0] and box[2] < frame.x1
-                if inside and not any(_overlap(box, other) for other in taken):
+                inside = (
+                    frame.y0 < box[1]
+                    and box[3] < frame.y1
+                    and frame.x0 < box[0]
+                    and box[2] < frame.x1
+                )
+                if inside and not any(overlap(box, other) for other in taken):
                     break
             else:
                 self.crowded = True
@@ -503,7 +377,7 @@ class _Chart:
             wedge.set(**look)
             angle = math.radians((wedge.theta1 + wedge.theta2) / 2)
             x, y = math.cos(angle), math.sin(angle)
-            outward = {"ha": "left" if x > 0.15 else "right" if x < -0.15 else "center",
+            outward: dict[str, Any] = {"ha": "left" if x > 0.15 else "right" if x < -0.15 else "center",
                        "va": "bottom" if y > 0.6 else "top" if y < -0.6 else "center"}  # fmt: skip
             if self.option.beside:
                 label = self._wrapped(categories[place], 1.6)
@@ -514,11 +388,11 @@ class _Chart:
             if data.get("labels"):
                 # Beyond the rim where the names are in a legend, else within the wedge.
                 at = reach if self.option.beside else 1.07
-                inner = {"ha": "center", "va": "center"}
+                inner: dict[str, Any] = {"ha": "center", "va": "center"}
                 text = self.axes.text(
                     x * at, y * at, self._number(values[place]), gid=f"series.{name}.{place}",
                     fontproperties=self._small(), **(inner if self.option.beside else outward),
-                    color=_ink_on(look["facecolor"]) if self.option.beside else style.ink,
+                    color=ink_on(look["facecolor"]) if self.option.beside else style.ink,
                 )  # fmt: skip
                 if self.option.beside:
                     self.within.append((text, wedge))
@@ -541,15 +415,16 @@ class _Chart:
     # ------------------------------------------------------------------------- axes and legend
 
     def _small(self) -> FontProperties:
-        return FontProperties(fname=self.face.get_file(), size=max(9, self.style.points * 0.88))
+        return FontProperties(fname=self._file(), size=max(9, self.style.points * 0.88))
 
-    def _legend(self, handles: Any, names: list[str]) -> Any:
+    def _legend(self, handles: Any, names: list[str]) -> Legend:
         style = self.style
+        place: Any = style.legend
         flat = "lower" in style.legend
         width = max(len(name) for name in names) * style.points * 0.62 / 72 + 0.6
         columns = max(1, min(len(names), int((self.figure.get_figwidth() - 0.6) / width)))
         return self.figure.legend(
-            handles, [self._wrapped(name, 2.2) if not flat else name for name in names], loc=style.legend,
+            handles, [self._wrapped(name, 2.2) if not flat else name for name in names], loc=place,
             ncols=columns if flat else 1, prop=self.face, labelcolor=style.ink, frameon=style.legend_frame,
             facecolor=style.ground, edgecolor=style.grid_colour if style.ground != style.grid_colour else "#999999",
             handlelength=2.6, borderaxespad=0.6, labelspacing=0.6,
@@ -560,9 +435,7 @@ class _Chart:
         values, names = (axes.xaxis, axes.yaxis) if self.option.horizontal else (axes.yaxis, axes.xaxis)  # fmt: skip
         count = len(data["categories"])
         room = 2.0 if self.option.horizontal else (self.figure.get_figwidth() - 1.6) / count * 0.92
-        shown = [
-            str(c) if self.option.turn else self._wrapped(c, room) for c in data["categories"]
-        ]
+        shown = [str(c) if self.option.turn else self._wrapped(c, room) for c in data["categories"]]
         names.set_ticks(range(count), shown)
         for place, label in enumerate(names.get_ticklabels()):
             label.set(gid=f"categories.{place}", fontproperties=self.face, color=style.ink)
@@ -576,10 +449,13 @@ class _Chart:
             axes.set_ylim(count - 0.4, -0.6)
         elif data["variant"] != "line":
             axes.set_xlim(-0.6, count - 0.4)
-        for label, axis, key in ((self._value_label(), values, "y_label"), (data.get("x_label"), names, "x_label")):  # fmt: skip
-            if label:
+        for name, axis, key in (
+            (self._value_label(), values, "y_label"),
+            (data.get("x_label"), names, "x_label"),
+        ):
+            if name:
                 upright = axis is axes.yaxis
-                text = self._wrapped(label, self.figure.get_figheight() - 1.2 if upright else 5.0)
+                text = self._wrapped(name, self.figure.get_figheight() - 1.2 if upright else 5.0)
                 axis.set_label_text(text, fontproperties=self.face, color=style.ink, gid=key)
         if style.right and not self.option.horizontal:
             axes.yaxis.tick_right()
@@ -598,77 +474,13 @@ class _Chart:
         direction = "in" if style.ticks == "in" else "out"
         axes.tick_params(length=length, direction=direction, color=style.ink)
         if style.minor and length:
-            values.set_minor_locator(_halves(values.get_ticklocs()))
+            halves = [(a + b) / 2 for a, b in itertools.pairwise(values.get_ticklocs())]
+            values.set_minor_locator(FixedLocator(halves))
             values.set_tick_params(which="minor", length=2, color=style.ink)
         if self.crosses_zero:
             (axes.axvline if self.option.horizontal else axes.axhline)(0, color=style.ink, linewidth=0.9)  # fmt: skip
         if len(data["series"]) > 1:
             handles, labels = axes.get_legend_handles_labels()
-            for name, text in zip(data["series"], self._legend(handles, labels).get_texts(), strict=True):  # fmt: skip
-                text.set_gid(f"series.{name}")
-
-
-def _halves(ticks: Sequence[float]) -> Any:
-    from matplotlib.ticker import FixedLocator
-
-    return FixedLocator([(a + b) / 2 for a, b in itertools.pairwise(ticks)])
-
-
-# ----------------------------------------------------------------------------------- measuring
-
-
-def _texts(figure: Figure) -> list[tuple[Box, Text]]:
-    """The texts that are drawn, numbers of the axes among them, and where."""
-    height = figure.bbox.height
-    found = []
-    for text in figure.findobj(Text):
-        if not text.get_visible() or not text.get_text():
-            continue
-        # An annotation's own extent would take in the point it belongs to.
-        extent = Text.get_window_extent(text)
-        box = (extent.x0, height - extent.y1, extent.x1, height - extent.y0)
-        found.append(((*map(math.floor, box[:2]), *map(math.ceil, box[2:])), text))
-    return found
-
-
-def _cells(figure: Figure) -> list[Cell]:
-    """The texts that carry a key."""
-    return [
-        Cell(text.get_gid(), text.get_text().replace("\n", " "), box)
-        for box, text in _texts(figure)
-        if text.get_gid()
-    ]
-
-
-def _fits(figure: Figure, cells: Sequence[Cell]) -> bool:
-    width, height = figure.bbox.width, figure.bbox.height
-    inside = all(
-        c.box[0] > 1 and c.box[1] > 1 and c.box[2] < width - 1 and c.box[3] < height - 1
-        for c in cells
-    )
-    boxes = [box for box, _ in _texts(figure)]
-    if not inside or any(_overlap(a, b) for a, b in itertools.combinations(boxes, 2)):
-        return False
-    # The title is the one text that the layout does not keep away from a legend.
-    title = next(cell.box for cell in cells if cell.key == "title")
-    frames = [legend.get_window_extent() for legend in figure.legends]
-    return not any(_overlap(title, (f.x0, height - f.y1, f.x1, height - f.y0)) for f in frames)
-
-
-def _overlap(a: Sequence[float], b: Sequence[float]) -> bool:
-    return min(a[2], b[2]) > max(a[0], b[0]) and min(a[3], b[3]) > max(a[1], b[1])
-
-
-def _luminance(colour: str) -> float:
-    """Relative luminance, 0 to 1, as WCAG 2.2 defines it."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def _contrast(one: str, other: str) -> float:
-    low, high = sorted((_luminance(one), _luminance(other)))
-    return (high + 0.05) / (low + 0.05)
-
-
-def _ink_on(colour: str) -> str:
-    return max(("#000000", "#ffffff"), key=lambda ink: _contrast(ink, colour))
+            entries = self._legend(handles, labels).get_texts()
+            for series, text in zip(data["series"], entries, strict=True):
+                text.set_gid(f"series.{series}")

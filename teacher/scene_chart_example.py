@@ -4,12 +4,34 @@ import random
 from typing import Any
 
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
-_PLACES = ["Hamburg", "Lyon", "Graz", "Turin", "Bergen", "Porto", "Gdansk", "Ghent", "Basel", "Malmo", "Cork", "Brno"]
+_PLACES = [
+    "Hamburg",
+    "Lyon",
+    "Graz",
+    "Turin",
+    "Bergen",
+    "Porto",
+    "Gdansk",
+    "Ghent",
+    "Basel",
+    "Malmo",
+    "Cork",
+    "Brno",
+]
 _CAUSES = ["Late delivery", "Defective goods", "Disputed invoice", "Breach of confidentiality", "Force majeure",
            "Missing acceptance", "Change of control", "Data loss", "Insolvency of a party"]  # fmt: skip
 _COSTS = ["Personnel", "Rent", "Energy", "Licences", "Travel", "Outside counsel", "Insurance", "Depreciation",
           "Marketing", "Maintenance"]  # fmt: skip
-_MODELS = ["Baseline", "Variant A", "Variant B", "Pruned", "Quantised", "Distilled", "Ensemble", "Large"]
+_MODELS = [
+    "Baseline",
+    "Variant A",
+    "Variant B",
+    "Pruned",
+    "Quantised",
+    "Distilled",
+    "Ensemble",
+    "Large",
+]
 _TEAMS = ["North", "South", "East", "West", "Online", "Retail", "Wholesale", "Export"]
 _THINGS = ["Contracts", "Licences", "Services", "Hardware", "Training", "Support", "Spare parts"]
 # What is measured: label of the value axis, unit, least, most, decimals.
@@ -70,6 +92,12 @@ def _categories(rng: random.Random, variant: str, count: int) -> tuple[str, list
         first = rng.randint(1, 40)
         return kind, [f"W{first + i}" for i in range(count)]
     kind, names = rng.choice(
-        [("Office", _PLACES), ("Cause", _CAUSES), ("Cost centre", _COSTS), ("Model", _MODELS), ("Sales channel", _TEAMS)]
-    )  # fmt: skip
+        [
+            ("Office", _PLACES),
+            ("Cause", _CAUSES),
+            ("Cost centre", _COSTS),
+            ("Model", _MODELS),
+            ("Sales channel", _TEAMS),
+        ]
+    )
     return kind, rng.sample(names, min(count, len(names)))

@@ -36,8 +36,21 @@ _PROCESSES = {
         ["Intake", "Adjustment", "Payments"],
     ),
 }  # fmt: skip
-_BRANCHES = [("yes", "no"), ("Yes", "No"), ("approved", "rejected"), ("pass", "fail"), ("true", "false")]
-_ENDS = ["Stop", "Rejected", "Escalate to board", "Return to sender", "Cancelled", "Manual handling"]
+_BRANCHES = [
+    ("yes", "no"),
+    ("Yes", "No"),
+    ("approved", "rejected"),
+    ("pass", "fail"),
+    ("true", "false"),
+]
+_ENDS = [
+    "Stop",
+    "Rejected",
+    "Escalate to board",
+    "Return to sender",
+    "Cancelled",
+    "Manual handling",
+]
 _GIVEN = ["Anna", "Bilal", "Chiara", "Dmitri", "Elif", "Farid", "Grete", "Hugo", "Ines", "Jonas", "Kaya",
           "Lena", "Marek", "Nadia", "Oskar", "Paula", "Rafael", "Sofia", "Tomas", "Yara"]  # fmt: skip
 _FAMILY = ["Albers", "Brandt", "Costa", "Dahl", "Eriksen", "Fontaine", "Graf", "Horvath", "Ivanov", "Keller",
@@ -45,7 +58,16 @@ _FAMILY = ["Albers", "Brandt", "Costa", "Dahl", "Eriksen", "Fontaine", "Graf", "
 _UNITS = ["Finance", "Legal", "Operations", "Research", "Sales", "People", "Purchasing", "Quality",
           "Logistics", "IT", "Marketing", "Compliance"]  # fmt: skip
 _RANKS = ["Head of", "Team lead", "Deputy,", "Analyst,", "Officer,", "Specialist,"]
-_FIRMS = ["Holding", "Beteiligungs", "Energy", "Logistics", "Digital", "Real Estate", "Services", "Trading"]
+_FIRMS = [
+    "Holding",
+    "Beteiligungs",
+    "Energy",
+    "Logistics",
+    "Digital",
+    "Real Estate",
+    "Services",
+    "Trading",
+]
 _FORMS = ["AG", "GmbH", "S.A.", "Ltd", "B.V.", "SE", "S.r.l."]
 _DIALOGUES = {
     "Order to delivery": (
@@ -150,7 +172,9 @@ def _organisation(rng: random.Random) -> dict[str, Any]:
 
 def _ownership(rng: random.Random) -> dict[str, Any]:
     name = rng.choice(_FAMILY)
-    firms = [f"{name} {firm} {rng.choice(_FORMS)}" for firm in rng.sample(_FIRMS, rng.randint(3, 7))]
+    firms = [
+        f"{name} {firm} {rng.choice(_FORMS)}" for firm in rng.sample(_FIRMS, rng.randint(3, 7))
+    ]
     nodes = {f"c{i}": firm for i, firm in enumerate(firms)}
     edges = []
     for i in range(1, len(firms)):

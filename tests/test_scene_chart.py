@@ -54,7 +54,7 @@ def drawn_values(figure: Figure, data: dict[str, Any]) -> dict[str, list[float]]
     names, count = list(data["series"]), len(data["categories"])
     if data["variant"] == "line":
         lines = [line for line in figure.axes[0].get_lines() if line.get_label() in names]
-        return {str(line.get_label()): [float(y) for y in line.get_ydata()] for line in lines}  # type: ignore[union-attr]
+        return {str(line.get_label()): np.asarray(line.get_ydata()).tolist() for line in lines}
     if data["variant"] == "pie":
         total = sum(data["series"][names[0]])
         wedges = [patch for patch in figure.axes[0].patches if isinstance(patch, Wedge)]
@@ -141,7 +141,7 @@ def test_bars_stand_on_zero_and_ticks_part_the_axis_in_five_or_more() -> None:
 def test_the_same_chart_is_the_same_bytes_and_another_seed_looks_different() -> None:
     one, two = paint(chart("line"), 11)[0], paint(chart("line"), 11)[0]
     assert one.tobytes() == two.tobytes()
-    assert len({paint(chart("line"), seed)[0].tobytes() for seed in range(8)}) == 8
+    assert len({paint(chart("line"), seed)[0].tobytes() for seed in range(4)}) == 4
 
 
 def test_drawing_leaves_the_settings_of_matplotlib_alone() -> None:
@@ -162,7 +162,7 @@ def test_long_names_and_titles_are_shown_whole() -> None:
         title="Average time from the first notice of a defect to the credit note, by office and by year of contract",
         categories=["Breach of confidentiality by a subcontractor", "Late delivery", "Insolvency of a party"],
     )  # fmt: skip
-    for seed in range(6):
+    for seed in range(4):
         picture = draw(Scene("chart", data, seed))
         assert not check(picture)
         texts = {cell.key: cell.text for cell in picture.cells}
@@ -173,7 +173,7 @@ def test_long_names_and_titles_are_shown_whole() -> None:
 def test_two_years_of_months_fit() -> None:
     months = [f"{month:02}/{year}" for year in (2024, 2025) for month in range(1, 13)]
     data = chart("line", categories=months, series={"Load": list(range(40, 88, 2))}, labels=False)
-    for seed in range(5):
+    for seed in range(3):
         assert not check(draw(Scene("chart", data, seed)))
 
 
@@ -202,14 +202,16 @@ def test_data_that_is_no_chart_is_refused(changes: dict[str, Any], expected: str
 
 
 def test_a_chart_too_crowded_to_read_is_refused() -> None:
-    slivers = chart("pie", series={"Share": [1000, 1, 1, 1, 1, 1, 1, 1]}, categories=list("ABCDEFGH"))
+    slivers = chart(
+        "pie", series={"Share": [1000, 1, 1, 1, 1, 1, 1, 1]}, categories=list("ABCDEFGH")
+    )
     with pytest.raises(SceneError, match="no arrangement within 2048 px"):
         paint(slivers, 1)
 
 
 @pytest.mark.slow
 def test_a_thousand_charts_are_right_and_no_two_alike() -> None:
-    seen, before = set(), 0
+    seen, before = set(), 0.0
     for seed in range(1000):
         picture = draw(example("chart", random.Random(seed)))
         assert not check(picture), f"seed {seed}: {check(picture)}"
