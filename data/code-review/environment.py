@@ -22,7 +22,9 @@ from teacher.scenes import Scene
 
 Check = Literal["lint", "types", "unit", "build", "docs", "licences", "coverage", "browser"]
 Severity = Literal["low", "medium", "high", "critical"]
-Component = Literal["billing", "search", "accounts", "exports", "sync", "mobile", "reports", "alerts"]
+Component = Literal[
+    "billing", "search", "accounts", "exports", "sync", "mobile", "reports", "alerts"
+]
 Verdict = Literal["approve", "request_changes"]
 Concern = Literal["bug", "naming", "style", "question"]
 Plan = list[tuple[str, dict[str, Any]]]
@@ -66,7 +68,7 @@ def _part(pool: list[Any], split: str) -> list[Any]:
 
 @cache
 def _pool(what: str, split: str) -> list[Any]:
-    pools = {"surname": _SURNAMES, "pair": _PAIRS, "noun": _NOUNS.split()}
+    pools: dict[str, list[Any]] = {"surname": _SURNAMES, "pair": _PAIRS, "noun": _NOUNS.split()}
     return _part(pools[what], split)
 
 
@@ -92,7 +94,9 @@ class Code:
     line: int
     error: str = ""
     fix: str = ""  # the line as it should be
-    cases: tuple[tuple[str, Any, Any], ...] = ()  # of a mistake: the call, what it should give, what it gives
+    cases: tuple[
+        tuple[str, Any, Any], ...
+    ] = ()  # of a mistake: the call, what it should give, what it gives
 
     def screen(self, path: str) -> dict[str, Any]:
         """The data of a Scene: the file, and what running it printed."""
@@ -122,9 +126,7 @@ def crash(language: str, path: str, split: str, rng: random.Random) -> Code:
             f"    at {inside} ({path}:{line}:{column})\n"
             f"    at Object.<anonymous> ({path}:{caller}:{at})"
         )
-    error = next(
-        (said.partition(":")[0] for said in output.splitlines() if "Error: " in said), ""
-    )
+    error = next((said.partition(":")[0] for said in output.splitlines() if "Error: " in said), "")
     return Code(language, text.rstrip("\n"), output, line, error)
 
 
@@ -237,7 +239,7 @@ def _statements(text: str) -> list[tuple[int, str]]:
 
 def _run_sql(text: str) -> tuple[str, int]:
     """What a script prints up to its first error, and the line of the statement that failed."""
-    printed = []
+    printed: list[str] = []
     with contextlib.closing(sqlite3.connect(":memory:")) as opened:
         for line, statement in _statements(text):
             try:
@@ -349,7 +351,8 @@ class ReviewDesk(Environment):
     def _state(self) -> Any:
         return {
             "pulls": {
-                p.id: [sorted(p.labels), sorted(p.requested), p.verdict] for p in self._pulls.values()
+                p.id: [sorted(p.labels), sorted(p.requested), p.verdict]
+                for p in self._pulls.values()
             },
             "issues": {i.id: [i.severity, i.assignee] for i in self._issues.values()},
             "comments": sorted(self._comments),
@@ -388,7 +391,9 @@ class ReviewDesk(Environment):
         for pull in self._pulls.values():
             if isinstance(branch, str) and pull.branch == branch.strip():
                 return {"pull_id": pull.id, "author": pull.author}
-        raise ValueError(f"no branch {_quote(branch)}: give its full name, such as fix/plain-example")
+        raise ValueError(
+            f"no branch {_quote(branch)}: give its full name, such as fix/plain-example"
+        )
 
     def get_pull_request(self, pull_id: str) -> dict:
         """Get a pull request's author, branch and the issue it closes.
