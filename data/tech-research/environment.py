@@ -321,13 +321,13 @@ class ResearchDesk(Environment):
         samples = [f"S{n}" for n in rng.sample(range(11, 99), PRODUCTS)]
         report.samples = {p.id: sample for p, sample in zip(products, samples, strict=True)}
         order, keys = rng.sample(products, PRODUCTS), rng.sample(products, PRODUCTS)
-        units = rng.sample(range(2, 40), PRODUCTS)
+        units = rng.sample(range(12, 60), PRODUCTS)
         if report.metric:
             scale = WORDS["metrics"][report.metric]
             column = f"{scale['title']} ({scale['unit']})"
             cells = {p.id: str(self._measured[report.metric][p.id]) for p in order}
         else:
-            column = "Price seen (EUR)"
+            column = "Street price (EUR)"
             cells = {p.id: str(rng.randrange(9, 480) * 25) for p in order}
         rows = [
             [report.samples[p.id], cells[p.id], str(n)] for p, n in zip(order, units, strict=True)
@@ -654,11 +654,7 @@ def _one_of(value: Any, known: Any, what: str) -> str:
 
 
 def _positive(value: Any, what: str) -> float:
-    if (
-        isinstance(value, bool)
-        or not isinstance(value, int | float)
-        or not 0 < value <= MAX_VALUE
-    ):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_VALUE:
         raise ValueError(f"{what}: {_quote(value)}: expected a number above 0, at most {MAX_VALUE}")
     return value
 
@@ -796,16 +792,14 @@ def score_gap(world: ResearchDesk, rng: random.Random) -> Blueprint:
     metric, (one, other), plan = _two_scores(world, rng)
     unit = WORDS["metrics"][metric]["unit"]
     gap = abs(world._scores[one, metric] - world._scores[other, metric])
-    request = _say(
-        "score_gap", rng, product=one, other=other, metric=_title_of(metric), unit=unit
-    )
+    request = _say("score_gap", rng, product=one, other=other, metric=_title_of(metric), unit=unit)
     return Blueprint(request, plan, f"They differ by {gap} {unit}.", Answer("number", gap))
 
 
 @template(kind="workflow")
 def watch_better(world: ResearchDesk, rng: random.Random) -> Blueprint:
     metric, two, plan = _two_scores(world, rng)
-    best, level = WORDS["metrics"][metric]["best"], rng.choice(LEVELS)
+    best, level = WORDS["metrics"][metric]["best"], rng.choice(("watch", "trial", "adopt"))
     two_by_score = sorted(two, key=lambda product: world._scores[product, metric])
     better = two_by_score[-1 if best == "highest" else 0]
     request = _say(
@@ -830,9 +824,7 @@ def cite_figure_of_report(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("get_report", {"report_id": cited.id}),
         ("cite_figure", {"report_id": report.id, "figure_id": figure}),
     ]
-    request = _say(
-        "cite_figure_of_report", rng, report=report.id, source=cited.id, which=which
-    )
+    request = _say("cite_figure_of_report", rng, report=report.id, source=cited.id, which=which)
     return Blueprint(request, plan, f"{report.id} now cites {figure}.")
 
 
@@ -858,6 +850,4 @@ def analyst_by_metric(world: ResearchDesk, rng: random.Random) -> Blueprint:
     ]
     facts = {"metric": _title_of(report.metric), "name": _pick(world._products, rng).name}
     request = _say("analyst_by_metric", rng, **facts)
-    return Blueprint(
-        request, plan, f"It is by {report.analyst}.", Answer("text", report.analyst)
-    )
+    return Blueprint(request, plan, f"It is by {report.analyst}.", Answer("text", report.analyst))

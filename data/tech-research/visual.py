@@ -475,7 +475,7 @@ def two_pages(world: Any, rng: random.Random) -> Blueprint:
 def count_on_page(world: Any, rng: random.Random) -> Blueprint:
     page = rng.choice(list(world._reports.values())).pages[0]
     runs = [int(row[2]) for row in page.data["table"]["rows"]]
-    limit = rng.randrange(max(8, min(runs)), max(runs))
+    limit = rng.randrange(min(runs), max(runs))
     where = {"cells": _rows(page, 2), "is": ">", "value": limit}
     program = {"op": "count", "cells": _rows(page, 0), "where": where}
     request = _say("count_on_page", rng, limit=limit)
@@ -502,7 +502,7 @@ def page_against_chart(world: Any, rng: random.Random) -> Blueprint:
     program = {"op": "consistency", "cells": cells}
     agree = run(program, [page.data, figure.scene.data]).value == "yes"
     said = "they agree" if agree else "they differ"
-    return _asked(request, program, [page, figure.scene], f"{{}}, {said}.".capitalize())
+    return _asked(request, program, [page, figure.scene], f"The answer is {{}}: {said}.")
 
 
 def _quote(world: Any, product: Any, rng: random.Random) -> Scene:
