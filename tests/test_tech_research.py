@@ -24,6 +24,7 @@ DESK = sys.modules[RESEARCH.environment.__module__]
 NAMES = sorted(RESEARCH.templates)
 VISUAL = [n for n in NAMES if RESEARCH.templates[n].kind in ("chart", "diagram", "document")]  # type: ignore[attr-defined]
 TEXT = [n for n in NAMES if n not in VISUAL]
+READ_FROM_PICTURES = {"record_score", "set_price", "mark_component", "set_contact"}
 ENTITY = re.compile(r"\b[PVRF]-\d+\b")
 
 
@@ -111,16 +112,15 @@ def test_no_argument_is_magic() -> None:
 
 def test_a_task_with_a_picture_needs_it() -> None:
     """What only a picture says is in no request and in no other result."""
-    needed = Counter()
+    needed: Counter[str] = Counter()
     for name, *_, one, results, _, _ in tasks():
         said = one.request + " ".join(dumps(r) for r in results[:-1] if not isinstance(r, Scene))
         for tool, arguments in one.plan:
             for key in ("score", "price", "component", "person"):
-                if tool in {"record_score", "set_price", "mark_component", "set_contact"}:
-                    if key in arguments:
-                        value = re.escape(str(arguments[key]))
-                        assert not re.search(rf"\b{value}\b", said), (name, one)
-                        needed[name] += 1
+                if tool in READ_FROM_PICTURES and key in arguments:
+                    value = re.escape(str(arguments[key]))
+                    assert not re.search(rf"\b{value}\b", said), (name, one)
+                    needed[name] += 1
     assert set(needed) == {
         *("enter_from_chart", "enter_from_figure", "record_from_pages", "price_from_quote"),
         *("mark_dependant", "mark_step", "contact_above"),
@@ -132,7 +132,7 @@ def measured(made_in: Any, product: str, metric: str) -> Any:
 
 
 def test_what_is_entered_from_a_picture_is_what_was_measured() -> None:
-    seen = Counter()
+    seen: Counter[str] = Counter()
     for name, *_, made_in, one, _, _, _ in tasks():
         if name in {"enter_from_chart", "enter_from_figure", "record_from_pages"}:
             tool, arguments = one.plan[-1]
@@ -144,7 +144,7 @@ def test_what_is_entered_from_a_picture_is_what_was_measured() -> None:
 
 
 def test_a_finding_says_whether_the_record_is_what_was_measured() -> None:
-    findings = Counter()
+    findings: Counter[str] = Counter()
     for name, *_, made_in, one, _, _, _ in tasks():
         if name == "check_figure":
             read, note = one.plan[-2][1], one.plan[-1][1]
@@ -188,7 +188,7 @@ def test_answers_about_diagrams_follow_the_arrows() -> None:
 
 
 def test_two_pages_lead_from_a_product_to_its_result() -> None:
-    for name, *_, made_in, one, _, _, _ in tasks():
+    for name, *_, one, _, _, _ in tasks():
         if name != "two_pages":
             continue
         results, key = (picture.data["table"]["rows"] for picture in one.pictures)

@@ -207,10 +207,8 @@ class ResearchDesk(Environment):
     def _chart(self, report: Report, variant: str, rng: random.Random) -> None:
         number = report.figures[0]
         if report.metric is None:
-            data = self._market(variant, rng)
-            self._figures[number] = Figure(
-                number, report.id, data["title"], Scene("chart", data, rng.randrange(1 << 31))
-            )
+            market = Scene("chart", self._market(variant, rng), rng.randrange(1 << 31))
+            self._figures[number] = Figure(number, report.id, market.data["title"], market)
             return
         scale, measured = WORDS["metrics"][report.metric], self._measured[report.metric]
         names = [self._products[product].name for product in measured]
@@ -828,26 +826,31 @@ def cite_figure_of_report(world: ResearchDesk, rng: random.Random) -> Blueprint:
     return Blueprint(request, plan, f"{report.id} now cites {figure}.")
 
 
+def _a_measurement(world: ResearchDesk, rng: random.Random) -> tuple[str, Report]:
+    """A metric that a report is about, and the report."""
+    return rng.choice([(r.metric, r) for r in world._reports.values() if r.metric])
+
+
 @template(kind="workflow")
 def status_by_metric(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    report = rng.choice([r for r in world._reports.values() if r.metric])
+    metric, report = _a_measurement(world, rng)
     status = rng.choice([s for s in get_args(Status) if s != report.status])
     plan: Plan = [
-        ("find_report", {"metric": report.metric}),
+        ("find_report", {"metric": metric}),
         ("set_report_status", {"report_id": report.id, "status": status}),
     ]
-    facts = {"metric": _title_of(report.metric), "name": _pick(world._products, rng).name}
+    facts = {"metric": _title_of(metric), "name": _pick(world._products, rng).name}
     request = _say("status_by_metric", rng, status=status, **facts)
     return Blueprint(request, plan, f"{report.id} is now {status}.")
 
 
 @template(kind="workflow")
 def analyst_by_metric(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    report = rng.choice([r for r in world._reports.values() if r.metric])
+    metric, report = _a_measurement(world, rng)
     plan: Plan = [
-        ("find_report", {"metric": report.metric}),
+        ("find_report", {"metric": metric}),
         ("get_report", {"report_id": report.id}),
     ]
-    facts = {"metric": _title_of(report.metric), "name": _pick(world._products, rng).name}
+    facts = {"metric": _title_of(metric), "name": _pick(world._products, rng).name}
     request = _say("analyst_by_metric", rng, **facts)
     return Blueprint(request, plan, f"It is by {report.analyst}.", Answer("text", report.analyst))

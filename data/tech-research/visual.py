@@ -207,7 +207,8 @@ def enter_from_figure(world: Any, rng: random.Random) -> Blueprint:
 @template(kind="chart")
 def check_figure(world: Any, rng: random.Random) -> Blueprint:
     # Half of the findings are that the record was copied wrongly, though that is one score of each metric.
-    slips, others = [], []
+    slips: list[Any] = []
+    others: list[Any] = []
     for figure in world._figures.values():
         metric = world._reports[figure.report].metric
         for product, key in figure.marks.items():
