@@ -404,14 +404,22 @@ def evaluate(work: Work) -> None:
     student_file = work.path("export", "gguf", work.gguf_name(settings.variant))
     with work.run.stage("evaluate", inputs, outputs) as result:
         scores = {}
+        sees, context = work.student_sees, 2048
+        if any("pictures" in row for row in rows):  # they take room, as pixels or in words
+            context = max(context, work.recipe.train.max_length + settings.max_tokens)
         candidates = {
             "base": (
                 base.gguf(work.student, settings.variant, say),
                 catalog.template(work.student),
+                base.projector(work.student, say) if sees else None,
             ),
-            "student": (student_file, None),
+            "student": (
+                student_file,
+                None,
+                work.path("export", "gguf", work.gguf_name("mmproj")) if sees else None,
+            ),
         }
-        for name, (file, template) in candidates.items():
+        for name, (file, template, projector) in candidates.items():
             digest = sha256(file)
             with track(f"exam of the {name}", len(rows)) as advance:
                 traces = asyncio.run(
@@ -421,13 +429,14 @@ def evaluate(work: Work) -> None:
                         rows,
                         work.domain,
                         settings,
-                        min(work.student["context"], 2048),
+                        min(work.student["context"], context),
                         template,
                         work.path("journal"),
                         work.path("logs", f"exam-{name}.log"),
                         advance,
-                        "pixels" if work.student_sees else "source",
+                        "pixels" if sees else "source",
                         work.album,
+                        projector,
                     )
                 )
             write_jsonl(directory / f"{name}.jsonl", traces)

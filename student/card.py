@@ -35,6 +35,7 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
     student = manifest["student"]
     licence = student["licence"].lower()
     known = licence in _HUB_LICENCES
+    sees = any(file["variant"] == "mmproj" for file in manifest.get("files", []))
     result = scorecard["models"]["student"]
     share = round(100 * result["passed"] / result["tasks"], 1) if result["tasks"] else 0.0
     exam = {
@@ -47,7 +48,7 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
         **({} if known else {"license_name": student["licence"]}),
         "base_model": student["base"],
         "base_model_relation": "finetune",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "image-text-to-text" if sees else "text-generation",
         "tags": ["tool-calling", "distillation", manifest["domain"]],
         "model-index": [{"name": _title(manifest), "results": [exam]}],
     }
@@ -147,10 +148,15 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     files = manifest.get("files", [])
     examined = _file(scorecard["models"]["student"])
     name = manifest.get("name", manifest["domain"])
+    tower = next((f["path"] for f in files if f["variant"] == "mmproj"), None)
+    seen = f" --mmproj {name}/{tower}" if tower else ""
     parts = [
-        f"```\nstillhouse pull {name} --to {name}\nllama-server -m {name}/{examined} --jinja --port 8080\n```"
+        f"```\nstillhouse pull {name} --to {name}\n"
+        f"llama-server -m {name}/{examined}{seen} --jinja --port 8080\n```"
     ]
-    others = [f for f in files if f["path"].endswith(".gguf") and f["path"] != examined]
+    others = [
+        f for f in files if f["path"].endswith(".gguf") and f["path"] not in (examined, tower)
+    ]
     for file in others:
         parts.append(
             f"`{file['path']}` is fetched with "
@@ -166,6 +172,11 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
         "files. llama-server needs `--jinja` to use it. vLLM needs `--enable-auto-tool-choice` and the "
         "`--tool-call-parser` that fits this template to return calls as `tool_calls`."
     )
+    if tower:
+        parts.append(
+            "It reads pictures, in requests and in the results of tools: `image_url` parts of the messages. For that "
+            "llama-server needs the vision tower, `--mmproj`; it comes with each GGUF."
+        )
     return "\n\n".join(parts)
 
 

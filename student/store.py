@@ -53,6 +53,7 @@ FILEPATH = "org.cncf.model.filepath"
 TITLE = "org.opencontainers.image.title"  # what `oras pull` names a file by
 REF = "org.opencontainers.image.ref.name"
 VARIANT = "stillhouse.variant"
+PROJECTOR = "mmproj"  # the variant that comes with each GGUF of a model that sees: its vision tower
 GATE = "stillhouse.gate"
 
 MANIFEST = "manifest.json"
@@ -382,14 +383,20 @@ def _choose(store: Path, model: Model, variants: list[str] | None) -> list[Store
         if variant not in sizes:
             has = ", ".join(sizes) or "none"
             raise InputError(f"{model.name}:{model.tag}: no variant {variant!r}: it has {has}")
-    wanted = variants or _default_variant(store, model)
+    wanted = list(variants or _default_variant(store, model))
+    if any(f.path.endswith(".gguf") for f in model.files if f.variant in wanted):
+        wanted.append(PROJECTOR)
     return [file for file in model.files if file.variant in wanted or file.variant not in sizes]
 
 
 def _default_variant(store: Path, model: Model) -> list[str]:
     """The GGUF whose bytes the scorecard examined, else the smallest GGUF, else the smallest variant."""
     sizes = model.variants()
-    gguf = {f.variant: f.sha256 for f in model.files if f.path.endswith(".gguf")}
+    gguf = {
+        f.variant: f.sha256
+        for f in model.files
+        if f.path.endswith(".gguf") and f.variant != PROJECTOR
+    }
     for file in model.files:
         if file.path == SCORECARD:
             descriptor = {"digest": f"sha256:{file.sha256}"}
