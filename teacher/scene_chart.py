@@ -234,15 +234,16 @@ class _Chart:
     def _at_end(self, key: str, middle: float, value: float) -> None:
         """A value written just beyond the end of its bar."""
         beyond = 4 if value >= 0 else -4
+        aligned: dict[str, Any]
         if self.option.horizontal:
             at, offset = (value, middle), (beyond, 0)
-            aligned: dict[str, Any] = {
+            aligned = {
                 "ha": "left" if value >= 0 else "right",
                 "va": "center_baseline",
             }
         else:
             at, offset = (middle, value), (0, beyond)
-            aligned: dict[str, Any] = {"ha": "center", "va": "bottom" if value >= 0 else "top"}
+            aligned = {"ha": "center", "va": "bottom" if value >= 0 else "top"}
         self.axes.annotate(
             self._number(value), at, offset, textcoords="offset points", gid=key, rotation=self.option.label_turn,
             fontproperties=self._small(), color=self.style.ink, **aligned,
@@ -482,5 +483,5 @@ class _Chart:
         if len(data["series"]) > 1:
             handles, labels = axes.get_legend_handles_labels()
             entries = self._legend(handles, labels).get_texts()
-            for series, text in zip(data["series"], entries, strict=True):
-                text.set_gid(f"series.{series}")
+            for series, entry in zip(data["series"], entries, strict=True):
+                entry.set_gid(f"series.{series}")

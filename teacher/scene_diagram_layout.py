@@ -9,7 +9,7 @@ import itertools
 import math
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import graphlay
@@ -49,6 +49,7 @@ class Style:
     size: int  # of the labels' font, px
     direction: str
     routing: str
+    labels: str  # how graphlay places labels of arrows
     radius: float  # of the corners of arrows, px
     stroke: int
     arrow: str
@@ -90,6 +91,7 @@ def choose(data: dict[str, Any], rng: random.Random) -> Style:
         size=rng.randint(14, 20),
         direction="leftright" if rng.random() < across else "topbottom",
         routing="diagonal" if rng.random() < 0.25 else "orthogonal",
+        labels="candidates",
         radius=rng.choice([0, 0, 6, 12]),
         stroke=rng.choice([1, 2, 2, 3]),
         arrow=rng.choice(["full", "full", "open"]),
@@ -153,10 +155,12 @@ def graph(data: dict[str, Any], style: Style, face: ImageFont.FreeTypeFont) -> I
     """Arrangements by graphlay, the style's own first."""
     shapes = _shapes(data, style)
     other = "topbottom" if style.direction == "leftright" else "leftright"
-    for room, direction, routing in itertools.product(
-        (1.0, 1.5), (style.direction, other), dict.fromkeys((style.routing, "orthogonal"))
+    routings = dict.fromkeys((style.routing, "orthogonal"))
+    for room, direction, routing, labels in itertools.product(
+        (1.0, 1.5), (style.direction, other), routings, ("candidates", "gap_centre")
     ):
-        yield _layered(data, style, face, shapes, direction, routing, room)
+        varied = replace(style, direction=direction, routing=routing, labels=labels)
+        yield _layered(data, varied, face, shapes, room)
 
 
 def _layered(
@@ -164,8 +168,6 @@ def _layered(
     style: Style,
     face: ImageFont.FreeTypeFont,
     shapes: dict[str, str],
-    direction: str,
-    routing: str,
     room: float,
 ) -> Placed:
     size = face.size
@@ -195,7 +197,7 @@ def _layered(
         laid = graphlay.layout_tree(
             graph,
             options={
-                "direction": direction,
+                "direction": style.direction,
                 "sibling_gap": size * room,
                 "subtree_gap": 1.6 * size * room,
                 "row_gap": 2.6 * size * room,
@@ -206,9 +208,9 @@ def _layered(
             graph,
             preset="process_map" if data["variant"] == "flow" else "layered",
             options={
-                "direction": direction,
-                "routing": {"style": routing},
-                "labels": {"reservation": "always"},
+                "direction": style.direction,
+                "routing": {"style": style.routing},
+                "labels": {"reservation": "always", "placement": style.labels},
                 "spacing": {
                     "layer_gap": 2.8 * size * room,
                     "node_gap": 2.2 * size * room,
@@ -250,6 +252,7 @@ def _layered(
     for name, _ in groups_of(data):
         frame = boxes["group", name]
         placed.groups[name] = (frame, _name_box(frame, face.getlength(name), size, arrows))
+    _settle(placed)
     placed.heads = data["variant"] != "organisation" or bool(words)
     placed.dashed = (
         set(range(len(arrows))) if style.dashed and data["variant"] == "dependency" else set()
@@ -363,7 +366,7 @@ def _rows(
         if start == end:
             height = max(height, step)
             arrows.append([(x, y), (x + loop, y), (x + loop, y + height), (x, y + height)])
-            left, above = x + loop + 0.4 * size, y - 2
+            left, above = x + loop + 0.25 * size, y - 2
         else:
             arrows.append([(x, y + height), (to, y + height)])
             left, above = (x + to - width - 8) / 2, y - 9
@@ -395,27 +398,65 @@ def _rows(
 
 
 def clear(placed: Placed) -> bool:
-    """Whether no label lies on a node, on another label or on another's arrow, and no arrow runs through a node."""
-    texts: list[tuple[int | None, Box]] = [*placed.labels.items()]
-    texts += [(None, name) for _, name in placed.groups.values()]
-    nodes = list(placed.nodes.values())
-    if any(_overlap(a, b) for a, b in itertools.combinations(nodes, 2)):
+    """Whether each label lies on its own arrow, on no other, on no node or label, and no arrow runs through a node."""
+    nodes, names = list(placed.nodes.values()), [name for _, name in placed.groups.values()]
+    if any(_overlap(a, b) for a, b in itertools.combinations([*nodes, *names], 2)):
         return False
-    if any(_overlap(a[1], b[1]) for a, b in itertools.combinations(texts, 2)):
+    if any(_crosses(arrow, _grown(name, 2)) for arrow in placed.arrows for name in names):
         return False
-    if any(_overlap(text, node) for _, text in texts for node in nodes):
+    # Ends lie on the outlines of their own nodes; a shape's outline may be inside its box.
+    if not placed.lifelines and any(
+        _crosses(arrow[1:-1], _grown(node, -2)) for arrow in placed.arrows for node in nodes
+    ):
         return False
-    for number, arrow in enumerate(placed.arrows):
-        if any(own != number and _crosses(arrow, text) for own, text in texts):
-            return False
-        # Ends lie on the outlines of their own nodes; a shape's outline may be inside its box.
-        if not placed.lifelines and any(_crosses(arrow[1:-1], _inner(node)) for node in nodes):
-            return False
-    return True
+    return all(_belongs(placed, number, box) for number, box in placed.labels.items())
 
 
-def _inner(box: Box) -> Box:
-    return (box[0] + 2, box[1] + 2, box[2] - 2, box[3] - 2)
+def _belongs(placed: Placed, number: int, box: Box) -> bool:
+    """Whether a box is a place for the label of an arrow: on it or nearly, and away from all else."""
+    if not _crosses(placed.arrows[number], _grown(box, 6)):
+        return False
+    others = [label for other, label in placed.labels.items() if other != number]
+    taken = [*placed.nodes.values(), *others, *(name for _, name in placed.groups.values())]
+    return not any(_overlap(box, other) for other in taken) and not any(
+        _crosses(arrow, _grown(box, 2))
+        for other, arrow in enumerate(placed.arrows)
+        if other != number
+    )
+
+
+def _settle(placed: Placed) -> None:
+    """Moves labels that are not well placed along their arrows, from the middle outwards, to where they are."""
+    for number, box in placed.labels.items():
+        if _belongs(placed, number, box):
+            continue
+        width, height, route = box[2] - box[0], box[3] - box[1], placed.arrows[number]
+        for share in sorted((n / 40 for n in range(1, 40)), key=lambda share: abs(share - 0.5)):
+            x, y = _along(route, share)
+            left, top = round(x - width / 2), round(y - height / 2)
+            moved = (left, top, left + width, top + height)
+            if _belongs(placed, number, moved) and _within(moved, placed):
+                placed.labels[number] = moved
+                break
+
+
+def _within(box: Box, placed: Placed) -> bool:
+    return box[0] >= 0 and box[1] >= 0 and box[2] <= placed.width and box[3] <= placed.height
+
+
+def _along(route: Sequence[Point], share: float) -> Point:
+    """The point at a share of a route's length."""
+    left = share * sum(math.dist(a, b) for a, b in itertools.pairwise(route))
+    for a, b in itertools.pairwise(route):
+        length = math.dist(a, b)
+        if left <= length > 0:
+            return (a[0] + (b[0] - a[0]) * left / length, a[1] + (b[1] - a[1]) * left / length)
+        left -= length
+    return route[-1]
+
+
+def _grown(box: Box, by: int) -> Box:
+    return (box[0] - by, box[1] - by, box[2] + by, box[3] + by)
 
 
 def _overlap(a: Box, b: Box) -> bool:

@@ -104,6 +104,28 @@ def test_an_arrow_passes_through_no_foreign_node_or_label() -> None:
                     ), f"seed {seed}: arrow {number}"
 
 
+def test_a_label_is_nearer_to_its_own_arrow_than_to_any_other() -> None:
+    compared = 0
+    for seed in range(80):
+        data = example("diagram", random.Random(2000 + seed)).data
+        placed = placed_for(data, seed)
+        for number, box in placed.labels.items():
+            away = [
+                min(
+                    distance((a[0] + (b[0] - a[0]) * i / 200, a[1] + (b[1] - a[1]) * i / 200), box)
+                    for a, b in zip(route, route[1:], strict=False)
+                    for i in range(201)
+                )
+                for route in placed.arrows
+            ]
+            assert away[number] <= 8
+            # In a sequence, the message above ends where this label begins.
+            if data["variant"] != "sequence":
+                assert away[number] <= min(away)
+                compared += 1
+    assert compared > 50
+
+
 def test_messages_of_a_sequence_come_one_below_the_other_between_their_lifelines() -> None:
     for seed in range(60):
         data = example("diagram", random.Random(seed)).data
