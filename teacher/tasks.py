@@ -193,14 +193,9 @@ def _answer(
     return None if answer is None else as_json(answer)
 
 
-def pictures_of(domain: Domain, template: str, split: str, seed: int) -> list[Picture]:
-    """The pictures that a template's task of this seed would show, without its being built.
-
-    Raises:
-        InputError: one of them cannot be drawn as it should.
-    """
-    place = f"{_file(domain, template)}: {template}: seed {seed} ({split})"
-    return _draw(_blueprint(domain, template, split, seed)[2], place)
+def scenes_of(domain: Domain, template: str, split: str, seed: int) -> list[Scene]:
+    """The pictures that a template's task of this seed would show, neither drawn nor checked."""
+    return _blueprint(domain, template, split, seed)[2].pictures
 
 
 def described(picture: Picture) -> dict[str, Any]:
