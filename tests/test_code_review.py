@@ -220,8 +220,7 @@ def test_requests_are_many_and_short() -> None:
         len(group) for group in wordings.values()
     )
     assert max(len(task.request.split()) for *_, task, _, _, _ in tasks()) <= 40
-    used_wordings = {name for name in wordings if name not in ("query_value", "query_total")}
-    assert used_wordings == set(NAMES) - {"query_result"}
+    assert set(wordings) == set(NAMES)
     for name in WORDS:
         asked = [t.request for split, _, n, t, *_ in tasks() if n == name and split == "train"]
         assert len(set(asked)) >= 0.9 * len(asked)

@@ -153,32 +153,42 @@ def off_by(world: Any, rng: random.Random) -> Blueprint:
     )
 
 
-@template(kind="screen")
-def query_result(world: Any, rng: random.Random) -> Blueprint:
-    """A query beside the rows that it returned."""
+def _query(world: Any, rng: random.Random) -> dict[str, Any]:
+    """A query beside the rows that it returned: a code and a number each."""
     text, columns, rows = world._query(rng)
-    data: dict[str, Any] = {
-        "variant": "editor",
-        "title": f"{rng.choice(('scratch', 'report', 'check'))}.sql",
-    }
-    data |= {"language": "sql", "code": text, "table": {"columns": columns, "rows": rows}}
+    title = f"{rng.choice(('scratch', 'report', 'check'))}.sql"
+    data = {"variant": "editor", "title": title, "language": "sql", "code": text}
+    return {**data, "table": {"columns": columns, "rows": rows}}
+
+
+@template(kind="screen")
+def query_value(world: Any, rng: random.Random) -> Blueprint:
+    data = _query(world, rng)
+    (_, column), rows = data["table"]["columns"], data["table"]["rows"]
     row = rng.randrange(len(rows))
-    what, program, reply = rng.choice(
-        [
-            (
-                "query_value",
-                {"op": "lookup", "cell": at(data, f"table.{row}.1")},
-                f"{rows[row][0]} has {rows[row][1]}.",
-            ),
-            (
-                "query_total",
-                {"op": "sum", "cells": every(data, "table.*.1")},
-                f"Together they come to {sum(value for _, value in rows)}.",
-            ),
-        ]
+    code, value = rows[row]
+    return Blueprint(
+        world._say("query_value", rng, code=code, column=column),
+        [],
+        f"The {column} of {code} is {value}.",
+        None,
+        [_picture(data, _EDITORS, rng)],
+        {"op": "lookup", "cell": at(data, f"table.{row}.1")},
     )
-    request = world._say(what, rng, code=rows[row][0], column=columns[1])
-    return Blueprint(request, [], reply, None, [_picture(data, _EDITORS, rng)], program)
+
+
+@template(kind="screen")
+def query_total(world: Any, rng: random.Random) -> Blueprint:
+    data = _query(world, rng)
+    total = sum(value for _, value in data["table"]["rows"])
+    return Blueprint(
+        world._say("query_total", rng, column=data["table"]["columns"][1]),
+        [],
+        f"Together they come to {total}.",
+        None,
+        [_picture(data, _EDITORS, rng)],
+        {"op": "sum", "cells": every(data, "table.*.1")},
+    )
 
 
 @template(kind="screen")
@@ -212,7 +222,7 @@ def _checks(world: Any, rng: random.Random) -> tuple[Any, list[str], dict[str, A
     names = [failed, *rng.sample([n for n in pull.checks if n != failed], rng.randrange(3, 6))]
     rng.shuffle(names)
     columns = [
-        rng.choice(("check", "job", "step")),
+        rng.choice(("check", "check name", "required check")),
         rng.choice(("result", "status", "outcome")),
         rng.choice(("seconds", "time (s)", "duration, s")),
         rng.choice(("run", "run id", "last run")),
@@ -300,7 +310,10 @@ def check_maintainer(world: Any, rng: random.Random) -> Blueprint:
     failed = next(i for i, name in enumerate(names) if pull.checks[name].status == "failed")
     people = rng.sample([p for p in world._people if p != pull.author], len(names))
     order = rng.sample(names, len(names))
-    head = [rng.choice(("check", "job")), rng.choice(("maintainer", "looked after by", "contact"))]
+    head = [
+        rng.choice(("check", "check name")),
+        rng.choice(("maintainer", "looked after by", "contact")),
+    ]
     rows = [[name, person] for name, person in zip(order, people, strict=True)]
     list_of: dict[str, Any] = {
         "variant": "table",
