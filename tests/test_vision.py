@@ -27,7 +27,7 @@ from test_examples import (
 from flows.recipe import Train
 from schemas.errors import InputError
 from student import base, vision
-from student.examples import Renderer, Unrenderable, as_served, as_template_reads, examples
+from student.examples import IGNORED, Renderer, Unrenderable, as_served, as_template_reads, examples
 from teacher import catalog, scenes
 from teacher.pictures import Album
 
@@ -321,6 +321,91 @@ def test_two_steps_on_pixels_and_tools_train_the_language_model_alone(trained, e
     after = load_file(work / "merged" / "model.safetensors")
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert len(changed) == 14 and all(name.startswith("model.layers.") for name in changed)
+
+
+@pytest.fixture(scope="module")
+def served(trained, tmp_path_factory):
+    from teacher.serve import serve
+
+    work, log = trained[0], tmp_path_factory.mktemp("served") / "log"
+    with serve(work / "full.gguf", log, 1, 8192, projector=work / "mmproj.gguf") as endpoint:
+        yield endpoint
+
+
+@pytest.mark.slow
+def test_the_server_reads_pixels_as_transformers_does(served, trained, embedded, pages, album):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from student import parity
+
+    (only,) = examples(conversation(pages), embedded[1])
+    whole = vision.Collator(embedded[0], album)([vars(only)])
+    end = next(i for i, label in enumerate(only.labels) if label != IGNORED)  # the first answer
+    first = ("input_ids", "attention_mask", "mm_token_type_ids")
+    asked = {key: whole[key][:, :end] for key in first}
+    two = whole["image_grid_thw"][:2]
+    asked |= {"image_grid_thw": two, "pixel_values": whole["pixel_values"][: two.prod(1).sum()]}
+    model = AutoModelForImageTextToText.from_pretrained(trained[0] / "merged", dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(**asked).logits[0, -1].log_softmax(-1)
+    messages = as_served(conversation(pages), embedded[1])["messages"][:2]
+    _, likely = parity._next(served, embedded[1].sent(messages), TOOLS)
+    # The server computes in bfloat16, and resizes with a filter of its own.
+    for token, logprob in likely:
+        assert logprob == pytest.approx(expected[token].item(), abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_read(
+    served, trained, embedded, pages, tmp_path
+):
+    import copy
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from student import gguf, parity
+    from teacher.serve import serve
+
+    renderer = embedded[1]
+    traces = [as_served(conversation(pages), renderer)]
+    assert parity._image_trip(served, traces, renderer)["passed"]
+    larger = copy.copy(renderer)
+    larger.processor = copy.copy(renderer.processor)
+    larger.processor.size = {"shortest_edge": 200 * 28 * 28, "longest_edge": 4096 * 28 * 28}
+    found = parity._image_trip(served, traces, larger)
+    assert not found["passed"] and "in training" in found["detail"]
+    # Where no trace has a picture, one is drawn.
+    plain = trace([user("Hi"), says("Hello.")]) | {"id": "t/2"}
+    assert parity._image_trip(served, [plain], renderer)["passed"]
+
+    blind = tmp_path / "blind"
+    blind.mkdir()
+    for file in (trained[0] / "merged").iterdir():
+        (blind / file.name).write_bytes(file.read_bytes())
+    weights = load_file(blind / "model.safetensors")
+    for name in ("visual.merger.mlp.2.weight", "visual.merger.mlp.2.bias"):
+        weights[name] = torch.full_like(weights[name], 0.01 if name.endswith("bias") else 0)
+    save_file(weights, blind / "model.safetensors", metadata={"format": "pt"})
+    gguf.convert(blind, tmp_path / "mmproj.gguf", projector=True)
+    work, tower = trained[0], tmp_path / "mmproj.gguf"
+    with serve(work / "full.gguf", tmp_path / "log", 1, 8192, projector=tower) as endpoint:
+        found = parity._image_trip(endpoint, traces, renderer)
+    assert not found["passed"] and "not seen" in found["detail"]
+
+
+@pytest.mark.slow
+def test_a_directory_of_a_student_that_sees_describes_itself(embedded, tmp_path):
+    from student import generic
+
+    directory = tmp_path / "student"
+    directory.mkdir()
+    for file in embedded[0].iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    (directory / "LICENSE").write_text("Apache-2.0\n")
+    student = generic.describe(str(directory))
+    assert vision.sees(student) and student["lora_targets"] == "all-linear"
 
 
 @pytest.mark.slow
