@@ -265,7 +265,7 @@ class _Chart:
                     x, y = (middle, at) if self.option.horizontal else (at, middle)
                     text = self.axes.text(
                         x, y, self._number(value), gid=f"series.{name}.{at}", ha="center", va="center",
-                        fontproperties=self._small(), color=ink_on(look["facecolor"]),
+                        **self._on(look["facecolor"]),
                     )  # fmt: skip
                     self.within.append((text, bars[at]))
             floors = [floor + value for floor, value in zip(floors, values, strict=True)]
@@ -389,12 +389,15 @@ class _Chart:
             if data.get("labels"):
                 # Beyond the rim where the names are in a legend, else within the wedge.
                 at = reach if self.option.beside else 1.07
-                inner: dict[str, Any] = {"ha": "center", "va": "center"}
-                text = self.axes.text(
-                    x * at, y * at, self._number(values[place]), gid=f"series.{name}.{place}",
-                    fontproperties=self._small(), **(inner if self.option.beside else outward),
-                    color=ink_on(look["facecolor"]) if self.option.beside else style.ink,
-                )  # fmt: skip
+                drawn: dict[str, Any] = {
+                    "color": style.ink,
+                    "fontproperties": self._small(),
+                    **outward,
+                }
+                if self.option.beside:
+                    drawn = {"ha": "center", "va": "center", **self._on(look["facecolor"])}
+                text = self.axes.text(x * at, y * at, self._number(values[place]), **drawn)
+                text.set_gid(f"series.{name}.{place}")
                 if self.option.beside:
                     self.within.append((text, wedge))
         self.axes.set_aspect("equal")
@@ -415,8 +418,13 @@ class _Chart:
 
     # ------------------------------------------------------------------------- axes and legend
 
-    def _small(self) -> FontProperties:
-        return FontProperties(fname=self._file(), size=max(9, self.style.points * 0.88))
+    def _small(self, bold: bool = False) -> FontProperties:
+        return FontProperties(fname=self._file(bold), size=max(9, self.style.points * 0.88))
+
+    def _on(self, colour: str) -> dict[str, Any]:
+        """Ink and font of a number on a surface: bold where neither black nor white stands out much."""
+        ink = ink_on(colour)
+        return {"color": ink, "fontproperties": self._small(bold=contrast(ink, colour) < 9)}
 
     def _legend(self, handles: Any, names: list[str]) -> Legend:
         style = self.style

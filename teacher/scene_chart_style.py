@@ -84,6 +84,8 @@ def choose(data: dict[str, Any], rng: random.Random) -> Style:
         place = rng.randrange(len(_PALETTES) if shown <= 4 else _MANY)
         turn = rng.randrange(3) if place < _MANY else 0
         colours = [*_PALETTES[place][turn:], *_PALETTES[place][:turn]]
+        # Colours near to their ground come last (they get an outline).
+        colours.sort(key=lambda colour: contrast(colour, panel) < 1.5)
     long = max(len(str(category)) for category in data["categories"])
     return Style(
         family=rng.choice([*SANS, *SANS, *SERIF]),
@@ -187,7 +189,7 @@ def readable(colour: str, ground: str, ink: str) -> str:
         pairs = zip(to_rgb(colour), to_rgb(ink), strict=True)
         red, green, blue = (one * (1 - share) + other * share for one, other in pairs)
         mixed = to_hex((red, green, blue))
-        if contrast(mixed, ground) >= 6:
+        if contrast(mixed, ground) >= 9:
             return mixed
     return ink
 

@@ -250,6 +250,8 @@ def _stroke(
     dash, gap, offset = 9.0 * _FINE, 6.0 * _FINE, 0.0
     for a, b in itertools.pairwise(route):
         length = math.dist(a, b)
+        if length == 0:
+            continue
         at = -offset
         while at < length:
             if at + dash > 0:

@@ -157,7 +157,7 @@ def graph(data: dict[str, Any], style: Style, face: ImageFont.FreeTypeFont) -> I
     other = "topbottom" if style.direction == "leftright" else "leftright"
     routings = dict.fromkeys((style.routing, "orthogonal"))
     for room, direction, routing, labels in itertools.product(
-        (1.0, 1.5), (style.direction, other), routings, ("candidates", "gap_centre")
+        (1.0, 1.5, 2.2), (style.direction, other), routings, ("candidates", "gap_centre")
     ):
         varied = replace(style, direction=direction, routing=routing, labels=labels)
         yield _layered(data, varied, face, shapes, room)
@@ -214,7 +214,8 @@ def _layered(
                 "spacing": {
                     "layer_gap": 2.8 * size * room,
                     "node_gap": 2.2 * size * room,
-                    "compound_padding": 1.2 * size,
+                    "compound_padding": 2 * size,
+                    "port_gap": 1.2 * size * room,
                     "compound_header": 1.8 * size,
                 },
             },
@@ -296,13 +297,16 @@ def _on_outline(point: Point, side: str, box: Box, shape: str) -> Point:
 
 
 def _name_box(frame: Box, width: float, size: float, arrows: Sequence[Sequence[Point]]) -> Box:
-    """Where a group's name goes in the head of its frame: the first place that no arrow crosses, or the left."""
+    """Where a group's name goes in its frame: in the head or at the foot, where no arrow crosses it, or at the left."""
     height, edge = round(1.3 * size), round(0.5 * size)
-    places = []
-    for left in range(frame[0] + edge, max(frame[0] + edge + 1, round(frame[2] - width)), edge):
-        top = frame[1] + edge
-        places.append((left, top, math.ceil(left + width), top + height))
-    return next((p for p in places if not any(_crosses(a, p) for a in arrows)), places[0])
+    lefts = range(frame[0] + edge, max(frame[0] + edge + 1, round(frame[2] - width)), edge)
+    places = [
+        (left, top, math.ceil(left + width), top + height)
+        for top in (frame[1] + edge, frame[3] - edge - height)
+        for left in lefts
+    ]
+    free = (p for p in places if not any(_crosses(arrow, _grown(p, 2)) for arrow in arrows))
+    return next(free, places[0])
 
 
 # ---------------------------------------------------------------------------------------- sequences
@@ -419,7 +423,7 @@ def _belongs(placed: Placed, number: int, box: Box) -> bool:
     others = [label for other, label in placed.labels.items() if other != number]
     taken = [*placed.nodes.values(), *others, *(name for _, name in placed.groups.values())]
     return not any(_overlap(box, other) for other in taken) and not any(
-        _crosses(arrow, _grown(box, 2))
+        _crosses(arrow, _grown(box, 4))
         for other, arrow in enumerate(placed.arrows)
         if other != number
     )
@@ -433,11 +437,19 @@ def _settle(placed: Placed) -> None:
         width, height, route = box[2] - box[0], box[3] - box[1], placed.arrows[number]
         for share in sorted((n / 40 for n in range(1, 40)), key=lambda share: abs(share - 0.5)):
             x, y = _along(route, share)
-            left, top = round(x - width / 2), round(y - height / 2)
-            moved = (left, top, left + width, top + height)
-            if _belongs(placed, number, moved) and _within(moved, placed):
+            # On the arrow, or just beside it.
+            aside, above = width / 2 + 3, height / 2 + 3
+            middles = [(x, y), (x + aside, y), (x - aside, y), (x, y - above), (x, y + above)]
+            boxes = [_around(middle, width, height) for middle in middles]
+            found = (b for b in boxes if _belongs(placed, number, b) and _within(b, placed))
+            if moved := next(found, None):
                 placed.labels[number] = moved
                 break
+
+
+def _around(middle: Point, width: int, height: int) -> Box:
+    left, top = round(middle[0] - width / 2), round(middle[1] - height / 2)
+    return (left, top, left + width, top + height)
 
 
 def _within(box: Box, placed: Placed) -> bool:
