@@ -113,7 +113,7 @@ def plan(work: Work) -> None:
 
             settings, album = work.recipe.tasks, work.album
             sees = work.student_sees
-            both = sees and generation.grounding(work) == "pixels"
+            both = generation.grounding(work) == "pixels" and sees
             train = tasks.sample(
                 work.domain, "train", settings.train, settings.seed, settings.mix, both, album
             )
@@ -250,8 +250,8 @@ def filter_(work: Work) -> None:
         exam = list(read_jsonl(work.path("tasks", "exam.jsonl")))
         settings = FilterSettings(**limits)
         names = {name for row in (*traces, *exam) for name in _pictures_in(row)}
-        dhashes = {name: work.album.about(name)["dhash"] for name in names}
-        judged, ledger = filter_traces(traces, exam, settings, lengths, dhashes)
+        pictures = {name: work.album.look(name) for name in names}
+        judged, ledger = filter_traces(traces, exam, settings, lengths, pictures)
         write_jsonl(outputs[0], [row for row in judged if row["verdict"]["kept"]])
         write_jsonl(outputs[1], [row for row in judged if not row["verdict"]["kept"]])
         write_json(outputs[2], ledger)
@@ -496,6 +496,12 @@ def publish(work: Work) -> None:
         ]
         if work.path("export", "vllm").is_dir():
             files += store.files_under(work.path("export", "vllm"), "vllm", "vllm")
+        if work.recipe.publish.data:
+            from student import dataset
+
+            data = temporary / "data" / "train.parquet"
+            dataset.write(read_jsonl(work.path("filter", "kept.jsonl")), work.album, data)
+            files.append(store.PublishFile(data, "data/train.parquet", "data", "dataset"))
         manifest = _manifest(work, scorecard, ledger)
         described = {
             **manifest,

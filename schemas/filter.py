@@ -194,14 +194,15 @@ def filter_traces(
     exam_tasks: Sequence[dict[str, Any]],
     settings: FilterSettings,
     count_tokens: CountTokens | None = None,
-    dhashes: Mapping[str, str] | None = None,
+    pictures: Mapping[str, tuple[str, str]] | None = None,
 ) -> tuple[list[Trace], dict[str, Any]]:
     """Judges all traces of a run. Of traces that repeat each other, the first is kept.
 
     Args:
         traces: as teacher.episode wrote them; an earlier verdict is replaced.
         exam_tasks: what the student will be examined on; their `request` and `pictures` are compared.
-        dhashes: the difference hash of each picture, by its sha256. Without it only the same file is the same picture.
+        pictures: (difference hash, what it shows) of each picture, by its sha256; without it only the same file is the
+            same picture.
 
     Returns:
         The traces with their verdicts, in the order given, and the ledger: {"traces", "kept", "rejected":
@@ -217,7 +218,7 @@ def filter_traces(
     if settings.agreement is not None:
         _agree(verdicts, traces, settings.agreement)
 
-    looks = _looks([*traces, *exam_tasks], dhashes or {})
+    looks = _looks([*traces, *exam_tasks], pictures or {})
     left = passing()
     requests = [
         _with_pictures(request_of(traces[i]["messages"]), traces[i]["images"], looks) for i in left
@@ -268,14 +269,16 @@ def _agree(verdicts: list[Verdict], traces: list[Trace], wanted: int) -> None:
             verdicts[i] = rejected("disagreed", detail)
 
 
-def _looks(rows: Sequence[dict[str, Any]], dhashes: Mapping[str, str]) -> dict[str, str]:
-    """For each picture the first one that looks the same."""
+def _looks(
+    rows: Sequence[dict[str, Any]], pictures: Mapping[str, tuple[str, str]]
+) -> dict[str, str]:
+    """For each picture the first one that looks and says the same."""
     names = [
-        name for name in dict.fromkeys(n for r in rows for n in _pictures_of(r)) if name in dhashes
+        name for name in dict.fromkeys(n for r in rows for n in _pictures_of(r)) if name in pictures
     ]
     return {
         name: names[first]
-        for name, first in zip(names, same_pictures([dhashes[n] for n in names]), strict=True)
+        for name, first in zip(names, same_pictures([pictures[n] for n in names]), strict=True)
     }
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from schemas.errors import StageError
-from schemas.files import read_json, sha256, whole, write_json
+from schemas.files import dumps, read_json, sha256, sha256_text, whole, write_json
 from teacher.scenes import Picture, as_text
 
 # pixels: the pictures themselves. source: what they show, in words. none: not at all.
@@ -84,6 +84,11 @@ class Album:
         if not path.is_file():
             raise StageError(f"{path}: no such picture: the run's stage plan draws it again")
         return _about(path)
+
+    def look(self, name: str) -> tuple[str, str]:
+        """What makes a picture the same as another to a reader: its difference hash, and the values that it shows."""
+        about = self.about(name)
+        return about["dhash"], sha256_text(dumps([(c["key"], c["text"]) for c in about["cells"]]))
 
     def missing(self, names: Iterable[str]) -> list[str]:
         """Those of the pictures that are not there."""

@@ -134,8 +134,12 @@ def cut_off():
 
 
 PAGE, SCAN, OTHER = "a1" * 32, "b2" * 32, "c3" * 32
-# The scan differs from the page in two bits, the other page in many.
-LOOKS = {PAGE: "f0" * 32, SCAN: "f0" * 31 + "f3", OTHER: "0f" * 32}
+# The scan differs from the page in two bits, the other page in three.
+LOOKS = {
+    PAGE: ("f0" * 32, "500"),
+    SCAN: ("f0" * 31 + "f3", "500"),
+    OTHER: ("f0" * 31 + "f7", "500"),
+}
 
 
 def seen(number=1, picture=PAGE, request="What is the fee on this page?", **more):
@@ -341,7 +345,7 @@ def test_every_reason_has_a_case_and_the_trace_schema_knows_them_all():
 
 def judged_reasons(traces, exam=(), **changes):
     settings = dataclasses.replace(SETTINGS, **changes)
-    judged, ledger = filter_traces(traces, list(exam), settings, dhashes=LOOKS)
+    judged, ledger = filter_traces(traces, list(exam), settings, pictures=LOOKS)
     assert ledger["traces"] == ledger["kept"] + sum(ledger["rejected"].values())
     return [one["verdict"].get("reason") for one in judged]
 
@@ -355,6 +359,12 @@ def test_a_picture_that_looks_like_one_of_another_task_is_a_near_duplicate():
     assert judged_reasons([seen(1, PAGE), seen(2, SCAN)]) == [None, "near_duplicate"]
     assert judged_reasons([seen(1, PAGE), seen(2, SCAN, other_words)]) == [None, "near_duplicate"]
     assert judged_reasons([seen(1, PAGE), seen(1, PAGE, other_words, attempt=1)]) == [None, None]
+
+
+def test_pictures_that_look_alike_and_show_other_values_are_two():
+    looks = {PAGE: ("f0" * 32, "500"), SCAN: ("f0" * 32, "501")}
+    judged, _ = filter_traces([seen(1, PAGE), seen(2, SCAN)], [], SETTINGS, pictures=looks)
+    assert all(one["verdict"]["kept"] for one in judged)
 
 
 def test_a_rejected_trace_keeps_no_other_from_showing_its_picture():
@@ -380,7 +390,7 @@ def test_a_task_needs_as_many_passed_attempts_as_agreement_says():
 
 def test_the_ledger_counts_traces_with_images_by_what_the_teacher_was_shown():
     traces = [seen(), {**seen(2, OTHER), "grounding": "pixels"}, seen(3, SCAN), trace(4)]
-    ledger = filter_traces(traces, [], SETTINGS, dhashes=LOOKS)[1]
+    ledger = filter_traces(traces, [], SETTINGS, pictures=LOOKS)[1]
     assert ledger["images"] == {
         "pixels": {"traces": 1, "kept": 1},
         "source": {"traces": 2, "kept": 1},
