@@ -136,6 +136,7 @@ class _Chart:
         self.face = FontProperties(fname=self._file(), size=style.points)
         self.axes: Axes = self.figure.add_subplot(facecolor=style.panel)
         self.written: list[tuple[Text, tuple[float, float]]] = []  # at a point of a line
+        self.ends: list[Text] = []  # beyond a bar
         self.within: list[tuple[Text, Patch]] = []  # in a surface
         self.crowded = False
         self._title()
@@ -162,14 +163,12 @@ class _Chart:
         data = self.data
         texts = [data["title"], data.get("x_label"), data.get("y_label"), data.get("unit")]
         texts += [*data["categories"], *data["series"], "0123456789,.-\u2212"]
-        thousands = self.style.thousands if self.style.thousands != "\u202f" else " "
-        text = "".join(str(part) for part in [*texts, thousands] if part)
+        text = "".join(str(part) for part in texts if part)
         return str(covering(text.replace("\n", " "), font(self.style.family, 16, bold)).path)
 
     def _number(self, value: float) -> str:
         """A value as written at its mark: all of its digits."""
-        text = f"{value:,}".removesuffix(".0")
-        return text.replace(",", " " if self.style.thousands == "\u202f" else self.style.thousands)
+        return f"{value:,}".removesuffix(".0").replace(",", self.style.thousands)
 
     def _value_label(self) -> str:
         label, unit = self.data.get("y_label") or "", self.data.get("unit") or ""
@@ -244,10 +243,11 @@ class _Chart:
         else:
             at, offset = (middle, value), (0, beyond)
             aligned = {"ha": "center", "va": "bottom" if value >= 0 else "top"}
-        self.axes.annotate(
+        text = self.axes.annotate(
             self._number(value), at, offset, textcoords="offset points", gid=key, rotation=self.option.label_turn,
             fontproperties=self._small(), color=self.style.ink, **aligned,
         )  # fmt: skip
+        self.ends.append(text)
 
     def _stacks(self) -> None:
         data = self.data
@@ -326,8 +326,7 @@ class _Chart:
         )
 
     def _number_at(self, value: float, digits: int) -> str:
-        text = f"{value + 0.0:,.{digits}f}"
-        return text.replace(",", " " if self.style.thousands == "\u202f" else self.style.thousands)
+        return f"{value + 0.0:,.{digits}f}".replace(",", self.style.thousands)
 
     def _spread(self, far: int) -> None:
         """Puts each value of a line next to its point: above, below, or further off, where nothing else is."""
@@ -409,8 +408,12 @@ class _Chart:
             self.axes.set_xlabel(label, fontproperties=self.face, color=style.ink, gid="y_label")
 
     def holds(self) -> bool:
-        """Whether each value lies within the bar or wedge that it is written in, or found a place at its point."""
-        return not self.crowded and all(
+        """Whether each value is at its point, within its bar or wedge, or beyond its bar and on no other."""
+        bars = [patch.get_window_extent() for patch in self.axes.patches]
+        ends = [text.get_window_extent() for text in self.ends]
+        if self.crowded or any(overlap(a.extents, b.extents) for a in ends for b in bars):
+            return False
+        return all(
             patch.contains_point(corner)
             for text, patch in self.within
             for corner in text.get_window_extent().corners()

@@ -113,7 +113,7 @@ def choose(data: dict[str, Any], rng: random.Random) -> Style:
         legend_frame=rng.random() < 0.4,
         title_left=rng.random() < 0.35,
         bold=rng.random() < 0.4,
-        thousands=rng.choice([",", ",", ",", "", "\u202f"]),
+        thousands=rng.choice([",", ",", ",", "", " "]),
         unit_in=rng.choice(["brackets", "brackets", "comma", "in"]),
         turn=rng.choice([0, 0, 0, 30, 45, 90]),
         width=rng.uniform(5.6, 8.5 if data["variant"] == "pie" else 10.5),

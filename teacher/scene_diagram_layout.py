@@ -93,7 +93,7 @@ def choose(data: dict[str, Any], rng: random.Random) -> Style:
         routing="diagonal" if rng.random() < 0.25 else "orthogonal",
         labels="candidates",
         radius=rng.choice([0, 0, 6, 12]),
-        stroke=rng.choice([1, 2, 2, 3]),
+        stroke=rng.choice([2, 2, 2, 3]),
         arrow=rng.choice(["full", "full", "open"]),
         step=rng.choice(["box", "rounded", "rounded", "note" if data["variant"] == "dependency" else "box"]),
         decision=rng.choice(["diamond", "diamond", "hexagon"]),
