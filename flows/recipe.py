@@ -397,6 +397,11 @@ class Publish(Section):
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$",
         description="The version's name, or null for the next number. Example: 2026-03.",
     )
+    data: bool = Field(
+        False,
+        description="Whether the kept traces are published with it, as data/train.parquet, pictures embedded."
+        " Example: true.",
+    )
 
 
 class Recipe(Section):

@@ -115,8 +115,19 @@ def _data(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
             *_images(ledger.get("images")),
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
             *_replay(data.get("replay")),
+            *_published(manifest),
         ]
     )
+
+
+def _published(manifest: dict[str, Any]) -> list[str]:
+    if all(file["variant"] != "data" for file in manifest.get("files", [])):
+        return []
+    name = manifest.get("name", manifest["domain"])
+    return [
+        "They are published with it: `data/train.parquet`, rows of messages, tools and images, fetched with "
+        f"`stillhouse pull {name} --to {name} --variant data`."
+    ]
 
 
 def _images(images: dict[str, Any] | None) -> list[str]:

@@ -46,6 +46,7 @@ KINDS = {
     "weight": "application/vnd.cncf.model.weight.v1.raw",
     "config": "application/vnd.cncf.model.weight.config.v1.raw",
     "doc": "application/vnd.cncf.model.doc.v1.raw",
+    "dataset": "application/vnd.cncf.model.dataset.v1.raw",
 }
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -96,7 +97,7 @@ class PublishFile:
     path: Path
     name: str  # relative, with slashes: vllm/config.json
     variant: str  # Q8_0, Q4_K_M, vllm; what has no weights (card, template, ...) comes with each of these
-    kind: Literal["weight", "config", "doc"]
+    kind: Literal["weight", "config", "doc", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -128,8 +129,9 @@ class Model:
     files: tuple[StoredFile, ...]
 
     def variants(self) -> dict[str, int]:
-        """Bytes of each variant that can be asked for: those with weights, as they were published."""
-        sizes = {file.variant: 0 for file in self.files if file.media_type == KINDS["weight"]}
+        """Bytes of each variant that can be asked for: those with weights or data, as they were published."""
+        asked = (KINDS["weight"], KINDS["dataset"])
+        sizes = {file.variant: 0 for file in self.files if file.media_type in asked}
         for file in self.files:
             if file.variant in sizes:
                 sizes[file.variant] += file.bytes

@@ -259,6 +259,16 @@ def test_the_largest_picture_takes_no_more_tokens_than_the_server_gives_it(seein
     assert seeing.tokens("small") >= vision.FEWEST_TOKENS
 
 
+def test_the_fused_layers_say_that_they_are_for_text_models(tmp_path):
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from student import qlora
+
+    config = AutoConfig.from_pretrained(tiny_vl.write(tiny_tokenizer(), TEMPLATE, tmp_path))
+    with pytest.raises(ValueError, match="Qwen2_5_VLForConditionalGeneration cannot be fused"):
+        qlora.install(AutoModelForImageTextToText.from_config(config))
+
+
 def test_a_text_model_is_no_student_that_sees(album, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(InputError, match="model_type: found llama, expected one of qwen2_5_vl"):
