@@ -118,6 +118,8 @@ def page_against_record(world: Any, rng: random.Random) -> Blueprint:
 def page_new_deadline(world: Any, rng: random.Random) -> Blueprint:
     """A court's letter: matter, event and date, all from the page."""
     matter, event, due = rng.choice(list(world._matters)), rng.choice(_EVENTS), _workday(rng)
+    while any(due in m.deadlines.values() for m in world._matters.values()):
+        due = _workday(rng)  # a date that the desk has already could be had without the page
     label = event.replace("_", " ").capitalize()
     page = _page("letter", "Order of the court", {"Matter": matter, label: due}, rng)
     return Blueprint(
