@@ -54,7 +54,7 @@ def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
     style = choose(data, random.Random(seed))
     arrange = sequence if data["variant"] == "sequence" else graph
     narrow = None
-    for size in range(style.size, SMALLEST - 1, -1):
+    for size in dict.fromkeys((style.size, (style.size + SMALLEST) // 2, SMALLEST)):
         face = face_for(data, style.family, size)
         for placed in filter(clear, arrange(data, style, face)):
             drawn = _render(data, style, face, placed)

@@ -15,7 +15,7 @@ from typing import Any
 import graphlay
 from PIL import ImageFont
 
-from teacher.scenes import SANS, SERIF, Box, covering, font, wrap
+from teacher.scenes import MAX_SIDE, SANS, SERIF, Box, covering, font, wrap
 
 Point = tuple[float, float]
 
@@ -402,7 +402,9 @@ def _rows(
 
 
 def clear(placed: Placed) -> bool:
-    """Whether each label lies on its own arrow, on no other, on no node or label, and no arrow runs through a node."""
+    """Whether each label lies on its own arrow and nothing else, no arrow runs through a node, and all of it fits."""
+    if max(placed.width, placed.height) > MAX_SIDE:
+        return False
     nodes, names = list(placed.nodes.values()), [name for _, name in placed.groups.values()]
     if any(_overlap(a, b) for a, b in itertools.combinations([*nodes, *names], 2)):
         return False

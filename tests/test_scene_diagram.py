@@ -201,7 +201,7 @@ def test_a_diagram_too_large_for_a_picture_is_refused() -> None:
         paint(diagram(nodes=nodes, edges=edges), 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     variant=st.sampled_from(["flow", "organisation", "dependency", "sequence"]),
     count=st.integers(1, 8),
