@@ -1,5 +1,6 @@
 """What a scanner or a copier makes of a page: skewed a little, soft, uneven, noisy, with specks of dust."""
 
+import math
 import random
 
 import numpy as np
@@ -15,8 +16,10 @@ def scanned(image: Image.Image, cells: list[Cell], seed: int) -> tuple[Image.Ima
     noise = np.random.RandomState(rng.randrange(1 << 31))
     if rng.random() < 0.7:
         image = image.convert("L")
-    # Within a degree: the longest line of text then rises by less than the gap between paragraphs.
-    image, cells = rotated(image, cells, rng.uniform(-0.9, 0.9), "white")
+    # At most so far that the longest text rises by 8 px, less than there is between a heading and what follows.
+    longest = max(cell.box[2] - cell.box[0] for cell in cells)
+    skew = min(2.0, math.degrees(math.asin(min(1.0, 8 / longest))))
+    image, cells = rotated(image, cells, rng.uniform(-skew, skew), "white")
     image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.65)))
     pixels = np.asarray(image, np.float32)
     height, width = pixels.shape[:2]
