@@ -53,6 +53,14 @@ class Tasks(Section):
         " Example: {lookup: 0.4, workflow: 0.6}.",
     )
 
+    swapped: float = Field(
+        0.06,
+        ge=0,
+        le=1,
+        description="Share of the tasks with pictures that show another one instead, so that the right answer is that"
+        " it is not shown; train and exam. Example: 0.",
+    )
+
     @model_validator(mode="after")
     def _mix_has_shares(self) -> "Tasks":
         if self.mix is not None and (
@@ -147,6 +155,16 @@ class Generate(Section):
         description="Whether the reply is constrained to the tools' JSON Schemas while it is sampled;"
         " for teachers that cannot write a call on their own. Example: true.",
     )
+    images: Literal["auto", "pixels", "source"] = Field(
+        "auto",
+        description="What the teacher is shown of pictures: the pixels, or the data behind them in words (source); auto"
+        " by what it can. Example: source.",
+    )
+    blind: bool = Field(
+        True,
+        description="Whether each solved task with images is asked once more without them: a trace whose task needs"
+        " none is rejected (blind_answerable). Example: false.",
+    )
     concurrency: int = Field(8, ge=1, description="Episodes in flight at once. Example: 256.")
     max_steps: int = Field(
         8,
@@ -201,6 +219,12 @@ class Filter(Section):
         le=1,
         description="Similarity of a request to one of the exam from which its trace is dropped."
         " Example: 0.8.",
+    )
+    agreement: int | None = Field(
+        None,
+        ge=2,
+        description="Attempts of a task, hinted ones not counted, that must pass for any of its traces to be kept; all"
+        " generate.attempts are then made. null asks for none. Example: 2.",
     )
     per_task: int = Field(1, ge=1, description="Traces kept of one task. Example: 4.")
     per_template: float | None = Field(
@@ -276,6 +300,11 @@ class Train(Section):
         "reject",
         description="What becomes of a trace longer than max_length: reject keeps none of it (too_long); split learns"
         " the turns that end within it. No prompt is cut. Example: split.",
+    )
+    images: Literal["auto", "pixels", "source"] = Field(
+        "auto",
+        description="What the student learns of pictures: the pixels, or the data behind them in words (source); auto"
+        " by what it can. Example: source.",
     )
     replay: Replay | None = Field(
         None,
@@ -383,6 +412,11 @@ class Publish(Section):
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$",
         description="The version's name, or null for the next number. Example: 2026-03.",
     )
+    data: bool = Field(
+        False,
+        description="Whether the kept traces are published with it, as data/train.parquet, pictures embedded."
+        " Example: true.",
+    )
 
 
 class Recipe(Section):
@@ -418,6 +452,16 @@ class Recipe(Section):
             raise ValueError(
                 f"evaluate.variant: found '{self.evaluate.variant}',"
                 f" expected one of export.variants ({variants})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _agreement_can_be_reached(self) -> "Recipe":
+        agreement, generate = self.filter.agreement, self.generate
+        if agreement and (agreement > generate.attempts or generate.hint == "always"):
+            raise ValueError(
+                f"filter.agreement: found {agreement}, expected at most generate.attempts ({generate.attempts}),"
+                " of which not all are hinted"
             )
         return self
 

@@ -4,12 +4,15 @@ The file needs nothing beside it: styles, chart and text are inside, and no scri
 hostile text: it is escaped, and a policy in the page keeps a browser from loading anything.
 """
 
+import base64
+import io
 import json
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from PIL import Image
 
 from flows import charts
 from flows.run import STAGES, read, read_receipt
@@ -19,6 +22,9 @@ from student.mixture import lines
 SAMPLES_KEPT = 3
 SAMPLES_REJECTED = 6
 TEXT_SHOWN = 4000
+IMAGE_SIDE = (
+    720  # px; a page can still be read, and a dozen of them make a file of about a megabyte
+)
 
 
 def write(directory: Path) -> Path:
@@ -125,10 +131,45 @@ def _samples(directory: Path) -> dict[str, list[Any]]:
             for trace in islice(read_jsonl(path), 5000):
                 key = trace["task"]["template"] if name == "kept" else trace["verdict"]["reason"]
                 samples.setdefault(key, trace)
-                if len(samples) == limit:
-                    break
-        found[name] = list(samples.values())
+        # Where traces have images, at least half of those shown do.
+        visual = [trace for trace in samples.values() if trace.get("images")][: -(-limit // 2)]
+        others = [trace for trace in samples.values() if trace not in visual]
+        chosen = [*visual, *others][:limit]
+        found[name] = [_with_images(trace, directory / "images") for trace in chosen]
     return found
+
+
+def _with_images(trace: dict[str, Any], directory: Path) -> dict[str, Any]:
+    """A trace whose messages have the pictures that they show, scaled down, as `pictures`: [data URL]."""
+    if not trace.get("images") or trace["verdict"].get("reason") == "malformed_trace":
+        return trace
+    names = iter(trace["images"])
+    messages = []
+    for message in trace["messages"]:
+        content = message.get("content")
+        if isinstance(content, list):
+            count = sum(part["type"] == "image" for part in content)
+            shown = [_data_url(directory / f"{name}.png") for name in islice(names, count)]
+            texts = [part["text"] for part in content if part["type"] == "text"]
+            message = {
+                **message,
+                "content": "\n".join(texts),
+                "pictures": [url for url in shown if url],
+            }
+        messages.append(message)
+    return {**trace, "messages": messages}
+
+
+def _data_url(path: Path) -> str | None:
+    """A picture in the page itself; None where its file is gone."""
+    if not path.is_file():
+        return None
+    with Image.open(path) as opened:
+        small = opened.convert("RGB")
+    small.thumbnail((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
+    file = io.BytesIO()
+    small.save(file, "JPEG", quality=80)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _files(receipts: dict[str, Any]) -> list[tuple[str, int, str]]:

@@ -14,6 +14,7 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
+from flows import generation
 from flows.progress import say, track
 from flows.recipe import Recipe
 from flows.run import Run, now
@@ -29,18 +30,13 @@ from schemas.files import (
     write_jsonl,
 )
 from schemas.validation import check_document
-from teacher import catalog, episode, fidelity, serving, tasks, vllm
-from teacher.client import Client
-from teacher.dialect import for_teacher
+from teacher import catalog, fidelity, serving, swap, tasks, vllm
 from teacher.domain import Domain
 from teacher.fidelity_teacher import Limits
 from teacher.gpus import Hardware
-from teacher.journal import Journal
-from teacher.rollouts import rollouts
+from teacher.pictures import Album
 from teacher.serve import Endpoint
 
-# Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
-_EXAMPLE_SEEDS = 400_000_000
 _GATE_TRACES = 24
 
 
@@ -61,6 +57,21 @@ class Work:
 
     def path(self, *parts: str) -> Path:
         return self.directory.joinpath(*parts)
+
+    @property
+    def album(self) -> Album:
+        """The pictures of the tasks and of what tools returned."""
+        return Album(self.path("images"))
+
+    @property
+    def student_sees(self) -> bool:
+        """Whether the student is shown pictures rather than what they show in words."""
+        sees, wanted = self.student.get("capabilities", {}).get("vision"), self.recipe.train.images
+        if wanted == "pixels" and not sees:
+            raise InputError(
+                f"train.images: found pixels, expected source: {self.student['name']} sees no images"
+            )
+        return bool(sees) and wanted != "source"
 
     def gguf_name(self, variant: str) -> str:
         return f"{self.domain.name}-{self.student['name']}-{variant}.gguf"
@@ -95,15 +106,24 @@ def plan(work: Work) -> None:
         work.path("tasks", "exam.jsonl"),
         work.path("plan.json"),
     ]
-    if not work.run.is_current("plan", inputs):
+    if not work.run.is_current("plan", inputs) or _lacks_pictures(work, outputs[:2]):
         with work.run.stage("plan", inputs, outputs) as result:
             from student.plan import memory
             from teacher.plan import plan as make
 
-            settings = work.recipe.tasks
-            train = tasks.sample(work.domain, "train", settings.train, settings.seed, settings.mix)
+            settings, album = work.recipe.tasks, work.album
+            sees = work.student_sees
+            both = generation.grounding(work) == "pixels" and sees
+            train = tasks.sample(
+                work.domain, "train", settings.train, settings.seed, settings.mix, both, album
+            )
             # Base and student are compared on the domain's own mix, whatever the training mix is.
-            exam = tasks.sample(work.domain, "exam", settings.exam, settings.seed)
+            exam = tasks.sample(
+                work.domain, "exam", settings.exam, settings.seed, pixels=sees, album=album
+            )
+            train = swap.swap_some(train, work.domain, settings.swapped, album)
+            exam = swap.swap_some(exam, work.domain, settings.swapped, album)
+            generation.must_take(work, train)
             for row in (*train, *exam):
                 check_document(row, "task", row["id"])
             # Neighbours share a prompt's beginning, which a server reads once.
@@ -116,8 +136,17 @@ def plan(work: Work) -> None:
             )
             write_json(outputs[2], made)
             result.update(train=len(train), exam=len(exam))
+            if swapped := sum("swapped" in row for row in train):
+                result.update(swapped=swapped)
     for line in read_json(outputs[2])["lines"]:
         say(f"  {line}")
+
+
+def _lacks_pictures(work: Work, files: list[Path]) -> bool:
+    """Whether pictures of the tasks are gone: no receipt names them, the tasks do."""
+    rows = (row for file in files for row in read_jsonl(file))
+    names = (picture["sha256"] for row in rows for picture in row.get("pictures", []))
+    return bool(work.album.missing(names))
 
 
 def must_fit(work: Work, stages: Sequence[str]) -> None:
@@ -132,6 +161,7 @@ def must_fit(work: Work, stages: Sequence[str]) -> None:
 def generate(work: Work) -> None:
     inputs = {
         **work.digest("generate", "teacher"),
+        **({"attempts": "every"} if work.recipe.filter.agreement else {}),
         **work.tasks(),
     }
     if work.run.is_current("generate", inputs):
@@ -153,7 +183,9 @@ def generate(work: Work) -> None:
     ):
         if work.recipe.generate.preflight and not work.recipe.generate.constrain:
             _preflight(work, endpoint)
-        result.update(asyncio.run(_generate(work, endpoint, traces)), restarts=endpoint.restarts)
+        result.update(
+            asyncio.run(generation.generate(work, endpoint, traces)), restarts=endpoint.restarts
+        )
         say(
             f"{result['traces']} traces of {result['tasks']} tasks, {result['passed']} passed their checks;"
             f" {result['requests']} requests sent, {result['replayed']} replies taken from the journal"
@@ -186,80 +218,12 @@ def _preflight(work: Work, endpoint: Endpoint) -> None:
         )
 
 
-async def _generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
-    settings, teacher = work.recipe.generate, work.teacher
-    todo = list(read_jsonl(work.path("tasks", "train.jsonl")))
-    identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
-    maker = {**identity, "engine": teacher["engine"], "licence": teacher["licence"]["id"]}
-    sampling = catalog.sampling(teacher, settings.mode)
-    loop = episode.Settings(
-        max_steps=min(settings.max_steps, work.domain.spec["budgets"]["steps"]),
-        max_tokens=settings.max_tokens,
-        temperature=sampling["temperature"]
-        if settings.temperature is None
-        else settings.temperature,
-        top_p=sampling["top_p"] if settings.top_p is None else settings.top_p,
-        constrain=settings.constrain,
-        call_prefix=teacher.get("call_prefix", ""),
-        mode=settings.mode or teacher.get("mode"),
-        dialect=for_teacher(teacher, endpoint.url),
-    )
-    shown = {
-        name: [
-            tasks.build(work.domain, name, "train", _EXAMPLE_SEEDS + i)
-            for i in range(settings.examples)
-        ]
-        for name in sorted({row["template"] for row in todo})
-    }
-
-    def examples(row: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
-        # A hint says what to do; one example shows how a hint is followed.
-        chosen = shown[row["template"]][: 1 if hinted else None]
-        return [tasks.demonstration(example, work.domain, hinted) for example in chosen]
-
-    journal = Journal(work.path("journal"))
-    before = len(journal)
-    counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}
-    rows = []
-    with track("attempts", len(todo) * settings.attempts) as advance:
-        async with Client(
-            endpoint, identity, journal, settings.concurrency, settings.timeout_s
-        ) as client:
-            async for trace in rollouts(
-                todo,
-                work.domain,
-                client,
-                loop,
-                maker,
-                settings.concurrency,
-                settings.attempts,
-                settings.hint,
-                examples,
-            ):
-                rows.append(trace)
-                counts["traces"] += 1
-                counts["hinted"] += trace["hinted"]
-                counts["passed"] += episode.passed(trace)
-                # A task that is solved needs none of its later attempts.
-                attempt = int(trace["id"].rsplit("/", 1)[1])
-                advance(settings.attempts - attempt if episode.passed(trace) else 1)
-    rows.sort(key=lambda row: row["id"])
-    write_jsonl(to, rows)
-    journal.close()
-    sent = len(journal) - before
-    return {
-        **counts,
-        "requests": sent,
-        "replayed": sum(len(row["calls"]) for row in rows) - sent,
-        "detected": episode.count_detected(rows),
-    }
-
-
 @task(name="filter", **_ONCE)
 def filter_(work: Work) -> None:
     inputs = {
         **work.digest("filter", "student"),
         "length": f"{work.recipe.train.max_length} {work.recipe.train.overflow}",
+        **({"images": "pixels"} if work.student_sees else {}),
         **work.tasks(),
         **work.run.outputs("generate"),
     }
@@ -285,7 +249,9 @@ def filter_(work: Work) -> None:
         traces = list(read_jsonl(work.path("traces.jsonl")))
         exam = list(read_jsonl(work.path("tasks", "exam.jsonl")))
         settings = FilterSettings(**limits)
-        judged, ledger = filter_traces(traces, exam, settings, lengths)
+        names = {name for row in (*traces, *exam) for name in _pictures_in(row)}
+        pictures = {name: work.album.look(name) for name in names}
+        judged, ledger = filter_traces(traces, exam, settings, lengths, pictures)
         write_jsonl(outputs[0], [row for row in judged if row["verdict"]["kept"]])
         write_jsonl(outputs[1], [row for row in judged if not row["verdict"]["kept"]])
         write_json(outputs[2], ledger)
@@ -299,6 +265,11 @@ def filter_(work: Work) -> None:
             raise StageError(
                 f"{outputs[2]}: no trace was kept, so there is nothing to train on: see rejected.jsonl"
             )
+
+
+def _pictures_in(row: dict[str, Any]) -> list[str]:
+    """The pictures that a trace or a task names."""
+    return row.get("images") or [picture["sha256"] for picture in row.get("pictures", [])]
 
 
 @task(name="train", **_ONCE)
@@ -352,6 +323,7 @@ def train(work: Work) -> None:
                 settings,
                 directory,
                 say,
+                work.album,
             )
         )
 
@@ -384,15 +356,20 @@ def export(work: Work) -> None:
         say("converting to GGUF")
         full = temporary / "full.gguf"
         gguf.convert(merged, full, say)
+        context, projector = min(work.student["context"], 4096), None
+        if work.student_sees:
+            projector = temporary / "gguf" / work.gguf_name("mmproj")
+            gguf.convert(merged, projector, say, projector=True)
+            # Pictures make prompts longer than 4,096 tokens.
+            context = min(work.student["context"], max(4096, work.recipe.train.max_length + 512))
         report = {}
         for variant in work.recipe.export.variants:
             file = temporary / "gguf" / work.gguf_name(variant)
             gguf.quantize(full, file, variant)
-            say(f"checking {file.name}: template, prompts, token ids, end of turn, tool call")
-            context = min(work.student["context"], 4096)
-            checks = parity.gate(
-                file, traces, renderer, context, work.path("logs", f"gate-{variant}.log")
-            )
+            seen = ", picture" if projector else ""
+            say(f"checking {file.name}: template, prompts, token ids, end of turn, tool call{seen}")
+            log = work.path("logs", f"gate-{variant}.log")
+            checks = parity.gate(file, traces, renderer, context, log, projector)
             report[variant] = checks
             failed = [check for check in checks if not check["passed"]]
             if failed:
@@ -427,14 +404,22 @@ def evaluate(work: Work) -> None:
     student_file = work.path("export", "gguf", work.gguf_name(settings.variant))
     with work.run.stage("evaluate", inputs, outputs) as result:
         scores = {}
+        sees, context = work.student_sees, 2048
+        if any("pictures" in row for row in rows):  # they take room, as pixels or in words
+            context = max(context, work.recipe.train.max_length + settings.max_tokens)
         candidates = {
             "base": (
                 base.gguf(work.student, settings.variant, say),
                 catalog.template(work.student),
+                base.projector(work.student, say) if sees else None,
             ),
-            "student": (student_file, None),
+            "student": (
+                student_file,
+                None,
+                work.path("export", "gguf", work.gguf_name("mmproj")) if sees else None,
+            ),
         }
-        for name, (file, template) in candidates.items():
+        for name, (file, template, projector) in candidates.items():
             digest = sha256(file)
             with track(f"exam of the {name}", len(rows)) as advance:
                 traces = asyncio.run(
@@ -444,11 +429,14 @@ def evaluate(work: Work) -> None:
                         rows,
                         work.domain,
                         settings,
-                        min(work.student["context"], 2048),
+                        min(work.student["context"], context),
                         template,
                         work.path("journal"),
                         work.path("logs", f"exam-{name}.log"),
                         advance,
+                        "pixels" if sees else "source",
+                        work.album,
+                        projector,
                     )
                 )
             write_jsonl(directory / f"{name}.jsonl", traces)
@@ -508,6 +496,12 @@ def publish(work: Work) -> None:
         ]
         if work.path("export", "vllm").is_dir():
             files += store.files_under(work.path("export", "vllm"), "vllm", "vllm")
+        if work.recipe.publish.data:
+            from student import dataset
+
+            data = temporary / "data" / "train.parquet"
+            dataset.write(read_jsonl(work.path("filter", "kept.jsonl")), work.album, data)
+            files.append(store.PublishFile(data, "data/train.parquet", "data", "dataset"))
         manifest = _manifest(work, scorecard, ledger)
         described = {
             **manifest,
@@ -592,12 +586,12 @@ def _origin(model: dict[str, Any]) -> str:
 def _renderer(work: Work) -> Any:
     from transformers import AutoTokenizer
 
-    from student import base
+    from student import base, vision
     from student.examples import Renderer
 
     directory = base.prepare(work.student, say)
-    return Renderer(
-        AutoTokenizer.from_pretrained(directory),
-        base.chat_template(work.student, directory),
-        work.student["stop"],
-    )
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    template, stop = base.chat_template(work.student, directory), work.student["stop"]
+    if work.student_sees:
+        return vision.SeeingRenderer(tokenizer, template, stop, work.album, directory)
+    return Renderer(tokenizer, template, stop, work.album)

@@ -260,8 +260,10 @@ def pull(
     for file in files:
         print(f"{file}  {_size(file.stat().st_size)}")
     gguf = [file for file in files if file.suffix == ".gguf"]
-    if gguf:
-        print(f"serve it: llama-server --jinja -m {gguf[0]}")
+    tower = [file for file in gguf if file.stem.endswith("-mmproj")]
+    if weights := [file for file in gguf if file not in tower]:
+        seen = f" --mmproj {tower[0]}" if tower else ""
+        print(f"serve it: llama-server --jinja -m {weights[0]}{seen}")
     elif (target / "vllm").is_dir():
         print(f"serve it: vllm serve {target / 'vllm'}")
 

@@ -121,6 +121,40 @@ def contaminations(
     return found
 
 
+# Of 256 bits of a picture's difference hash: noise and rounding move a bit or two of the same page. So do two other
+# digits on an all but empty page, which is why what the pictures show has to be the same as well.
+PICTURE_BITS = 2
+
+
+def same_pictures(pictures: Sequence[tuple[str, str]]) -> list[int]:
+    """For each picture, (difference hash in hex, what it shows), the index of the first that is the same to a reader.
+
+    Two are that show the same and whose hashes differ in at most PICTURE_BITS bits: these are equal in at least one of
+    PICTURE_BITS + 1 parts, so only such are compared. A picture like no earlier one has its own index.
+    """
+    parts = PICTURE_BITS + 1
+    seen: dict[tuple[str, int, str], list[int]] = defaultdict(list)
+    found = []
+    numbers = [int(text, 16) for text, _ in pictures]
+    for index, (text, shown) in enumerate(pictures):
+        number = numbers[index]
+        bits = f"{number:0{4 * len(text)}b}"
+        # Every third bit: a stretch of them may be the margin that all pages have.
+        keys = [(shown, part, bits[part::parts]) for part in range(parts)]
+        near = (
+            other
+            for key in keys
+            for other in seen[key]
+            if (numbers[other] ^ number).bit_count() <= PICTURE_BITS
+        )
+        first = min(near, default=index)
+        found.append(first)
+        if first == index:
+            for key in keys:
+                seen[key].append(index)
+    return found
+
+
 def jaccard(one: frozenset[Gram], other: frozenset[Gram]) -> float:
     shared = len(one & other)
     return shared / (len(one) + len(other) - shared) if shared else 0.0

@@ -6,13 +6,19 @@ A trace is judged alone first (`check_trace`), then against the exam and against
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from jsonschema.exceptions import best_match
 
-from schemas.dedup import contaminations, near_duplicates, request_of, trace_text
+from schemas.dedup import (
+    contaminations,
+    near_duplicates,
+    request_of,
+    same_pictures,
+    trace_text,
+)
 from schemas.validation import (
     MESSAGE_REASONS,
     Verdict,
@@ -37,6 +43,8 @@ REASONS = (
     "wrong_state",
     "too_long",
     "answer_leaked",
+    "blind_answerable",
+    "disagreed",
     "contaminated",
     "near_duplicate",
     "over_represented",
@@ -73,6 +81,7 @@ class FilterSettings:
     per_template: the most that one template may have of the traces that pass all else; None for no limit.
     max_turn: the most tokens at which a turn is still learned, where those beyond it are left out of a kept trace:
         one turn at least has to be within it.
+    agreement: how many of a task's attempts, hinted ones not counted, must pass; None for no such condition.
     """
 
     max_tokens: int
@@ -81,6 +90,7 @@ class FilterSettings:
     per_task: int
     per_template: float | None = None
     max_turn: int | None = None
+    agreement: int | None = None
 
 
 def check_trace(
@@ -105,7 +115,7 @@ def check_trace(
         return rejected("teacher_error", outcome["error"] or "the teacher gave no usable reply")
     if outcome["ended"] == "unusable_reply":
         return _unusable(trace)
-    conversation = check_messages(messages, trace["tools"])
+    conversation = check_messages(messages, trace["tools"], trace["images"])
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     last_turn = turns[-1] if turns else None
     # A turn that was cut off is empty or no JSON because of that: it was still thinking, or writing.
@@ -126,7 +136,10 @@ def check_trace(
     if not outcome["checks"]["state"]:
         return rejected("wrong_state", "the world is not in the state that the plan leads to")
     return (
-        (_length(trace, settings, count_tokens) if count_tokens else None) or _leak(trace) or kept()
+        (_length(trace, settings, count_tokens) if count_tokens else None)
+        or _leak(trace)
+        or _blind(trace)
+        or kept()
     )
 
 
@@ -169,17 +182,27 @@ def _leak(trace: Trace) -> Verdict | None:
     return None
 
 
+def _blind(trace: Trace) -> Verdict | None:
+    """Whether the task was solved without its images: what such a trace says of them may be a guess."""
+    if not trace["outcome"].get("blind"):
+        return None
+    return rejected("blind_answerable", "the teacher solved the task without its images, too")
+
+
 def filter_traces(
     traces: Iterable[Trace],
     exam_tasks: Sequence[dict[str, Any]],
     settings: FilterSettings,
     count_tokens: CountTokens | None = None,
+    pictures: Mapping[str, tuple[str, str]] | None = None,
 ) -> tuple[list[Trace], dict[str, Any]]:
     """Judges all traces of a run. Of traces that repeat each other, the first is kept.
 
     Args:
         traces: as teacher.episode wrote them; an earlier verdict is replaced.
-        exam_tasks: what the student will be examined on; their `request` is compared.
+        exam_tasks: what the student will be examined on; their `request` and `pictures` are compared.
+        pictures: (difference hash, what it shows) of each picture, by its sha256; without it only the same file is the
+            same picture.
 
     Returns:
         The traces with their verdicts, in the order given, and the ledger: {"traces", "kept", "rejected":
@@ -192,20 +215,31 @@ def filter_traces(
     def passing() -> list[int]:
         return [i for i, verdict in enumerate(verdicts) if verdict["kept"]]
 
+    if settings.agreement is not None:
+        _agree(verdicts, traces, settings.agreement)
+
+    looks = _looks([*traces, *exam_tasks], pictures or {})
     left = passing()
-    requests = [request_of(traces[i]["messages"]) for i in left]
-    exam_requests = [task["request"] for task in exam_tasks]
+    requests = [
+        _with_pictures(request_of(traces[i]["messages"]), traces[i]["images"], looks) for i in left
+    ]
+    exam_requests = [
+        _with_pictures(task["request"], _pictures_of(task), looks) for task in exam_tasks
+    ]
     found = contaminations(requests, exam_requests, settings.contamination)
     for i, task in zip(left, found, strict=True):
         if task is not None:
             verdicts[i] = rejected("contaminated", f"like the exam task {exam_tasks[task]['id']}")
 
     left = passing()
-    texts = [trace_text(traces[i]["messages"]) for i in left]
+    texts = [
+        _with_pictures(trace_text(traces[i]["messages"]), traces[i]["images"], looks) for i in left
+    ]
     twins = near_duplicates(texts, settings.near_duplicate)
     for i, twin in zip(left, twins, strict=True):
         if twin is not None:
             verdicts[i] = rejected("near_duplicate", f"like {traces[left[twin]]['id']}")
+    _same_look(verdicts, traces, passing(), looks)
 
     _limit(verdicts, traces, passing(), "id", settings.per_task)
     if settings.per_template is not None:
@@ -218,6 +252,62 @@ def filter_traces(
         for trace, verdict in zip(traces, verdicts, strict=True)
     ]
     return judged, _ledger(judged)
+
+
+def _agree(verdicts: list[Verdict], traces: list[Trace], wanted: int) -> None:
+    """Rejects what is left of tasks of which fewer than `wanted` attempts passed without a hint."""
+    passed = Counter(
+        trace["task"]["id"]
+        for trace, verdict in zip(traces, verdicts, strict=True)
+        if verdict["kept"] and not trace["hinted"]
+    )
+    for i, trace in enumerate(traces):
+        if verdicts[i]["kept"] and passed[trace["task"]["id"]] < wanted:
+            detail = (
+                f"{passed[trace['task']['id']]} attempts without a hint passed, {wanted} wanted"
+            )
+            verdicts[i] = rejected("disagreed", detail)
+
+
+def _looks(
+    rows: Sequence[dict[str, Any]], pictures: Mapping[str, tuple[str, str]]
+) -> dict[str, str]:
+    """For each picture the first one that looks and says the same."""
+    names = [
+        name for name in dict.fromkeys(n for r in rows for n in _pictures_of(r)) if name in pictures
+    ]
+    return {
+        name: names[first]
+        for name, first in zip(names, same_pictures([pictures[n] for n in names]), strict=True)
+    }
+
+
+def _pictures_of(row: dict[str, Any]) -> list[str]:
+    """The pictures of a trace or a task. A trace may be malformed."""
+    pictures = row.get("pictures", row.get("images", []))
+    if not isinstance(pictures, list):
+        return []
+    names = [p.get("sha256") if isinstance(p, dict) else p for p in pictures]
+    return [name for name in names if isinstance(name, str)]
+
+
+def _with_pictures(text: str, names: Sequence[str], looks: Mapping[str, str]) -> str:
+    """A text that is another one where it is about another picture: a hash is a particular of it."""
+    return " ".join([text, *(looks.get(name, name) for name in names)])
+
+
+def _same_look(
+    verdicts: list[Verdict], traces: list[Trace], left: list[int], looks: Mapping[str, str]
+) -> None:
+    """Rejects what is left of traces whose pictures all look like those of an earlier one of another task."""
+    first: dict[tuple[str, ...], Trace] = {}
+    for i in left:
+        shown = tuple(looks.get(name, name) for name in traces[i]["images"])
+        if not shown:
+            continue
+        earlier = first.setdefault(shown, traces[i])
+        if earlier["task"]["id"] != traces[i]["task"]["id"]:
+            verdicts[i] = rejected("near_duplicate", f"shows the pictures of {earlier['id']}")
 
 
 def _limit(
@@ -259,6 +349,22 @@ def _ledger(judged: list[Trace]) -> dict[str, Any]:
             "kept": sum(trace["hinted"] for trace in kept_traces),
         },
         "by_template": by_template,
+        **_grounding(judged, kept_traces),
+    }
+
+
+def _grounding(judged: list[Trace], kept_traces: list[Trace]) -> dict[str, Any]:
+    """Of the traces with images, how many a teacher made who saw them, and who read what they show."""
+    if not any(trace.get("images") for trace in judged):
+        return {}
+    return {
+        "images": {
+            name: {
+                "traces": sum(trace.get("grounding") == name for trace in judged),
+                "kept": sum(trace.get("grounding") == name for trace in kept_traces),
+            }
+            for name in ("pixels", "source")
+        }
     }
 
 

@@ -23,7 +23,7 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
-    """Judges the rows {"id"?, "messages", "tools"} of a JSON Lines file; other fields are allowed.
+    """Judges the rows {"id"?, "messages", "tools", "images"?} of a JSON Lines file; other fields are allowed.
 
     Args:
         path: the file, read a line at a time. Blank lines are no rows.
@@ -89,5 +89,5 @@ def _judge(line: bytes, number: int) -> Verdict:
     named = isinstance(row_id, str | int) and not isinstance(row_id, bool)
     return {
         "id": row_id if named else name,
-        **check_messages(row.get("messages"), row.get("tools")),
+        **check_messages(row.get("messages"), row.get("tools"), row.get("images")),
     }

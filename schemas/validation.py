@@ -341,17 +341,20 @@ def rejected(reason: str, detail: str, message_index: int | None = None) -> Verd
     }
 
 
-def check_messages(messages: Any, tools: Any) -> Verdict:
+def check_messages(messages: Any, tools: Any, images: Any = None) -> Verdict:
     """Judges a conversation in OpenAI's chat format by what can be seen without executing anything.
 
     A call's arguments are JSON text, or an object that was parsed already. Without tools every call is
-    an unknown_tool. Only the tools that are called have their schemas compiled.
+    an unknown_tool. Only the tools that are called have their schemas compiled. Where the conversation has a list of
+    `images`, each belongs to one part {"type": "image"} of its messages, in order.
 
     Returns:
         {"kept", "reason", "detail", "message_index"}: the first of MESSAGE_REASONS that applies, at the
         first message where it does; the last three are None when it is kept. It never raises.
     """
     findings = list(_shape(messages, tools))
+    if not findings and images is not None:
+        findings += _images(messages, images)
     if not findings:
         functions = functions_by_name(tools)
         for index, message in enumerate(messages):
@@ -394,6 +397,17 @@ def _shape(messages: Any, tools: Any) -> Iterable[_Finding]:
             yield malformed(index, problem)
     if not any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages):
         yield malformed(None, "messages: no message of an assistant, so nothing to learn")
+
+
+def _images(messages: list[dict[str, Any]], images: Any) -> Iterable[_Finding]:
+    contents = (message.get("content") for message in messages)
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    shown = sum(part["type"] == "image" for part in parts)
+    # Without such parts the list belongs to another format, such as one with placeholders in the text.
+    if shown and (not isinstance(images, list) or shown != len(images)):
+        found = len(images) if isinstance(images, list) else _repr.repr(images)
+        detail = f"images: found {found}, expected a list of one for each of {shown} image parts"
+        yield "malformed_trace", None, detail
 
 
 def _tool_problems(tools: list[Any]) -> Iterable[str]:

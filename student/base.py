@@ -48,8 +48,7 @@ def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
     from student.gguf import convert, quantize
 
     directory = prepare(student, say)
-    digest = sha256_text(f"{_VERSION} {catalog.revision(student)}{_state(student)}")[:16]
-    path = cache() / "students" / f"{student['name']}-{digest}-{variant}.gguf"
+    path = _cached(student, variant)
     if not path.is_file():
         say(f"converting the untrained student to {variant} (once)")
         full = path.with_name(f"{path.stem}-full.gguf")
@@ -57,6 +56,22 @@ def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
         quantize(full, path, variant)
         full.unlink()
     return path
+
+
+def projector(student: dict[str, Any], say: Progress = print) -> Path:
+    """The vision tower of an untrained student that sees as a GGUF, in the user's cache."""
+    from student.gguf import convert
+
+    directory = prepare(student, say)
+    path = _cached(student, "mmproj")
+    if not path.is_file():
+        convert(directory, path, say, projector=True)
+    return path
+
+
+def _cached(student: dict[str, Any], variant: str) -> Path:
+    digest = sha256_text(f"{_VERSION} {catalog.revision(student)}{_state(student)}")[:16]
+    return cache() / "students" / f"{student['name']}-{digest}-{variant}.gguf"
 
 
 def _state(student: dict[str, Any]) -> str:

@@ -6,6 +6,7 @@ every micro-batch's loss is divided by the labels of the whole step, and their g
 trains the same way on any card, up to rounding.
 """
 
+import functools
 import itertools
 import time
 from collections.abc import Callable
@@ -91,25 +92,19 @@ def padded(examples: list[dict[str, list[int]]]) -> Row:
     }
 
 
-def micro_batches(
-    examples: list[dict[str, list[int]]], limit: int, packed: bool = True, multiple: int = 1
-) -> list[Row]:
-    """Examples as micro-batches of at most `limit` tokens, the largest first: it shows whether memory is enough.
-
-    Packed examples of one length, such as a single one, are rows of the next multiple of `multiple`.
-    """
+def groups(examples: list[Any], limit: int, packed: bool) -> list[list[Any]]:
+    """The examples of each micro-batch of at most `limit` tokens."""
     lengths = [len(example["input_ids"]) for example in examples]
-    groups = pack(lengths, limit) if packed else pack_padded(lengths, limit)
-    rows = []
-    for group in groups:
-        chosen = [examples[i] for i in group]
-        if not packed:
-            rows.append(padded(chosen))
-        elif len({lengths[i] for i in group}) == 1:
-            rows.append(stacked(chosen, multiple))
-        else:
-            rows.append(joined(chosen))
-    return sorted(rows, key=lambda row: -row["input_ids"].numel())
+    places = pack(lengths, limit) if packed else pack_padded(lengths, limit)
+    return [[examples[place] for place in group] for group in places]
+
+
+def packed_row(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
+    """Examples for layers that separate packed ones: those of one length, such as a single one, are rows of the next
+    multiple of `multiple`, others end to end."""
+    if len({len(example["input_ids"]) for example in examples}) == 1:
+        return stacked(examples, multiple)
+    return joined(examples)
 
 
 class MicroBatchTrainer(SFTTrainer):
@@ -122,6 +117,7 @@ class MicroBatchTrainer(SFTTrainer):
         limit: tokens computed at once.
         packed: whether the model is a PeftModel with fused layers (student/qlora.py), which separate packed examples;
             its loss is then taken by their head too.
+        pad: makes a micro-batch of examples where they are not packed.
         before: called with the number of tokens of each micro-batch that is trained on, before it.
     """
 
@@ -130,16 +126,20 @@ class MicroBatchTrainer(SFTTrainer):
         *,
         limit: int,
         packed: bool,
+        pad: Callable[[list[Any]], Row] = padded,
         before: Callable[[int], None] = lambda tokens: None,
         **named: Any,
     ) -> None:
         self.limit, self.packed, self.before = limit, packed, before
-        self.multiple = ALIGNED if torch.cuda.is_available() else 1
+        multiple = ALIGNED if torch.cuda.is_available() else 1
+        self.row = functools.partial(packed_row, multiple=multiple) if packed else pad
         self.learned, self.logged = 0, (time.monotonic(), 0)
         super().__init__(data_collator=self._collate, **named)
 
     def _collate(self, examples: list[dict[str, list[int]]]) -> dict[str, Any]:
-        rows = micro_batches(examples, self.limit, self.packed, self.multiple)
+        rows = [self.row(group) for group in groups(examples, self.limit, self.packed)]
+        # The largest first: it shows whether memory is enough.
+        rows.sort(key=lambda row: -row["input_ids"].numel())
         # The trainer counts the labels of the step here; it leaves out the first, which no example learns.
         labels = torch.cat([row["labels"].flatten() for row in rows])[None]
         return {"micro_batches": rows, "labels": labels}
@@ -157,12 +157,11 @@ class MicroBatchTrainer(SFTTrainer):
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
         """The held-out examples in micro-batches of their own."""
         held_out: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        examples = list(held_out)
-        rows = micro_batches(examples, self.limit, self.packed, self.multiple)
-        labels = sum(int((row["labels"] != IGNORED).sum()) for row in rows)
+        made = groups(list(held_out), self.limit, self.packed)
+        labels = sum(label != IGNORED for group in made for e in group for label in e["labels"][1:])
         # The trainer takes the mean over micro-batches: so weighted, it is the mean over labels.
-        self.labels_a_row = labels / len(rows)
-        return DataLoader(rows, batch_size=None)  # type: ignore[arg-type]
+        self.labels_a_row = labels / len(made)
+        return DataLoader(made, batch_size=None, collate_fn=self.row)  # type: ignore[arg-type]
 
     def compute_loss(
         self,

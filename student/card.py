@@ -35,6 +35,7 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
     student = manifest["student"]
     licence = student["licence"].lower()
     known = licence in _HUB_LICENCES
+    sees = any(file["variant"] == "mmproj" for file in manifest.get("files", []))
     result = scorecard["models"]["student"]
     share = round(100 * result["passed"] / result["tasks"], 1) if result["tasks"] else 0.0
     exam = {
@@ -47,7 +48,7 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
         **({} if known else {"license_name": student["licence"]}),
         "base_model": student["base"],
         "base_model_relation": "finetune",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "image-text-to-text" if sees else "text-generation",
         "tags": ["tool-calling", "distillation", manifest["domain"]],
         "model-index": [{"name": _title(manifest), "results": [exam]}],
     }
@@ -111,10 +112,32 @@ def _data(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
             f"The traces are attempts at {ledger['tasks']} generated tasks; of {lacking} of them nothing was kept. "
             f"{hinted['kept']} of the {ledger['kept']} kept traces were made after the teacher had been shown the "
             "plan; the hint is not in the training data. Every kept trace was executed and its result checked.",
+            *_images(ledger.get("images")),
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
             *_replay(data.get("replay")),
+            *_published(manifest),
         ]
     )
+
+
+def _published(manifest: dict[str, Any]) -> list[str]:
+    if all(file["variant"] != "data" for file in manifest.get("files", [])):
+        return []
+    name = manifest.get("name", manifest["domain"])
+    return [
+        "They are published with it: `data/train.parquet`, rows of messages, tools and images, fetched with "
+        f"`stillhouse pull {name} --to {name} --variant data`."
+    ]
+
+
+def _images(images: dict[str, Any] | None) -> list[str]:
+    if images is None:
+        return []
+    saw, read = images["pixels"]["kept"], images["source"]["kept"]
+    return [
+        f"{saw + read} of the kept traces show images, which were drawn from data, so that what they show is known. In "
+        f"{saw} of them the teacher saw the images; in {read} it was told in words what they show."
+    ]
 
 
 def _replay(replay: dict[str, Any] | None) -> list[str]:
@@ -136,10 +159,15 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     files = manifest.get("files", [])
     examined = _file(scorecard["models"]["student"])
     name = manifest.get("name", manifest["domain"])
+    tower = next((f["path"] for f in files if f["variant"] == "mmproj"), None)
+    seen = f" --mmproj {name}/{tower}" if tower else ""
     parts = [
-        f"```\nstillhouse pull {name} --to {name}\nllama-server -m {name}/{examined} --jinja --port 8080\n```"
+        f"```\nstillhouse pull {name} --to {name}\n"
+        f"llama-server -m {name}/{examined}{seen} --jinja --port 8080\n```"
     ]
-    others = [f for f in files if f["path"].endswith(".gguf") and f["path"] != examined]
+    others = [
+        f for f in files if f["path"].endswith(".gguf") and f["path"] not in (examined, tower)
+    ]
     for file in others:
         parts.append(
             f"`{file['path']}` is fetched with "
@@ -155,6 +183,11 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
         "files. llama-server needs `--jinja` to use it. vLLM needs `--enable-auto-tool-choice` and the "
         "`--tool-call-parser` that fits this template to return calls as `tool_calls`."
     )
+    if tower:
+        parts.append(
+            "It reads pictures, in requests and in the results of tools: `image_url` parts of the messages. For that "
+            "llama-server needs the vision tower, `--mmproj`; it comes with each GGUF."
+        )
     return "\n\n".join(parts)
 
 

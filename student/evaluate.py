@@ -14,6 +14,7 @@ from teacher import episode
 from teacher.client import Client
 from teacher.domain import Domain
 from teacher.journal import Journal
+from teacher.pictures import Album, Grounding
 from teacher.rollouts import rollouts
 from teacher.serve import serve
 
@@ -31,6 +32,9 @@ async def sit(
     journal: Path,
     log: Path,
     progress: Callable[[], None],
+    images: Grounding = "source",
+    album: Album | None = None,
+    projector: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Has a model sit the exam; returns a trace for each task, in the tasks' order.
 
@@ -39,6 +43,8 @@ async def sit(
         settings: the recipe's `evaluate` section. context: tokens of one conversation.
         template: a chat template instead of the file's own (for a base that has none with tools).
         progress: called as each episode ends.
+        images: what the model is shown of the tasks' pictures, which lie in `album`.
+        projector: the file by which it sees their pixels (llama.cpp's mmproj).
     """
     identity = {"model": gguf.name, "revision": sha256}
     model = {**identity, "engine": "llama.cpp", "licence": "see the model card"}
@@ -47,12 +53,14 @@ async def sit(
         settings.max_tokens,
         settings.temperature,
         top_p=1.0,
+        images=images,
+        album=album,
     )
     replies = Journal(journal)
     traces = {}
-    with serve(gguf, log, settings.concurrency, context, template) as endpoint:
+    with serve(gguf, log, settings.concurrency, context, template, projector) as endpoint:
         async with Client(
-            endpoint, identity, replies, settings.concurrency, _REPLY_SECONDS
+            endpoint, identity, replies, settings.concurrency, _REPLY_SECONDS, album
         ) as client:
             async for trace in rollouts(tasks, domain, client, loop, model, settings.concurrency):
                 traces[trace["task"]["id"]] = trace

@@ -4,26 +4,31 @@ A turn's prompt is the shipped chat template rendered up to that turn, its targe
 renders for the turn, up to and with the token that ends it. Turns whose prompt continues the turn before
 (the template only appended) share one example. Where the template rewrites earlier turns, each turn becomes
 an example of its own, with the prompt that the server would really send. Where the template allows one call a turn,
-parallel calls become turns of one call, each followed by its result.
+parallel calls become turns of one call, each followed by its result. A picture is read in words, as the server of a
+text-only student is sent it; student/vision.py has the renderer of those that see.
 """
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
+
+from teacher.pictures import Album, as_sent, named, names_in
 
 IGNORED = -100  # PyTorch's cross entropy skips this label
 
 
 @dataclass
 class Example:
-    """input_ids: [T]; labels: [T], the token itself where the assistant wrote it, else IGNORED."""
+    """input_ids: [T]; labels: [T], the token itself where the assistant wrote it, else IGNORED; pictures: the sha256 of
+    those whose pixels are read, in the order of their tokens."""
 
     input_ids: list[int]
     labels: list[int]
+    pictures: list[str] = field(default_factory=list)
 
     @property
     def learned(self) -> int:
@@ -32,10 +37,11 @@ class Example:
 
 @dataclass
 class Turn:
-    """An assistant's turn: the prompt [P] that it is asked with, and what it writes [T]."""
+    """An assistant's turn: the prompt [P] that it is asked with, and what it writes [T]; pictures: as an Example's."""
 
     prompt_ids: list[int]
     target_ids: list[int]
+    pictures: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.target_ids)
@@ -50,10 +56,14 @@ class Renderer:
 
     Args:
         tokenizer: a transformers tokenizer; template: the Jinja text; stop: the tokens that end a turn.
+        album: what the pictures show that messages name (teacher/pictures.py).
     """
 
-    def __init__(self, tokenizer: Any, template: str, stop: list[str]) -> None:
+    def __init__(
+        self, tokenizer: Any, template: str, stop: list[str], album: Album | None = None
+    ) -> None:
         self.tokenizer, self.template, self.stop = tokenizer, template, stop
+        self.album = album
 
     def text(
         self, messages: list[dict], tools: list[dict], add_generation_prompt: bool = False
@@ -65,7 +75,7 @@ class Renderer:
         """
         try:
             return self.tokenizer.apply_chat_template(
-                [as_template_reads(message) for message in messages],
+                [as_template_reads(message) for message in self.shown(messages)],
                 tools=tools or None,
                 chat_template=self.template,
                 add_generation_prompt=add_generation_prompt,
@@ -74,8 +84,20 @@ class Renderer:
         except (TemplateError, TypeError) as error:  # TypeError: None or a list where it joins text
             raise Unrenderable(f"the student's template: {error}") from error
 
-    def ids(self, text: str) -> list[int]:
-        """Token ids of rendered text; special tokens are in the text already."""
+    def shown(self, messages: Sequence[dict]) -> list[dict]:
+        """Messages as the template is given them."""
+        return as_sent(messages, "source", self.album)
+
+    def sent(self, messages: Sequence[dict]) -> list[dict]:
+        """Messages as the student's server is sent them."""
+        return self.shown(messages)
+
+    def pictures(self, messages: Sequence[dict]) -> list[str]:
+        """The pictures of messages whose pixels the student reads."""
+        return []
+
+    def ids(self, text: str, pictures: Sequence[str] | None = None) -> list[int]:
+        """Token ids of rendered text; special tokens are in the text already, and pictures in words."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def turn(self, messages: list[dict], tools: list[dict], index: int) -> tuple[str, str]:
@@ -150,8 +172,19 @@ def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
 
     Where a turn may have one call, a turn of n calls becomes n turns, each followed by its own result. The calls were
     made in this order and knew nothing of each other's results, so the world answers them the same. Of calls at the
-    very end that have no result, only the first is kept: the server would stop there.
+    very end that have no result, only the first is kept: the server would stop there. Each picture is named where it
+    is shown.
+
+    Raises:
+        Unrenderable: it shows more pictures than it names, or fewer.
     """
+    images = trace.get("images") or []
+    if images or _pictures_in(trace["messages"]):
+        if len(images) != _pictures_in(trace["messages"]):
+            raise Unrenderable(
+                f"{_pictures_in(trace['messages'])} pictures in the messages, {len(images)} named in `images`"
+            )
+        trace = {**trace, "messages": named(trace["messages"], images)}
     messages = trace["messages"]
     if not renderer.one_call_a_turn or all(len(m.get("tool_calls") or []) < 2 for m in messages):
         return trace
@@ -173,7 +206,14 @@ def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
                 shown.append(messages[at])
         if not calls:
             shown.append(message)
-    return {**trace, "messages": shown, "outcome": {**trace["outcome"], "tool_errors": errors}}
+    served = {**trace, "messages": shown, "outcome": {**trace["outcome"], "tool_errors": errors}}
+    return served | ({"images": names_in(shown)} if images else {})
+
+
+def _pictures_in(messages: list[dict]) -> int:
+    contents = [message.get("content") for message in messages]
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    return sum(part["type"] == "image" for part in parts)
 
 
 def _results(messages: list[dict], index: int) -> dict[str, int]:
@@ -202,7 +242,8 @@ def turns(trace: dict[str, Any], renderer: Renderer) -> list[Turn]:
     for index, message in enumerate(messages):
         if message["role"] == "assistant" and index not in unlearned:
             prompt, target = renderer.turn(messages, tools, index)
-            found.append(Turn(renderer.ids(prompt), renderer.ids(target)))
+            pictures = renderer.pictures(messages[:index])
+            found.append(Turn(renderer.ids(prompt, pictures), renderer.ids(target), pictures))
     return found
 
 
@@ -216,6 +257,7 @@ def join(turns: list[Turn]) -> Iterator[Example]:
             if current is not None:
                 yield current
             current, context = Example([], []), turn.prompt_ids
+        current.pictures = turn.pictures
         current.input_ids += context + turn.target_ids
         current.labels += [IGNORED] * len(context)
         current.labels += turn.target_ids

@@ -14,6 +14,7 @@ import yaml
 from schemas.errors import InputError, StageError
 from schemas.validation import check_document, one_line
 from student.examples import Renderer, Unrenderable
+from student.vision import FAMILIES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # All that a description is made of, without the weights.
@@ -60,6 +61,8 @@ def describe(name: str) -> dict[str, Any]:
         "parameters": parameters,
         "lora_targets": "all-linear",
     }
+    if config.model_type in FAMILIES:
+        student["capabilities"] = {"vision": True}
     shape = shape_of(text)
     experts = any("expert" in key for key in text.to_dict())
     if all(shape.values()) and not experts and text is config:  # what student/plan.py can compute
@@ -127,11 +130,13 @@ def _read(name: str, directory: Path) -> tuple[Any, Any]:
 def _parameters(name: str, config: Any) -> int:
     """Counted on a model without memory."""
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
+    seeing = config.model_type in FAMILIES
+    kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config).num_parameters()
+            return kind.from_config(config).num_parameters()
     except ValueError as error:
         raise InputError(
             f"{name}: not a causal language model: {one_line(str(error), 120)}"

@@ -9,8 +9,8 @@ from schemas.files import whole
 from teacher.llamacpp import Progress, converter_environment, last_line, run_tool, source
 
 
-def convert(directory: Path, to: Path, say: Progress = print) -> None:
-    """A Hugging Face directory as a 16-bit GGUF."""
+def convert(directory: Path, to: Path, say: Progress = print, projector: bool = False) -> None:
+    """A Hugging Face directory as a 16-bit GGUF; with `projector` its vision tower alone (llama.cpp's mmproj)."""
     script = source(say) / "convert_hf_to_gguf.py"
     with whole(to) as temporary:
         command = [
@@ -20,7 +20,8 @@ def convert(directory: Path, to: Path, say: Progress = print) -> None:
             "--outfile",
             str(temporary),
             "--outtype",
-            "bf16",
+            "f16" if projector else "bf16",
+            *(["--mmproj"] if projector else []),
         ]
         done = subprocess.run(
             command, env=converter_environment(), capture_output=True, text=True, errors="replace"

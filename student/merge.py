@@ -37,6 +37,11 @@ def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
             ]:
                 shutil.copy2(file, temporary / file.name)
         set_template(temporary, template)
+        (temporary / "chat_template.json").unlink(missing_ok=True)  # an older name of the template
+        if (temporary / "preprocessor_config.json").is_file():
+            from student import vision
+
+            vision.limit_pictures(temporary)
 
 
 def set_template(directory: Path, template: str) -> None:
@@ -56,7 +61,7 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     lora = load_file(adapter / "adapter_model.safetensors")
     pairs = {
-        name.removeprefix("base_model.model.").removesuffix(".lora_A.weight") + ".weight": (
+        _named(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")) + ".weight": (
             tensor,
             lora[name.replace(".lora_A.", ".lora_B.")],
         )
@@ -70,11 +75,11 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
         with safe_open(shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 weight = file.get_tensor(name)
-                if name in pairs:
-                    a, b = pairs[name]
+                if _named(name) in pairs:
+                    a, b = pairs[_named(name)]
                     delta = b.to(torch.float32) @ a.to(torch.float32)
                     weight = (weight.to(torch.float32) + scale * delta).to(weight.dtype)
-                    merged.add(name)
+                    merged.add(_named(name))
                 tensors[name] = weight
         try:
             save_file(tensors, to / shard.name, metadata={"format": "pt"})
@@ -87,3 +92,9 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
         raise StageError(
             f"{adapter}: the base model has no tensor {missing[0]} (and {len(missing) - 1} others)"
         )
+
+
+def _named(tensor: str) -> str:
+    """A tensor's name wherever its checkpoint puts the language model: Qwen2.5-VL's files call model.layers what is
+    model.language_model.layers once it is loaded."""
+    return tensor.replace("language_model.", "")

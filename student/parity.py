@@ -1,17 +1,28 @@
 """The export gate: an exported GGUF must behave as the student that was trained, or it does not count as exported.
 
 Each check asks llama.cpp itself, over the server that will serve the file: the template's bytes, the rendered prompts,
-the token ids, the end of a turn, and a tool call that goes out and comes back.
+the token ids, the end of a turn, a tool call that goes out and comes back, and for a student that sees that pictures
+arrive and are read.
 """
 
+import base64
+import copy
+import io
 import json
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
+
+from PIL import Image
 
 from schemas.validation import call_problem, functions_by_name
 from student.examples import Renderer
+from student.vision import SeeingRenderer
+from teacher.pictures import Album, image
+from teacher.scenes import Scene, draw
 from teacher.serve import Endpoint, serve
 
 # Texts that tokenizers disagree on: spaces, digits, other scripts, emoji, markup, special tokens as plain text.
@@ -31,26 +42,37 @@ _TRIES = 8
 
 
 def gate(
-    gguf: Path, traces: list[dict[str, Any]], renderer: Renderer, context: int, log: Path
+    gguf: Path,
+    traces: list[dict[str, Any]],
+    renderer: Renderer,
+    context: int,
+    log: Path,
+    projector: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Runs every check on one GGUF file.
 
     Args:
-        traces: kept traces; their conversations are what the checks are made on.
+        traces: kept traces, as `student.examples.as_served` gives them; their conversations are what the checks are
+            made on.
         renderer: the student's tokenizer with the template that was trained with.
         context: tokens the server gives a conversation. log: the server's output.
+        projector: the GGUF of the vision tower of a student that sees; then a picture is shown as well.
 
     Returns:
         [{"name", "passed", "detail"}], the detail saying what differs, or how much was compared.
     """
     checks = [_template(gguf, renderer.template), _stop_token(gguf, renderer)]
-    with serve(gguf, log, slots=1, context=context) as endpoint:
-        for name, check in (
+    with serve(gguf, log, slots=1, context=context, projector=projector) as endpoint:
+        asked: list[tuple[str, Callable[[], dict[str, Any]]]] = [
             ("rendering", lambda: _rendering(endpoint, traces, renderer)),
             ("token_ids", lambda: _token_ids(endpoint, traces, renderer)),
             ("ends_turns", lambda: _ends_turns(endpoint, traces, renderer)),
-            ("tool_round_trip", lambda: _round_trip(endpoint, traces)),
-        ):
+            ("tool_round_trip", lambda: _round_trip(endpoint, traces, renderer)),
+        ]
+        if isinstance(renderer, SeeingRenderer):
+            seeing = renderer
+            asked.append(("image_round_trip", lambda: _image_trip(endpoint, traces, seeing)))
+        for name, check in asked:
             try:
                 checks.append(check())
             except urllib.error.HTTPError as error:  # such as a call that the server cannot read
@@ -101,14 +123,19 @@ def _rendering(
     endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer
 ) -> dict[str, Any]:
     compared = 0
+    # The server has a marker of its own where a picture goes, and puts the tokens of the picture there.
+    marker = (
+        _get(endpoint, "/props")["media_marker"] if isinstance(renderer, SeeingRenderer) else ""
+    )
     for trace in traces:
         for index, message in enumerate(trace["messages"]):
             if message["role"] != "assistant":
                 continue
             messages = trace["messages"][:index]
-            served = _post(
-                endpoint, "/apply-template", {"messages": messages, "tools": trace["tools"]}
-            )["prompt"]
+            body = {"messages": renderer.sent(messages), "tools": trace["tools"]}
+            served = _post(endpoint, "/apply-template", body)["prompt"]
+            if isinstance(renderer, SeeingRenderer):
+                served = served.replace(marker, renderer.shows)
             expected = renderer.text(messages, trace["tools"], add_generation_prompt=True)
             if served != expected:
                 at = _differ_at(served, expected)
@@ -138,7 +165,7 @@ def _ends_turns(
     """The last turn of real conversations ends by the stop token, and the token is not in the text."""
     for trace in traces[:_TRIES]:
         body = {
-            "messages": trace["messages"][:-1],
+            "messages": renderer.sent(trace["messages"][:-1]),
             "tools": trace["tools"],
             "temperature": 0,
             "max_tokens": 512,
@@ -152,13 +179,15 @@ def _ends_turns(
     return _result("ends_turns", None, f"{len(traces[:_TRIES])} turns ended")
 
 
-def _round_trip(endpoint: Endpoint, traces: list[dict[str, Any]]) -> dict[str, Any]:
+def _round_trip(
+    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer
+) -> dict[str, Any]:
     """Some real request is answered with a valid call, and the call's result with a further turn."""
     problem = "no trace to try"
     with_a_call = [t for t in traces if any(m["role"] == "tool" for m in t["messages"])]
     for trace in with_a_call[:_TRIES]:
         first = next(i for i, m in enumerate(trace["messages"]) if m["role"] == "assistant")
-        messages = trace["messages"][:first]
+        messages = renderer.sent(trace["messages"][:first])
         body = {"messages": messages, "tools": trace["tools"], "temperature": 0, "max_tokens": 256}
         message = _post(endpoint, "/v1/chat/completions", body)["choices"][0]["message"]
         calls = message.get("tool_calls") or []
@@ -172,12 +201,9 @@ def _round_trip(endpoint: Endpoint, traces: list[dict[str, Any]]) -> dict[str, A
         if fault:
             problem = f"{fault[0]}: {fault[1]}"
             continue
-        result = next(m for m in trace["messages"] if m["role"] == "tool")["content"]
-        messages = [
-            *messages,
-            message,
-            {"role": "tool", "tool_call_id": calls[0]["id"], "content": result},
-        ]
+        result = next(m for m in renderer.sent(trace["messages"]) if m["role"] == "tool")
+        result = {"role": "tool", "tool_call_id": calls[0]["id"], "content": result["content"]}
+        messages = [*messages, message, result]
         answer = _post(endpoint, "/v1/chat/completions", {**body, "messages": messages})["choices"][
             0
         ]["message"]
@@ -187,10 +213,100 @@ def _round_trip(endpoint: Endpoint, traces: list[dict[str, Any]]) -> dict[str, A
     return _result("tool_round_trip", problem, "")
 
 
+def _image_trip(
+    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: SeeingRenderer
+) -> dict[str, Any]:
+    """Pictures arrive as they were trained on: each prompt with pictures has as many tokens as in training, and what
+    comes next changes when a picture is replaced by an empty one of its size."""
+    with TemporaryDirectory() as directory:
+        album = Album(Path(directory))
+        if not any(renderer.pictures(trace["messages"]) for trace in traces):
+            renderer, traces = copy.copy(renderer), [_trace_with_a_picture(album)]
+            renderer.album = album
+        assert renderer.album
+        compared = seen = 0
+        for trace in traces[:_TRIES]:
+            for index, message in enumerate(trace["messages"]):
+                messages = trace["messages"][:index]
+                names = renderer.pictures(messages)
+                if message["role"] != "assistant" or not names:
+                    continue
+                prompt = renderer.text(messages, trace["tools"], add_generation_prompt=True)
+                expected = len(renderer.ids(prompt, names))
+                found, likely = _next(endpoint, renderer.sent(messages), trace["tools"])
+                if found != expected:
+                    detail = f"{found} tokens of prompt, {expected} in training"
+                    return _result(
+                        "image_round_trip", f"{trace['id']}: message {index}: {detail}", ""
+                    )
+                blank = [_blank(renderer.album.about(name)) for name in names]
+                _, blind = _next(endpoint, _instead(renderer.sent(messages), blank), trace["tools"])
+                compared, seen = compared + 1, seen + (likely != blind)
+    problem = None if seen else "the reply is the same for an empty picture: it is not seen"
+    return _result(
+        "image_round_trip",
+        problem,
+        f"{compared} prompts with pictures, of as many tokens; {seen} read",
+    )
+
+
+def _next(endpoint: Endpoint, messages: list[dict], tools: list[dict]) -> tuple[int, list[Any]]:
+    """How many tokens the server made of a prompt, and what it finds most likely to come next."""
+    body = {"messages": messages, "tools": tools, "temperature": 0, "max_tokens": 1}
+    body |= {"logprobs": True, "top_logprobs": 5, "cache_prompt": False}
+    reply = _post(endpoint, "/v1/chat/completions", body)
+    first = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    likely = [(token["id"], round(token["logprob"], 4)) for token in first]
+    return reply["usage"]["prompt_tokens"], likely
+
+
+def _blank(about: dict[str, Any]) -> str:
+    """A data URL of a grey picture of the same size."""
+    file = io.BytesIO()
+    Image.new("RGB", (about["width"], about["height"]), "grey").save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _instead(sent: list[dict], urls: list[str]) -> list[dict]:
+    """Sent messages with other pictures."""
+    left = iter(urls)
+    return [
+        {
+            **message,
+            "content": [
+                {"type": "image_url", "image_url": {"url": next(left)}}
+                if part["type"] == "image_url"
+                else part
+                for part in message["content"]
+            ],
+        }
+        if isinstance(message.get("content"), list)
+        else message
+        for message in sent
+    ]
+
+
+def _trace_with_a_picture(album: Album) -> dict[str, Any]:
+    """Where no trace has a picture, a letter that is asked about."""
+    data = {"variant": "letter", "title": "Notice", "fields": {"Number": "C-17"}}
+    asked = [image(album.add(draw(Scene("document", data, 1)))), {"type": "text", "text": "?"}]
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": "C-17"}]
+    return {"id": "a letter", "messages": messages, "tools": []}
+
+
+def _get(endpoint: Endpoint, path: str) -> Any:
+    """What the server says of itself."""
+    return _send(endpoint, path, None)
+
+
 def _post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Any:
     """A request to the server's own API (not OpenAI's), which has no client library."""
+    return _send(endpoint, path, json.dumps(body).encode())
+
+
+def _send(endpoint: Endpoint, path: str, body: bytes | None) -> Any:
     root = endpoint.url.removesuffix("/v1")
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.key}"}
-    request = urllib.request.Request(root + path, json.dumps(body).encode(), headers)
+    request = urllib.request.Request(root + path, body, headers)
     with urllib.request.urlopen(request, timeout=300) as reply:
         return json.load(reply)

@@ -56,6 +56,12 @@ def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fuse
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     decoder = base.model
+    if not hasattr(
+        decoder, "layers"
+    ):  # those that see (student/vision.py) keep theirs further down
+        raise ValueError(
+            f"a {type(base).__name__} cannot be fused, only text models: it trains by its own modules"
+        )
     return Fused(decoder, len(decoder.layers) if keep is None else keep, offload)
 
 

@@ -31,29 +31,37 @@ def load(directory: Path, settings: Any, say: Progress = print) -> Any:
 
     dtype = getattr(torch, settings.dtype)
     place = {"device_map": {"": 0}} if torch.cuda.is_available() else {}
-    if settings.method != "qlora":
+    quantisation = scheme(settings)
+    if quantisation is None:
         return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **place)
-    if importlib.util.find_spec("bitsandbytes") is None:
-        raise StageError(
-            "train.method=qlora: needs bitsandbytes: `pip install -e '.[gpu]'` in .venv brings it"
-        )
     kept = cache() / "quantised" / _name(directory, settings)
     if kept.is_dir():
         say(f"reading the weights in {settings.bits} bits from {kept}")
         return AutoModelForCausalLM.from_pretrained(kept, dtype=dtype, **place)
     say(f"quantising the weights to {settings.bits} bits (once; kept in {kept})")
     model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, quantization_config=_scheme(settings), **place
+        directory, dtype=dtype, quantization_config=quantisation, **place
     )
     with whole(kept) as temporary:
         model.save_pretrained(temporary)
     return model
 
 
-def _scheme(settings: Any) -> Any:
-    """NF4 with double quantisation (QLoRA, arXiv:2305.14314), or LLM.int8() (arXiv:2208.07339)."""
+def scheme(settings: Any) -> Any:
+    """NF4 with double quantisation (QLoRA, arXiv:2305.14314) or LLM.int8() (arXiv:2208.07339), None without qlora.
+
+    Raises:
+        StageError: qlora without bitsandbytes.
+    """
     import torch
     from transformers import BitsAndBytesConfig
+
+    if settings.method != "qlora":
+        return None
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise StageError(
+            "train.method=qlora: needs bitsandbytes: `pip install -e '.[gpu]'` in .venv brings it"
+        )
 
     if settings.bits == 8:
         return BitsAndBytesConfig(load_in_8bit=True)

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from student import vision
 from student.examples import Example
 from teacher import gpus
 from teacher.llamacpp import Progress
+from teacher.pictures import Album
 
 # Bytes left alone on a GPU: the logits of a few rows, workspaces, what the allocator cannot use.
 _MARGIN = 2 * gpus.GIB
@@ -25,13 +27,14 @@ def train(
     settings: Any,
     work: Path,
     say: Progress = print,
+    album: Album | None = None,
 ) -> dict[str, Any]:
     """Trains a student and leaves the adapter (or, with method full, the weights) in `work`/adapter.
 
     Args:
         directory: the untrained student (student/base.py). settings: the recipe's `train` section.
         examples, held_out: what is learned, and what only its loss is measured on.
-        work: gets checkpoints/, log.jsonl and adapter/.
+        work: gets checkpoints/, log.jsonl and adapter/. album: the pictures of the examples of a student that sees.
 
     Returns:
         {"steps", "kept_step", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps, the step whose weights are
@@ -45,20 +48,25 @@ def train(
     from trl import SFTConfig
 
     from student import quantised
-    from student.batches import MicroBatchTrainer
+    from student.batches import MicroBatchTrainer, padded
 
     set_seed(settings.seed)
     gpu = torch.cuda.is_available()
     if not gpu:
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    model = quantised.load(directory, settings, say)
+    sees = vision.sees(student)
+    if sees:
+        model = vision.load(directory, getattr(torch, settings.dtype), quantised.scheme(settings))
+    else:
+        model = quantised.load(directory, settings, say)
     if settings.method != "full":
         lora = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=student["lora_targets"],
+            exclude_modules=vision.TOWER if sees else None,
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, lora)
@@ -81,6 +89,7 @@ def train(
         train_sampling_strategy="random" if fused else "group_by_length",
         max_length=None,  # nothing is cut: what is too long was rejected by name before
         dataset_kwargs={"skip_prepare_dataset": True},
+        remove_unused_columns=not sees,  # the collator reads the pictures' names
         eval_strategy=("steps" if settings.patience else "epoch") if held_out else "no",
         eval_steps=settings.save_steps if settings.patience else None,
         load_best_model_at_end=bool(settings.patience),
@@ -105,6 +114,7 @@ def train(
         callbacks=[_Log(work / "log.jsonl", say, settings.patience)],
         limit=tokens,
         packed=fused is not None,
+        pad=vision.Collator(directory, album) if sees else padded,
         before=before,
     )
     trainer.remove_callback(PrinterCallback)  # `say` tells it; standard output is the command's

@@ -46,6 +46,7 @@ KINDS = {
     "weight": "application/vnd.cncf.model.weight.v1.raw",
     "config": "application/vnd.cncf.model.weight.config.v1.raw",
     "doc": "application/vnd.cncf.model.doc.v1.raw",
+    "dataset": "application/vnd.cncf.model.dataset.v1.raw",
 }
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
@@ -53,6 +54,7 @@ FILEPATH = "org.cncf.model.filepath"
 TITLE = "org.opencontainers.image.title"  # what `oras pull` names a file by
 REF = "org.opencontainers.image.ref.name"
 VARIANT = "stillhouse.variant"
+PROJECTOR = "mmproj"  # the variant that comes with each GGUF of a model that sees: its vision tower
 GATE = "stillhouse.gate"
 
 MANIFEST = "manifest.json"
@@ -95,7 +97,7 @@ class PublishFile:
     path: Path
     name: str  # relative, with slashes: vllm/config.json
     variant: str  # Q8_0, Q4_K_M, vllm; what has no weights (card, template, ...) comes with each of these
-    kind: Literal["weight", "config", "doc"]
+    kind: Literal["weight", "config", "doc", "dataset"]
 
 
 @dataclass(frozen=True)
@@ -127,8 +129,9 @@ class Model:
     files: tuple[StoredFile, ...]
 
     def variants(self) -> dict[str, int]:
-        """Bytes of each variant that can be asked for: those with weights, as they were published."""
-        sizes = {file.variant: 0 for file in self.files if file.media_type == KINDS["weight"]}
+        """Bytes of each variant that can be asked for: those with weights or data, as they were published."""
+        asked = (KINDS["weight"], KINDS["dataset"])
+        sizes = {file.variant: 0 for file in self.files if file.media_type in asked}
         for file in self.files:
             if file.variant in sizes:
                 sizes[file.variant] += file.bytes
@@ -382,14 +385,20 @@ def _choose(store: Path, model: Model, variants: list[str] | None) -> list[Store
         if variant not in sizes:
             has = ", ".join(sizes) or "none"
             raise InputError(f"{model.name}:{model.tag}: no variant {variant!r}: it has {has}")
-    wanted = variants or _default_variant(store, model)
+    wanted = list(variants or _default_variant(store, model))
+    if any(f.path.endswith(".gguf") for f in model.files if f.variant in wanted):
+        wanted.append(PROJECTOR)
     return [file for file in model.files if file.variant in wanted or file.variant not in sizes]
 
 
 def _default_variant(store: Path, model: Model) -> list[str]:
     """The GGUF whose bytes the scorecard examined, else the smallest GGUF, else the smallest variant."""
     sizes = model.variants()
-    gguf = {f.variant: f.sha256 for f in model.files if f.path.endswith(".gguf")}
+    gguf = {
+        f.variant: f.sha256
+        for f in model.files
+        if f.path.endswith(".gguf") and f.variant != PROJECTOR
+    }
     for file in model.files:
         if file.path == SCORECARD:
             descriptor = {"digest": f"sha256:{file.sha256}"}

@@ -43,6 +43,34 @@ _MONTH_DAY = re.compile(
 )
 _ISO = re.compile(r"\b(\d{4})-(\d{2})-(\d{2})\b")
 
+# (412, 88), [412, 88], x=412, y=88, x: 412 y: 88.
+_POINT = re.compile(
+    r"[(\[]\s*(?:x\s*[=:]\s*)?(\d+(?:\.\d+)?)\s*(?:px)?\s*,\s*(?:y\s*[=:]\s*)?(\d+(?:\.\d+)?)\s*(?:px)?\s*[)\]]"
+    r"|\bx\s*[=:]\s*(\d+(?:\.\d+)?)(?:\s*px)?[\s,;]*(?:and\s+)?y\s*[=:]\s*(\d+(?:\.\d+)?)",
+    re.IGNORECASE,
+)
+
+# The ways in which English says that something is not to be seen. Each names the showing or the page: that something
+# "is not 30" or "not yet due" says nothing of what is shown.
+_PAGE = (
+    r"(?:on|in|from|of) (?:the|this|that|these|any of the) (?:\w+ )?(?:page|image|picture|document|chart|diagram|screen"
+    r"|screenshot|table|figure|scan|form|letter|invoice)s?"
+)
+_SHOWN = (
+    r"(?:(?:show|display|contain|include|list|state|mention|give|present|appear|depict|record|report|print|provide|define"
+    r"|indicate|note|cover|say|name|have|label)(?:s|n|d|ed|ing)?|specif(?:y|ies|ied)|identif(?:y|ies|ied)|given|found"
+    rf"|visible|legible|available|seen|shown|written|{_PAGE})"
+)
+_NOT_SHOWN = re.compile(
+    rf"(?:\bnot|n['\u2019]t|\bnowhere|\bnever)\s+(?:\w+\s+){{0,2}}?{_SHOWN}\b"
+    r"|\b(?:cannot|can not|can['\u2019]t|could not|couldn['\u2019]t|unable to|not able to)\s+(?:\w+\s+){0,2}?"
+    r"(?:see|find|read|determine|tell|locate|identify|answer|confirm|make out)\b"
+    rf"|\b(?:no|none|nothing|neither)\s[^.,;]{{0,80}}?\b{_SHOWN}\b"
+    r"|\b(?:shows?|has|have|contains?|lists?|includes?|gives?|states?|mentions?)\s+(?:no|nothing|none|neither)\b"
+    r"|\b(?:missing|absent)\s+from\b",
+    re.IGNORECASE,
+)
+
 
 def answer_matches(answer: dict[str, Any], text: str) -> bool:
     """Whether the final text gives the expected answer.
@@ -50,7 +78,8 @@ def answer_matches(answer: dict[str, Any], text: str) -> bool:
     Args:
         answer: {"type", "value", "tolerance"?, "options"?} of a task. `amount`, `number`: the value within
             `tolerance` (absolute, 0 by default); `date`: an ISO date; `text`: the words, in order, whatever
-            the case; `choice`: one of `options`, and no other of them.
+            the case; `choice`: one of `options`, and no other of them; `point`: one pair of coordinates, in the
+            box `value`; `not_shown`: that the picture does not show what was asked for, whatever else is said.
         text: the assistant's last message.
     """
     if not text.strip() or len(text) > MAX_TEXT:
@@ -63,6 +92,12 @@ def answer_matches(answer: dict[str, Any], text: str) -> bool:
         return named == {value}
     if kind == "text":
         return _contains(text, value)
+    if kind == "point":
+        points = {tuple(float(n) for n in found if n) for found in _POINT.findall(text)}
+        left, top, right, bottom = value
+        return len(points) == 1 and all(left <= x < right and top <= y < bottom for x, y in points)
+    if kind == "not_shown":
+        return _NOT_SHOWN.search(text) is not None
     if kind == "date":
         dates = _dates(text)
         return value in dates and len(dates) <= MAX_CANDIDATES

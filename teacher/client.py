@@ -13,6 +13,7 @@ import openai
 from schemas.errors import StageError
 from teacher.endpoint import Endpoint, on_this_machine
 from teacher.journal import Journal, key
+from teacher.pictures import Album, with_pixels
 
 # Seconds before a retry: doubled each time, jittered so that many clients do not return at once.
 _FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.5, 30.0, 6
@@ -46,6 +47,7 @@ class Client:
         identity: {"model", "revision"}: what the journal remembers the replies under.
         concurrency: requests in flight; a request that waits to be sent again holds no place.
         timeout: seconds a single reply may take.
+        album: where the pictures lie that messages name by their hash.
     """
 
     def __init__(
@@ -55,10 +57,11 @@ class Client:
         journal: Journal,
         concurrency: int,
         timeout: float,
+        album: Album | None = None,
     ) -> None:
         self._endpoint, self._identity, self._journal = endpoint, identity, journal
         self._slots = asyncio.Semaphore(concurrency)
-        self._timeout = timeout
+        self._timeout, self._album = timeout, album
         self.sent = 0  # requests that went to the server, replies of the journal not counted
 
     async def __aenter__(self) -> "Client":
@@ -88,7 +91,8 @@ class Client:
         """The reply to a conversation: from the journal, else from the server.
 
         Args:
-            messages, tools: as OpenAI's chat completions take them.
+            messages, tools: as OpenAI's chat completions take them, but for pictures, which go by their hash
+                (teacher/pictures.py): the journal remembers them by it, and only the server gets the bytes.
             sample: which of several replies to the same request this is.
             session: names the (sub-)agent whose conversation it is, so that a router before several servers sends it
                 to the one that has read its beginning. It changes no reply, so the journal knows nothing of it.
@@ -128,9 +132,11 @@ class Client:
             try:
                 async with self._slots:
                     self.sent += 1
+                    # The pictures' bytes are read here, so that no more are held than there are requests in flight.
+                    whole = {**body, "messages": with_pixels(body["messages"], self._album)}
                     with self._endpoint.asked():
                         completion = await self._openai.chat.completions.create(
-                            model=self._endpoint.model, **body
+                            model=self._endpoint.model, **whole
                         )
                 return _stored(completion, time.monotonic() - started)
             except (

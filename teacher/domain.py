@@ -1,4 +1,4 @@
-"""A domain pack: a directory with domain.yaml and environment.py, loaded by path.
+"""A domain pack: a directory with domain.yaml, environment.py and, where it has pictures, visual.py; loaded by path.
 
 environment.py holds one subclass of `Environment`, the world, and its task templates:
 
@@ -15,6 +15,9 @@ environment.py holds one subclass of `Environment`, the world, and its task temp
 
     @template(kind="lookup")
     def who_signed(world: Desk, rng: random.Random) -> Blueprint: ...
+
+visual.py holds more templates, those whose tasks show pictures, and needs no class. A tool may return a picture, too: a
+`teacher.scenes.Scene`, which is drawn for the model that called it.
 
 The class follows TRL's environment convention, so a pack also serves as `environment_factory` of GRPOTrainer.
 """
@@ -33,6 +36,7 @@ import yaml
 from schemas.errors import InputError
 from schemas.validation import check_document
 from teacher.checks import state_hash
+from teacher.scenes import Scene
 
 PACKS = Path(__file__).resolve().parent.parent / "data"
 _NOT_TOOLS = {"reset", "get_reward"}
@@ -42,11 +46,13 @@ _NOT_TOOLS = {"reset", "get_reward"}
 class Answer:
     """What the final message must say; `teacher.checks.answer_matches` decides.
 
-    type: amount, number, date (value an ISO string), text, or choice (one of `options`).
+    type: amount, number, date (value an ISO string), text, choice (one of `options`), point (value the box [left, top,
+    right, bottom], in pixels, that the coordinates must lie in), or not_shown (no value: the right reply says that
+    the picture does not show what was asked for).
     """
 
     type: str
-    value: Any
+    value: Any = None
     tolerance: float = 0
     options: tuple[str, ...] = ()
 
@@ -57,22 +63,33 @@ class Blueprint:
 
     plan: [(tool, arguments)] in order. answer: None where only the world's final state is checked.
     reply: the final message a good assistant would write after the plan.
+    pictures: shown with the request, before its text.
+    program: the question about them (teacher/questions.py). The pictures must show every cell that it uses. Where the
+        plan changes nothing and `answer` is None, what it computes is the answer; where there is no plan at all,
+        an `answer` that is given must be what it computes.
     """
 
     request: str
     plan: list[tuple[str, dict[str, Any]]]
     reply: str
     answer: Answer | None = None
+    pictures: list[Scene] = field(default_factory=list)
+    program: dict[str, Any] | None = None
 
 
 Template = Callable[[Any, random.Random], Blueprint]
 
 
-def template(kind: str) -> Callable[[Template], Template]:
-    """Marks a function of environment.py as a task template of `kind`; its name is the template's name."""
+def template(kind: str, pixels: bool = False) -> Callable[[Template], Template]:
+    """Marks a function of environment.py or visual.py as a task template of `kind`, named as the function is.
+
+    pixels: its tasks can be done only by who sees the pictures themselves, not by who reads what they show: a point is
+        asked for. A run with a teacher or student that reads has none of them.
+    """
 
     def mark(function: Template) -> Template:
         function.kind = kind  # type: ignore[attr-defined]
+        function.pixels = pixels  # type: ignore[attr-defined]
         return function
 
     return mark
@@ -81,8 +98,8 @@ def template(kind: str) -> Callable[[Template], Template]:
 class Environment:
     """The world of a domain. A subclass's public methods are the tools.
 
-    A tool returns something JSON can hold, and raises ValueError for a call that makes no sense in this world
-    (an unknown contract, a date that is none); the message is what the model reads. Any other exception is a
+    A tool returns something JSON can hold, or a Scene. It raises ValueError for a call that makes no sense in this
+    world (an unknown contract, a date that is none); the message is what the model reads. Any other exception is a
     bug of the pack.
     """
 
@@ -117,7 +134,7 @@ def load(domain: str) -> Domain:
     """Loads a pack by its name in data/ or by its directory.
 
     Raises:
-        InputError: no such pack, or a domain.yaml or environment.py that is not one, naming file and field.
+        InputError: no such pack, or a file of it that is not what it should be, naming file and field.
     """
     is_path = "/" in domain or domain in {".", ".."} or Path(domain).is_absolute()
     path = Path(domain).resolve() if is_path else PACKS / domain
@@ -128,29 +145,41 @@ def load(domain: str) -> Domain:
             f" (`stillhouse new-domain {domain}` makes one)"
         )
     spec = _spec(path / "domain.yaml")
-    module = _module(path / "environment.py", spec["name"])
-    own = [
-        value
-        for value in vars(module).values()
-        if getattr(value, "__module__", None) == module.__name__
-    ]
+    own = _own(path / "environment.py", spec["name"])
     environments = [v for v in own if inspect.isclass(v) and issubclass(v, Environment)]
     if len(environments) != 1:
         raise InputError(
             f"{path / 'environment.py'}: found {len(environments)} subclasses of Environment, expected one"
         )
-    templates: dict[str, Template] = {
-        v.__name__: v for v in own if inspect.isfunction(v) and hasattr(v, "kind")
-    }
+    templates = _templates(own)
+    if (visual := path / "visual.py").is_file():
+        more = _templates(_own(visual, f"{spec['name']}-visual"))
+        if twice := sorted(set(templates) & set(more)):
+            raise InputError(f"{visual}: {twice[0]}: environment.py has a template of that name")
+        templates |= more
     undeclared = {t.kind for t in templates.values()} ^ set(spec["kinds"])  # type: ignore[attr-defined]
     if undeclared:
         raise InputError(
             f"{path / 'domain.yaml'}: kinds: {', '.join(sorted(undeclared))}: expected exactly the kinds"
-            f" that environment.py has templates for"
+            f" that environment.py and visual.py have templates for"
         )
     return Domain(
         spec["name"], path, spec, environments[0], templates, _tools(path, environments[0])
     )
+
+
+def _own(path: Path, name: str) -> list[Any]:
+    """What a file of a pack defines itself."""
+    module = _module(path, name)
+    return [
+        value
+        for value in vars(module).values()
+        if getattr(value, "__module__", None) == module.__name__
+    ]
+
+
+def _templates(own: list[Any]) -> dict[str, Template]:
+    return {v.__name__: v for v in own if inspect.isfunction(v) and hasattr(v, "kind")}
 
 
 def _spec(path: Path) -> dict[str, Any]:
@@ -163,7 +192,7 @@ def _spec(path: Path) -> dict[str, Any]:
 
 
 def _module(path: Path, name: str) -> Any:
-    """Runs a pack's environment.py: code of the person who runs the command, as a recipe or a Makefile is."""
+    """Runs a file of a pack: code of the person who runs the command, as a recipe or a Makefile is."""
     if not path.is_file():
         raise InputError(f"{path}: no such file: a domain needs an environment.py")
     module_spec = importlib.util.spec_from_file_location(

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.errors import InputError
 from schemas.filter import HINT_HEADER
 from schemas.validation import check_arguments, parse_json
 from teacher.checks import answer_matches, state_hash
@@ -25,6 +26,8 @@ from teacher.dialect import (
     plain_text,
 )
 from teacher.domain import Domain
+from teacher.pictures import Album, Grounding, TooMany, as_sent, image, stored
+from teacher.scenes import Scene, SceneError, draw
 
 Complete = Callable[..., Awaitable[Reply]]
 
@@ -43,6 +46,9 @@ class Settings:
     call_prefix: what a reply that must be a call begins with, for a server whose `required` lets the model talk first
         (llama.cpp's does); it is sent as the beginning of the assistant's message.
     mode: one of the teacher's modes, such as thinking. dialect: what is peculiar to the teacher (teacher/dialect.py).
+    images: what the model is shown of a picture: its pixels, what it shows in words (source), or nothing (none).
+    album: where the pictures of the tasks lie, and those that tools return are put. image_limits: {"max_count": of one
+        request, "max_bytes": of one picture}, as the model's server takes them.
     """
 
     max_steps: int
@@ -53,6 +59,9 @@ class Settings:
     call_prefix: str = ""
     mode: str | None = None
     dialect: Dialect = Dialect()
+    images: Grounding = "source"
+    album: Album | None = None
+    image_limits: dict[str, int] | None = None
 
 
 async def run(
@@ -81,7 +90,7 @@ async def run(
     world.reset(**task)
     tools = [domain.tools[name] for name in task["tools"]]
     system = {"role": "system", "content": task["system"]}
-    messages: list[dict[str, Any]] = [system, {"role": "user", "content": task["request"]}]
+    messages: list[dict[str, Any]] = [system, {"role": "user", "content": request_of(task)}]
     # What the model is shown: what is stored, with the worked examples before it and the hints in between.
     shown = [system, *(message for example in examples or [] for message in example), messages[1]]
     if hinted and not settings.constrain:
@@ -112,7 +121,12 @@ async def run(
         if settings.call_prefix and parameters.get("tool_choice") == "none":
             # llama.cpp parses no call here, but lets the model write one: its first character is ruled out.
             parameters["extra_body"] = {"logit_bias": [[settings.call_prefix[0], False]]}
-        sent = settings.dialect.request(shown + begun, tools, parameters, settings.mode)
+        try:
+            asked = as_sent(shown + begun, settings.images, settings.album, settings.image_limits)
+        except TooMany as too_many:
+            ended, error = "teacher_error", str(too_many)
+            break
+        sent = settings.dialect.request(asked, tools, parameters, settings.mode)
         replies, reading, found = await _ask(
             sent, task["tools"], attempt, complete, settings.dialect
         )
@@ -151,7 +165,9 @@ async def run(
             ended, error = "step_limit", f"the same call {_REPEATS} times in a row"
             break
         for call in message["tool_calls"]:
-            result, failed = _execute(call["function"], domain, world, task["tools"])
+            result, failed = _execute(
+                call["function"], domain, world, task["tools"], settings.album
+            )
             if failed:
                 tool_errors.append(len(messages))
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
@@ -165,14 +181,16 @@ async def run(
         "answer": bool(said.strip()) if answer is None else answer_matches(answer, said),
         "state": state_hash(world._state()) == task["checks"]["state"],
     }
+    kept, images = stored(messages)
     return {
         "version": 1,
         "id": f"{task['id']}/{attempt}",
         "task": {k: task[k] for k in ("id", "domain", "split", "kind", "template", "seed")},
         "teacher": teacher,
         "tools": tools,
-        "messages": messages,
-        "images": [],
+        "messages": kept,
+        "images": images,
+        "grounding": settings.images if images else None,
         "calls": requests,
         "hinted": hinted,
         "outcome": {
@@ -219,8 +237,21 @@ def hint(task: dict[str, Any], step: int | None = None) -> str:
     return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
 
 
-def text_of(result: Any) -> str:
-    """A tool's result as the model reads it."""
+def request_of(task: dict[str, Any]) -> str | list[dict[str, Any]]:
+    """What the user says: the request, after the pictures where the task has any."""
+    if "pictures" not in task:
+        return task["request"]
+    shown = [image(picture["sha256"]) for picture in task["pictures"]]
+    return [*shown, {"type": "text", "text": task["request"]}]
+
+
+def content_of(result: Any, album: Album | None) -> str | list[dict[str, Any]]:
+    """A tool's result as the model reads it. A picture is drawn and put into the album."""
+    if isinstance(result, Scene):
+        picture = draw(result)
+        name = album.add(picture) if album else picture.sha256
+        size = f"{picture.width} x {picture.height} pixels"
+        return [image(name), {"type": "text", "text": f"{result.kind}, {size}"}]
     return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
@@ -260,8 +291,8 @@ def _wording(message: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _execute(
-    function: dict[str, Any], domain: Domain, world: Any, offered: list[str]
-) -> tuple[str, bool]:
+    function: dict[str, Any], domain: Domain, world: Any, offered: list[str], album: Album | None
+) -> tuple[str | list[dict[str, Any]], bool]:
     """Validates and runs one call. Returns the tool message's content and whether it is an error."""
     name = function["name"]
     if name not in offered:
@@ -274,9 +305,14 @@ def _execute(
     if problem:
         return _error(problem), True
     try:
-        return text_of(getattr(world, name)(**arguments)), False
+        result = getattr(world, name)(**arguments)
     except ValueError as error:
         return _error(str(error)), True
+    try:
+        return content_of(result, album), False
+    except SceneError as error:
+        place = f"{domain.path / 'environment.py'}: {name}({function['arguments']})"
+        raise InputError(f"{place}: its picture cannot be drawn: {error}") from None
 
 
 def _error(message: str) -> str:

@@ -254,11 +254,13 @@ def _two_step_tasks(domain: Domain, seed: int) -> list[dict[str, Any]]:
     found = []
     for name in names:
         task = tasks.build(domain, name, "train", seed)
-        if len(task["plan"]) < 2:
+        if len(task["plan"]) < 2 or "pictures" in task:
             continue
         _, call, told, *_ = tasks.demonstration(task, domain)
         known = task["request"] + call["tool_calls"][0]["function"]["arguments"]
         values = [str(value) for value in task["plan"][1]["arguments"].values()]
+        if isinstance(told["content"], list):
+            continue  # a picture
         if any(value in told["content"] and value not in known for value in values):
             found.append(task)
     return found[:_ROUND_TRIP_TASKS]

@@ -8,6 +8,7 @@ the proven tasks of a domain.
 
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from schemas.errors import InputError
@@ -17,6 +18,7 @@ from teacher import tasks
 from teacher.client import Reply
 from teacher.dialect import calls_of, json_text
 from teacher.domain import Domain
+from teacher.pictures import Album, as_sent
 
 Row = dict[str, Any]  # {"request": {"messages", "tools"}, "calls": bool}
 
@@ -30,19 +32,30 @@ def of_domain(domain: Domain, seed: int = 0, thinking: bool = False) -> list[Row
     Args:
         thinking: give the calls of the history a line of reasoning, as Moonshot's API requires it.
     """
+    with TemporaryDirectory() as directory:
+        album = Album(Path(directory))
+        return [
+            row
+            for task in tasks.sample(domain, "train", _TASKS, seed, pixels=False, album=album)
+            for row in _rows(task, domain, thinking, album)
+        ]
+
+
+def _rows(task: dict[str, Any], domain: Domain, thinking: bool, album: Album) -> list[Row]:
+    """A row for each turn of a task; what pictures show is told in words."""
     rows = []
-    for task in tasks.sample(domain, "train", _TASKS, seed):
-        system = {"role": "system", "content": task["system"]}
-        conversation: list[dict[str, Any]] = [system, *tasks.demonstration(task, domain)]
-        tools = [domain.tools[name] for name in task["tools"]]
-        for place, message in enumerate(conversation):
-            if message["role"] != "assistant":
-                continue
-            request = {"messages": conversation[:place], "tools": tools}
-            rows.append({"request": request, "calls": "tool_calls" in message})
-            if thinking and "tool_calls" in message:
-                name = message["tool_calls"][0]["function"]["name"]
-                conversation[place] = {**message, "reasoning_content": f"This takes {name}."}
+    system = {"role": "system", "content": task["system"]}
+    solved = as_sent(tasks.demonstration(task, domain, album=album), "source", album)
+    conversation = [system, *solved]
+    tools = [domain.tools[name] for name in task["tools"]]
+    for place, message in enumerate(conversation):
+        if message["role"] != "assistant":
+            continue
+        request = {"messages": conversation[:place], "tools": tools}
+        rows.append({"request": request, "calls": "tool_calls" in message})
+        if thinking and "tool_calls" in message:
+            name = message["tool_calls"][0]["function"]["name"]
+            conversation[place] = {**message, "reasoning_content": f"This takes {name}."}
     return rows
 
 

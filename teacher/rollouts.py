@@ -23,6 +23,7 @@ async def rollouts(
     examples: Callable[
         [dict[str, Any], bool], list[list[dict[str, Any]]]
     ] = lambda task, hinted: [],
+    every: bool = False,
 ) -> AsyncIterator[dict[str, Any]]:
     """Yields each trace as it ends.
 
@@ -31,17 +32,19 @@ async def rollouts(
         attempts: rounds; a task that passed its checks is not tried again in the next.
         hint: never, retry (from the second attempt on, after a failed one), or always.
         examples: the worked examples of a task, for an attempt with or without its hint.
+        every: all attempts at each task, also after one that passed.
 
     Raises:
         StageError: the server is lost; episodes in flight are given up, their replies are in the journal.
     """
     done: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
-    unsolved = list(tasks)
+    todo = list(tasks)
+    unsolved: set[str] = set()
 
     async def work(mine: deque, chunks: list[deque], attempt: int) -> None:
-        hinted = hint == "always" or (hint == "retry" and attempt > 0)
         while chunk := mine or max(chunks, key=len):
             task = chunk.popleft() if chunk is mine else chunk.pop()
+            hinted = hint == "always" or (hint == "retry" and task["id"] in unsolved)
             session = f"{task['id']}/{attempt}"
             trace = await episode.run(
                 task,
@@ -68,8 +71,8 @@ async def rollouts(
         failed: list[dict[str, Any]] = []
         # Each worker has a stretch of neighbours, so that the server's slots do not each read every prompt's beginning;
         # one that is through takes from the end of the longest stretch.
-        size = -(-len(unsolved) // workers) or 1
-        chunks = [deque(unsolved[start : start + size]) for start in range(0, len(unsolved), size)]
+        size = -(-len(todo) // workers) or 1
+        chunks = [deque(todo[start : start + size]) for start in range(0, len(todo), size)]
         running = [asyncio.create_task(report(chunk, chunks, attempt)) for chunk in chunks]
         try:
             left = len(running)
@@ -85,5 +88,5 @@ async def rollouts(
             for worker in running:
                 worker.cancel()
             await asyncio.gather(*running, return_exceptions=True)
-        places = {task["id"]: place for place, task in enumerate(tasks)}
-        unsolved = sorted(failed, key=lambda task: places[task["id"]])
+        unsolved = {task["id"] for task in failed}
+        todo = [task for task in tasks if every or task["id"] in unsolved]

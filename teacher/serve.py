@@ -267,7 +267,7 @@ class LlamaServer(ServerProcess):
         model: the GGUF. template: a chat template instead of the one inside it.
         slots: requests decoded together; context: tokens each of them may hold.
         log: where its output goes. port, key: any where they are not given.
-        ready_seconds, stall_seconds: as a Program's.
+        ready_seconds, stall_seconds: as a Program's. projector: the GGUF of the vision tower, for one that sees.
     """
 
     def __init__(
@@ -281,6 +281,7 @@ class LlamaServer(ServerProcess):
         key: str | None = None,
         ready_seconds: float | None = None,
         stall_seconds: float | None = None,
+        projector: Path | None = None,
     ) -> None:
         port, key = port or free_port(), key or secrets.token_urlsafe(24)
         command = [str(binary("llama-server")), "--model", str(model), "--alias", "model"]
@@ -288,6 +289,7 @@ class LlamaServer(ServerProcess):
         command += ["--parallel", str(slots), "--ctx-size", str(slots * context)]
         command += ["--jinja", "--offline"]
         command += ["--chat-template-file", str(template)] if template else []
+        command += ["--mmproj", str(projector)] if projector else []
         program = Program(
             "llama-server",
             command,
@@ -306,10 +308,15 @@ class LlamaServer(ServerProcess):
 
 @contextlib.contextmanager
 def serve(
-    model: Path, log: Path, slots: int, context: int, template: Path | None = None
+    model: Path,
+    log: Path,
+    slots: int,
+    context: int,
+    template: Path | None = None,
+    projector: Path | None = None,
 ) -> Iterator[Endpoint]:
     """A llama.cpp server for the time of the block. Arguments as `LlamaServer`'s."""
-    with LlamaServer(model, log, slots, context, template) as endpoint:
+    with LlamaServer(model, log, slots, context, template, projector=projector) as endpoint:
         yield endpoint
 
 

@@ -12,18 +12,32 @@ from typing import Any
 from schemas.errors import InputError
 from schemas.validation import check_arguments
 from teacher.checks import answer_matches, state_hash
-from teacher.domain import Blueprint, Domain
-from teacher.episode import hint, text_of
+from teacher.domain import Answer, Blueprint, Domain
+from teacher.episode import content_of, hint, request_of
+from teacher.pictures import Album
+from teacher.questions import ProgramError, run, used
+from teacher.scenes import Picture, Scene, SceneError, check, draw
 
 # Train and exam draw their seeds from disjoint ranges; the domain keeps their entities apart by `split`.
 _FIRST_SEED = {"train": 0, "exam": 500_000_000}
 _SEEDS_A_RECIPE = 1_000_000
 _TRIES = 50
+_BAD_DRAWINGS = 3
 _TOOL_SETS = 2
 
 
+class BadDrawing(InputError):
+    """A task's picture cannot be drawn so that it can be read."""
+
+
 def sample(
-    domain: Domain, split: str, count: int, seed: int, mix: dict[str, float] | None = None
+    domain: Domain,
+    split: str,
+    count: int,
+    seed: int,
+    mix: dict[str, float] | None = None,
+    pixels: bool = True,
+    album: Album | None = None,
 ) -> list[dict]:
     """`count` tasks, proven, distinct in what the user says, templates in turn.
 
@@ -31,50 +45,58 @@ def sample(
         split: "train" or "exam".
         seed: another seed gives other tasks; the same seed the same.
         mix: share of each kind, or of a template, overriding domain.yaml's shares of kinds.
+        pixels: whether who does the tasks sees pictures; without, there is no task of a template that needs it.
+        album: where the tasks' pictures are put.
 
     Raises:
         InputError: an unknown name in `mix`, or a template whose tasks cannot be proven.
     """
     first = _FIRST_SEED[split] + seed * _SEEDS_A_RECIPE
     rng = random.Random(first)
-    names = _shares(domain, mix)
+    names = _shares(domain, mix, pixels)
     order = _interleave(names, count, rng)
     seeds = itertools.count(first)
     tasks, seen = [], set()
     for name in order:
+        bad = 0
         for _ in range(_TRIES):
-            task = build(domain, name, split, next(seeds))
-            if task["request"] not in seen:
+            try:
+                task = build(domain, name, split, next(seeds), album)
+            except BadDrawing:
+                # One seed in some hundreds lays something out that cannot be read; a template that does is at fault.
+                bad += 1
+                if bad == _BAD_DRAWINGS:
+                    raise
+                continue
+            # The same words about another picture ask for something else.
+            asked = (task["request"], *(p["sha256"] for p in task.get("pictures", [])))
+            if asked not in seen:
                 break
         else:
             raise InputError(
-                f"{domain.path / 'environment.py'}: {name}: no new request in {_TRIES} seeds: it has too few"
+                f"{_file(domain, name)}: {name}: no new request in {_TRIES} seeds: it has too few"
                 f" variants for {count} tasks"
             )
-        seen.add(task["request"])
+        seen.add(asked)
         tasks.append(task)
     return tasks
 
 
-def build(domain: Domain, template: str, split: str, seed: int) -> dict[str, Any]:
-    """One task (schemas/task.schema.json), proven.
+def build(
+    domain: Domain, template: str, split: str, seed: int, album: Album | None = None
+) -> dict[str, Any]:
+    """One task (schemas/task.schema.json), proven; its pictures are put into `album` where there is one.
 
     Raises:
-        InputError: the template's plan does not pass its own checks, or a null agent does; names template and seed.
+        InputError: the template's plan does not pass its own checks, a null agent does, or a picture does not show
+            what it should; names template and seed.
     """
-    rng = random.Random(f"{template}/{split}/{seed}")
-    world = domain.environment()
-    note = world.reset(seed=seed, split=split)
-    blueprint = domain.templates[template](world, rng)
-    place = f"{domain.path / 'environment.py'}: {template}: seed {seed} ({split})"
+    world, note, blueprint = _blueprint(domain, template, split, seed)
+    place = f"{_file(domain, template)}: {template}: seed {seed} ({split})"
+    pictures = _draw(blueprint, place)
     before, after = _replay(domain, blueprint, split, seed, place)
-    answer = None
-    if blueprint.answer:
-        answer = {"type": blueprint.answer.type, "value": blueprint.answer.value}
-        if blueprint.answer.tolerance:
-            answer["tolerance"] = blueprint.answer.tolerance
-        if blueprint.answer.options:
-            answer["options"] = list(blueprint.answer.options)
+    answer = _answer(domain, template, blueprint, pictures, before == after, place)
+    if answer:
         if not answer_matches(answer, blueprint.reply):
             raise InputError(
                 f"{place}: its own reply does not give its answer: {blueprint.reply!r}, {answer}"
@@ -103,22 +125,139 @@ def build(domain: Domain, template: str, split: str, seed: int) -> dict[str, Any
         "system": system,
         "request": blueprint.request,
         "tools": offered,
+        **_shown(blueprint, pictures, album),
         "plan": [{"tool": tool, "arguments": arguments} for tool, arguments in blueprint.plan],
         "reply": blueprint.reply,
         "checks": {"state": after, "answer": answer},
     }
 
 
+def _blueprint(
+    domain: Domain, template: str, split: str, seed: int
+) -> tuple[Any, str | None, Blueprint]:
+    """A template's blueprint by its seed, the world it was made in, and that world's note for the system message."""
+    world = domain.environment()
+    note = world.reset(seed=seed, split=split)
+    rng = random.Random(f"{template}/{split}/{seed}")
+    return world, note, domain.templates[template](world, rng)
+
+
+def _file(domain: Domain, template: str) -> str:
+    """The file of the pack that a template is defined in."""
+    return domain.templates[template].__code__.co_filename
+
+
+def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
+    """The blueprint's pictures, drawn, checked, and showing what its program asks for."""
+    pictures = [
+        _picture(scene, f"{place}: picture {number} ({scene.kind})")
+        for number, scene in enumerate(blueprint.pictures)
+    ]
+    for number, key in used(blueprint.program) if blueprint.program else []:
+        if not 0 <= number < len(pictures):
+            raise InputError(
+                f"{place}: program: picture {number}: the blueprint has {len(pictures)} pictures"
+            )
+        if key not in {cell.key for cell in pictures[number].cells}:
+            raise InputError(
+                f"{place}: program: {key}: expected a cell that picture {number}"
+                f" ({pictures[number].scene.kind}) shows"
+            )
+    return pictures
+
+
+def _picture(scene: Scene, place: str) -> Picture:
+    try:
+        picture = draw(scene)
+    except SceneError as error:
+        raise BadDrawing(f"{place}: {error}") from None
+    if faults := check(picture):
+        raise BadDrawing(f"{place}: {faults[0]}")
+    return picture
+
+
+def _answer(
+    domain: Domain,
+    template: str,
+    blueprint: Blueprint,
+    pictures: list[Picture],
+    unchanged: bool,
+    place: str,
+) -> dict[str, Any] | None:
+    """A task's answer: the blueprint's own, or where that leaves it open, what its program computes."""
+    answer = blueprint.answer
+    if blueprint.program:
+        try:
+            computed = run(blueprint.program, [p.scene.data for p in pictures], pictures)
+        except ProgramError as error:
+            raise InputError(f"{place}: program: {error}") from None
+        if answer is None and unchanged:
+            answer = computed
+        elif answer and not blueprint.plan and answer.value != computed.value:
+            raise InputError(
+                f"{place}: its answer is {answer.value!r}, and its program computes {computed.value!r}"
+            )
+        pixels = getattr(domain.templates[template], "pixels", False)
+        if computed.type == "point" and not pixels:
+            raise InputError(
+                f"{place}: asks for a point: expected @template(..., pixels=True), since only who sees the"
+                " picture can point into it"
+            )
+    return None if answer is None else as_json(answer)
+
+
+def scenes_of(domain: Domain, template: str, split: str, seed: int) -> list[Scene]:
+    """The pictures that a template's task of this seed would show, neither drawn nor checked."""
+    return _blueprint(domain, template, split, seed)[2].pictures
+
+
+def described(picture: Picture) -> dict[str, Any]:
+    """A picture as a task names it."""
+    kind, width, height = picture.scene.kind, picture.width, picture.height
+    return {"sha256": picture.sha256, "kind": kind, "width": width, "height": height}
+
+
+def as_json(answer: Answer) -> dict[str, Any]:
+    """An answer as a task holds it."""
+    made = {"type": answer.type, "value": answer.value}
+    if answer.tolerance:
+        made["tolerance"] = answer.tolerance
+    if answer.options:
+        made["options"] = list(answer.options)
+    return made
+
+
+def _shown(blueprint: Blueprint, pictures: list[Picture], album: Album | None) -> dict[str, Any]:
+    """What a task says of its pictures; nothing where it has none."""
+    if not pictures:
+        return {}
+    if album:
+        for picture in pictures:
+            album.add(picture)
+    return {
+        "pictures": [described(picture) for picture in pictures],
+        **(
+            {
+                "program": blueprint.program,
+                "cells": [list(cell) for cell in used(blueprint.program)],
+            }
+            if blueprint.program
+            else {}
+        ),
+    }
+
+
 def demonstration(
-    task: dict[str, Any], domain: Domain, hinted: bool = False
+    task: dict[str, Any], domain: Domain, hinted: bool = False, album: Album | None = None
 ) -> list[dict[str, Any]]:
     """The messages of a task solved by its plan, from the user's request to the reply: a worked example.
 
     hinted: with the hint that an attempt under a hint gets, so that the example shows how one is followed.
+    album: where pictures that the tools return are put; the messages name each picture (teacher/pictures.py).
     """
     world = domain.environment()
     world.reset(**task)
-    messages: list[dict[str, Any]] = [{"role": "user", "content": task["request"]}]
+    messages: list[dict[str, Any]] = [{"role": "user", "content": request_of(task)}]
     for number, step in enumerate(task["plan"]):
         if hinted:
             messages.append({"role": "system", "content": hint(task, number)})
@@ -127,9 +266,9 @@ def demonstration(
             "arguments": json.dumps(step["arguments"], ensure_ascii=False),
         }
         call = {"id": f"call_{number}", "type": "function", "function": function}
-        result = getattr(world, step["tool"])(**step["arguments"])
+        result = content_of(getattr(world, step["tool"])(**step["arguments"]), album)
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        messages.append({"role": "tool", "tool_call_id": call["id"], "content": text_of(result)})
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if hinted:
         messages.append({"role": "system", "content": hint(task, len(task["plan"]))})
     return [*messages, {"role": "assistant", "content": task["reply"]}]
@@ -149,13 +288,15 @@ def _replay(
         if problem:
             raise InputError(f"{place}: the plan's arguments of {tool} are not valid: {problem}")
         try:
-            getattr(world, tool)(**arguments)
+            result = getattr(world, tool)(**arguments)
         except ValueError as error:
             raise InputError(f"{place}: the plan fails at {tool}: {error}") from None
+        if isinstance(result, Scene):
+            _picture(result, f"{place}: the picture that {tool} returns ({result.kind})")
     return before, state_hash(world._state())
 
 
-def _shares(domain: Domain, mix: dict[str, float] | None) -> dict[str, float]:
+def _shares(domain: Domain, mix: dict[str, float] | None, pixels: bool) -> dict[str, float]:
     """Share of each template: that of its kind, split evenly, unless the mix names the template."""
     kinds = {kind: entry["share"] for kind, entry in domain.spec["kinds"].items()}
     mix = dict(mix or {})
@@ -169,6 +310,10 @@ def _shares(domain: Domain, mix: dict[str, float] | None) -> dict[str, float]:
         own = [n for n, t in domain.templates.items() if t.kind == kind]  # type: ignore[attr-defined]
         for name in own:
             shares[name] = mix.get(name, mix.get(kind, share) / len(own))
+    if not pixels:
+        shares = {
+            n: s for n, s in shares.items() if not getattr(domain.templates[n], "pixels", False)
+        }
     if sum(shares.values()) <= 0:
         raise InputError("tasks.mix: expected at least one share above 0")
     return shares

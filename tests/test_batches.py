@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.batches import joined, micro_batches, pack, pack_padded, padded
+from student.batches import groups, joined, pack, pack_padded, packed_row, padded
 from student.examples import IGNORED
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=30)
@@ -50,12 +50,13 @@ def test_padded_examples_are_padded_on_the_right_and_padding_is_not_learned():
 
 
 def test_examples_of_one_length_are_rows_and_what_fills_them_up_is_not_learned():
-    (row,) = micro_batches([example(1, 2, 3), example(4, 5, 6)], 8, multiple=4)
+    row = packed_row([example(1, 2, 3), example(4, 5, 6)], multiple=4)
     assert set(row) == {"input_ids", "labels"}
     assert row["input_ids"].shape == (2, 4)
     assert row["labels"].tolist() == [[IGNORED, 2, 3, IGNORED], [IGNORED, 5, 6, IGNORED]]
 
 
-def test_the_largest_micro_batch_comes_first():
-    rows = micro_batches([example(*range(n)) for n in (3, 9, 4)], 8)
-    assert [row["input_ids"].shape[1] for row in rows] == [9, 7]
+def test_examples_of_several_lengths_are_laid_end_to_end():
+    (group, alone) = groups([example(*range(n)) for n in (3, 9, 4)], 8, packed=True)[::-1]
+    assert packed_row(group)["input_ids"].shape == (1, 7)
+    assert packed_row(alone)["input_ids"].shape == (1, 9)

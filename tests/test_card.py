@@ -155,3 +155,14 @@ def test_its_weak_sides_are_named() -> None:
 
 def test_a_card_does_not_depend_on_when_it_was_written() -> None:
     assert make_card(created="2026-11-24T10:00:00Z") == make_card(created="2027-01-01T00:00:00Z")
+
+
+def test_one_that_sees_is_run_with_its_vision_tower_and_published_data_are_named() -> None:
+    tower = {"path": "legal-mmproj.gguf", "variant": "mmproj"}
+    data = {"path": "data/train.parquet", "variant": "data"}
+    card = make_card(files=[*MANIFEST["files"], tower, data])
+    assert "llama-server -m legal/legal-Q8_0.gguf --mmproj legal/legal-mmproj.gguf --jinja" in card
+    assert "--variant mmproj" not in card
+    assert "pipeline_tag: image-text-to-text" in card
+    assert "stillhouse pull legal --to legal --variant data" in card
+    assert "mmproj" not in make_card() and "train.parquet" not in make_card()

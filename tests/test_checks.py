@@ -176,3 +176,80 @@ def test_equal_states_hash_alike_and_others_do_not() -> None:
     assert state_hash({"a": 1, "b": [1, 2]}) == state_hash({"b": [1, 2], "a": 1})
     assert state_hash({"a": [1, 2]}) != state_hash({"a": [2, 1]})
     assert state_hash({"a": 1}) != state_hash({"a": "1"})
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+BOX = {"type": "point", "value": [100, 40, 180, 60]}
+NOT_SHOWN = {"type": "not_shown", "value": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "It is at (140, 50).",
+        "[100, 40]",
+        "The button is at x=179, y=59.",
+        "x: 140 y: 50",
+        "x = 140 and y = 50",
+        "At (140.5, 50 px), that is (140.5, 50).",
+    ],
+)
+def test_a_point_in_the_box_is_right(text: str) -> None:
+    assert answer_matches(BOX, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "(180, 50)",
+        "(140, 60)",
+        "(50, 140)",
+        "140, 50",
+        "At the top.",
+        "(140, 50) or (300, 400)",
+        "",
+    ],
+)
+def test_a_point_outside_or_two_points_or_none_is_wrong(text: str) -> None:
+    assert not answer_matches(BOX, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "The page does not show that.",
+        "This chart doesn\u2019t include the year 2021.",
+        "No payment term is stated on this page.",
+        "The payment term is not given.",
+        "I cannot find a notice period on the page.",
+        "The diagram contains no node called Review.",
+        "There is no signature date on this document.",
+        "That field is missing from the form.",
+        "The screen lists nothing of the kind.",
+        "It isn't visible in the screenshot.",
+        "Unfortunately the fee can't be read from this page.",
+        "The invoice does not mention a discount.",
+    ],
+)
+def test_a_reply_that_says_it_is_not_shown_is_right(text: str) -> None:
+    assert answer_matches(NOT_SHOWN, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "The page shows 30 days.",
+        "30 days.",
+        "It is not 30 but 45 days.",
+        "No, the cap is given as EUR 500.",
+        "The fee is not due in the first year; it is EUR 500.",
+        "The contract is not active.",
+        "There are three of them on the page.",
+        "Nobody signed it.",
+        "The two values are not the same.",
+    ],
+)
+def test_a_reply_that_gives_a_value_does_not_say_that_it_is_not_shown(text: str) -> None:
+    assert not answer_matches(NOT_SHOWN, text)

@@ -133,11 +133,33 @@ def cut_off():
     return one
 
 
+PAGE, SCAN, OTHER = "a1" * 32, "b2" * 32, "c3" * 32
+# The scan differs from the page in two bits, the other page in three.
+LOOKS = {
+    PAGE: ("f0" * 32, "500"),
+    SCAN: ("f0" * 31 + "f3", "500"),
+    OTHER: ("f0" * 31 + "f7", "500"),
+}
+
+
+def seen(number=1, picture=PAGE, request="What is the fee on this page?", **more):
+    """A trace that passes, about a picture that is shown with the request."""
+    one = trace(number, template="fee", **more)
+    one["messages"] = [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request}]},
+        {"role": "assistant", "content": "The fee is EUR 500."},
+    ]
+    return {**one, "images": [picture], "grounding": "source"}
+
+
 WRONG = {"answer": False, "state": False}
 REJECTED = [
     ("malformed_trace", without("outcome")),
     ("malformed_trace", without("messages")),
     ("malformed_trace", {**trace(), "extra": 1}),
+    ("malformed_trace", {**seen(), "images": []}),
+    ("malformed_trace", {**seen(), "images": [PAGE, SCAN]}),
+    ("blind_answerable", seen(blind=True)),
     ("malformed_trace", trace(ended="gave_up")),
     ("malformed_trace", {**trace(), "images": ["data:image/png;base64,AAAA"]}),
     ("unknown_tool", unknown_tool()),
@@ -308,6 +330,7 @@ def test_judging_does_not_change_the_traces_and_judging_again_gives_the_same():
 def test_every_reason_has_a_case_and_the_trace_schema_knows_them_all():
     own_cases = {reason for reason, _ in REJECTED} | {
         "too_long",
+        "disagreed",
         "contaminated",
         "near_duplicate",
         "over_represented",
@@ -315,6 +338,64 @@ def test_every_reason_has_a_case_and_the_trace_schema_knows_them_all():
     assert own_cases | set(MESSAGE_REASONS) == set(REASONS)
     rejected = validator("trace").schema["properties"]["verdict"]["oneOf"][2]
     assert tuple(rejected["properties"]["reason"]["enum"]) == REASONS
+
+
+# ------------------------------------------------------------------------------------- pictures
+
+
+def judged_reasons(traces, exam=(), **changes):
+    settings = dataclasses.replace(SETTINGS, **changes)
+    judged, ledger = filter_traces(traces, list(exam), settings, pictures=LOOKS)
+    assert ledger["traces"] == ledger["kept"] + sum(ledger["rejected"].values())
+    return [one["verdict"].get("reason") for one in judged]
+
+
+def test_the_same_request_about_another_picture_is_no_duplicate():
+    assert judged_reasons([seen(1, PAGE), seen(2, OTHER)]) == [None, None]
+
+
+def test_a_picture_that_looks_like_one_of_another_task_is_a_near_duplicate():
+    other_words = "Which amount does the letter name as the monthly charge for storage?"
+    assert judged_reasons([seen(1, PAGE), seen(2, SCAN)]) == [None, "near_duplicate"]
+    assert judged_reasons([seen(1, PAGE), seen(2, SCAN, other_words)]) == [None, "near_duplicate"]
+    assert judged_reasons([seen(1, PAGE), seen(1, PAGE, other_words, attempt=1)]) == [None, None]
+
+
+def test_pictures_that_look_alike_and_show_other_values_are_two():
+    looks = {PAGE: ("f0" * 32, "500"), SCAN: ("f0" * 32, "501")}
+    judged, _ = filter_traces([seen(1, PAGE), seen(2, SCAN)], [], SETTINGS, pictures=looks)
+    assert all(one["verdict"]["kept"] for one in judged)
+
+
+def test_a_rejected_trace_keeps_no_other_from_showing_its_picture():
+    assert judged_reasons([seen(1, PAGE, blind=True), seen(2, SCAN)]) == ["blind_answerable", None]
+
+
+def test_a_request_contaminates_only_about_the_same_picture():
+    exam = {"id": "e", "request": "What is the fee on this page?"}
+    about = {**exam, "pictures": [{"sha256": SCAN}]}
+    another = {**exam, "pictures": [{"sha256": OTHER}]}
+    assert judged_reasons([seen()], [about]) == ["contaminated"]
+    assert judged_reasons([seen()], [another]) == [None]
+
+
+def test_a_task_needs_as_many_passed_attempts_as_agreement_says():
+    agreed = [trace(1, attempt=n) for n in range(2)]
+    alone = [trace(2), trace(2, attempt=1, checks=WRONG)]
+    hinted = [trace(3), trace(3, attempt=1, hinted=True)]
+    found = judged_reasons([*agreed, *alone, *hinted], agreement=2)
+    assert found[:2] == [None, "near_duplicate"]
+    assert found[2:] == ["disagreed", "wrong_answer", "disagreed", "disagreed"]
+
+
+def test_the_ledger_counts_traces_with_images_by_what_the_teacher_was_shown():
+    traces = [seen(), {**seen(2, OTHER), "grounding": "pixels"}, seen(3, SCAN), trace(4)]
+    ledger = filter_traces(traces, [], SETTINGS, pictures=LOOKS)[1]
+    assert ledger["images"] == {
+        "pixels": {"traces": 1, "kept": 1},
+        "source": {"traces": 2, "kept": 1},
+    }
+    assert "images" not in filter_traces([trace()], [], SETTINGS)[1]
 
 
 json_values = st.recursive(

@@ -1,10 +1,11 @@
 """The legal pack: every task is solvable, none is free, train and exam share nothing, tools hold."""
 
 import datetime as dt
+import importlib
 import random
 import re
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,8 @@ from schemas.files import dumps
 from schemas.validation import check_document
 from teacher.checks import answer_matches, state_hash
 from teacher.domain import Blueprint, load
+from teacher.questions import run, used
+from teacher.scenes import KINDS, check, draw
 
 LEGAL = load("legal")
 DESK = sys.modules[LEGAL.environment.__module__]
@@ -28,7 +31,18 @@ ENTITY = re.compile(r"\b[CMAO]-\d+\b|\b[A-Z][a-z]+ [A-Z][a-z]+\b")
 def build(split: str, seed: int) -> tuple[str, Blueprint]:
     """One task as the sampler makes it: templates in turn, the world and the wording from the seed."""
     name = NAMES[seed % len(NAMES)]
-    return name, LEGAL.templates[name](world(split, seed), random.Random(seed))
+    blueprint = LEGAL.templates[name](world(split, seed), random.Random(seed))
+    if blueprint.program and not blueprint.answer:
+        answer = run(blueprint.program, [scene.data for scene in blueprint.pictures])
+        blueprint = replace(blueprint, answer=answer)
+    return name, blueprint
+
+
+def shown(blueprint: Blueprint) -> str:
+    """What the pictures of a task say, in words."""
+    modules = [importlib.import_module(KINDS[scene.kind]) for scene in blueprint.pictures]
+    words = [m.source(s.data) for m, s in zip(modules, blueprint.pictures, strict=True)]
+    return "\n".join(words)
 
 
 def world(split: str, seed: int) -> Any:
@@ -80,9 +94,10 @@ def test_plans_pass_their_own_checks_and_build_the_same_way_twice() -> None:
 
 def test_lookups_are_one_reading_call() -> None:
     for _, _, name, blueprint, _, before, after in tasks():
-        if LEGAL.templates[name].kind == "lookup":  # type: ignore[attr-defined]
+        kind = LEGAL.templates[name].kind  # type: ignore[attr-defined]
+        if kind == "lookup":
             assert len(blueprint.plan) == 1 and before == after and blueprint.answer
-        else:
+        elif kind == "workflow":
             assert len(blueprint.plan) > 1 or before != after
 
 
@@ -106,9 +121,9 @@ def test_stopping_before_the_last_call_passes_no_task() -> None:
 
 
 def test_no_argument_is_magic() -> None:
-    """Every id, name, date and amount of a call was in the request or in an earlier result."""
+    """Every id, name, date and amount of a call was in the request, in a picture or in an earlier result."""
     for _, _, _, blueprint, results, _, _ in tasks():
-        known = blueprint.request
+        known = f"{blueprint.request} {shown(blueprint)}"
         for (tool, arguments), result in zip(blueprint.plan, results, strict=True):
             for key, value in arguments.items():
                 if key in {"topic", "duty", "event", "status"}:  # said in words
@@ -137,7 +152,9 @@ def test_the_latest_amendment_prevails_over_clause_and_number() -> None:
 def test_train_and_exam_share_no_entity() -> None:
     seen: dict[str, set[str]] = {"train": set(), "exam": set()}
     for split, seed, _, blueprint, results, _, _ in tasks():
-        text = " ".join([blueprint.request, dumps(blueprint.plan), dumps(results)])
+        text = " ".join(
+            [blueprint.request, shown(blueprint), dumps(blueprint.plan), dumps(results)]
+        )
         seen[split] |= set(re.findall(r"\b[CMAO]-\d+\b", text))
         desk = world(split, seed)
         for matter in desk._matters.values():
@@ -151,11 +168,80 @@ def test_train_and_exam_share_no_entity() -> None:
 
 
 def test_requests_are_distinct_and_short() -> None:
-    requests = [blueprint.request for split, _, _, blueprint, *_ in tasks() if split == "train"]
+    # The same words about another picture ask for something else.
+    requests = [
+        blueprint.request + shown(blueprint)
+        for split, _, _, blueprint, *_ in tasks()
+        if split == "train"
+    ]
     assert len(set(requests)) >= 0.95 * len(requests)
-    assert max(len(request.split()) for request in requests) <= 35
+    assert max(len(blueprint.request.split()) for _, _, _, blueprint, *_ in tasks()) <= 35
     wordings = DESK._REQUESTS
     assert all(len(set(group)) >= 4 for group in wordings.values())
+
+
+def visual_tasks() -> list[tuple[str, int, str, Blueprint]]:
+    return [
+        (split, seed, name, blueprint)
+        for split, seed, name, blueprint, *_ in tasks()
+        if LEGAL.templates[name].kind in ("document", "chart")  # type: ignore[attr-defined]
+    ]
+
+
+def test_there_are_pages_and_charts_of_few_words() -> None:
+    kinds = [t.kind for t in LEGAL.templates.values()]  # type: ignore[attr-defined]
+    assert kinds.count("document") >= 2 and kinds.count("chart") >= 2
+    assert len(visual_tasks()) > 300
+    for _, _, name, blueprint in visual_tasks():
+        assert len(blueprint.pictures) == 1 and blueprint.program
+        assert blueprint.pictures[0].kind == LEGAL.templates[name].kind  # type: ignore[attr-defined]
+        assert len(shown(blueprint).split()) < 60
+
+
+def test_what_a_picture_shows_is_neither_asked_nor_known_to_the_desk() -> None:
+    """The planted arguments are on the picture alone: without it, there is nothing to call the tools with."""
+    for split, seed, name, blueprint in visual_tasks():
+        _, arguments = blueprint.plan[0]
+        planted = [str(v) for k, v in arguments.items() if k not in ("event", "status")]
+        hidden = [value for value in planted if value not in blueprint.request]
+        assert hidden and all(value in shown(blueprint) for value in hidden), blueprint
+        if name != "chart_busiest_lawyer" and not name.startswith("page_against"):
+            # Nor does the desk know the figures: they are nowhere in its state.
+            figures = [v for v in hidden if not re.fullmatch(r"[CMA]-\d+", v)]
+            assert not any(f'"{v}"' in dumps(world(split, seed)._state()) for v in figures)
+
+
+def test_what_the_program_finds_is_what_the_plan_uses_or_the_answer_says() -> None:
+    for _, _, name, blueprint in visual_tasks():
+        assert blueprint.program and blueprint.answer
+        found = run(blueprint.program, [scene.data for scene in blueprint.pictures]).value
+        used_by_plan = [str(v) for _, arguments in blueprint.plan for v in arguments.values()]
+        said = str(found) in used_by_plan or found == blueprint.answer.value
+        assert said or str(found).split()[0] in used_by_plan, (name, found, blueprint)
+
+
+def test_pictures_are_drawn_right_and_show_what_is_asked() -> None:
+    for _, _, _, blueprint in visual_tasks()[:28]:
+        picture = draw(blueprint.pictures[0])
+        assert check(picture) == []
+        keys = {cell.key for cell in picture.cells}
+        assert blueprint.program and {key for _, key in used(blueprint.program)} <= keys
+
+
+@pytest.mark.slow
+def test_all_pictures_are_drawn_right() -> None:
+    for _, _, _, blueprint in visual_tasks():
+        assert check(draw(blueprint.pictures[0])) == [], blueprint
+
+
+def test_the_page_and_the_record_differ_by_the_answer() -> None:
+    for _, _, name, blueprint, results, _, _ in tasks():
+        if name == "page_against_record":
+            fields = blueprint.pictures[0].data["fields"]
+            (said,) = [v for k, v in fields.items() if k != "Contract"]
+            on_page = int(re.sub(r"\D", "", said))
+            assert blueprint.answer
+            assert abs(on_page - results[0]["value"]) == blueprint.answer.value > 0
 
 
 def test_results_are_small() -> None:

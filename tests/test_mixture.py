@@ -135,7 +135,7 @@ def test_rows_that_fail_the_checks_of_validate_or_the_template_are_counted(tmp_p
         "{",
         {"messages": [user("?"), calls({"key": "a"})]},
         {"messages": [user("?"), says("")]},
-        {"messages": [user([{"type": "text", "text": "?"}]), says("No.")]},
+        {"messages": [user([{"type": "image"}]), says("No.")]},
     ]
     good = {
         "messages": [user("?"), calls({"key": "a"}), result("{}"), says("Yes.")],

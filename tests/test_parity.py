@@ -173,7 +173,7 @@ def test_a_turn_that_does_not_end_or_says_its_stop_token_fails(scripted, bad, de
 
 def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
     server = scripted(GOOD_CALL, reply("On 2 March."))
-    check = parity._round_trip(server.endpoint, [trace()])
+    check = parity._round_trip(server.endpoint, [trace()], RENDERER)
     assert check["passed"], check
     assert check["detail"] == "called find, took its result"
     first, second = (body["messages"] for _, body in server.asked)
@@ -195,22 +195,24 @@ def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
     ids=["no call", "no JSON", "wrong type", "silence"],
 )
 def test_one_trace_that_comes_back_is_enough_and_none_is_a_failure(scripted, replies, detail):
-    check = parity._round_trip(scripted(*replies).endpoint, [trace()])
+    check = parity._round_trip(scripted(*replies).endpoint, [trace()], RENDERER)
     assert (check["name"], check["passed"]) == ("tool_round_trip", False)
     assert detail in check["detail"]
     again = scripted(*replies, GOOD_CALL, reply("On 2 March."))
-    assert parity._round_trip(again.endpoint, [trace(), trace()])["passed"]
+    assert parity._round_trip(again.endpoint, [trace(), trace()], RENDERER)["passed"]
 
 
 def test_a_further_call_after_the_result_is_a_turn_too(scripted):
-    assert parity._round_trip(scripted(GOOD_CALL, GOOD_CALL).endpoint, [trace()])["passed"]
+    assert parity._round_trip(scripted(GOOD_CALL, GOOD_CALL).endpoint, [trace()], RENDERER)[
+        "passed"
+    ]
 
 
 @pytest.mark.parametrize("traces", [[], [TALK]])
 def test_where_no_trace_has_a_call_the_round_trip_is_not_proven_and_nothing_is_asked(
     scripted, traces
 ):
-    check = parity._round_trip(scripted().endpoint, traces)
+    check = parity._round_trip(scripted().endpoint, traces, RENDERER)
     assert check == {"name": "tool_round_trip", "passed": False, "detail": "no trace to try"}
 
 

@@ -251,7 +251,9 @@ def test_layers_are_kept_while_they_fit():
     whole, least = plan.activation_bytes(shape_of(config), rank=8)
     plenty = plan.layers_to_keep(shape_of(config), 100, 10**9)
     assert plenty == config.num_hidden_layers
-    working = bisect_left(range(10**9), 0, key=lambda n: plan.layers_to_keep(shape_of(config), 100, n))
+    working = bisect_left(
+        range(10**9), 0, key=lambda n: plan.layers_to_keep(shape_of(config), 100, n)
+    )
     assert plan.layers_to_keep(shape_of(config), 100, working) == 0
     assert plan.layers_to_keep(shape_of(config), 100, working + 100 * 2 * (whole - least)) == 2
 

@@ -217,3 +217,10 @@ def test_a_reader_that_stops_early_leaves_no_episode_running(stage: Stage) -> No
 
     asyncio.run(scene())
     assert len(stage.begun) < 30
+
+
+def test_where_every_attempt_is_wanted_only_the_failed_are_hinted(stage: Stage) -> None:
+    stage.solves = lambda task, attempt: task == "t0" or attempt == 1
+    traces = stage.play(2, attempts=3, hint="retry", every=True)
+    assert sorted(traces) == [f"t{n}/{attempt}" for n in range(2) for attempt in range(3)]
+    assert {(task, attempt) for task, attempt, hinted in stage.begun if hinted} == {("t1", 1)}

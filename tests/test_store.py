@@ -664,3 +664,27 @@ def test_only_a_directory_is_a_store_so_far(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setenv("STILLHOUSE_STORE", "oci://registry.example/students")
     with pytest.raises(InputError, match="only a directory is supported"):
         store_directory()
+
+
+# Students that see, and published data
+
+
+def test_the_vision_tower_comes_with_each_gguf_and_data_only_where_asked_for(
+    store: Path, tmp_path: Path
+) -> None:
+    where = tmp_path / "run"
+    files = make_files(where)
+    (where / "legal-mmproj.gguf").write_bytes(b"tower")  # smaller than any weights
+    (where / "train.parquet").write_bytes(b"rows")
+    files.append(PublishFile(where / "legal-mmproj.gguf", "legal-mmproj.gguf", "mmproj", "weight"))
+    files.append(PublishFile(where / "train.parquet", "data/train.parquet", "data", "dataset"))
+    publish(store, "legal", files, make_manifest(), True)
+    pull(store, "legal", tmp_path / "default")
+    weights = {name for name in names_in(tmp_path / "default") if name.endswith(".gguf")}
+    assert weights == {"legal-Q8_0.gguf", "legal-mmproj.gguf"}
+    assert "data/train.parquet" not in names_in(tmp_path / "default")
+    pull(store, "legal", tmp_path / "vllm", variants=["vllm"])
+    assert not [name for name in names_in(tmp_path / "vllm") if name.endswith(".gguf")]
+    pull(store, "legal", tmp_path / "data", variants=["data"])
+    assert (tmp_path / "data" / "data" / "train.parquet").read_bytes() == b"rows"
+    assert not [name for name in names_in(tmp_path / "data") if name.endswith(".gguf")]

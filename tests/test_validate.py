@@ -55,6 +55,35 @@ def test_the_report_has_the_described_form(tmp_path):
     }
 
 
+SEEN = {
+    "messages": [
+        {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is due?"}]},
+        {"role": "assistant", "content": None, "tool_calls": [CALL]},
+        {"role": "tool", "tool_call_id": "a", "content": [{"type": "image"}]},
+        {"role": "assistant", "content": "EUR 500."},
+    ],
+    "tools": TOOLS,
+}
+
+
+def test_rows_with_image_parts_are_judged_and_each_part_needs_its_image(tmp_path):
+    hashes = ["a1" * 32, "b2" * 32]
+    right = [
+        SEEN,
+        {**SEEN, "images": hashes},
+        {**SEEN, "images": [{"bytes": "", "path": None}] * 2},
+    ]
+    placeholders = {**GOOD, "images": ["page.png"]}
+    wrong = [{**SEEN, "images": hashes[:1]}, {**SEEN, "images": []}, {**SEEN, "images": "page.png"}]
+    report = judge_file(write(tmp_path / "x.jsonl", *right, placeholders, *wrong))
+    assert [verdict["reason"] for verdict in report["verdicts"]] == [None] * 4 + [
+        "malformed_trace"
+    ] * 3
+    assert report["verdicts"][4]["detail"] == (
+        "images: found 1, expected a list of one for each of 2 image parts"
+    )
+
+
 HOSTILE = {
     "torn": b'{"id": "x", "messages": [{"role": "us',
     "words": b"hello",

@@ -1,0 +1,211 @@
+"""The desk's pages and charts: an amendment, a court's letter or a time sheet arrives as an image; hours as a chart.
+
+What a picture shows is planted, and a task's tools are called with it: the request says none of it. Pages are short, so
+that the words behind them are, too.
+"""
+
+import datetime as dt
+import random
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from teacher.domain import Answer, Blueprint, template
+from teacher.questions import at, every
+from teacher.scenes import Scene
+
+_REQUESTS = yaml.safe_load(Path(__file__).with_name("requests.yaml").read_text(encoding="utf-8"))
+_DAYS = {"notice_period": "Notice period", "payment_term": "Payment term"}
+_CAPS = {"liability_cap": "Liability cap", "indemnity_cap": "Indemnity cap"}
+_EVENTS = ("defence", "disclosure", "witness_statement", "appeal")
+_STAMPS = ("EXECUTED", "RECEIVED", "COPY", "FILED", None, None)
+
+
+def _say(what: str, rng: random.Random, **facts: Any) -> str:
+    return rng.choice(_REQUESTS[what]).format(**facts)
+
+
+def _workday(rng: random.Random) -> str:
+    day = dt.date(2026, 3, 9) + dt.timedelta(rng.randrange(240))
+    return (day - dt.timedelta(max(0, day.weekday() - 4))).isoformat()
+
+
+def _page(
+    variant: str, title: str, fields: dict[str, str], rng: random.Random, **more: Any
+) -> Scene:
+    data = {"variant": variant, "title": title, "fields": fields, **more}
+    if stamp := rng.choice(_STAMPS):
+        data["stamp"] = stamp
+    data["scan"] = rng.random() < 0.6
+    return Scene("document", data, rng.randrange(1 << 31))
+
+
+def _hours_chart(world: Any, rng: random.Random) -> Scene:
+    """Hours of three or four matters, no two within an hour of each other."""
+    matters = rng.sample(list(world._matters), rng.choice((3, 3, 4)))
+    hours: list[float] = []
+    while len(hours) < len(matters):
+        new = rng.randrange(12, 240) / 10
+        if all(abs(new - old) >= 1 for old in hours):
+            hours.append(new)
+    data = {
+        "variant": "bar",
+        "title": rng.choice(("Hours by matter", "Unbilled hours", "Time this week")),
+        "x_label": "Matter",
+        "y_label": "Hours",
+        "categories": matters,
+        "series": {"Hours": hours},
+        "labels": True,
+    }
+    return Scene("chart", data, rng.randrange(1 << 31))
+
+
+# -------------------------------------------------------------------------------------------- pages
+
+
+@template(kind="document")
+def page_term_end(world: Any, rng: random.Random) -> Blueprint:
+    """Contract, term and first day stand on the page; the law on the desk."""
+    contract = rng.choice(list(world._contracts.values()))
+    topic, days, start = rng.choice(sorted(_DAYS)), rng.randrange(2, 19) * 5, _workday(rng)
+    fields = {"Contract": contract.id, _DAYS[topic]: f"{days} business days", "Effective": start}
+    signed = [{"name": world._matters[contract.matter].lawyer}]
+    page = _page("amendment", "Amendment", fields, rng, signatures=signed)
+    counted = {"date": start, "days": days, "jurisdiction": contract.governing_law}
+    end = world.add_business_days(**counted)["date"]
+    return Blueprint(
+        _say("page_term_end", rng, term=_DAYS[topic].lower()),
+        [("get_contract", {"contract_id": contract.id}), ("add_business_days", counted)],
+        f"It ends on {end}.",
+        Answer("date", end),
+        [page],
+        {"op": "lookup", "cell": at(page.data, f"fields.{_DAYS[topic]}")},
+    )
+
+
+@template(kind="document")
+def page_against_record(world: Any, rng: random.Random) -> Blueprint:
+    """The page says another figure than the desk's record of the same amendment."""
+    contract, topic, clause = rng.choice(
+        [
+            (contract, topic, clause)
+            for contract in world._contracts.values()
+            for topic, clause in contract.clauses.items()
+            if clause.amendments
+        ]
+    )
+    record = world._amendments[rng.choice(clause.amendments)]
+    caps = topic in _CAPS
+    gap = rng.randrange(1, 9) * (25_000 if caps else 5)
+    value = record.value + (gap if record.value <= gap or rng.random() < 0.5 else -gap)
+    label = {**_DAYS, **_CAPS}[topic]
+    said = f"EUR {value:,}" if caps else f"{value} business days"
+    fields = {"Contract": contract.id, label: said}
+    page = _page("amendment", "Amendment", fields, rng, number=record.id)
+    amount = f"EUR {gap}" if caps else f"{gap} business days"
+    return Blueprint(
+        _say("page_against_record", rng, term=label.lower()),
+        [("get_amendment", {"amendment_id": record.id})],
+        f"They differ by {amount}.",
+        None,
+        [page],
+        {"op": "difference", "cells": [at(page.data, f"fields.{label}"), {"value": record.value}]},
+    )
+
+
+@template(kind="document")
+def page_new_deadline(world: Any, rng: random.Random) -> Blueprint:
+    """A court's letter: matter, event and date, all from the page."""
+    matter, event, due = rng.choice(list(world._matters)), rng.choice(_EVENTS), _workday(rng)
+    while any(due in m.deadlines.values() for m in world._matters.values()):
+        due = _workday(rng)  # a date that the desk has already could be had without the page
+    label = event.replace("_", " ").capitalize()
+    page = _page("letter", "Order of the court", {"Matter": matter, label: due}, rng)
+    return Blueprint(
+        _say("page_new_deadline", rng),
+        [("set_deadline", {"matter_id": matter, "event": event, "date": due})],
+        f"The {event.replace('_', ' ')} deadline of {matter} is now {due}.",
+        Answer("date", due),
+        [page],
+        {"op": "lookup", "cell": at(page.data, f"fields.{label}")},
+    )
+
+
+@template(kind="document")
+def page_time_sheet(world: Any, rng: random.Random) -> Blueprint:
+    """One row of a time sheet is logged: the row of the lawyer who is named."""
+    matters = rng.sample(list(world._matters.values()), 3)
+    rows = [[m.lawyer, m.id, str(rng.randrange(2, 60) / 10)] for m in matters]
+    number = rng.randrange(3)
+    lawyer, matter, hours = rows[number]
+    sheet = {"columns": ["Lawyer", "Matter", "Hours"], "rows": rows}
+    data = {"variant": "table", "title": "Time sheet", "table": sheet, "scan": rng.random() < 0.6}
+    return Blueprint(
+        _say("page_time_sheet", rng, lawyer=lawyer),
+        [("log_time", {"matter_id": matter, "hours": float(hours)})],
+        f"Logged {hours} hours on {matter}.",
+        Answer("number", float(hours)),
+        [Scene("document", data, rng.randrange(1 << 31))],
+        {"op": "lookup", "cell": at(data, f"table.{number}.2")},
+    )
+
+
+# ------------------------------------------------------------------------------------------- charts
+
+
+@template(kind="chart")
+def chart_busiest_lawyer(world: Any, rng: random.Random) -> Blueprint:
+    """Which matter has the most hours is on the chart, who runs it on the desk."""
+    chart = _hours_chart(world, rng)
+    names, hours = chart.data["categories"], chart.data["series"]["Hours"]
+    matter = names[hours.index(max(hours))]
+    lawyer = world._matters[matter].lawyer
+    return Blueprint(
+        _say("chart_busiest_lawyer", rng),
+        [("get_matter", {"matter_id": matter})],
+        f"The responsible lawyer is {lawyer}.",
+        Answer("text", lawyer),
+        [chart],
+        {
+            "op": "argmax",
+            "cells": every(chart.data, "series.Hours.*"),
+            "names": every(chart.data, "categories.*"),
+        },
+    )
+
+
+@template(kind="chart")
+def chart_log_hours(world: Any, rng: random.Random) -> Blueprint:
+    """The hours that one bar shows are logged."""
+    chart = _hours_chart(world, rng)
+    number = rng.randrange(len(chart.data["categories"]))
+    matter, hours = chart.data["categories"][number], chart.data["series"]["Hours"][number]
+    return Blueprint(
+        _say("chart_log_hours", rng, matter=matter),
+        [("log_time", {"matter_id": matter, "hours": hours})],
+        f"Logged {hours} hours on {matter}.",
+        Answer("number", hours),
+        [chart],
+        {"op": "lookup", "cell": at(chart.data, f"series.Hours.{number}")},
+    )
+
+
+@template(kind="chart")
+def chart_idle_matter(world: Any, rng: random.Random) -> Blueprint:
+    """The matter with the fewest hours is put on hold."""
+    chart = _hours_chart(world, rng)
+    names, hours = chart.data["categories"], chart.data["series"]["Hours"]
+    matter = names[hours.index(min(hours))]
+    return Blueprint(
+        _say("chart_idle_matter", rng),
+        [("set_matter_status", {"matter_id": matter, "status": "on_hold"})],
+        f"Matter {matter} is now on hold.",
+        Answer("text", matter),
+        [chart],
+        {
+            "op": "argmin",
+            "cells": every(chart.data, "series.Hours.*"),
+            "names": every(chart.data, "categories.*"),
+        },
+    )

@@ -1,0 +1,137 @@
+"""What the stage generate does with a served teacher: the attempts at the tasks, and what is counted of them."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from flows.progress import track
+from schemas.errors import InputError
+from schemas.files import read_jsonl, write_jsonl
+from teacher import blind, catalog, episode, tasks
+from teacher.client import Client
+from teacher.dialect import for_teacher
+from teacher.journal import Journal
+from teacher.rollouts import rollouts
+from teacher.serve import Endpoint
+
+if TYPE_CHECKING:
+    from flows.stages import Work
+
+# Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
+_EXAMPLE_SEEDS = 400_000_000
+
+
+def grounding(work: "Work") -> Literal["pixels", "source"]:
+    """What the teacher is shown of pictures: generate.images, or by what the teacher can.
+
+    Raises:
+        InputError: pixels for a teacher that sees none.
+    """
+    sees, wanted = work.teacher["capabilities"]["vision"], work.recipe.generate.images
+    if wanted == "pixels" and not sees:
+        raise InputError(
+            f"generate.images: found pixels, expected source: {work.teacher['name']} sees no images"
+            " (capabilities.vision of its file)"
+        )
+    return "pixels" if sees and wanted != "source" else "source"
+
+
+def must_take(work: "Work", sampled: list[dict[str, Any]]) -> None:
+    """Raises InputError where a first request has more pictures than the teacher's server takes."""
+    limits = work.teacher.get("images")
+    if not limits or grounding(work) != "pixels":
+        return
+    for task in sampled:
+        count = len(task.get("pictures", [])) * (1 + work.recipe.generate.examples)
+        if count > limits["max_count"]:
+            raise InputError(
+                f"{task['id']}: {count} pictures in a request, its examples' included: expected at most"
+                f" {limits['max_count']} (images.max_count of {work.teacher['name']})"
+            )
+
+
+async def generate(work: "Work", endpoint: Endpoint, to: Path) -> dict[str, Any]:
+    """Writes the traces of all attempts to a file and returns the counts for the stage's receipt."""
+    settings, teacher = work.recipe.generate, work.teacher
+    todo = list(read_jsonl(work.path("tasks", "train.jsonl")))
+    identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
+    maker = {**identity, "engine": teacher["engine"], "licence": teacher["licence"]["id"]}
+    loop = loop_settings(work, endpoint)
+    shown = {
+        name: [
+            tasks.build(work.domain, name, "train", _EXAMPLE_SEEDS + i, work.album)
+            for i in range(settings.examples)
+        ]
+        for name in sorted({row["template"] for row in todo})
+    }
+
+    def examples(row: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
+        # A hint says what to do; one example shows how a hint is followed.
+        chosen = shown[row["template"]][: 1 if hinted else None]
+        return [tasks.demonstration(one, work.domain, hinted, work.album) for one in chosen]
+
+    journal = Journal(work.path("journal"))
+    before = len(journal)
+    counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}
+    rows: list[dict[str, Any]] = []
+    blinded: list[dict[str, Any]] = []
+    every = work.recipe.filter.agreement is not None
+    async with Client(
+        endpoint, identity, journal, settings.concurrency, settings.timeout_s, work.album
+    ) as client:
+        with track("attempts", len(todo) * settings.attempts) as advance:
+            async for trace in rollouts(
+                todo,
+                work.domain,
+                client,
+                loop,
+                maker,
+                settings.concurrency,
+                settings.attempts,
+                settings.hint,
+                examples,
+                every,
+            ):
+                rows.append(trace)
+                counts["traces"] += 1
+                counts["hinted"] += trace["hinted"]
+                counts["passed"] += episode.passed(trace)
+                # A task that is solved needs none of its later attempts.
+                attempt = int(trace["id"].rsplit("/", 1)[1])
+                done = episode.passed(trace) and not every
+                advance(settings.attempts - attempt if done else 1)
+        rows.sort(key=lambda row: row["id"])
+        if settings.blind:
+            blinded = await blind.check(
+                rows, todo, work.domain, client, loop, maker, settings.concurrency, examples
+            )
+    write_jsonl(to, rows)
+    journal.close()
+    sent = len(journal) - before
+    return {
+        **counts,
+        **({"blind": len(blinded)} if blinded else {}),
+        "requests": sent,
+        "replayed": sum(len(row["calls"]) for row in (*rows, *blinded)) - sent,
+        "detected": episode.count_detected(rows),
+    }
+
+
+def loop_settings(work: "Work", endpoint: Endpoint) -> episode.Settings:
+    """How the teacher's episodes are run."""
+    settings, teacher = work.recipe.generate, work.teacher
+    sampling = catalog.sampling(teacher, settings.mode)
+    return episode.Settings(
+        max_steps=min(settings.max_steps, work.domain.spec["budgets"]["steps"]),
+        max_tokens=settings.max_tokens,
+        temperature=sampling["temperature"]
+        if settings.temperature is None
+        else settings.temperature,
+        top_p=sampling["top_p"] if settings.top_p is None else settings.top_p,
+        constrain=settings.constrain,
+        call_prefix=teacher.get("call_prefix", ""),
+        mode=settings.mode or teacher.get("mode"),
+        dialect=for_teacher(teacher, endpoint.url),
+        images=grounding(work),
+        album=work.album,
+        image_limits=teacher.get("images"),
+    )

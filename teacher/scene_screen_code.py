@@ -1,0 +1,133 @@
+"""A code editor's panes: code in the colours of a Pygments style, and what it printed."""
+
+import random
+from typing import Any
+
+from pygments.lexers import get_lexer_by_name
+from pygments.styles import get_style_by_name
+from pygments.token import Token
+from pygments.util import ClassNotFound
+
+from teacher.scene_screen_pane import mix, readable
+from teacher.scenes import Box, Canvas, SceneError, font
+
+_LIGHT = ("default", "friendly", "vs", "xcode", "tango", "solarized-light", "gruvbox-light", "sas")
+_DARK = (
+    "monokai",
+    "nord",
+    "one-dark",
+    "github-dark",
+    "dracula",
+    "native",
+    "gruvbox-dark",
+    "zenburn",
+)
+_PAD = 14
+_DIGITS = 4  # the width of the gutter, in figures
+
+
+def needed_width(text: str, size: int) -> int:
+    """How wide a pane is, in px, in which no line of `text` is broken."""
+    longest = max((len(line.rstrip().expandtabs(4)) for line in text.splitlines()), default=0)
+    return round((longest + _DIGITS) * font("DejaVu Mono", size).getlength("0")) + 2 * _PAD
+
+
+class Editor:
+    """Draws code and output on a canvas; the colours are `rng`'s choice. size: of the letters, in px."""
+
+    def __init__(self, canvas: Canvas, rng: random.Random, size: int) -> None:
+        self.canvas = canvas
+        self.face, self.bold = font("DejaVu Mono", size), font("DejaVu Mono", size, bold=True)
+        self.step = round(size * rng.choice((1.45, 1.6, 1.8)))
+        self.style = get_style_by_name(rng.choice(rng.choice((_LIGHT, _DARK))))
+        self.ground = self.style.background_color
+        self.text = self._ink(Token.Text, self.ground)
+        self.gutter = rng.random() < 0.85
+        self.console = rng.choice(
+            ("#101216", "#1d1f21", "#f7f7f5", mix(self.ground, "#808080", 0.15))
+        )
+        self.bold_tokens = rng.random() < 0.5
+
+    def _ink(self, kind: Any, ground: str) -> str:
+        """The style's colour for a kind of token, as it can be read on `ground`."""
+        return readable("#" + (self.style.style_for_token(kind)["color"] or "808080"), ground)
+
+    def fill(self, left: int, right: int, top: int, bottom: int) -> None:
+        """Paints the editor's ground where no code is."""
+        self.canvas.pen.rectangle((left, top, right, bottom), self.ground)
+
+    def code(self, data: dict[str, Any], left: int, right: int, top: int) -> int:
+        """Draws data["code"], its highlighted line on another ground; returns where the pane ends.
+
+        Raises:
+            SceneError: a language that Pygments does not know, or a highlighted line that is none.
+        """
+        lines = self._lines(data["code"], data["language"])
+        bottom = top + len(lines) * self.step + _PAD
+        self.canvas.pen.rectangle((left, top, right, 2048), self.ground)
+        highlight = data.get("highlight")
+        if highlight is not None and not 1 <= highlight <= len(lines):
+            raise SceneError(f"highlight: {highlight}: the code has {len(lines)} lines")
+        width = self.face.getlength("0")
+        start = left + _PAD + (round(_DIGITS * width) if self.gutter else 0)
+        for number, pieces in enumerate(lines, 1):
+            y = top + _PAD // 2 + (number - 1) * self.step
+            ground = self.ground
+            if number == highlight:
+                ground = mix(self.ground, "#e0b020", 0.28)
+                self.canvas.pen.rectangle((left, y, right, y + self.step - 1), ground)
+                self.canvas.pen.rectangle((left, y, left + 4, y + self.step - 1), "#d08000")
+            middle = y + self.step / 2
+            if self.gutter:
+                xy = (start - 1.2 * width, middle)
+                grey = readable(mix(self.text, self.ground, 0.5), ground, 3.5)
+                self.canvas.text(xy, str(number), self.face, fill=grey, anchor="rm")
+            boxes: list[Box] = []
+            column = 0
+            for kind, piece in pieces:
+                look = self.style.style_for_token(kind)
+                face = self.bold if look["bold"] and self.bold_tokens else self.face
+                ink = self._ink(kind, ground)
+                if piece.strip():
+                    blank = len(piece) - len(piece.lstrip())
+                    xy = (start + (column + blank) * width, middle)
+                    boxes.append(self.canvas.text(xy, piece.strip(), face, fill=ink, anchor="lm"))
+                column += len(piece)
+            text = "".join(piece for _, piece in pieces).strip()
+            # Nothing is asked about a line of brackets alone, and thin strokes do not show how clear they are.
+            if any(c.isalnum() for c in text):
+                self.canvas.record(f"code.{number}", text, boxes)
+        return bottom
+
+    def output(self, text: str, left: int, right: int, top: int) -> int:
+        """What the code printed, in a console below; returns where the pane ends."""
+        lines = text.rstrip().splitlines()
+        bottom = top + len(lines) * self.step + 2 * _PAD
+        self.canvas.pen.rectangle((left, top, right, 2048), self.console)
+        self.canvas.pen.line((left, top, right, top), mix(self.console, "#808080", 0.5), 2)
+        ink = readable("#808080", self.console, 8)
+        for number, line in enumerate(lines, 1):
+            y = top + _PAD + (number - 0.5) * self.step
+            shown = line.rstrip().expandtabs(4)
+            if not shown:
+                continue
+            x = left + _PAD + (len(shown) - len(shown.lstrip())) * self.face.getlength("0")
+            key = f"output.{number}"
+            self.canvas.text((x, y), shown.strip(), self.face, key, ink, anchor="lm")
+        return bottom
+
+    def _lines(self, code: str, language: str) -> list[list[tuple[Any, str]]]:
+        """The code's lines, each in pieces of one kind."""
+        try:
+            lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
+        except ClassNotFound:
+            raise SceneError(f"language: {language!r}: Pygments knows no such language") from None
+        text = "\n".join(line.rstrip().expandtabs(4) for line in code.splitlines())
+        lines: list[list[tuple[Any, str]]] = [[]]
+        for kind, value in lexer.get_tokens(text):
+            for i, piece in enumerate(value.split("\n")):
+                if i:
+                    lines.append([])
+                if piece:
+                    lines[-1].append((kind, piece))
+        return lines

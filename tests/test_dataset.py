@@ -1,0 +1,44 @@
+"""The published form of kept traces, read back as a trainer reads it."""
+
+import io
+import json
+
+from PIL import Image
+from test_examples import TOOLS, calls, result, says, trace, user
+from test_vision import IMAGE, page, text
+
+from student import dataset
+from teacher.pictures import Album
+
+
+def test_a_parquet_file_has_messages_tools_and_the_bytes_of_pictures(tmp_path):
+    import datasets
+
+    album = Album(tmp_path / "images")
+    names = [album.add(page("C-1", 100, 60)), album.add(page("C-2", 80, 90))]
+    messages = [
+        user([IMAGE, text("When does it end?")]),
+        calls({"key": "C-1"}, {"z": [1, None]}, reasoning_content="I look."),
+        result([text("page"), IMAGE]),
+        result("{}", 1),
+        says("Never."),
+    ]
+    rows = [trace(messages) | {"images": names}, trace([user("Hi"), says("Hello.")], [])]
+    assert dataset.write(rows, album, tmp_path / "train.parquet") == 2
+    read = datasets.Dataset.from_parquet(
+        str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "cache")
+    )
+    first, second = read[0], read[1]
+    assert [image.size for image in first["images"]] == [(100, 60), (80, 90)]
+    stored = read.with_format("arrow")[0]["images"][0].as_py()
+    assert stored[0]["bytes"] == album.png(names[0])
+    assert Image.open(io.BytesIO(stored[1]["bytes"])).size == (80, 90)
+    assert json.loads(first["tools"]) == TOOLS and json.loads(second["tools"]) == []
+    asked, called, page_shown, _, said = first["messages"]
+    assert [part["type"] for part in asked["content"]] == ["image", "text"]
+    assert [c["function"] for c in called["tool_calls"]] == [
+        c["function"] for c in messages[1]["tool_calls"]
+    ]
+    assert called["reasoning_content"] == "I look." and page_shown["tool_call_id"] == "call_0"
+    assert said["content"] == [{"type": "text", "text": "Never."}]
+    assert second["images"] == []

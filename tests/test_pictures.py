@@ -1,0 +1,448 @@
+"""Tasks with pictures: proven against what is drawn, shown by pixels or in words, stored by hash."""
+
+import asyncio
+import base64
+import dataclasses
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import visual_pack
+from hypothesis import given
+from hypothesis import strategies as st
+from scripted_server import Line, Scripted, calls, says
+
+from schemas.errors import InputError, StageError
+from schemas.validation import check_document, check_messages
+from teacher import blind, episode, pictures
+from teacher.checks import answer_matches
+from teacher.client import Client
+from teacher.domain import Answer, Domain
+from teacher.episode import Settings
+from teacher.journal import Journal
+from teacher.pictures import Album
+from teacher.swap import swap_some
+from teacher.tasks import as_json, build, demonstration, sample
+
+TEACHER = {"model": "m", "revision": "r", "engine": "vllm", "licence": "Apache-2.0"}
+LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
+LIMITS = {"max_count": 2, "max_bytes": 4_000_000}
+Task = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
+    return Album(tmp_path_factory.mktemp("run") / "images")
+
+
+@pytest.fixture(scope="module")
+def fees(tmp_path_factory: pytest.TempPathFactory) -> Domain:
+    return visual_pack.write(tmp_path_factory.mktemp("pack") / "fees")
+
+
+@pytest.fixture(scope="module")
+def page(fees: Domain, album: Album) -> Task:
+    return build(fees, "fee_on_page", "train", 3, album)
+
+
+@pytest.fixture(scope="module")
+def stored_note(fees: Domain, album: Album) -> Task:
+    return build(fees, "fee_of_stored_note", "train", 5, album)
+
+
+def play(
+    fees: Domain, task: Task, script: list[Line], tmp_path: Path, loop: Settings, **more: Any
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """The trace of an episode with a scripted server, and the requests that the server got."""
+
+    async def scene() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        async with Scripted(script) as server:
+            journal = Journal(tmp_path / "journal")
+            identity = {"model": "m", "revision": "r"}
+            async with Client(server.endpoint(), identity, journal, 2, 10, loop.album) as client:
+                trace = await episode.run(task, fees, client.complete, loop, TEACHER, **more)
+            journal.close()
+            return trace, server.requests
+
+    trace, requests = asyncio.run(scene())
+    check_document(trace, "trace", "trace")
+    return trace, requests
+
+
+def plan(task: Task) -> list[Line]:
+    return [*(calls(s["tool"], s["arguments"]) for s in task["plan"]), says(task["reply"])]
+
+
+def parts(message: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return [part for part in message["content"] if part["type"] == kind]
+
+
+# ------------------------------------------------------------------------------------- tasks
+
+
+def test_a_task_names_its_pictures_and_the_cells_that_its_question_uses(
+    page: Task, album: Album
+) -> None:
+    check_document(page, "task", page["id"])
+    (picture,) = page["pictures"]
+    assert page["cells"] == [[0, "fields.Fee due"]]
+    about = album.about(picture["sha256"])
+    assert (about["kind"], about["variant"]) == ("document", "letter")
+    assert (about["width"], about["height"]) == (picture["width"], picture["height"])
+    cell = next(cell for cell in about["cells"] if cell["key"] == "fields.Fee due")
+    assert answer_matches(page["checks"]["answer"], cell["text"])
+    assert hashlib.sha256(album.png(picture["sha256"])).hexdigest() == picture["sha256"]
+
+
+def test_the_pictures_of_a_task_are_the_same_files_each_time(
+    fees: Domain, page: Task, album: Album, tmp_path: Path
+) -> None:
+    again = Album(tmp_path)
+    assert build(fees, "fee_on_page", "train", 3, again) == page
+    for file in tmp_path.iterdir():
+        assert file.read_bytes() == (album.directory / file.name).read_bytes()
+
+
+def test_all_templates_are_proven_in_both_splits(fees: Domain, album: Album) -> None:
+    for split in ("train", "exam"):
+        tasks = sample(fees, split, 24, 0, album=album)
+        assert {task["template"] for task in tasks} == set(fees.templates)
+        for task in tasks:
+            check_document(task, "task", task["id"])
+            assert not album.missing(p["sha256"] for p in task.get("pictures", []))
+
+
+def test_who_reads_what_pictures_show_is_asked_for_no_point(fees: Domain, album: Album) -> None:
+    tasks = sample(fees, "train", 24, 0, pixels=False, album=album)
+    assert "where_is_the_fee" not in {task["template"] for task in tasks}
+
+
+def test_a_picture_that_is_gone_or_damaged_is_named(
+    page: Task, album: Album, tmp_path: Path
+) -> None:
+    name = page["pictures"][0]["sha256"]
+    with pytest.raises(StageError, match=rf"{name}\.png: no such picture"):
+        Album(tmp_path).png(name)
+    (tmp_path / f"{name}.png").write_bytes(album.png(name)[:-1])
+    with pytest.raises(StageError, match=rf"{name}\.png: damaged: its sha256 is not its name"):
+        Album(tmp_path).png(name)
+
+
+@pytest.mark.parametrize(
+    ("template", "old", "new", "problem"),
+    [
+        (
+            "fee_on_page",
+            'reply=f"The fee due is EUR {world._fee:,}."',
+            'reply=f"The fee due is EUR {world._fee + 1:,}."',
+            "its own reply does not give its answer",
+        ),
+        (
+            "fee_on_page",
+            'reply=f"The fee due is EUR {world._fee:,}.",',
+            'reply=f"It is EUR {world._fee + 1:,}.", answer=Answer("amount", world._fee + 1),',
+            "and its program computes",
+        ),
+        (
+            "fee_on_page",
+            '"What is the fee due on this page?"',
+            'f"Is {world._fee} the fee due on this page?"',
+            "the request already says the answer",
+        ),
+        ("fee_on_page", '"variant": "letter",', '"variant": "poster",', "picture 0 (document): "),
+        (
+            "where_is_the_fee",
+            '@template(kind="document", pixels=True)',
+            '@template(kind="document")',
+            "asks for a point: expected @template(..., pixels=True)",
+        ),
+        (
+            "fee_of_stored_note",
+            'return Scene("document", data',
+            'return Scene("poster", data',
+            "the picture that get_note returns (poster): kind: 'poster'",
+        ),
+    ],
+)
+def test_a_task_whose_pictures_do_not_prove_it_is_refused_in_one_line(
+    tmp_path: Path, template: str, old: str, new: str, problem: str
+) -> None:
+    if (
+        not problem
+    ):  # the program itself cannot be written then: a bug of the pack, and said so where it is
+        return
+    domain = visual_pack.write(tmp_path / "fees", (old, new))
+    with pytest.raises(InputError) as raised:
+        build(domain, template, "train", 3)
+    message = str(raised.value)
+    assert problem in message and "\n" not in message
+    assert f"{template}: seed 3 (train)" in message
+
+
+def test_a_question_about_a_cell_that_is_not_drawn_is_refused(tmp_path: Path) -> None:
+    # The data holds it, so the program runs; the drawing has another note, without it.
+    domain = visual_pack.write(
+        tmp_path / "fees",
+        (
+            '        pictures=[note],\n        program={"op": "lookup"',
+            '        pictures=[Scene("document", {k: v for k, v in note.data.items() if k != "fields"}, 1)],\n'
+            '        program={"op": "lookup"',
+        ),
+    )
+    with pytest.raises(InputError) as raised:
+        build(domain, "fee_on_page", "train", 3)
+    message = str(raised.value)
+    assert message.startswith(f"{tmp_path / 'fees' / 'visual.py'}: fee_on_page: seed 3 (train): ")
+    assert message.endswith(
+        "program: fields.Fee due: expected a cell that picture 0 (document) shows"
+    )
+
+
+def test_a_template_of_both_files_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"visual\.py: fee_of_stored_note: environment\.py has"):
+        visual_pack.write(tmp_path / "fees", ("def paid_page(", "def fee_of_stored_note("))
+
+
+# ------------------------------------------------------------------------------------- swapped
+
+
+def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
+    fees: Domain, album: Album
+) -> None:
+    tasks = sample(fees, "train", 30, 0, album=album)
+    visual = [task for task in tasks if "pictures" in task]
+    made = swap_some(tasks, fees, 0.25, album)
+    assert swap_some(tasks, fees, 0.25, album) == made
+    swapped = [task for task in made if "swapped" in task]
+    assert len(swapped) == round(0.25 * len(visual))
+    originals = {f"{task['id']}-swapped": task for task in tasks}
+    for task in swapped:
+        check_document(task, "task", task["id"])
+        original = originals[task["id"]]
+        assert task["request"] == original["request"] and task["plan"] == []
+        (picture,) = task["pictures"]
+        assert picture["kind"] == original["pictures"][0]["kind"]
+        shown = {cell["key"] for cell in album.about(picture["sha256"])["cells"]}
+        assert not shown & {key for _, key in original["cells"]}
+        answer = task["checks"]["answer"]
+        assert answer_matches(answer, task["reply"])
+        assert not answer_matches(answer, original["reply"])
+    assert [t for t in made if "swapped" not in t] == [t for t in tasks if t in made]
+
+
+def test_with_no_share_nothing_is_swapped(fees: Domain, album: Album) -> None:
+    tasks = sample(fees, "train", 10, 0, album=album)
+    assert swap_some(tasks, fees, 0, album) == tasks
+
+
+# ------------------------------------------------------------------------------------- what is sent
+
+
+def test_pixels_are_sent_as_data_urls_and_stored_by_hash(
+    fees: Domain, page: Task, album: Album, tmp_path: Path
+) -> None:
+    loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=LIMITS)
+    trace, requests = play(fees, page, plan(page), tmp_path, loop)
+    assert episode.passed(trace)
+    shown, said = requests[0]["messages"][1]["content"]
+    head, _, data = shown["image_url"]["url"].partition(",")
+    assert head == "data:image/png;base64"
+    name = page["pictures"][0]["sha256"]
+    assert hashlib.sha256(base64.b64decode(data)).hexdigest() == name
+    assert said == {"type": "text", "text": page["request"]}
+    assert trace["messages"][1]["content"] == [{"type": "image"}, said]
+    assert (trace["images"], trace["grounding"]) == ([name], "pixels")
+    assert check_messages(trace["messages"], trace["tools"], trace["images"])["kept"]
+    for kept in (json.dumps(trace), *(f.read_text() for f in (tmp_path / "journal").iterdir())):
+        assert "base64" not in kept and data[:60] not in kept
+
+
+def test_a_teacher_that_reads_is_sent_one_text_with_what_the_picture_shows(
+    fees: Domain, page: Task, album: Album, tmp_path: Path
+) -> None:
+    loop = dataclasses.replace(LOOP, images="source", album=album)
+    trace, requests = play(fees, page, plan(page), tmp_path, loop)
+    content = requests[0]["messages"][1]["content"]
+    assert content.startswith("[Image: ") and content.endswith(f"]\n\n{page['request']}")
+    assert album.about(trace["images"][0])["source"] in content
+    assert (trace["images"], trace["grounding"]) == ([page["pictures"][0]["sha256"]], "source")
+    assert trace["messages"][1]["content"][0] == {"type": "image"}
+
+
+def test_who_is_blind_is_sent_the_request_alone(
+    fees: Domain, page: Task, album: Album, tmp_path: Path
+) -> None:
+    loop = dataclasses.replace(LOOP, images="none", album=album)
+    _, requests = play(fees, page, plan(page), tmp_path, loop)
+    assert requests[0]["messages"][1]["content"] == page["request"]
+
+
+@pytest.mark.parametrize("how", ["pixels", "source", "none"])
+def test_a_tool_that_returns_a_picture_shows_it_in_its_message(
+    how: Any, fees: Domain, stored_note: Task, album: Album, tmp_path: Path
+) -> None:
+    loop = dataclasses.replace(LOOP, images=how, album=album, image_limits=LIMITS)
+    trace, requests = play(fees, stored_note, plan(stored_note), tmp_path, loop)
+    told = trace["messages"][3]
+    assert told["role"] == "tool" and told["content"][0] == {"type": "image"}
+    about = album.about(trace["images"][0])
+    size = f"document, {about['width']} x {about['height']} pixels"
+    assert told["content"][1] == {"type": "text", "text": size}
+    sent = requests[1]["messages"][3]["content"]
+    if how == "pixels":
+        assert sent[0]["image_url"]["url"].startswith("data:image/png;base64,")
+    elif how == "source":
+        assert about["source"] in sent and sent.endswith(size)
+    else:
+        assert sent == size
+    assert trace["grounding"] == how
+
+
+def test_a_reply_is_remembered_by_the_hash_of_its_picture_and_by_what_was_shown_of_it(
+    fees: Domain, page: Task, album: Album, tmp_path: Path
+) -> None:
+    other = build(fees, "fee_on_page", "train", 5, album)
+    assert (other["request"], other["tools"]) == (page["request"], page["tools"])
+    keys = []
+    for task in (page, other):
+        for how in ("pixels", "source", "none"):
+            loop = dataclasses.replace(LOOP, images=how, album=album)
+            trace, requests = play(fees, task, [says("I do not know.")], tmp_path, loop)
+            keys.append(trace["calls"][0]["key"])
+            again, asked = play(fees, task, [], tmp_path, loop)
+            assert again == trace and not asked
+    # Blind, both tasks are the same request.
+    assert keys[2] == keys[5] and len(set(keys)) == 5
+
+
+def test_more_images_than_the_server_takes_end_the_episode_before_they_are_sent(
+    fees: Domain, stored_note: Task, album: Album, tmp_path: Path
+) -> None:
+    look = calls("get_note", stored_note["plan"][0]["arguments"])
+    count = calls("count_notes", {})
+    script = [look, count, look, count, look, says("x")]
+    loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=LIMITS)
+    trace, requests = play(fees, stored_note, script, tmp_path, loop)
+    assert trace["outcome"]["ended"] == "teacher_error"
+    assert trace["outcome"]["error"] == "3 images in a request, the server takes 2"
+    assert len(requests) == 5
+
+
+def test_an_image_larger_than_the_server_takes_is_not_sent(
+    fees: Domain, page: Task, album: Album, tmp_path: Path
+) -> None:
+    limits = {"max_count": 2, "max_bytes": 100}
+    loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=limits)
+    trace, requests = play(fees, page, plan(page), tmp_path, loop)
+    assert not requests and "the server takes 100" in trace["outcome"]["error"]
+
+
+def test_worked_examples_show_their_pictures(
+    fees: Domain, page: Task, stored_note: Task, album: Album, tmp_path: Path
+) -> None:
+    loop = dataclasses.replace(LOOP, images="pixels", album=album)
+    shown = [demonstration(task, fees, album=album) for task in (stored_note, page)]
+    other = build(fees, "fee_on_page", "train", 4, album)
+    trace, requests = play(fees, other, plan(other), tmp_path, loop, examples=shown)
+    sent = requests[0]["messages"]
+    lists = [m for m in sent if isinstance(m["content"], list)]
+    assert [len(parts(m, "image_url")) for m in lists] == [1, 1, 1]
+    assert trace["images"] == [other["pictures"][0]["sha256"]]
+
+
+def test_a_task_without_pictures_is_sent_as_ever() -> None:
+    messages = [{"role": "system", "content": "s"}, {"role": "assistant", "content": None}]
+    for how in ("pixels", "source", "none"):
+        assert pictures.as_sent(messages, how, None) == messages  # type: ignore[arg-type]
+
+
+names = st.text("0123456789abcdef", min_size=64, max_size=64)
+messages_with_pictures = st.lists(
+    st.one_of(
+        st.fixed_dictionaries({"role": st.just("user"), "content": st.text()}),
+        st.fixed_dictionaries(
+            {
+                "role": st.sampled_from(["user", "tool"]),
+                "content": st.lists(
+                    names.map(pictures.image)
+                    | st.text().map(lambda text: {"type": "text", "text": text}),
+                    min_size=1,
+                ),
+            }
+        ),
+    )
+)
+
+
+@given(messages_with_pictures)
+def test_stored_messages_and_their_images_give_the_messages_back(messages: list[Any]) -> None:
+    kept, images = pictures.stored(messages)
+    assert pictures.named(kept, images) == messages
+    assert "sha256" not in {
+        key for m in kept for p in m["content"] if isinstance(p, dict) for key in p
+    }
+
+
+# ------------------------------------------------------------------------------------- blind
+
+
+def check_blind(fees: Domain, task: Task, album: Album, tmp_path: Path, said: str) -> Any:
+    """The outcome's `blind` of a passed trace after a blind teacher said something."""
+
+    async def scene() -> Any:
+        loop = dataclasses.replace(LOOP, images="source", album=album)
+        async with Scripted([*plan(task), says(said)]) as server:
+            journal = Journal(tmp_path / "journal")
+            async with Client(server.endpoint(), {"model": "m"}, journal, 1, 10, album) as client:
+                trace = await episode.run(task, fees, client.complete, loop, TEACHER)
+                assert episode.passed(trace)
+                made = await blind.check(
+                    [trace], [task], fees, client, loop, TEACHER, 1, lambda task, hinted: []
+                )
+            journal.close()
+            return trace["outcome"].get("blind"), len(made), server.requests[-1]
+
+    return asyncio.run(scene())
+
+
+def test_a_task_that_is_solved_without_its_picture_is_found(
+    fees: Domain, page: Task, album: Album, tmp_path: Path
+) -> None:
+    found, made, asked = check_blind(fees, page, album, tmp_path, page["reply"])
+    assert found is True and made == 1
+    assert asked["messages"][-1]["content"] == page["request"]
+
+
+def test_a_task_that_needs_its_picture_is_found_to(
+    fees: Domain, page: Task, album: Album, tmp_path: Path
+) -> None:
+    found, made, _ = check_blind(fees, page, album, tmp_path, "I see no page.")
+    assert found is False and made == 1
+
+
+def test_what_a_picture_does_not_show_is_not_asked_blind(
+    fees: Domain, album: Album, tmp_path: Path
+) -> None:
+    tasks = swap_some(sample(fees, "train", 20, 0, album=album), fees, 0.3, album)
+    swapped = next(task for task in tasks if "swapped" in task)
+    found, made, _ = check_blind(fees, swapped, album, tmp_path, "I see no page.")
+    assert found is None and made == 0
+
+
+def choice(number: int, value: str) -> Task:
+    answer = as_json(Answer("choice", value, options=("yes", "no")))
+    return {"id": str(number), "template": "agrees", "checks": {"answer": answer}}
+
+
+def test_a_teacher_that_always_guesses_yes_loses_no_task_by_it() -> None:
+    tasks = [choice(number, ("yes", "no")[number % 2]) for number in range(40)]
+    right = {task["id"] for task in tasks if task["checks"]["answer"]["value"] == "yes"}
+    assert blind.answered(tasks, right) == set()
+
+
+def test_choices_that_are_right_more_often_than_chance_need_no_picture() -> None:
+    tasks = [choice(number, ("yes", "no")[number % 2]) for number in range(40)]
+    right = {task["id"] for task in tasks[:33]}
+    assert blind.answered(tasks, right) == right

@@ -1,0 +1,437 @@
+"""Students that see: what they learn is what their server is asked, with tools and pictures."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+import tiny_vl
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from test_examples import (
+    END,
+    TINY,
+    TOOLS,
+    calls,
+    result,
+    says,
+    stretches,
+    tiny_tokenizer,
+    trace,
+    trls,
+    user,
+    written,
+)
+
+from flows.recipe import Train
+from schemas.errors import InputError
+from student import base, vision
+from student.examples import IGNORED, Renderer, Unrenderable, as_served, as_template_reads, examples
+from teacher import catalog, scenes
+from teacher.pictures import Album
+
+TEMPLATE = (catalog.TEMPLATES / "qwen2.5-vl-tools.jinja").read_text()
+STUDENT = {"lora_targets": "all-linear", "capabilities": {"vision": True}}
+IMAGE = {"type": "image"}
+
+
+def text(words):
+    return {"type": "text", "text": words}
+
+
+@pytest.fixture(scope="module")
+def album(tmp_path_factory):
+    return Album(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module")
+def pages(album):
+    """Three small pages of different sizes."""
+    return [album.add(page(f"C-{n}", 150 + 60 * n, 260 - 70 * n)) for n in range(3)]
+
+
+def page(number, width, height):
+    image = Image.new("RGB", (width, height), "white")
+    ImageDraw.Draw(image).text((10, 10), f"Contract {number}", fill="black")
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    scene = scenes.Scene("document", {"variant": "letter", "title": number}, 0)
+    return scenes.Picture(scene, file.getvalue(), width, height, (), f"Contract {number}")
+
+
+@pytest.fixture(scope="module")
+def seeing(album, tmp_path_factory):
+    """The renderer of a random student with bytes as tokens."""
+    tokenizer = tiny_tokenizer()
+    directory = tiny_vl.write(tokenizer, TEMPLATE, tmp_path_factory.mktemp("seeing"))
+    return vision.SeeingRenderer(tokenizer, TEMPLATE, [END], album, directory)
+
+
+def conversation(pages, tools=TOOLS, tool_errors=()):
+    """Two pages with the request, one that a tool returns."""
+    messages = [
+        {"role": "system", "content": "You are a paralegal."},
+        user([IMAGE, IMAGE, text("When does it end?")]),
+        calls({"key": "C-1"}, content="I look."),
+        result([text("page 3"), IMAGE]),
+        says("On 2 March 2027."),
+        user("Sure?"),
+        says("Yes."),
+    ]
+    return trace(messages, tools, tool_errors) | {"id": "t/1", "images": pages}
+
+
+def processor_of(renderer):
+    """transformers' own processor of Qwen2.5-VL, without the one of videos, which needs torchvision."""
+    from transformers.models.qwen2_5_vl.processing_qwen2_5_vl import Qwen2_5_VLProcessor
+
+    class OfPictures(Qwen2_5_VLProcessor):
+        def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
+            super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
+
+    return OfPictures(renderer.processor, renderer.tokenizer, renderer.template)
+
+
+def prompts(renderer, made):
+    """Token ids of each assistant's prompt, and what the model is given with them, by transformers' own processor."""
+    processor = processor_of(renderer)
+    left, found = iter(made["images"]), []
+    seen: list[Any] = []
+    for index, message in enumerate(made["messages"]):
+        if message["role"] == "assistant":
+            given = processor.apply_chat_template(
+                [as_template_reads(m) for m in made["messages"][:index]],
+                tools=made["tools"] or None,
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            opened = [Image.open(renderer.album.directory / f"{name}.png") for name in seen]
+            found.append(processor(images=opened or None, text=given))
+        content = message["content"]
+        parts = content if isinstance(content, list) else []
+        seen += [next(left) for part in parts if part == IMAGE]
+    return found
+
+
+# ------------------------------------------------------------------------------------- ids and labels
+
+
+def check(renderer, made):
+    turns = [m for m in made["messages"] if m["role"] == "assistant"]
+    learned = examples(made, renderer)
+    found = stretches(learned)
+    assert [renderer.tokenizer.decode(labels) for _, labels in found] == [
+        written(turn) for turn in turns
+    ]
+    assert [prompt for prompt, _ in found] == [
+        asked["input_ids"][0] for asked in prompts(renderer, made)
+    ]
+    return learned
+
+
+def test_each_turn_is_learned_with_its_stop_token_after_the_prompt_of_transformers_processor(
+    seeing, pages
+):
+    (only,) = check(seeing, conversation(pages))
+    assert only.pictures == pages
+    shown = only.input_ids.count(seeing.tokenizer.convert_tokens_to_ids(seeing.placeholder))
+    assert shown == sum(map(seeing.tokens, pages)) > 60
+
+
+@st.composite
+def conversations(draw, pages):
+    """Requests, calls and results with pictures and texts in any order."""
+    words = st.text("ab \n<é", max_size=8)
+    parts = st.lists(st.one_of(words.map(text), st.just(IMAGE)), min_size=1, max_size=3)
+    content = st.one_of(words, parts)
+    messages = [user(draw(content))]
+    for _ in range(draw(st.integers(1, 3))):
+        if draw(st.booleans()):
+            messages += [calls({"key": draw(words)}, {"key": "b"}), result(draw(content), 0)]
+            messages += [result(draw(content), 1)]
+        messages += [says("So: " + draw(words)), user(draw(content))]
+    messages.append(says("Done."))
+    contents = [m["content"] for m in messages if isinstance(m["content"], list)]
+    number = sum(part == IMAGE for content in contents for part in content)
+    images = draw(st.lists(st.sampled_from(pages), min_size=number, max_size=number))
+    return trace(messages, draw(st.sampled_from([TOOLS, []]))) | {"images": images}
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(st.data())
+def test_the_same_holds_for_any_order_of_texts_pictures_calls_and_results(seeing, pages, data):
+    check(seeing, data.draw(conversations(pages)))
+
+
+def test_the_same_holds_for_the_template_of_qwen3_vl(seeing, pages, album):
+    qwen3 = vision.SeeingRenderer.__new__(vision.SeeingRenderer)
+    vars(qwen3).update(vars(seeing), template=trls("qwen3_vl"))
+    check(qwen3, conversation(pages))
+
+
+def test_the_template_shows_text_conversations_as_qwen25_does(seeing):
+    messages = [
+        {"role": "system", "content": "You are a paralegal."},
+        user("When?"),
+        calls({"key": "C-1"}, {"key": "C-2"}),
+        result("{}", 0),
+        result("{}", 1),
+        says("Never."),
+    ]
+    qwen25 = Renderer(TINY, trls("qwen2_5"), [END])
+    for tools in (TOOLS, []):
+        assert seeing.text(messages, tools) == qwen25.text(messages, tools)
+
+
+def test_a_turn_whose_call_failed_is_read_but_not_learned(seeing, pages):
+    (only,) = examples(conversation(pages, tool_errors=[3]), seeing)
+    assert [seeing.tokenizer.decode(labels) for _, labels in stretches([only])] == [
+        f"On 2 March 2027.{END}",
+        f"Yes.{END}",
+    ]
+
+
+def test_more_pictures_than_are_named_or_a_placeholder_in_words_is_refused(seeing, pages):
+    with pytest.raises(Unrenderable, match="3 pictures in the messages, 2 named"):
+        examples(conversation(pages[:2]), seeing)
+    forged = conversation(pages)
+    forged["messages"][0]["content"] = "<|image_pad|>"
+    with pytest.raises(Unrenderable, match="shows 3 pictures of 2"):
+        examples(forged, seeing)
+
+
+# ------------------------------------------------------------------------------------- in words
+
+
+def test_a_text_only_student_reads_what_its_server_is_sent(album, pages):
+    renderer = Renderer(TINY, trls("qwen2_5"), [END], album)
+    made = conversation(pages)
+    (only,) = examples(made, renderer)
+    assert only.pictures == []
+    read = TINY.decode(only.input_ids)
+    for name in pages:
+        assert scenes.as_text(album.about(name)["source"]) in read
+    served = as_served(made, renderer)
+    shown: Any = renderer.text(renderer.sent(served["messages"]), TOOLS)
+    assert shown in f"{read}\n"
+
+
+def test_where_a_template_allows_one_call_a_turn_each_picture_follows_its_own_call(album, pages):
+    one = Renderer(TINY, trls("llama3_1"), ["<|eot_id|>"], album)
+    messages = [user("?"), calls({"key": "a"}, {"key": "b"})]
+    messages += [result([IMAGE], 1), result([IMAGE], 0), says("Done.")]
+    made = trace(messages) | {"images": pages[:2]}
+    served = as_served(made, one)
+    assert served["images"] == [pages[1], pages[0]]
+    assert as_served(served, one)["messages"] == served["messages"]
+
+
+# ------------------------------------------------------------------------------------- batches and limits
+
+
+def test_a_batch_has_the_pixels_of_its_pictures_and_their_places(seeing, pages, album, tmp_path):
+    import torch
+
+    directory = tiny_vl.write(tiny_tokenizer(), TEMPLATE, tmp_path)
+    plain = trace([user("Hi"), says("Hello.")])
+    rows = [vars(e) for made in (plain, conversation(pages)) for e in examples(made, seeing)]
+    batch = vision.Collator(directory, album)(rows)
+    last = prompts(seeing, conversation(pages))[-1]
+    assert torch.equal(batch["pixel_values"], torch.as_tensor(last["pixel_values"]))
+    assert batch["image_grid_thw"].tolist() == last["image_grid_thw"].tolist()
+    kinds = batch["mm_token_type_ids"]
+    assert kinds[0].sum() == 0 and kinds[1].sum() == sum(map(seeing.tokens, pages))
+    asked = last["mm_token_type_ids"][0]
+    assert kinds[1][: len(asked)].tolist() == list(asked)
+    assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
+
+
+def test_a_picture_that_is_missing_is_said(seeing, pages, album):
+    made = conversation(["0" * 64, *pages[1:]])
+    with pytest.raises(Exception, match="no such picture"):
+        examples(made, seeing)
+
+
+def test_the_largest_picture_takes_no_more_tokens_than_the_server_gives_it(seeing, monkeypatch):
+    about = {"height": scenes.MAX_SIDE, "width": scenes.MAX_SIDE}
+    monkeypatch.setattr(Album, "about", lambda self, name: about)
+    assert 4000 < seeing.tokens("large") <= vision.MOST_TOKENS
+    about.update(height=20, width=20)
+    assert seeing.tokens("small") >= vision.FEWEST_TOKENS
+
+
+def test_the_fused_layers_say_that_they_are_for_text_models(tmp_path):
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    from student import qlora
+
+    config = AutoConfig.from_pretrained(tiny_vl.write(tiny_tokenizer(), TEMPLATE, tmp_path))
+    with pytest.raises(ValueError, match="Qwen2_5_VLForConditionalGeneration cannot be fused"):
+        qlora.install(AutoModelForImageTextToText.from_config(config))
+
+
+def test_a_text_model_is_no_student_that_sees(album, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(InputError, match="model_type: found llama, expected one of qwen2_5_vl"):
+        vision.SeeingRenderer(TINY, TEMPLATE, [END], album, tmp_path)
+
+
+# ------------------------------------------------------------------------------------- trained, exported, served
+
+
+@pytest.fixture(scope="module")
+def embedded(album, tmp_path_factory):
+    """A random student with the embedded student's tokenizer, and its renderer."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.prepare(base.load("smollm2-135m")))
+    directory = tiny_vl.write(tokenizer, TEMPLATE, tmp_path_factory.mktemp("embedded"))
+    return directory, vision.SeeingRenderer(tokenizer, TEMPLATE, [END], album, directory)
+
+
+@pytest.fixture(scope="module")
+def trained(embedded, pages, album, tmp_path_factory):
+    from student import gguf, merge, sft
+
+    directory, renderer = embedded
+    work = tmp_path_factory.mktemp("trained")
+    plain = trace([user("Hi"), says("Hello.")])
+    learned = [e for made in (conversation(pages), plain) for e in examples(made, renderer)]
+    settings = Train(
+        rank=4,
+        epochs=2,
+        batch_size=2,
+        learning_rate=0.02,
+        scheduler="constant",
+        warmup_ratio=0,
+        dtype="float32",
+        log_steps=1,
+    )
+    done = sft.train(
+        directory, STUDENT, learned, learned[:1], settings, work, lambda said: None, album
+    )
+    merge.merge(directory, work / "adapter", work / "merged", TEMPLATE)
+    gguf.convert(work / "merged", work / "full.gguf")
+    gguf.convert(work / "merged", work / "mmproj.gguf", projector=True)
+    gguf.quantize(work / "full.gguf", work / "q8.gguf", "Q8_0")
+    return work, done
+
+
+@pytest.mark.slow
+def test_two_steps_on_pixels_and_tools_train_the_language_model_alone(trained, embedded):
+    import torch
+    from safetensors.torch import load_file
+
+    work, done = trained
+    assert done["steps"] == 2
+    losses = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+    losses = [row["loss"] for row in losses if "loss" in row]
+    assert losses[1] < losses[0]
+    assert done["eval_loss"] is not None
+    before = load_file(embedded[0] / "model.safetensors")
+    after = load_file(work / "merged" / "model.safetensors")
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert len(changed) == 14 and all(name.startswith("model.layers.") for name in changed)
+
+
+@pytest.fixture(scope="module")
+def served(trained, tmp_path_factory):
+    from teacher.serve import serve
+
+    work, log = trained[0], tmp_path_factory.mktemp("served") / "log"
+    with serve(work / "full.gguf", log, 1, 8192, projector=work / "mmproj.gguf") as endpoint:
+        yield endpoint
+
+
+@pytest.mark.slow
+def test_the_server_reads_pixels_as_transformers_does(served, trained, embedded, pages, album):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from student import parity
+
+    (only,) = examples(conversation(pages), embedded[1])
+    whole = vision.Collator(embedded[0], album)([vars(only)])
+    end = next(i for i, label in enumerate(only.labels) if label != IGNORED)  # the first answer
+    first = ("input_ids", "attention_mask", "mm_token_type_ids")
+    asked = {key: whole[key][:, :end] for key in first}
+    two = whole["image_grid_thw"][:2]
+    asked |= {"image_grid_thw": two, "pixel_values": whole["pixel_values"][: two.prod(1).sum()]}
+    model = AutoModelForImageTextToText.from_pretrained(trained[0] / "merged", dtype=torch.float32)
+    with torch.no_grad():
+        expected = model(**asked).logits[0, -1].log_softmax(-1)
+    messages = as_served(conversation(pages), embedded[1])["messages"][:2]
+    _, likely = parity._next(served, embedded[1].sent(messages), TOOLS)
+    # The server computes in bfloat16, and resizes with a filter of its own.
+    for token, logprob in likely:
+        assert logprob == pytest.approx(expected[token].item(), abs=0.1)
+
+
+@pytest.mark.slow
+def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_read(
+    served, trained, embedded, pages, tmp_path
+):
+    import copy
+
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from student import gguf, parity
+    from teacher.serve import serve
+
+    renderer = embedded[1]
+    traces = [as_served(conversation(pages), renderer)]
+    assert parity._image_trip(served, traces, renderer)["passed"]
+    larger = copy.copy(renderer)
+    larger.processor = copy.copy(renderer.processor)
+    larger.processor.size = {"shortest_edge": 200 * 28 * 28, "longest_edge": 4096 * 28 * 28}
+    found = parity._image_trip(served, traces, larger)
+    assert not found["passed"] and "in training" in found["detail"]
+    # Where no trace has a picture, one is drawn.
+    plain = trace([user("Hi"), says("Hello.")]) | {"id": "t/2"}
+    assert parity._image_trip(served, [plain], renderer)["passed"]
+
+    blind = tmp_path / "blind"
+    blind.mkdir()
+    for file in (trained[0] / "merged").iterdir():
+        (blind / file.name).write_bytes(file.read_bytes())
+    weights = load_file(blind / "model.safetensors")
+    for name in ("visual.merger.mlp.2.weight", "visual.merger.mlp.2.bias"):
+        weights[name] = torch.full_like(weights[name], 0.01 if name.endswith("bias") else 0)
+    save_file(weights, blind / "model.safetensors", metadata={"format": "pt"})
+    gguf.convert(blind, tmp_path / "mmproj.gguf", projector=True)
+    work, tower = trained[0], tmp_path / "mmproj.gguf"
+    with serve(work / "full.gguf", tmp_path / "log", 1, 8192, projector=tower) as endpoint:
+        found = parity._image_trip(endpoint, traces, renderer)
+    assert not found["passed"] and "not seen" in found["detail"]
+
+
+@pytest.mark.slow
+def test_a_directory_of_a_student_that_sees_describes_itself(embedded, tmp_path):
+    from student import generic
+
+    directory = tmp_path / "student"
+    directory.mkdir()
+    for file in embedded[0].iterdir():
+        (directory / file.name).write_bytes(file.read_bytes())
+    (directory / "LICENSE").write_text("Apache-2.0\n")
+    student = generic.describe(str(directory))
+    assert vision.sees(student) and student["lora_targets"] == "all-linear"
+
+
+@pytest.mark.slow
+def test_the_exported_student_passes_the_gate_with_pictures(trained, embedded, pages, tmp_path):
+    from student import parity
+
+    work, renderer = trained[0], embedded[1]
+    traces = [as_served(conversation(pages), renderer)]
+    checks = parity.gate(
+        work / "q8.gguf", traces, renderer, 8192, tmp_path / "log", work / "mmproj.gguf"
+    )
+    found = {check["name"]: check for check in checks}
+    # A random student neither ends a turn nor calls a tool.
+    for name in ("template", "stop_token", "rendering", "token_ids", "image_round_trip"):
+        assert found[name]["passed"], found[name]
+    assert "3 prompts with pictures" in found["image_round_trip"]["detail"]
