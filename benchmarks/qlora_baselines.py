@@ -232,6 +232,7 @@ def settings(folder: Path, rows: int, length: int) -> dict[str, Any]:
     return {
         "output_dir": str(folder / "out"),
         "per_device_train_batch_size": rows,
+        "gradient_accumulation_steps": 1,  # Unsloth's default is 2
         "max_steps": bench.WARM + bench.MEASURED,
         "max_length": length,
         "learning_rate": 2e-4,
