@@ -1,0 +1,41 @@
+"""`make setup` installs what the machine can use, asked of a copy whose Python only writes down what it is told."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+def script(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("listed", "extras"),
+    [
+        ("echo 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'", ".[dev,gpu]"),
+        ("echo 'No devices were found'; exit 6", ".[dev]"),
+        ("exit 127", ".[dev]"),
+    ],
+)
+def test_the_extra_gpu_is_installed_where_an_nvidia_gpu_is(
+    listed: str, extras: str, tmp_path: Path
+) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    script(tmp_path / "bin" / "nvidia-smi", listed)
+    script(tmp_path / ".venv" / "bin" / "python", 'echo "$@" >> asked')
+    # A make above this one would hand on its flags.
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    clean["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["make", "setup"], cwd=tmp_path, env=clean, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked").read_text().splitlines()[-1].endswith(f"-e {extras}")
