@@ -16,7 +16,7 @@ from scripted_server import Line, Scripted, calls, says
 
 from schemas.errors import InputError, StageError
 from schemas.validation import check_document, check_messages
-from teacher import blind, episode, pictures
+from teacher import blind, episode, pictures, tasks
 from teacher.checks import answer_matches
 from teacher.client import Client
 from teacher.domain import Answer, Domain
@@ -179,6 +179,19 @@ def test_a_task_whose_pictures_do_not_prove_it_is_refused_in_one_line(
     message = str(raised.value)
     assert problem in message and "\n" not in message
     assert f"{template}: seed 3 (train)" in message
+
+
+@pytest.mark.parametrize("spoilt", [2, 100])
+def test_a_seed_that_is_drawn_badly_is_passed_over_but_not_three_in_a_row(
+    fees: Domain, monkeypatch: pytest.MonkeyPatch, spoilt: int
+) -> None:
+    left = iter([["cell 'title': unreadable"]] * spoilt)
+    monkeypatch.setattr(tasks, "check", lambda picture: next(left, []))
+    if spoilt > 2:
+        with pytest.raises(InputError, match="unreadable"):
+            sample(fees, "train", 4, 0)
+    else:
+        assert len(sample(fees, "train", 4, 0)) == 4
 
 
 def test_a_question_about_a_cell_that_is_not_drawn_is_refused(tmp_path: Path) -> None:
