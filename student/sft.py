@@ -4,11 +4,13 @@ The run resumes from its last checkpoint; its log has one JSON line a logged ste
 """
 
 import json
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import StageError
 from student import vision
 from student.examples import Example
 from teacher import gpus
@@ -272,6 +274,10 @@ def _Log(path: Path, say: Progress, patience: int | None) -> Any:
         ) -> None:
             if not logs or not {"loss", "eval_loss"} & set(logs):
                 return
+            if not math.isfinite(logs.get("loss", 0)):
+                raise StageError(
+                    f"step {state.global_step}: the loss is {logs['loss']}: a lower train.learning_rate may help"
+                )
             row = {"step": state.global_step, "epoch": round(state.epoch or 0, 3), **logs}
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")

@@ -194,6 +194,14 @@ def test_layers_that_cannot_be_fused_are_trained_as_they_come_to_the_same_loss(
         assert plain["eval_loss"] == pytest.approx(fused["eval_loss"], abs=0.2)
 
 
+def test_a_loss_that_is_no_number_ends_the_training_in_words(untrained, tmp_path):
+    from schemas.errors import StageError
+
+    settings = SETTINGS.model_copy(update={"learning_rate": 1e30})
+    with pytest.raises(StageError, match=r"step \d: the loss is nan: a lower train.learning_rate"):
+        train(untrained, tmp_path, settings)
+
+
 def test_dropout_is_trained_without_fused_layers(untrained, tmp_path):
     said: list[str] = []
     train(untrained, tmp_path, SETTINGS.model_copy(update={"dropout": 0.1}), said.append)
