@@ -39,7 +39,7 @@ def gold() -> list[dict[str, Any]]:
             ],
             "tools": [legal.tools[name] for name in task["tools"]],
         }
-        for task in tasks.sample(legal, "train", 200, 0)
+        for task in tasks.sample(legal, "train", 200, 0, {"document": 0, "chart": 0})
     ]
 
 

@@ -124,6 +124,7 @@ def test_a_directory_is_a_student_described_by_its_config_tokenizer_and_card(fou
     assert student["stop"] == ["<|endoftext|>", "<|im_end|>"]
     assert student["lora_targets"] == "all-linear"
     assert student["shape"] == {
+        "model_type": "llama",
         "layers": 2,
         "hidden": 32,
         "intermediate": 64,

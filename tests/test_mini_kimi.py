@@ -211,7 +211,9 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
     served: Endpoint, teacher: dict[str, Any], mark: str, tmp_path: Path
 ) -> None:
     domain = load("legal")
-    todo = tasks.sample(domain, "train", EPISODES, seed=1)
+    todo = tasks.sample(
+        domain, "train", EPISODES, seed=1, mix={"document": 0, "chart": 0}
+    )  # it sees none
     maker = {"model": teacher["name"], "revision": "mini", "engine": "vllm", "licence": "MIT"}
     settings = episode.Settings(
         3, 48, 1.0, 0.95, constrain=True, mode="instant", dialect=for_teacher(teacher, served.url)
