@@ -23,6 +23,8 @@ from teacher.domain import Answer, Blueprint, load
 from teacher.questions import run, used
 from teacher.tasks import build
 
+pytestmark = pytest.mark.slow  # drawing takes a minute
+
 PACK = load("code-review")
 DESK = sys.modules[PACK.environment.__module__]
 NAMES = sorted(PACK.templates)

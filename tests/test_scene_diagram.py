@@ -12,6 +12,8 @@ from teacher import scene_diagram, scene_diagram_layout
 from teacher.scene_diagram import VARIANTS, paint, source
 from teacher.scenes import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
 
+pytestmark = pytest.mark.slow  # drawing takes a minute
+
 
 def diagram(variant: str = "flow", **changes: Any) -> dict[str, Any]:
     data: dict[str, Any] = {

@@ -19,6 +19,8 @@ from teacher.questions import run
 from teacher.scenes import Scene, check, draw
 from teacher.tasks import build
 
+pytestmark = pytest.mark.slow  # drawing takes a minute
+
 RESEARCH = load("tech-research")
 DESK = sys.modules[RESEARCH.environment.__module__]
 NAMES = sorted(RESEARCH.templates)
