@@ -344,7 +344,7 @@ def test_an_empty_store_says_how_to_fill_it(stillhouse):
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
     """make with the set-up taken as done, and not as a part of the `make test` that may run this."""
     command = ["make", "--no-print-directory", "-o", ".venv/.ready", *arguments]
-    outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES"}
+    outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS"}
     env = {name: value for name, value in os.environ.items() if name not in outer}
     return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
 
