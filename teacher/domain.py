@@ -26,7 +26,7 @@ import importlib.util
 import inspect
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,36 @@ def template(kind: str, pixels: bool = False) -> Callable[[Template], Template]:
         return function
 
     return mark
+
+
+# ------------------------------------------------------------------- what tools ask of their arguments
+
+
+def quoted(value: Any) -> str:
+    """A value as an error of a tool shows it, cut where it is long."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:36] + "..."
+
+
+def same_name(name: str, asked: Any) -> bool:
+    """Whether a model asks for this name, whatever its case and spacing."""
+    return isinstance(asked, str) and name.casefold() == " ".join(asked.split()).casefold()
+
+
+def known(table: dict[str, Any], key: Any, what: str) -> Any:
+    """The entry that a model asks for by its number. Raises ValueError where there is none."""
+    if not isinstance(key, str) or key not in table:
+        raise ValueError(
+            f"no {what} {quoted(key)}: expected one's number, such as {what[0].upper()}-100"
+        )
+    return table[key]
+
+
+def one_of(value: Any, allowed: Collection[str], what: str) -> str:
+    """The value, if it is one of those allowed. Raises ValueError where it is not."""
+    if not isinstance(value, str) or value not in allowed:
+        raise ValueError(f"{what}: {quoted(value)}: expected one of {', '.join(allowed)}")
+    return value
 
 
 class Environment:

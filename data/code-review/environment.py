@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from teacher.domain import Answer, Blueprint, Environment, template
+from teacher.domain import Answer, Blueprint, Environment, one_of, quoted, template
 from teacher.scenes import Scene
 
 Check = Literal["lint", "types", "unit", "build", "docs", "licences", "coverage", "browser"]
@@ -392,7 +392,7 @@ class ReviewDesk(Environment):
             if isinstance(branch, str) and pull.branch == branch.strip():
                 return {"pull_id": pull.id, "author": pull.author}
         raise ValueError(
-            f"no branch {_quote(branch)}: give its full name, such as fix/plain-example"
+            f"no branch {quoted(branch)}: give its full name, such as fix/plain-example"
         )
 
     def get_pull_request(self, pull_id: str) -> dict:
@@ -437,7 +437,7 @@ class ReviewDesk(Environment):
             check: Which check
         """
         pull = _known(self._pulls, pull_id, "pull request", "PR-100")
-        run = pull.checks.get(_one_of(check, CHECKS, "check"))
+        run = pull.checks.get(one_of(check, CHECKS, "check"))
         if run is None:
             raise ValueError(f"{pull.id} has no check {check}: it has {', '.join(pull.checks)}")
         return {"run_id": run.id, "status": run.status, "seconds": run.seconds}
@@ -497,10 +497,10 @@ class ReviewDesk(Environment):
             concern: What the comment is about
         """
         pull = _known(self._pulls, pull_id, "pull request", "PR-100")
-        path = _one_of(path, pull.files, f"path: no such file in {pull.id}")
+        path = one_of(path, pull.files, f"path: no such file in {pull.id}")
         if isinstance(line, bool) or not isinstance(line, int) or not 1 <= line <= 999:
             raise ValueError("line: expected a whole number from 1 to 999")
-        self._comments.add((pull.id, path, line, _one_of(concern, CONCERNS, "concern")))
+        self._comments.add((pull.id, path, line, one_of(concern, CONCERNS, "concern")))
         return {"pull_id": pull.id, "line": line, "concern": concern}
 
     def request_review(self, pull_id: str, reviewer: str) -> dict:
@@ -526,7 +526,7 @@ class ReviewDesk(Environment):
             verdict: The outcome
         """
         pull = _known(self._pulls, pull_id, "pull request", "PR-100")
-        pull.verdict = _one_of(verdict, VERDICTS, "verdict")
+        pull.verdict = one_of(verdict, VERDICTS, "verdict")
         return {"pull_id": pull.id, "verdict": pull.verdict}
 
     def add_label(self, pull_id: str, label: str) -> dict:
@@ -538,7 +538,7 @@ class ReviewDesk(Environment):
         """
         pull = _known(self._pulls, pull_id, "pull request", "PR-100")
         if not isinstance(label, str) or not label.isidentifier() or len(label) > 40:
-            raise ValueError(f"label: {_quote(label)}: expected one word of letters and digits")
+            raise ValueError(f"label: {quoted(label)}: expected one word of letters and digits")
         if label not in pull.labels:
             pull.labels.append(label)
         return {"pull_id": pull.id, "label": label}
@@ -597,7 +597,7 @@ class ReviewDesk(Environment):
             severity: The new severity
         """
         issue = _known(self._issues, issue_id, "issue", "IS-100")
-        issue.severity = _one_of(severity, SEVERITIES, "severity")
+        issue.severity = one_of(severity, SEVERITIES, "severity")
         return {"issue_id": issue.id, "severity": issue.severity}
 
     def open_issue(
@@ -614,8 +614,8 @@ class ReviewDesk(Environment):
         if isinstance(build, bool) or not isinstance(build, int) or not 1 <= build <= 99999:
             raise ValueError("build: expected a whole number from 1 to 99999")
         opened = {
-            "component": _one_of(component, COMPONENTS, "component"),
-            "severity": _one_of(severity, SEVERITIES, "severity"),
+            "component": one_of(component, COMPONENTS, "component"),
+            "severity": one_of(severity, SEVERITIES, "severity"),
             "reporter": self._person(reporter, "reporter"),
             "build": build,
         }
@@ -626,7 +626,7 @@ class ReviewDesk(Environment):
 
     def _person(self, name: Any, what: str) -> str:
         if not isinstance(name, str) or name not in self._people:
-            raise ValueError(f"{what}: no {_quote(name)} here: expected a name such as sam-example")
+            raise ValueError(f"{what}: no {quoted(name)} here: expected a name such as sam-example")
         return name
 
 
@@ -635,21 +635,10 @@ def _language(path: str) -> str:
     return next(language for language, known in SUFFIXES.items() if known == suffix)
 
 
-def _quote(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:36] + "..."
-
-
 def _known(table: dict[str, Any], key: Any, what: str, example: str) -> Any:
     if not isinstance(key, str) or key not in table:
-        raise ValueError(f"no {what} {_quote(key)}: expected one such as {example}")
+        raise ValueError(f"no {what} {quoted(key)}: expected one such as {example}")
     return table[key]
-
-
-def _one_of(value: Any, known: Any, what: str) -> str:
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{what}: {_quote(value)}: expected one of {', '.join(known)}")
-    return value
 
 
 # --------------------------------------------------------------------------------- what people ask

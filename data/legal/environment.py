@@ -20,7 +20,16 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from teacher.domain import Answer, Blueprint, Environment, template
+from teacher.domain import (
+    Answer,
+    Blueprint,
+    Environment,
+    known,
+    one_of,
+    quoted,
+    same_name,
+    template,
+)
 
 Topic = Literal[
     "liability_cap",
@@ -310,10 +319,10 @@ class LegalDesk(Environment):
             counterparty: Full name, e.g. Amber Freight
         """
         for contract in self._contracts.values():
-            if _same(contract.counterparty, counterparty):
+            if same_name(contract.counterparty, counterparty):
                 return {"contract_id": contract.id, "counterparty": contract.counterparty}
         raise ValueError(
-            f"no contract with {_quote(counterparty)}: give the counterparty's full name"
+            f"no contract with {quoted(counterparty)}: give the counterparty's full name"
         )
 
     def get_contract(self, contract_id: str) -> dict:
@@ -322,7 +331,7 @@ class LegalDesk(Environment):
         Args:
             contract_id: e.g. C-100
         """
-        contract = _known(self._contracts, contract_id, "contract")
+        contract = known(self._contracts, contract_id, "contract")
         return {
             "counterparty": contract.counterparty,
             "governing_law": contract.governing_law,
@@ -337,8 +346,8 @@ class LegalDesk(Environment):
             contract_id: e.g. C-100
             topic: What the clause is about
         """
-        contract = _known(self._contracts, contract_id, "contract")
-        clause = contract.clauses[_one_of(topic, TOPICS, "topic")]
+        contract = known(self._contracts, contract_id, "contract")
+        clause = contract.clauses[one_of(topic, TOPICS, "topic")]
         return {
             "clause": clause.number,
             "value": clause.value,
@@ -352,7 +361,7 @@ class LegalDesk(Environment):
         Args:
             amendment_id: e.g. A-100
         """
-        amendment = _known(self._amendments, amendment_id, "amendment")
+        amendment = known(self._amendments, amendment_id, "amendment")
         return {
             "amendment_id": amendment.id,
             "value": amendment.value,
@@ -366,7 +375,7 @@ class LegalDesk(Environment):
         Args:
             matter_id: e.g. M-100
         """
-        matter = _known(self._matters, matter_id, "matter")
+        matter = known(self._matters, matter_id, "matter")
         return {
             "matter_id": matter.id,
             "client": matter.client,
@@ -380,7 +389,7 @@ class LegalDesk(Environment):
         Args:
             matter_id: e.g. M-100
         """
-        matter = _known(self._matters, matter_id, "matter")
+        matter = known(self._matters, matter_id, "matter")
         return {
             "matter_id": matter.id,
             "retainer": matter.retainer,
@@ -394,7 +403,7 @@ class LegalDesk(Environment):
         Args:
             matter_id: e.g. M-100
         """
-        matter = _known(self._matters, matter_id, "matter")
+        matter = known(self._matters, matter_id, "matter")
         due, event = min((due, event) for event, due in matter.deadlines.items())
         return {"matter_id": matter.id, "event": event, "due": due}
 
@@ -405,8 +414,8 @@ class LegalDesk(Environment):
             contract_id: e.g. C-100
             duty: What is owed
         """
-        contract = _known(self._contracts, contract_id, "contract")
-        obligation = contract.obligations.get(_one_of(duty, DUTIES, "duty"))
+        contract = known(self._contracts, contract_id, "contract")
+        obligation = contract.obligations.get(one_of(duty, DUTIES, "duty"))
         if obligation is None:
             owed = ", ".join(contract.obligations)
             raise ValueError(f"contract {contract.id} has no {duty}: its obligations are {owed}")
@@ -424,7 +433,7 @@ class LegalDesk(Environment):
         """
         for role in ("adverse", "client"):
             for matter in self._matters.values():
-                if _same(getattr(matter, role), party):
+                if same_name(getattr(matter, role), party):
                     return {"matter_id": matter.id, "role": role, "status": matter.status}
         return {"role": "none"}
 
@@ -437,7 +446,7 @@ class LegalDesk(Environment):
             jurisdiction: Whose holidays
         """
         start = _date(date)
-        _one_of(jurisdiction, JURISDICTIONS, "jurisdiction")
+        one_of(jurisdiction, JURISDICTIONS, "jurisdiction")
         if isinstance(days, bool) or not isinstance(days, int) or not 1 <= abs(days) <= MAX_DAYS:
             raise ValueError(
                 f"days: expected a whole number from 1 to {MAX_DAYS}, or negative to count back"
@@ -454,8 +463,8 @@ class LegalDesk(Environment):
             event: What is due
             date: e.g. 2026-04-01
         """
-        matter = _known(self._matters, matter_id, "matter")
-        _one_of(event, EVENTS, "event")
+        matter = known(self._matters, matter_id, "matter")
+        one_of(event, EVENTS, "event")
         matter.deadlines[event] = _date(date).isoformat()
         return {"matter_id": matter.id, "event": event, "due": matter.deadlines[event]}
 
@@ -465,7 +474,7 @@ class LegalDesk(Environment):
         Args:
             obligation_id: e.g. O-100
         """
-        _known(self._performed, obligation_id, "obligation")
+        known(self._performed, obligation_id, "obligation")
         self._performed[obligation_id] = True
         return {"obligation_id": obligation_id, "status": "performed"}
 
@@ -476,7 +485,7 @@ class LegalDesk(Environment):
             matter_id: e.g. M-100
             hours: In tenths, e.g. 1.5
         """
-        matter = _known(self._matters, matter_id, "matter")
+        matter = known(self._matters, matter_id, "matter")
         if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours <= 24:
             raise ValueError("hours: expected a number above 0, at most 24")
         tenths = round(hours * 10)
@@ -492,8 +501,8 @@ class LegalDesk(Environment):
             matter_id: Matter to flag, e.g. M-100
             conflicts_with: The other matter
         """
-        matter = _known(self._matters, matter_id, "matter")
-        other = _known(self._matters, conflicts_with, "matter")
+        matter = known(self._matters, matter_id, "matter")
+        other = known(self._matters, conflicts_with, "matter")
         if matter is other:
             raise ValueError(f"conflicts_with: {other.id} cannot conflict with itself")
         # A conflict is mutual: flagged from either side it is the same one.
@@ -507,37 +516,14 @@ class LegalDesk(Environment):
             matter_id: e.g. M-100
             status: The new status
         """
-        matter = _known(self._matters, matter_id, "matter")
-        matter.status = _one_of(status, STATUSES, "status")
+        matter = known(self._matters, matter_id, "matter")
+        matter.status = one_of(status, STATUSES, "status")
         return {"matter_id": matter.id, "status": matter.status}
-
-
-def _quote(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:36] + "..."
-
-
-def _same(name: str, asked: Any) -> bool:
-    return isinstance(asked, str) and name.casefold() == " ".join(asked.split()).casefold()
-
-
-def _known(table: dict[str, Any], key: Any, what: str) -> Any:
-    if not isinstance(key, str) or key not in table:
-        raise ValueError(
-            f"no {what} {_quote(key)}: expected one's number, such as {what[0].upper()}-100"
-        )
-    return table[key]
-
-
-def _one_of(value: Any, known: Any, what: str) -> str:
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{what}: {_quote(value)}: expected one of {', '.join(known)}")
-    return value
 
 
 def _date(text: Any) -> dt.date:
     wrong = ValueError(
-        f"date: {_quote(text)}: expected a date from 2000 to 2099, such as 2026-04-01"
+        f"date: {quoted(text)}: expected a date from 2000 to 2099, such as 2026-04-01"
     )
     if not isinstance(text, str) or not re.fullmatch(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", text):
         raise wrong

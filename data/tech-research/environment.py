@@ -17,7 +17,16 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from teacher.domain import Answer, Blueprint, Environment, template
+from teacher.domain import (
+    Answer,
+    Blueprint,
+    Environment,
+    known,
+    one_of,
+    quoted,
+    same_name,
+    template,
+)
 from teacher.scenes import Scene
 
 Metric = Literal["throughput", "latency", "power", "accuracy", "memory", "startup"]
@@ -365,9 +374,9 @@ class ResearchDesk(Environment):
             name: Full name, e.g. Amberlin Z1
         """
         for product in self._products.values():
-            if _same(product.name, name):
+            if same_name(product.name, name):
                 return {"product_id": product.id, "vendor_id": product.vendor}
-        raise ValueError(f"no product {_quote(name)}: give its full name")
+        raise ValueError(f"no product {quoted(name)}: give its full name")
 
     def get_product(self, product_id: str) -> dict:
         """Get a product's vendor, release date and list price.
@@ -375,7 +384,7 @@ class ResearchDesk(Environment):
         Args:
             product_id: e.g. P-100
         """
-        product = _known(self._products, product_id, "product")
+        product = known(self._products, product_id, "product")
         return {
             "name": product.name,
             "vendor_id": product.vendor,
@@ -389,7 +398,7 @@ class ResearchDesk(Environment):
         Args:
             vendor_id: e.g. V-100
         """
-        vendor = _known(self._vendors, vendor_id, "vendor")
+        vendor = known(self._vendors, vendor_id, "vendor")
         return {"name": vendor.name, "contact": vendor.contact}
 
     def find_report(self, metric: Metric) -> dict:
@@ -398,7 +407,7 @@ class ResearchDesk(Environment):
         Args:
             metric: What was measured
         """
-        _one_of(metric, METRICS, "metric")
+        one_of(metric, METRICS, "metric")
         for report in self._reports.values():
             if report.metric == metric:
                 return {"report_id": report.id, "title": report.title}
@@ -410,7 +419,7 @@ class ResearchDesk(Environment):
         Args:
             report_id: e.g. R-100
         """
-        report = _known(self._reports, report_id, "report")
+        report = known(self._reports, report_id, "report")
         return {
             "analyst": report.analyst,
             "published": report.published,
@@ -424,7 +433,7 @@ class ResearchDesk(Environment):
         Args:
             figure_id: e.g. F-100
         """
-        return _known(self._figures, figure_id, "figure").scene
+        return known(self._figures, figure_id, "figure").scene
 
     def get_page(self, report_id: str, page: int) -> Scene:
         """Show a page of a report: 1 the results by sample, 2 which sample is which product.
@@ -433,9 +442,9 @@ class ResearchDesk(Environment):
             report_id: e.g. R-100
             page: 1 or 2
         """
-        report = _known(self._reports, report_id, "report")
+        report = known(self._reports, report_id, "report")
         if isinstance(page, bool) or page not in (1, 2):
-            raise ValueError(f"page: {_quote(page)}: expected 1 or 2")
+            raise ValueError(f"page: {quoted(page)}: expected 1 or 2")
         return report.pages[int(page) - 1]
 
     def get_score(self, product_id: str, metric: Metric) -> dict:
@@ -445,8 +454,8 @@ class ResearchDesk(Environment):
             product_id: e.g. P-100
             metric: What was measured
         """
-        product = _known(self._products, product_id, "product")
-        key = (product.id, _one_of(metric, METRICS, "metric"))
+        product = known(self._products, product_id, "product")
+        key = (product.id, one_of(metric, METRICS, "metric"))
         if key not in self._scores:
             raise ValueError(f"nothing on record of the {metric} of {product.id}")
         return {"score": self._scores[key], "unit": WORDS["metrics"][metric]["unit"]}
@@ -461,8 +470,8 @@ class ResearchDesk(Environment):
             metric: What was measured
             score: In the metric's unit
         """
-        product = _known(self._products, product_id, "product")
-        _one_of(metric, METRICS, "metric")
+        product = known(self._products, product_id, "product")
+        one_of(metric, METRICS, "metric")
         self._scores[product.id, metric] = _positive(score, "score")
         return {"product_id": product.id, "metric": metric, "score": score}
 
@@ -473,7 +482,7 @@ class ResearchDesk(Environment):
             product_id: e.g. P-100
             price: In EUR
         """
-        product = _known(self._products, product_id, "product")
+        product = known(self._products, product_id, "product")
         price = _positive(price, "price")
         product.price = int(price) if price == int(price) else price
         return {"product_id": product.id, "price_eur": product.price}
@@ -485,8 +494,8 @@ class ResearchDesk(Environment):
             product_id: e.g. P-100
             level: Our advice
         """
-        product = _known(self._products, product_id, "product")
-        product.level = _one_of(level, LEVELS, "level")
+        product = known(self._products, product_id, "product")
+        product.level = one_of(level, LEVELS, "level")
         return {"product_id": product.id, "level": level}
 
     def set_contact(self, vendor_id: str, person: str) -> dict:
@@ -496,10 +505,10 @@ class ResearchDesk(Environment):
             vendor_id: e.g. V-100
             person: Full name
         """
-        vendor = _known(self._vendors, vendor_id, "vendor")
-        found = next((p for p in vendor.people if _same(p, person)), None)
+        vendor = known(self._vendors, vendor_id, "vendor")
+        found = next((p for p in vendor.people if same_name(p, person)), None)
         if found is None:
-            raise ValueError(f"nobody called {_quote(person)} at {vendor.name}")
+            raise ValueError(f"nobody called {quoted(person)} at {vendor.name}")
         vendor.contact = found
         return {"vendor_id": vendor.id, "contact": found}
 
@@ -511,8 +520,8 @@ class ResearchDesk(Environment):
             finding: confirmed if it agrees, else disputed
             shown: The value as the figure shows it
         """
-        figure = _known(self._figures, figure_id, "figure")
-        _one_of(finding, get_args(Finding), "finding")
+        figure = known(self._figures, figure_id, "figure")
+        one_of(finding, get_args(Finding), "finding")
         self._notes[figure.id] = [finding, float(_positive(shown, "shown"))]
         return {"figure_id": figure.id, "finding": finding, "shown": shown}
 
@@ -523,11 +532,11 @@ class ResearchDesk(Environment):
             figure_id: The diagram, e.g. F-100
             component: The name in the box
         """
-        figure = _known(self._figures, figure_id, "figure")
+        figure = known(self._figures, figure_id, "figure")
         boxes = figure.scene.data.get("nodes", {}).values()
-        found = next((label for label in boxes if _same(label, component)), None)
+        found = next((label for label in boxes if same_name(label, component)), None)
         if found is None:
-            raise ValueError(f"figure {figure.id} has no box {_quote(component)}")
+            raise ValueError(f"figure {figure.id} has no box {quoted(component)}")
         self._marked.add((figure.id, found))
         return {"figure_id": figure.id, "marked": found}
 
@@ -538,8 +547,8 @@ class ResearchDesk(Environment):
             report_id: The citing report, e.g. R-100
             figure_id: e.g. F-100
         """
-        report = _known(self._reports, report_id, "report")
-        figure = _known(self._figures, figure_id, "figure")
+        report = known(self._reports, report_id, "report")
+        figure = known(self._figures, figure_id, "figure")
         if figure.report == report.id:
             raise ValueError(f"figure {figure.id} is {report.id}'s own: nothing to cite")
         self._citations.add((report.id, figure.id))
@@ -552,8 +561,8 @@ class ResearchDesk(Environment):
             report_id: e.g. R-100
             status: The new status
         """
-        report = _known(self._reports, report_id, "report")
-        report.status = _one_of(status, get_args(Status), "status")
+        report = known(self._reports, report_id, "report")
+        report.status = one_of(status, get_args(Status), "status")
         return {"report_id": report.id, "status": status}
 
 
@@ -628,32 +637,9 @@ def _day(rng: random.Random, first: str, last: str) -> str:
 # ---------------------------------------------------------------------------- what tools will not do
 
 
-def _quote(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 40 else text[:36] + "..."
-
-
-def _same(name: str, asked: Any) -> bool:
-    return isinstance(asked, str) and name.casefold() == " ".join(asked.split()).casefold()
-
-
-def _known(table: dict[str, Any], key: Any, what: str) -> Any:
-    if not isinstance(key, str) or key not in table:
-        raise ValueError(
-            f"no {what} {_quote(key)}: expected one's number, such as {what[0].upper()}-100"
-        )
-    return table[key]
-
-
-def _one_of(value: Any, known: Any, what: str) -> str:
-    if not isinstance(value, str) or value not in known:
-        raise ValueError(f"{what}: {_quote(value)}: expected one of {', '.join(known)}")
-    return value
-
-
 def _positive(value: Any, what: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_VALUE:
-        raise ValueError(f"{what}: {_quote(value)}: expected a number above 0, at most {MAX_VALUE}")
+        raise ValueError(f"{what}: {quoted(value)}: expected a number above 0, at most {MAX_VALUE}")
     return value
 
 
@@ -777,8 +763,8 @@ def _two_scores(world: ResearchDesk, rng: random.Random) -> tuple[str, list[str]
     """A metric, two products that differ in it by our records, and the calls that read both."""
     while True:
         metric = rng.choice(world._metrics)
-        known = [product for product, of in world._scores if of == metric]
-        two = rng.sample(known, 2)
+        scored = [product for product, of in world._scores if of == metric]
+        two = rng.sample(scored, 2)
         if world._scores[two[0], metric] != world._scores[two[1], metric]:
             break
     plan: Plan = [("get_score", {"product_id": product, "metric": metric}) for product in two]
