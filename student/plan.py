@@ -6,7 +6,6 @@ TRL's and PEFT's modules as they come within 5 % (QLoRA of rank 16 in 2,048 toke
 26.9 and 33.9 GiB, 70B at a batch of 4 50.6 GiB).
 """
 
-from dataclasses import dataclass
 from typing import Any
 
 from teacher.gpus import GIB, Gpu, Hardware
@@ -41,15 +40,6 @@ _CPU_TOKENS_S, _CPU_CORES, _CPU_PARAMETERS = 180.0, 2, 134_515_008
 CPU_TOKENS = 2048
 
 
-@dataclass(frozen=True)
-class Batch:
-    """tokens: of packed examples that are computed at once. kept: layers that keep their activations then, -1 where not
-    even the layers' inputs fit and they wait in the host's memory."""
-
-    tokens: int
-    kept: int
-
-
 def memory(student: dict[str, Any], train: Any, hardware: Hardware) -> dict[str, Any]:
     """What training takes and how fast it goes.
 
@@ -80,17 +70,12 @@ def memory(student: dict[str, Any], train: Any, hardware: Hardware) -> dict[str,
     speed = _tokens_s(student, train.method, hardware)
     if hardware.gpu and is_fused(student, train):
         free = room - parts["weights"] - parts["trained"]
-        chosen = choose_batch(student["shape"], train.rank, free, hardware.gpu, bytes_read(train))
-        longest = layers_to_keep(student["shape"], train.max_length, free, train.rank)
-        parts = _fused_parts(student, train, chosen, parts)
-        batch = {
-            "tokens": chosen.tokens,
-            "layers_kept": chosen.kept,
-            "longest": train.max_length,
-            "longest_layers_kept": longest,
-        }
-        if hardware.gpu.flops:
-            speed = 1 / _seconds_a_token(student["shape"], chosen, hardware.gpu, bytes_read(train))
+        shape, gpu, read = student["shape"], hardware.gpu, bytes_read(train)
+        tokens = choose_batch(shape, train.rank, free, gpu, read)
+        batch = batch_of(shape, train.rank, free, tokens, train.max_length)
+        parts = _fused_parts(student, train, batch, parts)
+        if gpu.flops:
+            speed = 1 / _seconds_a_token(shape, tokens, batch["layers_kept"], gpu, read)
     peak = sum(parts.values())
     taken, limit = f"{said} takes about {peak / GIB:.1f}", f"the {room / GIB:.1f} GiB of {where}"
     reason = f"{taken} of {limit}" if peak <= room else f"{taken} GiB, more than {limit}"
@@ -145,6 +130,22 @@ def layers_to_keep(
     return min(shape["layers"], left // (tokens * (whole - least)))
 
 
+def batch_of(
+    shape: dict[str, Any], rank: int, free: int, tokens: int, longest: int, element: int = 2
+) -> dict[str, int]:
+    """`batch` of `memory`, when `tokens` are computed at once and the longest example has `longest`.
+
+    Args:
+        free, element: as of `layers_to_keep`.
+    """
+    return {
+        "tokens": tokens,
+        "layers_kept": layers_to_keep(shape, tokens, free, rank, element),
+        "longest": longest,
+        "longest_layers_kept": layers_to_keep(shape, longest, free, rank, element),
+    }
+
+
 def choose_batch(
     shape: dict[str, Any],
     rank: int,
@@ -152,7 +153,7 @@ def choose_batch(
     gpu: Gpu | None,
     bytes_read: float,
     element: int = 2,
-) -> Batch:
+) -> int:
     """How many tokens to compute at once: more amortise the dequantisation of the weights, fewer leave room for layers
     that keep their activations. The fewest that are within 1 % of the fastest.
 
@@ -160,15 +161,14 @@ def choose_batch(
         free, element: as of `layers_to_keep`. bytes_read: of one weight as it is stored.
     """
     if gpu is None:
-        return Batch(CPU_TOKENS, layers_to_keep(shape, CPU_TOKENS, free, rank, element))
+        return CPU_TOKENS
     cost = {}
     for tokens in range(512, 16384 + 1, 512):
-        batch = Batch(tokens, layers_to_keep(shape, tokens, free, rank, element))
-        if batch.kept >= 0:
-            cost[batch] = _seconds_a_token(shape, batch, gpu, bytes_read)
-    if not cost:
-        return Batch(512, -1)
-    return next(batch for batch, seconds in cost.items() if seconds <= 1.01 * min(cost.values()))
+        kept = layers_to_keep(shape, tokens, free, rank, element)
+        if kept >= 0:
+            cost[tokens] = _seconds_a_token(shape, tokens, kept, gpu, bytes_read)
+    least = min(cost.values(), default=0)
+    return next((tokens for tokens, seconds in cost.items() if seconds <= 1.01 * least), 512)
 
 
 def padded_rank(rank: int) -> int:
@@ -183,12 +183,14 @@ def _working(shape: dict[str, Any], tokens: int, element: int = 2) -> int:
     return weight + element * tokens * (5 * shape["intermediate"] + 6 * shape["hidden"])
 
 
-def _seconds_a_token(shape: dict[str, Any], batch: Batch, gpu: Gpu, bytes_read: float) -> float:
+def _seconds_a_token(
+    shape: dict[str, Any], tokens: int, kept: int, gpu: Gpu, bytes_read: float
+) -> float:
     flops, bandwidth = (gpu.flops or _H100[0]), (gpu.bandwidth or _H100[1])
-    weights, again = _in_layers(shape), 1 - max(batch.kept, 0) / shape["layers"]
+    weights, again = _in_layers(shape), 1 - max(kept, 0) / shape["layers"]
     products = 4 * weights / (_FUSED_OF_PEAK * flops) * (1 + _AGAIN * again)
     written = 2 * weights * (bytes_read + 2) / (_OF_BANDWIDTH * bandwidth)  # both passes
-    return products + written * (1 + 0.5 * again) / batch.tokens
+    return products + written * (1 + 0.5 * again) / tokens
 
 
 def _linear(shape: dict[str, Any]) -> list[tuple[int, int]]:
@@ -204,14 +206,14 @@ def _in_layers(shape: dict[str, Any]) -> int:
 
 
 def _fused_parts(
-    student: dict[str, Any], train: Any, chosen: Batch, parts: dict[str, int]
+    student: dict[str, Any], train: Any, batch: dict[str, int], parts: dict[str, int]
 ) -> dict[str, int]:
     """Bytes at the peak with fused layers: of the chosen batch, or of the longest example if that takes more."""
     shape = student["shape"]
     whole, least = activation_bytes(shape, train.rank)
-    kept = max(chosen.kept, 0)
-    layers = kept * whole + (shape["layers"] - kept) * least if chosen.kept >= 0 else 0
-    peaks = [(chosen.tokens * layers, _working(shape, chosen.tokens))]
+    tokens, kept = batch["tokens"], batch["layers_kept"]
+    layers = kept * whole + (shape["layers"] - kept) * least if kept >= 0 else 0
+    peaks = [(tokens * layers, _working(shape, tokens))]
     # An example is never cut: the longest is computed alone, at the least with every layer run again and the layers'
     # inputs on the host.
     peaks.append((0, _working(shape, train.max_length)))

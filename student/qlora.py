@@ -32,10 +32,10 @@ import torch
 from torch import Tensor
 
 from student import kernels
-from student.plan import padded_rank
+from student.plan import FUSED, padded_rank
 
 # Pre-norm layers with RMSNorm, rotary embedding and a SwiGLU, by the names of their parts.
-LAYERS = {"LlamaDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
+LAYERS = {f"{family.capitalize()}DecoderLayer" for family in FUSED}
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 IGNORED = -100
 

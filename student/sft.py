@@ -193,22 +193,15 @@ def _batches(
     tokens = settings.micro_batch
     if tokens is None:
         read = plan.bytes_read(settings)
-        tokens = plan.choose_batch(shape, settings.rank, free, gpu, read, element).tokens
+        tokens = plan.choose_batch(shape, settings.rank, free, gpu, read, element)
 
-    def kept(tokens: int) -> int:
-        return plan.layers_to_keep(shape, tokens, free, settings.rank, element)
+    def before(tokens: int) -> None:
+        fused.keep_layers(plan.layers_to_keep(shape, tokens, free, settings.rank, element))
 
-    said = plan.batch_said(
-        {
-            "tokens": tokens,
-            "layers_kept": kept(tokens),
-            "longest": longest,
-            "longest_layers_kept": kept(longest),
-        },
-        shape["layers"],
-    )
+    batch = plan.batch_of(shape, settings.rank, free, tokens, longest, element)
+    said = plan.batch_said(batch, shape["layers"])
     say(f"fused layers: {said} ({free / gpus.GIB:.1f} GiB free for activations)")
-    return tokens, lambda tokens: fused.keep_layers(kept(tokens))
+    return tokens, before
 
 
 def _free_memory(model: Any) -> int:
