@@ -18,6 +18,7 @@ from flows import charts
 from flows.run import STAGES, read, read_receipt
 from schemas.files import read_json, read_jsonl, write_text
 from student.mixture import lines
+from teacher.pictures import named, names_in
 
 SAMPLES_KEPT = 3
 SAMPLES_REJECTED = 6
@@ -143,13 +144,11 @@ def _with_images(trace: dict[str, Any], directory: Path) -> dict[str, Any]:
     """A trace whose messages have the pictures that they show, scaled down, as `pictures`: [data URL]."""
     if not trace.get("images") or trace["verdict"].get("reason") == "malformed_trace":
         return trace
-    names = iter(trace["images"])
     messages = []
-    for message in trace["messages"]:
+    for message in named(trace["messages"], trace["images"]):
         content = message.get("content")
         if isinstance(content, list):
-            count = sum(part["type"] == "image" for part in content)
-            shown = [_data_url(directory / f"{name}.png") for name in islice(names, count)]
+            shown = [_data_url(directory / f"{name}.png") for name in names_in([message])]
             texts = [part["text"] for part in content if part["type"] == "text"]
             message = {
                 **message,

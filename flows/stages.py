@@ -66,12 +66,14 @@ class Work:
     @property
     def student_sees(self) -> bool:
         """Whether the student is shown pictures rather than what they show in words."""
-        sees, wanted = self.student.get("capabilities", {}).get("vision"), self.recipe.train.images
-        if wanted == "pixels" and not sees:
+        from student.vision import sees
+
+        wanted = self.recipe.train.images
+        if wanted == "pixels" and not sees(self.student):
             raise InputError(
                 f"train.images: found pixels, expected source: {self.student['name']} sees no images"
             )
-        return bool(sees) and wanted != "source"
+        return sees(self.student) and wanted != "source"
 
     def gguf_name(self, variant: str) -> str:
         return f"{self.domain.name}-{self.student['name']}-{variant}.gguf"

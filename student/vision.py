@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from schemas.errors import InputError
-from student.examples import IGNORED, Renderer, Unrenderable
+from student.examples import Renderer, Unrenderable
 from teacher.pictures import Album, as_sent, names_in, with_pixels
 
 # config.json's model_type of the families whose templates, positions and converters are known here.
@@ -139,21 +139,11 @@ class Collator:
         self.image_token = AutoConfig.from_pretrained(directory).image_token_id
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        import torch
+        from student.batches import padded
 
-        def padded(rows: list[list[int]], filler: int) -> Any:
-            tensors = [torch.tensor(row) for row in rows]
-            return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=filler)
-
-        ids_BT = padded([e["input_ids"] for e in examples], 0)
-        names = [name for e in examples for name in e["pictures"]]
-        batch = {
-            "input_ids": ids_BT,
-            "labels": padded([e["labels"] for e in examples], IGNORED),
-            "attention_mask": padded([[1] * len(e["input_ids"]) for e in examples], 0),
-            "mm_token_type_ids": (ids_BT == self.image_token).long(),
-        }
-        if names:
+        batch = padded(examples)
+        batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token).long()
+        if names := [name for e in examples for name in e["pictures"]]:
             read = self.processor(images=[self._read(name) for name in names], return_tensors="pt")
             batch |= {key: read[key] for key in ("pixel_values", "image_grid_thw")}
         return batch
