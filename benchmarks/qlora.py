@@ -177,23 +177,28 @@ def config_of(name: str, layers: int | None = None) -> Any:
 
 def quantised(name: str, layers: int | None = None) -> Any:
     """The model without adapters: one random layer, quantised by bitsandbytes, again and again."""
+    return quantised_as(config_of(name, layers))
+
+
+def quantised_as(config: Any) -> Any:
+    """The same of a config. The vision tower of one that sees is left on the meta device."""
     import bitsandbytes as bnb
     import transformers
 
-    config = config_of(name, layers)
     torch.manual_seed(0)
     with torch.device("meta"):
         model = getattr(transformers, config.architectures[0])(config).to(torch.bfloat16)
-    model.model.rotary_emb = type(model.model.rotary_emb)(config=config).to(DEVICE)
-    for module in model.modules():
+    decoder = getattr(model.model, "language_model", model.model)
+    decoder.rotary_emb = type(decoder.rotary_emb)(config=decoder.config).to(DEVICE)
+    for module in [*decoder.modules(), model.lm_head]:
         for label, parameter in list(module.named_parameters(recurse=False)):
-            if isinstance(module, nn.Linear) and module is not model.lm_head:
+            if isinstance(module, nn.Linear) and module is not model.lm_head and label == "weight":
                 continue
             value = torch.randn(parameter.shape, dtype=torch.bfloat16, device=DEVICE)
             value = 1 + 0.1 * value if parameter.ndim == 1 else 0.02 * value
             setattr(module, label, nn.Parameter(value, requires_grad=False))
     first: dict[str, Any] = {}
-    for layer in model.model.layers:
+    for layer in decoder.layers:
         for label, linear in list(layer.named_modules()):
             if not isinstance(linear, nn.Linear):
                 continue
@@ -205,11 +210,11 @@ def quantised(name: str, layers: int | None = None) -> Any:
                 small = bnb.nn.Linear4bit(
                     linear.in_features,
                     linear.out_features,
-                    bias=False,
+                    bias=linear.bias is not None,
                     compute_dtype=torch.bfloat16,
                     quant_type="nf4",
                 )
-            small.weight = copy.deepcopy(first[label])
+            small.weight, small.bias = copy.deepcopy(first[label]), linear.bias
             parent, _, leaf = label.rpartition(".")
             setattr(layer.get_submodule(parent), leaf, small)
     model.is_loaded_in_4bit = True

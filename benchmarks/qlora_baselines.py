@@ -84,7 +84,7 @@ def run(
         else:
             trainer, label = by_trl(Path(folder), kind, name, layers, rows, length)
             if kind == "ours":
-                trainer.fused.keep_layers(-1 if offload else keep)
+                trainer.layers.keep_layers(-1 if offload else keep)
                 label += f", {keep} layers kept" + (", offload" if offload else "")
         print(
             f"{torch.cuda.get_device_name()}: built in {time.monotonic() - started:.0f} s",
@@ -148,9 +148,9 @@ def by_trl(
     model = bench.quantised(name, layers)
     if kind == "ours":
         model = get_peft_model(model, bench.lora())
-        fused = qlora.install(model)
+        fused_layers = qlora.install(model)
         data = random_rows(model.config.vocab_size, rows, length)
-        trainer = MicroBatchTrainer(
+        trainer: Any = MicroBatchTrainer(
             model=model,
             args=SFTConfig(
                 **settings(folder, rows, length),
@@ -160,9 +160,10 @@ def by_trl(
             train_dataset=data.map(lambda row: {"labels": row["input_ids"]}),
             processing_class=tokeniser(model.config.vocab_size),
             limit=rows * length,
+            fused=True,
             packed=True,
         )
-        trainer.fused = fused
+        trainer.layers = fused_layers
         return trainer, f"TRL {version('trl')} with the fused layers"
     trainer = SFTTrainer(
         model=model,

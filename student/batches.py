@@ -70,20 +70,17 @@ def joined(examples: list[dict[str, list[int]]]) -> Row:
 
 def stacked(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
     """input_ids and labels [B, T] of examples of one length, T the next multiple; what is added is not learned."""
-    row = padded(examples)
-    added = (0, -row["labels"].shape[1] % multiple)
-    return {
-        "input_ids": torch.nn.functional.pad(row["input_ids"], added),
-        "labels": torch.nn.functional.pad(row["labels"], added, value=IGNORED),
-    }
+    row = padded(examples, multiple)
+    return {"input_ids": row["input_ids"], "labels": row["labels"]}
 
 
-def padded(examples: list[dict[str, list[int]]]) -> Row:
-    """input_ids, labels and attention_mask [B, T] of examples padded on the right."""
+def padded(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
+    """input_ids, labels and attention_mask [B, T] of examples padded on the right, T the next multiple."""
+    longest = max(len(e["labels"]) for e in examples)
+    length = longest + -longest % multiple
 
     def rows(values: list[list[int]], filler: int) -> Tensor:
-        tensors = [torch.tensor(row) for row in values]
-        return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=filler)
+        return torch.tensor([[*row, *[filler] * (length - len(row))] for row in values])
 
     return {
         "input_ids": rows([e["input_ids"] for e in examples], 0),
@@ -115,8 +112,9 @@ class MicroBatchTrainer(SFTTrainer):
 
     Args:
         limit: tokens computed at once.
-        packed: whether the model is a PeftModel with fused layers (student/qlora.py), which separate packed examples;
-            its loss is then taken by their head too.
+        fused: whether the model is a PeftModel with fused layers (student/qlora.py); its loss is then taken by their
+            head too.
+        packed: whether examples are packed, which fused layers separate; not those with pictures.
         pad: makes a micro-batch of examples where they are not packed.
         before: called with the number of tokens of each micro-batch that is trained on, before it.
     """
@@ -125,14 +123,15 @@ class MicroBatchTrainer(SFTTrainer):
         self,
         *,
         limit: int,
+        fused: bool,
         packed: bool,
-        pad: Callable[[list[Any]], Row] = padded,
+        pad: Callable[..., Row] = padded,
         before: Callable[[int], None] = lambda tokens: None,
         **named: Any,
     ) -> None:
-        self.limit, self.packed, self.before = limit, packed, before
+        self.limit, self.fused, self.packed, self.before = limit, fused, packed, before
         multiple = ALIGNED if torch.cuda.is_available() else 1
-        self.row = functools.partial(packed_row, multiple=multiple) if packed else pad
+        self.row = functools.partial(packed_row if packed else pad, multiple=multiple)
         self.learned, self.logged = 0, (time.monotonic(), 0)
         super().__init__(data_collator=self._collate, **named)
 
@@ -172,7 +171,7 @@ class MicroBatchTrainer(SFTTrainer):
     ) -> Any:
         if not model.training:
             num_items_in_batch = self.labels_a_row
-        if not self.packed:
+        if not self.fused:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         # TRL's head takes the logits twice and in float32: an eighth of a step where every token counts.
         base = self.accelerator.unwrap_model(model).get_base_model()

@@ -61,11 +61,13 @@ def describe(name: str) -> dict[str, Any]:
         "parameters": parameters,
         "lora_targets": "all-linear",
     }
-    if config.model_type in FAMILIES:
+    shape = {**shape_of(text), "model_type": config.model_type}
+    seeing = config.model_type in FAMILIES
+    if seeing:
         student["capabilities"] = {"vision": True}
-    shape = shape_of(text)
     experts = any("expert" in key for key in text.to_dict())
-    if all(shape.values()) and not experts and text is config:  # what student/plan.py can compute
+    # What student/plan.py can compute.
+    if all(shape.values()) and not experts and (seeing or text is config):
         student["shape"] = {**shape, "source": f"config.json of {name}"}
     check_document(student, "student", name)
     _check_template(student, directory, tokenizer)

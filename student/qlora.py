@@ -35,7 +35,7 @@ from student import kernels
 from student.plan import FUSED, padded_rank
 
 # Pre-norm layers with RMSNorm, rotary embedding and a SwiGLU, by the names of their parts.
-LAYERS = {f"{family.capitalize()}DecoderLayer" for family in FUSED}
+LAYERS = set(FUSED.values())
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
 IGNORED = -100
 
@@ -44,9 +44,10 @@ def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fuse
     """Has the decoder layers of a PEFT model train through fused functions. Generation is left as it is.
 
     Args:
-        model: a PeftModel of a Llama, Qwen2 or Qwen3 with a LoRA adapter on all linear layers, without dropout. Loaded
-            in bfloat16; leave out prepare_model_for_kbit_training (it makes float32 of what is not quantised) and
-            the trainer's gradient checkpointing, which would run every layer again.
+        model: a PeftModel of a Llama, Qwen2, Qwen3, Qwen2.5-VL or Qwen3-VL with a LoRA adapter on all linear layers of
+            the language model, without dropout. Loaded in bfloat16; leave out prepare_model_for_kbit_training (it makes
+            float32 of what is not quantised) and the trainer's gradient checkpointing, which would run every layer
+            again.
         keep: so many layers, the last ones, keep what their backward pass needs; default all. The others keep their
             input and are run again. student/plan.py says how many fit; `keep_layers` changes it before a batch.
         offload: the inputs of layers that are run again wait in the host's memory.
@@ -55,13 +56,7 @@ def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fuse
         ValueError: a layer is not one that can be fused. It names the layer and what is the matter.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    decoder = base.model
-    if not hasattr(
-        decoder, "layers"
-    ):  # those that see (student/vision.py) keep theirs further down
-        raise ValueError(
-            f"a {type(base).__name__} cannot be fused, only text models: it trains by its own modules"
-        )
+    decoder = getattr(base.model, "language_model", base.model)  # of those that see
     return Fused(decoder, len(decoder.layers) if keep is None else keep, offload)
 
 
@@ -166,7 +161,8 @@ class Fused:
         elif rows == 1 and "cu_seq_lens_q" in kwargs:
             batch.starts = kwargs["cu_seq_lens_q"].to(torch.int32)
             batch.longest = int(kwargs["max_length_q"])
-        elif rows == 1 and position_ids is not None:
+        elif rows == 1 and position_ids is not None and position_ids.ndim == 2:
+            # Positions of three axes, of who sees, do not tell where a sequence begins.
             starts = (position_ids[0] == 0).nonzero().flatten().to(torch.int32)
             if len(starts) > 1:
                 batch.starts = torch.cat([starts, starts.new_tensor([length])])

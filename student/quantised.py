@@ -17,31 +17,42 @@ from teacher.llamacpp import Progress, cache
 _VERSION = 1
 
 
-def load(directory: Path, settings: Any, say: Progress = print) -> Any:
+def load(directory: Path, settings: Any, sees: bool, say: Progress = print) -> Any:
     """The model of a directory (student/base.py), ready for an adapter.
 
     Args:
-        settings: the recipe's `train` section: method, bits, dtype.
+        settings: the recipe's `train` section: method, bits, dtype. sees: whether it is a model that sees: its vision
+            tower is neither quantised nor trained.
 
     Raises:
         StageError: qlora without bitsandbytes.
     """
-    import torch
-    from transformers import AutoModelForCausalLM
+    model = _load(directory, settings, sees, say)
+    if sees:
+        for name, parameter in model.named_parameters():
+            if "visual." in name:
+                parameter.requires_grad_(False)
+    return model
 
+
+def _load(directory: Path, settings: Any, sees: bool, say: Progress) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
+
+    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
     dtype = getattr(torch, settings.dtype)
     place = {"device_map": {"": 0}} if torch.cuda.is_available() else {}
     quantisation = scheme(settings)
     if quantisation is None:
-        return AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, **place)
+        return kind.from_pretrained(directory, dtype=dtype, **place)
     kept = cache() / "quantised" / _name(directory, settings)
     if kept.is_dir():
         say(f"reading the weights in {settings.bits} bits from {kept}")
-        return AutoModelForCausalLM.from_pretrained(kept, dtype=dtype, **place)
+        return kind.from_pretrained(kept, dtype=dtype, **place)
     say(f"quantising the weights to {settings.bits} bits (once; kept in {kept})")
-    model = AutoModelForCausalLM.from_pretrained(
-        directory, dtype=dtype, quantization_config=quantisation, **place
-    )
+    if sees:
+        quantisation.llm_int8_skip_modules = ["visual", "lm_head"]
+    model = kind.from_pretrained(directory, dtype=dtype, quantization_config=quantisation, **place)
     with whole(kept) as temporary:
         model.save_pretrained(temporary)
     return model

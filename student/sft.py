@@ -58,10 +58,7 @@ def train(
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     sees = vision.sees(student)
-    if sees:
-        model = vision.load(directory, getattr(torch, settings.dtype), quantised.scheme(settings))
-    else:
-        model = quantised.load(directory, settings, say)
+    model = quantised.load(directory, settings, sees, say)
     if settings.method != "full":
         lora = LoraConfig(
             r=settings.rank,
@@ -73,6 +70,7 @@ def train(
         )
         model = get_peft_model(model, lora)
     fused = _fused(model, settings, say)
+    packed = fused is not None and not any(e.pictures for e in (*examples, *held_out))
     longest = max(len(e.input_ids) for e in examples)
     tokens, before = _batches(model, fused, settings, longest, say)
     config = SFTConfig(
@@ -88,7 +86,7 @@ def train(
         warmup_steps=settings.warmup_ratio,
         max_grad_norm=1.0,
         # Where rows are padded, neighbours in length share a step.
-        train_sampling_strategy="random" if fused else "group_by_length",
+        train_sampling_strategy="random" if packed else "group_by_length",
         max_length=None,  # nothing is cut: what is too long was rejected by name before
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=not sees,  # the collator reads the pictures' names
@@ -115,7 +113,8 @@ def train(
         processing_class=tokenizer,
         callbacks=[_Log(work / "log.jsonl", say, settings.patience)],
         limit=tokens,
-        packed=fused is not None,
+        fused=fused is not None,
+        packed=packed,
         pad=vision.Collator(directory, album) if sees else padded,
         before=before,
     )

@@ -6,7 +6,8 @@ is repeated for as many tokens as the picture takes (`SeeingRenderer`). The pixe
 model alone; the vision tower stays as it is, so a student's projector file is that of its base.
 
 The image processors are those on Pillow's resampling: they need no torchvision, and llama.cpp resizes as they do.
-Training is TRL's and PEFT's plain path: the fused layers of student/qlora.py are for text models.
+The language model trains through the fused layers of student/qlora.py, a picture's example as a row of its own: its
+positions have three axes, by which packed examples cannot be told apart.
 """
 
 import json
@@ -138,10 +139,10 @@ class Collator:
         self.processor, self.album = image_processor(directory), album
         self.image_token = AutoConfig.from_pretrained(directory).image_token_id
 
-    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+    def __call__(self, examples: list[dict[str, Any]], multiple: int = 1) -> dict[str, Any]:
         from student.batches import padded
 
-        batch = padded(examples)
+        batch = padded(examples, multiple)
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token).long()
         if names := [name for e in examples for name in e["pictures"]]:
             read = self.processor(images=[self._read(name) for name in names], return_tensors="pt")
@@ -153,18 +154,3 @@ class Collator:
         self.album.png(name)  # says what is wrong with a file that is missing or damaged
         with Image.open(self.album.directory / f"{name}.png") as image:
             return image.convert("RGB")
-
-
-def load(directory: Path, dtype: Any, quantisation: Any = None) -> Any:
-    """The student's weights, of which the vision tower is neither trained nor quantised."""
-    from transformers import AutoModelForImageTextToText
-
-    if quantisation is not None:
-        quantisation.llm_int8_skip_modules = ["visual", "lm_head"]
-    model = AutoModelForImageTextToText.from_pretrained(
-        directory, dtype=dtype, quantization_config=quantisation
-    )
-    for name, parameter in model.named_parameters():
-        if "visual." in name:
-            parameter.requires_grad_(False)
-    return model

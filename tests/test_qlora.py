@@ -70,6 +70,80 @@ def test_loss_and_gradients_are_those_of_the_replaced_layers(family, keep):
     assert_same(loss_and_gradients(model, input_ids=tokens, labels=tokens), expected)
 
 
+# Two blocks of the tower, so that Qwen3-VL hands features of an early one to an early layer (deepstack).
+TOWER: dict[str, Any] = {
+    "Qwen2_5_VL": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "out_hidden_size": 32,
+        "window_size": 56,
+        "fullatt_block_indexes": [1],
+    },
+    "Qwen3VL": {
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "out_hidden_size": 32,
+        "patch_size": 14,
+        "num_position_embeddings": 16,
+        "deepstack_visual_indexes": [0],
+    },
+}
+
+
+def tiny_seeing(family: str) -> Any:
+    """A random PEFT model that sees; adapters on the language model alone."""
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    from student.vision import TOWER as tower
+
+    torch.manual_seed(0)
+    heads = {"num_attention_heads": 2, "head_dim": 16}
+    sections = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
+    config = getattr(transformers, f"{family}Config")(
+        text_config={**SHAPE, **heads, "num_key_value_heads": 1, "rope_parameters": sections},
+        vision_config={"depth": 2, "num_heads": 2, **TOWER[family]},
+        image_token_id=90,
+        video_token_id=91,
+        vision_start_token_id=92,
+        vision_end_token_id=93,
+    )
+    model = getattr(transformers, f"{family}ForConditionalGeneration")(config).double()
+    lora = LoraConfig(
+        r=5, lora_alpha=8, target_modules="all-linear", exclude_modules=tower, task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(model, lora, autocast_adapter_dtype=False)
+    for name, parameter in model.named_parameters():
+        if "norm" in name or "lora_B" in name:
+            torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
+    return model.train()
+
+
+@pytest.mark.parametrize("family", list(TOWER))
+@pytest.mark.parametrize("keep", [3, 1])
+def test_the_same_holds_for_those_that_see(family, keep):
+    model = tiny_seeing(family)
+    tokens = some_tokens(2, 24).clamp(max=89)
+    tokens[0, 3:9] = tokens[1, 5:9] = 90  # pictures of 4 x 6 and of 4 x 4 patches
+    pictures = torch.tensor([[1, 4, 6], [1, 4, 4]])
+    mask, labels = torch.ones_like(tokens), tokens.masked_fill(tokens == 90, -100)
+    mask[1, 17:], labels[1, 17:] = 0, -100
+    inputs = {
+        "input_ids": tokens,
+        "labels": labels,
+        "attention_mask": mask,
+        "mm_token_type_ids": (tokens == 90).long(),
+        "pixel_values": torch.randn(40, 3 * 2 * 14 * 14, dtype=torch.float64),
+        "image_grid_thw": pictures,
+    }
+    expected = loss_and_gradients(model, **inputs)
+    blank = loss_and_gradients(model, **inputs | {"pixel_values": torch.zeros(40, 3 * 2 * 14 * 14)})
+    assert (blank["loss"] - expected["loss"]).abs() > 1e-4
+    assert not any("visual" in name for name in expected)
+    qlora.install(model, keep=keep)
+    assert_same(loss_and_gradients(model, **inputs), expected)
+
+
 def test_gradients_add_up_over_micro_batches_and_reach_the_embeddings():
     model = tiny("Qwen3")
     model.get_base_model().model.embed_tokens.weight.requires_grad_()

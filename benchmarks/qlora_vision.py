@@ -1,0 +1,174 @@
+"""QLoRA training steps of a student that sees, on one GPU: tokens a second, the vision tower's share, peak memory.
+
+    python -m benchmarks.qlora_vision                            # Qwen2.5-VL-32B's shape; --family qwen3_vl
+    python -m benchmarks.qlora_vision --baseline                 # the modules as they come, every layer run again
+    python -m benchmarks.qlora_vision --pictures 3 --length 8192
+
+A row is a conversation with pages of A4 at 144 dots an inch (1,190 x 1,684 px), of which the words are learned. The
+language model is built as in qlora.py: random weights, NF4, adapters of rank 16. The tower has random weights in
+bfloat16. Needs an NVIDIA GPU and the packages peft and bitsandbytes; downloads nothing.
+"""
+
+import argparse
+import statistics
+import time
+from typing import Any
+
+# First, since it says how torch takes memory before torch is imported.
+from benchmarks import qlora as bench
+
+# isort: split
+import torch
+
+from student import plan, qlora
+from student.generic import shape_of
+from student.vision import TOWER
+
+WIDTH, HEIGHT = 1190, 1684
+PLACEHOLDER = 151655
+
+
+def config_of(family: str, layers: int | None) -> Any:
+    """The shapes of Qwen2.5-VL-32B and Qwen3-VL-32B (their config.json on the hub)."""
+    import transformers
+
+    config: Any
+    heads = {"qwen2_5_vl": 40, "qwen3_vl": 64}[family]
+    text = {
+        "hidden_size": 5120,
+        "intermediate_size": {"qwen2_5_vl": 27648, "qwen3_vl": 25600}[family],
+        "num_hidden_layers": layers or 64,
+        "num_attention_heads": heads,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": {"qwen2_5_vl": 152064, "qwen3_vl": 151936}[family],
+        "max_position_embeddings": 128000,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+    }
+    if family == "qwen2_5_vl":
+        tower = {"hidden_size": 1280, "intermediate_size": 3456, "out_hidden_size": 5120}
+        config = transformers.Qwen2_5_VLConfig(text_config=text, vision_config=tower)
+        config.architectures = ["Qwen2_5_VLForConditionalGeneration"]
+    else:
+        config = transformers.Qwen3VLConfig(
+            text_config=text, vision_config={"out_hidden_size": 5120}
+        )
+        config.architectures = ["Qwen3VLForConditionalGeneration"]
+    config.image_token_id = PLACEHOLDER
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def build(config: Any) -> Any:
+    """A PEFT model on the GPU: the language model in 4 bits with adapters, the tower in bfloat16."""
+    from peft import LoraConfig, get_peft_model
+
+    model = bench.quantised_as(config)
+    with torch.device(bench.DEVICE):
+        model.model.visual = type(model.model.visual)(config.vision_config).to(torch.bfloat16)
+    model.requires_grad_(False)
+    lora = LoraConfig(
+        r=bench.RANK,
+        lora_alpha=bench.ALPHA,
+        target_modules="all-linear",
+        exclude_modules=TOWER,
+        task_type="CAUSAL_LM",
+    )
+    model = get_peft_model(model, lora)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    return model.train()
+
+
+def conversation(config: Any, pictures: int, length: int) -> dict[str, torch.Tensor]:
+    """Tokens [1, T] with pages in them, their pixels, and labels, which are -100 on the pages."""
+    tower = config.vision_config
+    side = tower.patch_size * tower.spatial_merge_size
+    high, wide = (2 * round(pixels / side) for pixels in (HEIGHT, WIDTH))
+    taken = high * wide // 4
+    if pictures * (taken + 2) > length:
+        raise SystemExit(f"--length {length}: {pictures} pages take {pictures * taken} tokens")
+    ids = torch.randint(0, 150000, (1, length), device=bench.DEVICE)
+    for page in range(pictures):
+        start = 1 + page * (taken + 2)
+        ids[0, start : start + taken] = PLACEHOLDER
+    shown = ids == PLACEHOLDER
+    values = 3 * tower.temporal_patch_size * tower.patch_size**2
+    pixels = torch.randn(pictures * high * wide, values, device=bench.DEVICE, dtype=torch.bfloat16)
+    return {
+        "input_ids": ids,
+        "labels": ids.masked_fill(shown, qlora.IGNORED),
+        "mm_token_type_ids": shown.long(),
+        "pixel_values": pixels,
+        "image_grid_thw": torch.tensor([[1, high, wide]] * pictures, device=bench.DEVICE),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], allow_abbrev=False)
+    parser.add_argument("--family", choices=["qwen2_5_vl", "qwen3_vl"], default="qwen2_5_vl")
+    parser.add_argument("--pictures", type=int, default=1, help="pages in a conversation")
+    parser.add_argument(
+        "--length", type=int, default=4096, help="tokens of it, the pages' included"
+    )
+    parser.add_argument("--keep", type=int, help="layers not run again (default: what fits)")
+    parser.add_argument("--layers", type=int, help="fewer layers than the real model")
+    parser.add_argument("--baseline", action="store_true", help="without the fused layers")
+    chosen = parser.parse_args()
+    config = config_of(chosen.family, chosen.layers)
+    model = build(config)
+    shape = shape_of(config.get_text_config())
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if chosen.baseline:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+        said = "as they come, every layer run again"
+    else:
+        free = torch.cuda.mem_get_info()[0] - 3 * sum(2 * p.numel() for p in trained) - 2 * 2**30
+        keep = (
+            plan.layers_to_keep(shape, chosen.length, free) if chosen.keep is None else chosen.keep
+        )
+        qlora.install(model).keep_layers(keep)
+        said = f"fused, {keep} of {shape['layers']} layers kept"
+    inputs = conversation(config, chosen.pictures, chosen.length)
+    labels = inputs.pop("labels")[:, 1:].flatten()
+    base, optimiser = model.get_base_model(), torch.optim.AdamW(trained, lr=2e-4, fused=True)
+    weights = torch.cuda.memory_allocated() / 2**30
+
+    def step() -> None:
+        hidden = base.model(**inputs, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
+        qlora.linear_cross_entropy(hidden, base.lm_head.weight, labels).backward()
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    def tower() -> None:
+        with torch.no_grad():
+            base.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
+
+    whole, peak = timed(step), torch.cuda.max_memory_allocated() / 2**30
+    seeing = timed(tower)
+    print(
+        f"| {chosen.family} | {said} | {chosen.pictures} pages in {chosen.length:,} tokens |"
+        f" {chosen.length / whole:,.0f} tokens/s | {whole:.3f} s | tower {seeing:.3f} s |"
+        f" {peak:.1f} GiB, {weights:.1f} before the first step |"
+    )
+
+
+def timed(work: Any) -> float:
+    """The median of seconds."""
+    seconds = []
+    for number in range(bench.WARM + bench.MEASURED):
+        if number == bench.WARM:
+            torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+        started = time.perf_counter()
+        work()
+        torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - started)
+    return statistics.median(seconds[bench.WARM :])
+
+
+if __name__ == "__main__":
+    main()
