@@ -30,7 +30,7 @@ from schemas.files import (
     write_jsonl,
 )
 from schemas.validation import check_document
-from teacher import catalog, fidelity, serving, swap, tasks, vllm
+from teacher import catalog, estimate, fidelity, serving, swap, tasks, vllm
 from teacher.domain import Domain
 from teacher.fidelity_teacher import Limits
 from teacher.gpus import Hardware
@@ -101,6 +101,7 @@ _ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 def plan(work: Work) -> None:
     inputs = {
         **work.digest("tasks", "serve", "generate", "train", "teacher", "student"),
+        **_attempts(work),
         "hardware": sha256_text(str(work.hardware)),
     }
     outputs = [
@@ -133,8 +134,15 @@ def plan(work: Work) -> None:
             write_jsonl(outputs[0], train)
             write_jsonl(outputs[1], exam)
             learner = memory(work.student, work.recipe.train, work.hardware)
+            measured = estimate.measure(
+                train,
+                work.domain,
+                album,
+                shown=generation.grounding(work),
+                read="pixels" if sees else "source",
+            )
             made = make(
-                train, exam, work.teacher, work.student, work.recipe, work.hardware, learner
+                measured, exam, work.teacher, work.student, work.recipe, work.hardware, learner
             )
             write_json(outputs[2], made)
             result.update(train=len(train), exam=len(exam))
@@ -142,6 +150,11 @@ def plan(work: Work) -> None:
                 result.update(swapped=swapped)
     for line in read_json(outputs[2])["lines"]:
         say(f"  {line}")
+
+
+def _attempts(work: Work) -> dict[str, str]:
+    """What the section `filter` asks of the stages before it, as an input of theirs."""
+    return {"attempts": "every"} if work.recipe.filter.agreement else {}
 
 
 def _lacks_pictures(work: Work, files: list[Path]) -> bool:
@@ -163,7 +176,7 @@ def must_fit(work: Work, stages: Sequence[str]) -> None:
 def generate(work: Work) -> None:
     inputs = {
         **work.digest("generate", "teacher"),
-        **({"attempts": "every"} if work.recipe.filter.agreement else {}),
+        **_attempts(work),
         **work.tasks(),
     }
     if work.run.is_current("generate", inputs):

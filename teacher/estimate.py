@@ -1,43 +1,183 @@
 """How many tokens a large teacher will read and write for a recipe's tasks, and how long its server takes for them.
 
-Every number is a range, [low, high], of an estimate: it tells hours from days, and no more.
+Prompts are measured on the tasks themselves (`measure`); how much a teacher writes is not known before it is asked, so
+every number of `tokens` is a range, [low, high]: it tells hours from days, and no more.
 """
 
+import json
 import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from teacher import gpus
+from teacher.domain import Domain
+from teacher.episode import request_of
 from teacher.fit import Fit, host_tokens_s
+from teacher.pictures import Album, Grounding, Message, as_sent, names_in
+from teacher.tasks import demonstration
 
-# Of a conversation, in tokens of 4 characters. A tool's schema: 92 on average in the legal domain. A tool's result: 18
-# there, a page of a document elsewhere. A reply that thinks: the 200 to 300 calls within 262,144 tokens of Kimi K2
-# Thinking's model card leave it about 1,000 a step, the result included. One that does not: a call or a short answer.
-_CHARACTERS, _TOOL_SCHEMA, _EXAMPLE_STEP = 4, 100, 150
-_RESULT, _THOUGHT_REPLY, _REPLY = (20, 500), (300, 1200), (60, 250)
+# Characters a token, by Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system messages, 3.1 to 3.6
+# in requests, 3.7 in the tools' schemas; 2.5 to 2.8 in calls and results, whose ids, dates and figures are short
+# tokens, and 2.1 to 4.0 in the data behind a picture.
+_OF_WORDS, _OF_VALUES = 3.7, 2.6
+# Tokens with which a template marks a message, or a call: its role, where it begins and ends.
+_MARKS = 5
+# MoonViT of Kimi K2.5: patches of 14 px, merged 2 x 2, and of larger pictures at most 16,384 patches (transformers,
+# models/kimi_k25/image_processing_kimi_k25.py). Qwen2.5-VL's are as large, Qwen3-VL's 32 px.
+_SIDE, _MOST = 2 * 14, 16384 // 4
+# Tasks of a template that are solved by their plans, to measure results and worked examples.
+_SOLVED = 3
+# A reply that thinks: the 200 to 300 calls within 262,144 tokens of Kimi K2 Thinking's model card leave it about 1,000
+# a step, the result included. One that does not: a call or a short answer.
+_THOUGHT_REPLY, _REPLY = (300, 1200), (60, 250)
+# The longest result where a tool is asked for more than the plans ask for: a page of a document.
+_RESULT = 500
 # Steps over those of the plan: a teacher that goes straight, and one that looks twice.
 _STEPS = (1.0, 1.5)
 # Prompt tokens/s of llama.cpp on a CPU host: 107 and 106 on the two servers of teacher/fit.py.
 _HOST_PROMPT_S = 107.0
 
 
-def context_needed(tasks: list[dict[str, Any]], teacher: dict[str, Any], recipe: Any) -> int:
+@dataclass(frozen=True)
+class Shown:
+    """Tokens of a task's conversation as one reader is shown it.
+
+    prompt: system message, tools and request. example: a worked example of the task's template. solution: what follows
+    the request there: calls, results, reply. result: of one call, on average; longest: of any.
+    """
+
+    prompt: float
+    example: float
+    solution: float
+    result: float
+    longest: float
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """A task's conversation, measured: calls of its plan, and its tokens as the teacher is shown it (`shown`), as the
+    teacher is asked again without its pictures (`blind`, None for a task that is not), and as the student reads it
+    (`read`)."""
+
+    calls: int
+    shown: Shown
+    blind: Shown | None
+    read: Shown
+
+
+def measure(
+    tasks: Sequence[dict[str, Any]],
+    domain: Domain,
+    album: Album,
+    shown: Grounding,
+    read: Grounding,
+) -> list[Conversation]:
+    """The tasks' conversations, by the messages that a run sends.
+
+    What is not known of a task before it is asked (results of tools, worked examples) is measured on the first tasks of
+    its template, solved by their plans.
+
+    Args:
+        album: where the tasks' pictures lie; those that tools return are added.
+        shown, read: what the teacher and the student are shown of pictures.
+    """
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for task in sorted(tasks, key=lambda task: "swapped" in task):  # no example is a swapped task
+        groups[task["template"]].append(task)
+    solved = {
+        name: [demonstration(task, domain, album=album) for task in group[:_SOLVED]]
+        for name, group in groups.items()
+    }
+    readers = {shown, read, "none"}
+    parts = {
+        (name, images): _parts(messages, images, album)
+        for name, messages in solved.items()
+        for images in readers
+    }
+
+    def one(task: dict[str, Any], images: Grounding) -> Shown:
+        opening = [
+            {"role": "system", "content": task["system"]},
+            {"role": "user", "content": request_of(task)},
+        ]
+        tools = len(json.dumps([domain.tools[name] for name in task["tools"]])) / _OF_WORDS
+        prompt = tools + _tokens(opening, images, album)
+        return Shown(prompt, **parts[task["template"], images])
+
+    made = []
+    for task in tasks:
+        answer = task["checks"]["answer"]
+        pictures = task.get("pictures") or any(map(names_in, solved[task["template"]]))
+        asked_blind = pictures and not (answer and answer["type"] == "not_shown")
+        blind = one(task, "none") if asked_blind else None
+        made.append(Conversation(len(task["plan"]), one(task, shown), blind, one(task, read)))
+    return made
+
+
+def _parts(solved: list[list[Message]], images: Grounding, album: Album) -> dict[str, float]:
+    """What the tasks of one template have in common, of their messages when they are solved."""
+    requests = [_tokens(messages[:1], images, album) for messages in solved]
+    rest = [_tokens(messages[1:], images, album) for messages in solved]
+    results = [
+        _tokens([message], images, album)
+        for messages in solved
+        for message in messages
+        if message["role"] == "tool"
+    ]
+    solution = sum(rest) / len(rest)
+    return {
+        "example": sum(requests) / len(requests) + solution,
+        "solution": solution,
+        "result": sum(results) / max(1, len(results)),
+        "longest": max(results, default=0),
+    }
+
+
+def _tokens(messages: Sequence[Message], images: Grounding, album: Album) -> float:
+    """Tokens of messages as a reader is shown them, pictures as pixels or in words included."""
+    total = 0.0
+    if images == "pixels":
+        total += sum(picture_tokens(album.about(name)) for name in names_in(messages))
+    elif images == "source":
+        total += sum(len(album.about(n)["source"]) for n in names_in(messages)) / _OF_VALUES
+    for message in as_sent(messages, "none", album):
+        rate = _OF_VALUES if message["role"] == "tool" else _OF_WORDS
+        total += _MARKS + len(message["content"]) / rate
+        for call in message.get("tool_calls", []):
+            total += _MARKS + len("".join(call["function"].values())) / _OF_VALUES
+    return total
+
+
+def picture_tokens(size: dict[str, Any]) -> int:
+    """Tokens that a picture of "width" x "height" px takes where its pixels are shown."""
+    across, down = (math.ceil(size[side] / _SIDE) for side in ("width", "height"))
+    return min(across * down, _MOST)
+
+
+def context_needed(
+    conversations: Sequence[Conversation], teacher: dict[str, Any], recipe: Any
+) -> int:
     """Tokens of the longest conversation that the recipe allows, at most the teacher's context.
 
-    The longest prompt, and as many of the longest replies, each with a tool's long result, as there may be steps; in
+    The longest prompt, and as many of the longest replies, each with a tool's longest result, as there may be steps; in
     whole 1,024s.
     """
     settings = recipe.generate
-    prompt = max((_prompt(task, recipe) for task in tasks), default=0)
-    longest = prompt + settings.max_steps * (settings.max_tokens + _RESULT[1])
+    prompt = max((_prompt(one.shown, recipe) for one in conversations), default=0)
+    result = max((one.shown.longest for one in conversations), default=0)
+    longest = prompt + settings.max_steps * (settings.max_tokens + max(result, _RESULT))
     return min(teacher["context"], 1024 * math.ceil(longest / 1024))
 
 
 def tokens(
-    tasks: list[dict[str, Any]], teacher: dict[str, Any], recipe: Any
+    conversations: Sequence[Conversation], teacher: dict[str, Any], recipe: Any
 ) -> dict[str, list[int]]:
-    """{"traces", "prompt_tokens", "output_tokens", "trace_tokens"}; the last is the length of one trace.
+    """{"traces", "prompt_tokens", "output_tokens", "trace_tokens"}; the last is what a student reads of one trace.
 
-    prompt_tokens: what a server that keeps prefixes has to read: each token of a conversation once.
+    prompt_tokens: what a server that keeps prefixes has to read: each token of a conversation once. Read and written
+    tokens include those of the tasks that are asked again without their pictures, which leave no traces.
     """
     settings = recipe.generate
     mode = settings.mode or teacher.get("mode")
@@ -45,25 +185,33 @@ def tokens(
     found: dict[str, list[int]] = {
         name: [] for name in ("traces", "prompt_tokens", "output_tokens", "trace_tokens")
     }
-    for end, attempts in enumerate((1, settings.attempts)):
+    fewest = settings.attempts if recipe.filter.agreement else 1
+    for end, attempts in enumerate((fewest, settings.attempts)):
         reply = min((_THOUGHT_REPLY if thinks else _REPLY)[end], settings.max_tokens)
-        read = written = 0.0
-        for task in tasks:
-            steps = min(settings.max_steps, math.ceil(_STEPS[end] * (len(task["plan"]) + 1)))
-            read += _prompt(task, recipe) + (steps - 1) * (reply + _RESULT[end])
-            written += steps * reply
-        found["traces"].append(attempts * len(tasks))
-        found["prompt_tokens"].append(round(attempts * read))
-        found["output_tokens"].append(round(attempts * written))
-        found["trace_tokens"].append(round(read / max(1, len(tasks)) + reply))
+        read = written = learned = 0.0
+        for one in conversations:
+            steps = min(settings.max_steps, math.ceil(_STEPS[end] * (one.calls + 1)))
+            read += attempts * (
+                _prompt(one.shown, recipe) + (steps - 1) * (reply + one.shown.result)
+            )
+            written += attempts * steps * reply
+            more = max(0, steps - 1 - one.calls) * one.read.result
+            learned += one.read.prompt + one.read.solution + more + steps * reply
+            if settings.blind and one.blind:
+                # A teacher that goes straight says at once that there is no picture.
+                steps = steps if end else 1
+                read += _prompt(one.blind, recipe) + (steps - 1) * (reply + one.blind.result)
+                written += steps * reply
+        found["traces"].append(attempts * len(conversations))
+        found["prompt_tokens"].append(round(read))
+        found["output_tokens"].append(round(written))
+        found["trace_tokens"].append(round(learned / max(1, len(conversations))))
     return found
 
 
-def _prompt(task: dict[str, Any], recipe: Any) -> float:
-    """Tokens of a task's first request: its texts, the schemas of its tools, the worked examples."""
-    text = (len(task["system"]) + len(task["request"])) / _CHARACTERS
-    shown = recipe.generate.examples * _EXAMPLE_STEP * (len(task["plan"]) + 1)
-    return text + _TOOL_SCHEMA * len(task["tools"]) + shown
+def _prompt(shown: Shown, recipe: Any) -> float:
+    """Tokens of a first request, with its worked examples."""
+    return shown.prompt + recipe.generate.examples * shown.example
 
 
 def rates(

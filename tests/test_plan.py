@@ -1,11 +1,17 @@
 """The plan says what fits, with which command, how long and for how much; what it does not know it does not say."""
 
+import asyncio
+import io
+import json
+import math
 import shlex
 from bisect import bisect_left
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 from vllm_parser import parse as parse_by_vllm
 from vllm_parser import serve_arguments
 
@@ -14,20 +20,24 @@ from flows.recipe import Recipe
 from schemas.errors import InputError
 from student import base
 from student.plan import activation_bytes, layers_to_keep, memory
-from teacher import catalog, estimate
+from teacher import blind, catalog, domain, episode, estimate
+from teacher import tasks as sampled
+from teacher.client import Reply
+from teacher.estimate import Conversation, Shown
 from teacher.gpus import GIB, Gpu, Hardware, parse
+from teacher.pictures import Album, Grounding
 from teacher.plan import plan
+from teacher.rollouts import rollouts
 
 KIMI_RECIPES = sorted(path.stem for path in recipes.RECIPES.glob("kimi-*.yaml"))
 
 
-def task(calls: int = 2, request: str = "When does C-1 end?" * 4, tools: int = 3) -> dict:
-    return {
-        "system": "You run a desk." * 8,
-        "request": request,
-        "tools": [f"tool_{n}" for n in range(tools)],
-        "plan": [{}] * calls,
-    }
+def task(calls: int = 2, prompt: float = 350.0, blind: bool = False) -> Conversation:
+    shown = Shown(prompt, example=140.0, solution=60.0 * calls, result=20.0, longest=40.0)
+    return Conversation(calls, shown, replace(shown, prompt=prompt - 100) if blind else None, shown)
+
+
+EXAM: list[dict[str, Any]] = [{"plan": [{}] * 2}] * 20
 
 
 TASKS = [task(1), task(2), task(4)] * 100
@@ -39,7 +49,7 @@ def made(name: str, machine: str | None = "8xH200", *settings: str, tasks: Any =
     student = base.load(recipe.student)
     return plan(
         TASKS if tasks is None else tasks,
-        [task()] * 20,
+        EXAM,
         teacher_of(recipe),
         student,
         recipe,
@@ -217,7 +227,7 @@ def test_the_context_is_the_longest_prompt_and_every_step_at_its_longest() -> No
     shortest = context(steps, reply)
     assert 3 * 1000 < shortest < 3 * 1000 + 3 * 1000
     assert context("generate.max_steps=6", reply) - shortest == pytest.approx(3 * 1500, abs=1024)
-    longer = [task(request="x" * 40_000)]
+    longer = [task(prompt=10_350.0)]
     assert context(steps, reply, tasks=longer) - shortest == pytest.approx(10_000, abs=1200)
     assert context("generate.max_steps=1000") == 262_144
     assert shortest % 1024 == 0
@@ -242,6 +252,39 @@ def test_tokens_grow_with_tasks_steps_and_attempts_and_less_is_written_without_t
     assert amounts(tasks=[])["output_tokens"] == [0, 0]
 
 
+def test_tasks_asked_again_without_their_pictures_and_attempts_that_must_agree_are_counted() -> (
+    None
+):
+    seen = [task(2, blind=True)] * 100
+    plain, again = amounts("generate.blind=false", tasks=seen), amounts(tasks=seen)
+    # 100 prompts of 250 tokens, answered at once; or as long a conversation as the other, read and written once more.
+    assert again["prompt_tokens"][0] - plain["prompt_tokens"][0] == 100 * 250
+    assert again["prompt_tokens"][1] - plain["prompt_tokens"][1] == pytest.approx(
+        plain["prompt_tokens"][1] / 2, abs=100 * 100
+    )
+    assert again["output_tokens"][0] == pytest.approx(plain["output_tokens"][0] * 4 / 3)
+    assert again["output_tokens"][1] == pytest.approx(plain["output_tokens"][1] * 3 / 2)
+    assert again["traces"] == plain["traces"] == [100, 200]
+    assert amounts(tasks=[task(2)] * 100) == plain
+    agreed = amounts("generate.blind=false", "filter.agreement=2", tasks=seen)
+    assert agreed["traces"] == [200, 200]
+    assert agreed["output_tokens"] == [2 * plain["output_tokens"][0], plain["output_tokens"][1]]
+    assert agreed["trace_tokens"] == plain["trace_tokens"]
+
+
+def test_the_plan_says_how_many_tasks_are_asked_again() -> None:
+    seen = [task(2, blind=True)] * 24 + TASKS
+    for name, machine in (("kimi-k2.5-qwen3-32b", "8xH200"), ("local", None)):
+        asked = made(name, machine, tasks=seen)
+        assert "24 asked again without their pictures" in line(asked, "tasks")
+        silent = made(name, machine, "generate.blind=false", tasks=seen)
+        assert "asked again" not in line(silent, "tasks")
+        assert silent["seconds"]["generate"] < asked["seconds"]["generate"]
+        agreed = made(name, machine, "filter.agreement=2", tasks=seen)
+        assert "all 2 attempts each" in line(agreed, "tasks")
+        assert agreed["seconds"]["generate"] > asked["seconds"]["generate"]
+
+
 def test_no_trace_is_longer_than_the_context_that_is_served() -> None:
     assert amounts()["trace_tokens"][1] < context()
     # A reply cannot be longer than it is allowed to be.
@@ -255,6 +298,122 @@ def test_the_measured_mix_takes_the_measured_time() -> None:
     least, most = estimate.seconds(mix, rates)
     assert least == pytest.approx(631, rel=0.01)
     assert most == pytest.approx(2 * 631, rel=0.01)
+
+
+# ------------------------------------------------------------------------------------- and what is really sent
+
+
+class Solver:
+    """Answers like a client whose teacher follows the plans, and keeps the last request of each conversation."""
+
+    def __init__(self, tasks: list[dict[str, Any]]) -> None:
+        self.tasks = {task["id"]: task for task in tasks}
+        self.last: dict[str, tuple[list[dict], list[dict]]] = {}
+
+    async def complete(
+        self, messages: list[dict], tools: list[dict], sample: int, session: str, **_: Any
+    ) -> Reply:
+        self.last[session] = (messages, tools)
+        solved = self.tasks[session.rsplit("/", 1)[0]]
+        asked = max(n for n, message in enumerate(messages) if message["role"] == "user")
+        step = sum(message["role"] == "tool" for message in messages[asked:])
+        message: dict[str, Any] = {"role": "assistant", "content": solved["reply"]}
+        if step < len(solved["plan"]):
+            call = solved["plan"][step]
+            function = {"name": call["tool"], "arguments": json.dumps(call["arguments"])}
+            message = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
+        return Reply("key", message, "stop", 0.0, {})
+
+    def tokens(self, album: Album) -> float:
+        """Of the last requests, each of which holds all of its conversation."""
+        total = 0.0
+        for messages, tools in self.last.values():
+            total += len(json.dumps(tools)) / 3.7
+            for message in messages:
+                total += 5
+                for call in message.get("tool_calls", []):
+                    total += 5 + len(call["function"]["name"] + call["function"]["arguments"]) / 2.6
+                parts = message["content"]
+                if isinstance(parts, str):
+                    parts = [{"type": "text", "text": parts}]
+                for part in parts:
+                    if part["type"] == "text":
+                        rest, *pictures = part["text"].split("[Image: ")
+                        rate = 2.6 if message["role"] == "tool" else 3.7
+                        total += len(rest) / rate + len("".join(pictures)) / 2.6
+                    else:
+                        png = album.png(part["image_url"]["url"].removeprefix("sha256:"))
+                        width, height = Image.open(io.BytesIO(png)).size
+                        total += math.ceil(width / 28) * math.ceil(height / 28)
+        return total
+
+
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("legal", "tech-research")]
+
+
+@pytest.fixture(scope="module", params=["code-review", *_SLOW])
+def pack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A pack, tasks of it with many pictures, and their album."""
+    loaded, album = domain.load(request.param), Album(tmp_path_factory.mktemp("album"))
+    mix = dict.fromkeys(loaded.spec["kinds"], 1.0)
+    return loaded, sampled.sample(loaded, "train", 28, 0, mix, album=album), album
+
+
+@pytest.mark.parametrize("images", ["pixels", "source"])
+def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
+    pack: Any, images: Grounding
+) -> None:
+    loaded, tasks, album = pack
+    maker = {"model": "m", "revision": "r", "engine": "openai", "licence": "l"}
+    settings = episode.Settings(8, 512, 0.0, 1.0, images=images, album=album)
+    shown = {
+        name: [sampled.build(loaded, name, "train", 400_000_000 + n, album) for n in range(2)]
+        for name in {task["template"] for task in tasks}
+    }
+
+    def examples(task: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
+        return [sampled.demonstration(one, loaded, album=album) for one in shown[task["template"]]]
+
+    asked, again = Solver(tasks), Solver(tasks)
+
+    async def run() -> None:
+        made = rollouts(tasks, loaded, asked, settings, maker, 4, examples=examples)  # type: ignore[arg-type]
+        traces = [trace async for trace in made]
+        assert all(episode.passed(trace) for trace in traces)
+        await blind.check(traces, tasks, loaded, again, settings, maker, 4, examples)  # type: ignore[arg-type]
+
+    asyncio.run(run())
+    measured = estimate.measure(tasks, loaded, album, shown=images, read="source")
+
+    def estimated(shown: Shown) -> float:
+        return shown.prompt + 2 * shown.example + shown.solution
+
+    assert sum(one.blind is not None for one in measured) == len(again.last) > 3
+    assert sum(estimated(one.shown) for one in measured) == pytest.approx(
+        asked.tokens(album), rel=0.08
+    )
+    assert sum(estimated(one.blind) for one in measured if one.blind) == pytest.approx(
+        again.tokens(album), rel=0.08
+    )
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "tokens"),
+    # By transformers' Kimi_K25ImageProcessor: a page of A4 at 150 dpi, a screen, the largest that is drawn here.
+    [
+        (1240, 1754, 2835),
+        (640, 480, 414),
+        (28, 28, 1),
+        (29, 28, 2),
+        (2048, 1500, 3996),
+        (2048, 2048, 4225),
+    ],
+)
+def test_a_picture_takes_a_token_for_each_square_of_28_pixels(
+    width: int, height: int, tokens: int
+) -> None:
+    size = {"width": width, "height": height}
+    assert estimate.picture_tokens(size) == pytest.approx(tokens, rel=0.04)
 
 
 # ------------------------------------------------------------------------------------- the student
