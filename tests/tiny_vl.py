@@ -73,8 +73,8 @@ def _qwen25(text: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 def _qwen3(text: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Its embeddings are not tied, as those of the 8B and 32B are not. A learned grid of 8 x 8 positions, so that most
-    pictures are interpolated; two layers of the tower go to the two of the language model, which is what both
-    transformers and llama.cpp can place."""
+    pictures are interpolated. Two layers of the tower go to the first two of the language model, which has one more:
+    llama.cpp adds nothing after the last."""
     from transformers import Qwen3VLConfig
 
     rope = {
@@ -84,7 +84,7 @@ def _qwen3(text: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         "mrope_interleaved": True,
     }
     config = Qwen3VLConfig(
-        text_config=text | {"head_dim": 64, "rope_parameters": rope},
+        text_config=text | {"num_hidden_layers": 3, "head_dim": 64, "rope_parameters": rope},
         vision_config=_TOWER | {"num_position_embeddings": 64, "deepstack_visual_indexes": [1, 2]},
     )
     half = [0.5, 0.5, 0.5]
