@@ -184,7 +184,8 @@ def _luminance(image: Image.Image) -> np.ndarray:
     """Relative luminance of each pixel, 0 to 1, as WCAG 2.2 defines it for sRGB."""
     channels_HW3 = np.asarray(image.convert("RGB"))
     linear = np.array([_linear(value / 255) for value in range(256)])
-    return linear[channels_HW3] @ np.array([0.2126, 0.7152, 0.0722])
+    weighted = (w * linear for w in (0.2126, 0.7152, 0.0722))
+    return sum(table[channels_HW3[..., c]] for c, table in enumerate(weighted))
 
 
 def _linear(value: float) -> float:

@@ -10,6 +10,9 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     DO_NOT_TRACK="1",
 )
+# Beside other processes of tests (`make test-fast`), a process has one core.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
 # The caller's store and run are no business of the tests.
 for name in ("STILLHOUSE_STORE", "STILLHOUSE_RUN"):
     os.environ.pop(name, None)

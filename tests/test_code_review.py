@@ -23,7 +23,7 @@ from teacher.domain import Answer, Blueprint, load
 from teacher.questions import run, used
 from teacher.tasks import build
 
-pytestmark = pytest.mark.slow  # drawing takes a minute
+pytestmark = [pytest.mark.slow, pytest.mark.drawing]
 
 PACK = load("code-review")
 DESK = sys.modules[PACK.environment.__module__]
@@ -108,7 +108,6 @@ def test_a_task_of_each_template_is_proven_with_its_pictures(name: str) -> None:
         assert ("pictures" in task) == (name in SCREENS and name != "attached_screenshot")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_eighty_tasks_of_each_template_are_proven_with_their_pictures(name: str) -> None:
     built = [build(PACK, name, split, seed) for split in ("train", "exam") for seed in range(40)]

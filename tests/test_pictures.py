@@ -43,6 +43,12 @@ def fees(tmp_path_factory: pytest.TempPathFactory) -> Domain:
 
 
 @pytest.fixture(scope="module")
+def train(fees: Domain, album: Album) -> list[Task]:
+    """Tasks of every template."""
+    return sample(fees, "train", 24, 0, album=album)
+
+
+@pytest.fixture(scope="module")
 def page(fees: Domain, album: Album) -> Task:
     return build(fees, "fee_on_page", "train", 3, album)
 
@@ -105,11 +111,12 @@ def test_the_pictures_of_a_task_are_the_same_files_each_time(
         assert file.read_bytes() == (album.directory / file.name).read_bytes()
 
 
-def test_all_templates_are_proven_in_both_splits(fees: Domain, album: Album) -> None:
-    for split in ("train", "exam"):
-        tasks = sample(fees, split, 24, 0, album=album)
-        assert {task["template"] for task in tasks} == set(fees.templates)
-        for task in tasks:
+def test_all_templates_are_proven_in_both_splits(
+    fees: Domain, album: Album, train: list[Task]
+) -> None:
+    for made in (train, sample(fees, "exam", 24, 0, album=album)):
+        assert {task["template"] for task in made} == set(fees.templates)
+        for task in made:
             check_document(task, "task", task["id"])
             assert not album.missing(p["sha256"] for p in task.get("pictures", []))
 
@@ -222,9 +229,9 @@ def test_a_template_of_both_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
-    fees: Domain, album: Album
+    fees: Domain, album: Album, train: list[Task]
 ) -> None:
-    tasks = sample(fees, "train", 30, 0, album=album)
+    tasks = train
     visual = [task for task in tasks if "pictures" in task]
     made = swap_some(tasks, fees, 0.25, album)
     assert swap_some(tasks, fees, 0.25, album) == made
@@ -245,9 +252,8 @@ def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
     assert [t for t in made if "swapped" not in t] == [t for t in tasks if t in made]
 
 
-def test_with_no_share_nothing_is_swapped(fees: Domain, album: Album) -> None:
-    tasks = sample(fees, "train", 10, 0, album=album)
-    assert swap_some(tasks, fees, 0, album) == tasks
+def test_with_no_share_nothing_is_swapped(fees: Domain, album: Album, train: list[Task]) -> None:
+    assert swap_some(train, fees, 0, album) == train
 
 
 # ------------------------------------------------------------------------------------- what is sent
@@ -436,10 +442,10 @@ def test_a_task_that_needs_its_picture_is_found_to(
 
 
 def test_what_a_picture_does_not_show_is_not_asked_blind(
-    fees: Domain, album: Album, tmp_path: Path
+    fees: Domain, album: Album, train: list[Task], tmp_path: Path
 ) -> None:
-    tasks = swap_some(sample(fees, "train", 20, 0, album=album), fees, 0.3, album)
-    swapped = next(task for task in tasks if "swapped" in task)
+    some = swap_some(train, fees, 0.25, album)
+    swapped = next(task for task in some if "swapped" in task)
     found, made, _ = check_blind(fees, swapped, album, tmp_path, "I see no page.")
     assert found is None and made == 0
 

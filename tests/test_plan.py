@@ -348,7 +348,8 @@ class Solver:
         return total
 
 
-_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("legal", "tech-research")]
+_MARKS = [pytest.mark.slow, pytest.mark.drawing]
+_SLOW = [pytest.param(name, marks=_MARKS) for name in ("legal", "tech-research")]
 
 
 @pytest.fixture(scope="module", params=["code-review", *_SLOW])
@@ -356,7 +357,7 @@ def pack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A pack, tasks of it with many pictures, and their album."""
     loaded, album = domain.load(request.param), Album(tmp_path_factory.mktemp("album"))
     mix = dict.fromkeys(loaded.spec["kinds"], 1.0)
-    return loaded, sampled.sample(loaded, "train", 28, 0, mix, album=album), album
+    return loaded, sampled.sample(loaded, "train", 20, 0, mix, album=album), album
 
 
 @pytest.mark.parametrize("images", ["pixels", "source"])

@@ -91,6 +91,7 @@ _SETTINGS = {"variant", "labels", "unit", "language", "highlight", "scan", "page
 
 
 @pytest.mark.slow
+@pytest.mark.drawing
 @pytest.mark.parametrize("kind", list(scenes.KINDS))
 def test_a_thousand_scenes_of_a_kind_show_what_their_questions_need_and_both_evaluators_agree(
     kind: str,
@@ -280,7 +281,9 @@ def test_the_tolerance_never_exceeds_a_fiftieth_of_the_axis_that_is_drawn() -> N
         name = next(iter(data["series"]))
         assert 0 < tolerance(data, f"series.{name}.0") <= AXIS_SHARE * drawn * (1 + 1e-9), data
         seen += 1
-    assert seen >= 5
+        if seen == 6:
+            break
+    assert seen == 6
 
 
 # --------------------------------------------------------------------------------------- refusals

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle, Wedge
 from teacher.scene_chart import VARIANTS, build, paint, source
 from teacher.scenes import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
 
-pytestmark = pytest.mark.slow  # drawing takes a minute
+pytestmark = [pytest.mark.slow, pytest.mark.drawing]
 
 
 def chart(variant: str = "bar", **changes: Any) -> dict[str, Any]:
@@ -211,7 +211,6 @@ def test_a_chart_too_crowded_to_read_is_refused() -> None:
         paint(slivers, 1)
 
 
-@pytest.mark.slow
 def test_a_thousand_charts_are_right_and_no_two_alike() -> None:
     seen, before = set(), 0.0
     for seed in range(1000):

@@ -12,7 +12,7 @@ from teacher import scene_diagram, scene_diagram_layout
 from teacher.scene_diagram import VARIANTS, paint, source
 from teacher.scenes import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
 
-pytestmark = pytest.mark.slow  # drawing takes a minute
+pytestmark = [pytest.mark.slow, pytest.mark.drawing]
 
 
 def diagram(variant: str = "flow", **changes: Any) -> dict[str, Any]:
@@ -227,7 +227,6 @@ def test_any_graph_is_drawn_right_or_refused(
     assert not check(picture)
 
 
-@pytest.mark.slow
 def test_a_thousand_diagrams_are_right_and_no_two_alike() -> None:
     seen = set()
     for seed in range(1000):

@@ -47,7 +47,7 @@ def faults(picture: Picture) -> list[str]:
 
 def test_pages_of_every_variant_show_all_of_their_data() -> None:
     variants = set()
-    for seed in range(24):
+    for seed in range(12):
         picture = draw(example("document", random.Random(seed)))
         variants.add(picture.scene.data["variant"])
         assert faults(picture) == [], (seed, picture.scene)
@@ -55,6 +55,7 @@ def test_pages_of_every_variant_show_all_of_their_data() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.drawing
 def test_a_thousand_pages_are_right_and_no_two_are_equal() -> None:
     seen = set()
     for seed in range(1000):
@@ -68,17 +69,17 @@ def test_a_thousand_pages_are_right_and_no_two_are_equal() -> None:
 
 def test_the_seed_changes_the_looks_and_never_what_is_said() -> None:
     data = example("document", random.Random(2)).data
-    pictures = [draw(Scene("document", data, seed)) for seed in range(30)]
-    assert len({picture.sha256 for picture in pictures}) == 30
+    pictures = [draw(Scene("document", data, seed)) for seed in range(15)]
+    assert len({picture.sha256 for picture in pictures}) == 15
     assert len({picture.source for picture in pictures}) == 1
-    assert len({(p.width, dict((c.key, c.box) for c in p.cells)["title"]) for p in pictures}) > 25
+    assert len({(p.width, dict((c.key, c.box) for c in p.cells)["title"]) for p in pictures}) > 12
     for picture in pictures:
         assert {cell.key: cell.text for cell in picture.cells} == expected(data)
 
 
 def test_a_scan_is_grey_or_noisy_and_a_print_is_neither() -> None:
     data = example("document", random.Random(2)).data
-    for seed in range(4):
+    for seed in range(3):
         colours = []
         for scan in (False, True):
             picture = draw(Scene("document", {**data, "scan": scan}, seed))
@@ -110,7 +111,7 @@ def test_words_are_short() -> None:
         ({"title": ""}, "title: a document needs one"),
         ({"feilds": {}}, "feilds: a document has no such field"),
         ({"table": {"columns": ["a"], "rows": [["1", "2"]]}}, "table: expected as many values"),
-        ({"paragraphs": [{"text": "word " * 9000}]}, "more than a page"),
+        ({"paragraphs": [{"text": "word " * 2500}]}, "more than a page"),
         ({"table": {"columns": ["column"] * 40, "rows": [["1"] * 40]}}, "40 columns are more than"),
     ],
 )
@@ -120,7 +121,7 @@ def test_data_that_is_no_page_is_refused_by_name(change: dict[str, Any], message
         draw(Scene("document", data, 3))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 def test_long_labels_values_and_names_are_wrapped_never_cut(seed: int) -> None:
     data = {
         "variant": "amendment",

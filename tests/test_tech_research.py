@@ -19,7 +19,7 @@ from teacher.questions import run
 from teacher.scenes import Scene, check, draw
 from teacher.tasks import build
 
-pytestmark = pytest.mark.slow  # drawing takes a minute
+pytestmark = [pytest.mark.slow, pytest.mark.drawing]
 
 RESEARCH = load("tech-research")
 DESK = sys.modules[RESEARCH.environment.__module__]
@@ -267,7 +267,6 @@ def test_a_task_with_pictures_is_proven(name: str) -> None:
     assert bool(task.get("pictures")) == (name != "mark_dependant")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_every_template_is_proven_in_both_splits(name: str) -> None:
     for split, count in (("train", 6), ("exam", 3)):
@@ -275,7 +274,6 @@ def test_every_template_is_proven_in_both_splits(name: str) -> None:
             build(RESEARCH, name, split, 1000 + seed)
 
 
-@pytest.mark.slow
 def test_everything_that_a_world_can_show_is_drawn_as_it_should_be() -> None:
     for seed in range(4):
         desk = world("exam", seed)
