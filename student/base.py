@@ -22,11 +22,15 @@ _VERSION = 1
 def load(name: str) -> dict[str, Any]:
     """The description of a student (schemas/student.schema.json): of a name in student/models or a YAML file as it is
     written there, of a directory or a model on the hub as it is found."""
-    if "/" not in name or name.endswith((".yaml", ".yml")):
-        return catalog.load(name, STUDENTS, "student")
-    from student.generic import describe
+    from student.generic import describe, must_see
+    from student.vision import sees
 
-    return describe(name)
+    if "/" in name and not name.endswith((".yaml", ".yml")):
+        return describe(name)
+    student = catalog.load(name, STUDENTS, "student")
+    if sees(student) and "path" in student["source"]:
+        must_see(student, catalog.fetch(student))  # before a teacher is asked
+    return student
 
 
 def prepare(student: dict[str, Any], say: Progress = print) -> Path:

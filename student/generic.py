@@ -14,7 +14,8 @@ import yaml
 from schemas.errors import InputError, StageError
 from schemas.validation import check_document, one_line
 from student.examples import Renderer, Unrenderable
-from student.vision import FAMILIES
+from student.vision import FAMILIES, SeeingRenderer, sees
+from teacher.pictures import Album
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # All that a description is made of, without the weights.
@@ -71,6 +72,8 @@ def describe(name: str) -> dict[str, Any]:
         student["shape"] = {**shape, "source": f"config.json of {name}"}
     check_document(student, "student", name)
     _check_template(student, directory, tokenizer)
+    if sees(student):
+        must_see(student, directory, tokenizer)
     return student
 
 
@@ -140,6 +143,11 @@ def _parameters(name: str, config: Any) -> int:
         with torch.device("meta"):
             return kind.from_config(config).num_parameters()
     except ValueError as error:
+        if hasattr(config, "vision_config"):
+            raise InputError(
+                f"{name}: model_type: found {config.model_type}, expected one of {', '.join(FAMILIES)}"
+                " for a student that sees"
+            ) from error
         raise InputError(
             f"{name}: not a causal language model: {one_line(str(error), 120)}"
         ) from error
@@ -178,6 +186,40 @@ def _licence(name: str, directory: Path, source: dict[str, str]) -> dict[str, st
     raise InputError(
         f"{name}: no licence: expected `license:` at the head of its README.md, or a LICENSE file; or {_SAY_IT}"
     )
+
+
+def must_see(student: dict[str, Any], directory: Path, tokenizer: Any = None) -> None:
+    """That a student which is said to see can: its family is known, its image processor is there, and its template
+    shows a picture.
+
+    Raises:
+        InputError: with what is missing.
+    """
+    from transformers import AutoTokenizer
+
+    from student import base
+
+    template = base.chat_template(student, directory)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(directory)
+    album = Album(directory)  # none of its pictures is asked for
+    try:
+        renderer = SeeingRenderer(tokenizer, template, student["stop"], album, directory)
+    except (OSError, ValueError) as error:  # what transformers raises where a file is broken
+        raise InputError(
+            f"{directory}: config or image processor cannot be read: {one_line(str(error))}"
+        ) from error
+    asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
+    try:
+        shown = renderer.text([asked], [])
+    except Unrenderable as error:
+        raise InputError(
+            f"{directory}: {one_line(str(error))}; {_SAY_IT}, with a `template`"
+        ) from error
+    if shown.count(renderer.shows) != 1:
+        raise InputError(
+            f"{directory}: its chat template shows no pictures, expected {renderer.shows} for each;"
+            f" {_SAY_IT}, with a `template`"
+        )
 
 
 def _check_template(student: dict[str, Any], directory: Path, tokenizer: Any) -> None:

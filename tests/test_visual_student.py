@@ -1,0 +1,254 @@
+"""A student that sees, from the plan to a picture that the pulled files are asked about.
+
+Real is all but the teacher, which is the scripted one of test_visual_run, and the student's weights, which are random:
+it learns the form of a call and the end of a turn, which the gate asks for, and nothing else.
+"""
+
+import asyncio
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import test_visual_run
+import tiny_vl
+import yaml
+from http_server import HttpServer
+from test_visual_run import Teacher
+from typer.testing import CliRunner
+
+from flows import cli, distill, stages
+from flows.run import STAGES
+from schemas.files import read_json, read_jsonl
+from schemas.validation import check_document
+from student import base
+from student.examples import as_served, examples, turns
+from teacher import catalog
+from teacher.client import Client
+from teacher.journal import Journal
+from teacher.pictures import as_sent
+from teacher.serve import serve
+
+pytestmark = pytest.mark.slow
+
+TEMPLATE = (catalog.TEMPLATES / "qwen2.5-vl-tools.jinja").read_text(encoding="utf-8")
+SEES = {
+    "capabilities": {"tools": True, "vision": True, "thinking": False},
+    "images": {"max_count": 4, "max_bytes": 4_000_000},
+}
+SETTINGS = {
+    "tasks.train": "10",
+    "tasks.exam": "5",
+    "generate.blind": "false",
+    # It learns its few traces by heart.
+    "train.rank": "64",
+    "train.alpha": "64",
+    "train.epochs": "22",
+    "train.batch_size": "2",
+    "train.learning_rate": "8.0e-3",
+    "train.warmup_ratio": "0",
+    "train.holdout": "0",
+    "train.dtype": "float32",
+    "train.save_steps": "1000",
+    "evaluate.concurrency": "1",
+    "evaluate.max_tokens": "32",
+    "evaluate.max_steps": "3",
+    "gate.min_gain": "-1",
+    "gate.min_well_formed": "0",
+    "publish.data": "true",
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random student in Hugging Face's form, which says its licence."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base.prepare(base.load("smollm2-135m")))
+    directory = tiny_vl.write(tokenizer, TEMPLATE, tmp_path_factory.mktemp("models") / "tiny-vl")
+    (directory / "LICENSE").write_text("Apache-2.0\n")
+    return directory
+
+
+def described(model: Path, to: Path) -> Path:
+    """The same student by a file of the user's own."""
+    student = {
+        "name": "tiny-vl",
+        "description": "a random Qwen2.5-VL",
+        "source": {"path": str(model)},
+        "template": "qwen2.5-vl-tools.jinja",
+        "licence": {"id": "Apache-2.0"},
+        "context": 8192,
+        "stop": ["<|im_end|>"],
+        "parameters": 7_000_000,
+        "capabilities": {"vision": True},
+        "lora_targets": "all-linear",
+    }
+    to.write_text(yaml.safe_dump(student))
+    return to
+
+
+def run_all(work: stages.Work, until: str | None = None) -> dict[str, Any]:
+    loaded = {name: getattr(work, name) for name in ("domain", "teacher", "student", "hardware")}
+    return distill.run_stages(work.run, work.recipe, loaded, until)
+
+
+@pytest.fixture(scope="module")
+def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+    """The work of a run that went through all its stages, its summary, and the requests that its teacher got."""
+    directory = tmp_path_factory.mktemp("seeing")
+    Teacher.tasks, Teacher.requests = {}, []
+    server = HttpServer(Teacher)
+    changes = {
+        **SETTINGS,
+        "student": str(described(model, directory / "tiny-vl.yaml")),
+        "publish.store": str(directory / "store"),
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STILLHOUSE_TEACHER_KEY", "secret")
+        patch.setenv("STILLHOUSE_STORE", str(directory / "store"))
+        try:
+            work = test_visual_run.work_in(directory, server.url, SEES, **changes)
+            with work.run:
+                run_all(work, "plan")
+                rows = read_jsonl(work.path("tasks", "train.jsonl"))
+                Teacher.tasks = {task["id"]: task for task in rows}
+                summary = run_all(work)
+                yield SimpleNamespace(work=work, summary=summary, requests=list(Teacher.requests))
+        finally:
+            server.close()
+
+
+def test_it_goes_through_all_stages(finished: SimpleNamespace) -> None:
+    assert list(finished.summary["stages"]) == list(STAGES)
+
+
+def test_the_examples_hold_the_pictures_and_all_their_tokens(finished: SimpleNamespace) -> None:
+    work = finished.work
+    renderer = stages._renderer(work)
+    kept = list(read_jsonl(work.path("filter", "kept.jsonl")))
+    learned = [example for trace in kept for example in examples(trace, renderer)]
+    shown = [name for example in learned for name in example.pictures]
+    assert shown == [name for trace in kept for name in trace["images"]] and len(shown) > 8
+    placeholder = renderer.tokenizer.convert_tokens_to_ids(renderer.placeholder)
+    assert sum(e.input_ids.count(placeholder) for e in learned) == sum(map(renderer.tokens, shown))
+    counts = read_json(work.path("train", "examples.json"))
+    assert counts["tokens"] == sum(len(example.input_ids) for example in learned)
+    assert {t["grounding"] for t in kept if t["images"]} == {"pixels"}
+
+
+def test_what_is_exported_is_complete_and_was_shown_pictures(finished: SimpleNamespace) -> None:
+    work = finished.work
+    names = {file.name for file in work.path("export", "gguf").iterdir()}
+    assert names == {f"fees-tiny-vl-{v}.gguf" for v in ("Q8_0", "Q4_K_M", "mmproj")}
+    vllm = work.path("export", "vllm")
+    assert (vllm / "chat_template.jinja").read_bytes() == TEMPLATE.encode()
+    assert read_json(vllm / "tokenizer_config.json")["chat_template"] == TEMPLATE
+    assert read_json(vllm / "preprocessor_config.json")["size"]["longest_edge"] == 4096 * 28 * 28
+    gate = read_json(work.path("export", "gate.json"))
+    assert set(gate) == {"Q8_0", "Q4_K_M"}
+    for checks in gate.values():
+        assert all(check["passed"] for check in checks)
+        assert "prompts with pictures" in checks[-1]["detail"]
+
+
+def test_base_and_student_sit_the_exam_with_pixels(finished: SimpleNamespace) -> None:
+    work = finished.work
+    exam = {row["id"]: row for row in read_jsonl(work.path("tasks", "exam.jsonl"))}
+    # Where a point is asked for, only one who sees the page can say it.
+    assert "where_is_the_fee" in {row["template"] for row in exam.values()}
+    renderer = stages._renderer(work)
+    for name in ("base", "student"):
+        traces = list(read_jsonl(work.path("evaluate", f"{name}.jsonl")))
+        asked = [trace for trace in traces if exam[trace["task"]["id"]].get("pictures")]
+        assert len(asked) > 2
+        for trace in asked:
+            assert trace["grounding"] == "pixels" and trace["outcome"]["error"] is None
+            taken = sum(renderer.tokens(p["sha256"]) for p in exam[trace["task"]["id"]]["pictures"])
+            assert trace["calls"][0]["usage"]["prompt_tokens"] > taken
+        assert "mmproj" in work.path("logs", f"exam-{name}.log").read_text(errors="replace")
+    for file in work.path("journal").iterdir():
+        assert "base64" not in file.read_text()
+    check_document(read_json(work.path("evaluate", "scorecard.json")), "scorecard", "scorecard")
+
+
+def test_the_card_says_that_it_sees_and_how_to_have_it_see(finished: SimpleNamespace) -> None:
+    card = finished.work.path("publish", "README.md").read_text()
+    assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "image-text-to-text"
+    assert (
+        "llama-server -m fees/fees-tiny-vl-Q8_0.gguf --mmproj fees/fees-tiny-vl-mmproj.gguf" in card
+    )
+
+
+@pytest.fixture
+def pulled(
+    finished: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[Path, str]:
+    """The directory with one pulled variant, and what the command said."""
+    monkeypatch.setenv("STILLHOUSE_STORE", str(finished.work.recipe.publish.store))
+    to = tmp_path / "pulled"
+    found = CliRunner().invoke(cli.app, ["pull", "fees", "--variant", "Q4_K_M", "--to", str(to)])
+    assert found.exit_code == 0, found.output
+    return to, found.output
+
+
+def test_a_pulled_variant_comes_with_its_tower_and_is_asked_about_a_picture(
+    finished: SimpleNamespace, pulled: tuple[Path, str]
+) -> None:
+    directory, said = pulled
+    assert {file.name for file in directory.glob("*.gguf")} == {
+        "fees-tiny-vl-Q4_K_M.gguf",
+        "fees-tiny-vl-mmproj.gguf",
+    }
+    [line] = [line for line in said.splitlines() if line.startswith("serve it: ")]
+    words = shlex.split(line.removeprefix("serve it: "))
+    assert words[:2] == ["llama-server", "--jinja"]
+    weights, tower = (Path(words[words.index(option) + 1]) for option in ("-m", "--mmproj"))
+
+    work = finished.work
+    kept = list(read_jsonl(work.path("filter", "kept.jsonl")))
+    trace = next(t for t in kept if t["task"]["template"] == "fee_on_page")
+    renderer = stages._renderer(work)
+    expected = len(turns(trace, renderer)[0].prompt_ids)
+    messages = as_served(trace, renderer)["messages"][:2]
+
+    async def ask() -> Any:
+        with serve(weights, directory / "log", 1, 4096, projector=tower) as endpoint:
+            journal = Journal(directory / "journal")
+            identity = {"model": "m", "revision": "r"}
+            async with Client(endpoint, identity, journal, 1, 120, work.album) as client:
+                sent = as_sent(messages, "pixels", work.album)
+                return await client.complete(sent, trace["tools"], 0, max_tokens=32)
+
+    reply = asyncio.run(ask())
+    assert reply.error is None and reply.message
+    assert reply.usage["prompt_tokens"] == expected
+
+
+def test_the_traces_are_published_with_their_pictures(
+    finished: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    monkeypatch.setenv("STILLHOUSE_STORE", str(finished.work.recipe.publish.store))
+    arguments = ["pull", "fees", "--variant", "data", "--to", str(tmp_path)]
+    found = CliRunner().invoke(cli.app, arguments)
+    assert found.exit_code == 0, found.output
+    rows = datasets.load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "data" / "train.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
+    assert [len(row["images"]) for row in rows] == [len(trace["images"]) for trace in kept]
+    assert not list(tmp_path.glob("*.gguf"))
+
+
+def test_a_second_run_does_nothing(finished: SimpleNamespace, capfd: pytest.CaptureFixture) -> None:
+    asked = len(Teacher.requests)
+    run_all(finished.work)
+    assert capfd.readouterr().err.count("is done already") == len(STAGES)
+    assert len(Teacher.requests) == asked
