@@ -10,6 +10,7 @@ from pathlib import Path
 
 from schemas.errors import StageError
 from schemas.files import whole
+from student.vision import limit_pictures
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "model.safetensors.index.json")
 
@@ -38,10 +39,7 @@ def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
                 shutil.copy2(file, temporary / file.name)
         set_template(temporary, template)
         (temporary / "chat_template.json").unlink(missing_ok=True)  # an older name of the template
-        if (temporary / "preprocessor_config.json").is_file():
-            from student import vision
-
-            vision.limit_pictures(temporary)
+        limit_pictures(temporary)
 
 
 def set_template(directory: Path, template: str) -> None:

@@ -5,16 +5,20 @@ is repeated for as many tokens as the picture takes (`SeeingRenderer`). The pixe
 (`Collator`): TRL's collator passes neither tools nor the pictures that tools return. Adapters lie on the language
 model alone; the vision tower stays as it is, so a student's projector file is that of its base.
 
-The image processors are those on Pillow's resampling: they need no torchvision, and llama.cpp resizes as they do.
+A picture is scaled as llama.cpp's server scales it, which sits the exam: its shape is kept, and what is left of the
+last row or column of tokens is black. vLLM and transformers stretch it to the same tokens instead (`fitted`). The image
+processors are those on Pillow's resampling: they need no torchvision, and llama.cpp's is a copy of it.
 The language model trains through the fused layers of student/qlora.py, a picture's example as a row of its own: its
 positions have three axes, by which packed examples cannot be told apart.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from schemas.errors import InputError
@@ -28,7 +32,13 @@ TOWER = r".*\bvisual\b.*"
 # Tokens that llama.cpp's server gives a picture of these families, least and most (tools/mtmd/clip.cpp, at the pinned
 # version); it knows no other limit, so training and vLLM are given the same.
 FEWEST_TOKENS, MOST_TOKENS = 8, 4096
-_SETTINGS = "preprocessor_config.json"
+# Where an image processor's settings are: transformers 5 saves those of a whole processor in one file, and where it has
+# that, looks for them nowhere else.
+_SETTINGS, _PROCESSOR, _PART = (
+    "preprocessor_config.json",
+    "processor_config.json",
+    "image_processor",
+)
 
 
 def sees(student: dict[str, Any]) -> bool:
@@ -37,36 +47,77 @@ def sees(student: dict[str, Any]) -> bool:
 
 
 def image_processor(directory: Path) -> Any:
-    """The student's image processor, with the limits that its servers have.
+    """The student's image processor.
 
     Raises:
         InputError: the directory has none.
     """
     from transformers import AutoImageProcessor
 
-    if not (directory / _SETTINGS).is_file():
+    if not _settings(directory):
         raise InputError(f"{directory}: no {_SETTINGS}: expected that of a student that sees")
-    processor = AutoImageProcessor.from_pretrained(directory, backend="pil")
-    processor.size = _limits(processor.patch_size * processor.merge_size)
-    return processor
+    return AutoImageProcessor.from_pretrained(directory, backend="pil")
 
 
 def limit_pictures(directory: Path) -> None:
-    """Writes the same limits into an exported directory, so that vLLM sees a picture in as many tokens."""
-    path = directory / _SETTINGS
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    for old in ("min_pixels", "max_pixels"):  # names of the same limits, which would win
-        settings.pop(old, None)
-    settings["size"] = _limits(settings["patch_size"] * settings["merge_size"])
-    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+    """Writes llama.cpp's limits into an exported directory, so that vLLM sees a picture in as many tokens. A directory
+    without an image processor is left as it is."""
+    for path, file, settings in _settings(directory):
+        for old in ("min_pixels", "max_pixels"):  # names of the same limits, which would win
+            settings.pop(old, None)
+        area = (settings["patch_size"] * settings["merge_size"]) ** 2
+        settings["size"] = {
+            "shortest_edge": FEWEST_TOKENS * area,
+            "longest_edge": MOST_TOKENS * area,
+        }
+        path.write_text(json.dumps(file, indent=2) + "\n", encoding="utf-8")
 
 
-def _limits(side: int) -> dict[str, int]:
-    """Pixels of a picture; a token is a square of `side` pixels. The names are those of transformers."""
-    return {
-        "shortest_edge": FEWEST_TOKENS * side * side,
-        "longest_edge": MOST_TOKENS * side * side,
-    }
+def _settings(directory: Path) -> list[tuple[Path, dict[str, Any], dict[str, Any]]]:
+    """The files with an image processor's settings: path, content, and the part of it that they are."""
+    paths = [path for name in (_SETTINGS, _PROCESSOR) if (path := directory / name).is_file()]
+    files = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    return [
+        (path, file, file if path.name == _SETTINGS else file[_PART])
+        for path, file in files
+        if path.name == _SETTINGS or _PART in file
+    ]
+
+
+def fitted(width: int, height: int, side: int) -> tuple[int, int]:
+    """Width and height in pixels that llama.cpp's server gives a picture, whose tokens are squares of `side` pixels.
+
+    In float32 and with a half rounded up, as calc_size_preserved_ratio of its tools/mtmd/mtmd-image.cpp does;
+    transformers rounds a half to the even number: 720 pixels are 23 tokens of 32 here, and 22 there.
+    """
+    w, h = (max(side, (2 * pixels + side) // (2 * side) * side) for pixels in (width, height))
+    fewest, most = FEWEST_TOKENS * side**2, MOST_TOKENS * side**2
+    area, one = np.float32(width) * np.float32(height), np.float32(side)
+    if w * h > most:
+        by = np.sqrt(area / np.float32(most))
+        w = max(side, int(np.float32(width) / by / one) * side)
+        h = max(side, int(np.float32(height) / by / one) * side)
+    elif w * h < fewest:
+        by = np.sqrt(np.float32(fewest) / area)
+        w = math.ceil(np.float32(width) * by / one) * side
+        h = math.ceil(np.float32(height) * by / one) * side
+    return w, h
+
+
+def scaled(image: Image.Image, side: int) -> Image.Image:
+    """A picture as llama.cpp's server shows it to the tower: scaled in its shape, in the middle of black."""
+    width, height = fitted(*image.size, side)
+    scale = min(
+        np.float32(width) / np.float32(image.width), np.float32(height) / np.float32(image.height)
+    )
+    size = (
+        min(math.ceil(np.float32(image.width) * scale), width),
+        min(math.ceil(np.float32(image.height) * scale), height),
+    )
+    whole = Image.new("RGB", (width, height))
+    within = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    whole.paste(within, ((width - size[0]) // 2, (height - size[1]) // 2))
+    return whole
 
 
 class SeeingRenderer(Renderer):
@@ -84,7 +135,8 @@ class SeeingRenderer(Renderer):
                 f"{directory}: model_type: found {config.model_type}, expected one of"
                 f" {', '.join(FAMILIES)} for a student that sees"
             )
-        self.processor = image_processor(directory)
+        processor = image_processor(directory)
+        self.side = processor.patch_size * processor.merge_size  # pixels of a token
         self.placeholder, start, end = tokenizer.convert_ids_to_tokens(
             [config.image_token_id, config.vision_start_token_id, config.vision_end_token_id]
         )
@@ -121,8 +173,8 @@ class SeeingRenderer(Renderer):
         """How many tokens a picture of the album takes."""
         assert self.album
         about = self.album.about(name)
-        patches = self.processor.get_number_of_image_patches(about["height"], about["width"], {})
-        return patches // self.processor.merge_size**2
+        width, height = fitted(about["width"], about["height"], self.side)
+        return width * height // self.side**2
 
 
 class Collator:
@@ -145,7 +197,8 @@ class Collator:
         batch = padded(examples, multiple)
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token).long()
         if names := [name for e in examples for name in e["pictures"]]:
-            read = self.processor(images=[self._read(name) for name in names], return_tensors="pt")
+            pictures = [self._read(name) for name in names]
+            read = self.processor(images=pictures, do_resize=False, return_tensors="pt")
             batch |= {key: read[key] for key in ("pixel_values", "image_grid_thw")}
         return batch
 
@@ -153,4 +206,49 @@ class Collator:
         assert self.album, "examples with pictures, and no album"
         self.album.png(name)  # says what is wrong with a file that is missing or damaged
         with Image.open(self.album.directory / f"{name}.png") as image:
-            return image.convert("RGB")
+            return scaled(image, self.processor.patch_size * self.processor.merge_size)
+
+
+def prepare_tower(model: Any) -> None:
+    """Has a loaded model's vision tower stay as it is, and attend in one kernel where there is one.
+
+    Qwen2.5-VL's tower attends in windows of 64 patches; transformers calls the attention of PyTorch once a window,
+    which took a quarter of a training step (benchmarks/qlora.md).
+    """
+    import torch
+    from transformers import AttentionInterface
+
+    tower = model.model.visual
+    tower.requires_grad_(False)
+    if tower.device.type == "cuda" and tower.dtype in (torch.bfloat16, torch.float16):
+        AttentionInterface.register(_WINDOWS, _attend_in_windows)
+        tower.config._attn_implementation = _WINDOWS
+
+
+# transformers tells by "flash" in its name that an attention takes where the windows begin.
+_WINDOWS = "flash_of_torch"
+
+
+def _attend_in_windows(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: None,
+    scaling: float,
+    cu_seq_lens_q: Any,
+    max_length_q: int,
+    **same: Any,
+) -> tuple[Any, None]:
+    """[1, T, heads, D] of query, key and value [1, heads, T, D]: each token over those of its window.
+
+    cu_seq_lens_q: int32, where each window begins, and the end.
+    """
+    import torch
+
+    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    starts = cu_seq_lens_q.to(torch.int32)
+    out, *_ = torch.ops.aten._flash_attention_forward(
+        q, k, v, starts, starts, max_length_q, max_length_q, 0.0, False, False, scale=scaling
+    )
+    return out[None], None

@@ -73,16 +73,19 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def directory(family, tmp_path_factory):
-    """A random student with bytes as tokens."""
-    to = tmp_path_factory.mktemp(family)
-    return tiny_vl.write(tiny_tokenizer(), TEMPLATES[family], to, family)
+    """A random student with bytes as tokens, its pictures limited as in an exported one."""
+    to = tiny_vl.write(tiny_tokenizer(), TEMPLATES[family], tmp_path_factory.mktemp(family), family)
+    vision.limit_pictures(to)
+    return to
 
 
 @pytest.fixture(scope="module")
 def seeing(family, directory, album):
-    """Its renderer."""
+    """Its renderer, with transformers' own processor beside it."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    return vision.SeeingRenderer(tokenizer, TEMPLATES[family], [END], album, directory)
+    renderer: Any = vision.SeeingRenderer(tokenizer, TEMPLATES[family], [END], album, directory)
+    renderer.theirs = processor(family, tokenizer, directory)
+    return renderer
 
 
 def conversation(pages, tools=TOOLS, tool_errors=()):
@@ -99,34 +102,33 @@ def conversation(pages, tools=TOOLS, tool_errors=()):
     return trace(messages, tools, tool_errors) | {"id": "t/1", "images": pages}
 
 
-def processor_of(renderer):
+def processor(family, tokenizer, directory):
     """transformers' own processor of the family, without the one of videos, which needs torchvision."""
     from transformers import Qwen2_5_VLProcessor, Qwen3VLProcessor
 
-    qwen3 = renderer.template == TEMPLATES["qwen3_vl"]
+    whole: Any = {"qwen2_5_vl": Qwen2_5_VLProcessor, "qwen3_vl": Qwen3VLProcessor}[family]
 
-    class OfPictures(Qwen3VLProcessor if qwen3 else Qwen2_5_VLProcessor):  # type: ignore[misc]
+    class OfPictures(whole):
         def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
             super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
-    return OfPictures(renderer.processor, renderer.tokenizer, renderer.template)
+    return OfPictures(vision.image_processor(directory), tokenizer, TEMPLATES[family])
 
 
 def prompts(renderer, made):
     """Token ids of each assistant's prompt, and what the model is given with them, by transformers' own processor."""
-    processor = processor_of(renderer)
     left, found = iter(made["images"]), []
     seen: list[Any] = []
     for index, message in enumerate(made["messages"]):
         if message["role"] == "assistant":
-            given = processor.apply_chat_template(
+            given = renderer.theirs.apply_chat_template(
                 [as_template_reads(m) for m in made["messages"][:index]],
                 tools=made["tools"] or None,
                 add_generation_prompt=True,
                 tokenize=False,
             )
             opened = [Image.open(renderer.album.directory / f"{name}.png") for name in seen]
-            found.append(processor(images=opened or None, text=given))
+            found.append(renderer.theirs(images=opened or None, text=given))
         content = message["content"]
         parts = content if isinstance(content, list) else []
         seen += [next(left) for part in parts if part == IMAGE]
@@ -244,17 +246,20 @@ def test_where_a_template_allows_one_call_a_turn_each_picture_follows_its_own_ca
 # ------------------------------------------------------------------------------------- batches and limits
 
 
-def test_a_batch_has_the_pixels_of_its_pictures_and_their_places(seeing, directory, pages, album):
+def test_a_batch_has_the_pixels_of_its_pictures_and_their_places(seeing, directory, album):
     import torch
 
+    # Of whole tokens: others are scaled by llama.cpp's rule, which is not that of transformers.
+    sides = [(4, 6), (5, 3), (9, 2)]
+    whole = [album.add(page("C-9", w * seeing.side, h * seeing.side)) for w, h in sides]
     plain = trace([user("Hi"), says("Hello.")])
-    rows = [vars(e) for made in (plain, conversation(pages)) for e in examples(made, seeing)]
+    rows = [vars(e) for made in (plain, conversation(whole)) for e in examples(made, seeing)]
     batch = vision.Collator(directory, album)(rows)
-    last = prompts(seeing, conversation(pages))[-1]
+    last = prompts(seeing, conversation(whole))[-1]
     assert torch.equal(batch["pixel_values"], torch.as_tensor(last["pixel_values"]))
     assert batch["image_grid_thw"].tolist() == last["image_grid_thw"].tolist()
     kinds = batch["mm_token_type_ids"]
-    assert kinds[0].sum() == 0 and kinds[1].sum() == sum(map(seeing.tokens, pages))
+    assert kinds[0].sum() == 0 and kinds[1].sum() == sum(map(seeing.tokens, whole))
     asked = last["mm_token_type_ids"][0]
     assert kinds[1][: len(asked)].tolist() == list(asked)
     assert (batch["labels"][batch["attention_mask"] == 0] == -100).all()
@@ -272,6 +277,40 @@ def test_the_largest_picture_takes_no_more_tokens_than_the_server_gives_it(seein
     assert 4000 < seeing.tokens("large") <= vision.MOST_TOKENS
     about.update(height=20, width=20)
     assert seeing.tokens("small") >= vision.FEWEST_TOKENS
+
+
+def test_a_picture_takes_the_tokens_that_transformers_gives_it_but_where_a_side_is_half_a_token():
+    from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
+
+    for side in (28, 32):
+        limits = (vision.FEWEST_TOKENS * side**2, vision.MOST_TOKENS * side**2)
+        for width, height in [(1000, 701), (2048, 2047), (2048, 3000), (30, 45), (17, 300)]:
+            theirs = smart_resize(height, width, side, *limits)
+            assert vision.fitted(width, height, side) == theirs[::-1]
+        half = 22 * side + side // 2
+        assert vision.fitted(half, 40 * side, side) == (23 * side, 40 * side)
+        assert smart_resize(40 * side, half, side, *limits) == (40 * side, 22 * side)
+
+
+def test_a_scaled_picture_keeps_its_shape_in_the_middle_of_black():
+    scaled = vision.scaled(Image.new("RGB", (90, 128), "white"), 32)
+    assert scaled.size == (96, 128)
+    assert scaled.getbbox() == (3, 0, 93, 128)
+
+
+def test_the_limits_are_written_wherever_transformers_looks_for_them(seeing, directory, tmp_path):
+    from transformers import AutoImageProcessor
+
+    plain = json.loads((directory / "preprocessor_config.json").read_text())
+    old = {k: v for k, v in plain.items() if k != "size"} | {"min_pixels": 1, "max_pixels": 9}
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": old}))
+    for _ in range(2):  # once with either file
+        vision.limit_pictures(tmp_path)
+        read = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
+        assert read.size["shortest_edge"] == 8 * seeing.side**2
+        assert read.size["longest_edge"] == 4096 * seeing.side**2
+        (tmp_path / "processor_config.json").unlink(missing_ok=True)
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(old))
 
 
 def test_a_text_model_is_no_student_that_sees(album, tmp_path):
@@ -347,35 +386,42 @@ def served(trained, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_the_server_reads_pixels_as_transformers_does(served, trained, embedded, pages, album):
+def test_the_server_reads_pixels_of_any_size_as_transformers_does_in_training(
+    served, trained, embedded, pages, album
+):
     import torch
     from transformers import AutoModelForImageTextToText
 
     from student import parity
 
-    (only,) = examples(conversation(pages), embedded[1])
-    whole = vision.Collator(embedded[0], album)([vars(only)])
-    end = next(i for i, label in enumerate(only.labels) if label != IGNORED)  # the first answer
-    first = ("input_ids", "attention_mask", "mm_token_type_ids")
-    asked = {key: whole[key][:, :end] for key in first}
-    two = whole["image_grid_thw"][:2]
-    asked |= {"image_grid_thw": two, "pixel_values": whole["pixel_values"][: two.prod(1).sum()]}
+    directory, renderer = embedded
     model = AutoModelForImageTextToText.from_pretrained(trained[0] / "merged", dtype=torch.float32)
-    with torch.no_grad():
-        expected = model(**asked).logits[0, -1].log_softmax(-1)
-    messages = as_served(conversation(pages), embedded[1])["messages"][:2]
-    _, likely = parity._next(served, embedded[1].sent(messages), TOOLS)
-    # The server computes in bfloat16, and resizes with a filter of its own.
-    for token, logprob in likely:
-        assert logprob == pytest.approx(expected[token].item(), abs=0.1)
+    half = renderer.side // 2
+    # Sides of half a token, smaller than the limit, and a long one.
+    odd = [(5 * half, 9 * half), (23, 41), (37 * half, 101)]
+    odd = [album.add(page(f"C-{n}", *size)) for n, size in enumerate(odd)]
+    for shown in (pages, odd):
+        (only,) = examples(conversation(shown), renderer)
+        whole = vision.Collator(directory, album)([vars(only)])
+        end = next(i for i, label in enumerate(only.labels) if label != IGNORED)  # the first answer
+        first = ("input_ids", "attention_mask", "mm_token_type_ids")
+        asked = {key: whole[key][:, :end] for key in first}
+        two = whole["image_grid_thw"][:2]
+        patches = whole["pixel_values"][: two.prod(1).sum()]
+        with torch.no_grad():
+            logits = model(**asked, image_grid_thw=two, pixel_values=patches).logits
+        expected = logits[0, -1].log_softmax(-1)
+        messages = as_served(conversation(shown), renderer)["messages"][:2]
+        tokens, likely = parity._next(served, renderer.sent(messages), TOOLS)
+        assert tokens == end
+        for token, logprob in likely:  # the server computes in bfloat16
+            assert logprob == pytest.approx(expected[token].item(), abs=0.05)
 
 
 @pytest.mark.slow
 def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_read(
-    served, trained, embedded, pages, tmp_path
+    served, trained, embedded, pages, tmp_path, monkeypatch
 ):
-    import copy
-
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -385,11 +431,9 @@ def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_rea
     renderer = embedded[1]
     traces = [as_served(conversation(pages), renderer)]
     assert parity._image_trip(served, traces, renderer)["passed"]
-    larger = copy.copy(renderer)
-    larger.processor = copy.copy(renderer.processor)
-    area = (larger.processor.patch_size * larger.processor.merge_size) ** 2
-    larger.processor.size = {"shortest_edge": 200 * area, "longest_edge": 4096 * area}
-    found = parity._image_trip(served, traces, larger)
+    with monkeypatch.context() as larger:
+        larger.setattr(vision, "FEWEST_TOKENS", 200)
+        found = parity._image_trip(served, traces, renderer)
     assert not found["passed"] and "in training" in found["detail"]
     # Where no trace has a picture, one is drawn.
     plain = trace([user("Hi"), says("Hello.")]) | {"id": "t/2"}

@@ -48,6 +48,8 @@ def write(tokenizer, template: str, directory: Path, family: str = "qwen2_5_vl")
     with torch.no_grad():
         embeddings: Any = model.get_input_embeddings()
         embeddings.weight[stop].normal_(std=0.1)
+        if family == "qwen3_vl":  # enough for a wrong position to be seen in what comes out
+            model.model.visual.pos_embed.weight.normal_(std=2.0)
     model.bfloat16().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     (directory / "chat_template.jinja").write_text(template)
