@@ -28,7 +28,7 @@ from transformers import AutoTokenizer
 
 from flows.recipe import Train
 from schemas.errors import InputError
-from student import base, vision
+from student import base, generic, vision
 from student.examples import IGNORED, Renderer, Unrenderable, as_served, as_template_reads, examples
 from teacher import catalog, scenes
 from teacher.pictures import Album
@@ -319,6 +319,27 @@ def test_a_text_model_is_no_student_that_sees(album, tmp_path):
         vision.SeeingRenderer(TINY, TEMPLATES["qwen2_5_vl"], [END], album, tmp_path)
 
 
+# What of the 32B models' towers is not transformers' default: for Qwen3-VL nothing; for Qwen2.5-VL the two numbers with
+# which the sum is that of the weights on the hub, 66,905,436,672 bytes in 16 bits (Qwen3-VL's are 66,714,780,128).
+@pytest.mark.parametrize(
+    ("name", "tower"),
+    [("qwen2.5-vl-32b", {"hidden_size": 1280, "intermediate_size": 3456}), ("qwen3-vl-32b", {})],
+)
+def test_the_parameters_in_a_description_are_those_of_its_shape_with_its_tower(name, tower):
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    student = base.load(name)
+    shape = student["shape"]
+    text = {key: shape[field] for field, key in generic._SHAPE.items() if field != "model_type"}
+    tower = tower | {"out_hidden_size": shape["hidden"]}
+    config = AutoConfig.for_model(shape["model_type"], text_config=text, vision_config=tower)
+    with torch.device("meta"):
+        model = AutoModelForImageTextToText.from_config(config)
+    assert model.num_parameters() == student["parameters"]
+    assert sum(p.numel() for p in model.model.visual.parameters()) == shape["vision"]
+
+
 # ------------------------------------------------------------------------------------- trained, exported, served
 
 
@@ -457,8 +478,6 @@ def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_rea
 
 @pytest.mark.slow
 def test_a_directory_of_a_student_that_sees_describes_itself(embedded, tmp_path):
-    from student import generic
-
     directory = tmp_path / "student"
     directory.mkdir()
     for file in embedded[0].iterdir():
