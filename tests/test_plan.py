@@ -7,6 +7,7 @@ import math
 import shlex
 from bisect import bisect_left
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -28,6 +29,7 @@ from teacher.gpus import GIB, Gpu, Hardware, parse
 from teacher.pictures import Album, Grounding
 from teacher.plan import plan
 from teacher.rollouts import rollouts
+from teacher.swap import swap_some
 
 KIMI_RECIPES = sorted(path.stem for path in recipes.RECIPES.glob("kimi-*.yaml"))
 
@@ -415,6 +417,19 @@ def test_a_picture_takes_a_token_for_each_square_of_28_pixels(
 ) -> None:
     size = {"width": width, "height": height}
     assert estimate.picture_tokens(size) == pytest.approx(tokens, rel=0.04)
+
+
+@pytest.mark.slow
+@pytest.mark.drawing
+def test_the_embedded_run_is_planned_to_take_what_it_took(tmp_path: Path) -> None:
+    """The run of README.md, "What a run gave", on two cores: generation 500 s, training 493 s."""
+    recipe, loaded, album = recipes.load("local"), domain.load("legal"), Album(tmp_path)
+    tasks = sampled.sample(loaded, "train", 180, 0, recipe.tasks.mix, pixels=False, album=album)
+    tasks = swap_some(tasks, loaded, recipe.tasks.swapped, album)
+    measured = estimate.measure(tasks, loaded, album, shown="source", read="source")
+    seconds = made("local", None, tasks=measured)["seconds"]
+    assert seconds["generate"] == pytest.approx(500, rel=0.1)
+    assert seconds["train"] == pytest.approx(493, rel=0.1)
 
 
 # ------------------------------------------------------------------------------------- the student
