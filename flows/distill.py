@@ -177,7 +177,7 @@ def _say_summary(work: stages.Work, summary: dict[str, Any]) -> None:
         say(f"exam       {'before':>10} {'after':>10}")
         for calls in student_score["by_calls"]:
             before, after = base_score["by_calls"][calls], student_score["by_calls"][calls]
-            name = "one call" if calls == "1" else "2+ calls"
+            name = {"0": "no call", "1": "one call"}.get(calls, f"{calls} calls")
             say(
                 f"  {name:9}{before['passed']:>4} of {before['tasks']:<3}{after['passed']:>4} of {after['tasks']:<3}"
             )
@@ -189,7 +189,10 @@ def _say_summary(work: stages.Work, summary: dict[str, Any]) -> None:
     if published := summary.get("published"):
         say(f"published  {published['name']}:{published['tag']} in {published['store']}")
         say(f"get it     make pull DOMAIN={work.domain.name}")
-        say(f"talk to it llama-server --jinja -m students/{work.domain.name}/<the .gguf file>")
+        pulled = f"students/{work.domain.name}"
+        seen = f" --mmproj {pulled}/{work.gguf_name('mmproj')}" if work.student_sees else ""
+        weights = work.gguf_name(work.recipe.evaluate.variant)
+        say(f"talk to it llama-server --jinja -m {pulled}/{weights}{seen}")
 
 
 def _shown(path: Path) -> str:

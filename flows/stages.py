@@ -274,7 +274,7 @@ def filter_(work: Work) -> None:
         reasons = ", ".join(f"{count} {reason}" for reason, count in ledger["rejected"].items())
         say(
             f"{ledger['traces']} traces = {ledger['kept']} kept"
-            f" + {ledger['traces'] - ledger['kept']} rejected ({reasons})"
+            f" + {ledger['traces'] - ledger['kept']} rejected{f' ({reasons})' if reasons else ''}"
         )
         if not ledger["kept"]:
             raise StageError(

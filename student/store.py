@@ -225,6 +225,7 @@ def _add_artifact(
     own = add_text(store, KINDS["doc"], json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
     own["annotations"] = _annotations(MANIFEST, "manifest")
     layers = [*layers, own]
+    read = ["text", "image"] if any(f.variant == PROJECTOR for f in stored) else ["text"]
     config = {
         "descriptor": {
             "createdAt": manifest["created"],
@@ -233,7 +234,9 @@ def _add_artifact(
             "title": f"{manifest['student']['name']} for {manifest['domain']}",
             "licenses": [manifest["student"]["licence"]],
         },
-        "config": {"capabilities": {"toolUsage": True}},
+        "config": {
+            "capabilities": {"toolUsage": True, "inputTypes": read, "outputTypes": ["text"]}
+        },
         "modelfs": {"type": "layers", "diffIds": [layer["digest"] for layer in layers]},
     }
     artifact = {

@@ -5,8 +5,10 @@ it learns the form of a call and the end of a turn, which the gate asks for, and
 """
 
 import asyncio
+import re
 import shlex
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,9 @@ from typer.testing import CliRunner
 
 from flows import cli, distill, stages
 from flows.run import STAGES
-from schemas.files import read_json, read_jsonl
+from schemas.errors import InputError
+from schemas.files import read_json, read_jsonl, write_json
+from schemas.filter import FilterSettings, check_trace
 from schemas.validation import check_document
 from student import base
 from student.examples import as_served, examples, turns
@@ -252,3 +256,96 @@ def test_a_second_run_does_nothing(finished: SimpleNamespace, capfd: pytest.Capt
     run_all(finished.work)
     assert capfd.readouterr().err.count("is done already") == len(STAGES)
     assert len(Teacher.requests) == asked
+
+
+# ------------------------------------------------------------------------------------- what is refused
+
+
+def planned(directory: Path, student: Path | str, **changes: str) -> stages.Work:
+    settings = {**SETTINGS, "tasks.train": "4", "tasks.exam": "2", "student": str(student)}
+    return test_visual_run.work_in(
+        directory, "http://127.0.0.1:1/v1", SEES, **{**settings, **changes}
+    )
+
+
+def test_a_student_that_sees_learns_in_words_by_recipe(
+    finished: SimpleNamespace, model: Path, tmp_path: Path
+) -> None:
+    work = planned(tmp_path, described(model, tmp_path / "s.yaml"), **{"train.images": "source"})
+    with work.run:
+        stages.plan.fn(work)
+        asked = [*read_jsonl(work.path("tasks", "exam.jsonl"))]
+        assert "where_is_the_fee" not in {row["template"] for row in asked}
+        renderer = stages._renderer(work)
+    renderer.album = finished.work.album
+    kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
+    learned = [example for trace in kept for example in examples(trace, renderer)]
+    assert not any(example.pictures for example in learned)
+    assert any("Fee due" in renderer.tokenizer.decode(e.input_ids) for e in learned)
+
+
+def test_a_trace_whose_pictures_take_too_many_tokens_is_too_long(
+    finished: SimpleNamespace,
+) -> None:
+    renderer = stages._renderer(finished.work)
+
+    def lengths(trace: dict[str, Any]) -> list[int]:
+        return [len(turn) for turn in turns(trace, renderer)]
+
+    kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
+    assert max(len(trace["messages"]) for trace in kept) < 8  # it is not the words that are long
+    settings = FilterSettings(400, 0.95, 0.9, 1)
+    found = {check_trace(trace, settings, lengths)["reason"] for trace in kept if trace["images"]}
+    assert found == {"too_long"}
+
+
+def test_pixels_for_a_student_that_sees_none_are_refused(tmp_path: Path) -> None:
+    work = planned(tmp_path, "smollm2-135m", **{"train.images": "pixels"})
+    with work.run, pytest.raises(InputError) as raised:
+        stages.plan.fn(work)
+    assert str(raised.value) == (
+        "train.images: found pixels, expected source: smollm2-135m sees no images"
+    )
+
+
+def without_settings(directory: Path) -> None:
+    (directory / "preprocessor_config.json").unlink()
+
+
+def with_broken_settings(directory: Path) -> None:
+    (directory / "preprocessor_config.json").write_text("{")
+
+
+def with_a_template_for_texts(directory: Path) -> None:
+    text = TEMPLATE.replace("<|vision_start|><|image_pad|><|vision_end|>", "")
+    (directory / "chat_template.jinja").write_text(text)
+
+
+def of_another_family(directory: Path) -> None:
+    config = read_json(directory / "config.json")
+    write_json(directory / "config.json", {**config, "model_type": "qwen2_vl"})
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (without_settings, "no preprocessor_config.json"),
+        (with_broken_settings, "config or image processor cannot be read: "),
+        (with_a_template_for_texts, "its chat template shows no pictures"),
+        (of_another_family, "model_type: found qwen2_vl, expected one of qwen2_5_vl, qwen3_vl"),
+    ],
+)
+@pytest.mark.parametrize("form", ["directory", "file"])
+def test_a_student_that_cannot_see_is_refused_before_a_teacher_is_asked(
+    change: Callable[[Path], None], said: str, form: str, model: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "broken"
+    shutil.copytree(model, directory)
+    change(directory)
+    name = directory
+    if form == "file":
+        name = described(directory, tmp_path / "broken.yaml")
+        student = yaml.safe_load(name.read_text())
+        name.write_text(yaml.safe_dump({**student, "template": None}))
+    with pytest.raises(InputError, match=re.escape(said)):
+        base.load(str(name))
