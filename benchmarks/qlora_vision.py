@@ -22,7 +22,7 @@ import torch
 
 from student import plan, qlora
 from student.generic import shape_of
-from student.vision import TOWER
+from student.vision import TOWER, prepare_tower
 
 WIDTH, HEIGHT = 1190, 1684
 PLACEHOLDER = 151655
@@ -130,6 +130,7 @@ def main() -> None:
             plan.layers_to_keep(shape, chosen.length, free) if chosen.keep is None else chosen.keep
         )
         qlora.install(model).keep_layers(keep)
+        prepare_tower(model.get_base_model())
         said = f"fused, {keep} of {shape['layers']} layers kept"
     inputs = conversation(config, chosen.pictures, chosen.length)
     labels = inputs.pop("labels")[:, 1:].flatten()

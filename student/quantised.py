@@ -11,6 +11,7 @@ from typing import Any
 
 from schemas.errors import StageError
 from schemas.files import sha256_text, whole
+from student import vision
 from teacher.llamacpp import Progress, cache
 
 # Raised when what is stored below changes, so that nobody trains on what an older version kept.
@@ -29,9 +30,7 @@ def load(directory: Path, settings: Any, sees: bool, say: Progress = print) -> A
     """
     model = _load(directory, settings, sees, say)
     if sees:
-        for name, parameter in model.named_parameters():
-            if "visual." in name:
-                parameter.requires_grad_(False)
+        vision.prepare_tower(model)
     return model
 
 
@@ -51,7 +50,7 @@ def _load(directory: Path, settings: Any, sees: bool, say: Progress) -> Any:
         return kind.from_pretrained(kept, dtype=dtype, **place)
     say(f"quantising the weights to {settings.bits} bits (once; kept in {kept})")
     if sees:
-        quantisation.llm_int8_skip_modules = ["visual", "lm_head"]
+        quantisation.llm_int8_skip_modules = ["model.visual", "lm_head"]
     model = kind.from_pretrained(directory, dtype=dtype, quantization_config=quantisation, **place)
     with whole(kept) as temporary:
         model.save_pretrained(temporary)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from student import kernels, plan, qlora
+from student import kernels, plan, qlora, vision
 from student.generic import shape_of
 
 SHAPE: dict[str, Any] = {
@@ -90,12 +90,39 @@ TOWER: dict[str, Any] = {
 }
 
 
+def seeing_lora() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=5,
+        lora_alpha=8,
+        target_modules="all-linear",
+        exclude_modules=vision.TOWER,
+        task_type="CAUSAL_LM",
+    )
+
+
+def some_pictures() -> dict[str, Any]:
+    """Two rows with a picture each, the second padded."""
+    tokens = some_tokens(2, 24).clamp(max=89)
+    tokens[0, 3:9] = tokens[1, 5:9] = 90  # pictures of 4 x 6 and of 4 x 4 patches
+    mask, labels = torch.ones_like(tokens), tokens.masked_fill(tokens == 90, -100)
+    mask[1, 17:], labels[1, 17:] = 0, -100
+    pixels = torch.randn(40, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(2))
+    return {
+        "input_ids": tokens,
+        "labels": labels,
+        "attention_mask": mask,
+        "mm_token_type_ids": (tokens == 90).long(),
+        "pixel_values": pixels.double(),
+        "image_grid_thw": torch.tensor([[1, 4, 6], [1, 4, 4]]),
+    }
+
+
 def tiny_seeing(family: str) -> Any:
     """A random PEFT model that sees; adapters on the language model alone."""
     import transformers
-    from peft import LoraConfig, get_peft_model
-
-    from student.vision import TOWER as tower
+    from peft import get_peft_model
 
     torch.manual_seed(0)
     heads = {"num_attention_heads": 2, "head_dim": 16}
@@ -109,10 +136,7 @@ def tiny_seeing(family: str) -> Any:
         vision_end_token_id=93,
     )
     model = getattr(transformers, f"{family}ForConditionalGeneration")(config).double()
-    lora = LoraConfig(
-        r=5, lora_alpha=8, target_modules="all-linear", exclude_modules=tower, task_type="CAUSAL_LM"
-    )
-    model = get_peft_model(model, lora, autocast_adapter_dtype=False)
+    model = get_peft_model(model, seeing_lora(), autocast_adapter_dtype=False)
     for name, parameter in model.named_parameters():
         if "norm" in name or "lora_B" in name:
             torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
@@ -122,22 +146,10 @@ def tiny_seeing(family: str) -> Any:
 @pytest.mark.parametrize("family", list(TOWER))
 @pytest.mark.parametrize("keep", [3, 1])
 def test_the_same_holds_for_those_that_see(family, keep):
-    model = tiny_seeing(family)
-    tokens = some_tokens(2, 24).clamp(max=89)
-    tokens[0, 3:9] = tokens[1, 5:9] = 90  # pictures of 4 x 6 and of 4 x 4 patches
-    pictures = torch.tensor([[1, 4, 6], [1, 4, 4]])
-    mask, labels = torch.ones_like(tokens), tokens.masked_fill(tokens == 90, -100)
-    mask[1, 17:], labels[1, 17:] = 0, -100
-    inputs = {
-        "input_ids": tokens,
-        "labels": labels,
-        "attention_mask": mask,
-        "mm_token_type_ids": (tokens == 90).long(),
-        "pixel_values": torch.randn(40, 3 * 2 * 14 * 14, dtype=torch.float64),
-        "image_grid_thw": pictures,
-    }
+    model, inputs = tiny_seeing(family), some_pictures()
     expected = loss_and_gradients(model, **inputs)
-    blank = loss_and_gradients(model, **inputs | {"pixel_values": torch.zeros(40, 3 * 2 * 14 * 14)})
+    nothing = torch.zeros_like(inputs["pixel_values"])
+    blank = loss_and_gradients(model, **inputs | {"pixel_values": nothing})
     assert (blank["loss"] - expected["loss"]).abs() > 1e-4
     assert not any("visual" in name for name in expected)
     qlora.install(model, keep=keep)
@@ -495,3 +507,49 @@ def test_two_steps_on_4_bit_weights_follow_float32(kind, head, rows, length, off
         for other, adapter in zip(exact_adapters, adapters, strict=True):
             other.data.copy_(adapter)
     assert losses[1] < losses[0]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("family", list(TOWER))
+def test_a_tower_sees_the_same_with_its_windows_in_one_kernel(family):
+    model = tiny_seeing(family).get_base_model().to("cuda", torch.bfloat16)
+    pictures = torch.tensor([[1, 12, 18], [1, 10, 4]], device="cuda")
+    pixels = torch.randn(256, 3 * 2 * 14 * 14, device="cuda", dtype=torch.bfloat16)
+    with torch.no_grad():
+        expected = model.model.visual(pixels, grid_thw=pictures).pooler_output.float()
+        vision.prepare_tower(model)
+        found = model.model.visual(pixels, grid_thw=pictures).pooler_output.float()
+        swapped = model.model.visual(pixels.flip(0), grid_thw=pictures).pooler_output.float()
+    assert (found - expected).norm() < 0.02 * expected.norm()
+    assert (swapped - expected).norm() > 0.1 * expected.norm()
+
+
+@pytest.mark.parametrize("family", list(TOWER))
+def test_a_student_that_sees_is_quantised_once_and_its_tower_is_not(family, tmp_path, monkeypatch):
+    pytest.importorskip("bitsandbytes")
+    from peft import get_peft_model
+
+    from flows.recipe import Train
+    from student import quantised as kept
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    base = tiny_seeing(family).get_base_model()
+    for module in base.modules():  # LoRA's layers are not part of a checkpoint
+        for name, child in module.named_children():
+            if hasattr(child, "base_layer"):
+                setattr(module, name, child.base_layer)
+    base.bfloat16().save_pretrained(tmp_path / "model")
+    settings, losses = Train(method="qlora", rank=4), []
+    said: list[str] = []
+    for _ in range(2):
+        model = kept.load(tmp_path / "model", settings, True, said.append)
+        weights = {n: p.dtype for n, p in model.named_parameters()}
+        assert weights["model.visual.blocks.0.attn.qkv.weight"] == torch.bfloat16
+        assert weights["model.language_model.layers.0.mlp.up_proj.weight"] == torch.uint8
+        assert not any(p.requires_grad for p in model.model.visual.parameters())
+        torch.manual_seed(0)
+        adapted = get_peft_model(model, seeing_lora()).train()
+        inputs = {key: value.to(model.device) for key, value in some_pictures().items()}
+        losses.append(adapted(**inputs).loss.item())
+    assert [line.split(" ")[0] for line in said] == ["quantising", "reading"]
+    assert losses[0] == losses[1] > 0
