@@ -22,7 +22,7 @@ def model_card(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict
     front = yaml.safe_dump(_front_matter(manifest, scorecard), sort_keys=False, allow_unicode=True)
     sections = [
         f"# {_title(manifest)}\n\n{_origin(manifest)}",
-        f"## Exam\n\n{_exam(scorecard)}",
+        f"## Exam\n\n{_exam(manifest, scorecard)}",
         f"## Training data\n\n{_data(manifest, ledger)}",
         f"## How to run it\n\n{_usage(manifest, scorecard)}",
         f"## Limits\n\n{_limits(manifest, scorecard, ledger)}",
@@ -35,7 +35,6 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
     student = manifest["student"]
     licence = student["licence"].lower()
     known = licence in _HUB_LICENCES
-    sees = any(file["variant"] == "mmproj" for file in manifest.get("files", []))
     result = scorecard["models"]["student"]
     share = round(100 * result["passed"] / result["tasks"], 1) if result["tasks"] else 0.0
     exam = {
@@ -48,7 +47,7 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
         **({} if known else {"license_name": student["licence"]}),
         "base_model": student["base"],
         "base_model_relation": "finetune",
-        "pipeline_tag": "image-text-to-text" if sees else "text-generation",
+        "pipeline_tag": "image-text-to-text" if _tower(manifest) else "text-generation",
         "tags": ["tool-calling", "distillation", manifest["domain"]],
         "model-index": [{"name": _title(manifest), "results": [exam]}],
     }
@@ -69,7 +68,7 @@ def _origin(manifest: dict[str, Any]) -> str:
     )
 
 
-def _exam(scorecard: dict[str, Any]) -> str:
+def _exam(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     base, student = scorecard["models"]["base"], scorecard["models"]["student"]
     rows = [["all tasks", _score(base), f"**{_score(student)}**"]]
     for kind in _keys(base["by_kind"], student["by_kind"]):
@@ -78,6 +77,7 @@ def _exam(scorecard: dict[str, Any]) -> str:
         label = "1 call" if calls == "1" else f"{calls} calls"
         rows.append([label, *(_score(m["by_calls"].get(calls)) for m in (base, student))])
     rows.append(["well-formed turns", *(_turns(m["turns"]) for m in (base, student))])
+    seen = "Pictures were shown as pixels. " if _tower(manifest) else ""
     low, high = _interval(student["passed"], student["tasks"])
     gate = scorecard["gate"]
     checks = [
@@ -89,7 +89,7 @@ def _exam(scorecard: dict[str, Any]) -> str:
             _table(["tasks passed", "base", "this student"], rows),
             f"The exam is {scorecard['exam']['tasks']} held-out tasks (sha256 `{scorecard['exam']['sha256']}`). "
             "A task is passed when its answer and the state it leaves behind are both right. No worked examples "
-            "were shown and decoding was not constrained. The 95 % Wilson interval of the student's "
+            f"were shown and decoding was not constrained. {seen}The 95 % Wilson interval of the student's "
             f"share is {low:.0f} % to {high:.0f} %.",
             "Measured on these files:\n\n"
             f"- base: `{_file(base)}`, sha256 `{base['sha256']}`\n"
@@ -159,7 +159,7 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     files = manifest.get("files", [])
     examined = _file(scorecard["models"]["student"])
     name = manifest.get("name", manifest["domain"])
-    tower = next((f["path"] for f in files if f["variant"] == "mmproj"), None)
+    tower = _tower(manifest)
     seen = f" --mmproj {name}/{tower}" if tower else ""
     parts = [
         f"```\nstillhouse pull {name} --to {name}\n"
@@ -226,6 +226,12 @@ def _licences(manifest: dict[str, Any]) -> str:
         f"trained on replies of {teacher['name']} ({teacher['source']}, {teacher['licence']}). The training data "
         f"carries the licence {data['licence']}. Whether a use is allowed depends on all three."
     )
+
+
+def _tower(manifest: dict[str, Any]) -> str | None:
+    """The file by which a student that sees reads pictures."""
+    files = manifest.get("files", [])
+    return next((file["path"] for file in files if file["variant"] == "mmproj"), None)
 
 
 def _file(model: dict[str, Any]) -> str:

@@ -37,8 +37,8 @@ def mix(traces: Iterable[dict[str, Any]], renderer: Renderer, settings: Any) -> 
 
     Returns:
         The mixture, of which `counts` has {"learned", "held_out": examples, "tokens", "learned_tokens": of the learned
-        ones, "trace_tokens": what they had if no prompt were computed twice, "overflow": {"policy", "max_length",
-        "traces", "traces_split", "turns", "turns_left_out"}}.
+        ones, "trace_tokens": what they had if no prompt were computed twice, "pictures": whose pixels are read, where
+        there are any, "overflow": {"policy", "max_length", "traces", "traces_split", "turns", "turns_left_out"}}.
     """
     learned: list[Example] = []
     held_out: list[Example] = []
@@ -65,6 +65,8 @@ def mix(traces: Iterable[dict[str, Any]], renderer: Renderer, settings: Any) -> 
         "trace_tokens": trace_tokens,
         "overflow": {"policy": settings.overflow, "max_length": settings.max_length, **counted},
     }
+    if pictures := sum(len(example.pictures) for example in learned):
+        counts["pictures"] = pictures
     return Mixture(learned, held_out, counts)
 
 
@@ -74,6 +76,8 @@ def lines(counts: dict[str, Any], epochs: float) -> list[str]:
     said = [
         f"training on {counts['learned']} examples of {counts['tokens']} tokens, {epochs:g} epochs"
     ]
+    if pictures := counts.get("pictures"):
+        said[0] += f", {pictures} pictures read as pixels"
     if again > 1.05:
         said[0] += (
             f" ({again:.1f} times the tokens of their traces: the template rewrites earlier turns)"

@@ -21,7 +21,7 @@ from http_server import HttpServer
 from test_visual_run import Teacher
 from typer.testing import CliRunner
 
-from flows import cli, distill, stages
+from flows import cli, distill, report, stages
 from flows.run import STAGES
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, write_json
@@ -140,6 +140,8 @@ def test_the_examples_hold_the_pictures_and_all_their_tokens(finished: SimpleNam
     assert sum(e.input_ids.count(placeholder) for e in learned) == sum(map(renderer.tokens, shown))
     counts = read_json(work.path("train", "examples.json"))
     assert counts["tokens"] == sum(len(example.input_ids) for example in learned)
+    assert counts["pictures"] == len(shown)
+    assert f"{len(shown)} pictures read as pixels" in report.write(work.directory).read_text()
     assert {t["grounding"] for t in kept if t["images"]} == {"pixels"}
 
 
@@ -181,6 +183,7 @@ def test_base_and_student_sit_the_exam_with_pixels(finished: SimpleNamespace) ->
 def test_the_card_says_that_it_sees_and_how_to_have_it_see(finished: SimpleNamespace) -> None:
     card = finished.work.path("publish", "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "image-text-to-text"
+    assert "Pictures were shown as pixels." in card
     assert (
         "llama-server -m fees/fees-tiny-vl-Q8_0.gguf --mmproj fees/fees-tiny-vl-mmproj.gguf" in card
     )
