@@ -9,6 +9,7 @@ What a command needs is imported in the command: `stillhouse --help` and `valida
 
 import contextlib
 import errno
+import logging
 import os
 import signal
 import sys
@@ -236,6 +237,9 @@ def _quieten_libraries() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    logging.getLogger("bitsandbytes").setLevel(
+        logging.ERROR
+    )  # warns that a kernel of the hub, which is optional, is not there
 
 
 def main() -> None:
