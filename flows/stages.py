@@ -516,7 +516,12 @@ def publish(work: Work) -> None:
 
             data = temporary / "data" / "train.parquet"
             dataset.write(read_jsonl(work.path("filter", "kept.jsonl")), work.album, data)
-            files.append(store.PublishFile(data, "data/train.parquet", "data", "dataset"))
+            told = data.with_name("dataset_info.json")
+            write_json(told, dataset.llama_factory_info(work.domain.name, data.name))
+            files += [
+                store.PublishFile(file, f"data/{file.name}", "data", "dataset")
+                for file in (data, told)
+            ]
         manifest = _manifest(work, scorecard, ledger)
         described = {
             **manifest,

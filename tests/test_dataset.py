@@ -42,3 +42,22 @@ def test_a_parquet_file_has_messages_tools_and_the_bytes_of_pictures(tmp_path):
     assert called["reasoning_content"] == "I look." and page_shown["tool_call_id"] == "call_0"
     assert said["content"] == [{"type": "text", "text": "Never."}]
     assert second["images"] == []
+    assert [turn["from"] for turn in first["llama_factory"]] == [
+        "human",
+        "function_call",
+        "observation",
+        "gpt",
+    ]
+    asked, called, shown, said = (turn["value"] for turn in first["llama_factory"])
+    assert asked == "<image>When does it end?" and said == "Never."
+    assert called.startswith("<think>\nI look.\n</think>\n\n[{")
+    assert json.loads(called.split("\n\n")[1]) == [
+        {"name": "find", "arguments": {"key": "C-1"}},
+        {"name": "find", "arguments": {"z": [1, None]}},
+    ]
+    assert shown == "page<image>\n</tool_response>\n<tool_response>\n{}"
+
+
+def test_a_text_that_spells_llama_factorys_placeholder_is_no_picture():
+    (turn,) = dataset._turns([user("What is <image>?")])
+    assert "<image>" not in turn["value"]
