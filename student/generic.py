@@ -14,7 +14,7 @@ import yaml
 from schemas.errors import InputError, StageError
 from schemas.validation import check_document, one_line
 from student.examples import Renderer, Unrenderable
-from student.vision import FAMILIES, SeeingRenderer, sees
+from student.vision import FAMILIES, SeeingRenderer
 from teacher.pictures import Album
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -72,7 +72,7 @@ def describe(name: str) -> dict[str, Any]:
         student["shape"] = {**shape, "source": f"config.json of {name}"}
     check_document(student, "student", name)
     _check_template(student, directory, tokenizer)
-    if sees(student):
+    if seeing:
         must_see(student, directory, tokenizer)
     return student
 
