@@ -219,6 +219,7 @@ for verb in (
     verbs.models,
     verbs.pull,
     verbs.validate,
+    verbs.verify,
     verbs.new_domain,
 ):
     app.command(verb.__name__.replace("_", "-"))(verb)

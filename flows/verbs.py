@@ -268,6 +268,53 @@ def pull(
         print(f"serve it: vllm serve {target / 'vllm'}")
 
 
+def verify(
+    gguf: Annotated[Path, typer.Argument(metavar="GGUF", help="The exported model.")],
+    against: Annotated[
+        Path,
+        typer.Option(
+            "--against",
+            metavar="HF_DIR",
+            help="What it was made from: config, tokenizer, chat template; no weights needed.",
+        ),
+    ],
+    mmproj: Annotated[
+        Path | None,
+        typer.Option("--mmproj", metavar="FILE", help="Its vision tower: pictures are checked."),
+    ] = None,
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            "--traces",
+            metavar="FILE.jsonl",
+            help="Conversations to check with, as `validate` reads; default a few of our own.",
+        ),
+    ] = None,
+    json_: JsonOut = None,
+) -> None:
+    """Checks an exported GGUF against its original.
+
+    The chat template's bytes, rendered prompts, token ids, the end of a turn, a tool call that goes out and comes back,
+    with --mmproj a picture: all asked of llama.cpp's server. Exit code 3 when a check fails.
+
+    \b
+    Examples:
+      stillhouse verify legal-Q8_0.gguf --against runs/legal-local/export/vllm
+      stillhouse verify model.gguf --against ./model --traces traces.jsonl --json verdict.json
+    """
+    from student.verify import verify as check
+
+    found = check(gguf, against, mmproj, traces)
+    write_result(found, json_)
+    if str(json_) != "-":
+        for one in found["checks"]:
+            said = {True: "ok", False: "failed", None: "-"}[one["passed"]]
+            print(f"{said:6}  {one['name']}: {one['detail']}")
+    failed = [one["name"] for one in found["checks"] if one["passed"] is False]
+    if failed:
+        raise GateError(f"{gguf}: not as {against}: {', '.join(failed)}")
+
+
 # ------------------------------------------------------------------------------------- traces and domains
 
 

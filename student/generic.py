@@ -40,9 +40,9 @@ def describe(name: str) -> dict[str, Any]:
         StageError: the hub does not give it.
     """
     directory, source = _located(name)
-    config, tokenizer = _read(name, directory)
+    config, tokenizer = read(name, directory)
     text = config.get_text_config()
-    stop = _stop_tokens(directory, tokenizer)
+    stop = stop_tokens(directory, tokenizer)
     parameters = _parameters(name, config)
     context = getattr(text, "max_position_embeddings", None)
     for what, found in (
@@ -111,7 +111,8 @@ def _located(name: str) -> tuple[Path, dict[str, str]]:
     return directory, {"hub": name, "revision": directory.name}
 
 
-def _read(name: str, directory: Path) -> tuple[Any, Any]:
+def read(name: str, directory: Path) -> tuple[Any, Any]:
+    """Config and tokenizer of a directory, which is called `name` in errors."""
     from transformers import AutoConfig, AutoTokenizer
 
     try:
@@ -153,7 +154,7 @@ def _parameters(name: str, config: Any) -> int:
         ) from error
 
 
-def _stop_tokens(directory: Path, tokenizer: Any) -> list[str]:
+def stop_tokens(directory: Path, tokenizer: Any) -> list[str]:
     """The tokens that end a turn: the server stops at those of generation_config.json and at the tokenizer's own."""
     path = directory / "generation_config.json"
     ids = (

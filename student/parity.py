@@ -48,6 +48,7 @@ def gate(
     context: int,
     log: Path,
     projector: Path | None = None,
+    trained: bool = True,
 ) -> list[dict[str, Any]]:
     """Runs every check on one GGUF file.
 
@@ -57,17 +58,20 @@ def gate(
         renderer: the student's tokenizer with the template that was trained with.
         context: tokens the server gives a conversation. log: the server's output.
         projector: the GGUF of the vision tower of a student that sees; then a picture is shown as well.
+        trained: whether it learned such traces. Of a model that did not, one turn that ends is enough, and that it
+            calls no tool says nothing of the file.
 
     Returns:
-        [{"name", "passed", "detail"}], the detail saying what differs, or how much was compared.
+        [{"name", "passed", "detail"}], the detail saying what differs, or how much was compared; passed is None where
+        the model gave no occasion to tell.
     """
     checks = [_template(gguf, renderer.template), _stop_token(gguf, renderer)]
     with serve(gguf, log, slots=1, context=context, projector=projector) as endpoint:
         asked: list[tuple[str, Callable[[], dict[str, Any]]]] = [
             ("rendering", lambda: _rendering(endpoint, traces, renderer)),
             ("token_ids", lambda: _token_ids(endpoint, traces, renderer)),
-            ("ends_turns", lambda: _ends_turns(endpoint, traces, renderer)),
-            ("tool_round_trip", lambda: _round_trip(endpoint, traces, renderer)),
+            ("ends_turns", lambda: _ends_turns(endpoint, traces, renderer, trained)),
+            ("tool_round_trip", lambda: _round_trip(endpoint, traces, renderer, trained)),
         ]
         if isinstance(renderer, SeeingRenderer):
             seeing = renderer
@@ -160,9 +164,10 @@ def _token_ids(
 
 
 def _ends_turns(
-    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer
+    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer, trained: bool = True
 ) -> dict[str, Any]:
     """The last turn of real conversations ends by the stop token, and the token is not in the text."""
+    endless: list[str] = []
     for trace in traces[:_TRIES]:
         body = {
             "messages": renderer.sent(trace["messages"][:-1]),
@@ -172,28 +177,40 @@ def _ends_turns(
         }
         choice = _post(endpoint, "/v1/chat/completions", body)["choices"][0]
         content = choice["message"].get("content") or ""
-        if choice["finish_reason"] == "length":
-            return _result("ends_turns", f"{trace['id']}: no end after 512 tokens", "")
         if any(token in content for token in renderer.stop):
             return _result("ends_turns", f"{trace['id']}: the stop token is in the text", "")
-    return _result("ends_turns", None, f"{len(traces[:_TRIES])} turns ended")
+        if choice["finish_reason"] == "length":
+            endless.append(trace["id"])
+    tried = len(traces[:_TRIES])
+    problem = f"{endless[0]}: no end after 512 tokens" if endless else None
+    if not trained and len(endless) < tried:
+        problem = None
+    ended = f"{tried - len(endless)} of {tried}" if endless else f"{tried}"
+    return _result("ends_turns", problem, f"{ended} turns ended")
 
 
 def _round_trip(
-    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer
+    endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer, trained: bool = True
 ) -> dict[str, Any]:
     """Some real request is answered with a valid call, and the call's result with a further turn."""
-    problem = "no trace to try"
+    problem: str | None = "no trace to try"
+    none_called = True
     with_a_call = [t for t in traces if any(m["role"] == "tool" for m in t["messages"])]
     for trace in with_a_call[:_TRIES]:
         first = next(i for i, m in enumerate(trace["messages"]) if m["role"] == "assistant")
         messages = renderer.sent(trace["messages"][:first])
         body = {"messages": messages, "tools": trace["tools"], "temperature": 0, "max_tokens": 256}
-        message = _post(endpoint, "/v1/chat/completions", body)["choices"][0]["message"]
+        asked = body if trained else {**body, "tool_choice": "required"}
+        message = _post(endpoint, "/v1/chat/completions", asked)["choices"][0]["message"]
         calls = message.get("tool_calls") or []
         if not calls:
             problem = "a request that needs a tool was answered without a call"
+            # A call that the server did not recognise is left in the text.
+            said = message.get("content") or ""
+            named = functions_by_name(trace["tools"])
+            none_called &= not any(f'"{name}"' in said for name in named)
             continue
+        none_called = False
         function = calls[0]["function"]
         fault = call_problem(
             function["name"], function["arguments"], functions_by_name(trace["tools"])
@@ -210,6 +227,8 @@ def _round_trip(
         if answer.get("content") or answer.get("tool_calls"):
             return _result("tool_round_trip", None, f"called {function['name']}, took its result")
         problem = "nothing came after the tool's result"
+    if not trained and with_a_call and none_called:
+        return {"name": "tool_round_trip", "passed": None, "detail": f"not told: {problem}"}
     return _result("tool_round_trip", problem, "")
 
 

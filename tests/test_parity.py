@@ -202,6 +202,27 @@ def test_one_trace_that_comes_back_is_enough_and_none_is_a_failure(scripted, rep
     assert parity._round_trip(again.endpoint, [trace(), trace()], RENDERER)["passed"]
 
 
+def test_of_a_model_that_was_not_trained_on_the_traces_the_file_is_judged_and_not_its_skill(
+    scripted,
+):
+    endless = reply("and so on", finish_reason="length")
+    ended = scripted(endless, reply("Hello."))
+    check = parity._ends_turns(ended.endpoint, [trace(), TALK], RENDERER, trained=False)
+    assert check == {"name": "ends_turns", "passed": True, "detail": "1 of 2 turns ended"}
+    check = parity._ends_turns(scripted(endless).endpoint, [trace()], RENDERER, trained=False)
+    assert check["passed"] is False
+
+    server = scripted(reply("I find nothing."))
+    check = parity._round_trip(server.endpoint, [trace()], RENDERER, trained=False)
+    assert check["passed"] is None and "without a call" in check["detail"]
+    assert server.asked[0][1]["tool_choice"] == "required"
+    left = scripted(reply('<tool>{"name": "find", "arguments": {"key": "C-1"}}'))
+    check = parity._round_trip(left.endpoint, [trace()], RENDERER, trained=False)
+    assert check["passed"] is False  # a call that the server did not take for one
+    wrong = scripted(reply(calls=call({"key": 1})["tool_calls"]))
+    assert parity._round_trip(wrong.endpoint, [trace()], RENDERER, trained=False)["passed"] is False
+
+
 def test_a_further_call_after_the_result_is_a_turn_too(scripted):
     assert parity._round_trip(scripted(GOOD_CALL, GOOD_CALL).endpoint, [trace()], RENDERER)[
         "passed"

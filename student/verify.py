@@ -1,0 +1,188 @@
+"""The export gate on any model: does a GGUF render, tokenise, end turns and call tools as its Hugging Face original?
+
+    stillhouse verify model-Q4_K_M.gguf --against ./model
+
+The checks are those of a student's export (student/parity.py). They need the original's config, tokenizer and chat
+template, not its weights. Without conversations of one's own they are made on a few that are written down here.
+"""
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from schemas.errors import InputError
+from schemas.files import read_jsonl, sha256
+from student import base, generic, parity
+from student.examples import Renderer, as_served
+from student.vision import FAMILIES, SeeingRenderer
+from teacher.pictures import Album
+
+# Tokens that a conversation may have where the original allows more.
+_CONTEXT = 8192
+
+
+def _tool(name: str, says: str, **properties: dict[str, Any]) -> dict[str, Any]:
+    parameters = {"type": "object", "properties": properties, "required": list(properties)}
+    function = {"name": name, "description": says, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _call(name: str, arguments: dict[str, Any], number: int = 0) -> dict[str, Any]:
+    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
+    return {"id": f"call{number:05}", "type": "function", "function": function}
+
+
+_SYSTEM = {"role": "system", "content": "You are a helpful clerk. Look things up with the tools."}
+# Few values each, so that also a model which was never trained to call comes to an end when it has to.
+_CITY = {"type": "string", "enum": ["Zürich", "Oslo", 'Saint John\'s "\n"']}
+_DAYS = {"type": "array", "items": {"type": "integer", "enum": [0, 1]}, "maxItems": 2}
+_WEATHER = _tool(
+    "get_weather", "Get the weather of a city, days from today.", city=_CITY, days=_DAYS
+)
+_TIME = _tool("get_time", "Get the time of a city.", city=_CITY)
+# Talk, a call and its result, two calls at once with text that is easily escaped wrongly, two requests.
+CONVERSATIONS: list[dict[str, Any]] = [
+    {
+        "id": "talk",
+        "messages": [
+            {"role": "user", "content": "What is the capital of France?"},
+            {"role": "assistant", "content": "Paris."},
+        ],
+        "tools": [],
+    },
+    {
+        "id": "a call",
+        "messages": [
+            _SYSTEM,
+            {"role": "user", "content": "What is the weather in Zürich today and tomorrow?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [_call("get_weather", {"city": "Zürich", "days": [0, 1]})],
+            },
+            {"role": "tool", "tool_call_id": "call00000", "content": '{"sky": "<clear> & dry"}'},
+            {"role": "assistant", "content": "Clear & dry on both days."},
+        ],
+        "tools": [_WEATHER, _TIME],
+    },
+    {
+        "id": "two calls",
+        "messages": [
+            {
+                "role": "user",
+                "content": 'What time is it in Oslo and in "Saint John\'s"?\n\nThanks!',
+            },
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    _call("get_time", {"city": "Oslo"}, 1),
+                    _call("get_time", {"city": 'Saint John\'s "\\n"'}, 2),
+                ],
+            },
+            {"role": "tool", "tool_call_id": "call00001", "content": "14:05"},
+            {"role": "tool", "tool_call_id": "call00002", "content": "09:35"},
+            {"role": "assistant", "content": "14:05 and 09:35."},
+            {"role": "user", "content": "  And tomorrow? 🙂  "},
+            {"role": "assistant", "content": "The same."},
+        ],
+        "tools": [_TIME],
+    },
+]
+
+
+def verify(
+    gguf: Path,
+    directory: Path,
+    projector: Path | None = None,
+    conversations: Path | None = None,
+) -> dict[str, Any]:
+    """Runs the gate's checks on one GGUF file.
+
+    Args:
+        directory: the original: config, tokenizer, chat template.
+        projector: the GGUF of the vision tower; then pictures are checked too.
+        conversations: rows of {"id"?, "messages", "tools"}, as `stillhouse validate` reads, instead of CONVERSATIONS.
+
+    Returns:
+        {"gguf", "sha256", "against", "passed", "checks": [{"name", "passed", "detail"}]}; a check's passed is None
+        where the model gave no occasion to tell, as one that calls no tools.
+
+    Raises:
+        InputError: a file or directory is not what it should be.
+    """
+    for path in (gguf, projector):
+        if path is not None:
+            _must_be_gguf(path)
+    renderer = _original(directory, projector is not None)
+    traces = [as_served(trace, renderer) for trace in _traces(conversations)]
+    with TemporaryDirectory() as logs:
+        found = parity.gate(
+            gguf,
+            traces,
+            renderer,
+            _context(directory),
+            Path(logs) / "log",
+            projector,
+            trained=False,
+        )
+    return {
+        "gguf": str(gguf),
+        "sha256": sha256(gguf),
+        "against": str(directory),
+        "passed": all(check["passed"] is not False for check in found),
+        "checks": found,
+    }
+
+
+def _must_be_gguf(path: Path) -> None:
+    if not path.is_file():
+        raise InputError(f"{path}: no such file, expected a GGUF")
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise InputError(f"{path}: not a GGUF file: it does not begin with GGUF")
+
+
+def _original(directory: Path, sees: bool) -> Renderer:
+    if not directory.is_dir():
+        raise InputError(f"{directory}: no such directory, expected one in Hugging Face's form")
+    config, tokenizer = generic.read(str(directory), directory)
+    template = base.chat_template({"template": None}, directory)
+    stop = generic.stop_tokens(directory, tokenizer)
+    if not stop:
+        raise InputError(f"{directory}: no end-of-turn token in its tokenizer or generation config")
+    if not sees:
+        return Renderer(tokenizer, template, stop)
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"{directory}: model_type: found {config.model_type}, expected one of"
+            f" {', '.join(FAMILIES)} with --mmproj"
+        )
+    return SeeingRenderer(tokenizer, template, stop, Album(directory), directory)
+
+
+def _context(directory: Path) -> int:
+    from transformers import AutoConfig
+
+    text = AutoConfig.from_pretrained(directory).get_text_config()
+    return min(_CONTEXT, getattr(text, "max_position_embeddings", None) or _CONTEXT)
+
+
+def _traces(conversations: Path | None) -> list[dict[str, Any]]:
+    if conversations is None:
+        rows = CONVERSATIONS
+    else:
+        rows = []
+        for number, row in enumerate(read_jsonl(conversations), 1):
+            if not (isinstance(row, dict) and isinstance(row.get("messages"), list)):
+                raise InputError(f"{conversations}: row {number}: expected messages, a list")
+            last = row["messages"][-1] if row["messages"] else None
+            if not (isinstance(last, dict) and last.get("role") == "assistant"):
+                raise InputError(
+                    f"{conversations}: row {number}: messages: expected an assistant's turn last"
+                )
+            rows.append({"id": f"row {number}", "tools": [], **row})
+        if not rows:
+            raise InputError(f"{conversations}: no rows, expected conversations")
+    return [{**row, "outcome": {"tool_errors": []}} for row in rows]
