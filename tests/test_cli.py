@@ -133,7 +133,16 @@ def test_the_installed_command_exits_with_the_code_and_without_a_traceback(tmp_p
 def test_without_arguments_it_teaches(stillhouse):
     code, out, error = stillhouse()
     assert (code, error) == (0, "")
-    for name in ("distill", "plan", "validate", "verify", "models", "pull", "report", "check-teacher"):
+    for name in (
+        "distill",
+        "plan",
+        "validate",
+        "verify",
+        "models",
+        "pull",
+        "report",
+        "check-teacher",
+    ):
         assert re.search(rf"^  {name} .*[^.]\.$", out, re.MULTILINE), name
 
 
