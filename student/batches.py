@@ -139,17 +139,17 @@ class MicroBatchTrainer(SFTTrainer):
         rows = [self.row(group) for group in groups(examples, self.limit, self.packed)]
         # The largest first: it shows whether memory is enough.
         rows.sort(key=lambda row: -row["input_ids"].numel())
-        # The trainer counts the labels of the step here; it leaves out the first, which no example learns.
-        labels = torch.cat([row["labels"].flatten() for row in rows])[None]
-        return {"micro_batches": rows, "labels": labels}
+        return {"micro_batches": rows}
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Any:
-        losses = []
-        for row in inputs["micro_batches"]:
+        rows, losses = inputs["micro_batches"], []
+        # Trainer counts no labels for models that see, whose own loss would not take the number; TRL's and ours do.
+        count = torch.stack([(row["labels"][:, 1:] != IGNORED).sum() for row in rows]).sum()
+        for row in rows:
             self.before(row["input_ids"].numel())
-            losses.append(super().training_step(model, row, num_items_in_batch))
+            losses.append(super().training_step(model, row, count))
             self.learned += row["input_ids"].numel()
         return torch.stack(losses).sum()
 

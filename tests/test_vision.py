@@ -352,6 +352,40 @@ def embedded(family, album, tmp_path_factory):
     return directory, vision.SeeingRenderer(tokenizer, TEMPLATES[family], [END], album, directory)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_is_computed_at_once_changes_nothing_that_is_learned(
+    method, directory, seeing, pages, album, tmp_path
+):
+    from student import sft
+
+    plain = trace([user("Hi"), says("Hello.")])
+    made = [plain, conversation(pages), trace([user("Who?"), says("A notary of Bern.")])]
+    learned = [e for one in made for e in examples(one, seeing)]
+    losses = []
+    for limit in (16, 16384):
+        settings = Train(
+            method=method,
+            rank=4,
+            epochs=3,
+            batch_size=3,
+            learning_rate=0.001,
+            scheduler="constant",
+            warmup_ratio=0,
+            dtype="float32",
+            log_steps=1,
+            micro_batch=limit,
+        )
+        work = tmp_path / str(limit)
+        sft.train(directory, STUDENT, learned, learned, settings, work, lambda said: None, album)
+        rows = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
+        losses.append([row.get("loss", row.get("eval_loss")) for row in rows])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    # The held-out loss after the first step is that of the same examples in the second.
+    first, held_out, second = losses[0][:3]
+    assert held_out == pytest.approx(second, rel=1e-3) and second < first
+
+
 @pytest.fixture(scope="module")
 def trained(embedded, pages, album, tmp_path_factory):
     from student import gguf, merge, sft
