@@ -147,19 +147,26 @@ def row(
 
 def build(name: str, layers: int | None = None) -> Any:
     """A PEFT model of the shape on the GPU, with adapters in bfloat16 as TRL makes them."""
+    return adapted(quantised(name, layers))
+
+
+def adapted(model: Any, **options: Any) -> Any:
+    """The same of a model; options: further ones of LoraConfig."""
     from peft import get_peft_model
 
-    model = get_peft_model(quantised(name, layers), lora())
+    model = get_peft_model(model, lora(**options))
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.to(torch.bfloat16)
     return model.train()
 
 
-def lora() -> Any:
+def lora(**options: Any) -> Any:
     from peft import LoraConfig
 
-    return LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM", **options
+    )
 
 
 def config_of(name: str, layers: int | None = None) -> Any:
@@ -239,7 +246,6 @@ def measure(
     trained = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trained, lr=2e-4, fused=True)
     vocabulary = model.config.vocab_size
-    seconds = []
 
     def step() -> None:
         tokens = torch.randint(0, vocabulary, (rows, length), device=DEVICE)
@@ -249,6 +255,18 @@ def measure(
         optimiser.step()
         optimiser.zero_grad()
 
+    seconds = timed(step)
+    peak, reserved = (
+        x / 2**30 for x in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+    )
+    if profile:
+        print_profile(step)
+    return seconds, peak, reserved
+
+
+def timed(step: Any) -> float:
+    """The median of the measured steps' seconds; the peak of memory is counted from the first of them."""
+    seconds = []
     for number in range(WARM + MEASURED):
         if number == WARM:
             torch.cuda.reset_peak_memory_stats()
@@ -258,12 +276,7 @@ def measure(
         torch.cuda.synchronize()
         seconds.append(time.perf_counter() - started)
         print(f"  step {number}: {seconds[-1]:.3f} s", flush=True)
-    peak, reserved = (
-        x / 2**30 for x in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
-    )
-    if profile:
-        print_profile(step)
-    return statistics.median(seconds[WARM:]), peak, reserved
+    return statistics.median(seconds[WARM:])
 
 
 # What a kernel's name contains, the first that matches.

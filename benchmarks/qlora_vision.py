@@ -10,8 +10,6 @@ bfloat16. Needs an NVIDIA GPU and the packages peft and bitsandbytes; downloads 
 """
 
 import argparse
-import statistics
-import time
 from typing import Any
 
 # First, since it says how torch takes memory before torch is imported.
@@ -62,24 +60,11 @@ def config_of(family: str, layers: int | None) -> Any:
 
 def build(config: Any) -> Any:
     """A PEFT model on the GPU: the language model in 4 bits with adapters, the tower in bfloat16."""
-    from peft import LoraConfig, get_peft_model
-
     model = bench.quantised_as(config)
     with torch.device(bench.DEVICE):
         model.model.visual = type(model.model.visual)(config.vision_config).to(torch.bfloat16)
     model.requires_grad_(False)
-    lora = LoraConfig(
-        r=bench.RANK,
-        lora_alpha=bench.ALPHA,
-        target_modules="all-linear",
-        exclude_modules=TOWER,
-        task_type="CAUSAL_LM",
-    )
-    model = get_peft_model(model, lora)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    return model.train()
+    return bench.adapted(model, exclude_modules=TOWER)
 
 
 def conversation(config: Any, pictures: int, length: int) -> dict[str, torch.Tensor]:
@@ -148,27 +133,13 @@ def main() -> None:
         with torch.no_grad():
             base.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])
 
-    whole, peak = timed(step), torch.cuda.max_memory_allocated() / 2**30
-    seeing = timed(tower)
+    whole, peak = bench.timed(step), torch.cuda.max_memory_allocated() / 2**30
+    seeing = bench.timed(tower)
     print(
         f"| {chosen.family} | {said} | {chosen.pictures} pages in {chosen.length:,} tokens |"
         f" {chosen.length / whole:,.0f} tokens/s | {whole:.3f} s | tower {seeing:.3f} s |"
         f" {peak:.1f} GiB, {weights:.1f} before the first step |"
     )
-
-
-def timed(work: Any) -> float:
-    """The median of seconds."""
-    seconds = []
-    for number in range(bench.WARM + bench.MEASURED):
-        if number == bench.WARM:
-            torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        work()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[bench.WARM :])
 
 
 if __name__ == "__main__":

@@ -167,7 +167,7 @@ def _ends_turns(
     endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer, trained: bool = True
 ) -> dict[str, Any]:
     """The last turn of real conversations ends by the stop token, and the token is not in the text."""
-    endless: list[str] = []
+    ended, problem = 0, None
     for trace in traces[:_TRIES]:
         body = {
             "messages": renderer.sent(trace["messages"][:-1]),
@@ -179,14 +179,14 @@ def _ends_turns(
         content = choice["message"].get("content") or ""
         if any(token in content for token in renderer.stop):
             return _result("ends_turns", f"{trace['id']}: the stop token is in the text", "")
-        if choice["finish_reason"] == "length":
-            endless.append(trace["id"])
-    tried = len(traces[:_TRIES])
-    problem = f"{endless[0]}: no end after 512 tokens" if endless else None
-    if not trained and len(endless) < tried:
-        problem = None
-    ended = f"{tried - len(endless)} of {tried}" if endless else f"{tried}"
-    return _result("ends_turns", problem, f"{ended} turns ended")
+        if choice["finish_reason"] != "length":
+            ended += 1
+            continue
+        problem = f"{trace['id']}: no end after 512 tokens"
+        if trained:
+            return _result("ends_turns", problem, "")
+    of = f" of {len(traces[:_TRIES])}" if problem else ""
+    return _result("ends_turns", None if ended else problem, f"{ended}{of} turns ended")
 
 
 def _round_trip(

@@ -115,14 +115,14 @@ def verify(
     for path in (gguf, projector):
         if path is not None:
             _must_be_gguf(path)
-    renderer = _original(directory, projector is not None)
+    renderer, context = _original(directory, projector is not None)
     traces = [as_served(trace, renderer) for trace in _traces(conversations)]
     with TemporaryDirectory() as logs:
         found = parity.gate(
             gguf,
             traces,
             renderer,
-            _context(directory),
+            context,
             Path(logs) / "log",
             projector,
             trained=False,
@@ -144,7 +144,8 @@ def _must_be_gguf(path: Path) -> None:
             raise InputError(f"{path}: not a GGUF file: it does not begin with GGUF")
 
 
-def _original(directory: Path, sees: bool) -> Renderer:
+def _original(directory: Path, sees: bool) -> tuple[Renderer, int]:
+    """How the original renders and tokenises, and the tokens to give a conversation."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory, expected one in Hugging Face's form")
     config, tokenizer = generic.read(str(directory), directory)
@@ -152,21 +153,16 @@ def _original(directory: Path, sees: bool) -> Renderer:
     stop = generic.stop_tokens(directory, tokenizer)
     if not stop:
         raise InputError(f"{directory}: no end-of-turn token in its tokenizer or generation config")
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    context = min(_CONTEXT, longest or _CONTEXT)
     if not sees:
-        return Renderer(tokenizer, template, stop)
+        return Renderer(tokenizer, template, stop), context
     if config.model_type not in FAMILIES:
         raise InputError(
             f"{directory}: model_type: found {config.model_type}, expected one of"
             f" {', '.join(FAMILIES)} with --mmproj"
         )
-    return SeeingRenderer(tokenizer, template, stop, Album(directory), directory)
-
-
-def _context(directory: Path) -> int:
-    from transformers import AutoConfig
-
-    text = AutoConfig.from_pretrained(directory).get_text_config()
-    return min(_CONTEXT, getattr(text, "max_position_embeddings", None) or _CONTEXT)
+    return SeeingRenderer(tokenizer, template, stop, Album(directory), directory), context
 
 
 def _traces(conversations: Path | None) -> list[dict[str, Any]]:

@@ -59,6 +59,11 @@ def image_processor(directory: Path) -> Any:
     return AutoImageProcessor.from_pretrained(directory, backend="pil")
 
 
+def _side(processor: Any) -> int:
+    """Pixels of a token's side."""
+    return processor.patch_size * processor.merge_size
+
+
 def limit_pictures(directory: Path) -> None:
     """Writes llama.cpp's limits into an exported directory, so that vLLM sees a picture in as many tokens. A directory
     without an image processor is left as it is."""
@@ -135,8 +140,7 @@ class SeeingRenderer(Renderer):
                 f"{directory}: model_type: found {config.model_type}, expected one of"
                 f" {', '.join(FAMILIES)} for a student that sees"
             )
-        processor = image_processor(directory)
-        self.side = processor.patch_size * processor.merge_size  # pixels of a token
+        self.side = _side(image_processor(directory))
         self.placeholder, start, end = tokenizer.convert_ids_to_tokens(
             [config.image_token_id, config.vision_start_token_id, config.vision_end_token_id]
         )
@@ -189,6 +193,7 @@ class Collator:
         from transformers import AutoConfig
 
         self.processor, self.album = image_processor(directory), album
+        self.side = _side(self.processor)
         self.image_token = AutoConfig.from_pretrained(directory).image_token_id
 
     def __call__(self, examples: list[dict[str, Any]], multiple: int = 1) -> dict[str, Any]:
@@ -206,7 +211,7 @@ class Collator:
         assert self.album, "examples with pictures, and no album"
         self.album.png(name)  # says what is wrong with a file that is missing or damaged
         with Image.open(self.album.directory / f"{name}.png") as image:
-            return scaled(image, self.processor.patch_size * self.processor.merge_size)
+            return scaled(image, self.side)
 
 
 def prepare_tower(model: Any) -> None:

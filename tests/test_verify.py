@@ -117,7 +117,8 @@ def test_rows_that_are_no_conversations_are_named(tmp_path: Path) -> None:
 def test_the_conversations_show_every_call_and_result_by_the_embedded_template(
     original: Path,
 ) -> None:
-    renderer = verify._original(original, sees=False)
+    renderer, context = verify._original(original, sees=False)
+    assert context == 8192
     for trace in verify._traces(None):
         served = as_served(trace, renderer)
         text = renderer.text(served["messages"], served["tools"])

@@ -352,6 +352,9 @@ def embedded(family, album, tmp_path_factory):
     return directory, vision.SeeingRenderer(tokenizer, TEMPLATES[family], [END], album, directory)
 
 
+SETTINGS = Train(rank=4, scheduler="constant", warmup_ratio=0, dtype="float32", log_steps=1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_what_is_computed_at_once_changes_nothing_that_is_learned(
@@ -364,18 +367,8 @@ def test_what_is_computed_at_once_changes_nothing_that_is_learned(
     learned = [e for one in made for e in examples(one, seeing)]
     losses = []
     for limit in (16, 16384):
-        settings = Train(
-            method=method,
-            rank=4,
-            epochs=3,
-            batch_size=3,
-            learning_rate=0.001,
-            scheduler="constant",
-            warmup_ratio=0,
-            dtype="float32",
-            log_steps=1,
-            micro_batch=limit,
-        )
+        steps = {"epochs": 3, "batch_size": 3, "learning_rate": 0.001, "micro_batch": limit}
+        settings = SETTINGS.model_copy(update={"method": method, **steps})
         work = tmp_path / str(limit)
         sft.train(directory, STUDENT, learned, learned, settings, work, lambda said: None, album)
         rows = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
@@ -394,16 +387,8 @@ def trained(embedded, pages, album, tmp_path_factory):
     work = tmp_path_factory.mktemp("trained")
     plain = trace([user("Hi"), says("Hello.")])
     learned = [e for made in (conversation(pages), plain) for e in examples(made, renderer)]
-    settings = Train(
-        rank=4,
-        epochs=2,
-        batch_size=2,
-        learning_rate=0.02,
-        scheduler="constant",
-        warmup_ratio=0,
-        dtype="float32",
-        log_steps=1,
-    )
+    steps = {"epochs": 2, "batch_size": 2, "learning_rate": 0.02}
+    settings = SETTINGS.model_copy(update=steps)
     done = sft.train(
         directory, STUDENT, learned, learned[:1], settings, work, lambda said: None, album
     )
