@@ -235,7 +235,7 @@ def pull(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    from student.store import pull as fetch
+    from student.pull import pull as fetch
     from student.store import store_directory
 
     target = to or Path("students") / name.partition(":")[0]

@@ -1,33 +1,29 @@
-"""The store: students published as OCI artifacts in an image layout on disk, and pulled from it.
+"""The store: students as OCI artifacts in an image layout on disk, published by name and found by name again.
 
-A store is a directory in the OCI image layout, which student/layout.py reads and writes.
-A student is one artifact in the shape of the CNCF ModelPack model-spec v1 (github.com/modelpack/model-spec):
-every file is one raw layer, named by the annotation org.cncf.model.filepath. So skopeo and oras read the store
-as it is.
+A store is a directory in the OCI image layout, which student/layout.py reads and writes. What it holds is fetched by
+student/pull.py. A student is one artifact in the shape of the CNCF ModelPack model-spec v1
+(github.com/modelpack/model-spec): every file is one raw layer, named by the annotation org.cncf.model.filepath. So
+skopeo and oras read the store as it is.
 
     published = publish(store, "legal", files, manifest, gate_passed=True)     # legal:1, and legal:latest
-    pull(store, "legal", Path("students/legal"))
+    model = resolve(store, "legal")
 
 What it promises: names are `<domain>:<version>`, versions count up from 1, and `latest` is the newest version
 whose gate passed. A version is there with all its files or not at all, also when its publisher is killed. The
-same files published again are the same version. A pulled file is under its name only after its sha256 was found
-right, and never outside the directory asked for.
+same files published again are the same version.
 """
 
-import hashlib
 import json
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from schemas.errors import InputError, StageError
-from schemas.files import dumps, sha256
+from schemas.errors import InputError
+from schemas.files import dumps
 from schemas.validation import check_document
 from student.layout import (
-    CHUNK,
     DESCRIPTOR,
     add_file,
     add_text,
@@ -36,7 +32,6 @@ from student.layout import (
     locked,
     read_blob,
     read_index,
-    sync,
     write_index,
 )
 
@@ -58,7 +53,6 @@ PROJECTOR = "mmproj"  # the variant that comes with each GGUF of a model that se
 GATE = "stillhouse.gate"
 
 MANIFEST = "manifest.json"
-SCORECARD = "scorecard.json"
 LATEST = "latest"
 
 # A repository name as OCI registries accept it, so that what is published here can be pushed later.
@@ -176,7 +170,7 @@ def publish(
             f"{name!r}: expected a name of lower-case letters, digits and single . _ -"
         )
     names = [file.name for file in files]
-    _check_paths([*names, MANIFEST], f"{name}: files")
+    check_paths([*names, MANIFEST], f"{name}: files")
     for file in files:
         if not file.path.is_file():
             raise InputError(f"{file.path}: no such file to publish as {name}/{file.name}")
@@ -335,158 +329,6 @@ def _read_model(store: Path, index: dict[str, Any], descriptor: dict[str, Any]) 
     )
 
 
-# --- pulling -----------------------------------------------------------------------------------
-
-
-def pull(
-    store: Path,
-    reference: str,
-    to: Path,
-    variants: list[str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
-) -> list[Path]:
-    """Fetches one variant of a model, or those asked for, with the small files that belong to each.
-
-    Without `variants` it is the GGUF that sat the exam. What is already there and right is left as it is, and
-    a copy that was cut short is continued. `progress` hears (bytes done, bytes in all, file).
-
-    Returns:
-        The files, every one in place with the right sha256.
-
-    Raises:
-        InputError: no such model or variant, a broken store, or a manifest with a path that leads elsewhere.
-        StageError: a blob is corrupted, or the disk is full; what was finished before stays.
-    """
-    model = resolve(store, reference)
-    label = f"{model.name}:{model.tag}"
-    _check_paths([file.path for file in model.files], label)
-    chosen = _choose(store, model, variants)
-    for file in chosen:
-        _refuse_links(to, file.path, label)
-        if not blob_path(store, file.sha256).is_file():
-            raise InputError(
-                f"{blob_path(store, file.sha256)}: {label}/{file.path}: this blob is missing"
-            )
-
-    total = sum(file.bytes for file in chosen)
-    done = 0
-    for file in chosen:
-
-        def tick(count: int, name: str = file.path) -> None:
-            nonlocal done
-            done += count
-            if progress:
-                progress(done, total, name)
-
-        _fetch(blob_path(store, file.sha256), to / file.path, file, tick)
-    return [to / file.path for file in chosen]
-
-
-def _choose(store: Path, model: Model, variants: list[str] | None) -> list[StoredFile]:
-    sizes = model.variants()
-    for variant in variants or []:
-        if variant not in sizes:
-            has = ", ".join(sizes) or "none"
-            raise InputError(f"{model.name}:{model.tag}: no variant {variant!r}: it has {has}")
-    wanted = list(variants or _default_variant(store, model))
-    if any(f.path.endswith(".gguf") for f in model.files if f.variant in wanted):
-        wanted.append(PROJECTOR)
-    return [file for file in model.files if file.variant in wanted or file.variant not in sizes]
-
-
-def _default_variant(store: Path, model: Model) -> list[str]:
-    """The GGUF whose bytes the scorecard examined, else the smallest GGUF, else the smallest variant."""
-    sizes = model.variants()
-    gguf = {
-        f.variant: f.sha256
-        for f in model.files
-        if f.path.endswith(".gguf") and f.variant != PROJECTOR
-    }
-    for file in model.files:
-        if file.path == SCORECARD:
-            descriptor = {"digest": f"sha256:{file.sha256}"}
-            scorecard = read_blob(store, descriptor, f"{model.name}:{model.tag}/{SCORECARD}")
-            check_document(scorecard, "scorecard", Path(f"{model.name}:{model.tag}/{SCORECARD}"))
-            examined = scorecard["models"]["student"]["sha256"]
-            for variant, digest in gguf.items():
-                if digest == examined:
-                    return [variant]
-    candidates = gguf or sizes
-    return [min(candidates, key=lambda variant: sizes[variant])] if candidates else []
-
-
-def _fetch(blob: Path, target: Path, file: StoredFile, tick: Callable[[int], None]) -> None:
-    """Brings `target` to the file's bytes, by way of `<name>.partial`, which a later call continues."""
-    partial = target.with_name(target.name + ".partial")
-    try:
-        if (
-            target.is_file()
-            and target.stat().st_size == file.bytes
-            and sha256(target) == file.sha256
-        ):
-            tick(file.bytes)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        resumed = partial.exists()
-        found = _continue(blob, partial, tick)
-        if found != file.sha256 and resumed:
-            # What was there came from something else: once more, from the first byte.
-            tick(-partial.stat().st_size)
-            partial.unlink()
-            found = _continue(blob, partial, tick)
-        if found != file.sha256:
-            partial.unlink()
-            raise StageError(
-                f"{blob}: corrupted: {file.path} is expected with sha256 {file.sha256}, found {found}"
-            )
-        os.replace(partial, target)
-        sync(target.parent)
-    except OSError as error:
-        raise StageError(f"{target}: cannot be written: {error.strerror or error}") from error
-
-
-def _continue(blob: Path, partial: Path, tick: Callable[[int], None]) -> str:
-    """Appends to `partial` what it lacks of `blob`; gives the sha256 of the whole."""
-    digest = hashlib.sha256()
-    # Not through a link that someone left under this name.
-    handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    with blob.open("rb") as source, os.fdopen(handle, "r+b") as writer:
-        while chunk := writer.read(CHUNK):
-            digest.update(chunk)
-            tick(len(chunk))
-        source.seek(writer.tell())
-        while chunk := source.read(CHUNK):
-            digest.update(chunk)
-            writer.write(chunk)
-            tick(len(chunk))
-        writer.flush()
-        os.fsync(writer.fileno())
-    return digest.hexdigest()
-
-
-def _check_paths(paths: list[str], where: str) -> None:
-    """Refuses paths that could be written outside of the directory they belong to, or over each other."""
-    for path in paths:
-        if not all(_PART.fullmatch(part) for part in path.split("/")):
-            raise InputError(f"{where}: {path!r}: expected a relative path of plain names")
-    taken = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
-    for path in paths:
-        if path in taken:
-            raise InputError(f"{where}: {path!r}: expected once, and not also as a directory")
-        taken.add(path)
-
-
-def _refuse_links(to: Path, path: str, label: str) -> None:
-    """A link below `to` would lead the copy elsewhere. `to` itself may be one: that is the user's choice."""
-    here = to
-    for part in path.split("/"):
-        here = here / part
-        if here.is_symlink():
-            raise InputError(
-                f"{label}: {path}: {here} is a symbolic link; pulling does not follow it"
-            )
-
-
 # --- names and tags ------------------------------------------------------------------
 
 
@@ -528,3 +370,15 @@ def _latest_version(index: dict[str, Any], name: str) -> int:
     digest = tags[LATEST]["digest"]
     same = [int(tag) for tag, d in tags.items() if tag.isdecimal() and d["digest"] == digest]
     return max(same, default=0)
+
+
+def check_paths(paths: list[str], where: str) -> None:
+    """Refuses paths that could be written outside of the directory they belong to, or over each other."""
+    for path in paths:
+        if not all(_PART.fullmatch(part) for part in path.split("/")):
+            raise InputError(f"{where}: {path!r}: expected a relative path of plain names")
+    taken = {parent.as_posix() for path in paths for parent in PurePosixPath(path).parents}
+    for path in paths:
+        if path in taken:
+            raise InputError(f"{where}: {path!r}: expected once, and not also as a directory")
+        taken.add(path)

@@ -15,13 +15,13 @@ import pytest
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_json, sha256, write_json
+from student.pull import pull
 from student.store import (
     Published,
     PublishFile,
     files_under,
     list_models,
     publish,
-    pull,
     resolve,
     store_directory,
 )
