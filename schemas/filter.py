@@ -50,8 +50,8 @@ REASONS = (
     "over_represented",
 )
 
-# What a teacher's dialect finds in a reply (teacher/kimi.py), and the reason of a trace that ends on it: it could not
-# be repaired, and a second try was no better.
+# What a teacher's dialect finds in a reply (teacher/dialect.py), and the reason of a trace that ends on it: it could
+# not be repaired, and a second try was no better.
 DETECTED = {
     "answer_in_reasoning": "empty_turn",
     "call_in_reasoning": "marker_leak",

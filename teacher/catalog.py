@@ -14,6 +14,7 @@ import yaml
 from schemas.errors import InputError, StageError
 from schemas.files import whole
 from schemas.validation import check_document
+from teacher.dialect import FAMILIES
 from teacher.llamacpp import Progress, cache, pip_download, run_tool
 
 TEACHERS = Path(__file__).parent / "models"
@@ -37,6 +38,9 @@ def load(name: str, folder: Path, schema: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     check_document(model, schema, path)
+    family = model.get("family")
+    if family is not None and family not in FAMILIES:
+        raise InputError(f"{path}: family: found {family!r}, expected one of {', '.join(FAMILIES)}")
     return model
 
 

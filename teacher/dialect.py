@@ -1,25 +1,25 @@
 """What is peculiar to a model behind the common API: what is sent for what is meant, what is read from what comes back.
 
 `Dialect` is OpenAI's own form: what is meant is sent, what comes back is taken. A family of models with peculiarities
-has a subclass (teacher/kimi.py); `for_teacher` says which one a teacher has.
+has a file, dialect_<family>.py, whose DIALECT is a subclass; a teacher's description names the family.
 """
 
+import importlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlsplit
-
-from schemas.errors import InputError
 
 Message = dict[str, Any]
 Parameters = dict[str, Any]
 Sent = tuple[list[Message], list[dict[str, Any]], Parameters]
 
-# Whose form a request's body has. Moonshot's API switches thinking with a field of its own; vLLM, SGLang and those who
-# serve with them take the arguments of the chat template.
-Api = Literal["vllm", "moonshot"]
-_MOONSHOT_HOSTS = ("moonshot.ai", "moonshot.cn", "kimi.ai", "kimi.com")
+# The families that have a dialect of their own.
+FAMILIES = tuple(
+    sorted(path.stem.partition("_")[2] for path in Path(__file__).parent.glob("dialect_*.py"))
+)
 
 
 @dataclass(frozen=True)
@@ -55,9 +55,17 @@ class Dialect:
     Args:
         modes: the teacher's ways of being asked (`modes` of schemas/teacher.schema.json).
         api: which of a mode's bodies the server understands.
+
+    Attributes:
+        hosts: the API behind a host whose requests have another form than vLLM's, as SGLang and those who serve with
+            them take it.
+        picture: what vLLM calls a picture of such a model.
     """
 
-    def __init__(self, modes: dict[str, Any] | None = None, api: Api = "vllm") -> None:
+    hosts: ClassVar[dict[str, str]] = {}
+    picture: ClassVar[str] = "image"
+
+    def __init__(self, modes: dict[str, Any] | None = None, api: str = "vllm") -> None:
         self.modes, self.api = modes or {}, api
 
     def request(
@@ -72,10 +80,7 @@ class Dialect:
         Args:
             parameters: temperature, top_p, max_tokens, tool_choice, extra_body; what is given here goes before what
                 the mode brings.
-            mode: one of the teacher's modes, or None for none.
-
-        Raises:
-            InputError: the teacher has no such mode.
+            mode: one of the teacher's modes (`catalog.sampling` checks it), or None for none.
         """
         return messages, tools, self.in_mode(parameters, mode)
 
@@ -100,9 +105,6 @@ class Dialect:
         """Parameters with what a mode adds to them: its sampling and its part of the body."""
         if mode is None:
             return parameters
-        if mode not in self.modes:
-            known = ", ".join(self.modes) or "none"
-            raise InputError(f"mode: found {mode!r}, expected one of the teacher's: {known}")
         merged = {**self.modes[mode]["sampling"], **parameters}
         body = {**self.mode_body(mode), **parameters.get("extra_body", {})}
         return {**merged, "extra_body": body} if body else merged
@@ -118,12 +120,11 @@ def for_teacher(teacher: dict[str, Any], url: str | None = None) -> Dialect:
     Args:
         url: of the API that serves it; None for a server that the run starts itself.
     """
-    from teacher.kimi import Kimi  # it is a Dialect, too
-
+    family = teacher.get("family")
+    kind = importlib.import_module(f"teacher.dialect_{family}").DIALECT if family else Dialect
     host = urlsplit(url or "").hostname or ""
-    at_moonshot = any(host == name or host.endswith(f".{name}") for name in _MOONSHOT_HOSTS)
-    family = Kimi if teacher.get("family") == "kimi" else Dialect
-    return family(teacher.get("modes"), "moonshot" if at_moonshot else "vllm")
+    known = (api for name, api in kind.hosts.items() if f".{host}".endswith(f".{name}"))
+    return kind(teacher.get("modes"), next(known, "vllm"))
 
 
 def calls_of(message: Message) -> list[dict[str, Any]]:

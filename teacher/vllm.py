@@ -18,6 +18,7 @@ from typing import Any
 
 from schemas.errors import InputError
 from teacher import catalog
+from teacher.dialect import for_teacher
 from teacher.endpoint import Endpoint
 from teacher.replicas import replicas
 from teacher.serve import Program, ServerProcess, free_port
@@ -236,9 +237,7 @@ def _settings(teacher: dict[str, Any], weights: str, options: Options) -> list[s
     if teacher["capabilities"]["vision"] and "--language-model-only" not in options.arguments:
         made += ["--mm-encoder-tp-mode", "data"]
         if "images" in teacher:
-            # Kimi's images and videos are one modality of vLLM.
-            modality = "vision_chunk" if teacher.get("family") == "kimi" else "image"
-            limit = json.dumps({modality: teacher["images"]["max_count"]})
+            limit = json.dumps({for_teacher(teacher).picture: teacher["images"]["max_count"]})
             made += ["--limit-mm-per-prompt", limit]
     if template := catalog.template(teacher):
         made += ["--chat-template", str(template)]

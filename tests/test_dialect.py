@@ -1,12 +1,23 @@
 """OpenAI's own dialect sends what is meant; a teacher's description says which dialect and modes it has."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from schemas.errors import InputError
-from teacher.dialect import Detection, Dialect, calls_of, for_teacher, json_text, plain_text
-from teacher.kimi import Kimi
+from teacher import catalog
+from teacher.dialect import (
+    FAMILIES,
+    Detection,
+    Dialect,
+    calls_of,
+    for_teacher,
+    json_text,
+    plain_text,
+)
+from teacher.dialect_kimi import Kimi
 
 MODES: dict[str, Any] = {
     "thinking": {
@@ -55,9 +66,9 @@ def test_what_the_caller_gives_goes_before_the_mode() -> None:
 
 def test_an_unknown_mode_names_those_there_are() -> None:
     with pytest.raises(InputError, match="'fast'.* thinking, plain"):
-        Dialect(MODES).request(MESSAGES, TOOLS, {}, "fast")
+        catalog.sampling({"name": "mine", "modes": MODES}, "fast")
     with pytest.raises(InputError, match="none"):
-        Dialect().request(MESSAGES, TOOLS, {}, "thinking")
+        catalog.sampling({"name": "mine"}, "thinking")
 
 
 @pytest.mark.parametrize(
@@ -75,6 +86,18 @@ def test_the_host_of_the_api_decides_the_form_of_the_body(url: str | None, api: 
     dialect = for_teacher({"family": "kimi", "modes": MODES}, url)
     assert isinstance(dialect, Kimi) and dialect.api == api
     assert dialect.mode_body("thinking") == MODES["thinking"]["body"][api]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_family_has_a_dialect_and_another_is_refused(family: str, tmp_path: Path) -> None:
+    assert isinstance(for_teacher({"family": family}), Dialect)
+    path = tmp_path / "mine.yaml"
+    known = yaml.safe_load((catalog.TEACHERS / "smollm2-135m.yaml").read_text(encoding="utf-8"))
+    path.write_text(yaml.safe_dump({**known, "family": "catalog"}), encoding="utf-8")
+    with pytest.raises(
+        InputError, match=f"mine.yaml: family: found 'catalog', expected .*{family}"
+    ):
+        catalog.load(str(path), catalog.TEACHERS, "teacher")
 
 
 def test_a_teacher_without_a_family_speaks_openais_dialect() -> None:

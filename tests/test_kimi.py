@@ -13,7 +13,7 @@ from schemas.filter import DETECTED
 from schemas.validation import marker_in, parse_json
 from teacher import catalog
 from teacher.dialect import Detection, for_teacher
-from teacher.kimi import Kimi, raw_calls
+from teacher.dialect_kimi import Kimi, raw_calls
 
 OFFERED = ["get_contract", "close_matter"]
 TOOLS: list[dict[str, Any]] = [

@@ -8,7 +8,7 @@ left to guess; everything else is asked again in another way, once, or given up 
 
 import re
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from schemas.validation import one_line, parse_json
 from schemas.wording import announced_call, marker_in
@@ -44,6 +44,12 @@ _NO_REASONING = " "
 
 class Kimi(Dialect):
     """Kimi K2 and later, behind vLLM or at Moonshot's API."""
+
+    # Moonshot's API switches thinking with a field of its own; others take the arguments of the chat template.
+    hosts: ClassVar = dict.fromkeys(
+        ("moonshot.ai", "moonshot.cn", "kimi.ai", "kimi.com"), "moonshot"
+    )
+    picture = "vision_chunk"  # its images and videos are one modality
 
     def request(
         self,
@@ -103,6 +109,9 @@ class Kimi(Dialect):
             if asked != (body := {**asked, **instant}):
                 tried |= {**self.modes["instant"]["sampling"], "extra_body": body}
         return tried if tried != parameters else None
+
+
+DIALECT = Kimi
 
 
 def raw_calls(text: str, offered: Collection[str]) -> tuple[str, list[dict[str, Any]]] | None:
