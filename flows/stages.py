@@ -7,7 +7,6 @@ import asyncio
 import itertools
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,10 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import generation
 from flows.progress import say, track
-from flows.recipe import Recipe
-from flows.run import Run, now
-from schemas.errors import GateError, InputError, StageError
+from flows.run import now
+from flows.work import Work
+from schemas.errors import GateError, StageError
 from schemas.files import (
-    dumps,
     read_json,
     read_jsonl,
     sha256,
@@ -30,68 +28,10 @@ from schemas.files import (
     write_jsonl,
 )
 from schemas.validation import check_document
-from teacher import catalog, estimate, fidelity, serving, swap, tasks, vllm
-from teacher.domain import Domain
-from teacher.fidelity_teacher import Limits
-from teacher.gpus import Hardware
-from teacher.pictures import Album
-from teacher.serve import Endpoint
+from teacher import catalog, estimate, serving, swap, tasks, vllm
+from teacher.pictures import names_of
 
 _GATE_TRACES = 24
-
-
-@dataclass
-class Work:
-    """What every stage is given: the run's directory, the recipe, the domain, teacher, student and hardware."""
-
-    run: Run
-    recipe: Recipe
-    domain: Domain
-    teacher: dict[str, Any]
-    student: dict[str, Any]
-    hardware: Hardware
-
-    @property
-    def directory(self) -> Path:
-        return self.run.directory
-
-    def path(self, *parts: str) -> Path:
-        return self.directory.joinpath(*parts)
-
-    @property
-    def album(self) -> Album:
-        """The pictures of the tasks and of what tools returned."""
-        return Album(self.path("images"))
-
-    @property
-    def student_sees(self) -> bool:
-        """Whether the student is shown pictures rather than what they show in words."""
-        from student.vision import sees
-
-        wanted = self.recipe.train.images
-        if wanted == "pixels" and not sees(self.student):
-            raise InputError(
-                f"train.images: found pixels, expected source: {self.student['name']} sees no images"
-            )
-        return sees(self.student) and wanted != "source"
-
-    def gguf_name(self, variant: str) -> str:
-        return f"{self.domain.name}-{self.student['name']}-{variant}.gguf"
-
-    def digest(self, *sections: str) -> dict[str, str]:
-        """The inputs of a stage that come from outside the run: sections of the recipe, and the models they name."""
-        models = {"teacher": self.teacher, "student": self.student}
-        return {
-            "recipe": self.recipe.digest(*sections),
-            "domain": self.run.domain["sha256"],
-            **{name: sha256_text(dumps(models[name])) for name in sections if name in models},
-        }
-
-    def tasks(self) -> dict[str, str]:
-        """The tasks as an input; what else the plan says depends on the machine and changes nothing."""
-        files = self.run.outputs("plan")
-        return {file: digest for file, digest in files.items() if file.startswith("tasks/")}
-
 
 # Receipts decide what is repeated (flows/run.py), so Prefect neither caches nor stores results.
 _ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
@@ -116,7 +56,7 @@ def plan(work: Work) -> None:
 
             settings, album = work.recipe.tasks, work.album
             sees = work.student_sees
-            both = generation.grounding(work) == "pixels" and sees
+            both = work.grounding == "pixels" and sees
             train = tasks.sample(
                 work.domain, "train", settings.train, settings.seed, settings.mix, both, album
             )
@@ -138,7 +78,7 @@ def plan(work: Work) -> None:
                 train,
                 work.domain,
                 album,
-                shown=generation.grounding(work),
+                shown=work.grounding,
                 read="pixels" if sees else "source",
             )
             made = make(
@@ -160,8 +100,7 @@ def _attempts(work: Work) -> dict[str, str]:
 def _lacks_pictures(work: Work, files: list[Path]) -> bool:
     """Whether pictures of the tasks are gone: no receipt names them, the tasks do."""
     rows = (row for file in files for row in read_jsonl(file))
-    names = (picture["sha256"] for row in rows for picture in row.get("pictures", []))
-    return bool(work.album.missing(names))
+    return bool(work.album.missing(name for row in rows for name in names_of(row)))
 
 
 def must_fit(work: Work, stages: Sequence[str]) -> None:
@@ -197,39 +136,13 @@ def generate(work: Work) -> None:
         ) as endpoint,
     ):
         if work.recipe.generate.preflight and not work.recipe.generate.constrain:
-            _preflight(work, endpoint)
+            generation.preflight(work, endpoint)
         result.update(
             asyncio.run(generation.generate(work, endpoint, traces)), restarts=endpoint.restarts
         )
         say(
             f"{result['traces']} traces of {result['tasks']} tasks, {result['passed']} passed their checks;"
             f" {result['requests']} requests sent, {result['replayed']} replies taken from the journal"
-        )
-
-
-def _preflight(work: Work, endpoint: Endpoint) -> None:
-    """Checks the served teacher before much is asked of it; what was found lies in RUN/preflight.json.
-
-    Raises:
-        GateError: a check failed.
-    """
-    say("checking the served teacher (generate.preflight)")
-    settings = work.recipe.generate
-    found = fidelity.check(
-        endpoint,
-        work.teacher,
-        work.domain,
-        mode=settings.mode,
-        limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
-    )
-    write_json(work.path("preflight.json"), found)
-    for line in fidelity.lines(found):
-        say(f"  {line}")
-    failed = [check["name"] for check in found["checks"] if check["passed"] is False]
-    if failed:
-        raise GateError(
-            f"{work.teacher['name']}: the served teacher fails {', '.join(failed)}: see"
-            f" {work.path('preflight.json')}; --set generate.preflight=false goes on all the same"
         )
 
 
@@ -247,7 +160,7 @@ def filter_(work: Work) -> None:
     from schemas.filter import FilterSettings, filter_traces
     from student.examples import turns
 
-    renderer = _renderer(work)
+    renderer = work.renderer()
     budget = work.recipe.train
     limits = work.recipe.filter.model_dump()
     if budget.overflow == "reject":
@@ -284,7 +197,7 @@ def filter_(work: Work) -> None:
 
 def _pictures_in(row: dict[str, Any]) -> list[str]:
     """The pictures that a trace or a task names."""
-    return row.get("images") or [picture["sha256"] for picture in row.get("pictures", [])]
+    return row.get("images") or names_of(row)
 
 
 @task(name="train", **_ONCE)
@@ -298,7 +211,7 @@ def train(work: Work) -> None:
         inputs["replay"] = sha256(replayed)
     if work.run.is_current("train", inputs):
         return
-    renderer = _renderer(work)
+    renderer = work.renderer()
     directory = work.path("train")
     # What a checkpoint continues must be what it began with.
     mark = directory / "inputs.json"
@@ -355,7 +268,7 @@ def export(work: Work) -> None:
     from student import base, gguf, merge, parity
     from student.examples import as_served
 
-    renderer = _renderer(work)
+    renderer = work.renderer()
     kept = itertools.islice(read_jsonl(work.path("filter", "kept.jsonl")), _GATE_TRACES)
     traces = [as_served(trace, renderer) for trace in kept]
     directory = work.path("export")
@@ -494,52 +407,17 @@ def publish(work: Work) -> None:
         raise GateError(
             f"not published: {failed['name']}: {failed['detail']} ({work.path('evaluate', 'scorecard.json')})"
         )
+    from flows import publication
     from student import store
-    from student.card import model_card
 
     target = store.store_directory(work.recipe.publish.store)
     inputs["store"] = str(target.resolve())
-    if work.run.is_current("publish", inputs) and _still_there(work, target):
+    if work.run.is_current("publish", inputs) and publication.still_there(work, target):
         return
     directory = work.path("publish")
     with work.run.stage("publish", inputs, [directory]) as result, whole(directory) as temporary:
         temporary.mkdir()
-        ledger = read_json(work.path("filter", "ledger.json"))
-        files = [
-            store.PublishFile(file, file.name, file.stem.rsplit("-", 1)[1], "weight")
-            for file in sorted(work.path("export", "gguf").glob("*.gguf"))
-        ]
-        if work.path("export", "vllm").is_dir():
-            files += store.files_under(work.path("export", "vllm"), "vllm", "vllm")
-        if work.recipe.publish.data:
-            from student import dataset
-
-            data = temporary / "data" / "train.parquet"
-            dataset.write(read_jsonl(work.path("filter", "kept.jsonl")), work.album, data)
-            told = data.with_name("dataset_info.json")
-            write_json(told, dataset.llama_factory_info(work.domain.name, data.name))
-            files += [
-                store.PublishFile(file, f"data/{file.name}", "data", "dataset")
-                for file in (data, told)
-            ]
-        manifest = _manifest(work, scorecard, ledger)
-        described = {
-            **manifest,
-            "files": [{"path": file.name, "variant": file.variant} for file in files],
-        }
-        (temporary / "chat_template.jinja").write_text(_renderer(work).template, encoding="utf-8")
-        (temporary / "README.md").write_text(
-            model_card(described, scorecard, ledger), encoding="utf-8"
-        )
-        write_json(temporary / "scorecard.json", scorecard)
-        write_json(temporary / "recipe.json", work.recipe.model_dump(mode="json"))
-        for name, variant in (
-            ("chat_template.jinja", "template"),
-            ("README.md", "card"),
-            ("scorecard.json", "scorecard"),
-            ("recipe.json", "recipe"),
-        ):
-            files.append(store.PublishFile(temporary / name, name, variant, "doc"))
+        files, manifest = publication.collect(work, scorecard, temporary)
         published = store.publish(target, work.domain.name, files, manifest, gate_passed=True)
         result.update(
             name=published.name,
@@ -549,69 +427,3 @@ def publish(work: Work) -> None:
         )
         write_json(temporary / "published.json", result)
         say(f"published as {published.name}:{published.tag} in {target}")
-
-
-def _still_there(work: Work, target: Path) -> bool:
-    """Whether the store still holds what the receipt says was published: a store may be emptied by hand."""
-    from student import store
-
-    receipt = work.run.receipt("publish")
-    try:
-        return receipt is not None and bool(
-            store.resolve(target, f"{receipt['result']['name']}:{receipt['result']['tag']}")
-        )
-    except InputError:
-        return False
-
-
-def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> dict[str, Any]:
-    from student.mixture import REPLAY
-
-    teacher, student = work.teacher, work.student
-    replay = read_json(work.path("train", "examples.json")).get("replay")
-    return {
-        "version": 1,
-        "created": now(),
-        "domain": work.domain.name,
-        "recipe": work.recipe.model_dump(mode="json"),
-        "student": {
-            "name": student["name"],
-            "base": _origin(student),
-            "licence": student["licence"]["id"],
-        },
-        "teacher": {
-            "name": teacher["name"],
-            "licence": teacher["licence"]["id"],
-            "source": _origin(teacher),
-        },
-        "data": {
-            "kept": ledger["kept"],
-            "sha256": sha256(work.path("filter", "kept.jsonl")),
-            "licence": work.domain.spec["licence"],
-            **({"replay": {key: replay[key] for key in REPLAY}} if replay else {}),
-        },
-        "scorecard": {
-            "base": scorecard["models"]["base"]["passed"],
-            "student": scorecard["models"]["student"]["passed"],
-            "tasks": scorecard["exam"]["tasks"],
-        },
-    }
-
-
-def _origin(model: dict[str, Any]) -> str:
-    source = model["source"]
-    return str(source.get("pypi") or source.get("hub") or source.get("path") or source.get("url"))
-
-
-def _renderer(work: Work) -> Any:
-    from transformers import AutoTokenizer
-
-    from student import base, vision
-    from student.examples import Renderer
-
-    directory = base.prepare(work.student, say)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    template, stop = base.chat_template(work.student, directory), work.student["stop"]
-    if work.student_sees:
-        return vision.SeeingRenderer(tokenizer, template, stop, work.album, directory)
-    return Renderer(tokenizer, template, stop, work.album)

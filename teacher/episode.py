@@ -10,9 +10,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.calls import check_arguments
 from schemas.errors import InputError
 from schemas.filter import HINT_HEADER
-from schemas.validation import check_arguments, parse_json
+from schemas.json_text import parse_json
 from teacher.checks import answer_matches, state_hash
 from teacher.client import Reply
 from teacher.dialect import (
@@ -26,7 +27,7 @@ from teacher.dialect import (
     plain_text,
 )
 from teacher.domain import Domain
-from teacher.pictures import Album, Grounding, TooMany, as_sent, image, stored
+from teacher.pictures import Album, Grounding, TooMany, as_sent, image, names_of, stored
 from teacher.scenes import Scene, SceneError, draw
 
 Complete = Callable[..., Awaitable[Reply]]
@@ -241,7 +242,7 @@ def request_of(task: dict[str, Any]) -> str | list[dict[str, Any]]:
     """What the user says: the request, after the pictures where the task has any."""
     if "pictures" not in task:
         return task["request"]
-    shown = [image(picture["sha256"]) for picture in task["pictures"]]
+    shown = [image(name) for name in names_of(task)]
     return [*shown, {"type": "text", "text": task["request"]}]
 
 

@@ -120,6 +120,11 @@ def image(name: str) -> dict[str, str]:
     return {"type": "image", "sha256": name}
 
 
+def names_of(task: dict[str, Any]) -> list[str]:
+    """The pictures that a task shows, in order."""
+    return [picture["sha256"] for picture in task.get("pictures", [])]
+
+
 def names_in(messages: Iterable[Message]) -> list[str]:
     """The pictures that messages show, in order, each as often as it is shown."""
     return [part["sha256"] for message in messages for part in _parts(message, "image")]

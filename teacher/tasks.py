@@ -9,12 +9,12 @@ import json
 import random
 from typing import Any
 
+from schemas.calls import check_arguments
 from schemas.errors import InputError
-from schemas.validation import check_arguments
 from teacher.checks import answer_matches, state_hash
 from teacher.domain import Answer, Blueprint, Domain
 from teacher.episode import content_of, hint, request_of
-from teacher.pictures import Album
+from teacher.pictures import Album, names_of
 from teacher.questions import ProgramError, run, used
 from teacher.scenes import Picture, Scene, SceneError, check, draw
 
@@ -69,7 +69,7 @@ def sample(
                     raise
                 continue
             # The same words about another picture ask for something else.
-            asked = (task["request"], *(p["sha256"] for p in task.get("pictures", [])))
+            asked = (task["request"], *names_of(task))
             if asked not in seen:
                 break
         else:
