@@ -1,6 +1,6 @@
-"""A domain pack: a directory with domain.yaml, environment.py and, where it has pictures, visual.py; loaded by path.
+"""A domain pack: a directory with domain.yaml and environment.py, and textual.py or visual.py where it has them.
 
-environment.py holds one subclass of `Environment`, the world, and its task templates:
+environment.py holds one subclass of `Environment`, the world, whose task templates may stand below it:
 
     from teacher.domain import Answer, Blueprint, Environment, template
 
@@ -16,19 +16,26 @@ environment.py holds one subclass of `Environment`, the world, and its task temp
     @template(kind="lookup")
     def who_signed(world: Desk, rng: random.Random) -> Blueprint: ...
 
-visual.py holds more templates, those whose tasks show pictures, and needs no class. A tool may return a picture, too: a
-`teacher.scenes.Scene`, which is drawn for the model that called it.
+textual.py holds templates, too: those whose tasks are words alone, where environment.py would be long with them.
+visual.py holds those whose tasks show pictures. A tool may return a picture as well: a `teacher.scenes.Scene`, which is
+drawn for the model that called it.
+
+The files are loaded by path, as modules of one package: they import from each other, and from any other file beside
+them, with a dot (`from .environment import Desk`).
 
 The class follows TRL's environment convention, so a pack also serves as `environment_factory` of GRPOTrainer.
 """
 
-import importlib.util
+import datetime as dt
+import importlib
 import inspect
 import random
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -39,7 +46,10 @@ from teacher.checks import state_hash
 from teacher.scenes import Scene
 
 PACKS = Path(__file__).resolve().parent.parent / "data"
+_MODULES = ("environment", "textual", "visual")
 _NOT_TOOLS = {"reset", "get_reward"}
+
+Plan = list[tuple[str, dict[str, Any]]]
 
 
 @dataclass(frozen=True)
@@ -70,7 +80,7 @@ class Blueprint:
     """
 
     request: str
-    plan: list[tuple[str, dict[str, Any]]]
+    plan: Plan
     reply: str
     answer: Answer | None = None
     pictures: list[Scene] = field(default_factory=list)
@@ -81,7 +91,7 @@ Template = Callable[[Any, random.Random], Blueprint]
 
 
 def template(kind: str, pixels: bool = False) -> Callable[[Template], Template]:
-    """Marks a function of environment.py or visual.py as a task template of `kind`, named as the function is.
+    """Marks a function of a pack as a task template of `kind`, named as the function is.
 
     pixels: its tasks can be done only by who sees the pictures themselves, not by who reads what they show: a point is
         asked for. A run with a teacher or student that reads has none of them.
@@ -93,6 +103,27 @@ def template(kind: str, pixels: bool = False) -> Callable[[Template], Template]:
         return function
 
     return mark
+
+
+# ------------------------------------------------------------------------- what worlds are drawn from
+
+
+def dealt(pool: list[Any], split: str) -> list[Any]:
+    """The part of a pool that belongs to a split: every third is the exam's, so that train and exam share no name."""
+    return [one for i, one in enumerate(pool) if (i % 3 == 0) == (split == "exam")]
+
+
+@cache
+def dealt_numbers(split: str, first: int = 100) -> list[int]:
+    """A split's numbers of as many digits as `first`, which is that of the tools' examples and of nothing else."""
+    wanted = range(first + 1, first * 10)
+    return [number for number in wanted if (number % 7 in (2, 5)) == (split == "exam")]
+
+
+def day_between(rng: random.Random, first: str, last: str) -> dt.date:
+    """A day from `first` to `last`, both of them ISO dates and among the days."""
+    start, end = dt.date.fromisoformat(first), dt.date.fromisoformat(last)
+    return start + dt.timedelta(rng.randrange((end - start).days + 1))
 
 
 # ------------------------------------------------------------------- what tools ask of their arguments
@@ -175,32 +206,27 @@ def load(domain: str) -> Domain:
             f" (`stillhouse new-domain {domain}` makes one)"
         )
     spec = _spec(path / "domain.yaml")
-    own = _own(path / "environment.py", spec["name"])
+    modules = _modules(path, spec["name"])
+    own = _own(modules[0])
     environments = [v for v in own if inspect.isclass(v) and issubclass(v, Environment)]
     if len(environments) != 1:
         raise InputError(
             f"{path / 'environment.py'}: found {len(environments)} subclasses of Environment, expected one"
         )
-    templates = _templates(own)
-    if (visual := path / "visual.py").is_file():
-        more = _templates(_own(visual, f"{spec['name']}-visual"))
-        if twice := sorted(set(templates) & set(more)):
-            raise InputError(f"{visual}: {twice[0]}: environment.py has a template of that name")
-        templates |= more
+    templates = _templates(modules)
     undeclared = {t.kind for t in templates.values()} ^ set(spec["kinds"])  # type: ignore[attr-defined]
     if undeclared:
         raise InputError(
             f"{path / 'domain.yaml'}: kinds: {', '.join(sorted(undeclared))}: expected exactly the kinds"
-            f" that environment.py and visual.py have templates for"
+            f" that environment.py, textual.py and visual.py have templates for"
         )
     return Domain(
         spec["name"], path, spec, environments[0], templates, _tools(path, environments[0])
     )
 
 
-def _own(path: Path, name: str) -> list[Any]:
+def _own(module: ModuleType) -> list[Any]:
     """What a file of a pack defines itself."""
-    module = _module(path, name)
     return [
         value
         for value in vars(module).values()
@@ -208,8 +234,17 @@ def _own(path: Path, name: str) -> list[Any]:
     ]
 
 
-def _templates(own: list[Any]) -> dict[str, Template]:
-    return {v.__name__: v for v in own if inspect.isfunction(v) and hasattr(v, "kind")}
+def _templates(modules: list[ModuleType]) -> dict[str, Template]:
+    """Every template of a pack, in the order of the files."""
+    templates: dict[str, Template] = {}
+    for module in modules:
+        own = [v for v in _own(module) if inspect.isfunction(v) and hasattr(v, "kind")]
+        more = {function.__name__: function for function in own}
+        if twice := sorted(templates.keys() & more.keys()):
+            first = Path(templates[twice[0]].__code__.co_filename).name
+            raise InputError(f"{module.__file__}: {twice[0]}: {first} has a template of that name")
+        templates |= more
+    return templates
 
 
 def _spec(path: Path) -> dict[str, Any]:
@@ -221,21 +256,30 @@ def _spec(path: Path) -> dict[str, Any]:
     return spec
 
 
-def _module(path: Path, name: str) -> Any:
-    """Runs a file of a pack: code of the person who runs the command, as a recipe or a Makefile is."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: a domain needs an environment.py")
-    module_spec = importlib.util.spec_from_file_location(
-        f"stillhouse_domain_{name.replace('-', '_')}", path
-    )
-    assert module_spec and module_spec.loader
-    module = importlib.util.module_from_spec(module_spec)
-    sys.modules[module_spec.name] = module  # dataclasses and pickling look their module up by name
-    try:
-        module_spec.loader.exec_module(module)
-    except Exception as error:
-        raise InputError(f"{path}: cannot be loaded: {type(error).__name__}: {error}") from error
-    return module
+def _modules(path: Path, name: str) -> list[ModuleType]:
+    """Runs a pack's files: code of the person who runs the command, as a recipe or a Makefile is."""
+    if not (path / "environment.py").is_file():
+        raise InputError(
+            f"{path / 'environment.py'}: no such file: a domain needs an environment.py"
+        )
+    package = ModuleType(f"stillhouse_domain_{name.replace('-', '_')}")
+    package.__path__ = [str(path)]
+    # A pack of this name that was loaded before may have lain elsewhere, or said something else.
+    for loaded in [m for m in sys.modules if m.startswith(f"{package.__name__}.")]:
+        del sys.modules[loaded]
+    sys.modules[package.__name__] = package
+    importlib.invalidate_caches()
+    modules = []
+    for file in (path / f"{module}.py" for module in _MODULES):
+        if not file.is_file():
+            continue
+        try:
+            modules.append(importlib.import_module(f"{package.__name__}.{file.stem}"))
+        except Exception as error:
+            raise InputError(
+                f"{file}: cannot be loaded: {type(error).__name__}: {error}"
+            ) from error
+    return modules
 
 
 def _tools(path: Path, environment: type[Environment]) -> dict[str, dict[str, Any]]:

@@ -23,7 +23,8 @@ from teacher.questions import run, used
 from teacher.scenes import KINDS, check, draw
 
 LEGAL = load("legal")
-DESK = sys.modules[LEGAL.environment.__module__]
+PACKAGE = LEGAL.environment.__module__.rpartition(".")[0]
+TEXTUAL, BUSINESS_DAYS = (sys.modules[f"{PACKAGE}.{name}"] for name in ("textual", "business_days"))
 NAMES = sorted(LEGAL.templates)
 ENTITY = re.compile(r"\b[CMAO]-\d+\b|\b[A-Z][a-z]+ [A-Z][a-z]+\b")
 
@@ -176,7 +177,7 @@ def test_requests_are_distinct_and_short() -> None:
     ]
     assert len(set(requests)) >= 0.95 * len(requests)
     assert max(len(blueprint.request.split()) for _, _, _, blueprint, *_ in tasks()) <= 35
-    wordings = DESK._REQUESTS
+    wordings = TEXTUAL.REQUESTS
     assert all(len(set(group)) >= 4 for group in wordings.values())
 
 
@@ -337,7 +338,7 @@ def test_business_days(start: str, days: int, jurisdiction: str, expected: str) 
     ("year", "easter"), [(2024, "03-31"), (2025, "04-20"), (2026, "04-05"), (2038, "04-25")]
 )
 def test_easter(year: int, easter: str) -> None:
-    assert DESK._easter(year) == dt.date.fromisoformat(f"{year}-{easter}")
+    assert BUSINESS_DAYS._easter(year) == dt.date.fromisoformat(f"{year}-{easter}")
 
 
 def test_time_is_billed_in_tenths_and_counts_twice_when_logged_twice() -> None:

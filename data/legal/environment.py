@@ -3,33 +3,27 @@
 A world is six contracts and the six matters they are handled under, built from the task's seed.
 Everything in it is invented. Names and numbers of train and exam worlds come from disjoint pools,
 dealt out so that every digit and every syllable occurs in both: a student meets new entities, not a
-new alphabet. requests.yaml holds what people ask; the templates below say what it takes.
-
-Days are counted as a lawyer counts them: the day itself is left out, weekends and the public
-holidays of the governing law are skipped. One-off bank holidays are not modelled.
+new alphabet. textual.py and visual.py hold what people ask of it.
 """
 
 import datetime as dt
 import random
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from teacher.domain import (
-    Answer,
-    Blueprint,
     Environment,
+    day_between,
+    dealt,
+    dealt_numbers,
     known,
     one_of,
     quoted,
     same_name,
-    template,
 )
+
+from .business_days import business_days_from
 
 Topic = Literal[
     "liability_cap",
@@ -43,7 +37,6 @@ Jurisdiction = Literal["England", "Ireland", "Germany", "France"]
 Event = Literal["defence", "disclosure", "witness_statement", "appeal", "non_renewal"]
 Duty = Literal["insurance_certificate", "audit_report", "royalty_statement", "data_deletion"]
 Status = Literal["open", "on_hold", "closed"]
-Plan = list[tuple[str, dict[str, Any]]]
 
 TOPICS = {
     "liability_cap": ("liability cap", "EUR"),
@@ -79,84 +72,6 @@ _GIVEN = (
     " Nils Nora Otto Petra Quinn Rosa Simon Tilda Ugo Vera Willa Yves"
 )
 _STEMS = sorted({onset + ending for onset in _ONSETS.split() for ending in _ENDINGS.split()})
-
-
-@cache
-def _stems(split: str) -> list[str]:
-    return [stem for i, stem in enumerate(_STEMS) if (i % 3 == 0) == (split == "exam")]
-
-
-@cache
-def _numbers(split: str) -> list[int]:
-    # 100 is the number of the tools' examples and of nothing else.
-    return [number for number in range(101, 1000) if (number % 7 in (2, 5)) == (split == "exam")]
-
-
-# ------------------------------------------------------------------------------------ business days
-
-
-def _easter(year: int) -> dt.date:
-    """Easter Sunday of the Gregorian calendar (the Meeus/Jones/Butcher rule)."""
-    a, (b, c) = year % 19, divmod(year, 100)
-    d, e = divmod(b, 4)
-    g = (8 * b + 13) // 25
-    h = (19 * a + b - d - g + 15) % 30
-    i, k = divmod(c, 4)
-    m = (a + 11 * h) // 319
-    r = (2 * e + 2 * i - k - h + m + 32) % 7
-    month = (h - m + r + 90) // 25
-    return dt.date(year, month, (h - m + r + month + 19) % 32)
-
-
-def _monday(year: int, month: int, last: bool = False) -> dt.date:
-    """The first or the last Monday of a month."""
-    if last:
-        end = dt.date(year, month, 31)  # only asked of months of 31 days
-        return end - dt.timedelta(end.weekday())
-    start = dt.date(year, month, 1)
-    return start + dt.timedelta(-start.weekday() % 7)
-
-
-@cache
-def holidays(jurisdiction: str, year: int) -> frozenset[dt.date]:
-    """The public holidays of a year that fall on weekdays."""
-    easter = _easter(year)
-    good_friday, easter_monday = easter - dt.timedelta(2), easter + dt.timedelta(1)
-    ascension, whit_monday = easter + dt.timedelta(39), easter + dt.timedelta(50)
-    fixed = {dt.date(year, 1, 1), dt.date(year, 12, 25)}
-    second = dt.date(year, 12, 26)
-    if jurisdiction == "England":
-        days = {good_friday, easter_monday, _monday(year, 5)}
-        days |= {_monday(year, 5, last=True), _monday(year, 8, last=True)}
-        # A bank holiday on a weekend moves to the next weekday that is not one already.
-        for day in sorted(fixed | {second}):
-            while day.weekday() > 4 or day in days:
-                day += dt.timedelta(1)
-            days.add(day)
-    elif jurisdiction == "Ireland":
-        first = dt.date(year, 2, 1)
-        brigid = first if first.weekday() == 4 else _monday(year, 2)
-        days = fixed | {second, brigid, dt.date(year, 3, 17), easter_monday}
-        days |= {_monday(year, 5), _monday(year, 6), _monday(year, 8), _monday(year, 10, last=True)}
-    elif jurisdiction == "Germany":
-        days = fixed | {second, good_friday, easter_monday, ascension, whit_monday}
-        days |= {dt.date(year, 5, 1), dt.date(year, 10, 3)}
-    else:  # France
-        days = fixed | {easter_monday, ascension, whit_monday}
-        days |= {
-            dt.date(year, m, d) for m, d in ((5, 1), (5, 8), (7, 14), (8, 15), (11, 1), (11, 11))
-        }
-    return frozenset(day for day in days if day.weekday() < 5)
-
-
-def business_days_from(start: dt.date, days: int, jurisdiction: str) -> dt.date:
-    """The business day `days` after `start` (before it when negative), not counting `start`."""
-    step, day = dt.timedelta(1 if days > 0 else -1), start
-    for _ in range(abs(days)):
-        day += step
-        while day.weekday() > 4 or day in holidays(jurisdiction, day.year):
-            day += step
-    return day
 
 
 # ---------------------------------------------------------------------------------------- the world
@@ -210,13 +125,9 @@ def _value(topic: str, rng: random.Random) -> int:
     return rng.randrange(2, 15) if topic == "late_interest" else rng.randrange(2, 19) * 5
 
 
-def _day(rng: random.Random, first: str, last: str) -> dt.date:
-    start, end = dt.date.fromisoformat(first), dt.date.fromisoformat(last)
-    return start + dt.timedelta(rng.randrange((end - start).days + 1))
-
-
-def _workday(rng: random.Random, first: str, last: str) -> str:
-    day = _day(rng, first, last)
+def workday(rng: random.Random, first: str, last: str) -> str:
+    """A day from `first` to `last`, or the Friday before it."""
+    day = day_between(rng, first, last)
     return (day - dt.timedelta(max(0, day.weekday() - 4))).isoformat()
 
 
@@ -227,10 +138,10 @@ class LegalDesk(Environment):
         self._task = task
         split = task["split"]
         rng = random.Random(f"{split}:{task['seed']}")
-        stems = rng.sample(_stems(split), 24)
+        stems = rng.sample(dealt(_STEMS, split), 24)
         companies = [f"{stem} {rng.choice(_TRADES.split())}" for stem in stems[:18]]
         lawyers = [f"{rng.choice(_GIVEN.split())} {stem}" for stem in stems[18:]]
-        numbers = [rng.sample(_numbers(split), count) for count in (6, 6, 6, 12)]
+        numbers = [rng.sample(dealt_numbers(split), count) for count in (6, 6, 6, 12)]
         contract_ids, matter_ids, amendment_ids, obligation_ids = (
             [f"{letter}-{number}" for number in pool]
             for letter, pool in zip("CMAO", numbers, strict=True)
@@ -238,7 +149,7 @@ class LegalDesk(Environment):
         self._matters: dict[str, Matter] = {}
         for i, matter in enumerate(matter_ids):
             retainer = rng.randrange(8, 80) * 500
-            event, due = rng.choice(COURT_EVENTS), _workday(rng, "2026-05-04", "2027-03-31")
+            event, due = rng.choice(COURT_EVENTS), workday(rng, "2026-05-04", "2027-03-31")
             self._matters[matter] = Matter(
                 matter,
                 # The newest client is the other side of an older matter: run the check.
@@ -255,7 +166,7 @@ class LegalDesk(Environment):
         self._amendments: dict[str, Amendment] = {}
         self._conflicts: set[tuple[str, str]] = set()
         self._performed = dict.fromkeys(obligation_ids, False)
-        self._due = {o: _workday(rng, "2026-03-09", "2026-12-31") for o in obligation_ids}
+        self._due = {o: workday(rng, "2026-03-09", "2026-12-31") for o in obligation_ids}
         # Two contracts as signed, two amended once, two twice; one of each in its notice period.
         amended = ["", "", "notice_period", *rng.choices(AMENDED_TOPICS, k=2), "notice_period"]
         for i, contract in enumerate(contract_ids):
@@ -275,7 +186,7 @@ class LegalDesk(Environment):
                 contract,
                 companies[12 + i],
                 rng.choice(JURISDICTIONS),
-                _day(rng, "2027-01-04", "2029-12-28"),
+                day_between(rng, "2027-01-04", "2029-12-28"),
                 matter_ids[i],
                 clauses,
                 duties,
@@ -289,7 +200,7 @@ class LegalDesk(Environment):
         for amendment in sorted(ids):
             while (value := _value(topic, rng)) in values:
                 continue
-            while (effective := _day(rng, "2024-01-08", "2026-02-20")) in dates:
+            while (effective := day_between(rng, "2024-01-08", "2026-02-20")) in dates:
                 continue
             values.add(value)
             dates.add(effective)
@@ -531,275 +442,3 @@ def _date(text: Any) -> dt.date:
         return dt.date.fromisoformat(text)
     except ValueError:
         raise wrong from None
-
-
-# --------------------------------------------------------------------------- what people ask: reads
-
-
-_REQUESTS = yaml.safe_load(Path(__file__).with_name("requests.yaml").read_text(encoding="utf-8"))
-
-
-def _back(contract: Contract, days: int) -> dict[str, Any]:
-    """Counting a notice period back from expiry, under the contract's own law."""
-    return {
-        "date": contract.expiry.isoformat(),
-        "days": -days,
-        "jurisdiction": contract.governing_law,
-    }
-
-
-def _last_day(contract: Contract, days: int) -> str:
-    return business_days_from(contract.expiry, -days, contract.governing_law).isoformat()
-
-
-def _say(what: str, rng: random.Random, **facts: Any) -> str:
-    return rng.choice(_REQUESTS[what]).format(**facts)
-
-
-def _a_contract(world: LegalDesk, rng: random.Random) -> Contract:
-    return rng.choice(list(world._contracts.values()))
-
-
-def _a_matter(world: LegalDesk, rng: random.Random) -> Matter:
-    return rng.choice(list(world._matters.values()))
-
-
-def _a_clause(
-    world: LegalDesk, rng: random.Random, fits: Callable[[str, Clause], bool]
-) -> tuple[Contract, str, Clause]:
-    return rng.choice(
-        [
-            (contract, topic, clause)
-            for contract in world._contracts.values()
-            for topic, clause in contract.clauses.items()
-            if fits(topic, clause)
-        ]
-    )
-
-
-def _term(topic: str, value: int) -> tuple[str, Answer]:
-    """A clause's value as a sentence says it, and as a check reads it."""
-    name, unit = TOPICS[topic]
-    if unit == "EUR":
-        return f"The {name} is EUR {value}.", Answer("amount", value)
-    return f"The {name} is {value} {unit}.", Answer("number", value)
-
-
-@template(kind="lookup")
-def clause_term(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, topic, clause = _a_clause(world, rng, lambda _, clause: not clause.amendments)
-    request = _say("clause_term", rng, term=TOPICS[topic][0], contract=contract.id)
-    reply, answer = _term(topic, clause.value)
-    return Blueprint(
-        request, [("get_clause", {"contract_id": contract.id, "topic": topic})], reply, answer
-    )
-
-
-@template(kind="lookup")
-def contract_expiry(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract = _a_contract(world, rng)
-    request = _say("contract_expiry", rng, contract=contract.id)
-    expiry = contract.expiry.isoformat()
-    return Blueprint(
-        request,
-        [("get_contract", {"contract_id": contract.id})],
-        f"Contract {contract.id} expires on {expiry}.",
-        Answer("date", expiry),
-    )
-
-
-@template(kind="lookup")
-def next_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
-    matter = _a_matter(world, rng)
-    request = _say("next_deadline", rng, matter=matter.id)
-    event, due = next(iter(matter.deadlines.items()))
-    return Blueprint(
-        request,
-        [("get_deadline", {"matter_id": matter.id})],
-        f"The {event.replace('_', ' ')} is due on {due}.",
-        Answer("date", due),
-    )
-
-
-@template(kind="lookup")
-def unused_retainer(world: LegalDesk, rng: random.Random) -> Blueprint:
-    matter = _a_matter(world, rng)
-    request = _say("unused_retainer", rng, matter=matter.id)
-    unused = matter.retainer - matter.billed
-    return Blueprint(
-        request,
-        [("get_billing", {"matter_id": matter.id})],
-        f"The unused retainer on {matter.id} is EUR {unused}.",
-        Answer("amount", unused),
-    )
-
-
-@template(kind="lookup")
-def responsible_lawyer(world: LegalDesk, rng: random.Random) -> Blueprint:
-    matter = _a_matter(world, rng)
-    request = _say("responsible_lawyer", rng, matter=matter.id)
-    return Blueprint(
-        request,
-        [("get_matter", {"matter_id": matter.id})],
-        f"The responsible lawyer is {matter.lawyer}.",
-        Answer("text", matter.lawyer),
-    )
-
-
-@template(kind="lookup")
-def adverse_matter(world: LegalDesk, rng: random.Random) -> Blueprint:
-    matter = _a_matter(world, rng)
-    request = _say("adverse_matter", rng, party=matter.adverse)
-    return Blueprint(
-        request,
-        [("check_conflict", {"party": matter.adverse})],
-        f"{matter.adverse} is the adverse party in {matter.id}.",
-        Answer("text", matter.id),
-    )
-
-
-# ------------------------------------------------------------------- what people ask: several steps
-
-
-@template(kind="workflow")
-def term_with_counterparty(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, topic, clause = _a_clause(world, rng, lambda _, clause: not clause.amendments)
-    request = _say("term_with_counterparty", rng, term=TOPICS[topic][0], name=contract.counterparty)
-    plan: Plan = [
-        ("find_contract", {"counterparty": contract.counterparty}),
-        ("get_clause", {"contract_id": contract.id, "topic": topic}),
-    ]
-    return Blueprint(request, plan, *_term(topic, clause.value))
-
-
-@template(kind="workflow")
-def amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, topic, clause = _a_clause(world, rng, lambda _, clause: len(clause.amendments) == 1)
-    amendment = clause.amendments[0]
-    request = _say("amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
-    plan: Plan = [
-        ("get_clause", {"contract_id": contract.id, "topic": topic}),
-        ("get_amendment", {"amendment_id": amendment}),
-    ]
-    return Blueprint(request, plan, *_term(topic, world._amendments[amendment].value))
-
-
-@template(kind="workflow")
-def twice_amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, topic, clause = _a_clause(world, rng, lambda _, clause: len(clause.amendments) == 2)
-    request = _say("twice_amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
-    latest = max((world._amendments[a] for a in clause.amendments), key=lambda a: a.effective)
-    plan: Plan = [("get_clause", {"contract_id": contract.id, "topic": topic})]
-    plan += [("get_amendment", {"amendment_id": amendment}) for amendment in clause.amendments]
-    return Blueprint(request, plan, *_term(topic, latest.value))
-
-
-@template(kind="workflow")
-def time_on_contract(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, hours = _a_contract(world, rng), rng.randrange(2, 60) / 10
-    request = _say("time_on_contract", rng, hours=hours, contract=contract.id)
-    plan: Plan = [
-        ("get_contract", {"contract_id": contract.id}),
-        ("log_time", {"matter_id": contract.matter, "hours": hours}),
-    ]
-    return Blueprint(request, plan, f"Logged {hours} hours on {contract.matter}.")
-
-
-@template(kind="workflow")
-def contract_matter_status(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, status = _a_contract(world, rng), rng.choice(("on_hold", "closed"))
-    request = _say(f"contract_matter_{status}", rng, contract=contract.id)
-    plan: Plan = [
-        ("get_contract", {"contract_id": contract.id}),
-        ("set_matter_status", {"matter_id": contract.matter, "status": status}),
-    ]
-    return Blueprint(request, plan, f"Matter {contract.matter} is now {status.replace('_', ' ')}.")
-
-
-@template(kind="workflow")
-def performed_obligation(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract = _a_contract(world, rng)
-    duty, obligation = rng.choice(list(contract.obligations.items()))
-    request = _say("performed_obligation", rng, duty=duty.replace("_", " "), contract=contract.id)
-    plan: Plan = [
-        ("get_obligation", {"contract_id": contract.id, "duty": duty}),
-        ("close_obligation", {"obligation_id": obligation}),
-    ]
-    return Blueprint(request, plan, f"Obligation {obligation} is recorded as performed.")
-
-
-@template(kind="workflow")
-def conflict_at_intake(world: LegalDesk, rng: random.Random) -> Blueprint:
-    matters = list(world._matters.values())
-    new = matters[5]
-    old = next(m for m in matters if m.adverse == new.client)
-    request = _say("conflict_at_intake", rng, party=new.client, matter=new.id)
-    plan: Plan = [
-        ("check_conflict", {"party": new.client}),
-        ("flag_conflict", {"matter_id": new.id, "conflicts_with": old.id}),
-    ]
-    return Blueprint(request, plan, f"Flagged {new.id}: it conflicts with {old.id}.")
-
-
-@template(kind="workflow")
-def payment_due(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, topic, clause = _a_clause(
-        world, rng, lambda topic, clause: topic == "payment_term" and not clause.amendments
-    )
-    invoice, law = _workday(rng, "2026-01-05", "2026-02-27"), contract.governing_law
-    request = _say("payment_due", rng, contract=contract.id, date=invoice, law=law)
-    due = business_days_from(dt.date.fromisoformat(invoice), clause.value, law).isoformat()
-    plan: Plan = [
-        ("get_clause", {"contract_id": contract.id, "topic": topic}),
-        ("add_business_days", {"date": invoice, "days": clause.value, "jurisdiction": law}),
-    ]
-    return Blueprint(request, plan, f"Payment is due on {due}.", Answer("date", due))
-
-
-@template(kind="workflow")
-def extended_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
-    matter, days, law = _a_matter(world, rng), rng.randrange(2, 29), rng.choice(JURISDICTIONS)
-    event, old = next(iter(matter.deadlines.items()))
-    request = _say("extended_deadline", rng, matter=matter.id, days=days, law=law)
-    new = business_days_from(dt.date.fromisoformat(old), days, law).isoformat()
-    plan: Plan = [
-        ("get_deadline", {"matter_id": matter.id}),
-        ("add_business_days", {"date": old, "days": days, "jurisdiction": law}),
-        ("set_deadline", {"matter_id": matter.id, "event": event, "date": new}),
-    ]
-    reply = f"The {event.replace('_', ' ')} deadline is now {new}."
-    return Blueprint(request, plan, reply, Answer("date", new))
-
-
-@template(kind="workflow")
-def non_renewal_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, topic, clause = _a_clause(
-        world, rng, lambda topic, clause: topic == "notice_period" and not clause.amendments
-    )
-    request = _say("non_renewal_deadline", rng, contract=contract.id)
-    last = _last_day(contract, clause.value)
-    plan: Plan = [
-        ("get_contract", {"contract_id": contract.id}),
-        ("get_clause", {"contract_id": contract.id, "topic": topic}),
-        ("add_business_days", _back(contract, clause.value)),
-        ("set_deadline", {"matter_id": contract.matter, "event": "non_renewal", "date": last}),
-    ]
-    return Blueprint(request, plan, f"The non-renewal deadline is {last}.", Answer("date", last))
-
-
-@template(kind="workflow")
-def amended_notice_day(world: LegalDesk, rng: random.Random) -> Blueprint:
-    contract, topic, clause = _a_clause(
-        world, rng, lambda topic, clause: topic == "notice_period" and len(clause.amendments) == 1
-    )
-    request = _say("amended_notice_day", rng, name=contract.counterparty)
-    amendment = world._amendments[clause.amendments[0]]
-    last = _last_day(contract, amendment.value)
-    plan: Plan = [
-        ("find_contract", {"counterparty": contract.counterparty}),
-        ("get_contract", {"contract_id": contract.id}),
-        ("get_clause", {"contract_id": contract.id, "topic": topic}),
-        ("get_amendment", {"amendment_id": amendment.id}),
-        ("add_business_days", _back(contract, amendment.value)),
-    ]
-    return Blueprint(request, plan, f"The last day for notice is {last}.", Answer("date", last))

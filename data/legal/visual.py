@@ -4,31 +4,23 @@ What a picture shows is planted, and a task's tools are called with it: the requ
 that the words behind them are, too.
 """
 
-import datetime as dt
 import random
-from pathlib import Path
 from typing import Any
-
-import yaml
 
 from teacher.domain import Answer, Blueprint, template
 from teacher.questions import at, every
 from teacher.scenes import Scene
 
-_REQUESTS = yaml.safe_load(Path(__file__).with_name("requests.yaml").read_text(encoding="utf-8"))
+from .environment import COURT_EVENTS, LegalDesk, workday
+from .textual import a_clause, a_contract, say
+
 _DAYS = {"notice_period": "Notice period", "payment_term": "Payment term"}
 _CAPS = {"liability_cap": "Liability cap", "indemnity_cap": "Indemnity cap"}
-_EVENTS = ("defence", "disclosure", "witness_statement", "appeal")
 _STAMPS = ("EXECUTED", "RECEIVED", "COPY", "FILED", None, None)
 
 
-def _say(what: str, rng: random.Random, **facts: Any) -> str:
-    return rng.choice(_REQUESTS[what]).format(**facts)
-
-
-def _workday(rng: random.Random) -> str:
-    day = dt.date(2026, 3, 9) + dt.timedelta(rng.randrange(240))
-    return (day - dt.timedelta(max(0, day.weekday() - 4))).isoformat()
+def _soon(rng: random.Random) -> str:
+    return workday(rng, "2026-03-09", "2026-11-03")
 
 
 def _page(
@@ -41,7 +33,7 @@ def _page(
     return Scene("document", data, rng.randrange(1 << 31))
 
 
-def _hours_chart(world: Any, rng: random.Random) -> Scene:
+def _hours_chart(world: LegalDesk, rng: random.Random) -> Scene:
     """Hours of three or four matters, no two within an hour of each other."""
     matters = rng.sample(list(world._matters), rng.choice((3, 3, 4)))
     hours: list[float] = []
@@ -65,17 +57,17 @@ def _hours_chart(world: Any, rng: random.Random) -> Scene:
 
 
 @template(kind="document")
-def page_term_end(world: Any, rng: random.Random) -> Blueprint:
+def page_term_end(world: LegalDesk, rng: random.Random) -> Blueprint:
     """Contract, term and first day stand on the page; the law on the desk."""
-    contract = rng.choice(list(world._contracts.values()))
-    topic, days, start = rng.choice(sorted(_DAYS)), rng.randrange(2, 19) * 5, _workday(rng)
+    contract = a_contract(world, rng)
+    topic, days, start = rng.choice(sorted(_DAYS)), rng.randrange(2, 19) * 5, _soon(rng)
     fields = {"Contract": contract.id, _DAYS[topic]: f"{days} business days", "Effective": start}
     signed = [{"name": world._matters[contract.matter].lawyer}]
     page = _page("amendment", "Amendment", fields, rng, signatures=signed)
     counted = {"date": start, "days": days, "jurisdiction": contract.governing_law}
     end = world.add_business_days(**counted)["date"]
     return Blueprint(
-        _say("page_term_end", rng, term=_DAYS[topic].lower()),
+        say("page_term_end", rng, term=_DAYS[topic].lower()),
         [("get_contract", {"contract_id": contract.id}), ("add_business_days", counted)],
         f"It ends on {end}.",
         Answer("date", end),
@@ -85,16 +77,9 @@ def page_term_end(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="document")
-def page_against_record(world: Any, rng: random.Random) -> Blueprint:
+def page_against_record(world: LegalDesk, rng: random.Random) -> Blueprint:
     """The page says another figure than the desk's record of the same amendment."""
-    contract, topic, clause = rng.choice(
-        [
-            (contract, topic, clause)
-            for contract in world._contracts.values()
-            for topic, clause in contract.clauses.items()
-            if clause.amendments
-        ]
-    )
+    contract, topic, clause = a_clause(world, rng, lambda _, clause: bool(clause.amendments))
     record = world._amendments[rng.choice(clause.amendments)]
     caps = topic in _CAPS
     gap = rng.randrange(1, 9) * (25_000 if caps else 5)
@@ -105,7 +90,7 @@ def page_against_record(world: Any, rng: random.Random) -> Blueprint:
     page = _page("amendment", "Amendment", fields, rng, number=record.id)
     amount = f"EUR {gap}" if caps else f"{gap} business days"
     return Blueprint(
-        _say("page_against_record", rng, term=label.lower()),
+        say("page_against_record", rng, term=label.lower()),
         [("get_amendment", {"amendment_id": record.id})],
         f"They differ by {amount}.",
         None,
@@ -115,15 +100,15 @@ def page_against_record(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="document")
-def page_new_deadline(world: Any, rng: random.Random) -> Blueprint:
+def page_new_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
     """A court's letter: matter, event and date, all from the page."""
-    matter, event, due = rng.choice(list(world._matters)), rng.choice(_EVENTS), _workday(rng)
+    matter, event, due = rng.choice(list(world._matters)), rng.choice(COURT_EVENTS), _soon(rng)
     while any(due in m.deadlines.values() for m in world._matters.values()):
-        due = _workday(rng)  # a date that the desk has already could be had without the page
+        due = _soon(rng)  # a date that the desk has already could be had without the page
     label = event.replace("_", " ").capitalize()
     page = _page("letter", "Order of the court", {"Matter": matter, label: due}, rng)
     return Blueprint(
-        _say("page_new_deadline", rng),
+        say("page_new_deadline", rng),
         [("set_deadline", {"matter_id": matter, "event": event, "date": due})],
         f"The {event.replace('_', ' ')} deadline of {matter} is now {due}.",
         Answer("date", due),
@@ -133,7 +118,7 @@ def page_new_deadline(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="document")
-def page_time_sheet(world: Any, rng: random.Random) -> Blueprint:
+def page_time_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
     """One row of a time sheet is logged: the row of the lawyer who is named."""
     matters = rng.sample(list(world._matters.values()), 3)
     rows = [[m.lawyer, m.id, str(rng.randrange(2, 60) / 10)] for m in matters]
@@ -142,7 +127,7 @@ def page_time_sheet(world: Any, rng: random.Random) -> Blueprint:
     sheet = {"columns": ["Lawyer", "Matter", "Hours"], "rows": rows}
     data = {"variant": "table", "title": "Time sheet", "table": sheet, "scan": rng.random() < 0.6}
     return Blueprint(
-        _say("page_time_sheet", rng, lawyer=lawyer),
+        say("page_time_sheet", rng, lawyer=lawyer),
         [("log_time", {"matter_id": matter, "hours": float(hours)})],
         f"Logged {hours} hours on {matter}.",
         Answer("number", float(hours)),
@@ -155,14 +140,14 @@ def page_time_sheet(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="chart")
-def chart_busiest_lawyer(world: Any, rng: random.Random) -> Blueprint:
+def chart_busiest_lawyer(world: LegalDesk, rng: random.Random) -> Blueprint:
     """Which matter has the most hours is on the chart, who runs it on the desk."""
     chart = _hours_chart(world, rng)
     names, hours = chart.data["categories"], chart.data["series"]["Hours"]
     matter = names[hours.index(max(hours))]
     lawyer = world._matters[matter].lawyer
     return Blueprint(
-        _say("chart_busiest_lawyer", rng),
+        say("chart_busiest_lawyer", rng),
         [("get_matter", {"matter_id": matter})],
         f"The responsible lawyer is {lawyer}.",
         Answer("text", lawyer),
@@ -176,13 +161,13 @@ def chart_busiest_lawyer(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="chart")
-def chart_log_hours(world: Any, rng: random.Random) -> Blueprint:
+def chart_log_hours(world: LegalDesk, rng: random.Random) -> Blueprint:
     """The hours that one bar shows are logged."""
     chart = _hours_chart(world, rng)
     number = rng.randrange(len(chart.data["categories"]))
     matter, hours = chart.data["categories"][number], chart.data["series"]["Hours"][number]
     return Blueprint(
-        _say("chart_log_hours", rng, matter=matter),
+        say("chart_log_hours", rng, matter=matter),
         [("log_time", {"matter_id": matter, "hours": hours})],
         f"Logged {hours} hours on {matter}.",
         Answer("number", hours),
@@ -192,13 +177,13 @@ def chart_log_hours(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="chart")
-def chart_idle_matter(world: Any, rng: random.Random) -> Blueprint:
+def chart_idle_matter(world: LegalDesk, rng: random.Random) -> Blueprint:
     """The matter with the fewest hours is put on hold."""
     chart = _hours_chart(world, rng)
     names, hours = chart.data["categories"], chart.data["series"]["Hours"]
     matter = names[hours.index(min(hours))]
     return Blueprint(
-        _say("chart_idle_matter", rng),
+        say("chart_idle_matter", rng),
         [("set_matter_status", {"matter_id": matter, "status": "on_hold"})],
         f"Matter {matter} is now on hold.",
         Answer("text", matter),

@@ -1,0 +1,285 @@
+"""The desk's tasks in words: requests.yaml holds what people ask, the templates say what it takes."""
+
+import datetime as dt
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from teacher.domain import Answer, Blueprint, Plan, template
+
+from .business_days import business_days_from
+from .environment import JURISDICTIONS, TOPICS, Clause, Contract, LegalDesk, Matter, workday
+
+REQUESTS = yaml.safe_load(Path(__file__).with_name("requests.yaml").read_text(encoding="utf-8"))
+
+
+def say(what: str, rng: random.Random, **facts: Any) -> str:
+    return rng.choice(REQUESTS[what]).format(**facts)
+
+
+def a_contract(world: LegalDesk, rng: random.Random) -> Contract:
+    return rng.choice(list(world._contracts.values()))
+
+
+def a_matter(world: LegalDesk, rng: random.Random) -> Matter:
+    return rng.choice(list(world._matters.values()))
+
+
+def a_clause(
+    world: LegalDesk, rng: random.Random, fits: Callable[[str, Clause], bool]
+) -> tuple[Contract, str, Clause]:
+    return rng.choice(
+        [
+            (contract, topic, clause)
+            for contract in world._contracts.values()
+            for topic, clause in contract.clauses.items()
+            if fits(topic, clause)
+        ]
+    )
+
+
+def _term(topic: str, value: int) -> tuple[str, Answer]:
+    """A clause's value as a sentence says it, and as a check reads it."""
+    name, unit = TOPICS[topic]
+    if unit == "EUR":
+        return f"The {name} is EUR {value}.", Answer("amount", value)
+    return f"The {name} is {value} {unit}.", Answer("number", value)
+
+
+# --------------------------------------------------------------------------- what people ask: reads
+
+
+@template(kind="lookup")
+def clause_term(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, topic, clause = a_clause(world, rng, lambda _, clause: not clause.amendments)
+    request = say("clause_term", rng, term=TOPICS[topic][0], contract=contract.id)
+    reply, answer = _term(topic, clause.value)
+    return Blueprint(
+        request, [("get_clause", {"contract_id": contract.id, "topic": topic})], reply, answer
+    )
+
+
+@template(kind="lookup")
+def contract_expiry(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract = a_contract(world, rng)
+    request = say("contract_expiry", rng, contract=contract.id)
+    expiry = contract.expiry.isoformat()
+    return Blueprint(
+        request,
+        [("get_contract", {"contract_id": contract.id})],
+        f"Contract {contract.id} expires on {expiry}.",
+        Answer("date", expiry),
+    )
+
+
+@template(kind="lookup")
+def next_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
+    matter = a_matter(world, rng)
+    request = say("next_deadline", rng, matter=matter.id)
+    event, due = next(iter(matter.deadlines.items()))
+    return Blueprint(
+        request,
+        [("get_deadline", {"matter_id": matter.id})],
+        f"The {event.replace('_', ' ')} is due on {due}.",
+        Answer("date", due),
+    )
+
+
+@template(kind="lookup")
+def unused_retainer(world: LegalDesk, rng: random.Random) -> Blueprint:
+    matter = a_matter(world, rng)
+    request = say("unused_retainer", rng, matter=matter.id)
+    unused = matter.retainer - matter.billed
+    return Blueprint(
+        request,
+        [("get_billing", {"matter_id": matter.id})],
+        f"The unused retainer on {matter.id} is EUR {unused}.",
+        Answer("amount", unused),
+    )
+
+
+@template(kind="lookup")
+def responsible_lawyer(world: LegalDesk, rng: random.Random) -> Blueprint:
+    matter = a_matter(world, rng)
+    request = say("responsible_lawyer", rng, matter=matter.id)
+    return Blueprint(
+        request,
+        [("get_matter", {"matter_id": matter.id})],
+        f"The responsible lawyer is {matter.lawyer}.",
+        Answer("text", matter.lawyer),
+    )
+
+
+@template(kind="lookup")
+def adverse_matter(world: LegalDesk, rng: random.Random) -> Blueprint:
+    matter = a_matter(world, rng)
+    request = say("adverse_matter", rng, party=matter.adverse)
+    return Blueprint(
+        request,
+        [("check_conflict", {"party": matter.adverse})],
+        f"{matter.adverse} is the adverse party in {matter.id}.",
+        Answer("text", matter.id),
+    )
+
+
+# ------------------------------------------------------------------- what people ask: several steps
+
+
+@template(kind="workflow")
+def term_with_counterparty(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, topic, clause = a_clause(world, rng, lambda _, clause: not clause.amendments)
+    request = say("term_with_counterparty", rng, term=TOPICS[topic][0], name=contract.counterparty)
+    plan: Plan = [
+        ("find_contract", {"counterparty": contract.counterparty}),
+        ("get_clause", {"contract_id": contract.id, "topic": topic}),
+    ]
+    return Blueprint(request, plan, *_term(topic, clause.value))
+
+
+@template(kind="workflow")
+def amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, topic, clause = a_clause(world, rng, lambda _, clause: len(clause.amendments) == 1)
+    amendment = clause.amendments[0]
+    request = say("amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
+    plan: Plan = [
+        ("get_clause", {"contract_id": contract.id, "topic": topic}),
+        ("get_amendment", {"amendment_id": amendment}),
+    ]
+    return Blueprint(request, plan, *_term(topic, world._amendments[amendment].value))
+
+
+@template(kind="workflow")
+def twice_amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, topic, clause = a_clause(world, rng, lambda _, clause: len(clause.amendments) == 2)
+    request = say("twice_amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
+    latest = max((world._amendments[a] for a in clause.amendments), key=lambda a: a.effective)
+    plan: Plan = [("get_clause", {"contract_id": contract.id, "topic": topic})]
+    plan += [("get_amendment", {"amendment_id": amendment}) for amendment in clause.amendments]
+    return Blueprint(request, plan, *_term(topic, latest.value))
+
+
+@template(kind="workflow")
+def time_on_contract(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, hours = a_contract(world, rng), rng.randrange(2, 60) / 10
+    request = say("time_on_contract", rng, hours=hours, contract=contract.id)
+    plan: Plan = [
+        ("get_contract", {"contract_id": contract.id}),
+        ("log_time", {"matter_id": contract.matter, "hours": hours}),
+    ]
+    return Blueprint(request, plan, f"Logged {hours} hours on {contract.matter}.")
+
+
+@template(kind="workflow")
+def contract_matter_status(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, status = a_contract(world, rng), rng.choice(("on_hold", "closed"))
+    request = say(f"contract_matter_{status}", rng, contract=contract.id)
+    plan: Plan = [
+        ("get_contract", {"contract_id": contract.id}),
+        ("set_matter_status", {"matter_id": contract.matter, "status": status}),
+    ]
+    return Blueprint(request, plan, f"Matter {contract.matter} is now {status.replace('_', ' ')}.")
+
+
+@template(kind="workflow")
+def performed_obligation(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract = a_contract(world, rng)
+    duty, obligation = rng.choice(list(contract.obligations.items()))
+    request = say("performed_obligation", rng, duty=duty.replace("_", " "), contract=contract.id)
+    plan: Plan = [
+        ("get_obligation", {"contract_id": contract.id, "duty": duty}),
+        ("close_obligation", {"obligation_id": obligation}),
+    ]
+    return Blueprint(request, plan, f"Obligation {obligation} is recorded as performed.")
+
+
+@template(kind="workflow")
+def conflict_at_intake(world: LegalDesk, rng: random.Random) -> Blueprint:
+    matters = list(world._matters.values())
+    new = matters[5]
+    old = next(m for m in matters if m.adverse == new.client)
+    request = say("conflict_at_intake", rng, party=new.client, matter=new.id)
+    plan: Plan = [
+        ("check_conflict", {"party": new.client}),
+        ("flag_conflict", {"matter_id": new.id, "conflicts_with": old.id}),
+    ]
+    return Blueprint(request, plan, f"Flagged {new.id}: it conflicts with {old.id}.")
+
+
+@template(kind="workflow")
+def payment_due(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, topic, clause = a_clause(
+        world, rng, lambda topic, clause: topic == "payment_term" and not clause.amendments
+    )
+    invoice, law = workday(rng, "2026-01-05", "2026-02-27"), contract.governing_law
+    request = say("payment_due", rng, contract=contract.id, date=invoice, law=law)
+    due = business_days_from(dt.date.fromisoformat(invoice), clause.value, law).isoformat()
+    plan: Plan = [
+        ("get_clause", {"contract_id": contract.id, "topic": topic}),
+        ("add_business_days", {"date": invoice, "days": clause.value, "jurisdiction": law}),
+    ]
+    return Blueprint(request, plan, f"Payment is due on {due}.", Answer("date", due))
+
+
+@template(kind="workflow")
+def extended_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
+    matter, days, law = a_matter(world, rng), rng.randrange(2, 29), rng.choice(JURISDICTIONS)
+    event, old = next(iter(matter.deadlines.items()))
+    request = say("extended_deadline", rng, matter=matter.id, days=days, law=law)
+    new = business_days_from(dt.date.fromisoformat(old), days, law).isoformat()
+    plan: Plan = [
+        ("get_deadline", {"matter_id": matter.id}),
+        ("add_business_days", {"date": old, "days": days, "jurisdiction": law}),
+        ("set_deadline", {"matter_id": matter.id, "event": event, "date": new}),
+    ]
+    reply = f"The {event.replace('_', ' ')} deadline is now {new}."
+    return Blueprint(request, plan, reply, Answer("date", new))
+
+
+def _back(contract: Contract, days: int) -> dict[str, Any]:
+    """Counting a notice period back from expiry, under the contract's own law."""
+    return {
+        "date": contract.expiry.isoformat(),
+        "days": -days,
+        "jurisdiction": contract.governing_law,
+    }
+
+
+def _last_day(contract: Contract, days: int) -> str:
+    return business_days_from(contract.expiry, -days, contract.governing_law).isoformat()
+
+
+@template(kind="workflow")
+def non_renewal_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, topic, clause = a_clause(
+        world, rng, lambda topic, clause: topic == "notice_period" and not clause.amendments
+    )
+    request = say("non_renewal_deadline", rng, contract=contract.id)
+    last = _last_day(contract, clause.value)
+    plan: Plan = [
+        ("get_contract", {"contract_id": contract.id}),
+        ("get_clause", {"contract_id": contract.id, "topic": topic}),
+        ("add_business_days", _back(contract, clause.value)),
+        ("set_deadline", {"matter_id": contract.matter, "event": "non_renewal", "date": last}),
+    ]
+    return Blueprint(request, plan, f"The non-renewal deadline is {last}.", Answer("date", last))
+
+
+@template(kind="workflow")
+def amended_notice_day(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract, topic, clause = a_clause(
+        world, rng, lambda topic, clause: topic == "notice_period" and len(clause.amendments) == 1
+    )
+    request = say("amended_notice_day", rng, name=contract.counterparty)
+    amendment = world._amendments[clause.amendments[0]]
+    last = _last_day(contract, amendment.value)
+    plan: Plan = [
+        ("find_contract", {"counterparty": contract.counterparty}),
+        ("get_contract", {"contract_id": contract.id}),
+        ("get_clause", {"contract_id": contract.id, "topic": topic}),
+        ("get_amendment", {"amendment_id": amendment.id}),
+        ("add_business_days", _back(contract, amendment.value)),
+    ]
+    return Blueprint(request, plan, f"The last day for notice is {last}.", Answer("date", last))
