@@ -112,10 +112,16 @@ def how_many(client: Client) -> Awaitable[Reply]:
     return client.complete(ASK, TOOLS, 0, temperature=0.2, max_tokens=80)
 
 
+_HELD: list[socket.socket] = []
+
+
 def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port where nobody listens but who asks for this one: it stays taken, so that no other process is given it."""
+    probe = socket.socket()
+    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    probe.bind(("127.0.0.1", 0))
+    _HELD.append(probe)
+    return probe.getsockname()[1]
 
 
 # ------------------------------------------------------------------------------------- requests
@@ -389,12 +395,14 @@ def test_no_more_requests_are_in_flight_than_there_are_slots(
     server: Server, journal: Journal
 ) -> None:
     flying, most, lock = 0, 0, threading.Lock()
+    three = threading.Barrier(3)
 
     def fly(body: dict[str, Any]) -> None:
         nonlocal flying, most
         with lock:
             flying += 1
             most = max(most, flying)
+        three.wait(60)  # until as many are here as may be
         time.sleep(0.02)
         with lock:
             flying -= 1

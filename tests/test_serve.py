@@ -97,8 +97,8 @@ def is_running(pid: int) -> bool:
 
 
 def ended(pid: int) -> bool:
-    """Whether a process ends within two seconds; a killed one takes its moment."""
-    deadline = time.monotonic() + 2
+    """Whether a process ends within a minute; a killed one takes its moment, on a busy machine a longer one."""
+    deadline = time.monotonic() + 60
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not is_running(pid)
@@ -113,7 +113,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def health(endpoint: Endpoint) -> int:
     request = urllib.request.Request(endpoint.url.removesuffix("/v1") + "/health")
-    with urllib.request.urlopen(request, timeout=2) as reply:
+    with urllib.request.urlopen(request, timeout=60) as reply:
         return reply.status
 
 
@@ -335,8 +335,15 @@ def test_a_server_that_says_it_is_broken_is_started_again(state: Path, tmp_path:
     with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
         broken = Path(f"{state}.broken")
         broken.touch()
-        threading.Timer(0.3, broken.unlink).start()
+
+        def mend() -> None:
+            wait_until(lambda: len(starts(state)) == 2)
+            broken.unlink()
+
+        mending = threading.Thread(target=mend)
+        mending.start()
         asyncio.run(endpoint.revive())
+        mending.join()
         first, second = starts(state)
         assert ended(first["pid"]) and ended(first["child"])
         assert health(endpoint) == 200 and endpoint.restarts == 1
