@@ -28,6 +28,7 @@ from flows import stages  # noqa: E402
 from flows.progress import say  # noqa: E402
 from flows.recipe import Recipe  # noqa: E402
 from flows.run import STAGES, Run, default_directory  # noqa: E402
+from flows.work import Work  # noqa: E402
 from schemas.files import read_json  # noqa: E402
 from student import base, mixture  # noqa: E402
 from teacher import catalog, gpus  # noqa: E402
@@ -127,7 +128,7 @@ def run_stages(
     only: str | None = None,
 ) -> dict[str, Any]:
     """Runs the stages in order, as tasks where it is in a flow, writes the report and says the summary."""
-    work = stages.Work(run=run, recipe=recipe, **loaded)
+    work = Work(run=run, recipe=recipe, **loaded)
     chosen = [only] if only else STAGES[: STAGES.index(until) + 1] if until else STAGES
     say(f"{work.domain.name} with recipe {recipe.name}, in {_shown(run.directory)}")
     try:
@@ -146,7 +147,7 @@ def run_stages(
     return summary
 
 
-def _summary(work: stages.Work) -> dict[str, Any]:
+def _summary(work: Work) -> dict[str, Any]:
     from flows.report import write
 
     receipts = {name: work.run.receipt(name) for name in STAGES}
@@ -164,7 +165,7 @@ def _summary(work: stages.Work) -> dict[str, Any]:
     return summary
 
 
-def _say_summary(work: stages.Work, summary: dict[str, Any]) -> None:
+def _say_summary(work: Work, summary: dict[str, Any]) -> None:
     say("-" * 60)
     if funnel := summary.get("funnel"):
         hinted = funnel["hinted"]["kept"]

@@ -1,44 +1,28 @@
 """What the stage generate does with a served teacher: the attempts at the tasks, and what is counted of them."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
-from flows.progress import track
-from schemas.errors import InputError
-from schemas.files import read_jsonl, write_jsonl
-from teacher import blind, catalog, episode, tasks
+from flows.progress import say, track
+from flows.work import Work
+from schemas.errors import GateError, InputError
+from schemas.files import read_jsonl, write_json, write_jsonl
+from teacher import blind, catalog, episode, fidelity, tasks
 from teacher.client import Client
 from teacher.dialect import for_teacher
+from teacher.fidelity_teacher import Limits
 from teacher.journal import Journal
 from teacher.rollouts import rollouts
 from teacher.serve import Endpoint
-
-if TYPE_CHECKING:
-    from flows.stages import Work
 
 # Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
 _EXAMPLE_SEEDS = 400_000_000
 
 
-def grounding(work: "Work") -> Literal["pixels", "source"]:
-    """What the teacher is shown of pictures: generate.images, or by what the teacher can.
-
-    Raises:
-        InputError: pixels for a teacher that sees none.
-    """
-    sees, wanted = work.teacher["capabilities"]["vision"], work.recipe.generate.images
-    if wanted == "pixels" and not sees:
-        raise InputError(
-            f"generate.images: found pixels, expected source: {work.teacher['name']} sees no images"
-            " (capabilities.vision of its file)"
-        )
-    return "pixels" if sees and wanted != "source" else "source"
-
-
-def must_take(work: "Work", sampled: list[dict[str, Any]]) -> None:
+def must_take(work: Work, sampled: list[dict[str, Any]]) -> None:
     """Raises InputError where a first request has more pictures than the teacher's server takes."""
     limits = work.teacher.get("images")
-    if not limits or grounding(work) != "pixels":
+    if not limits or work.grounding != "pixels":
         return
     for task in sampled:
         count = len(task.get("pictures", [])) * (1 + work.recipe.generate.examples)
@@ -49,7 +33,33 @@ def must_take(work: "Work", sampled: list[dict[str, Any]]) -> None:
             )
 
 
-async def generate(work: "Work", endpoint: Endpoint, to: Path) -> dict[str, Any]:
+def preflight(work: Work, endpoint: Endpoint) -> None:
+    """Checks the served teacher before much is asked of it; what was found lies in RUN/preflight.json.
+
+    Raises:
+        GateError: a check failed.
+    """
+    say("checking the served teacher (generate.preflight)")
+    settings = work.recipe.generate
+    found = fidelity.check(
+        endpoint,
+        work.teacher,
+        work.domain,
+        mode=settings.mode,
+        limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
+    )
+    write_json(work.path("preflight.json"), found)
+    for line in fidelity.lines(found):
+        say(f"  {line}")
+    failed = [check["name"] for check in found["checks"] if check["passed"] is False]
+    if failed:
+        raise GateError(
+            f"{work.teacher['name']}: the served teacher fails {', '.join(failed)}: see"
+            f" {work.path('preflight.json')}; --set generate.preflight=false goes on all the same"
+        )
+
+
+async def generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
     """Writes the traces of all attempts to a file and returns the counts for the stage's receipt."""
     settings, teacher = work.recipe.generate, work.teacher
     todo = list(read_jsonl(work.path("tasks", "train.jsonl")))
@@ -116,7 +126,7 @@ async def generate(work: "Work", endpoint: Endpoint, to: Path) -> dict[str, Any]
     }
 
 
-def loop_settings(work: "Work", endpoint: Endpoint) -> episode.Settings:
+def loop_settings(work: Work, endpoint: Endpoint) -> episode.Settings:
     """How the teacher's episodes are run."""
     settings, teacher = work.recipe.generate, work.teacher
     sampling = catalog.sampling(teacher, settings.mode)
@@ -131,7 +141,7 @@ def loop_settings(work: "Work", endpoint: Endpoint) -> episode.Settings:
         call_prefix=teacher.get("call_prefix", ""),
         mode=settings.mode or teacher.get("mode"),
         dialect=for_teacher(teacher, endpoint.url),
-        images=grounding(work),
+        images=work.grounding,
         album=work.album,
         image_limits=teacher.get("images"),
     )

@@ -188,6 +188,7 @@ def trained(student, directory, *overrides):
     """Runs filter and train on thirty traces that a teacher might have left, and returns ledger and examples.json."""
     from flows import recipe, stages
     from flows.run import Run
+    from flows.work import Work
     from schemas.files import read_json, write_jsonl
     from student import base
     from teacher import domain, gpus
@@ -204,7 +205,7 @@ def trained(student, directory, *overrides):
         ],
     )
     with Run.open(directory, chosen, domain_pack.name, domain_pack.path) as run:
-        work = stages.Work(run, chosen, domain_pack, {}, base.load(chosen.student), gpus.find())
+        work = Work(run, chosen, domain_pack, {}, base.load(chosen.student), gpus.find())
         traces = [
             test_filter.trace(
                 n, request=f"Question {n}: " + "when, " * n + "is it over?", answer=padded(n)

@@ -12,6 +12,7 @@ from http_server import Handler, HttpServer
 
 from flows import recipe, report, stages
 from flows.run import Run
+from flows.work import Work
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, write_jsonl
 from schemas.validate import judge_file
@@ -79,7 +80,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
 
 def work_in(
     directory: Path, url: str, teacher: dict[str, Any] | None = None, **changes: str
-) -> stages.Work:
+) -> Work:
     """The work of a run of the small pack; `teacher` changes what the file of the teacher says."""
     pack = directory / "fees"
     domain = visual_pack.load(str(pack)) if pack.is_dir() else visual_pack.write(pack)
@@ -88,10 +89,10 @@ def work_in(
     run = Run.open(directory / "run", chosen, domain.name, domain.path)
     described = {**catalog.load("openai", TEACHERS, "teacher"), "served_name": "m"}
     described |= teacher or {}
-    return stages.Work(run, chosen, domain, described, base.load(chosen.student), gpus.find())
+    return Work(run, chosen, domain, described, base.load(chosen.student), gpus.find())
 
 
-def plan_and_generate(work: stages.Work) -> list[dict[str, Any]]:
+def plan_and_generate(work: Work) -> list[dict[str, Any]]:
     stages.plan.fn(work)
     rows = list(read_jsonl(work.path("tasks", "train.jsonl")))
     Teacher.tasks = {task["id"]: task for task in rows}

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from flows import cli, distill, report, stages
 from flows.run import STAGES
+from flows.work import Work
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, write_json
 from schemas.filter import FilterSettings, check_trace
@@ -94,7 +95,7 @@ def described(model: Path, to: Path) -> Path:
     return to
 
 
-def run_all(work: stages.Work, until: str | None = None) -> dict[str, Any]:
+def run_all(work: Work, until: str | None = None) -> dict[str, Any]:
     loaded = {name: getattr(work, name) for name in ("domain", "teacher", "student", "hardware")}
     return distill.run_stages(work.run, work.recipe, loaded, until)
 
@@ -131,7 +132,7 @@ def test_it_goes_through_all_stages(finished: SimpleNamespace) -> None:
 
 def test_the_examples_hold_the_pictures_and_all_their_tokens(finished: SimpleNamespace) -> None:
     work = finished.work
-    renderer = stages._renderer(work)
+    renderer = work.renderer()
     kept = list(read_jsonl(work.path("filter", "kept.jsonl")))
     learned = [example for trace in kept for example in examples(trace, renderer)]
     shown = [name for example in learned for name in example.pictures]
@@ -165,7 +166,7 @@ def test_base_and_student_sit_the_exam_with_pixels(finished: SimpleNamespace) ->
     exam = {row["id"]: row for row in read_jsonl(work.path("tasks", "exam.jsonl"))}
     # Where a point is asked for, only one who sees the page can say it.
     assert "where_is_the_fee" in {row["template"] for row in exam.values()}
-    renderer = stages._renderer(work)
+    renderer = work.renderer()
     for name in ("base", "student"):
         traces = list(read_jsonl(work.path("evaluate", f"{name}.jsonl")))
         asked = [trace for trace in traces if exam[trace["task"]["id"]].get("pictures")]
@@ -217,7 +218,7 @@ def test_a_pulled_variant_comes_with_its_tower_and_is_asked_about_a_picture(
     work = finished.work
     kept = list(read_jsonl(work.path("filter", "kept.jsonl")))
     trace = next(t for t in kept if t["task"]["template"] == "fee_on_page")
-    renderer = stages._renderer(work)
+    renderer = work.renderer()
     expected = len(turns(trace, renderer)[0].prompt_ids)
     messages = as_served(trace, renderer)["messages"][:2]
 
@@ -264,7 +265,7 @@ def test_a_second_run_does_nothing(finished: SimpleNamespace, capfd: pytest.Capt
 # ------------------------------------------------------------------------------------- what is refused
 
 
-def planned(directory: Path, student: Path | str, **changes: str) -> stages.Work:
+def planned(directory: Path, student: Path | str, **changes: str) -> Work:
     settings = {**SETTINGS, "tasks.train": "4", "tasks.exam": "2", "student": str(student)}
     return test_visual_run.work_in(
         directory, "http://127.0.0.1:1/v1", SEES, **{**settings, **changes}
@@ -279,7 +280,7 @@ def test_a_student_that_sees_learns_in_words_by_recipe(
         stages.plan.fn(work)
         asked = [*read_jsonl(work.path("tasks", "exam.jsonl"))]
         assert "where_is_the_fee" not in {row["template"] for row in asked}
-        renderer = stages._renderer(work)
+        renderer = work.renderer()
     renderer.album = finished.work.album
     kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
     learned = [example for trace in kept for example in examples(trace, renderer)]
@@ -290,7 +291,7 @@ def test_a_student_that_sees_learns_in_words_by_recipe(
 def test_a_trace_whose_pictures_take_too_many_tokens_is_too_long(
     finished: SimpleNamespace,
 ) -> None:
-    renderer = stages._renderer(finished.work)
+    renderer = finished.work.renderer()
 
     def lengths(trace: dict[str, Any]) -> list[int]:
         return [len(turn) for turn in turns(trace, renderer)]
