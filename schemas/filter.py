@@ -12,6 +12,7 @@ from typing import Any
 
 from jsonschema.exceptions import best_match
 
+from schemas.conversation import MESSAGE_REASONS, Verdict, check_messages, kept, rejected, text_of
 from schemas.dedup import (
     contaminations,
     near_duplicates,
@@ -19,16 +20,8 @@ from schemas.dedup import (
     same_pictures,
     trace_text,
 )
-from schemas.validation import (
-    MESSAGE_REASONS,
-    Verdict,
-    check_messages,
-    describe,
-    kept,
-    rejected,
-    text_of,
-    validator,
-)
+from schemas.problems import describe
+from schemas.validation import validator
 from schemas.wording import quotes_hint
 
 # In the order of the checks, but for one: what a teacher's failure cut off is a teacher_error, not a

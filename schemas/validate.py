@@ -6,20 +6,26 @@ Every line gets a verdict, whatever is in it; only a file that cannot be read is
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from schemas.conversation import MESSAGE_REASONS, Verdict, check_messages, rejected
 from schemas.errors import InputError
 from schemas.files import whole
-from schemas.validation import (
-    MESSAGE_REASONS,
-    Verdict,
-    check_messages,
-    parse_json,
-    rejected,
-)
+from schemas.json_text import parse_json
 
 _BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line that is not blank, by its number in the file; value: the JSON on it, None where there is none."""
+
+    number: int
+    line: bytes
+    value: Any
+    verdict: Verdict
 
 
 def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
@@ -41,16 +47,14 @@ def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
         raise InputError(f"{kept_path}: found a directory, expected the name of a file to write")
     verdicts: list[Verdict] = []
     with ExitStack() as stack:
-        rows = stack.enter_context(_open(path))
-        kept_rows = None
+        kept_rows, rows = None, judged(path)
         if kept_path is not None:
             temporary = stack.enter_context(whole(kept_path))
             kept_rows = stack.enter_context(temporary.open("wb"))
-        for number, line in _lines(rows):
-            verdict = _judge(line, number)
-            verdicts.append(verdict)
-            if kept_rows is not None and verdict["kept"]:
-                kept_rows.write(line + b"\n")
+        for row in rows:
+            verdicts.append(row.verdict)
+            if kept_rows is not None and row.verdict["kept"]:
+                kept_rows.write(row.line + b"\n")
     counts = Counter(verdict["reason"] for verdict in verdicts if not verdict["kept"])
     return {
         "rows": len(verdicts),
@@ -58,6 +62,23 @@ def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
         "rejected": {reason: counts[reason] for reason in MESSAGE_REASONS if counts[reason]},
         "verdicts": verdicts,
     }
+
+
+def judged(path: Path) -> Iterator[Row]:
+    """Each row of a file, judged as it is read.
+
+    Raises:
+        InputError: `path` cannot be read; before the first row is asked for.
+    """
+    return _judged(_open(path))
+
+
+def _judged(file: IO[bytes]) -> Iterator[Row]:
+    with file:
+        for number, line in enumerate(file, start=1):
+            line = (line.removeprefix(_BOM) if number == 1 else line).rstrip(b"\r\n")
+            if line.strip():
+                yield _judge(line, number)
 
 
 def _open(path: Path) -> IO[bytes]:
@@ -69,25 +90,18 @@ def _open(path: Path) -> IO[bytes]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _lines(rows: IO[bytes]) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(rows, start=1):
-        line = line.removeprefix(_BOM) if number == 1 else line
-        if line.strip():
-            yield number, line.rstrip(b"\r\n")
-
-
-def _judge(line: bytes, number: int) -> Verdict:
+def _judge(line: bytes, number: int) -> Row:
     name = f"line-{number}"
     try:
-        row = parse_json(line)
+        value = parse_json(line)
     except ValueError as error:
-        return {"id": name, **rejected("malformed_trace", f"not JSON: {error}")}
-    if not isinstance(row, dict):
-        return {"id": name, **rejected("malformed_trace", "found no object, expected one a line")}
-    row_id = row.get("id")
+        verdict = rejected("malformed_trace", f"not JSON: {error}")
+        return Row(number, line, None, {"id": name, **verdict})
+    if not isinstance(value, dict):
+        verdict = rejected("malformed_trace", "found no object, expected one a line")
+        return Row(number, line, value, {"id": name, **verdict})
+    row_id = value.get("id")
     # A bool is an int to Python, and no name to anyone.
     named = isinstance(row_id, str | int) and not isinstance(row_id, bool)
-    return {
-        "id": row_id if named else name,
-        **check_messages(row.get("messages"), row.get("tools"), row.get("images")),
-    }
+    verdict = check_messages(value.get("messages"), value.get("tools"), value.get("images"))
+    return Row(number, line, value, {"id": row_id if named else name, **verdict})

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from schemas.validation import call_problem, functions_by_name, text_of
+from schemas.calls import call_problem, functions_by_name
+from schemas.conversation import text_of
 from schemas.wording import marker_in
 from teacher import episode
 from teacher.client import Client

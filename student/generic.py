@@ -12,7 +12,8 @@ from typing import Any
 import yaml
 
 from schemas.errors import InputError, StageError
-from schemas.validation import check_document, one_line
+from schemas.problems import one_line
+from schemas.validation import check_document
 from student.examples import Renderer, Unrenderable
 from student.vision import FAMILIES, SeeingRenderer
 from teacher.pictures import Album

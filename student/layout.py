@@ -22,7 +22,7 @@ from jsonschema.exceptions import best_match
 
 from schemas.errors import InputError, StageError
 from schemas.files import dumps, read_json, sha256, whole
-from schemas.validation import describe
+from schemas.problems import describe
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from PIL import Image
 
-from schemas.validation import call_problem, functions_by_name
+from schemas.calls import call_problem, functions_by_name
 from student.examples import Renderer
 from student.vision import SeeingRenderer
 from teacher.pictures import Album, image

@@ -10,7 +10,8 @@ import re
 from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
-from schemas.validation import one_line, parse_json
+from schemas.json_text import parse_json
+from schemas.problems import one_line
 from schemas.wording import announced_call, marker_in
 from teacher.dialect import (
     Detection,

@@ -5,13 +5,13 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.errors import StageError
-from schemas.validation import one_line
+from schemas.errors import InputError, StageError
+from schemas.problems import one_line
 from schemas.wording import marker_in
-from teacher import episode, tasks
+from teacher import episode, serving, tasks
 from teacher.client import Reply
 from teacher.domain import Domain
-from teacher.fidelity_teacher import INSTANT, Served, content, listed, reasoning
+from teacher.fidelity_teacher import INSTANT, Served, content, reasoning
 from teacher.reference import CUT_OFF, Row, calls_problem, schema_accuracy, tool_call_f1
 
 Check = dict[str, Any]  # {"name", "passed": True | False | None, "detail", "measured"}
@@ -39,8 +39,9 @@ async def health(served: Served) -> tuple[Check, Check]:
     """health and model_name: the API answers, knows the model, and the model says something."""
     model = served.endpoint.model
     try:
-        names = await listed(served.endpoint)
-    except StageError as error:
+        endpoint = served.endpoint
+        names = await serving.listed(served.teacher, endpoint.url, endpoint.key)
+    except (InputError, StageError) as error:
         return result("health", False, str(error)), result("model_name", None, "not asked")
     if names is None:
         name = result("model_name", None, "the API lists no models")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError
-from schemas.validation import one_line
+from schemas.problems import one_line
 from teacher import catalog, reference
 from teacher.domain import Domain
 from teacher.fidelity_checks import Check, result

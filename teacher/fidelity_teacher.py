@@ -1,23 +1,19 @@
 """A served teacher as the pre-flight asks it: in its dialect, bounded, and never again once it is lost."""
 
 import asyncio
-import json
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-
+from schemas.calls import functions_by_name
 from schemas.errors import StageError
-from schemas.validation import functions_by_name, one_line
 from teacher import catalog
 from teacher.client import Client, Reply
 from teacher.dialect import Sent, for_teacher, plain_text
-from teacher.endpoint import Endpoint, on_this_machine
+from teacher.endpoint import Endpoint
 
 INSTANT = "instant"  # the mode without thinking, of a teacher that can do both
 _MAX_TOKENS = 1024  # of a reply, where neither the limits nor the teacher's mode say
-_LIST_SECONDS = 30
 
 
 @dataclass(frozen=True)
@@ -120,40 +116,6 @@ class Served:
     async def ask_all(self, requests: list[dict[str, Any]]) -> list[Reply]:
         """The replies to requests ({"messages", "tools"}), in their order."""
         return await asyncio.gather(*(self.ask(**request) for request in requests))
-
-
-async def listed(endpoint: Endpoint) -> list[str] | None:
-    """The models that an API lists; None where it has no such list.
-
-    Raises:
-        StageError: it is not there, refuses the key, or is no such API.
-    """
-    place = f"{endpoint.url}/models"
-    session = aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {endpoint.key}"} if endpoint.key else {},
-        timeout=aiohttp.ClientTimeout(_LIST_SECONDS),
-        trust_env=not on_this_machine(endpoint.url),
-    )
-    try:
-        async with session, session.get(place) as reply:
-            status, body = reply.status, await reply.read()
-    except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
-        found = one_line(str(error), 120) or type(error).__name__
-        raise StageError(
-            f"{place}: no answer ({found}): is the server up and the address right?"
-        ) from None
-    if status in (401, 403):
-        raise StageError(f"{place}: the key was refused ({status}): is it in the environment?")
-    if status in (404, 405, 501):
-        return None
-    text = body.decode(errors="replace").replace(endpoint.key or "\n", "***")
-    try:
-        return [str(entry["id"]) for entry in json.loads(text)["data"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise StageError(
-            f"{place}: status {status}, found {one_line(text, 60) or 'nothing'}, expected a list of models: the"
-            " address of an OpenAI-compatible API usually ends in /v1"
-        ) from None
 
 
 def content(reply: Reply) -> str:

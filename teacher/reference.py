@@ -11,9 +11,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from schemas.calls import call_problem, functions_by_name
+from schemas.conversation import check_messages
 from schemas.errors import InputError
 from schemas.files import read_jsonl
-from schemas.validation import call_problem, check_messages, functions_by_name, one_line
+from schemas.problems import one_line
 from teacher import tasks
 from teacher.client import Reply
 from teacher.dialect import calls_of, json_text

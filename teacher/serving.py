@@ -1,6 +1,8 @@
 """A served teacher, whichever way: an API that is there already, llama.cpp's server, or vLLM."""
 
+import asyncio
 import contextlib
+import json
 import os
 import signal
 import time
@@ -9,9 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import openai
+import aiohttp
 
 from schemas.errors import InputError, StageError
+from schemas.problems import one_line
 from teacher import catalog, vllm
 from teacher.endpoint import Endpoint, on_this_machine
 from teacher.serve import LlamaServer
@@ -20,6 +23,7 @@ KEY = "STILLHOUSE_TEACHER_KEY"
 # Tokens of a conversation with a teacher in llama.cpp, which reserves memory for all of them.
 _LLAMA_CONTEXT = 4096
 _LOOK_SECONDS = 5
+_LIST_SECONDS = 30
 
 Say = Callable[[str], None]
 
@@ -156,32 +160,47 @@ def _key(teacher: dict[str, Any], url: str) -> str:
     return "EMPTY"
 
 
+async def listed(teacher: dict[str, Any], url: str, key: str) -> list[str] | None:
+    """The models that an API lists; None where it has no such list.
+
+    Raises:
+        InputError: it refuses the key.
+        StageError: it is not there, or is no such API.
+    """
+    session = aiohttp.ClientSession(
+        headers={"Authorization": f"Bearer {key}"} if key else {},
+        timeout=aiohttp.ClientTimeout(_LIST_SECONDS),
+        trust_env=not on_this_machine(url),
+    )
+    try:
+        async with session, session.get(f"{url}/models") as reply:
+            status, body = reply.status, await reply.read()
+    except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
+        found = one_line(str(error), 120) or type(error).__name__
+        raise StageError(
+            f"{url}: cannot be reached: no answer ({found}): is the server up and the address right?"
+        ) from None
+    if status in (401, 403):
+        names = " or ".join(dict.fromkeys([KEY, teacher.get("key", KEY)]))
+        raise InputError(f"{url}: the key was refused ({status}): expected it in {names}")
+    if status in (404, 405, 501):
+        return None
+    text = body.decode(errors="replace").replace(key or "\n", "***")
+    try:
+        ids = [entry["id"] for entry in json.loads(text)["data"]]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise StageError(
+            f"{url}/models: expected a list of models, found {one_line(text, 60) or 'nothing'} with status {status}:"
+            " the address of an OpenAI-compatible API usually ends in /v1"
+        ) from None
+    return [name for name in ids if isinstance(name, str)]
+
+
 def _only_model(teacher: dict[str, Any], url: str, key: str) -> str:
     """The name that the API knows the teacher by, from its list of models."""
-    try:
-        with openai.OpenAI(
-            base_url=url,
-            api_key=key,
-            timeout=30,
-            http_client=openai.DefaultHttpxClient(trust_env=not on_this_machine(url)),
-        ) as api:
-            listed = [model.id for model in api.models.list().data]
-    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
-        raise InputError(
-            f"{url}: refuses the key (HTTP {error.status_code}): expected it in"
-            f" {' or '.join(dict.fromkeys([KEY, teacher.get('key', KEY)]))}"
-        ) from None
-    except openai.NotFoundError:  # an API without a list
+    names = asyncio.run(listed(teacher, url, key))
+    if names is None:
         return teacher["name"]
-    except openai.APIStatusError as error:
-        raise StageError(f"{url}/models: answered with HTTP {error.status_code}") from None
-    except openai.APIConnectionError as error:
-        raise StageError(f"{url}: cannot be reached: {error.__cause__ or error}") from None
-    except (ValueError, TypeError, AttributeError):
-        raise StageError(
-            f"{url}/models: expected a list of models as OpenAI's API gives it"
-        ) from None
-    names = [name for name in listed if isinstance(name, str)]  # the library checks nothing
     known = [n for n in names if n in (teacher["name"], teacher["source"].get("hub"))]
     if len(names) == 1 or known:
         return (known or names)[0]

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_server import Scripted, says
 
+from schemas.conversation import check_messages
 from schemas.filter import HINT_HEADER
-from schemas.validation import check_document, check_messages
+from schemas.validation import check_document
 from teacher import episode
 from teacher.checks import state_hash
 from teacher.client import Client, Reply

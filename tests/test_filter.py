@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from schemas.conversation import MESSAGE_REASONS
 from schemas.filter import (
     HINT_HEADER,
     REASONS,
@@ -16,7 +17,7 @@ from schemas.filter import (
     check_trace,
     filter_traces,
 )
-from schemas.validation import MESSAGE_REASONS, validator
+from schemas.validation import validator
 
 SETTINGS = FilterSettings(max_tokens=1000, near_duplicate=0.9, contamination=0.8, per_task=2)
 TOOLS = [

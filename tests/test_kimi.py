@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from schemas.filter import DETECTED
-from schemas.validation import marker_in, parse_json
+from schemas.json_text import parse_json
+from schemas.wording import marker_in
 from teacher import catalog
 from teacher.dialect import Detection, for_teacher
 from teacher.dialect_kimi import Kimi, raw_calls

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 from jsonschema import Draft202012Validator
 
-from schemas.validation import parse_json
+from schemas.json_text import parse_json
 from teacher import domain as packs
 from teacher.kimi_schema import Reducer, accepted
 

@@ -17,8 +17,9 @@ import mini_kimi
 import psutil
 import pytest
 
+from schemas.calls import call_problem, functions_by_name
 from schemas.filter import FilterSettings, filter_traces
-from schemas.validation import call_problem, check_document, functions_by_name
+from schemas.validation import check_document
 from student import base
 from teacher import catalog, episode, fidelity, serving, tasks, vllm
 from teacher.client import Client, Reply

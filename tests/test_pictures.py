@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_server import Line, Scripted, calls, says
 
+from schemas.conversation import check_messages
 from schemas.errors import InputError, StageError
-from schemas.validation import check_document, check_messages
+from schemas.validation import check_document
 from teacher import blind, episode, pictures, tasks
 from teacher.checks import answer_matches
 from teacher.client import Client

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from schemas.calls import check_arguments
 from schemas.errors import InputError
-from schemas.validation import check_arguments, check_document
+from schemas.validation import check_document
 from teacher.checks import answer_matches, state_hash
 from teacher.domain import Domain, load
 from teacher.tasks import build, demonstration, sample

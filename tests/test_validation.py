@@ -9,17 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.calls import SchemaNotSupported, arguments_problem, check_arguments
+from schemas.conversation import MESSAGE_REASONS, check_messages
 from schemas.errors import InputError
-from schemas.validation import (
-    MESSAGE_REASONS,
-    SchemaNotSupported,
-    arguments_problem,
-    check_arguments,
-    check_document,
-    check_messages,
-    parse_json,
-    validator,
-)
+from schemas.json_text import parse_json
+from schemas.validation import check_document, validator
 
 SHARED = Path(__file__).parents[2] / "shared"
 SUITE = SHARED / "peers" / "json-schema-test-suite" / "draft2020-12"

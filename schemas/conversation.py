@@ -1,0 +1,235 @@
+"""The ordered checks of a conversation that a model wrote: whatever it is given, it returns a verdict."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from schemas.calls import call_problem, functions_by_name
+from schemas.json_text import not_json
+from schemas.problems import brief, one_line
+from schemas.wording import announced_call, marker_in
+
+# In the order in which they are looked for: a conversation's reason is the first that applies.
+MESSAGE_REASONS = (
+    "malformed_trace",
+    "unknown_tool",
+    "invalid_json_arguments",
+    "invalid_arguments",
+    "orphan_result",
+    "unanswered_call",
+    "duplicate_call_id",
+    "marker_leak",
+    "empty_turn",
+    "narrated_call",
+)
+_ROLES = ("system", "developer", "user", "assistant", "tool")
+
+Verdict = dict[str, Any]
+_Finding = tuple[str, int | None, str]  # reason, message index, detail
+
+
+def kept() -> Verdict:
+    return {"kept": True, "reason": None, "detail": None, "message_index": None}
+
+
+def rejected(reason: str, detail: str, message_index: int | None = None) -> Verdict:
+    return {
+        "kept": False,
+        "reason": reason,
+        "detail": one_line(detail),
+        "message_index": message_index,
+    }
+
+
+def check_messages(messages: Any, tools: Any, images: Any = None) -> Verdict:
+    """Judges a conversation in OpenAI's chat format by what can be seen without executing anything.
+
+    A call's arguments are JSON text, or an object that was parsed already. Without tools every call is
+    an unknown_tool. Only the tools that are called have their schemas compiled. Where the conversation has a list of
+    `images`, each belongs to one part {"type": "image"} of its messages, in order.
+
+    Returns:
+        {"kept", "reason", "detail", "message_index"}: the first of MESSAGE_REASONS that applies, at the
+        first message where it does; the last three are None when it is kept. It never raises.
+    """
+    findings = list(_shape(messages, tools))
+    if not findings and images is not None:
+        findings += _images(messages, images)
+    if not findings:
+        functions = functions_by_name(tools)
+        for index, message in enumerate(messages):
+            if message["role"] == "assistant":
+                findings += _turn(index, message, functions)
+        findings += _results(messages)
+        findings += _narrated(messages, functions)
+    if not findings:
+        return kept()
+    reason, where, detail = min(
+        findings, key=lambda finding: (MESSAGE_REASONS.index(finding[0]), finding[1] or 0)
+    )
+    return rejected(reason, detail, where)
+
+
+def text_of(content: Any) -> str:
+    """The text of a message's content: a string, a list of parts, or None."""
+    if isinstance(content, str):
+        return content
+    return "\n".join(part["text"] for part in content or [] if part["type"] == "text")
+
+
+def _shape(messages: Any, tools: Any) -> Iterable[_Finding]:
+    """Whether it is a conversation at all. What comes after may rely on it."""
+
+    def malformed(index: int | None, detail: str) -> _Finding:
+        return "malformed_trace", index, detail
+
+    if tools is not None and not isinstance(tools, list):
+        yield malformed(None, f"tools: found {brief(tools)}, expected a list")
+    else:
+        yield from (malformed(None, problem) for problem in _tool_problems(tools or []))
+    if not isinstance(messages, list) or not messages:
+        found = brief(messages)
+        yield malformed(None, f"messages: found {found}, expected a list of at least one message")
+        return
+    for index, message in enumerate(messages):
+        problem = _message_problem(message)
+        if problem:
+            yield malformed(index, problem)
+    if not any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages):
+        yield malformed(None, "messages: no message of an assistant, so nothing to learn")
+
+
+def _images(messages: list[dict[str, Any]], images: Any) -> Iterable[_Finding]:
+    contents = (message.get("content") for message in messages)
+    parts = [part for content in contents if isinstance(content, list) for part in content]
+    shown = sum(part["type"] == "image" for part in parts)
+    # Without such parts the list belongs to another format, such as one with placeholders in the text.
+    if shown and (not isinstance(images, list) or shown != len(images)):
+        found = len(images) if isinstance(images, list) else brief(images)
+        detail = f"images: found {found}, expected a list of one for each of {shown} image parts"
+        yield "malformed_trace", None, detail
+
+
+def _tool_problems(tools: list[Any]) -> Iterable[str]:
+    named: dict[str, Any] = {}
+    for index, tool in enumerate(tools):
+        function = tool.get("function") if isinstance(tool, dict) else None
+        name = function.get("name") if isinstance(function, dict) else None
+        if not isinstance(name, str) or not name:
+            yield f'tools[{index}]: found {brief(tool)}, expected {{"type", "function": {{"name"}}}}'
+        elif problem := not_json(tool):
+            yield f"tools[{index}]: {problem}"
+        elif named.setdefault(name, function) != function:
+            yield f"tools[{index}]: {name} is defined twice, differently"
+
+
+def _message_problem(message: Any) -> str | None:
+    if not isinstance(message, dict):
+        return f"found {brief(message)}, expected an object"
+    if problem := not_json(message):
+        return problem
+    role, content = message.get("role"), message.get("content")
+    if role not in _ROLES:
+        return f"role: found {brief(role)}, expected one of {', '.join(_ROLES)}"
+    if isinstance(content, list):
+        for index, part in enumerate(content):
+            if not isinstance(part, dict) or not isinstance(part.get("type"), str):
+                return f'content[{index}]: found {brief(part)}, expected {{"type", ...}}'
+            if part["type"] == "text" and not isinstance(part.get("text"), str):
+                return f"content[{index}].text: found {brief(part.get('text'))}, expected text"
+    elif not isinstance(content, str) and not (role == "assistant" and content is None):
+        return f"content: found {brief(content)}, expected text or a list of parts"
+    if not isinstance(message.get("reasoning_content"), str | None):
+        return f"reasoning_content: found {brief(message['reasoning_content'])}, expected text"
+    if role == "tool" and not isinstance(message.get("tool_call_id"), str | None):
+        return f"tool_call_id: found {brief(message['tool_call_id'])}, expected text"
+    calls = message.get("tool_calls")
+    if calls is None:
+        return None
+    if not isinstance(calls, list):
+        return f"tool_calls: found {brief(calls)}, expected a list"
+    if calls and role != "assistant":
+        return f"tool_calls: found in a message of the {role}, expected in an assistant's"
+    for index, call in enumerate(calls):
+        if problem := _call_problem(call):
+            return f"tool_calls[{index}]{problem}"
+    return None
+
+
+def _call_problem(call: Any) -> str | None:
+    if not isinstance(call, dict):
+        return f": found {brief(call)}, expected an object"
+    if not isinstance(call.get("id"), str) or not call["id"]:
+        return f".id: found {brief(call.get('id'))}, expected text"
+    if call.get("type", "function") != "function":
+        return f".type: found {brief(call['type'])}, expected function"
+    function = call.get("function")
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return f".function: found {brief(function)}, expected {{name, arguments}}"
+    return None
+
+
+def _turn(
+    index: int, message: dict[str, Any], functions: dict[str, dict[str, Any]]
+) -> Iterable[_Finding]:
+    """What a single turn of the assistant shows."""
+    calls = message.get("tool_calls") or []
+    for call in calls:
+        function = call["function"]
+        if problem := call_problem(function["name"], function.get("arguments"), functions):
+            yield problem[0], index, problem[1]
+    ids = [call["id"] for call in calls]
+    for call_id in {i for i in ids if ids.count(i) > 1}:
+        yield "duplicate_call_id", index, f"{call_id}: {ids.count(call_id)} calls with this id"
+    text = text_of(message.get("content"))
+    if marker := marker_in(text):
+        yield "marker_leak", index, f"found {marker} in the content"
+    only_text = all(
+        part["type"] == "text" for part in message.get("content") or [] if isinstance(part, dict)
+    )
+    if not calls and not text.strip() and only_text:
+        yield "empty_turn", index, "no content and no tool call"
+
+
+def _results(messages: list[dict[str, Any]]) -> Iterable[_Finding]:
+    """Whether calls and results belong together. An id counts within its turn; a later may reuse it."""
+    turn, asked, answered = 0, set[str](), set[str]()
+    for index, message in enumerate(messages):
+        if message["role"] == "tool":
+            call_id = message.get("tool_call_id")
+            if call_id not in asked:
+                yield "orphan_result", index, f"{call_id}: no call with this id in the turn before"
+            elif call_id in answered and not _called_twice(messages[turn], call_id):
+                yield "orphan_result", index, f"{call_id}: a second result for one call"
+            answered.add(str(call_id))
+            continue
+        if asked - answered:
+            yield (
+                "unanswered_call",
+                turn,
+                f"{min(asked - answered)}: no result before message {index}",
+            )
+        calls = message.get("tool_calls") or []
+        turn, asked, answered = index, {call["id"] for call in calls}, set()
+    # A conversation may end on its calls, but not between the results of one turn.
+    if asked & answered and asked - answered:
+        yield (
+            "unanswered_call",
+            turn,
+            f"{min(asked - answered)}: no result, though another call has one",
+        )
+
+
+def _called_twice(message: dict[str, Any], call_id: str) -> bool:
+    return sum(call["id"] == call_id for call in message["tool_calls"]) > 1
+
+
+def _narrated(
+    messages: list[dict[str, Any]], functions: dict[str, dict[str, Any]]
+) -> Iterable[_Finding]:
+    """Whether the conversation ends on a turn that says it will act."""
+    last = messages[-1]
+    if last["role"] == "assistant" and not last.get("tool_calls"):
+        announced = announced_call(text_of(last.get("content")), functions)
+        if announced:
+            detail = f"says {brief(announced)} and makes no call"
+            yield "narrated_call", len(messages) - 1, detail

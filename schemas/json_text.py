@@ -1,0 +1,58 @@
+"""Strict JSON: what RFC 8259 has, and nothing beside it that Python would take."""
+
+import json
+from typing import Any
+
+from schemas.problems import brief, one_line
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Reads JSON (RFC 8259), and nothing that two readers could read as two things.
+
+    Raises:
+        ValueError: what is wrong. Also for what Python alone would take: NaN, a number that overflows, a
+            key given twice, half of a surrogate pair, more digits or a deeper nesting than it handles.
+    """
+    try:
+        text = text.decode("utf-8") if isinstance(text, bytes) else text
+        value = json.loads(
+            text, object_pairs_hook=_object, parse_constant=_no_constant, parse_float=_finite
+        )
+        if "\\u" in text:
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8: {error.reason} at byte {error.start}") from None
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair is no text") from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    return value
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {brief(twice)} is given twice")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"the number {text[:20]} is out of range")
+    return value
+
+
+def not_json(value: Any) -> str | None:
+    """Why a value cannot be written as JSON in UTF-8: NaN, half a surrogate pair, endless nesting."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        return f"cannot be written as JSON: {one_line(str(error), limit=100)}"
+    return None

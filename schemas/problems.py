@@ -1,0 +1,90 @@
+"""What is wrong with a value, in one line: where it is, what was found, what was expected."""
+
+import reprlib
+from collections.abc import Iterable
+from typing import Any
+
+from jsonschema.exceptions import ValidationError
+
+_repr = reprlib.Repr()
+_repr.maxstring = _repr.maxother = _repr.maxlong = 60
+_repr.maxlist = _repr.maxdict = 4
+_repr.maxlevel = 2
+
+
+def one_line(text: str, limit: int = 300) -> str:
+    """`text` as one line of Unicode that any file and terminal takes."""
+    text = " ".join(text.encode("utf-8", "replace").decode().split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def brief(value: Any) -> str:
+    """A value as Python writes it, cut where it is long."""
+    return _repr.repr(value)
+
+
+def dotted(path: Iterable[Any]) -> str:
+    """a.b[0].c"""
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        elif part != "":
+            text += f".{part}" if text else str(part)
+    return text
+
+
+def describe(error: ValidationError) -> str:
+    """One line for a validation error: the field, what was found, what was expected."""
+    field = dotted(error.absolute_path)
+    expected, found = error.validator_value, error.instance
+    match error.validator:
+        case "required":
+            missing = next(name for name in expected if name not in found)
+            expectation = _expectation(error.schema, missing)
+            return one_line(f"{dotted([field, missing])}: missing, expected {expectation}")
+        case "additionalProperties" if expected is False:
+            known = error.schema.get("properties", {})
+            patterns = error.schema.get("patternProperties", {})
+            if known and not patterns:
+                unknown = next(name for name in found if name not in known)
+                return (
+                    f"{dotted([field, unknown])}: unknown field, expected one of {', '.join(known)}"
+                )
+            problem = error.message
+        case "type":
+            wanted = expected if isinstance(expected, str) else " or ".join(expected)
+            problem = f"found {brief(found)}, expected {wanted}"
+        case "enum":
+            problem = f"found {brief(found)}, expected one of {', '.join(map(str, expected))}"
+        case "const":
+            problem = f"found {brief(found)}, expected {brief(expected)}"
+        case "pattern" | "format":
+            problem = f"found {brief(found)}, expected {error.validator} {expected}"
+        case (
+            "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" as bound
+        ):
+            problem = f"found {brief(found)}, expected {bound} {expected}"
+        case (
+            "minLength"
+            | "maxLength"
+            | "minItems"
+            | "maxItems"
+            | "minProperties"
+            | "maxProperties" as bound
+        ):
+            problem = f"found {len(found)}, expected {bound} {expected}"
+        case "oneOf" | "anyOf" as keyword:
+            problem = f"found {brief(found)}, expected {keyword} {len(expected)} forms"
+        case _:
+            problem = error.message
+    return one_line(f"{field or 'top level'}: {problem}")
+
+
+def _expectation(schema: dict[str, Any], name: str) -> str:
+    part = schema.get("properties", {}).get(name, {})
+    if not isinstance(part, dict):
+        return "a value"
+    kind = part.get("type", "a value")
+    words = str(kind if isinstance(kind, str) else " or ".join(kind))
+    return f"{words}: {part['description']}" if isinstance(part.get("description"), str) else words
