@@ -2,11 +2,11 @@
 
 import copy
 from bisect import bisect_left
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from test_kernels import apart
 
 from student import kernels, plan, qlora, vision
 from student.generic import shape_of
@@ -282,54 +282,6 @@ def test_linear_cross_entropy_is_cross_entropy_without_the_masked_rows():
         torch.testing.assert_close(torch.autograd.grad(found, hidden)[0], expected)
 
 
-def some_nf4(
-    rows: int, columns: int, nested: bool = True
-) -> tuple[torch.Tensor, Any, torch.Tensor]:
-    """A random packed weight with its state in bitsandbytes' form, and its values worked out one by one."""
-    torch.manual_seed(0)
-    blocks = rows * columns // 64
-    packed = torch.randint(0, 256, (rows * columns // 2, 1), dtype=torch.uint8)
-    code = torch.tensor(kernels.NF4)
-    inner = SimpleNamespace(
-        code=torch.randn(256).sort().values, absmax=torch.rand(-(-blocks // 256)), blocksize=256
-    )
-    absmax = torch.randint(0, 256, (blocks,), dtype=torch.uint8) if nested else torch.rand(blocks)
-    state = SimpleNamespace(
-        absmax=absmax,
-        code=code,
-        blocksize=64,
-        quant_type="nf4",
-        nested=nested,
-        state2=inner if nested else None,
-        offset=torch.tensor(0.7) if nested else None,
-    )
-    values = []
-    for place, byte in enumerate(packed.flatten().tolist()):
-        block = place // 32
-        scale = absmax[block]
-        if nested:
-            scale = inner.code[int(scale)] * inner.absmax[block // 256] + state.offset
-        values += [code[byte >> 4] * scale, code[byte & 15] * scale]
-    return packed, state, torch.stack(values).view(rows, columns)
-
-
-@pytest.mark.parametrize("nested", [True, False])
-def test_nf4_is_unpacked_value_by_value(nested):
-    packed, state, values = some_nf4(12, 192, nested)
-    out = torch.empty(12, 200)
-    kernels.Plain.dequantise(packed, state, out[:, :192])
-    assert torch.equal(out[:, :192], values)
-
-
-def test_nf4_is_unpacked_as_bitsandbytes_does():
-    functional = pytest.importorskip("bitsandbytes.functional")
-    weight = torch.randn(384, 128, generator=torch.Generator().manual_seed(0)) * 0.02
-    packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
-    out = torch.empty_like(weight)
-    kernels.Plain.dequantise(packed, state, out)
-    assert torch.equal(out, functional.dequantize_4bit(packed, state))
-
-
 def test_layers_are_kept_while_they_fit():
     from transformers import Qwen3Config
 
@@ -386,64 +338,7 @@ def test_the_trainer_learns_the_same_with_fused_layers(tmp_path):
     assert losses["fused"][-1] < losses["fused"][0]
 
 
-# What only a GPU can show: the kernels against their plain twins, and training in bfloat16 on 4-bit weights.
-
-
-def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
-
-
-def on_gpu(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, device="cuda", dtype=torch.bfloat16)
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("nested", [True, False])
-def test_the_dequantiser_is_exact(nested):
-    packed, state, _ = some_nf4(12, 192, nested)
-    for part in (state, state.state2) if nested else (state,):
-        for name, value in vars(part).items():
-            if isinstance(value, torch.Tensor):
-                setattr(part, name, value.cuda())
-    out, expected = on_gpu(12, 208), on_gpu(12, 208)
-    kernels.dequantise(packed.cuda(), state, out[:, :192])
-    kernels.Plain.dequantise(packed.cuda(), state, expected[:, :192])
-    assert torch.equal(out[:, :192], expected[:, :192])
-
-
-@pytest.mark.gpu
-def test_the_kernels_compute_what_plain_pytorch_does():
-    torch.manual_seed(0)
-    tokens, hidden, heads, kv_heads, head, size, rank = 75, 320, 6, 2, 64, 208, 16
-
-    def both(name: str, *arguments: Any) -> None:
-        """Runs both on copies, and compares all that they return or write."""
-        ours, plain = copy.deepcopy(arguments), copy.deepcopy(arguments)
-        results = getattr(kernels, name)(*ours), getattr(kernels.Plain, name)(*plain)
-        pairs = [(a, b) for a, b in zip(ours, plain, strict=True) if isinstance(a, torch.Tensor)]
-        if results[0] is not None:
-            pairs.append(results)
-        for found, expected in pairs:
-            assert apart(found, expected) < 3e-3, name
-
-    x, weight = on_gpu(tokens, hidden + 8)[:, :hidden], on_gpu(hidden)
-    both("norm", x, weight, 1e-6, on_gpu(tokens, hidden))
-    grads = [on_gpu(tokens, hidden) for _ in range(4)]
-    both("norm_backward", grads[0], x, weight, 1e-6, *grads[1:])
-    cos, sin = on_gpu(25, head), on_gpu(25, head)
-    qkv = on_gpu(tokens, (heads + 2 * kv_heads) * head)
-    turned = tuple(on_gpu(tokens, n, head) for n in (heads, kv_heads, kv_heads))
-    for norms in (None, (on_gpu(head), on_gpu(head))):
-        out = on_gpu(tokens, heads + kv_heads, head)
-        both("rope", qkv, norms, 1e-6, cos, sin, heads, kv_heads, out)
-        both("rope_backward", turned, qkv, norms, 1e-6, cos, sin, torch.empty_like(qkv))
-    gate_up = on_gpu(tokens, 2 * size)
-    both("swiglu", gate_up, on_gpu(tokens, size))
-    low = on_gpu(tokens, rank), on_gpu(tokens, 2 * rank)
-    both("swiglu_backward", gate_up, on_gpu(tokens, size), *low)
-    both("place_adapters", [on_gpu(70, 5), on_gpu(9, 16), on_gpu(30, 8)], 16, on_gpu(109, 48))
-    labels = torch.randint(0, 20000, (tokens,), device="cuda")
-    both("cross_entropy", on_gpu(tokens, 20000), labels, torch.tensor(0.5, device="cuda"))
+# What only a GPU can show: training in bfloat16 on 4-bit weights.
 
 
 def quantised(model: Any) -> Any:
