@@ -94,10 +94,11 @@ class Work:
 
         from student import base, vision
         from student.examples import Renderer
+        from student.template import chat_template
 
         directory = base.prepare(self.student, say)
         tokenizer = AutoTokenizer.from_pretrained(directory)
-        template, stop = base.chat_template(self.student, directory), self.student["stop"]
+        template, stop = chat_template(self.student, directory), self.student["stop"]
         if self.student_sees:
             return vision.SeeingRenderer(tokenizer, template, stop, self.album, directory)
         return Renderer(tokenizer, template, stop, self.album)

@@ -11,6 +11,9 @@ from typing import Any
 
 from schemas.errors import InputError
 from schemas.files import sha256, sha256_text, whole
+from student.generic import describe
+from student.template import chat_template, must_see
+from student.vision import sees
 from teacher import catalog
 from teacher.llamacpp import Progress, cache
 
@@ -22,9 +25,6 @@ _VERSION = 1
 def load(name: str) -> dict[str, Any]:
     """The description of a student (schemas/student.schema.json): of a name in student/models or a YAML file as it is
     written there, of a directory or a model on the hub as it is found."""
-    from student.generic import describe, must_see
-    from student.vision import sees
-
     if "/" in name and not name.endswith((".yaml", ".yml")):
         return describe(name)
     student = catalog.load(name, STUDENTS, "student")
@@ -85,24 +85,6 @@ def _state(student: dict[str, Any]) -> str:
         return ""
     files = sorted(file for file in path.iterdir() if file.is_file())
     return str([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
-
-
-def chat_template(student: dict[str, Any], directory: Path) -> str:
-    """The text of the template the student is trained with, exported with and served with."""
-    own = catalog.template(student)
-    if own:
-        return own.read_text(encoding="utf-8")
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    from transformers import AutoTokenizer
-
-    template = AutoTokenizer.from_pretrained(directory).chat_template
-    if not isinstance(template, str):
-        raise InputError(
-            f"{directory}: no chat template: name one in the student's file (template: ...)"
-        )
-    return template
 
 
 def _from_gguf(student: dict[str, Any], gguf: Path, to: Path) -> None:

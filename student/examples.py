@@ -16,6 +16,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
+from schemas.json_text import parse_json
 from teacher.pictures import Album, as_sent, named, names_in
 
 IGNORED = -100  # PyTorch's cross entropy skips this label
@@ -164,7 +165,12 @@ def as_template_reads(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _parsed(arguments: Any) -> Any:
-    return json.loads(arguments) if isinstance(arguments, str) else arguments
+    if not isinstance(arguments, str):
+        return arguments
+    try:
+        return parse_json(arguments)
+    except ValueError as error:
+        raise Unrenderable(f"a call's arguments are not JSON: {error}") from error
 
 
 def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
@@ -216,14 +222,14 @@ def _pictures_in(messages: list[dict]) -> int:
     return sum(part["type"] == "image" for part in parts)
 
 
-def _results(messages: list[dict], index: int) -> dict[str, int]:
+def _results(messages: list[dict], index: int) -> dict[str | None, int]:
     """Where the results of the calls of the turn at `index` are, by the calls' ids."""
     found = {}
     for at in range(index + 1, len(messages)):
         if messages[at]["role"] == "assistant":
             break
         if messages[at]["role"] == "tool":
-            found[messages[at]["tool_call_id"]] = at
+            found[messages[at].get("tool_call_id")] = at
     return found
 
 

@@ -14,9 +14,8 @@ import yaml
 from schemas.errors import InputError, StageError
 from schemas.problems import one_line
 from schemas.validation import check_document
-from student.examples import Renderer, Unrenderable
-from student.vision import FAMILIES, SeeingRenderer
-from teacher.pictures import Album
+from student.template import SAY_IT, must_call, must_see
+from student.vision import FAMILIES
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # All that a description is made of, without the weights.
@@ -51,7 +50,7 @@ def describe(name: str) -> dict[str, Any]:
         ("end-of-turn token", stop),
     ):
         if not found:
-            raise InputError(f"{name}: no {what}: {_SAY_IT}")
+            raise InputError(f"{name}: no {what}: {SAY_IT}")
     student = {
         "name": re.sub(r"[^a-z0-9._]+", "-", Path(name).name.lower()).strip("-._") or "student",
         "description": f"{name}, {parameters / 1e9:.3g}B parameters",
@@ -72,13 +71,10 @@ def describe(name: str) -> dict[str, Any]:
     if all(shape.values()) and not experts and (seeing or text is config):
         student["shape"] = {**shape, "source": f"config.json of {name}"}
     check_document(student, "student", name)
-    _check_template(student, directory, tokenizer)
+    must_call(student, directory, tokenizer)
     if seeing:
         must_see(student, directory, tokenizer)
     return student
-
-
-_SAY_IT = "describe the student in a file (as student/models/*.yaml) and name that"
 
 
 def shape_of(config: Any) -> dict[str, Any]:
@@ -186,60 +182,5 @@ def _licence(name: str, directory: Path, source: dict[str, str]) -> dict[str, st
         if any(lines):
             return {"id": next(line for line in lines if line), **url}
     raise InputError(
-        f"{name}: no licence: expected `license:` at the head of its README.md, or a LICENSE file; or {_SAY_IT}"
+        f"{name}: no licence: expected `license:` at the head of its README.md, or a LICENSE file; or {SAY_IT}"
     )
-
-
-def must_see(student: dict[str, Any], directory: Path, tokenizer: Any = None) -> None:
-    """That a student which is said to see can: its family is known, its image processor is there, and its template
-    shows a picture.
-
-    Raises:
-        InputError: with what is missing.
-    """
-    from transformers import AutoTokenizer
-
-    from student import base
-
-    template = base.chat_template(student, directory)
-    tokenizer = tokenizer or AutoTokenizer.from_pretrained(directory)
-    album = Album(directory)  # none of its pictures is asked for
-    try:
-        renderer = SeeingRenderer(tokenizer, template, student["stop"], album, directory)
-    except (OSError, ValueError) as error:  # what transformers raises where a file is broken
-        raise InputError(
-            f"{directory}: config or image processor cannot be read: {one_line(str(error))}"
-        ) from error
-    asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
-    try:
-        shown = renderer.text([asked], [])
-    except Unrenderable as error:
-        raise InputError(
-            f"{directory}: {one_line(str(error))}; {_SAY_IT}, with a `template`"
-        ) from error
-    if shown.count(renderer.shows) != 1:
-        raise InputError(
-            f"{directory}: its chat template shows no pictures, expected {renderer.shows} for each;"
-            f" {_SAY_IT}, with a `template`"
-        )
-
-
-def _check_template(student: dict[str, Any], directory: Path, tokenizer: Any) -> None:
-    """That its own chat template shows tools and ends a turn by a stop token."""
-    from student import base
-
-    renderer = Renderer(tokenizer, base.chat_template(student, directory), student["stop"])
-    asked: dict[str, Any] = {"role": "user", "content": "?"}
-    parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
-    function = {"name": "probe_tool", "description": "Probes.", "parameters": parameters}
-    try:
-        renderer.turn([asked, {"role": "assistant", "content": "Yes."}], [], 1)
-        shown = renderer.text([asked], [{"type": "function", "function": function}])
-    except Unrenderable as error:
-        raise InputError(
-            f"{directory}: {one_line(str(error))}; {_SAY_IT}, with a `template`"
-        ) from error
-    if "probe_tool" not in shown:
-        raise InputError(
-            f"{directory}: its chat template knows no tools; {_SAY_IT}, with a `template`"
-        )

@@ -12,9 +12,12 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from schemas.errors import InputError
-from schemas.files import read_jsonl, sha256
-from student import base, generic, parity
-from student.examples import Renderer, as_served
+from schemas.files import sha256
+from schemas.problems import brief, one_line
+from schemas.validate import Row, judged
+from student import generic, parity
+from student.examples import Renderer, Unrenderable, as_served
+from student.template import chat_template
 from student.vision import FAMILIES, SeeingRenderer
 from teacher.pictures import Album
 
@@ -116,7 +119,7 @@ def verify(
         if path is not None:
             _must_be_gguf(path)
     renderer, context = _original(directory, projector is not None)
-    traces = [as_served(trace, renderer) for trace in _traces(conversations)]
+    traces = _traces(conversations, renderer)
     with TemporaryDirectory() as logs:
         found = parity.gate(
             gguf,
@@ -149,7 +152,7 @@ def _original(directory: Path, sees: bool) -> tuple[Renderer, int]:
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory, expected one in Hugging Face's form")
     config, tokenizer = generic.read(str(directory), directory)
-    template = base.chat_template({"template": None}, directory)
+    template = chat_template({"template": None}, directory)
     stop = generic.stop_tokens(directory, tokenizer)
     if not stop:
         raise InputError(f"{directory}: no end-of-turn token in its tokenizer or generation config")
@@ -165,20 +168,52 @@ def _original(directory: Path, sees: bool) -> tuple[Renderer, int]:
     return SeeingRenderer(tokenizer, template, stop, Album(directory), directory), context
 
 
-def _traces(conversations: Path | None) -> list[dict[str, Any]]:
+def _traces(conversations: Path | None, renderer: Renderer) -> list[dict[str, Any]]:
+    """The conversations as a server with the original's template could have led them."""
     if conversations is None:
-        rows = CONVERSATIONS
-    else:
-        rows = []
-        for number, row in enumerate(read_jsonl(conversations), 1):
-            if not (isinstance(row, dict) and isinstance(row.get("messages"), list)):
-                raise InputError(f"{conversations}: row {number}: expected messages, a list")
-            last = row["messages"][-1] if row["messages"] else None
-            if not (isinstance(last, dict) and last.get("role") == "assistant"):
-                raise InputError(
-                    f"{conversations}: row {number}: messages: expected an assistant's turn last"
-                )
-            rows.append({"id": f"row {number}", "tools": [], **row})
-        if not rows:
-            raise InputError(f"{conversations}: no rows, expected conversations")
-    return [{**row, "outcome": {"tool_errors": []}} for row in rows]
+        return [_served(row, renderer) for row in CONVERSATIONS]
+    traces = []
+    for row in judged(conversations):
+        where = f"{conversations}: line {row.number}"
+        if problem := _problem(row):
+            raise InputError(f"{where}: {problem}")
+        try:
+            traces.append(_served({"id": f"line {row.number}", **row.value}, renderer))
+        except Unrenderable as error:
+            raise InputError(
+                f"{where}: messages: expected what the original's template shows: {one_line(str(error))}"
+            ) from error
+    if not traces:
+        raise InputError(f"{conversations}: no rows, expected conversations")
+    return traces
+
+
+def _problem(row: Row) -> str | None:
+    """Why nothing can be checked with a row: it cannot be read, or lacks what is asked or what is answered."""
+    verdict = row.verdict
+    if verdict["reason"] in ("malformed_trace", "invalid_json_arguments"):
+        at = verdict["message_index"]
+        return verdict["detail"] if at is None else f"messages[{at}]: {verdict['detail']}"
+    messages = row.value["messages"]
+    if messages[-1]["role"] != "assistant":
+        return "messages: expected an assistant's turn last"
+    if messages[0]["role"] == "assistant":
+        return "messages[0]: found an assistant's turn, expected what it answers"
+    for index, message in enumerate(messages):
+        if isinstance(content := message.get("content"), list):
+            for place, part in enumerate(content):
+                if part["type"] != "text":
+                    found = f"found {brief(part['type'])}, expected text"
+                    return f"messages[{index}].content[{place}]: {found}"
+    return None
+
+
+def _served(row: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
+    """Raises Unrenderable where the template cannot show a prompt of it, or all of it."""
+    trace = {key: row[key] for key in ("id", "messages")} | {"tools": row.get("tools") or []}
+    trace = as_served({**trace, "outcome": {"tool_errors": []}}, renderer)
+    for index, message in enumerate(trace["messages"]):
+        if message["role"] == "assistant":
+            renderer.text(trace["messages"][:index], trace["tools"], add_generation_prompt=True)
+    renderer.text(trace["messages"], trace["tools"])
+    return trace

@@ -5,6 +5,7 @@ import pytest
 
 from schemas.errors import InputError
 from student import base
+from student.template import chat_template
 from teacher import catalog
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -35,10 +36,10 @@ def test_an_unknown_student_is_refused_with_the_known_ones_named():
 def test_the_students_own_template_goes_before_the_one_of_its_weights(local):
     student, directory = local
     (directory / "chat_template.jinja").write_text(TEMPLATE)
-    assert base.chat_template(student, directory) == TEMPLATE
+    assert chat_template(student, directory) == TEMPLATE
     student["template"] = "smollm2-tools.jinja"
     shipped = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text(encoding="utf-8")
-    assert base.chat_template(student, directory) == shipped
+    assert chat_template(student, directory) == shipped
 
 
 @pytest.mark.parametrize("own", [TEMPLATE, None])
@@ -51,10 +52,10 @@ def test_a_template_in_the_tokenizers_settings_is_found_and_one_nowhere_is_asked
     path = directory / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": own}))
     if own:
-        assert base.chat_template(student, directory) == own
+        assert chat_template(student, directory) == own
     else:
         with pytest.raises(InputError, match="no chat template: name one in the student's file"):
-            base.chat_template(student, directory)
+            chat_template(student, directory)
 
 
 @pytest.mark.parametrize("named", ["qwen2", None])
@@ -136,7 +137,7 @@ def test_a_directory_is_a_student_described_by_its_config_tokenizer_and_card(fou
     }
     assert base.prepare(student) == directory
     shipped = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text(encoding="utf-8")
-    assert base.chat_template(student, directory) == shipped
+    assert chat_template(student, directory) == shipped
 
 
 def test_a_licence_of_ones_own_is_taken_by_its_name_or_from_its_file(mine):
@@ -282,7 +283,7 @@ def test_the_saved_weights_are_16_bits_and_no_longer_say_they_are_quantised(dire
 def test_the_saved_template_is_the_one_that_ships(student, directory):
     shipped = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text(encoding="utf-8")
     assert (directory / "chat_template.jinja").read_text(encoding="utf-8") == shipped
-    assert base.chat_template(student, directory) == shipped
+    assert chat_template(student, directory) == shipped
 
 
 @pytest.mark.slow

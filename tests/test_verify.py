@@ -11,7 +11,6 @@ import pytest
 from schemas.errors import InputError
 from schemas.files import write_jsonl
 from student import base, verify
-from student.examples import as_served
 
 
 @pytest.fixture(scope="module")
@@ -100,18 +99,87 @@ def test_what_cannot_be_compared_is_one_line(
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
-def test_rows_that_are_no_conversations_are_named(tmp_path: Path) -> None:
-    rows = tmp_path / "rows.jsonl"
-    for row, said in (
-        ({"tools": []}, "row 1: expected messages"),
-        ({"messages": [{"role": "user", "content": "?"}]}, "expected an assistant's turn last"),
-    ):
-        write_jsonl(rows, [row])
-        with pytest.raises(InputError, match=said):
-            verify._traces(rows)
+ASKED = {"role": "user", "content": "?"}
+ANSWERED = {"role": "assistant", "content": "Yes."}
+PICTURE = {"role": "user", "content": [{"type": "text", "text": "?"}, {"type": "image"}]}
+
+
+def calling(arguments: str) -> dict:
+    function = {"name": "look_up", "arguments": arguments}
+    return {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": "a", "type": "function", "function": function}],
+    }
+
+
+LOOK_UP = {"type": "function", "function": {"name": "look_up"}}
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ('{"messages": [', "not JSON: "),
+        ("[]", "found no object, expected one a line"),
+        ({"tools": []}, "messages: found None, expected a list of at least one message"),
+        ({"messages": [ASKED]}, "messages: no message of an assistant"),
+        ({"messages": [ASKED, ANSWERED, ASKED]}, "messages: expected an assistant's turn last"),
+        ({"messages": [ANSWERED]}, "messages[0]: found an assistant's turn, expected what it"),
+        (
+            {"messages": [{"role": "robot", "content": "?"}, ANSWERED]},
+            "messages[0]: role: found 'robot', expected one of system, developer, user",
+        ),
+        (
+            {"messages": [ASKED, {**ANSWERED, "tool_calls": [{}]}]},
+            "messages[1]: tool_calls[0].id: ",
+        ),
+        ({"messages": [ASKED, ANSWERED], "tools": [{}]}, "tools[0]: found {}, expected "),
+        (
+            {"messages": [ASKED, calling('{"key"')], "tools": [LOOK_UP]},
+            "messages[1]: look_up: Expecting",
+        ),
+        # That there is no such tool hides it from the verdict.
+        ({"messages": [ASKED, calling('{"key"')]}, "a call's arguments are not JSON: Expecting"),
+        ({"messages": [PICTURE, ANSWERED]}, "messages[0].content[1]: found 'image', expected text"),
+    ],
+)
+def test_a_row_that_nothing_can_be_checked_with_is_one_line(
+    row: object, said: str, original: Path, tmp_path: Path
+) -> None:
+    gguf, rows = tmp_path / "a.gguf", tmp_path / "rows.jsonl"
+    gguf.write_bytes(b"GGUF")
+    good = json.dumps({"messages": [ASKED, ANSWERED]})
+    rows.write_text(f"{good}\n\n{row if isinstance(row, str) else json.dumps(row)}\n")
+    with pytest.raises(InputError) as raised:
+        verify.verify(gguf, original, conversations=rows)
+    assert str(raised.value).startswith(f"{rows}: line 3: ") and said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_conversation_that_the_template_refuses_is_named(original: Path, tmp_path: Path) -> None:
+    gguf, rows, directory = tmp_path / "a.gguf", tmp_path / "rows.jsonl", tmp_path / "model"
+    gguf.write_bytes(b"GGUF")
+    shutil.copytree(original, directory, ignore=shutil.ignore_patterns("*.safetensors"))
+    refuses = "{% if messages | length > 2 %}{{ raise_exception('One turn,\nno more') }}{% endif %}"
+    (directory / "chat_template.jinja").write_text(refuses)
+    write_jsonl(rows, [{"messages": [ASKED, ANSWERED]}, {"messages": [ASKED, ANSWERED] * 2}])
+    with pytest.raises(InputError) as raised:
+        verify.verify(gguf, directory, conversations=rows)
+    assert str(raised.value) == (
+        f"{rows}: line 2: messages: expected what the original's template shows:"
+        " the student's template: One turn, no more"
+    )
+
+
+def test_a_file_without_conversations_is_bad_input(original: Path, tmp_path: Path) -> None:
+    gguf, rows = tmp_path / "a.gguf", tmp_path / "rows.jsonl"
+    gguf.write_bytes(b"GGUF")
     rows.write_text("")
-    with pytest.raises(InputError, match="no rows"):
-        verify._traces(rows)
+    done = command(gguf, "--against", original, "--traces", rows)
+    assert done.returncode == 2
+    assert done.stderr == f"stillhouse: {rows}: no rows, expected conversations\n"
+    with pytest.raises(InputError, match="cannot be read: Is a directory$"):
+        verify.verify(gguf, original, conversations=tmp_path)
 
 
 def test_the_conversations_show_every_call_and_result_by_the_embedded_template(
@@ -119,8 +187,7 @@ def test_the_conversations_show_every_call_and_result_by_the_embedded_template(
 ) -> None:
     renderer, context = verify._original(original, sees=False)
     assert context == 8192
-    for trace in verify._traces(None):
-        served = as_served(trace, renderer)
+    for trace, served in zip(verify.CONVERSATIONS, verify._traces(None, renderer), strict=True):
         text = renderer.text(served["messages"], served["tools"])
         for message in trace["messages"]:
             assert message["content"].strip() in text
