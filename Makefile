@@ -12,8 +12,9 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
-# Tests beside each other: a process a core, and a file whole in one of them, so that what its tests share is made once.
-BESIDE := -n logical --maxprocesses 4 --dist loadfile
+# Tests beside each other: a process a core, and a file whole in one of them, so that what its tests share is made once;
+# in the order of tests/conftest.py.
+BESIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # Recipes read these from the environment, so that a path with spaces or quotes stays one argument.
 export DOMAIN NAME RECIPE RUN
@@ -96,11 +97,10 @@ report: $(READY)  ## Writes the HTML report of RUN (default runs/DOMAIN-RECIPE)
 serve: $(READY)  ## Serves the scheduled deployment of the pipeline from this host (Prefect)
 	@$(BIN)/python -m flows.distill $(ARGS)
 
-# The slow tests that train and serve use all cores, and come one after the other. Status 5 says that no test was left of
-# those that ARGS asks for.
+# Status 5 says that no test was left of those that ARGS asks for.
 test: $(READY)  ## All tests, including the slow ones
-	@$(BIN)/python -m pytest -m 'drawing or not (slow or gpu)' $(BESIDE) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
-	@$(BIN)/python -m pytest -m '(slow or gpu) and not drawing' $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
+	@$(BIN)/python -m pytest -m 'not (alone or gpu)' $(BESIDE) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
+	@$(BIN)/python -m pytest -m 'alone or gpu' $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
 
 test-fast: $(READY)  ## The tests that take seconds
 	@$(BIN)/python -m pytest -m 'not slow and not gpu' $(BESIDE) $(ARGS)

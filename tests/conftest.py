@@ -1,6 +1,7 @@
 """What every test needs: no network, and GPU tests skipped where there is no GPU."""
 
 import os
+from collections import Counter
 
 # Before any library reads them.
 os.environ.update(
@@ -10,9 +11,10 @@ os.environ.update(
     PREFECT_SERVER_ANALYTICS_ENABLED="false",
     DO_NOT_TRACK="1",
 )
-# Beside other processes of tests (`make test-fast`), a process has one core.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ["OMP_NUM_THREADS"] = "1"
+# Beside other processes of tests, a process has one core, and so has a llama.cpp that it starts.
+BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
+if BESIDE_OTHERS:
+    os.environ.update(OMP_NUM_THREADS="1", LLAMA_ARG_THREADS="1")
 # The caller's store and run are no business of the tests.
 for name in ("STILLHOUSE_STORE", "STILLHOUSE_RUN"):
     os.environ.pop(name, None)
@@ -21,6 +23,11 @@ import pytest  # noqa: E402
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if BESIDE_OTHERS:
+        # Files of slow tests first, then those of many, so that no process is left with a long one at the end.
+        tests = Counter(item.path for item in items)
+        fast = Counter(item.path for item in items if not item.get_closest_marker("slow"))
+        items.sort(key=lambda item: (fast[item.path] / tests[item.path], -tests[item.path]))
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

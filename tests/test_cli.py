@@ -403,6 +403,7 @@ def test_make_setup_without_a_python_new_enough_is_one_line(tmp_path, python):
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_help_starts_in_less_than_a_second():
     """The best of five, so that a busy machine does not decide."""
     seconds = []

@@ -23,7 +23,7 @@ from teacher.domain import Answer, Blueprint, load
 from teacher.questions import run, used
 from teacher.tasks import build
 
-pytestmark = [pytest.mark.slow, pytest.mark.drawing]
+pytestmark = pytest.mark.slow
 
 PACK = load("code-review")
 DESK = sys.modules[PACK.environment.__module__]

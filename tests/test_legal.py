@@ -230,7 +230,6 @@ def test_pictures_are_drawn_right_and_show_what_is_asked() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.drawing
 def test_all_pictures_are_drawn_right() -> None:
     for _, _, _, blueprint in visual_tasks():
         assert check(draw(blueprint.pictures[0])) == [], blueprint

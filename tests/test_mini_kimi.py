@@ -31,7 +31,7 @@ from teacher.journal import Journal
 from teacher.rollouts import rollouts
 from teacher.vllm import Options
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 EPISODES, WORKERS = 50, 16
 OPTIONS = Options(

@@ -8,7 +8,6 @@ import shlex
 from bisect import bisect_left
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from vllm_parser import parse as parse_by_vllm
 from vllm_parser import serve_arguments
 
 from flows import recipe as recipes
-from flows.recipe import Recipe
+from flows.recipe import Recipe, Train
 from schemas.errors import InputError
 from student import base
 from student.plan import activation_bytes, layers_to_keep, memory
@@ -350,8 +349,7 @@ class Solver:
         return total
 
 
-_MARKS = [pytest.mark.slow, pytest.mark.drawing]
-_SLOW = [pytest.param(name, marks=_MARKS) for name in ("legal", "tech-research")]
+_SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("legal", "tech-research")]
 
 
 @pytest.fixture(scope="module", params=["code-review", *_SLOW])
@@ -420,7 +418,6 @@ def test_a_picture_takes_a_token_for_each_square_of_28_pixels(
 
 
 @pytest.mark.slow
-@pytest.mark.drawing
 def test_the_embedded_run_is_planned_to_take_what_it_took(tmp_path: Path) -> None:
     """A run of 180 tasks on two idle cores: generation took 500 s, training 493 s."""
     recipe, loaded, album = recipes.load("local"), domain.load("legal"), Album(tmp_path)
@@ -435,10 +432,8 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(tmp_path: Path) -> Non
 # ------------------------------------------------------------------------------------- the student
 
 
-def training(**settings: Any) -> SimpleNamespace:
-    return SimpleNamespace(
-        **{"method": "lora", "rank": 16, "batch_size": 1, "max_length": 2048} | settings
-    )
+def training(**settings: Any) -> Train:
+    return Train(**{"batch_size": 1, "max_length": 2048} | settings)
 
 
 @pytest.mark.parametrize(
@@ -583,6 +578,7 @@ def test_the_parameters_of_a_shape_add_up_to_those_of_its_model(name: str) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_vllms_own_parser_takes_the_command_of_every_kimi_recipe() -> None:
     cases = [(name, "8xH200", "serve.replicas=1") for name in KIMI_RECIPES]
     cases += [(KIMI_RECIPES[0], "2x8xH100", "serve.kv_cache_dtype=fp8")]

@@ -91,7 +91,6 @@ _SETTINGS = {"variant", "labels", "unit", "language", "highlight", "scan", "page
 
 
 @pytest.mark.slow
-@pytest.mark.drawing
 @pytest.mark.parametrize("kind", list(scenes.KINDS))
 def test_a_thousand_scenes_of_a_kind_show_what_their_questions_need_and_both_evaluators_agree(
     kind: str,

@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle, Wedge
 from teacher.scene_chart import VARIANTS, build, paint, source
 from teacher.scenes import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
 
-pytestmark = [pytest.mark.slow, pytest.mark.drawing]
+pytestmark = pytest.mark.slow
 
 
 def chart(variant: str = "bar", **changes: Any) -> dict[str, Any]:

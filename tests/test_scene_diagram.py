@@ -12,7 +12,7 @@ from teacher import scene_diagram, scene_diagram_layout
 from teacher.scene_diagram import VARIANTS, paint, source
 from teacher.scenes import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
 
-pytestmark = [pytest.mark.slow, pytest.mark.drawing]
+pytestmark = pytest.mark.slow
 
 
 def diagram(variant: str = "flow", **changes: Any) -> dict[str, Any]:

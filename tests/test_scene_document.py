@@ -55,7 +55,6 @@ def test_pages_of_every_variant_show_all_of_their_data() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.drawing
 def test_a_thousand_pages_are_right_and_no_two_are_equal() -> None:
     seen = set()
     for seed in range(1000):

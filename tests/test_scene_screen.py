@@ -87,7 +87,7 @@ def test_a_screen_shows_each_value_of_its_data_once_and_nothing_is_wrong_with_it
 
 @pytest.mark.parametrize(
     "numbers",
-    [range(16), pytest.param(range(16, 1000), marks=[pytest.mark.slow, pytest.mark.drawing])],
+    [range(16), pytest.param(range(16, 1000), marks=pytest.mark.slow)],
 )
 def test_no_text_lies_on_another_or_leaves_the_screen_labels_and_line_numbers_included(
     numbers: range, monkeypatch: pytest.MonkeyPatch

@@ -19,7 +19,7 @@ from teacher.questions import run
 from teacher.scenes import Scene, check, draw
 from teacher.tasks import build
 
-pytestmark = [pytest.mark.slow, pytest.mark.drawing]
+pytestmark = pytest.mark.slow
 
 RESEARCH = load("tech-research")
 DESK = sys.modules[RESEARCH.environment.__module__]

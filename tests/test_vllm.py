@@ -178,6 +178,7 @@ OF_KIMI: dict[str, Any] = {
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_vllms_own_parser_takes_every_command_and_understands_it() -> None:
     hub = KIMI["source"]["hub"]
     cases: list[tuple[list[str], dict[str, Any]]] = []
@@ -357,6 +358,7 @@ def test_replicas_need_the_router(fake: Callable[[], list[dict]], tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_replicas_stand_behind_the_router_and_one_that_dies_comes_back(
     fake: Callable[[], list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
