@@ -1,4 +1,4 @@
-"""What every test needs: no network, and GPU tests skipped where there is no GPU."""
+"""What every test needs: no network, patience, and GPU tests skipped where there is no GPU."""
 
 import os
 from collections import Counter
@@ -20,6 +20,13 @@ for name in ("STILLHOUSE_STORE", "STILLHOUSE_RUN"):
     os.environ.pop(name, None)
 
 import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+# That the machine is busy is no fault of what is tested.
+settings.register_profile(
+    "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("patient")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
