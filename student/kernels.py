@@ -299,33 +299,107 @@ def _rope(
     cos,
     sin,
     out,
+    out_stride,
     positions,
     heads,
     kv_heads,
     eps,
+    grad_q,
+    grad_k,
+    grad_v,
+    q_token,
+    q_head,
+    k_token,
+    k_head,
+    v_token,
+    v_head,
     HALF: tl.constexpr,
     HEADS: tl.constexpr,
     NORM: tl.constexpr,
+    BACKWARD: tl.constexpr,
 ):
     token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)
-    inside = (head < heads + kv_heads)[:, None]
+    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
     d = tl.arange(0, HALF)[None, :]
-    place = head[:, None] * (2 * HALF) + d
-    a = tl.load(qkv + token * qkv_stride + place, mask=inside, other=0.0).to(tl.float32)
-    b = tl.load(qkv + token * qkv_stride + place + HALF, mask=inside, other=0.0).to(tl.float32)
-    if NORM:
-        rstd = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
-        is_q = (head < heads)[:, None]
-        a *= rstd * tl.where(is_q, tl.load(q_weight + d), tl.load(k_weight + d)).to(tl.float32)
-        wb = tl.where(is_q, tl.load(q_weight + HALF + d), tl.load(k_weight + HALF + d))
-        b *= rstd * wb.to(tl.float32)
+    place = head * (2 * HALF) + d
+    is_q = head < heads
+    rotated = head < heads + kv_heads
     angle = (token % positions) * (2 * HALF) + d
     cos_a, cos_b = tl.load(cos + angle).to(tl.float32), tl.load(cos + angle + HALF).to(tl.float32)
     sin_a, sin_b = tl.load(sin + angle).to(tl.float32), tl.load(sin + angle + HALF).to(tl.float32)
-    out += token * (heads + kv_heads) * (2 * HALF)
-    tl.store(out + place, (a * cos_a - b * sin_a).to(out.dtype.element_ty), mask=inside)
-    tl.store(out + place + HALF, (b * cos_b + a * sin_b).to(out.dtype.element_ty), mask=inside)
+    if NORM or not BACKWARD:
+        a = tl.load(qkv + token * qkv_stride + place, mask=rotated, other=0.0).to(tl.float32)
+        b = tl.load(qkv + token * qkv_stride + place + HALF, rotated, other=0.0).to(tl.float32)
+    if NORM:
+        rstd = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
+        wa = tl.where(is_q, tl.load(q_weight + d), tl.load(k_weight + d)).to(tl.float32)
+        wb = tl.where(is_q, tl.load(q_weight + HALF + d), tl.load(k_weight + HALF + d))
+        wb = wb.to(tl.float32)
+    if not BACKWARD:
+        inside = rotated
+        if NORM:
+            a *= rstd * wa
+            b *= rstd * wb
+        new_a, new_b = a * cos_a - b * sin_a, b * cos_b + a * sin_b
+    else:
+        inside = head < heads + 2 * kv_heads
+        is_k = (head >= heads) & rotated
+        is_v = (head >= heads + kv_heads) & inside
+        from_q = grad_q + token * q_token + head * q_head + d
+        from_k = grad_k + token * k_token + (head - heads) * k_head + d
+        from_v = grad_v + token * v_token + (head - heads - kv_heads) * v_head + d
+        ga = tl.load(from_q, mask=is_q, other=0.0) + tl.load(from_k, mask=is_k, other=0.0)
+        gb = tl.load(from_q + HALF, is_q, other=0.0) + tl.load(from_k + HALF, is_k, other=0.0)
+        ga, gb = ga.to(tl.float32), gb.to(tl.float32)
+        new_a, new_b = ga * cos_a + gb * sin_b, gb * cos_b - ga * sin_a
+        if NORM:
+            a *= rstd
+            b *= rstd
+            new_a *= wa
+            new_b *= wb
+            mean = ((tl.sum(new_a * a, 1) + tl.sum(new_b * b, 1)) / (2 * HALF))[:, None]
+            new_a, new_b = rstd * (new_a - a * mean), rstd * (new_b - b * mean)
+        new_a += tl.load(from_v, mask=is_v, other=0.0).to(tl.float32)
+        new_b += tl.load(from_v + HALF, mask=is_v, other=0.0).to(tl.float32)
+    out += token * out_stride
+    tl.store(out + place, new_a.to(out.dtype.element_ty), mask=inside)
+    tl.store(out + place + HALF, new_b.to(out.dtype.element_ty), mask=inside)
+
+
+def _launch_rope(
+    grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
+    qkv: torch.Tensor,
+    weights: tuple[torch.Tensor, torch.Tensor] | None,
+    eps: float,
+    cos: torch.Tensor,
+    sin: torch.Tensor,
+    heads: int,
+    kv_heads: int,
+    out: torch.Tensor,
+) -> None:
+    """`rope`, or with `grads` `rope_backward`."""
+    written = heads + (2 if grads else 1) * kv_heads
+    strides = [n for grad in grads for n in grad.stride()[:2]] if grads else [0] * 6
+    per_program = 16
+    _rope[(len(qkv), triton.cdiv(written, per_program))](
+        qkv,
+        qkv.stride(0),
+        *(weights or (None, None)),
+        cos,
+        sin,
+        out,
+        out.stride(0),
+        cos.shape[0],
+        heads,
+        kv_heads,
+        eps,
+        *(grads or (None, None, None)),
+        *strides,
+        HALF=cos.shape[1] // 2,
+        HEADS=per_program,
+        NORM=weights is not None,
+        BACKWARD=grads is not None,
+    )
 
 
 def rope(
@@ -340,89 +414,7 @@ def rope(
 ) -> None:
     """Queries and keys of `qkv` [T, (heads + 2 kv_heads) D], normed per head if `weights`, rotated, into
     `out` [T, heads + kv_heads, D] (arXiv:2104.09864 with transformers' halves). `cos`, `sin` [positions, D] repeat."""
-    tokens, size = qkv.shape[0], out.shape[2]
-    per_program = 16
-    q_weight, k_weight = weights or (None, None)
-    _rope[(tokens, triton.cdiv(heads + kv_heads, per_program))](
-        qkv,
-        qkv.stride(0),
-        q_weight,
-        k_weight,
-        cos,
-        sin,
-        out,
-        cos.shape[0],
-        heads,
-        kv_heads,
-        eps,
-        HALF=size // 2,
-        HEADS=per_program,
-        NORM=weights is not None,
-    )
-
-
-@_jit
-def _rope_backward(
-    grad_q,
-    grad_k,
-    grad_v,
-    q_token,
-    q_head,
-    k_token,
-    k_head,
-    v_token,
-    v_head,
-    qkv,
-    qkv_stride,
-    q_weight,
-    k_weight,
-    cos,
-    sin,
-    out,
-    out_stride,
-    positions,
-    heads,
-    kv_heads,
-    eps,
-    HALF: tl.constexpr,
-    HEADS: tl.constexpr,
-    NORM: tl.constexpr,
-):
-    token = tl.program_id(0).to(tl.int64)
-    head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]
-    d = tl.arange(0, HALF)[None, :]
-    is_q = head < heads
-    is_v = head >= heads + kv_heads
-    is_k = (head >= heads) & (head < heads + kv_heads)
-    inside = head < heads + 2 * kv_heads
-    from_q = grad_q + token * q_token + head * q_head + d
-    from_k = grad_k + token * k_token + (head - heads) * k_head + d
-    from_v = grad_v + token * v_token + (head - heads - kv_heads) * v_head + d
-    ga = tl.load(from_q, mask=is_q, other=0.0) + tl.load(from_k, mask=is_k, other=0.0)
-    gb = tl.load(from_q + HALF, mask=is_q, other=0.0) + tl.load(from_k + HALF, is_k, other=0.0)
-    angle = (token % positions) * (2 * HALF) + d
-    cos_a, cos_b = tl.load(cos + angle).to(tl.float32), tl.load(cos + angle + HALF).to(tl.float32)
-    sin_a, sin_b = tl.load(sin + angle).to(tl.float32), tl.load(sin + angle + HALF).to(tl.float32)
-    ga, gb = ga.to(tl.float32), gb.to(tl.float32)
-    ga, gb = ga * cos_a + gb * sin_b, gb * cos_b - ga * sin_a
-    place = head * (2 * HALF) + d
-    if NORM:
-        rotated = is_q | is_k
-        a = tl.load(qkv + token * qkv_stride + place, mask=rotated, other=0.0).to(tl.float32)
-        b = tl.load(qkv + token * qkv_stride + place + HALF, rotated, other=0.0).to(tl.float32)
-        rstd = tl.rsqrt((tl.sum(a * a, 1) + tl.sum(b * b, 1)) / (2 * HALF) + eps)[:, None]
-        a *= rstd
-        b *= rstd
-        ga *= tl.where(is_q, tl.load(q_weight + d), tl.load(k_weight + d)).to(tl.float32)
-        wb = tl.where(is_q, tl.load(q_weight + HALF + d), tl.load(k_weight + HALF + d))
-        gb *= wb.to(tl.float32)
-        mean = ((tl.sum(ga * a, 1) + tl.sum(gb * b, 1)) / (2 * HALF))[:, None]
-        ga, gb = rstd * (ga - a * mean), rstd * (gb - b * mean)
-    ga += tl.load(from_v, mask=is_v & inside, other=0.0).to(tl.float32)
-    gb += tl.load(from_v + HALF, mask=is_v & inside, other=0.0).to(tl.float32)
-    out += token * out_stride
-    tl.store(out + place, ga.to(out.dtype.element_ty), mask=inside)
-    tl.store(out + place + HALF, gb.to(out.dtype.element_ty), mask=inside)
+    _launch_rope(None, qkv, weights, eps, cos, sin, heads, kv_heads, out)
 
 
 def rope_backward(
@@ -436,37 +428,8 @@ def rope_backward(
 ) -> None:
     """Gradients of the queries, keys and values, each [T, its heads, D], back through `rope` into `out`, shaped as
     `qkv`."""
-    grad_q, grad_k, grad_v = grads
-    tokens, heads, size = grad_q.shape
-    kv_heads = grad_k.shape[1]
-    per_program = 16
-    q_weight, k_weight = weights or (None, None)
-    _rope_backward[(tokens, triton.cdiv(heads + 2 * kv_heads, per_program))](
-        grad_q,
-        grad_k,
-        grad_v,
-        grad_q.stride(0),
-        grad_q.stride(1),
-        grad_k.stride(0),
-        grad_k.stride(1),
-        grad_v.stride(0),
-        grad_v.stride(1),
-        qkv,
-        qkv.stride(0),
-        q_weight,
-        k_weight,
-        cos,
-        sin,
-        out,
-        out.stride(0),
-        cos.shape[0],
-        heads,
-        kv_heads,
-        eps,
-        HALF=size // 2,
-        HEADS=per_program,
-        NORM=weights is not None,
-    )
+    heads, kv_heads = grads[0].shape[1], grads[1].shape[1]
+    _launch_rope(grads, qkv, weights, eps, cos, sin, heads, kv_heads, out)
 
 
 @_jit
