@@ -140,12 +140,12 @@ def same_name(name: str, asked: Any) -> bool:
     return isinstance(asked, str) and name.casefold() == " ".join(asked.split()).casefold()
 
 
-def known(table: dict[str, Any], key: Any, what: str) -> Any:
-    """The entry that a model asks for by its number. Raises ValueError where there is none."""
+def known(table: dict[str, Any], key: Any, what: str, example: str = "") -> Any:
+    """The entry that a model asks for by its number, or by a key like `example`. Raises ValueError for any other."""
     if not isinstance(key, str) or key not in table:
-        raise ValueError(
-            f"no {what} {quoted(key)}: expected one's number, such as {what[0].upper()}-100"
-        )
+        number = f"one's number, such as {what[0].upper()}-100"
+        wanted = f"one such as {example}" if example else number
+        raise ValueError(f"no {what} {quoted(key)}: expected {wanted}")
     return table[key]
 
 

@@ -19,14 +19,17 @@ from schemas.files import dumps
 from schemas.validation import check_document
 from teacher import scenes
 from teacher.checks import answer_matches, state_hash
-from teacher.domain import Answer, Blueprint, load
+from teacher.domain import Answer, Blueprint, dealt, load
 from teacher.questions import run, used
 from teacher.tasks import build
 
 pytestmark = pytest.mark.slow
 
 PACK = load("code-review")
-DESK = sys.modules[PACK.environment.__module__]
+PACKAGE = PACK.environment.__module__.rpartition(".")[0]
+DESK, SNIPPETS, TEXTUAL = (
+    sys.modules[f"{PACKAGE}.{name}"] for name in ("environment", "snippets", "textual")
+)
 NAMES = sorted(PACK.templates)
 POINTS = {name for name in NAMES if PACK.templates[name].pixels}  # type: ignore[attr-defined]
 SCREENS = [name for name in NAMES if PACK.templates[name].kind == "screen"]  # type: ignore[attr-defined]
@@ -208,14 +211,14 @@ def test_train_and_exam_share_no_entity() -> None:
         seen[split] |= {*desk._issues, *desk._people, f"build {desk._new_build}"}
     assert len(seen["train"]) > 1000 and len(seen["exam"]) > 500
     assert not seen["train"] & seen["exam"]
-    nouns = {split: set(DESK._pool("noun", split)) for split in seen}
+    nouns = {split: set(dealt(SNIPPETS._NOUNS.split(), split)) for split in seen}
     assert not nouns["train"] & nouns["exam"] and len(nouns["exam"]) > 15
     examples = set(re.findall(r"\b(?:PR|IS|R)-\d+\b|\b[a-z]+-example\b", dumps(PACK.tools)))
     assert examples and not examples & (seen["train"] | seen["exam"])
 
 
 def test_requests_are_many_and_short() -> None:
-    wordings = DESK._REQUESTS
+    wordings = TEXTUAL.REQUESTS
     assert all(len(set(group)) >= 5 for group in wordings.values())
     assert len({line for group in wordings.values() for line in group}) == sum(
         len(group) for group in wordings.values()
@@ -246,7 +249,7 @@ def test_results_are_small_and_arguments_fit_the_schemas() -> None:
 def codes(kind: str, language: str, split: str = "train") -> list[tuple[str, Any]]:
     """Each snippet several times, with other preludes and values."""
     path = f"sync/plain_example.{DESK.SUFFIXES[language]}"
-    make = DESK.crash if kind == "crashes" else DESK.mistake
+    make = SNIPPETS.crash if kind == "crashes" else SNIPPETS.mistake
     return [(path, make(language, path, split, random.Random(seed))) for seed in range(60)]
 
 
@@ -332,12 +335,12 @@ def fixed(code: Any) -> str:
 def test_mistakes_in_python_and_sql_go_away_with_their_line() -> None:
     for _, code in codes("bugs", "python"):
         for call, wanted, got in code.cases:
-            assert DESK._value_of(fixed(code), call) == wanted
-            assert DESK._value_of(code.text, call) == got
+            assert SNIPPETS._value_of(fixed(code), call) == wanted
+            assert SNIPPETS._value_of(code.text, call) == got
     for _, code in codes("bugs", "sql"):
         ((_, wanted, got),) = code.cases
-        assert DESK._last_row(fixed(code)) == wanted
-        assert DESK._last_row(code.text) == got
+        assert SNIPPETS._last_row(fixed(code)) == wanted
+        assert SNIPPETS._last_row(code.text) == got
 
 
 @pytest.mark.skipif(NODE is None, reason="needs Node")
@@ -350,12 +353,12 @@ def test_mistakes_in_javascript_are_what_node_computes(tmp_path: Path) -> None:
         expected += [str(case[which]) for which in (1, 2) for case in code.cases]
     out, err = in_program([str(NODE)], script, tmp_path / "all" / "mistakes.js")
     assert out.split() == expected, err
-    assert len(kinds) == len(DESK._SNIPPETS["bugs"]["javascript"])
+    assert len(kinds) == len(SNIPPETS._SNIPPETS["bugs"]["javascript"])
 
 
 def test_a_query_returns_what_it_shows() -> None:
     for seed in range(60):
-        text, columns, rows = DESK.query("train", random.Random(seed))
+        text, columns, rows = SNIPPETS.query("train", random.Random(seed))
         low, limit = int(re.search(r"> (\d+)", text)[1]), int(re.search(r"LIMIT (\d+)", text)[1])  # type: ignore[index]
         values = [value for _, value in rows]
         assert len(rows) == limit and min(values) > low and len(columns) == 2

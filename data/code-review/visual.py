@@ -7,16 +7,17 @@ request says none of it.
 import random
 from typing import Any
 
-from teacher.domain import Answer, Blueprint, template
+from teacher.domain import Answer, Blueprint, Plan, template
 from teacher.questions import at, every
 from teacher.scenes import Scene, draw
 
-Plan = list[tuple[str, dict[str, Any]]]
+from .environment import SEVERITIES, Pull, ReviewDesk
+from .snippets import Code
+from .textual import a_pull, failed, say
 
 _EDITORS = ("Halyard Editor", "Quillpad", "Tern", "Ferrite Code", "Inkstone")
 _FORGES = ("Greenlight", "Halyard Reviews", "Mergeboard", "Shipyard", "Slipway CI")
 _TRACKERS = ("Bugbear", "Fieldnotes", "Halyard Issues", "Snaglist", "Tracery")
-_SEVERITIES = ("low", "medium", "high", "critical")
 _BUTTONS = (
     "Approve",
     "Comment",
@@ -36,9 +37,26 @@ def _picture(data: dict[str, Any], applications: tuple[str, ...], rng: random.Ra
     )
 
 
-def _a_file(world: Any, rng: random.Random) -> tuple[Any, str]:
-    pull = rng.choice(list(world._pulls.values()))
+def _a_file(world: ReviewDesk, rng: random.Random) -> tuple[Pull, str]:
+    pull = a_pull(world, rng)
     return pull, rng.choice(list(pull.files))
+
+
+def _a_program(world: ReviewDesk, rng: random.Random) -> tuple[Pull, str]:
+    while True:
+        pull, path = _a_file(world, rng)
+        if not path.endswith(".sql"):
+            return pull, path
+
+
+def _bug(pull: Pull, path: str, code: Code) -> tuple[str, dict[str, Any]]:
+    """The call that comments on the line at fault."""
+    comment = {"pull_id": pull.id, "path": path, "line": code.line, "concern": "bug"}
+    return "comment_on_line", comment
+
+
+def _table(title: str, columns: list[str], rows: list[Any]) -> dict[str, Any]:
+    return {"variant": "table", "title": title, "table": {"columns": columns, "rows": rows}}
 
 
 def _named_in(output: str, line: int) -> str:
@@ -52,15 +70,14 @@ def _named_in(output: str, line: int) -> str:
 
 
 @template(kind="screen")
-def crash_comment(world: Any, rng: random.Random) -> Blueprint:
+def crash_comment(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """Which file and line fails stands in the traceback."""
     pull, path = _a_file(world, rng)
     code = world._crash(path, rng)
     data = code.screen(path)
-    comment = {"pull_id": pull.id, "path": path, "line": code.line, "concern": "bug"}
     return Blueprint(
-        world._say("crash_comment", rng, pull=pull.id),
-        [("comment_on_line", comment)],
+        say("crash_comment", rng, pull=pull.id),
+        [_bug(pull, path, code)],
         f"I left a comment on line {code.line} of {path}.",
         Answer("number", code.line),
         [_picture(data, _EDITORS, rng)],
@@ -69,18 +86,16 @@ def crash_comment(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def label_exception(world: Any, rng: random.Random) -> Blueprint:
+def label_exception(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """The exception's name, as a label."""
-    pull, path = _a_file(world, rng)
-    while path.endswith(".sql"):
-        pull, path = _a_file(world, rng)
+    pull, path = _a_program(world, rng)
     code = world._crash(path, rng)
     while code.error == "TypeError" and rng.random() < 0.6:  # the commonest would be a good guess
         code = world._crash(path, rng)
     data = code.screen(path)
     said = next(n for n, s in enumerate(code.output.splitlines(), 1) if s.startswith(code.error))
     return Blueprint(
-        world._say("label_exception", rng, pull=pull.id, path=path),
+        say("label_exception", rng, pull=pull.id, path=path),
         [("add_label", {"pull_id": pull.id, "label": code.error})],
         f"{pull.id} is labelled {code.error}.",
         Answer("text", code.error),
@@ -90,16 +105,15 @@ def label_exception(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def mistake_review(world: Any, rng: random.Random) -> Blueprint:
+def mistake_review(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """One line of the function is wrong: to be found by reading it."""
     pull, path = _a_file(world, rng)
     code = world._mistake(path, rng)
     data = code.screen(path)
-    comment = {"pull_id": pull.id, "path": path, "line": code.line, "concern": "bug"}
     return Blueprint(
-        world._say("mistake_review", rng, pull=pull.id, path=path),
+        say("mistake_review", rng, pull=pull.id, path=path),
         [
-            ("comment_on_line", comment),
+            _bug(pull, path, code),
             ("submit_review", {"pull_id": pull.id, "verdict": "request_changes"}),
         ],
         f"The mistake is on line {code.line}; I commented there and requested changes.",
@@ -110,13 +124,13 @@ def mistake_review(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def shown_file_owner(world: Any, rng: random.Random) -> Blueprint:
+def shown_file_owner(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """Which file it is stands in the title; who owns it, on the desk."""
     pull, path = _a_file(world, rng)
     code = rng.choice((world._crash, world._mistake))(path, rng)
     data, owner = code.screen(path), world._owners[path]
     return Blueprint(
-        world._say("shown_file_owner", rng, pull=pull.id),
+        say("shown_file_owner", rng, pull=pull.id),
         [
             ("find_owner", {"path": path}),
             ("request_review", {"pull_id": pull.id, "reviewer": owner}),
@@ -129,11 +143,9 @@ def shown_file_owner(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def off_by(world: Any, rng: random.Random) -> Blueprint:
+def off_by(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """Code beside its test results: how far one result is off."""
-    _, path = _a_file(world, rng)
-    while path.endswith(".sql"):
-        _, path = _a_file(world, rng)
+    _, path = _a_program(world, rng)
     code = world._mistake(path, rng)
     rows = [[f"case {n}", *both] for n, (_, *both) in zip("ABCD", code.cases, strict=True)]
     data = {key: value for key, value in code.screen(path).items() if key != "output"}
@@ -141,7 +153,7 @@ def off_by(world: Any, rng: random.Random) -> Blueprint:
     row = rng.randrange(len(rows))
     _, wanted, got = rows[row]
     return Blueprint(
-        world._say("off_by", rng, case=rows[row][0], path=path),
+        say("off_by", rng, case=rows[row][0], path=path),
         [],
         f"Its result is off by {abs(wanted - got)}.",
         None,
@@ -153,7 +165,7 @@ def off_by(world: Any, rng: random.Random) -> Blueprint:
     )
 
 
-def _query(world: Any, rng: random.Random) -> dict[str, Any]:
+def _query(world: ReviewDesk, rng: random.Random) -> dict[str, Any]:
     """A query beside the rows that it returned: a code and a number each."""
     text, columns, rows = world._query(rng)
     title = f"{rng.choice(('scratch', 'report', 'check'))}.sql"
@@ -162,13 +174,13 @@ def _query(world: Any, rng: random.Random) -> dict[str, Any]:
 
 
 @template(kind="screen")
-def query_value(world: Any, rng: random.Random) -> Blueprint:
+def query_value(world: ReviewDesk, rng: random.Random) -> Blueprint:
     data = _query(world, rng)
     (_, column), rows = data["table"]["columns"], data["table"]["rows"]
     row = rng.randrange(len(rows))
     code, value = rows[row]
     return Blueprint(
-        world._say("query_value", rng, code=code, column=column),
+        say("query_value", rng, code=code, column=column),
         [],
         f"The {column} of {code} is {value}.",
         None,
@@ -178,11 +190,11 @@ def query_value(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def query_total(world: Any, rng: random.Random) -> Blueprint:
+def query_total(world: ReviewDesk, rng: random.Random) -> Blueprint:
     data = _query(world, rng)
     total = sum(value for _, value in data["table"]["rows"])
     return Blueprint(
-        world._say("query_total", rng, column=data["table"]["columns"][1]),
+        say("query_total", rng, column=data["table"]["columns"][1]),
         [],
         f"Together they come to {total}.",
         None,
@@ -192,17 +204,16 @@ def query_total(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def attached_screenshot(world: Any, rng: random.Random) -> Blueprint:
+def attached_screenshot(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """The picture comes from a tool: it hangs on the issue that the pull request closes."""
-    pull = rng.choice(list(world._pulls.values()))
+    pull = a_pull(world, rng)
     path, code = world._screenshot(pull.issue)
-    comment = {"pull_id": pull.id, "path": path, "line": code.line, "concern": "bug"}
     return Blueprint(
-        world._say("attached_screenshot", rng, pull=pull.id),
+        say("attached_screenshot", rng, pull=pull.id),
         [
             ("get_pull_request", {"pull_id": pull.id}),
             ("view_screenshot", {"issue_id": pull.issue}),
-            ("comment_on_line", comment),
+            _bug(pull, path, code),
         ],
         f"It fails on line {code.line} of {path}; I left a comment there.",
         Answer("number", code.line),
@@ -212,14 +223,14 @@ def attached_screenshot(world: Any, rng: random.Random) -> Blueprint:
 # ------------------------------------------------------------------------------------------- checks
 
 
-def _checks(world: Any, rng: random.Random) -> tuple[Any, list[str], dict[str, Any]]:
+def _checks(world: ReviewDesk, rng: random.Random) -> tuple[Pull, list[str], dict[str, Any]]:
     """A pull request, the names of its checks in the order of the table, and the screen.
 
     The table's columns are the check, its result, its seconds, its run. The failed check is always among the rows.
     """
-    pull = rng.choice(list(world._pulls.values()))
-    failed = next(name for name, run in pull.checks.items() if run.status == "failed")
-    names = [failed, *rng.sample([n for n in pull.checks if n != failed], rng.randrange(3, 6))]
+    pull = a_pull(world, rng)
+    worst, _ = failed(pull)
+    names = [worst, *rng.sample([n for n in pull.checks if n != worst], rng.randrange(3, 6))]
     rng.shuffle(names)
     columns = [
         rng.choice(("check", "check name", "required check")),
@@ -230,20 +241,18 @@ def _checks(world: Any, rng: random.Random) -> tuple[Any, list[str], dict[str, A
     runs = [(name, pull.checks[name]) for name in names]
     rows = [[name, run.status, run.seconds, run.id] for name, run in runs]
     title = rng.choice(("Checks of {}", "{}: checks", "{} pipeline", "Latest runs, {}"))
-    data: dict[str, Any] = {"variant": "table", "title": title.format(pull.id)}
-    data["table"] = {"columns": columns, "rows": rows}
+    data = _table(title.format(pull.id), columns, rows)
     if rng.random() < 0.6:
         data["buttons"] = rng.sample(_BUTTONS, rng.randrange(1, 4))
     return pull, names, data
 
 
 @template(kind="screen")
-def rerun_shown(world: Any, rng: random.Random) -> Blueprint:
-    pull, names, data = _checks(world, rng)
-    name = next(name for name in names if pull.checks[name].status == "failed")
-    run = pull.checks[name]
+def rerun_shown(world: ReviewDesk, rng: random.Random) -> Blueprint:
+    pull, _, data = _checks(world, rng)
+    name, run = failed(pull)
     return Blueprint(
-        world._say("rerun_shown", rng),
+        say("rerun_shown", rng),
         [("rerun_check", {"run_id": run.id})],
         f"I started {run.id}, the run of {name}, again.",
         Answer("text", run.id),
@@ -258,12 +267,12 @@ def rerun_shown(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def rerun_named(world: Any, rng: random.Random) -> Blueprint:
+def rerun_named(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull, names, data = _checks(world, rng)
     name = rng.choice(names)
     run = pull.checks[name]
     return Blueprint(
-        world._say("rerun_named", rng, check=name),
+        say("rerun_named", rng, check=name),
         [("rerun_check", {"run_id": run.id})],
         f"I started {run.id} again.",
         Answer("text", run.id),
@@ -273,13 +282,13 @@ def rerun_named(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def slowest_check(world: Any, rng: random.Random) -> Blueprint:
+def slowest_check(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull, names, data = _checks(world, rng)
     op, worst = rng.choice((("argmax", max), ("argmin", min)))
     name = worst(names, key=lambda one: pull.checks[one].seconds)
     which = {"argmax": "slowest", "argmin": "fastest"}[op]
     return Blueprint(
-        world._say("slowest_check", rng, which=which),
+        say("slowest_check", rng, which=which),
         [("rerun_check", {"run_id": pull.checks[name].id})],
         f"The {which} check is {name}; I started it again.",
         Answer("choice", name, options=tuple(names)),
@@ -289,12 +298,12 @@ def slowest_check(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def seconds_apart(world: Any, rng: random.Random) -> Blueprint:
+def seconds_apart(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull, names, data = _checks(world, rng)
     one, other = rng.sample(range(len(names)), 2)
     apart = abs(pull.checks[names[one]].seconds - pull.checks[names[other]].seconds)
     return Blueprint(
-        world._say("seconds_apart", rng, one=names[one], other=names[other]),
+        say("seconds_apart", rng, one=names[one], other=names[other]),
         [],
         f"They are {apart} seconds apart.",
         None,
@@ -304,10 +313,10 @@ def seconds_apart(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def check_maintainer(world: Any, rng: random.Random) -> Blueprint:
+def check_maintainer(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """Two pictures: the failed check of one is looked up in the other."""
     pull, names, data = _checks(world, rng)
-    failed = next(i for i, name in enumerate(names) if pull.checks[name].status == "failed")
+    row = names.index(failed(pull)[0])
     people = rng.sample([p for p in world._people if p != pull.author], len(names))
     order = rng.sample(names, len(names))
     head = [
@@ -315,21 +324,17 @@ def check_maintainer(world: Any, rng: random.Random) -> Blueprint:
         rng.choice(("maintainer", "looked after by", "contact")),
     ]
     rows = [[name, person] for name, person in zip(order, people, strict=True)]
-    list_of: dict[str, Any] = {
-        "variant": "table",
-        "title": rng.choice(("Maintainers", "Who looks after what")),
-    }
-    list_of["table"] = {"columns": head, "rows": rows}
-    person = dict(rows)[names[failed]]
+    list_of = _table(rng.choice(("Maintainers", "Who looks after what")), head, rows)
+    person = dict(rows)[names[row]]
     return Blueprint(
-        world._say("check_maintainer", rng),
+        say("check_maintainer", rng),
         [("request_review", {"pull_id": pull.id, "reviewer": person})],
         f"I asked {person} to review {pull.id}.",
         Answer("text", person),
         [_picture(data, _FORGES, rng), _picture(list_of, _FORGES, rng)],
         {
             "op": "cross_reference",
-            "cell": at(data, f"table.{failed}.0"),
+            "cell": at(data, f"table.{row}.0"),
             "among": every(list_of, "table.*.0", 1),
             "values": every(list_of, "table.*.1", 1),
         },
@@ -337,24 +342,20 @@ def check_maintainer(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def triage_table(world: Any, rng: random.Random) -> Blueprint:
+def triage_table(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """What was decided on an issue stands in its row."""
     issues = rng.sample(list(world._issues.values()), rng.randrange(3, 6))
     chosen = rng.randrange(len(issues))
     rows = []
     for issue in issues:
-        severity = rng.choice([s for s in _SEVERITIES if s != issue.severity])
+        severity = rng.choice([s for s in SEVERITIES if s != issue.severity])
         person = rng.choice([p for p in world._people if p != issue.assignee])
         rows.append([issue.id, issue.component, severity, person])
     head = ["issue", "component", "severity", rng.choice(("assignee", "goes to", "owner"))]
-    data: dict[str, Any] = {
-        "variant": "table",
-        "title": rng.choice(("Triage", "Bug triage, notes")),
-    }
-    data["table"] = {"columns": head, "rows": rows}
+    data = _table(rng.choice(("Triage", "Bug triage, notes")), head, rows)
     name, _, severity, person = rows[chosen]
     return Blueprint(
-        world._say("triage_table", rng, issue=name),
+        say("triage_table", rng, issue=name),
         [
             ("set_severity", {"issue_id": name, "severity": severity}),
             ("assign_issue", {"issue_id": name, "assignee": person}),
@@ -375,9 +376,9 @@ def triage_table(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def blocked_merge(world: Any, rng: random.Random) -> Blueprint:
+def blocked_merge(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """Which pull request it is, and who has not answered, stands in the dialog."""
-    pull = rng.choice(list(world._pulls.values()))
+    pull = a_pull(world, rng)
     approved, waiting = rng.sample([p for p in world._people if p != pull.author], 2)
     message = rng.choice(
         (
@@ -389,13 +390,11 @@ def blocked_merge(world: Any, rng: random.Random) -> Blueprint:
     fields = {"Pull request": pull.id, "Author": pull.author, "Approved by": approved}
     fields["Waiting for"] = waiting
     fields = dict(rng.sample(list(fields.items()), len(fields)))
-    data: dict[str, Any] = {
-        "variant": "dialog",
-        "title": rng.choice(("Cannot merge", "Merge blocked", "Not yet")),
-    }
-    data |= {"message": message, "fields": fields, "buttons": rng.sample(_BUTTONS, 2)}
+    title = rng.choice(("Cannot merge", "Merge blocked", "Not yet"))
+    data = {"variant": "dialog", "title": title, "message": message, "fields": fields}
+    data["buttons"] = rng.sample(_BUTTONS, 2)
     return Blueprint(
-        world._say("blocked_merge", rng),
+        say("blocked_merge", rng),
         [("request_review", {"pull_id": pull.id, "reviewer": waiting})],
         f"I asked {waiting} to review {pull.id}.",
         Answer("text", waiting),
@@ -405,11 +404,11 @@ def blocked_merge(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def file_report(world: Any, rng: random.Random) -> Blueprint:
+def file_report(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """A form that nobody has sent: every argument of the new issue stands in it."""
     issue = rng.choice(list(world._issues.values()))
     reporter, build = rng.choice(world._people), world._new_build
-    severity = rng.choice(_SEVERITIES)
+    severity = rng.choice(SEVERITIES)
     fields = {
         "Component": issue.component,
         "Severity": severity,
@@ -420,10 +419,7 @@ def file_report(world: Any, rng: random.Random) -> Blueprint:
     }
     extra = rng.sample(["Seen", "Browser"], rng.randrange(3))
     kept = [name for name in fields if name not in extra]
-    data: dict[str, Any] = {
-        "variant": "form",
-        "title": rng.choice(("New issue", "Report a problem", "Bug report")),
-    }
+    data = {"variant": "form", "title": rng.choice(("New issue", "Report a problem", "Bug report"))}
     data["fields"] = {name: fields[name] for name in rng.sample(kept, len(kept))}
     data["buttons"] = rng.sample(("Submit", "Save draft", "Cancel", "Attach file"), 2)
     arguments = {
@@ -433,7 +429,7 @@ def file_report(world: Any, rng: random.Random) -> Blueprint:
         "build": build,
     }
     return Blueprint(
-        world._say("file_report", rng),
+        say("file_report", rng),
         [("open_issue", arguments)],
         f"I opened {world._next_issue}.",
         Answer("text", world._next_issue),
@@ -443,7 +439,7 @@ def file_report(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen")
-def form_and_record(world: Any, rng: random.Random) -> Blueprint:
+def form_and_record(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """The form says who has the issue; the record may say otherwise, and is then put right."""
     issue = rng.choice(list(world._issues.values()))
     same = rng.random() < 0.4
@@ -453,10 +449,7 @@ def form_and_record(world: Any, rng: random.Random) -> Blueprint:
     fields |= {"Build": issue.build, "Severity": issue.severity}
     names = ["Issue", "Assignee", *rng.sample(["Component", "Build", "Severity"], 2)]
     rng.shuffle(names)
-    data: dict[str, Any] = {
-        "variant": "form",
-        "title": rng.choice(("Edit issue", "Issue", "Handover")),
-    }
+    data = {"variant": "form", "title": rng.choice(("Edit issue", "Issue", "Handover"))}
     data["fields"] = {name: fields[name] for name in names}
     data["buttons"] = ["Save", "Cancel"]
     plan: Plan = [("get_issue", {"issue_id": issue.id})]
@@ -465,7 +458,7 @@ def form_and_record(world: Any, rng: random.Random) -> Blueprint:
         plan.append(("assign_issue", {"issue_id": issue.id, "assignee": assignee}))
         reply = f"No, the record said {issue.assignee}; it is {assignee} now."
     return Blueprint(
-        world._say("form_and_record", rng),
+        say("form_and_record", rng),
         plan,
         reply,
         Answer("choice", "yes" if same else "no", options=("yes", "no")),
@@ -478,34 +471,28 @@ def form_and_record(world: Any, rng: random.Random) -> Blueprint:
 
 
 @template(kind="screen", pixels=True)
-def point_at_button(world: Any, rng: random.Random) -> Blueprint:
+def point_at_button(world: ReviewDesk, rng: random.Random) -> Blueprint:
     _, _, data = _checks(world, rng)
     data["buttons"] = rng.sample(_BUTTONS, 4)
     if rng.random() < 0.5:
         del data["table"]
         data |= {"variant": "dialog", "message": rng.choice(("All done?", "What now?", "Ready."))}
     place = rng.randrange(4)
-    return _pointed(
-        world._say("point_at_button", rng, button=data["buttons"][place]),
-        data,
-        f"buttons.{place}",
-        _picture(data, _FORGES, rng),
-    )
+    request = say("point_at_button", rng, button=data["buttons"][place])
+    return _pointed(request, _picture(data, _FORGES, rng), f"buttons.{place}")
 
 
 @template(kind="screen", pixels=True)
-def point_at_crash(world: Any, rng: random.Random) -> Blueprint:
+def point_at_crash(world: ReviewDesk, rng: random.Random) -> Blueprint:
     _, path = _a_file(world, rng)
     code = world._crash(path, rng)
-    data = code.screen(path)
-    scene = _picture(data, _EDITORS, rng)
-    return _pointed(world._say("point_at_crash", rng, path=path), data, f"code.{code.line}", scene)
+    scene = _picture(code.screen(path), _EDITORS, rng)
+    return _pointed(say("point_at_crash", rng, path=path), scene, f"code.{code.line}")
 
 
-def _pointed(request: str, data: dict[str, Any], key: str, scene: Scene) -> Blueprint:
+def _pointed(request: str, scene: Scene, key: str) -> Blueprint:
     """A task whose answer is a place in its picture: the reply names the middle of the cell."""
     box = next(cell.box for cell in draw(scene).cells if cell.key == key)
     middle = (box[0] + box[2]) // 2, (box[1] + box[3]) // 2
-    return Blueprint(
-        request, [], f"It is at {middle}.", None, [scene], {"op": "point", "cell": at(data, key)}
-    )
+    program = {"op": "point", "cell": at(scene.data, key)}
+    return Blueprint(request, [], f"It is at {middle}.", None, [scene], program)
