@@ -6,7 +6,6 @@ borders get none.
 
 import random
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 from PIL import ImageColor
@@ -45,7 +44,19 @@ DARK = (
     Theme("#1a1523", "#241d31", "#2c243d", "#4b4164", "#ece6f7", "#b9aed0", "#c79bff"),
     Theme("#0b0b0b", "#161616", "#202020", "#484848", "#ffffff", "#c0c0c0", "#4be38a"),
 )
-_CHIPS = ("#2f7d4f", "#b3541e", "#2b62b8", "#8a2f6b", "#6b6b1d", "#a3182b", "#3f6f7f")
+# A word of a status has one colour on every screen: green is well, red is not, blue is under way, amber waits, grey is
+# out of the way.
+_MEANINGS = {
+    "#1f7d45": "done merged passed delivered approved approve accepted adopt completed performed resolved confirmed"
+    " paid signed active published",
+    "#b3261e": "failed overdue blocked rejected error critical urgent expired disputed withdrawn avoid",
+    "#2b62b8": "open running started new in_transit in_progress in_review normal medium trial",
+    "#9a6700": "pending queued waiting on_hold outstanding request_changes high watch",
+    "#626973": "closed draft cancelled archived skipped low",
+}
+_CHIPS = {
+    word.replace("_", " "): colour for colour, words in _MEANINGS.items() for word in words.split()
+}
 
 
 @dataclass(frozen=True)
@@ -269,7 +280,9 @@ class Pane:
         room = self.right - self.left - 2 * pad_x * count
         widths = _shared([_widest(table, i, style) for i in range(count)], room)
         numeric = [all(_is_number(row[i]) for row in table["rows"]) for i in range(count)]
-        chips = [style.chips and not numeric[i] and _is_status(table, i) for i in range(count)]
+        chips = [
+            style.chips and all(_chip_colour(row[i]) for row in table["rows"]) for i in range(count)
+        ]
         top = self.y
         for number, row in enumerate([table["columns"], *table["rows"]]):
             head = number == 0
@@ -288,7 +301,7 @@ class Pane:
                 key = f"table.columns.{i}" if head else f"table.{number - 1}.{i}"
                 xy, ink = (x + pad_x, self.y + pad_y), theme.text
                 if chips[i] and not head and len(lines) == 1:
-                    self._chip(xy, texts[i], _chip_colour(table, i, row[i]), key)
+                    self._chip(xy, texts[i], _chip_colour(row[i]), key)
                 else:
                     edge = xy[0] + widths[i] if numeric[i] else None
                     self._lines(*xy, lines, covering(texts[i], face), key, texts[i], ink, edge)
@@ -385,13 +398,6 @@ def _is_number(value: Any) -> bool:
     return digits.isdecimal()
 
 
-def _is_status(table: dict[str, Any], column: int) -> bool:
-    """Whether a column says, in few different short words, what state its rows are in."""
-    words = [shown(row[column]) for row in table["rows"]]
-    kinds = len(list(groupby(sorted(words))))
-    return kinds <= len(_CHIPS) and kinds < len(words) and max(map(len, words), default=99) <= 16
-
-
-def _chip_colour(table: dict[str, Any], column: int, value: Any) -> str:
-    kinds = sorted({shown(row[column]) for row in table["rows"]})
-    return _CHIPS[kinds.index(shown(value))]
+def _chip_colour(value: Any) -> str:
+    """The colour of a status's word, "" for any other value."""
+    return _CHIPS.get(shown(value).casefold().replace("_", " "), "")
