@@ -10,7 +10,8 @@ operands are cells, `{"picture": 0, "key": "table.2.1"}`, or literals, `{"value"
     {"op": "argmax"|"argmin", "cells": [C..], "names": [C..], "where"?}   the name that goes with the extreme value
     {"op": "trend",           "cells": [C..]}                        rising, falling or mixed, in the cells' order
     {"op": "cross_reference", "cell": C, "among": [C..], "values": [C..]}   `cell` is found in `among`, once; its value
-    {"op": "consistency",     "cells": [C, C]}                       yes if both say the same, else no
+    {"op": "consistency",     "cells": [C, C], "tell"?}              yes if both say the same, else no; with
+                                                                     "tell" (0, 1), what that cell says instead of no
     {"op": "point",           "cell": C}                             the box of the cell in the drawing
 
 `where` keeps the cells whose value, or whose neighbour's of the same place in `cells`, meets a condition:
@@ -280,7 +281,13 @@ def _consistency(program: dict[str, Any], scenes: Scenes) -> Answer:
     first, second = _pair(program)
     if _slack([first, second], scenes):
         raise ProgramError("cells: a value read off an axis is never exactly another's")
-    same = _comparable(_read(first, scenes)) == _comparable(_read(second, scenes))
+    said = _read(first, scenes), _read(second, scenes)
+    same = _comparable(said[0]) == _comparable(said[1])
+    if "tell" in program and not same:
+        told = said[1 if program["tell"] else 0]
+        if _comparable(told) in YES_NO:
+            raise ProgramError(f"tell: {told!r} cannot be told apart from a word on both cells")
+        return _answer(told)
     return Answer("choice", "yes" if same else "no", options=YES_NO)
 
 

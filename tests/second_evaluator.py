@@ -116,7 +116,9 @@ def evaluate(program: dict[str, Any], pictures: list[dict[str, Any]]) -> Any:
     if op == "count":
         return len(chosen)
     if op == "consistency":
-        return "yes" if same(*values) else "no"
+        return (
+            "yes" if same(*values) else said(values[program["tell"]]) if "tell" in program else "no"
+        )
     amounts: dict[int, Any] = {i: quantity(values[i]) for i in chosen}
     if op == "sum":
         return float(sum(amounts.values()))

@@ -54,6 +54,7 @@ def programs(data: dict[str, Any], rng: random.Random) -> list[dict[str, Any]]:
     one, other = rng.choice(keys), rng.choice(keys)
     if not any("axis" in cells[key] for key in (one, other)):
         made.append({"op": "consistency", "cells": [cells[one], cells[other]]})
+        made.append({**made[-1], "tell": rng.randrange(2)})
     columns = []
     if table := data.get("table"):
         columns = [every(data, f"table.*.{c}") for c in range(len(table["columns"]))]
@@ -184,6 +185,23 @@ def test_page_and_record_agree_whatever_way_the_value_is_written(
 ) -> None:
     cells = [at(INVOICE, "fields.No. 1.5"), {"value": record}]
     assert run({"op": "consistency", "cells": cells}, [INVOICE]).value == expected
+
+
+@pytest.mark.parametrize(
+    ("record", "tell", "kind", "expected"),
+    [
+        (12500, 0, "choice", "yes"),
+        (12501, 0, "number", 12500),
+        (12501, 1, "number", 12501),
+        ("ink", 1, "text", "ink"),
+    ],
+)
+def test_where_page_and_record_differ_the_question_may_ask_for_what_one_of_them_says(
+    record: Any, tell: int, kind: str, expected: Any
+) -> None:
+    cells = [at(INVOICE, "fields.No. 1.5"), {"value": record}]
+    answer = run({"op": "consistency", "cells": cells, "tell": tell}, [INVOICE])
+    assert (answer.type, answer.value) == (kind, expected)
 
 
 @pytest.mark.parametrize(
