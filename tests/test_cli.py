@@ -160,7 +160,7 @@ def test_help_and_validate_start_without_the_training_stack():
     script = (
         "import sys; from flows import cli;"
         "cli._run(['--help']); cli._run(['validate', 'none.jsonl']);"
-        "print([m for m in ('torch', 'prefect', 'transformers', 'pandas') if m in sys.modules])"
+        "print([m for m in ('torch', 'prefect', 'transformers', 'pandas', 'lark') if m in sys.modules])"
     )
     done = subprocess.run(
         [sys.executable, "-c", script],

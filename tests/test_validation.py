@@ -380,6 +380,13 @@ def test_a_schema_that_names_its_draft_is_read_by_it():
         arguments_problem({**pair, "$schema": "https://json-schema.org/draft/2020-12/schema"}, {})
 
 
+@pytest.mark.parametrize("name", ["iri", "iri-reference"])
+def test_an_internationalised_address_is_judged_by_its_grammar(name):
+    wanted = {"type": "string", "format": name}
+    assert arguments_problem(wanted, "http://ƒøø.ßår/?∂éœ=πîx#πîüx") is None
+    assert "ƒ" in (arguments_problem(wanted, "\\\\ƒøø") or "")
+
+
 def suite_files():
     return sorted(path.relative_to(SUITE).as_posix() for path in SUITE.glob("*.json"))
 
