@@ -35,7 +35,7 @@ def main() -> None:
 def measure(keep: bool) -> float:
     if not keep:
         sft._keep_freed_memory = lambda: None
-    from flows.recipe import load
+    from flows.recipe_file import load
 
     settings = load(
         "local", ["train.epochs=1", f"train.batch_size={BATCH}", "train.holdout=0"]

@@ -1,8 +1,9 @@
 """The `stillhouse` command.
 
 Exit codes: 0 done; 1 failed while running; 2 bad usage or bad input; 3 does not fit, or a gate was not
-passed; 130 interrupted. An error is one line on stderr that says what was found, where and what was
-expected. A bug's traceback goes to a log file, whose name is that line's end; `--debug` prints it instead.
+passed; 130 interrupted; 143 stopped by SIGTERM. An error is one line on stderr that says what was found,
+where and what was expected. A bug's traceback goes to a log file, whose name is that line's end; `--debug`
+prints it instead.
 
 What a command needs is imported in the command: `stillhouse --help` and `validate` start without torch.
 """
@@ -56,6 +57,7 @@ Settings = Annotated[
     ),
 ]
 _INTERRUPTED = 128 + signal.SIGINT
+_TERMINATED = 128 + signal.SIGTERM
 _error_log = Path("stillhouse-error.log")
 
 
@@ -153,12 +155,12 @@ def _distill(
     json_: Path | None,
     gpus: str | None = None,
 ) -> None:
-    from flows import recipe, run
+    from flows import recipe_file, run
     from teacher import domain as packs
 
     if until is not None and until not in run.STAGES:
         raise InputError(f"--until {until}: no such stage: expected one of {', '.join(run.STAGES)}")
-    loaded = recipe.load(recipe_name, settings)
+    loaded = recipe_file.load(recipe_name, settings)
     if directory is None:
         directory = run.default_directory(packs.load(domain).name, loaded.name)
     _errors_are_logged_in(directory)
@@ -246,7 +248,7 @@ def main() -> None:
     """Runs the command and exits with its code; the only place where an error becomes a line."""
     _quieten_libraries()
     # A polite kill unwinds the stack, so that servers are stopped.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     sys.exit(_run(sys.argv[1:]))
 
 
@@ -268,6 +270,10 @@ def _run(arguments: list[str]) -> int:
         )
     except (KeyboardInterrupt, typer.Abort):
         return _say("interrupted: the same command goes on where this stopped", _INTERRUPTED)
+    except SystemExit as ended:
+        if ended.code != _TERMINATED:
+            raise
+        return _say("stopped by SIGTERM: the same command goes on where this stopped", _TERMINATED)
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()

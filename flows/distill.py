@@ -8,11 +8,14 @@ Where PREFECT_API_URL names a server, the run is recorded there instead.
 
 import contextlib
 import datetime as dt
+import functools
 import logging
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 # Prefect reads these as it is imported.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
@@ -23,14 +26,15 @@ import prefect.settings as prefect_settings  # noqa: E402
 from prefect import flow  # noqa: E402
 from prefect.context import FlowRunContext  # noqa: E402
 
-from flows import recipe as recipes  # noqa: E402
-from flows import stages  # noqa: E402
+from flows import recipe_file, stages  # noqa: E402
 from flows.progress import say  # noqa: E402
 from flows.recipe import Recipe  # noqa: E402
 from flows.run import STAGES, Run, default_directory  # noqa: E402
 from flows.work import Work  # noqa: E402
 from schemas.files import read_json  # noqa: E402
 from student import base, mixture  # noqa: E402
+from student.card import weights_options  # noqa: E402
+from student.store import PROJECTOR  # noqa: E402
 from teacher import catalog, gpus  # noqa: E402
 from teacher import domain as domains  # noqa: E402
 
@@ -64,15 +68,13 @@ def distill(
         InputError, StageError, GateError: as the stages raise them.
     """
     work = prepare(domain, recipe, hardware)  # bad input is said before a server is started
-    with _embedded(directory):
-        run = Run.open(directory, recipe, work["domain"].name, work["domain"].path)
-        try:
-            for line in run.reaped:
-                say(f"ended what a killed run had left: {line}")
-            # A plan takes a second, and Prefect's server ten to start.
-            return (run_stages if until == "plan" else _flow)(run, recipe, work, until, only)
-        finally:
-            run.close()
+    with Run.open(directory, recipe, work["domain"].name, work["domain"].path) as run:
+        for line in run.reaped:
+            say(f"ended what a killed run had left: {line}")
+        if until == "plan":  # it takes a second, and Prefect's server ten to start
+            return run_stages(run, recipe, work, until, only)
+        with _embedded(run.directory):
+            return _flow(run, recipe, work, until, only)
 
 
 def prepare(domain: str, recipe: Recipe, hardware: str | None = None) -> dict[str, Any]:
@@ -111,7 +113,7 @@ def distill_flow(
         settings: overrides such as "tasks.train=40".
         fresh: a new directory, named by the time, so that each scheduled run makes a new student.
     """
-    loaded_recipe = recipes.load(recipe, settings)
+    loaded_recipe = recipe_file.load(recipe, settings)
     loaded = prepare(domain, loaded_recipe)
     directory = Path(run) if run else default_directory(loaded["domain"].name, loaded_recipe.name)
     if fresh:
@@ -190,10 +192,10 @@ def _say_summary(work: Work, summary: dict[str, Any]) -> None:
     if published := summary.get("published"):
         say(f"published  {published['name']}:{published['tag']} in {published['store']}")
         say(f"get it     make pull DOMAIN={work.domain.name}")
-        pulled = f"students/{work.domain.name}"
-        seen = f" --mmproj {pulled}/{work.gguf_name('mmproj')}" if work.student_sees else ""
-        weights = work.gguf_name(work.recipe.evaluate.variant)
-        say(f"talk to it llama-server --jinja -m {pulled}/{weights}{seen}")
+        pulled = Path("students", work.domain.name)
+        weights = pulled / work.gguf_name(work.recipe.evaluate.variant)
+        tower = pulled / work.gguf_name(PROJECTOR) if work.student_sees else None
+        say(f"talk to it llama-server --jinja {weights_options(weights, tower)}")
 
 
 def _shown(path: Path) -> str:
@@ -212,8 +214,15 @@ def _embedded(directory: Path) -> Iterator[None]:
     if os.environ.get("PREFECT_API_URL"):
         yield
         return
-    home = {prefect_settings.PREFECT_HOME: directory.resolve() / "prefect"}
+    from prefect.server.api.server import SubprocessASGIServer
+
+    home = {prefect_settings.PREFECT_HOME: directory / "prefect"}
     with prefect_settings.temporary_settings(home):
+        # Prefect starts it in this process's group, where Ctrl-C ends both, and the flow then asks the dead server for
+        # minutes to note that it was stopped. In a session of its own the server is there to the end.
+        alone = functools.partial(subprocess.Popen, start_new_session=True)
+        with mock.patch.object(subprocess, "Popen", alone):
+            SubprocessASGIServer().start()
         yield
 
 

@@ -267,6 +267,7 @@ def export(work: Work) -> None:
         return
     from student import base, gguf, merge, parity
     from student.examples import as_served
+    from student.store import PROJECTOR
 
     renderer = work.renderer()
     kept = itertools.islice(read_jsonl(work.path("filter", "kept.jsonl")), _GATE_TRACES)
@@ -286,7 +287,7 @@ def export(work: Work) -> None:
         gguf.convert(merged, full, say)
         context, projector = min(work.student["context"], 4096), None
         if work.student_sees:
-            projector = temporary / "gguf" / work.gguf_name("mmproj")
+            projector = temporary / "gguf" / work.gguf_name(PROJECTOR)
             gguf.convert(merged, projector, say, projector=True)
             # Pictures make prompts longer than 4,096 tokens.
             context = min(work.student["context"], max(4096, work.recipe.train.max_length + 512))
@@ -323,6 +324,7 @@ def evaluate(work: Work) -> None:
         return
     from student import base
     from student import evaluate as exam
+    from student.store import PROJECTOR
 
     settings = work.recipe.evaluate
     path = work.path("tasks", "exam.jsonl")
@@ -344,7 +346,7 @@ def evaluate(work: Work) -> None:
             "student": (
                 student_file,
                 None,
-                work.path("export", "gguf", work.gguf_name("mmproj")) if sees else None,
+                work.path("export", "gguf", work.gguf_name(PROJECTOR)) if sees else None,
             ),
         }
         for name, (file, template, projector) in candidates.items():

@@ -61,7 +61,7 @@ def serve(
       stillhouse serve smollm2-135m
       stillhouse serve kimi-k2.5 --recipe kimi-k2.5-qwen3-32b
     """
-    from flows import recipe as recipes
+    from flows import recipe_file
     from teacher import catalog, fit, gpus, serving, vllm
 
     description = catalog.load(teacher, catalog.TEACHERS, "teacher")
@@ -69,7 +69,7 @@ def serve(
         endpoint = serving.served(description, url)
         print(f"{endpoint.model} is served at {endpoint.url}")
         return
-    loaded = recipes.load(recipe, set_)
+    loaded = recipe_file.load(recipe, set_)
     options = loaded.serve.model_dump(exclude={"url", "price_per_gpu_hour"})
     if description["engine"] == "vllm" and "memory" in description:
         wanted = loaded.serve.max_model_len or _SERVED_CONTEXT
@@ -235,8 +235,9 @@ def pull(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+    from student.card import weights_options
     from student.pull import pull as fetch
-    from student.store import store_directory
+    from student.store import PROJECTOR, store_directory
 
     target = to or Path("students") / name.partition(":")[0]
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
@@ -260,10 +261,9 @@ def pull(
     for file in files:
         print(f"{file}  {_size(file.stat().st_size)}")
     gguf = [file for file in files if file.suffix == ".gguf"]
-    tower = [file for file in gguf if file.stem.endswith("-mmproj")]
-    if weights := [file for file in gguf if file not in tower]:
-        seen = f" --mmproj {tower[0]}" if tower else ""
-        print(f"serve it: llama-server --jinja -m {weights[0]}{seen}")
+    tower = next((file for file in gguf if file.stem.endswith(f"-{PROJECTOR}")), None)
+    if weights := next((file for file in gguf if file != tower), None):
+        print(f"serve it: llama-server --jinja {weights_options(weights, tower)}")
     elif (target / "vllm").is_dir():
         print(f"serve it: vllm serve {target / 'vllm'}")
 

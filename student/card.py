@@ -6,9 +6,12 @@ The front matter is what the Hugging Face hub reads.
 """
 
 import math
+from pathlib import Path
 from typing import Any
 
 import yaml
+
+from student.store import PROJECTOR
 
 # The hub's own identifiers (huggingface.co/docs/hub/repositories-licenses); any other licence is "other" there.
 _HUB_LICENCES = {
@@ -29,6 +32,11 @@ def model_card(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict
         f"## Licences\n\n{_licences(manifest)}",
     ]
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def weights_options(weights: str | Path, tower: str | Path | None) -> str:
+    """What llama-server is told of a student's GGUF, and of its vision tower where it sees."""
+    return f"-m {weights} --mmproj {tower}" if tower else f"-m {weights}"
 
 
 def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[str, Any]:
@@ -160,10 +168,9 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     examined = _file(scorecard["models"]["student"])
     name = manifest.get("name", manifest["domain"])
     tower = _tower(manifest)
-    seen = f" --mmproj {name}/{tower}" if tower else ""
+    options = weights_options(f"{name}/{examined}", tower and f"{name}/{tower}")
     parts = [
-        f"```\nstillhouse pull {name} --to {name}\n"
-        f"llama-server -m {name}/{examined}{seen} --jinja --port 8080\n```"
+        f"```\nstillhouse pull {name} --to {name}\nllama-server {options} --jinja --port 8080\n```"
     ]
     others = [
         f for f in files if f["path"].endswith(".gguf") and f["path"] not in (examined, tower)
@@ -231,7 +238,7 @@ def _licences(manifest: dict[str, Any]) -> str:
 def _tower(manifest: dict[str, Any]) -> str | None:
     """The file by which a student that sees reads pictures."""
     files = manifest.get("files", [])
-    return next((file["path"] for file in files if file["variant"] == "mmproj"), None)
+    return next((file["path"] for file in files if file["variant"] == PROJECTOR), None)
 
 
 def _file(model: dict[str, Any]) -> str:

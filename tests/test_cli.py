@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, recipe, run
+from flows import cli, recipe_file, run
 from schemas.errors import GateError, StageError
 from teacher import domain as packs
 
@@ -237,7 +237,7 @@ def test_json_to_stdout_is_only_the_json(stillhouse, stages):
 
 def test_a_stage_of_a_run_takes_its_recipe_and_domain_from_the_run(stillhouse, stages, tmp_path):
     pack(stillhouse, "desk")
-    chosen = recipe.load("local", ["train.epochs=9"])
+    chosen = recipe_file.load("local", ["train.epochs=9"])
     run.Run.open(tmp_path / "r", chosen, "desk", tmp_path / "desk").close()
     code, _, error = stillhouse("train", "r")
     assert (code, error) == (0, "")

@@ -186,7 +186,7 @@ def student(tmp_path_factory):
 
 def trained(student, directory, *overrides):
     """Runs filter and train on thirty traces that a teacher might have left, and returns ledger and examples.json."""
-    from flows import recipe, stages
+    from flows import recipe_file, stages
     from flows.run import Run
     from flows.work import Work
     from schemas.files import read_json, write_jsonl
@@ -194,7 +194,7 @@ def trained(student, directory, *overrides):
     from teacher import domain, gpus
 
     domain_pack = domain.load("legal")
-    chosen = recipe.load(
+    chosen = recipe_file.load(
         "local",
         [
             f"student={student}",

@@ -15,7 +15,7 @@ from PIL import Image
 from vllm_parser import parse as parse_by_vllm
 from vllm_parser import serve_arguments
 
-from flows import recipe as recipes
+from flows import recipe_file
 from flows.recipe import Recipe, Train
 from schemas.errors import InputError
 from student import base
@@ -30,7 +30,7 @@ from teacher.plan import plan
 from teacher.rollouts import rollouts
 from teacher.swap import swap_some
 
-KIMI_RECIPES = sorted(path.stem for path in recipes.RECIPES.glob("kimi-*.yaml"))
+KIMI_RECIPES = sorted(path.stem for path in recipe_file.RECIPES.glob("kimi-*.yaml"))
 
 
 def task(calls: int = 2, prompt: float = 350.0, blind: bool = False) -> Conversation:
@@ -45,7 +45,7 @@ TASKS = [task(1), task(2), task(4)] * 100
 
 
 def made(name: str, machine: str | None = "8xH200", *settings: str, tasks: Any = None) -> Any:
-    recipe = recipes.load(name, list(settings))
+    recipe = recipe_file.load(name, list(settings))
     hardware = parse(machine) if machine else Hardware(None, 0, host_memory=24 * GIB, cores=2)
     student = base.load(recipe.student)
     return plan(
@@ -87,7 +87,7 @@ def test_an_embedded_run_is_planned_in_minutes_of_its_stages() -> None:
 
 
 def test_hardware_and_training_may_be_left_out() -> None:
-    recipe = recipes.load("local")
+    recipe = recipe_file.load("local")
     planned = plan(TASKS, [], teacher_of(recipe), base.load(recipe.student), recipe)
     assert planned["machine"]["cores"] >= 1
     assert planned["student"]["reason"] == "not planned"
@@ -154,7 +154,7 @@ def test_two_machines_are_joined_and_the_recipe_is_told() -> None:
 
 
 def test_a_gpu_that_nobody_measured_gets_a_fit_and_no_time() -> None:
-    recipe = recipes.load("kimi-k2.5-qwen3-32b")
+    recipe = recipe_file.load("kimi-k2.5-qwen3-32b")
     gpu = parse("H200").gpu
     assert gpu
     odd = Hardware(type(gpu)("Odd", gpu.memory, None, None, True), 8)
@@ -208,7 +208,7 @@ def test_a_served_url_needs_no_gpu_and_gets_no_command() -> None:
 
 
 def test_a_teacher_without_memory_facts_is_not_guessed_at() -> None:
-    recipe = recipes.load("kimi-k2.5-qwen3-32b")
+    recipe = recipe_file.load("kimi-k2.5-qwen3-32b")
     teacher = {k: v for k, v in teacher_of(recipe).items() if k != "memory"}
     planned = plan(TASKS, [], teacher, base.load(recipe.student), recipe, parse("8xH200"))
     assert planned["teacher"]["reason"] == "not planned: its description has no memory section"
@@ -219,7 +219,7 @@ def test_a_teacher_without_memory_facts_is_not_guessed_at() -> None:
 
 
 def context(*settings: str, tasks: Any = None) -> int:
-    recipe = recipes.load("kimi-k2.5-qwen3-32b", list(settings))
+    recipe = recipe_file.load("kimi-k2.5-qwen3-32b", list(settings))
     return estimate.context_needed(tasks or TASKS, teacher_of(recipe), recipe)
 
 
@@ -235,7 +235,7 @@ def test_the_context_is_the_longest_prompt_and_every_step_at_its_longest() -> No
 
 
 def amounts(*settings: str, tasks: Any = None) -> dict[str, list[int]]:
-    recipe = recipes.load("kimi-k2.5-qwen3-32b", list(settings))
+    recipe = recipe_file.load("kimi-k2.5-qwen3-32b", list(settings))
     return estimate.tokens(TASKS if tasks is None else tasks, teacher_of(recipe), recipe)
 
 
@@ -420,7 +420,7 @@ def test_a_picture_takes_a_token_for_each_square_of_28_pixels(
 @pytest.mark.slow
 def test_the_embedded_run_is_planned_to_take_what_it_took(tmp_path: Path) -> None:
     """A run of 180 tasks on two idle cores: generation took 500 s, training 493 s."""
-    recipe, loaded, album = recipes.load("local"), domain.load("legal"), Album(tmp_path)
+    recipe, loaded, album = recipe_file.load("local"), domain.load("legal"), Album(tmp_path)
     tasks = sampled.sample(loaded, "train", 180, 0, recipe.tasks.mix, pixels=False, album=album)
     tasks = swap_some(tasks, loaded, recipe.tasks.swapped, album)
     measured = estimate.measure(tasks, loaded, album, shown="source", read="source")

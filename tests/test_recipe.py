@@ -6,7 +6,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flows import recipe
+from flows import recipe, recipe_file
 from schemas.errors import InputError
 from student import base
 from teacher import catalog
@@ -22,26 +22,30 @@ def written(tmp_path: Path, text: str) -> str:
 
 def error_of(name: str, *overrides: str) -> str:
     with pytest.raises(InputError) as caught:
-        recipe.load(name, list(overrides))
+        recipe_file.load(name, list(overrides))
     message = str(caught.value)
     assert "\n" not in message
     return message
 
 
-@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(recipe_file.RECIPES.glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_recipe_loads_follows_the_schema_and_begins_with_its_launch_command(path: Path):
-    loaded = recipe.load(path.stem)
+    loaded = recipe_file.load(path.stem)
     assert loaded.name == path.stem
     jsonschema.validate(yaml.safe_load(path.read_text()), recipe.json_schema())
     head = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any(line.strip("# ").startswith(("make ", "stillhouse ")) for line in head)
 
 
-@pytest.mark.parametrize("path", sorted(recipe.RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", sorted(recipe_file.RECIPES.glob("*.yaml")), ids=lambda path: path.stem
+)
 def test_every_recipe_names_a_teacher_and_a_student_that_exist_and_asks_within_their_means(
     path: Path,
 ):
-    loaded = recipe.load(path.stem)
+    loaded = recipe_file.load(path.stem)
     teacher = catalog.load(loaded.teacher, catalog.TEACHERS, "teacher")
     student = base.load(loaded.student)
     mode = teacher.get("modes", {}).get(loaded.generate.mode or teacher.get("mode"), {})
@@ -76,22 +80,22 @@ def test_the_examples_in_the_descriptions_are_valid():
             example = (field.description or "").split("Example:")[1].strip().rstrip(".")
             if (section_name, name) == ("evaluate", "variant"):
                 continue  # one of export.variants, which another example may not hold
-            recipe.load("local", [f"{section_name}.{name}={example}"])
+            recipe_file.load("local", [f"{section_name}.{name}={example}"])
 
 
 def test_a_file_with_teacher_and_student_takes_all_else_from_the_defaults(tmp_path):
-    loaded = recipe.load(written(tmp_path, SMALL))
+    loaded = recipe_file.load(written(tmp_path, SMALL))
     assert (loaded.name, loaded.teacher, loaded.train) == ("mine", "a", recipe.Train())
 
 
 def test_nothing_of_a_recipe_can_be_changed():
-    loaded = recipe.load("local")
+    loaded = recipe_file.load("local")
     with pytest.raises(ValidationError):
         loaded.train.epochs = 7  # type: ignore[misc]
 
 
 def test_set_overrides_the_file_and_reads_numbers_lists_and_null():
-    loaded = recipe.load(
+    loaded = recipe_file.load(
         "local",
         [
             "train.learning_rate=1e-5",
@@ -111,7 +115,7 @@ def test_set_overrides_the_file_and_reads_numbers_lists_and_null():
 
 
 def test_a_digest_changes_with_its_sections_and_only_with_them():
-    one, other = recipe.load("local"), recipe.load("local", ["train.epochs=9"])
+    one, other = recipe_file.load("local"), recipe_file.load("local", ["train.epochs=9"])
     assert one.digest("train") != other.digest("train")
     assert one.digest("tasks", "teacher") == other.digest("tasks", "teacher")
 

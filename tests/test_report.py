@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import recipe, report
+from flows import recipe_file, report
 from flows.run import Run
 from schemas.errors import InputError
 from schemas.files import write_json, write_jsonl
@@ -83,7 +83,7 @@ def finished(directory: Path) -> Path:
     pack = directory.parent / "pack"
     pack.mkdir()
     (pack / "domain.yaml").write_text("name: pack\n")
-    with Run.open(directory, recipe.load("local"), "pack", pack) as run:
+    with Run.open(directory, recipe_file.load("local"), "pack", pack) as run:
         kept = [
             trace(i, template, {"kept": True}, HOSTILE if i == 0 else "12 EUR")
             for i, template in enumerate(["price_of_item", "moved", "moved", "counted"])
@@ -193,7 +193,7 @@ def test_the_page_needs_nothing_from_elsewhere(page):
 def test_a_run_that_has_only_begun_says_what_has_not_run_yet(tmp_path):
     pack = tmp_path / "pack"
     pack.mkdir()
-    Run.open(tmp_path / "run", recipe.load("local"), "pack", pack).close()
+    Run.open(tmp_path / "run", recipe_file.load("local"), "pack", pack).close()
     page = report.write(tmp_path / "run").read_text()
     for stage in ("filter", "train", "evaluate"):
         assert f"{stage}: not run yet" in page

@@ -9,11 +9,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows import recipe
+from flows import recipe_file
+from flows.recipe import Recipe
 from flows.run import Run, domain_digest, read
 from schemas.errors import InputError, StageError
 
-RECIPE = recipe.load("local")
+RECIPE = recipe_file.load("local")
 
 
 @pytest.fixture
@@ -146,14 +147,14 @@ def test_a_moved_run_is_still_current(tmp_path, pack):
 def test_run_json_holds_domain_recipe_and_versions(opened, pack):
     record = read(opened.directory)
     assert record["domain"] == {"name": "pack", "path": str(pack), "sha256": domain_digest(pack)}
-    assert recipe.Recipe.model_validate(record["recipe"]) == RECIPE
+    assert Recipe.model_validate(record["recipe"]) == RECIPE
     assert record["versions"]["torch"]
 
 
 def test_a_run_opened_with_another_recipe_records_it(tmp_path, pack):
     Run.open(tmp_path / "run", RECIPE, "pack", pack).close()
     created = read(tmp_path / "run")["created"]
-    Run.open(tmp_path / "run", recipe.load("local", ["train.epochs=9"]), "pack", pack).close()
+    Run.open(tmp_path / "run", recipe_file.load("local", ["train.epochs=9"]), "pack", pack).close()
     record = read(tmp_path / "run")
     assert record["recipe"]["train"]["epochs"] == 9
     assert record["created"] == created
@@ -195,9 +196,9 @@ def test_the_domain_digest_covers_the_pack_but_not_its_caches(pack):
 OPENS_A_RUN = """
 import os, subprocess, sys, time
 from pathlib import Path
-from flows import recipe
+from flows import recipe_file
 from flows.run import Run
-run = Run.open(Path(sys.argv[1]), recipe.load("local"), "pack", Path(sys.argv[2]))
+run = Run.open(Path(sys.argv[1]), recipe_file.load("local"), "pack", Path(sys.argv[2]))
 started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 forked = os.fork()
 if forked == 0:

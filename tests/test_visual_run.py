@@ -10,7 +10,7 @@ import pytest
 import visual_pack
 from http_server import Handler, HttpServer
 
-from flows import recipe, report, stages
+from flows import recipe_file, report, stages
 from flows.run import Run
 from flows.work import Work
 from schemas.errors import InputError
@@ -85,7 +85,7 @@ def work_in(
     pack = directory / "fees"
     domain = visual_pack.load(str(pack)) if pack.is_dir() else visual_pack.write(pack)
     named = {**SETTINGS, "serve.url": url, **changes}
-    chosen = recipe.load("local", [f"{name}={value}" for name, value in named.items()])
+    chosen = recipe_file.load("local", [f"{name}={value}" for name, value in named.items()])
     run = Run.open(directory / "run", chosen, domain.name, domain.path)
     described = {**catalog.load("openai", TEACHERS, "teacher"), "served_name": "m"}
     described |= teacher or {}

@@ -1,0 +1,179 @@
+"""From a recipe's name and the command line's overrides to a Recipe, or to one line that says what does not hold."""
+
+import difflib
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from flows.recipe import Recipe
+from schemas.errors import InputError
+
+RECIPES = Path(__file__).resolve().parent / "recipes"
+
+
+def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Loads a recipe by its name in flows/recipes or by its path, and sets each override `a.b=c`.
+
+    Raises:
+        InputError: no such recipe, broken YAML, or a field that does not hold: it names the file, the
+            field, what was found and what was expected.
+    """
+    path = _find(name_or_path)
+    values = _read(path)
+    if "name" in values:
+        raise InputError(
+            f"{path}: name: found one, expected none: a recipe's name is its file's name"
+        )
+    overridden: dict[str, str] = {}
+    for override in overrides or []:
+        overridden[_set(values, override)] = override
+    try:
+        return Recipe.model_validate({**values, "name": path.stem})
+    except ValidationError as error:
+        raise InputError(_one_line(error, path, overridden)) from None
+
+
+def _find(name_or_path: str) -> Path:
+    if "/" in name_or_path or name_or_path.endswith((".yaml", ".yml")):
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such recipe file")
+        return path
+    path = RECIPES / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in RECIPES.glob("*.yaml"))
+        raise InputError(
+            f"--recipe {name_or_path}: no such recipe{_did_you_mean(name_or_path, known)}:"
+            f" expected one of {', '.join(known)}, or a path to a YAML file"
+        )
+    return path
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = f"line {error.problem_mark.line + 1}" if error.problem_mark else "somewhere"
+        raise InputError(f"{path}: {line}: not YAML: {error.problem}") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise InputError(
+            f"{path}: top level: found {_found(values)},"
+            f" expected a mapping with teacher, student and sections"
+        )
+    return values
+
+
+def _set(values: dict[str, Any], override: str) -> str:
+    """Puts one `a.b=c` into the values of a recipe and returns `a.b`."""
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not all(key.split(".")):
+        raise InputError(
+            f"--set {override}: expected FIELD=VALUE, such as --set generate.attempts=3"
+        )
+    *sections, last = key.split(".")
+    place = values
+    for section in sections:
+        place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise InputError(
+                f"--set {override}: {section}: found a value, expected a section with fields"
+            )
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise InputError(
+            f"--set {override}: {key}: found {text!r}, expected a YAML value"
+        ) from None
+    # A number or a date is handed on as it was written: the field knows whether 1.10 is a text.
+    place[last] = value if isinstance(value, dict | list | str | None) else text
+    return key
+
+
+_PYDANTIC_SAYS = (
+    ("Input should be ", ""),
+    ("a valid dictionary or instance of", "a section with the fields of"),
+    ("String should match pattern", "a text that matches"),
+    ("String should have", "a text of"),
+    ("Tuple should have", "a list of"),
+)
+
+
+def _one_line(error: ValidationError, path: Path, overridden: dict[str, str]) -> str:
+    """The first error of a recipe as where, field, found and expected, and how many more."""
+    first, *others = error.errors()
+    field = _field(first["loc"])
+    message = first["msg"]
+    if first["type"] == "value_error":
+        # Raised by a validator of ours, which says the field itself.
+        inner, _, message = str(first["ctx"]["error"]).partition(": ")
+        field = f"{field}.{inner}".removeprefix(".")
+    where = next(
+        (
+            f"--set {text}"
+            for key, text in overridden.items()
+            if f"{field}.".startswith(f"{key}.") or key.startswith(f"{field}.")
+        ),
+        str(path),
+    )
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "value_error":
+        return f"{where}: {field}: {message}{more}"
+    if first["type"] == "extra_forbidden":
+        known = _known_fields(first["loc"])
+        prefix = f"{_field(first['loc'][:-1])}." if len(first["loc"]) > 1 else ""
+        guess = _did_you_mean(str(first["loc"][-1]), known, prefix)
+        return f"{where}: {field}: unknown field{guess}: expected one of {', '.join(known)}{more}"
+    if first["type"] == "missing":
+        named = _section(first["loc"]).model_fields[str(first["loc"][-1])]
+        what = (named.description or "a value").rstrip(".")
+        return f"{where}: {field}: missing: expected {what[0].lower()}{what[1:]}{more}"
+    for told, told_shorter in _PYDANTIC_SAYS:
+        message = message.replace(told, told_shorter)
+    expected = message.split(", unable to")[0]
+    return f"{where}: {field}: found {_found(first['input'])}, expected {expected}{more}"
+
+
+def _field(location: tuple[int | str, ...]) -> str:
+    """`export.variants[1]` for the location of a pydantic error."""
+    return "".join(
+        f"[{part}]" if isinstance(part, int) else f".{part}" for part in location
+    ).removeprefix(".")
+
+
+def _known_fields(location: tuple[int | str, ...]) -> list[str]:
+    """Names of the fields beside the one at `location`."""
+    section = _section(location)
+    return [name for name in section.model_fields if section is not Recipe or name != "name"]
+
+
+def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
+    """The section that has the field at `location`."""
+    section: Any = Recipe
+    for part in location[:-1]:
+        kind = section.model_fields[part].annotation
+        section = (*typing.get_args(kind), kind)[
+            0
+        ]  # a section that may be null is a union with None
+    return section
+
+
+def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
+    nearest = difflib.get_close_matches(name, known, n=1)
+    return f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""
+
+
+def _found(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
