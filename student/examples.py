@@ -184,12 +184,10 @@ def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
     Raises:
         Unrenderable: it shows more pictures than it names, or fewer.
     """
-    images = trace.get("images") or []
-    if images or _pictures_in(trace["messages"]):
-        if len(images) != _pictures_in(trace["messages"]):
-            raise Unrenderable(
-                f"{_pictures_in(trace['messages'])} pictures in the messages, {len(images)} named in `images`"
-            )
+    images, count = trace.get("images") or [], _pictures_in(trace["messages"])
+    if len(images) != count:
+        raise Unrenderable(f"{count} pictures in the messages, {len(images)} named in `images`")
+    if images:
         trace = {**trace, "messages": named(trace["messages"], images)}
     messages = trace["messages"]
     if not renderer.one_call_a_turn or all(len(m.get("tool_calls") or []) < 2 for m in messages):

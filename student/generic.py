@@ -15,7 +15,7 @@ from schemas.errors import InputError, StageError
 from schemas.problems import one_line
 from schemas.validation import check_document
 from student.template import SAY_IT, must_call, must_see
-from student.vision import FAMILIES
+from student.vision import FAMILIES, must_be_known
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # All that a description is made of, without the weights.
@@ -142,10 +142,7 @@ def _parameters(name: str, config: Any) -> int:
             return kind.from_config(config).num_parameters()
     except ValueError as error:
         if hasattr(config, "vision_config"):
-            raise InputError(
-                f"{name}: model_type: found {config.model_type}, expected one of {', '.join(FAMILIES)}"
-                " for a student that sees"
-            ) from error
+            must_be_known(name, config)
         raise InputError(
             f"{name}: not a causal language model: {one_line(str(error), 120)}"
         ) from error

@@ -58,7 +58,7 @@ def memory(student: dict[str, Any], train: Any, hardware: Hardware) -> dict[str,
         of fused layers on a GPU: {"tokens": computed at once, "layers_kept", "longest": tokens of the longest example,
         "longest_layers_kept": then; -1 with the layers' inputs in the host's memory}, else None.
     """
-    said = _SAID[train.method].format(bits=getattr(train, "bits", 4), size=8 * _bytes(train))
+    said = _SAID[train.method].format(bits=train.bits, size=8 * _bytes(train))
     if "shape" not in student:
         speed = _tokens_s(student, train.method, hardware)
         reason = "its description has no shape, so its memory is not planned"
@@ -102,8 +102,8 @@ def is_fused(student: dict[str, Any], train: Any) -> bool:
     """Whether student/qlora.py trains it: it looks at the layers themselves again once they are loaded."""
     return (
         train.method != "full"
-        and getattr(train, "bits", 4) == 4
-        and not getattr(train, "dropout", 0)
+        and train.bits == 4
+        and not train.dropout
         and student.get("shape", {}).get("model_type") in FUSED
     )
 
@@ -274,7 +274,7 @@ def _parts(
 
 def _stored(train: Any) -> float:
     """Bytes of a quantised weight."""
-    return _NF4 if getattr(train, "bits", 4) == 4 else 1.0
+    return _NF4 if train.bits == 4 else 1.0
 
 
 def bytes_read(train: Any) -> float:
@@ -283,7 +283,7 @@ def bytes_read(train: Any) -> float:
 
 def _bytes(train: Any) -> int:
     """Of one weight that is not quantised."""
-    return 4 if getattr(train, "dtype", "bfloat16") == "float32" else 2
+    return 4 if train.dtype == "float32" else 2
 
 
 def _room(hardware: Hardware) -> tuple[int, str]:

@@ -18,7 +18,7 @@ from schemas.validate import Row, judged
 from student import generic, parity
 from student.examples import Renderer, Unrenderable, as_served
 from student.template import chat_template
-from student.vision import FAMILIES, SeeingRenderer
+from student.vision import SeeingRenderer, must_be_known
 from teacher.pictures import Album
 
 # Tokens that a conversation may have where the original allows more.
@@ -160,11 +160,7 @@ def _original(directory: Path, sees: bool) -> tuple[Renderer, int]:
     context = min(_CONTEXT, longest or _CONTEXT)
     if not sees:
         return Renderer(tokenizer, template, stop), context
-    if config.model_type not in FAMILIES:
-        raise InputError(
-            f"{directory}: model_type: found {config.model_type}, expected one of"
-            f" {', '.join(FAMILIES)} with --mmproj"
-        )
+    must_be_known(directory, config, "with --mmproj")
     return SeeingRenderer(tokenizer, template, stop, Album(directory), directory), context
 
 

@@ -46,6 +46,14 @@ def sees(student: dict[str, Any]) -> bool:
     return bool(student.get("capabilities", {}).get("vision"))
 
 
+def must_be_known(name: Path | str, config: Any, use: str = "for a student that sees") -> None:
+    """Raises InputError where a model's family is none of FAMILIES."""
+    if config.model_type not in FAMILIES:
+        raise InputError(
+            f"{name}: model_type: found {config.model_type}, expected one of {', '.join(FAMILIES)} {use}"
+        )
+
+
 def image_processor(directory: Path) -> Any:
     """The student's image processor.
 
@@ -135,11 +143,7 @@ class SeeingRenderer(Renderer):
 
         super().__init__(tokenizer, template, stop, album)
         config = AutoConfig.from_pretrained(directory)
-        if config.model_type not in FAMILIES:
-            raise InputError(
-                f"{directory}: model_type: found {config.model_type}, expected one of"
-                f" {', '.join(FAMILIES)} for a student that sees"
-            )
+        must_be_known(directory, config)
         self.side = _side(image_processor(directory))
         self.placeholder, start, end = tokenizer.convert_ids_to_tokens(
             [config.image_token_id, config.vision_start_token_id, config.vision_end_token_id]
