@@ -86,12 +86,12 @@ def answer_matches(answer: dict[str, Any], text: str) -> bool:
         return False
     kind, value = answer["type"], answer["value"]
     if kind == "choice":
-        named = {option for option in answer["options"] if _contains(text, option)}
+        named = {option for option in answer["options"] if says(text, option)}
         # "not active" contains "active": a longer option that is named hides the shorter ones inside it.
-        named = {o for o in named if not any(o != p and _contains(p, o) for p in named)}
+        named = {o for o in named if not any(o != p and says(p, o) for p in named)}
         return named == {value}
     if kind == "text":
-        return _contains(text, value)
+        return says(text, value)
     if kind == "point":
         points = {tuple(float(n) for n in found if n) for found in _POINT.findall(text)}
         left, top, right, bottom = value
@@ -113,7 +113,8 @@ def state_hash(state: Any) -> str:
     return sha256_text(dumps(state))
 
 
-def _contains(text: str, words: str) -> bool:
+def says(text: str, words: str) -> bool:
+    """Whether a text has these words, in order, whatever the case and the space between them."""
     spaced = r"\s+".join(re.escape(word) for word in words.split())
     return re.search(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE) is not None
 

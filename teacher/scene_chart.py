@@ -32,11 +32,11 @@ from teacher.scene_chart_style import (
     Style,
     attempts,
     choose,
-    contrast,
     ink_on,
     readable,
     ticks,
 )
+from teacher.scene_colour import contrast
 from teacher.scenes import MAX_SIDE, Cell, SceneError, covering, font, wrap
 
 __all__ = ["VARIANTS", "build", "example", "paint", "source"]

@@ -9,6 +9,7 @@ from typing import Any
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.ticker import MaxNLocator
 
+from teacher.scene_colour import contrast
 from teacher.scenes import SANS, SERIF
 
 # Told apart by readers with any kind of colour blindness: Okabe and Ito (2008); Paul Tol's bright, muted and high
@@ -170,17 +171,6 @@ def ticks(low: float, high: float, parts: int) -> list[float]:
     while len(places) > 7 and places[-2] >= high:
         places = places[:-1]
     return places
-
-
-def _luminance(colour: str) -> float:
-    """Relative luminance, 0 to 1, as WCAG 2.2 defines it."""
-    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in to_rgb(colour)]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
-def contrast(one: str, other: str) -> float:
-    low, high = sorted((_luminance(one), _luminance(other)))
-    return (high + 0.05) / (low + 0.05)
 
 
 def readable(colour: str, ground: str, ink: str) -> str:

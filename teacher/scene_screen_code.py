@@ -8,7 +8,8 @@ from pygments.styles import get_style_by_name
 from pygments.token import Token
 from pygments.util import ClassNotFound
 
-from teacher.scene_screen_pane import mix, readable
+from teacher.scene_colour import mix
+from teacher.scene_screen_pane import readable
 from teacher.scenes import Box, Canvas, SceneError, font
 
 _LIGHT = ("default", "friendly", "vs", "xcode", "tango", "solarized-light", "gruvbox-light", "sas")

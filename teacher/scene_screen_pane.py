@@ -8,8 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from PIL import ImageColor
-
+from teacher.scene_colour import contrast, luminance, mix
 from teacher.scenes import SANS, Box, Canvas, SceneError, covering, font, wrap
 
 # Text against its ground; WCAG 2.2, success criterion 1.4.3. Anti-aliasing takes some of it on the pixels.
@@ -108,27 +107,12 @@ def shown(value: Any) -> str:
 def readable(colour: str, ground: str, least: float = _LEAST_CONTRAST) -> str:
     """The colour, moved towards black or white as far as it takes to be read on `ground`."""
     # At this luminance black and white stand out equally, 4.6 to 1.
-    end = "#000000" if _luminance(ground) > 0.179 else "#ffffff"
+    end = "#000000" if luminance(ground) > 0.179 else "#ffffff"
     for step in range(11):
         mixed = mix(colour, end, step / 10)
-        high, low = sorted((_luminance(mixed), _luminance(ground)), reverse=True)
-        if (high + 0.05) / (low + 0.05) >= least:
+        if contrast(mixed, ground) >= least:
             return mixed
     return end
-
-
-def mix(one: str, other: str, share: float) -> str:
-    """`share` of `other` in `one`."""
-    pairs = zip(ImageColor.getrgb(one)[:3], ImageColor.getrgb(other)[:3], strict=True)
-    return "#" + "".join(f"{round(a + (b - a) * share):02x}" for a, b in pairs)
-
-
-def _luminance(colour: str) -> float:
-    linear = [
-        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
-        for c in (part / 255 for part in ImageColor.getrgb(colour)[:3])
-    ]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 def table_width(table: dict[str, Any], style: Style) -> int:

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
+from teacher.scene_colour import WEIGHTS, linear
+
 KINDS = {
     "document": "teacher.scene_document",
     "chart": "teacher.scene_chart",
@@ -181,15 +183,11 @@ def check(picture: Picture) -> list[str]:
 
 
 def _luminance(image: Image.Image) -> np.ndarray:
-    """Relative luminance of each pixel, 0 to 1, as WCAG 2.2 defines it for sRGB."""
+    """Relative luminance of each pixel, 0 to 1."""
     channels_HW3 = np.asarray(image.convert("RGB"))
-    linear = np.array([_linear(value / 255) for value in range(256)])
-    weighted = (w * linear for w in (0.2126, 0.7152, 0.0722))
+    lights = np.array([linear(value / 255) for value in range(256)])
+    weighted = (w * lights for w in WEIGHTS)
     return sum(table[channels_HW3[..., c]] for c, table in enumerate(weighted))
-
-
-def _linear(value: float) -> float:
-    return value / 12.92 if value <= 0.04045 else ((value + 0.055) / 1.055) ** 2.4
 
 
 def _contrast(luminance_HW: np.ndarray, box: Box) -> float:

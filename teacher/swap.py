@@ -9,7 +9,7 @@ import re
 from typing import Any
 
 from teacher import tasks
-from teacher.checks import answer_matches, state_hash
+from teacher.checks import answer_matches, says, state_hash
 from teacher.domain import Answer, Domain
 from teacher.pictures import Album
 from teacher.scenes import Picture, check, draw
@@ -79,11 +79,11 @@ def _other(task: dict[str, Any], domain: Domain, kind: str, asked: set[str]) -> 
         for scene in tasks.scenes_of(domain, name, task["split"], first + number):
             # The data holds all that the drawing could show, and is much sooner looked through.
             said = json.dumps(scene.data, ensure_ascii=False)
-            if scene.kind != kind or any(_says(said, words) for words in asked):
+            if scene.kind != kind or any(says(said, words) for words in asked):
                 continue
             picture = draw(scene)
             said = " ".join([picture.source, *(cell.text for cell in picture.cells)])
-            if not check(picture) and not any(_says(said, words) for words in asked):
+            if not check(picture) and not any(says(said, words) for words in asked):
                 return picture
     return None
 
@@ -99,10 +99,5 @@ def _asked_for(task: dict[str, Any], about: dict[str, Any]) -> set[str]:
         if head in ("fields", "series", "groups"):
             names.add(re.sub(r"\.\d+$", "", rest))
     texts = {cell["text"] for cell in about["cells"]}
-    names |= {text for text in texts if len(text) > 2 and _says(task["request"], text)}
+    names |= {text for text in texts if len(text) > 2 and says(task["request"], text)}
     return {name for name in names if any(letter.isalpha() for letter in name)}
-
-
-def _says(text: str, words: str) -> bool:
-    spaced = r"\s+".join(re.escape(word) for word in words.split())
-    return re.search(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE) is not None
