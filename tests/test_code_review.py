@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import hostile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -390,20 +391,8 @@ HOSTILE = st.one_of(
 @given(data=st.data())
 def test_hostile_arguments_raise_value_error_only(data: st.DataObject) -> None:
     desk = SOME_DESK
-    tool = data.draw(st.sampled_from(sorted(PACK.tools)))
-    properties = PACK.tools[tool]["function"]["parameters"]["properties"]
-    # Half of the arguments are ones that exist, so that the draw gets past the first check.
-    real = [*desk._pulls, *desk._issues, *desk._people, *desk._owners]
-    real += [value for schema in properties.values() for value in schema.get("enum", [])]
-    arguments = {name: data.draw(HOSTILE | st.sampled_from(real)) for name in properties}
-    try:
-        result = getattr(desk, tool)(**arguments)
-    except ValueError as error:
-        assert len(str(error)) < 300 and "\n" not in str(error)
-        dumps(str(error)).encode()
-    else:
-        said(result).encode()
-        dumps(desk._state()).encode()
+    exists = [*desk._pulls, *desk._issues, *desk._people, *desk._owners]
+    hostile.call(data, PACK, desk, exists, HOSTILE, 300)
 
 
 def test_what_was_done_twice_counts_once_and_what_makes_no_sense_is_refused() -> None:

@@ -77,11 +77,10 @@ def test_two_packs_of_one_name_keep_their_own_files_apart(tmp_path: Path) -> Non
 
 
 def test_a_template_of_a_name_that_is_taken_is_refused_by_both_files(tmp_path: Path) -> None:
-    twice = SHELVED.replace("shelf_of_item", "moved_item")
     with pytest.raises(InputError) as raised:
-        pack(tmp_path / "stock", wording=WORDING, visual=twice)
+        pack(tmp_path / "stock", wording=WORDING, textual=SHELVED, visual=SHELVED)
     assert str(raised.value) == (
-        f"{tmp_path / 'stock' / 'visual.py'}: moved_item: environment.py has a template of that name"
+        f"{tmp_path / 'stock' / 'visual.py'}: shelf_of_item: textual.py has a template of that name"
     )
 
 
