@@ -15,7 +15,7 @@ from student.generic import describe
 from student.template import chat_template, must_see
 from student.vision import sees
 from teacher import catalog
-from teacher.llamacpp import Progress, cache
+from teacher.llamacpp import Progress, cache, making
 
 STUDENTS = Path(__file__).parent / "models"
 # Raised when what `_from_gguf` writes changes, so that nobody trains on what an older one cached.
@@ -40,7 +40,9 @@ def prepare(student: dict[str, Any], say: Progress = print) -> Path:
         return weights
     digest = sha256(weights)[:16]
     directory = cache() / "students" / f"{student['name']}-{digest}-{_VERSION}"
-    if not directory.is_dir():
+    with making(directory) as missing:
+        if not missing:
+            return directory
         say(f"unpacking {weights.name} for training (once, half a minute)")
         with whole(directory) as temporary:
             _from_gguf(student, weights, temporary)
@@ -53,7 +55,9 @@ def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
 
     directory = prepare(student, say)
     path = _cached(student, variant)
-    if not path.is_file():
+    with making(path) as missing:
+        if not missing:
+            return path
         say(f"converting the untrained student to {variant} (once)")
         full = path.with_name(f"{path.stem}-full.gguf")
         convert(directory, full, say)
@@ -68,8 +72,9 @@ def projector(student: dict[str, Any], say: Progress = print) -> Path:
 
     directory = prepare(student, say)
     path = _cached(student, "mmproj")
-    if not path.is_file():
-        convert(directory, path, say, projector=True)
+    with making(path) as missing:
+        if missing:
+            convert(directory, path, say, projector=True)
     return path
 
 

