@@ -28,7 +28,8 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
-from student import kernels, qlora  # noqa: E402
+from student import plain_kernels, qlora  # noqa: E402
+from student.loss import linear_cross_entropy  # noqa: E402
 
 DEVICE = "cuda"
 RANK, ALPHA = 16, 32
@@ -231,7 +232,7 @@ def quantised_as(config: Any) -> Any:
 def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor:
     base = model.get_base_model()
     hidden = base.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
-    return qlora.linear_cross_entropy(
+    return linear_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
         base.lm_head.weight,
         tokens[:, 1:].flatten(),
@@ -353,7 +354,7 @@ def in_float32(model: Any) -> Any:
                     linear.in_features, linear.out_features, bias=False, device=DEVICE
                 )
                 plain.weight.requires_grad_(False)
-                kernels.Plain.dequantise(linear.weight.data, state, plain.weight)
+                plain_kernels.dequantise(linear.weight.data, state, plain.weight)
                 setattr(module, label, plain)
     return exact.float()
 

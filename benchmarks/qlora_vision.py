@@ -19,7 +19,9 @@ from benchmarks import qlora as bench
 import torch
 
 from student import plan, qlora
+from student.examples import IGNORED
 from student.generic import shape_of
+from student.loss import linear_cross_entropy
 from student.vision import TOWER, prepare_tower
 
 WIDTH, HEIGHT = 1190, 1684
@@ -84,7 +86,7 @@ def conversation(config: Any, pictures: int, length: int) -> dict[str, torch.Ten
     pixels = torch.randn(pictures * high * wide, values, device=bench.DEVICE, dtype=torch.bfloat16)
     return {
         "input_ids": ids,
-        "labels": ids.masked_fill(shown, qlora.IGNORED),
+        "labels": ids.masked_fill(shown, IGNORED),
         "mm_token_type_ids": shown.long(),
         "pixel_values": pixels,
         "image_grid_thw": torch.tensor([[1, high, wide]] * pictures, device=bench.DEVICE),
@@ -124,7 +126,7 @@ def main() -> None:
 
     def step() -> None:
         hidden = base.model(**inputs, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-        qlora.linear_cross_entropy(hidden, base.lm_head.weight, labels).backward()
+        linear_cross_entropy(hidden, base.lm_head.weight, labels).backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
         optimiser.zero_grad()

@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from student import qlora
 from student.examples import IGNORED
+from student.loss import linear_cross_entropy
 
 Row = dict[str, Any]
-# cuDNN's attention is used for lengths that are multiples of this (student/qlora.py).
+# cuDNN's attention is used for lengths that are multiples of this (student/attention.py).
 ALIGNED = 128
 
 
@@ -178,7 +178,7 @@ class MicroBatchTrainer(SFTTrainer):
         tokens = {key: value for key, value in inputs.items() if key != "labels"}
         hidden = base.model(**tokens, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
         targets = inputs["labels"][:, 1:].flatten()
-        loss = qlora.linear_cross_entropy(hidden, base.lm_head.weight, targets, num_items_in_batch)
+        loss = linear_cross_entropy(hidden, base.lm_head.weight, targets, num_items_in_batch)
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:

@@ -1,149 +1,25 @@
 # mypy: allow-untyped-defs
 """Triton kernels of QLoRA training: what a decoder layer does beside its matrix products and its attention.
 
-Each reads its operands once and writes its results once, computes in float32 and rounds once. `Plain`, at the end, has
-the same functions in plain PyTorch. Here T is tokens, H the hidden size, F the MLP's, D a head's; a matrix argument may
-have rows further apart than they are long.
+Each reads its operands once and writes its results once, computes in float32 and rounds once. plain_kernels.py has the
+same functions in plain PyTorch, `ops` chooses. Here T is tokens, H the hidden size, F the MLP's, D a head's; a matrix
+argument may have rows further apart than they are long.
 """
 
-# Triton is not installed where PyTorch has no GPU build; then no annotation and no decorator may need it.
+# Triton may not be installed; then no annotation may need it.
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
 
-try:
-    import triton
-    import triton.language as tl
-except ImportError:
-    triton = tl = None
-
-NF4_BLOCK = 64  # values that share one absmax
-ABSMAX_BLOCK = 256  # absmax values that share one absmax of their own (double quantisation)
+from student import plain_kernels
+from student.jit import jit, tl, triton
+from student.nf4 import dequantise as dequantise
 
 
-def _jit(function):
-    return triton.jit(function) if triton else function
-
-
-# The sixteen values of NF4 (arXiv:2305.14314, appendix E), as bitsandbytes has them.
-NF4 = (
-    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
-    -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
-    0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
-    0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0,
-)  # fmt: skip
-
-
-def _unpack_assembly() -> str:
-    """PTX for a word of eight codes ($4) and their scale ($5): their values in bfloat16, in pairs ($0 to $3).
-
-    A table in memory costs a load a value, three times the time of the bytes. Instead each thread scales and rounds
-    all sixteen values (so a result is rounded once, from the float32 product, as in bitsandbytes), splits them into
-    bytes, and looks four codes up at once: `prmt` picks four bytes of eight, by three bits of each code, so two of
-    them and a choice by the fourth bit make a look-up among sixteen.
-    """
-    lines = [".reg .f32 t<16>;", ".reg .b32 c<8>, l<4>, h<4>, w, s, m, a, b, x, y;"]
-    for i, value in enumerate(NF4):
-        bits = int(torch.tensor(value, dtype=torch.float32).view(torch.int32)) & 0xFFFFFFFF
-        lines.append(f"mul.rn.f32 t{i}, $5, 0f{bits:08X};")
-    lines += [f"cvt.rn.bf16x2.f32 c{i}, t{2 * i + 1}, t{2 * i};" for i in range(8)]
-    for i in range(4):
-        lines.append(f"prmt.b32 l{i}, c{2 * i}, c{2 * i + 1}, 0x6420;")
-        lines.append(f"prmt.b32 h{i}, c{2 * i}, c{2 * i + 1}, 0x7531;")
-    for half in range(2):
-        lines += [
-            f"shr.b32 w, $4, {16 * half};",
-            "and.b32 s, w, 0x7777;",
-            "shr.b32 m, w, 3;",
-            "and.b32 m, m, 0x1111;",
-            "prmt.b32 m, 0xFF00, 0, m;",  # a byte of ones where the fourth bit is set
-        ]
-        for plane, result in (("l", "x"), ("h", "y")):
-            lines += [
-                f"prmt.b32 a, {plane}0, {plane}1, s;",
-                f"prmt.b32 b, {plane}2, {plane}3, s;",
-                f"lop3.b32 {result}, a, b, m, 0xD8;",  # b where m is set, else a
-            ]
-        # Of each byte the high half is the first code.
-        lines += [
-            f"prmt.b32 ${2 * half}, x, y, 0x4051;",
-            f"prmt.b32 ${2 * half + 1}, x, y, 0x6273;",
-        ]
-    return "{" + "\n".join(lines) + "}"
-
-
-UNPACK = tl.constexpr(_unpack_assembly()) if triton else None
-
-
-@_jit
-def _dequantise(
-    packed,  # int32: eight codes a word
-    absmax,  # uint8 with NESTED, else float32
-    absmax_code,
-    absmax_absmax,
-    offset,
-    out,  # int32: pairs of bfloat16
-    out_stride,
-    blocks,
-    blocks_per_row,
-    NESTED: tl.constexpr,
-    ABSMAX_BLOCK: tl.constexpr,
-    BLOCKS: tl.constexpr,
-):
-    block = tl.program_id(0) * BLOCKS + tl.arange(0, BLOCKS)
-    inside = block < blocks
-    scale = tl.load(absmax + block, mask=inside, other=0)
-    if NESTED:
-        scale = tl.load(absmax_code + scale.to(tl.int32))
-        scale = scale * tl.load(absmax_absmax + block // ABSMAX_BLOCK, mask=inside, other=0.0)
-        scale = scale + tl.load(offset)
-    word = tl.arange(0, 8)
-    words = tl.load(packed + block[:, None] * 8 + word[None, :], mask=inside[:, None], other=0)
-    first, second, third, fourth = tl.inline_asm_elementwise(
-        UNPACK,
-        "=r,=r,=r,=r,r,f",
-        [words, tl.broadcast_to(scale[:, None], (BLOCKS, 8))],
-        dtype=(tl.int32, tl.int32, tl.int32, tl.int32),
-        is_pure=True,
-        pack=1,
-    )
-    pairs = tl.join(tl.join(first, third), tl.join(second, fourth)).reshape(BLOCKS, 32)
-    row, column = block // blocks_per_row, (block % blocks_per_row) * 32
-    start = row.to(tl.int64) * out_stride + column
-    tl.store(out + start[:, None] + tl.arange(0, 32)[None, :], pairs, mask=inside[:, None])
-
-
-def dequantise(weight: torch.Tensor, state: Any, out: torch.Tensor) -> None:
-    """Writes a bitsandbytes NF4 weight into `out` [N, K], bit for bit what bitsandbytes gives.
-
-    K is a multiple of 64, and rows are an even number of elements apart.
-    """
-    if out.dtype != torch.bfloat16:
-        return Plain.dequantise(weight, state, out)
-    rows, columns = out.shape
-    blocks = rows * columns // NF4_BLOCK
-    per_program = 64
-    pairs = out.view(torch.int32)
-    _dequantise[(triton.cdiv(blocks, per_program),)](
-        weight.view(torch.uint8).flatten().view(torch.int32),
-        state.absmax,
-        state.state2.code if state.nested else None,
-        state.state2.absmax if state.nested else None,
-        state.offset if state.nested else None,
-        pairs,
-        pairs.stride(0),
-        blocks,
-        columns // NF4_BLOCK,
-        NESTED=state.nested,
-        ABSMAX_BLOCK=ABSMAX_BLOCK,
-        BLOCKS=per_program,
-        enable_fp_fusion=False,  # bitsandbytes rounds the product before it adds the offset
-    )
-
-
-@_jit
+@jit
 def _place_adapters(
     first,
     second,
@@ -200,7 +76,7 @@ def place_adapters(adapters: list[torch.Tensor], rank: int, out: torch.Tensor) -
     )
 
 
-@_jit
+@jit
 def _norm(x, weight, out, x_stride, out_stride, size, eps, SIZE: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, SIZE)
@@ -228,7 +104,7 @@ def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -
     )
 
 
-@_jit
+@jit
 def _norm_backward(
     grad,
     x,
@@ -290,7 +166,7 @@ def norm_backward(
     )
 
 
-@_jit
+@jit
 def _rope(
     qkv,
     qkv_stride,
@@ -432,7 +308,7 @@ def rope_backward(
     _launch_rope(grads, qkv, weights, eps, cos, sin, heads, kv_heads, out)
 
 
-@_jit
+@jit
 def _swiglu(gate_up, out, in_stride, out_stride, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -452,7 +328,7 @@ def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
     )
 
 
-@_jit
+@jit
 def _swiglu_backward(
     gate_up,
     grad,
@@ -545,7 +421,7 @@ def swiglu_backward(
     return factors.sum(0)
 
 
-@_jit
+@jit
 def _cross_entropy(logits, labels, losses, scale, stride, size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     logits += row * stride
@@ -586,135 +462,6 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tenso
     return losses
 
 
-def _wide(x: torch.Tensor) -> torch.dtype:
-    return torch.promote_types(x.dtype, torch.float32)
-
-
-class Plain:
-    """The functions above in plain PyTorch, in any float type: what the kernels are tested against, and what runs where
-    there is no GPU. Same names, arguments and results."""
-
-    @staticmethod
-    def dequantise(weight: torch.Tensor, state: Any, out: torch.Tensor) -> None:
-        absmax = state.absmax
-        if state.nested:
-            inner = state.state2
-            steps = torch.arange(absmax.numel(), device=absmax.device) // inner.blocksize
-            absmax = inner.code[absmax.long()] * inner.absmax[steps] + state.offset
-        packed = weight.contiguous().view(torch.uint8).flatten()
-        codes = torch.stack([packed >> 4, packed & 15], dim=1).long()
-        values = state.code[codes].view(-1, state.blocksize) * absmax[:, None]
-        out.copy_(values.view(out.shape))
-
-    @staticmethod
-    def place_adapters(adapters: list[torch.Tensor], rank: int, out: torch.Tensor) -> None:
-        out.zero_()
-        row = 0
-        for i, b in enumerate(adapters):
-            out[row : row + len(b), i * rank : i * rank + b.shape[1]].copy_(b)
-            row += len(b)
-
-    @staticmethod
-    def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-        wide = x.to(_wide(x))
-        unit = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-        out.copy_(unit * weight)
-
-    @staticmethod
-    def norm_backward(
-        grad: torch.Tensor,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        eps: float,
-        residual: torch.Tensor,
-        grad_x: torch.Tensor,
-        normed: torch.Tensor,
-    ) -> None:
-        wide = x.to(_wide(x))
-        rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-        unit, g = wide * rstd, grad * weight.to(wide.dtype)
-        normed.copy_(unit * weight)
-        grad_x.copy_(rstd * (g - unit * (g * unit).mean(-1, keepdim=True)) + residual)
-
-    @staticmethod
-    def rope(
-        qkv: torch.Tensor,
-        weights: tuple[torch.Tensor, torch.Tensor] | None,
-        eps: float,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        heads: int,
-        kv_heads: int,
-        out: torch.Tensor,
-    ) -> None:
-        both = qkv[:, : (heads + kv_heads) * out.shape[2]].unflatten(1, (-1, out.shape[2]))
-        both = both.to(_wide(both))
-        if weights is not None:
-            both = both * torch.rsqrt(both.pow(2).mean(-1, keepdim=True) + eps)
-            both = both * _head_weights(weights, heads, kv_heads)
-        cos, sin = (x.repeat(len(qkv) // len(x), 1)[:, None] for x in (cos, sin))
-        a, b = both.chunk(2, dim=-1)
-        out.copy_(both * cos + torch.cat([-b, a], dim=-1) * sin)
-
-    @staticmethod
-    def rope_backward(
-        grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-        qkv: torch.Tensor,
-        weights: tuple[torch.Tensor, torch.Tensor] | None,
-        eps: float,
-        cos: torch.Tensor,
-        sin: torch.Tensor,
-        out: torch.Tensor,
-    ) -> None:
-        grad_q, grad_k, grad_v = grads
-        heads, kv_heads, size = grad_q.shape[1], grad_k.shape[1], grad_q.shape[2]
-        g = torch.cat([grad_q, grad_k], dim=1).to(_wide(qkv))
-        cos, sin = (x.repeat(len(qkv) // len(x), 1)[:, None] for x in (cos, sin))
-        a, b = (g * sin).chunk(2, dim=-1)
-        g = g * cos + torch.cat([b, -a], dim=-1)
-        if weights is not None:
-            both = qkv[:, : (heads + kv_heads) * size].unflatten(1, (-1, size)).to(g.dtype)
-            rstd = torch.rsqrt(both.pow(2).mean(-1, keepdim=True) + eps)
-            unit, g = both * rstd, g * _head_weights(weights, heads, kv_heads)
-            g = rstd * (g - unit * (g * unit).mean(-1, keepdim=True))
-        out.copy_(torch.cat([g, grad_v], dim=1).flatten(1))
-
-    @staticmethod
-    def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-        gate, up = gate_up.to(_wide(gate_up)).chunk(2, dim=-1)
-        out.copy_(torch.nn.functional.silu(gate) * up)
-
-    @staticmethod
-    def swiglu_backward(
-        gate_up: torch.Tensor, grad: torch.Tensor, low_grad: torch.Tensor, low: torch.Tensor
-    ) -> torch.Tensor:
-        gate, up = gate_up.to(_wide(gate_up)).chunk(2, dim=-1)
-        sigmoid = torch.sigmoid(gate)
-        silu = gate * sigmoid
-        product = (silu * up).to(grad.dtype)
-        grad_gate = (grad * up * (sigmoid + silu * (1 - sigmoid))).to(grad.dtype)
-        grad_up = (grad * silu).to(grad.dtype)
-        gate_up.copy_(torch.cat([grad_gate, grad_up], dim=-1))
-        low_gate, low_up = low.chunk(2, dim=-1)
-        factors = [product.t() @ low_grad, grad_gate.t() @ low_gate, grad_up.t() @ low_up]
-        return torch.stack(factors, dim=1).to(_wide(grad))
-
-    @staticmethod
-    def cross_entropy(
-        logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor
-    ) -> torch.Tensor:
-        wide = logits.to(_wide(logits))
-        log_total = wide.logsumexp(-1, keepdim=True)
-        grad = (wide - log_total).exp()
-        grad.scatter_add_(1, labels[:, None], grad.new_full((len(labels), 1), -1.0))
-        losses = (log_total - wide.gather(1, labels[:, None])).squeeze(1)
-        logits.copy_(grad * scale)
-        return losses
-
-
-def _head_weights(
-    weights: tuple[torch.Tensor, torch.Tensor], heads: int, kv_heads: int
-) -> torch.Tensor:
-    """The norm's weight of each head [heads + kv_heads, D]."""
-    q_weight, k_weight = weights
-    return torch.cat([q_weight.expand(heads, -1), k_weight.expand(kv_heads, -1)])
+def ops(x: torch.Tensor) -> Any:
+    """The functions for where `x` is: these, or those of plain_kernels.py."""
+    return sys.modules[__name__] if x.is_cuda else plain_kernels

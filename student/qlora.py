@@ -15,15 +15,14 @@ function a layer, which differs from the modules it replaces in what it computes
 - a layer beyond `keep` remembers its input only, in the host's memory with `offload`, and is run again;
 - packed sequences (TRL's padding-free batches) attend each to itself; padding on the right costs no mask.
 
-Numbers and what each step gave: benchmarks/qlora.md. The kernels, and the plain PyTorch that stands in for them where
-there is no GPU, are in student/kernels.py.
+Numbers and what each step gave: benchmarks/qlora.md. The products are in linears.py, attention in attention.py, what is
+beside them in kernels.py for a GPU and in plain_kernels.py for where there is none.
 
 In shapes T is tokens of the batch, H the hidden size, N a product's outputs and K its inputs, F the MLP's size, R the
 adapters' rank, padded to a power of two from 16.
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,13 +30,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student import kernels
+from student.attention import Attention, Batch
+from student.kernels import ops
+from student.linears import Buffer, Linears, check
 from student.plan import FUSED, padded_rank
 
 # Pre-norm layers with RMSNorm, rotary embedding and a SwiGLU, by the names of their parts.
 LAYERS = set(FUSED.values())
 ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_proj", "down_proj")
-IGNORED = -100
 
 
 def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fused":
@@ -60,37 +60,16 @@ def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fuse
     return Fused(decoder, len(decoder.layers) if keep is None else keep, offload)
 
 
-@dataclass
-class _Batch:
-    """How the tokens of a batch fall into sequences. With `starts` the batch is one row of sequences end to end."""
-
-    rows: int
-    length: int
-    starts: Tensor | None = None  # int32, one more than sequences: where each begins, and the end
-    longest: int = 0
-
-    def sequences(self, device: torch.device) -> tuple[Tensor, int]:
-        """Where each sequence begins when all rows are laid end to end, with the end; and the longest's length."""
-        if self.starts is not None:
-            return self.starts, self.longest
-        end = self.rows * self.length + 1
-        return torch.arange(0, end, self.length, dtype=torch.int32, device=device), self.length
-
-
-def ops(x: Tensor) -> Any:
-    """The functions of student/kernels.py for where `x` is."""
-    return kernels if x.is_cuda else kernels.Plain
-
-
 class Fused:
     """The fused layers of one model, and what they share."""
 
     def __init__(self, decoder: Any, keep: int, offload: bool) -> None:
         self.decoder, self.keep, self.offload = decoder, keep, offload
-        self.batch: _Batch | None = None
+        self.batch: Batch | None = None
         self.host: _Host | None = None
-        self._buffer: Tensor | None = None
         self.layers = [_Layer(layer, f"layer {i}") for i, layer in enumerate(decoder.layers)]
+        products = [linears for layer in self.layers for linears in layer.products]
+        self.buffer = Buffer(max(linears.elements for linears in products))
         for index, layer in enumerate(decoder.layers):
             layer.forward = functools.partial(self._layer, index, layer.forward)
         decoder.forward = functools.partial(self._decoder, decoder.forward)
@@ -99,18 +78,6 @@ class Fused:
         """For the batches that follow: how many layers keep their activations; -1 for none, and the inputs of all but
         the first wait in the host's memory."""
         self.keep, self.offload = max(number, 0), number < 0
-
-    def buffer(self, like: Tensor, rows: int, columns: int) -> Tensor:
-        """The shared [rows, columns], for one weight at a time."""
-        if (
-            self._buffer is None
-            or (self._buffer.dtype, self._buffer.device) != (like.dtype, like.device)
-            or self._buffer.numel() < rows * columns
-        ):
-            self._buffer = None  # freed before the larger one is taken
-            largest = max(linears.elements for layer in self.layers for linears in layer.products)
-            self._buffer = like.new_empty(largest)
-        return self._buffer[: rows * columns].view(rows, columns)
 
     def _decoder(
         self,
@@ -149,7 +116,7 @@ class Fused:
         tokens = input_ids if input_ids is not None else inputs_embeds
         assert tokens is not None
         rows, length = tokens.shape[:2]
-        batch = _Batch(rows, length)
+        batch = Batch(rows, length)
         if attention_mask is not None:
             if attention_mask.ndim != 2 or bool(
                 (attention_mask[:, 1:] > attention_mask[:, :-1]).any()
@@ -196,7 +163,7 @@ class Fused:
                     hidden_states, cos, sin, self, self.batch, index, *layer.parameters()
                 )
             x = hidden_states.reshape(-1, hidden_states.shape[-1])
-            return layer.forward(self, self.batch, x, cos, sin)[0].view(hidden_states.shape)
+            return layer.forward(self.buffer, self.batch, x, cos, sin)[0].view(hidden_states.shape)
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -209,13 +176,13 @@ class _LayerFunction(torch.autograd.Function):
         cos: Tensor,
         sin: Tensor,
         fused: Fused,
-        batch: _Batch,
+        batch: Batch,
         index: int,
         *parameters: Tensor,
     ) -> Tensor:
         layer = fused.layers[index]
         kept = index >= len(fused.layers) - fused.keep
-        out, saved = layer.forward(fused, batch, x.reshape(-1, x.shape[-1]), cos, sin)
+        out, saved = layer.forward(fused.buffer, batch, x.reshape(-1, x.shape[-1]), cos, sin)
         ctx.fused, ctx.batch, ctx.index, ctx.shape = fused, batch, index, x.shape
         ctx.saved = saved if kept else None
         ctx.on_host = not kept and fused.offload and index > 0 and x.is_cuda
@@ -234,10 +201,10 @@ class _LayerFunction(torch.autograd.Function):
         x = x.reshape(-1, ctx.shape[-1])
         saved, ctx.saved = ctx.saved, None
         if saved is None:
-            _, saved = layer.forward(fused, ctx.batch, x, cos, sin, output=False)
+            _, saved = layer.forward(fused.buffer, ctx.batch, x, cos, sin, output=False)
         grad = grad.reshape(-1, ctx.shape[-1])
         grad_x, grads = layer.backward(
-            fused, ctx.batch, x, cos, sin, saved, grad, ctx.needs_input_grad[0]
+            fused.buffer, ctx.batch, x, cos, sin, saved, grad, ctx.needs_input_grad[0]
         )
         if grad_x is not None:
             grad_x = grad_x.view(ctx.shape)
@@ -249,7 +216,7 @@ class _Saved:
     """What a layer keeps for its backward pass beside its input x [T, H]."""
 
     qkv: Tensor  # [T, Nq + 2 Nk], before norm and rotation
-    attention: "_Attention"  # its output [T, Nq] and log-sum-exp
+    attention: "Attention"  # its output [T, Nq] and log-sum-exp
     middle: Tensor  # x after attention [T, H]
     gate_up: Tensor  # [T, 2F + 2R]: gate and up, and columns that the backward pass fills
     low: list[Tensor]  # of q,k,v; o; gate,up; down: s x A^T [T, n R]
@@ -266,7 +233,7 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         projections = [getattr(attention, n) for n in ATTENTION] + [getattr(mlp, n) for n in MLP]
         for label, module in zip(ATTENTION + MLP, projections, strict=True):
-            _check(module, f"{name}, {label}")
+            check(module, f"{name}, {label}")
         if getattr(attention, "sliding_window", None):
             raise ValueError(f"{name}: sliding-window attention cannot be fused")
         if attention.config.hidden_act != "silu":
@@ -277,8 +244,8 @@ class _Layer:
         self.size, self.scale = attention.head_dim, attention.scaling
         rank = padded_rank(max(m.r[m.active_adapters[0]] for m in projections))
         q, k, v, o, gate, up, down = projections
-        self.qkv, self.o = _Linears([q, k, v], rank), _Linears([o], rank)
-        self.gate_up, self.down = _Linears([gate, up], rank), _Linears([down], rank)
+        self.qkv, self.o = Linears([q, k, v], rank), Linears([o], rank)
+        self.gate_up, self.down = Linears([gate, up], rank), Linears([down], rank)
         self.products = [self.qkv, self.o, self.gate_up, self.down]
         adapters = {id(p) for p in self.parameters()}
         for label, parameter in layer.named_parameters():
@@ -300,7 +267,7 @@ class _Layer:
     def _head_norms(self) -> tuple[Tensor, Tensor] | None:
         return (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else None
 
-    def _rotated(self, batch: _Batch, qkv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
+    def _rotated(self, batch: Batch, qkv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
         """Queries, keys and values, [B, S, heads, D] each."""
         both = qkv.new_empty(len(qkv), self.heads + self.kv_heads, self.size)
         eps = self.q_norm.variance_epsilon if self.q_norm is not None else 0.0
@@ -314,8 +281,8 @@ class _Layer:
 
     def forward(
         self,
-        fused: Fused,
-        batch: _Batch,
+        buffer: Buffer,
+        batch: Batch,
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
@@ -325,32 +292,32 @@ class _Layer:
         tokens, do = len(x), ops(x)
         normed = self.qkv.input(x)
         do.norm(x, self.first_norm.weight, self.first_norm.variance_epsilon, self.qkv.head(normed))
-        qkv, low_qkv = self.qkv.forward(fused, normed)
+        qkv, low_qkv = self.qkv.forward(buffer, normed)
         q, k, v = self._rotated(batch, qkv, cos, sin)
-        attention = _Attention(batch, q, k, v, self.scale)
+        attention = Attention(batch, q, k, v, self.scale)
         del q, k, v
         joined = self.o.input(x)
         self.o.head(joined).view(batch.rows, batch.length, self.heads, self.size).copy_(
             attention.out
         )
-        middle, low_o = self.o.forward(fused, joined, onto=x)
+        middle, low_o = self.o.forward(buffer, joined, onto=x)
         del joined, normed
         normed = self.gate_up.input(x)
         eps = self.second_norm.variance_epsilon
         do.norm(middle, self.second_norm.weight, eps, self.gate_up.head(normed))
         gate_up = x.new_empty(tokens, self.gate_up.rows + self.gate_up.low)
-        _, low_gate_up = self.gate_up.forward(fused, normed, out=gate_up[:, : self.gate_up.rows])
+        _, low_gate_up = self.gate_up.forward(buffer, normed, out=gate_up[:, : self.gate_up.rows])
         del normed
         product = self.down.input(x)
         do.swiglu(gate_up[:, : self.gate_up.rows], self.down.head(product))
-        out, low_down = self.down.forward(fused, product, onto=middle, output=output)
+        out, low_down = self.down.forward(buffer, product, onto=middle, output=output)
         low = [low_qkv, low_o, low_gate_up, low_down]
         return out, _Saved(qkv, attention, middle, gate_up, low)
 
     def backward(
         self,
-        fused: Fused,
-        batch: _Batch,
+        buffer: Buffer,
+        batch: Batch,
         x: Tensor,
         cos: Tensor,
         sin: Tensor,
@@ -367,7 +334,7 @@ class _Layer:
         # MLP: middle + down(silu(gate) * up)
         grad_down = self.down.output(x)
         self.down.head_out(grad_down).copy_(grad)
-        grad_product = self.down.backward(fused, grad_down)
+        grad_product = self.down.backward(buffer, grad_down)
         b_down = self.down.grad_b(grad_down, low_down)
         grad_gate_up, saved.gate_up = saved.gate_up, None  # type: ignore[assignment]
         factors = do.swiglu_backward(
@@ -379,7 +346,7 @@ class _Layer:
         del grad_product, grad_down
         a_down = self.down.unscaled(factors[:, 0].t())
         b_gate_up = self.gate_up.cut_b(factors[:, 1:].transpose(0, 1))
-        grad_normed = self.gate_up.backward(fused, grad_gate_up)
+        grad_normed = self.gate_up.backward(buffer, grad_gate_up)
         grad_middle = self.o.output(x)
         normed = torch.empty_like(x)
         do.norm_backward(
@@ -394,7 +361,7 @@ class _Layer:
         a_gate_up = self.gate_up.grad_a(grad_gate_up, normed)
         del grad_gate_up
         # Attention: x + o(attention(q, k, v))
-        grad_joined = self.o.backward(fused, grad_middle)
+        grad_joined = self.o.backward(buffer, grad_middle)
         b_o = self.o.grad_b(grad_middle, low_o)
         a_o = self.o.grad_a(grad_middle, saved.attention.out.reshape(len(x), -1))
         q, k, v = self._rotated(batch, saved.qkv, cos, sin)
@@ -412,7 +379,7 @@ class _Layer:
         )
         del grads
         # The product with the weights is also what fills the last columns of grad_qkv, which grad_a reads.
-        grad_normed = self.qkv.backward(fused, grad_qkv, needs_x)
+        grad_normed = self.qkv.backward(buffer, grad_qkv, needs_x)
         b_qkv = self.qkv.grad_b(grad_qkv, low_qkv)
         grad_x = None
         if needs_x:
@@ -439,250 +406,6 @@ class _Layer:
         return grad_x, [
             g.to(kind) for g, kind in zip((g for p in pairs for g in p), kinds, strict=True)
         ]
-
-
-class _Linears:
-    """n linear layers of one input, [N, K] together, each with an adapter A [r, K], B [N_i, r] and a scale s.
-
-    Inputs and output gradients travel in matrices with n R further columns: `input` [T, K + nR] and `output`
-    [T, N + nR] make them, `head` and `head_out` are their first K and N columns, which the caller fills.
-    """
-
-    def __init__(self, modules: list[Any], rank: int) -> None:
-        self.modules, self.rank = modules, rank
-        names = [module.active_adapters[0] for module in modules]
-        self.bases = [module.get_base_layer() for module in modules]
-        self.pairs = [(m.lora_A[n], m.lora_B[n]) for m, n in zip(modules, names, strict=True)]
-        self.scales = [float(m.scaling[n]) for m, n in zip(modules, names, strict=True)]
-        sizes = [module.out_features for module in modules]
-        self.rows, self.columns = sum(sizes), modules[0].in_features
-        self.low = rank * len(modules)
-        self.elements = max(
-            self.rows * (self.columns + self.low), (self.rows + self.low) * self.columns
-        )
-        # Of each layer its rows in [N, ...] and its columns in [..., nR].
-        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
-        self.row_slices = [slice(e - n, e) for e, n in zip(ends, sizes, strict=True)]
-        self.low_slices = [slice(i * rank, (i + 1) * rank) for i in range(len(sizes))]
-
-    def input(self, like: Tensor) -> Tensor:
-        return like.new_empty(len(like), self.columns + self.low)
-
-    def output(self, like: Tensor) -> Tensor:
-        return like.new_empty(len(like), self.rows + self.low)
-
-    def head(self, x: Tensor) -> Tensor:
-        return x[:, : self.columns]
-
-    def head_out(self, x: Tensor) -> Tensor:
-        return x[:, : self.rows]
-
-    def parameters(self) -> list[Tensor]:
-        """A and B of each, read anew: a trainer may have exchanged them."""
-        return [linear.weight for pair in self.pairs for linear in pair]
-
-    def _scaled_a(self, like: Tensor) -> Tensor:
-        """s A of all layers, one above the other, [nR, K]."""
-        pieces = []
-        for (a, _), scale in zip(self.pairs, self.scales, strict=True):
-            pieces.append(a.weight.detach().to(like.dtype) * scale)
-            if len(a.weight) < self.rank:
-                pieces.append(like.new_zeros(self.rank - len(a.weight), self.columns))
-        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
-
-    def _weights(self, out: Tensor) -> None:
-        for rows, base in zip(self.row_slices, self.bases, strict=True):
-            state = getattr(base.weight, "quant_state", None)
-            if state is None:
-                out[rows].copy_(base.weight)
-            else:
-                ops(out).dequantise(base.weight.data, state, out[rows])
-
-    def forward(
-        self,
-        fused: Fused,
-        x: Tensor,
-        out: Tensor | None = None,
-        onto: Tensor | None = None,
-        output: bool = True,
-    ) -> tuple[Any, Tensor]:
-        """y = x W^T + s (x A^T) B^T + bias [T, N], into `out` or added to `onto`; and s x A^T [T, nR].
-
-        `x` comes from `input`. Without `output` only the second is computed.
-        """
-        torch.mm(self.head(x), self._scaled_a(x).t(), out=x[:, self.columns :])
-        low = x[:, self.columns :].clone()
-        if not output:
-            return None, low
-        weight = fused.buffer(x, self.rows, self.columns + self.low)
-        self._weights(weight[:, : self.columns])
-        ops(x).place_adapters(
-            [b.weight.detach() for _, b in self.pairs], self.rank, weight[:, self.columns :]
-        )
-        bias = self._bias()
-        if onto is not None:
-            y = torch.addmm(onto, x, weight.t())
-            return y if bias is None else y.add_(bias), low
-        if bias is not None:
-            return torch.addmm(bias.to(x.dtype), x, weight.t(), out=out), low
-        return torch.mm(x, weight.t(), out=out), low
-
-    def _bias(self) -> Tensor | None:
-        if all(base.bias is None for base in self.bases):
-            return None
-        return torch.cat([base.bias.detach() for base in self.bases])
-
-    def backward(self, fused: Fused, grad: Tensor, needs_x: bool = True) -> Any:
-        """The input's gradient dy W + s (dy B) A [T, K], given dy in a matrix from `output`, whose last columns it
-        fills with dy B."""
-        for rows, columns, (_, b) in zip(self.row_slices, self.low_slices, self.pairs, strict=True):
-            place, rank = grad[:, self.rows :][:, columns], b.weight.shape[1]
-            if rank < self.rank:
-                place.zero_()
-            torch.mm(grad[:, rows], b.weight.detach().to(grad.dtype), out=place[:, :rank])
-        if not needs_x:
-            return None
-        weight = fused.buffer(grad, self.rows + self.low, self.columns)
-        self._weights(weight[: self.rows])
-        weight[self.rows :] = self._scaled_a(grad)
-        return torch.mm(grad, weight)
-
-    def grad_a(self, grad: Tensor, x: Tensor) -> list[Tensor]:
-        """Gradients of each A, s (dy B)^T x, after `backward` has filled dy B; x [T, K]."""
-        return self.unscaled(torch.mm(grad[:, self.rows :].t(), x))
-
-    def unscaled(self, grad: Tensor) -> list[Tensor]:
-        """Gradients of each A from that of all s A [nR, K]."""
-        return [
-            grad[columns][: len(a.weight)] * scale
-            for columns, (a, _), scale in zip(self.low_slices, self.pairs, self.scales, strict=True)
-        ]
-
-    def grad_b(self, grad: Tensor, low: Tensor) -> list[Tensor]:
-        """Gradients of each B, dy^T (s x A^T)."""
-        return self.cut_b(
-            [
-                torch.mm(grad[:, rows].t(), low[:, columns])
-                for rows, columns in zip(self.row_slices, self.low_slices, strict=True)
-            ]
-        )
-
-    def cut_b(self, grads: Any) -> list[Tensor]:
-        """Without the columns that pad the rank."""
-        return [
-            g[:, : b.weight.shape[1]].contiguous()
-            for g, (_, b) in zip(grads, self.pairs, strict=True)
-        ]
-
-
-def _check(module: Any, name: str) -> None:
-    """Raises a ValueError if the linear layer is not LoRA as `_Linears` computes it."""
-    if not hasattr(module, "lora_A"):
-        raise ValueError(
-            f"{name}: has no LoRA adapter; the fused layers need one on every linear layer"
-        )
-    if len(module.active_adapters) != 1 or len(module.lora_A) != 1:
-        raise ValueError(f"{name}: {len(module.lora_A)} adapters, expected one, active")
-    adapter = module.active_adapters[0]
-    if adapter in module.lora_variant or module.lora_bias[adapter]:
-        raise ValueError(
-            f"{name}: DoRA and other variants, and biases of the adapter, cannot be fused"
-        )
-    if getattr(module.lora_dropout[adapter], "p", 0):
-        raise ValueError(
-            f"{name}: LoRA dropout {module.lora_dropout[adapter].p} cannot be fused; set it to 0"
-        )
-    weight = module.get_base_layer().weight
-    state = getattr(weight, "quant_state", None)
-    if state is None and not weight.is_floating_point():
-        raise ValueError(f"{name}: its weight is {weight.dtype}, expected NF4 or a float type")
-    if state is not None and (
-        state.quant_type != "nf4"
-        or tuple(state.code.tolist()) != kernels.NF4
-        or state.blocksize != kernels.NF4_BLOCK
-        or (state.nested and state.state2.blocksize != kernels.ABSMAX_BLOCK)
-        or module.in_features % kernels.NF4_BLOCK
-    ):
-        raise ValueError(
-            f"{name}: {state.quant_type} in blocks of {state.blocksize}, rows of {module.in_features}; "
-            f"expected nf4 in blocks of {kernels.NF4_BLOCK} that do not cross rows"
-        )
-
-
-class _Attention:
-    """Causal attention by a kernel that PyTorch ships; keeps its output and log-sum-exp for the backward pass.
-
-    FlashAttention (arXiv:2205.14135, 2307.08691), in cuDNN's version where that was checked and in its authors'
-    version elsewhere, which takes packed sequences too but is half as fast on Hopper. Grouped keys and values
-    (arXiv:2305.13245) are not repeated.
-    """
-
-    def __init__(self, batch: _Batch, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-        """`out` [B, S, heads, D] of q [B, S, heads, D] and k, v [B, S, kv_heads, D]."""
-        aten, self.batch, self.scale = torch.ops.aten, batch, scale
-        self.cudnn = _cudnn_is_checked(batch, q)
-        if not q.is_cuda:
-            with torch.enable_grad():
-                inputs = q, k, v = tuple(x.detach().requires_grad_() for x in (q, k, v))
-                self.inputs, self.graph = inputs, plain_attention(batch, q, k, v, scale)
-            self.out = self.graph.detach()
-        elif self.cudnn:
-            out, *rest = aten._scaled_dot_product_cudnn_attention(
-                *(x.transpose(1, 2) for x in (q, k, v)), None, True, 0.0, True, scale=scale
-            )
-            self.out, self.rest = out.transpose(1, 2), rest[:7]
-        else:
-            starts, longest = batch.sequences(q.device)
-            out, *rest = aten._flash_attention_forward(
-                *(x.flatten(0, 1) for x in (q, k, v)), starts, starts, longest, longest, 0.0, True, False,
-                scale=scale,
-            )  # fmt: skip
-            self.out, self.rest = out.reshape(q.shape), rest[:3]
-
-    def backward(self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of q, k and v, in their shapes."""
-        aten, batch = torch.ops.aten, self.batch
-        if not q.is_cuda:
-            return torch.autograd.grad(self.graph, self.inputs, grad)
-        if self.cudnn:
-            lse, starts_q, starts_k, longest_q, longest_k, seed, offset = self.rest
-            given = (x.transpose(1, 2) for x in (grad, q, k, v, self.out))
-            grads = aten._scaled_dot_product_cudnn_attention_backward(
-                *given, lse, seed, offset, None, starts_q, starts_k, longest_q, longest_k, 0.0, True,
-                scale=self.scale,
-            )  # fmt: skip
-            return tuple(g.transpose(1, 2) for g in grads)
-        starts, longest = batch.sequences(q.device)
-        lse, state, unused = self.rest
-        given = (x.flatten(0, 1) for x in (grad, q, k, v, self.out))
-        grads = aten._flash_attention_backward(
-            *given,
-            lse,
-            starts,
-            starts,
-            longest,
-            longest,
-            0.0,
-            True,
-            state,
-            unused,
-            scale=self.scale,
-        )
-        return tuple(g.reshape(x.shape) for g, x in zip(grads, (q, k, v), strict=True))
-
-
-def _cudnn_is_checked(batch: _Batch, q: Tensor) -> bool:
-    """Whether cuDNN's attention was checked for such a batch: heads of 128, lengths of multiples of 128, Hopper.
-
-    Elsewhere others report wrong results, with masks or few key heads (pytorch/pytorch #196678, #193893).
-    """
-    return (
-        q.is_cuda
-        and batch.starts is None
-        and batch.length % 128 == 0
-        and q.shape[-1] == 128
-        and torch.cuda.get_device_capability(q.device) == (9, 0)
-    )
 
 
 class _Host:
@@ -719,59 +442,3 @@ class _Host:
         with torch.cuda.stream(self.stream):
             memory = self.memory[index][: shape.numel()].view(shape)
             return memory.to(device, non_blocking=True)
-
-
-def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
-    count: Tensor | float | None = None,
-    chunk: int = 2048,
-) -> Tensor:
-    """The sum over labelled rows of -log softmax(hidden weight^T)[label], divided by `count` (default: those rows).
-
-    The logits exist for `chunk` rows at a time, their gradient is taken on the way, and rows with label -100 cost
-    nothing. `weight` [V, H] is frozen; hidden [T, H]; labels [T] belong to the rows as they stand (shift them before).
-    """
-    return _LinearCrossEntropy.apply(hidden, weight, labels, count, chunk)  # type: ignore[no-any-return]
-
-
-class _LinearCrossEntropy(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        labels: Tensor,
-        count: Tensor | float | None,
-        chunk: int,
-    ) -> Tensor:
-        rows = (labels != IGNORED).nonzero().flatten()
-        number = len(rows) if count is None else count
-        scale = 1 / torch.as_tensor(number, dtype=torch.float32, device=hidden.device).clamp(min=1)
-        grad = torch.zeros_like(hidden)
-        loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        for some in rows.split(chunk):
-            logits = torch.mm(hidden[some], weight.t())
-            loss += ops(hidden).cross_entropy(logits, labels[some], scale).sum()
-            if ctx.needs_input_grad[0]:
-                grad[some] = torch.mm(logits, weight)
-        ctx.save_for_backward(grad)
-        return loss * scale
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        (grad_hidden,) = ctx.saved_tensors
-        return grad_hidden * grad.to(grad_hidden.dtype), None, None, None, None
-
-
-def plain_attention(batch: _Batch, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T scale) v [B, S, heads, D], each token over those of its sequence up to itself."""
-    ends = [0, batch.length] if batch.starts is None else batch.starts.tolist()
-    attend = torch.nn.functional.scaled_dot_product_attention
-    pieces = []
-    for start, end in itertools.pairwise(ends):
-        q_s, k_s, v_s = (x[:, start:end].transpose(1, 2) for x in (q, k, v))
-        out = attend(q_s, k_s, v_s, is_causal=True, scale=scale, enable_gqa=True)
-        pieces.append(out.transpose(1, 2))
-    return torch.cat(pieces, dim=1)

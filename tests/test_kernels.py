@@ -10,6 +10,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import torch
 
-from student import kernels
+from student import kernels, nf4, plain_kernels
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HERE, KIND = ("cpu", torch.float32) if INTERPRETED else ("cuda", torch.bfloat16)
@@ -45,7 +46,7 @@ def some_nf4(
     torch.manual_seed(0)
     blocks = rows * columns // 64
     packed = torch.randint(0, 256, (rows * columns // 2, 1), dtype=torch.uint8)
-    code = torch.tensor(kernels.NF4)
+    code = torch.tensor(nf4.VALUES)
     inner = SimpleNamespace(
         code=torch.randn(256).sort().values, absmax=torch.rand(-(-blocks // 256)), blocksize=256
     )
@@ -73,7 +74,7 @@ def some_nf4(
 def test_nf4_is_unpacked_value_by_value(nested):
     packed, state, values = some_nf4(12, 192, nested)
     out = torch.empty(12, 200)
-    kernels.Plain.dequantise(packed, state, out[:, :192])
+    plain_kernels.dequantise(packed, state, out[:, :192])
     assert torch.equal(out[:, :192], values)
 
 
@@ -82,7 +83,7 @@ def test_nf4_is_unpacked_as_bitsandbytes_does():
     weight = torch.randn(384, 128, generator=torch.Generator().manual_seed(0)) * 0.02
     packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
     out = torch.empty_like(weight)
-    kernels.Plain.dequantise(packed, state, out)
+    plain_kernels.dequantise(packed, state, out)
     assert torch.equal(out, functional.dequantize_4bit(packed, state))
 
 
@@ -100,7 +101,7 @@ def test_the_dequantiser_is_exact(nested, monkeypatch):
                 setattr(part, name, value.to(HERE))
     out, expected = (some(12, 208, kind=torch.bfloat16) for _ in range(2))
     kernels.dequantise(packed.to(HERE), state, out[:, :192])
-    kernels.Plain.dequantise(packed.to(HERE), state, expected[:, :192])
+    plain_kernels.dequantise(packed.to(HERE), state, expected[:, :192])
     assert torch.equal(out[:, :192], expected[:, :192])
 
 
@@ -143,7 +144,7 @@ def test_the_kernels_compute_what_plain_pytorch_does():
     for name, arguments in calls():
         # Both on copies; compared is all that they return or write.
         ours, plain = copy.deepcopy(arguments), copy.deepcopy(arguments)
-        results = getattr(kernels, name)(*ours), getattr(kernels.Plain, name)(*plain)
+        results = getattr(kernels, name)(*ours), getattr(plain_kernels, name)(*plain)
         pairs = [(a, b) for a, b in zip(ours, plain, strict=True) if isinstance(a, torch.Tensor)]
         if results[0] is not None:
             pairs.append(results)
@@ -239,7 +240,7 @@ def inline_assembly(
             result |= chosen[0] & chosen[1] & chosen[2] & -(table >> i & 1)
         return result
 
-    instructions = {
+    instructions: dict[str, Callable[..., np.ndarray]] = {
         "mul.rn.f32": lambda a, b: (a.view(np.float32) * b.view(np.float32)).view(np.uint32),
         "cvt.rn.bf16x2.f32": lambda high, low: half(high) << 16 | half(low),
         "shr.b32": lambda a, number: a >> number,

@@ -8,8 +8,9 @@ import pytest
 import torch
 from test_kernels import apart
 
-from student import kernels, plan, qlora, vision
+from student import plain_kernels, plan, qlora, vision
 from student.generic import shape_of
+from student.loss import linear_cross_entropy
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 96,
@@ -277,7 +278,7 @@ def test_linear_cross_entropy_is_cross_entropy_without_the_masked_rows():
         wanted = torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="sum")
         wanted = wanted / (count or int((labels != -100).sum())) * 1.7
         (expected,) = torch.autograd.grad(wanted, hidden)
-        found = qlora.linear_cross_entropy(hidden, weight, labels, count, chunk=4) * 1.7
+        found = linear_cross_entropy(hidden, weight, labels, count, chunk=4) * 1.7
         torch.testing.assert_close(found, wanted)
         torch.testing.assert_close(torch.autograd.grad(found, hidden)[0], expected)
 
@@ -380,7 +381,7 @@ def test_two_steps_on_4_bit_weights_follow_float32(kind, head, rows, length, off
         if hasattr(module, "lora_A"):
             weight = module.base_layer.weight
             plain = torch.nn.Linear(module.in_features, module.out_features, False, "cuda")
-            kernels.Plain.dequantise(weight.data, weight.quant_state, plain.weight.data)
+            plain_kernels.dequantise(weight.data, weight.quant_state, plain.weight.data)
             module.base_layer = plain.requires_grad_(False)
     exact = exact.float()
     exact_adapters = [p for p in exact.parameters() if p.requires_grad]

@@ -1,0 +1,197 @@
+"""Linear layers of one input, each with a LoRA adapter, as one product: forward and backward written out.
+
+student/qlora.py says why; arXiv:2106.09685 has the adapters.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from student import nf4
+from student.kernels import ops
+
+
+@dataclass
+class Buffer:
+    """Memory of so many elements, for one weight at a time."""
+
+    elements: int
+    memory: Tensor | None = None
+
+    def matrix(self, like: Tensor, rows: int, columns: int) -> Tensor:
+        """[rows, columns] of it, of the type and on the device of `like`."""
+        kind = (like.dtype, like.device)
+        if self.memory is None or (self.memory.dtype, self.memory.device) != kind:
+            self.memory = None  # freed before the other is taken
+            self.memory = like.new_empty(self.elements)
+        return self.memory[: rows * columns].view(rows, columns)
+
+
+class Linears:
+    """n linear layers of one input, [N, K] together, each with an adapter A [r, K], B [N_i, r] and a scale s.
+
+    Inputs and output gradients travel in matrices with n R further columns: `input` [T, K + nR] and `output`
+    [T, N + nR] make them, `head` and `head_out` are their first K and N columns, which the caller fills.
+    """
+
+    def __init__(self, modules: list[Any], rank: int) -> None:
+        self.modules, self.rank = modules, rank
+        names = [module.active_adapters[0] for module in modules]
+        self.bases = [module.get_base_layer() for module in modules]
+        self.pairs = [(m.lora_A[n], m.lora_B[n]) for m, n in zip(modules, names, strict=True)]
+        self.scales = [float(m.scaling[n]) for m, n in zip(modules, names, strict=True)]
+        sizes = [module.out_features for module in modules]
+        self.rows, self.columns = sum(sizes), modules[0].in_features
+        self.low = rank * len(modules)
+        self.elements = max(
+            self.rows * (self.columns + self.low), (self.rows + self.low) * self.columns
+        )
+        # Of each layer its rows in [N, ...] and its columns in [..., nR].
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        self.row_slices = [slice(e - n, e) for e, n in zip(ends, sizes, strict=True)]
+        self.low_slices = [slice(i * rank, (i + 1) * rank) for i in range(len(sizes))]
+
+    def input(self, like: Tensor) -> Tensor:
+        return like.new_empty(len(like), self.columns + self.low)
+
+    def output(self, like: Tensor) -> Tensor:
+        return like.new_empty(len(like), self.rows + self.low)
+
+    def head(self, x: Tensor) -> Tensor:
+        return x[:, : self.columns]
+
+    def head_out(self, x: Tensor) -> Tensor:
+        return x[:, : self.rows]
+
+    def parameters(self) -> list[Tensor]:
+        """A and B of each, read anew: a trainer may have exchanged them."""
+        return [linear.weight for pair in self.pairs for linear in pair]
+
+    def _scaled_a(self, like: Tensor) -> Tensor:
+        """s A of all layers, one above the other, [nR, K]."""
+        pieces = []
+        for (a, _), scale in zip(self.pairs, self.scales, strict=True):
+            pieces.append(a.weight.detach().to(like.dtype) * scale)
+            if len(a.weight) < self.rank:
+                pieces.append(like.new_zeros(self.rank - len(a.weight), self.columns))
+        return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+    def _weights(self, out: Tensor) -> None:
+        for rows, base in zip(self.row_slices, self.bases, strict=True):
+            state = getattr(base.weight, "quant_state", None)
+            if state is None:
+                out[rows].copy_(base.weight)
+            else:
+                ops(out).dequantise(base.weight.data, state, out[rows])
+
+    def forward(
+        self,
+        buffer: Buffer,
+        x: Tensor,
+        out: Tensor | None = None,
+        onto: Tensor | None = None,
+        output: bool = True,
+    ) -> tuple[Any, Tensor]:
+        """y = x W^T + s (x A^T) B^T + bias [T, N], into `out` or added to `onto`; and s x A^T [T, nR].
+
+        `x` comes from `input`. Without `output` only the second is computed.
+        """
+        torch.mm(self.head(x), self._scaled_a(x).t(), out=x[:, self.columns :])
+        low = x[:, self.columns :].clone()
+        if not output:
+            return None, low
+        weight = buffer.matrix(x, self.rows, self.columns + self.low)
+        self._weights(weight[:, : self.columns])
+        ops(x).place_adapters(
+            [b.weight.detach() for _, b in self.pairs], self.rank, weight[:, self.columns :]
+        )
+        bias = self._bias()
+        if onto is not None:
+            y = torch.addmm(onto, x, weight.t())
+            return y if bias is None else y.add_(bias), low
+        if bias is not None:
+            return torch.addmm(bias.to(x.dtype), x, weight.t(), out=out), low
+        return torch.mm(x, weight.t(), out=out), low
+
+    def _bias(self) -> Tensor | None:
+        if all(base.bias is None for base in self.bases):
+            return None
+        return torch.cat([base.bias.detach() for base in self.bases])
+
+    def backward(self, buffer: Buffer, grad: Tensor, needs_x: bool = True) -> Any:
+        """The input's gradient dy W + s (dy B) A [T, K], given dy in a matrix from `output`, whose last columns it
+        fills with dy B."""
+        for rows, columns, (_, b) in zip(self.row_slices, self.low_slices, self.pairs, strict=True):
+            place, rank = grad[:, self.rows :][:, columns], b.weight.shape[1]
+            if rank < self.rank:
+                place.zero_()
+            torch.mm(grad[:, rows], b.weight.detach().to(grad.dtype), out=place[:, :rank])
+        if not needs_x:
+            return None
+        weight = buffer.matrix(grad, self.rows + self.low, self.columns)
+        self._weights(weight[: self.rows])
+        weight[self.rows :] = self._scaled_a(grad)
+        return torch.mm(grad, weight)
+
+    def grad_a(self, grad: Tensor, x: Tensor) -> list[Tensor]:
+        """Gradients of each A, s (dy B)^T x, after `backward` has filled dy B; x [T, K]."""
+        return self.unscaled(torch.mm(grad[:, self.rows :].t(), x))
+
+    def unscaled(self, grad: Tensor) -> list[Tensor]:
+        """Gradients of each A from that of all s A [nR, K]."""
+        return [
+            grad[columns][: len(a.weight)] * scale
+            for columns, (a, _), scale in zip(self.low_slices, self.pairs, self.scales, strict=True)
+        ]
+
+    def grad_b(self, grad: Tensor, low: Tensor) -> list[Tensor]:
+        """Gradients of each B, dy^T (s x A^T)."""
+        return self.cut_b(
+            [
+                torch.mm(grad[:, rows].t(), low[:, columns])
+                for rows, columns in zip(self.row_slices, self.low_slices, strict=True)
+            ]
+        )
+
+    def cut_b(self, grads: Any) -> list[Tensor]:
+        """Without the columns that pad the rank."""
+        return [
+            g[:, : b.weight.shape[1]].contiguous()
+            for g, (_, b) in zip(grads, self.pairs, strict=True)
+        ]
+
+
+def check(module: Any, name: str) -> None:
+    """Raises a ValueError if the linear layer is not LoRA as `Linears` computes it."""
+    if not hasattr(module, "lora_A"):
+        raise ValueError(
+            f"{name}: has no LoRA adapter; the fused layers need one on every linear layer"
+        )
+    if len(module.active_adapters) != 1 or len(module.lora_A) != 1:
+        raise ValueError(f"{name}: {len(module.lora_A)} adapters, expected one, active")
+    adapter = module.active_adapters[0]
+    if adapter in module.lora_variant or module.lora_bias[adapter]:
+        raise ValueError(
+            f"{name}: DoRA and other variants, and biases of the adapter, cannot be fused"
+        )
+    if getattr(module.lora_dropout[adapter], "p", 0):
+        raise ValueError(
+            f"{name}: LoRA dropout {module.lora_dropout[adapter].p} cannot be fused; set it to 0"
+        )
+    weight = module.get_base_layer().weight
+    state = getattr(weight, "quant_state", None)
+    if state is None and not weight.is_floating_point():
+        raise ValueError(f"{name}: its weight is {weight.dtype}, expected NF4 or a float type")
+    if state is not None and (
+        state.quant_type != "nf4"
+        or tuple(state.code.tolist()) != nf4.VALUES
+        or state.blocksize != nf4.BLOCK
+        or (state.nested and state.state2.blocksize != nf4.ABSMAX_BLOCK)
+        or module.in_features % nf4.BLOCK
+    ):
+        raise ValueError(
+            f"{name}: {state.quant_type} in blocks of {state.blocksize}, rows of {module.in_features}; "
+            f"expected nf4 in blocks of {nf4.BLOCK} that do not cross rows"
+        )
