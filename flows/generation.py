@@ -65,7 +65,7 @@ async def generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
     todo = list(read_jsonl(work.path("tasks", "train.jsonl")))
     identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
     maker = {**identity, "engine": teacher["engine"], "licence": teacher["licence"]["id"]}
-    loop = loop_settings(work, endpoint)
+    loop = _loop_settings(work, endpoint)
     shown = {
         name: [
             tasks.build(work.domain, name, "train", _EXAMPLE_SEEDS + i, work.album)
@@ -126,7 +126,7 @@ async def generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
     }
 
 
-def loop_settings(work: Work, endpoint: Endpoint) -> episode.Settings:
+def _loop_settings(work: Work, endpoint: Endpoint) -> episode.Settings:
     """How the teacher's episodes are run."""
     settings, teacher = work.recipe.generate, work.teacher
     sampling = catalog.sampling(teacher, settings.mode)

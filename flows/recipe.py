@@ -120,6 +120,10 @@ class Serve(Section):
         None, gt=0, description="What a GPU costs an hour, for the plan. Example: 3.5."
     )
 
+    def options(self) -> dict[str, Any]:
+        """What teacher.vllm.Options takes: how a server of the run's own is started."""
+        return self.model_dump(exclude={"url", "price_per_gpu_hour"})
+
 
 class Generate(Section):
     """How the teacher is asked."""

@@ -23,9 +23,8 @@ from teacher.pictures import named, names_in
 SAMPLES_KEPT = 3
 SAMPLES_REJECTED = 6
 TEXT_SHOWN = 4000
-IMAGE_SIDE = (
-    720  # px; a page can still be read, and a dozen of them make a file of about a megabyte
-)
+# px: a page can still be read, and a dozen of them make a file of about a megabyte
+IMAGE_SIDE = 720
 
 
 def write(directory: Path) -> Path:

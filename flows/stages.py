@@ -1,4 +1,4 @@
-"""The stages of a run, one Prefect task each: thin calls into teacher/, schemas/ and student/.
+"""The stages of a run, one Prefect task each: inputs, outputs, and the calls into teacher/, schemas/ and student/ between.
 
 Every stage reads and writes files of the run's directory, so that it can be run again alone and looked at by eye.
 """
@@ -121,7 +121,7 @@ def generate(work: Work) -> None:
     if work.run.is_current("generate", inputs):
         return
     traces = work.path("traces.jsonl")
-    named = work.recipe.serve.model_dump(exclude={"url", "price_per_gpu_hour"})
+    named = work.recipe.serve.options()
     # What the recipe leaves open is as the plan chose.
     options = vllm.Options(**named | read_json(work.path("plan.json"))["teacher"]["options"])
     with (

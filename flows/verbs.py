@@ -70,7 +70,7 @@ def serve(
         print(f"{endpoint.model} is served at {endpoint.url}")
         return
     loaded = recipe_file.load(recipe, set_)
-    options = loaded.serve.model_dump(exclude={"url", "price_per_gpu_hour"})
+    options = loaded.serve.options()
     if description["engine"] == "vllm" and "memory" in description:
         wanted = loaded.serve.max_model_len or _SERVED_CONTEXT
         found = fit.fit(description, gpus.find(), wanted, loaded.serve)
