@@ -1,4 +1,4 @@
-"""The stages of a run, one Prefect task each: inputs, outputs, and the calls into teacher/, schemas/ and student/ between.
+"""The stages of a run, one Prefect task each: inputs, outputs, and the calls into teacher/, schemas/ and student/.
 
 Every stage reads and writes files of the run's directory, so that it can be run again alone and looked at by eye.
 """
