@@ -15,26 +15,9 @@ MAX_TEXT = 600
 
 # A comma parts thousands: 12,5 is no 125, and which number it is cannot be known.
 _NUMBER = re.compile(r"(?<![\w.,-])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)")
-_MONTHS = {
-    m.lower(): i
-    for i, m in enumerate(
-        [
-            "January",
-            "February",
-            "March",
-            "April",
-            "May",
-            "June",
-            "July",
-            "August",
-            "September",
-            "October",
-            "November",
-            "December",
-        ],
-        1,
-    )
-}
+_MONTHS = (
+    "january february march april may june july august september october november december".split()  # noqa: SIM905
+)
 _DAY_MONTH = re.compile(
     r"\b(\d{1,2})(?:st|nd|rd|th)?\s+(?:of\s+)?([a-z]{3,9})\.?,?\s+(\d{4})\b", re.IGNORECASE
 )
@@ -133,4 +116,5 @@ def _dates(text: str) -> set[str]:
 
 
 def _month(word: str) -> int:
-    return next((number for name, number in _MONTHS.items() if name.startswith(word.lower())), 0)
+    found = (number for number, name in enumerate(_MONTHS, 1) if name.startswith(word.lower()))
+    return next(found, 0)

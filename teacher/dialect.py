@@ -140,6 +140,11 @@ def calls_of(message: Message) -> list[dict[str, Any]]:
     ]
 
 
+def reasoning_of(message: Message) -> str:
+    """The reasoning of a reply, in whichever field it came."""
+    return plain_text(message.get("reasoning_content") or message.get("reasoning"))
+
+
 def json_text(arguments: Any) -> str:
     """Arguments as JSON text: some servers send them parsed, and none where a tool takes none."""
     if isinstance(arguments, str) and arguments:

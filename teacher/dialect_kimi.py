@@ -23,6 +23,7 @@ from teacher.dialect import (
     calls_of,
     json_text,
     plain_text,
+    reasoning_of,
 )
 from teacher.kimi_schema import accepted
 
@@ -71,7 +72,7 @@ class Kimi(Dialect):
 
     def read(self, message: Message, finish_reason: str, offered: Collection[str]) -> Reading:
         content = plain_text(message.get("content"))
-        reasoning = plain_text(message.get("reasoning_content") or message.get("reasoning"))
+        reasoning = reasoning_of(message)
         calls = calls_of(message)
         detected: list[Detection] = []
 

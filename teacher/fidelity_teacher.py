@@ -9,7 +9,7 @@ from schemas.calls import functions_by_name
 from schemas.errors import StageError
 from teacher import catalog
 from teacher.client import Client, Reply
-from teacher.dialect import Sent, for_teacher, plain_text
+from teacher.dialect import Sent, for_teacher, plain_text, reasoning_of
 from teacher.endpoint import Endpoint
 
 INSTANT = "instant"  # the mode without thinking, of a teacher that can do both
@@ -124,6 +124,5 @@ def content(reply: Reply) -> str:
 
 
 def reasoning(reply: Reply) -> str:
-    """The reasoning of a reply, in whichever field it came."""
-    message = reply.message or {}
-    return plain_text(message.get("reasoning_content") or message.get("reasoning")).strip()
+    """The reasoning of a reply."""
+    return reasoning_of(reply.message or {}).strip()

@@ -6,12 +6,12 @@ machines and is an estimate on every other; a fit that hangs on less than that e
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from schemas.errors import InputError
 from teacher.gpus import GIB, Hardware, parse
+from teacher.vllm import Options
 
 # What vLLM takes of a GPU beside weights and KV cache (activations of the largest batch, CUDA graphs, communication
 # buffers, the sampler's logits), from two servers of this shape at TP8 and 8,192 tokens a batch:
@@ -63,33 +63,16 @@ class Fit:
     alternatives: tuple[str, ...] = ()
 
 
-_DEFAULTS = SimpleNamespace(
-    tensor_parallel=None,
-    decode_context_parallel=None,
-    data_parallel=1,
-    expert_parallel=False,
-    replicas=1,
-    nodes=1,
-    max_model_len=None,
-    kv_cache_dtype="auto",
-    gpu_memory_utilization=0.9,
-    arguments=(),
-)
-
-
-def fit(
-    teacher: dict[str, Any], hardware: Hardware, wanted_context: int, options: Any = None
-) -> Fit:
+def fit(teacher: dict[str, Any], hardware: Hardware, wanted_context: int, options: Any) -> Fit:
     """How a teacher would be served on a machine, and whether that is enough.
 
     Args:
         teacher: its description, with `memory`. wanted_context: tokens of the longest conversation.
-        options: the recipe's `serve` section, or anything with its fields; what is None there is chosen here.
+        options: the recipe's `serve` section, or vllm.Options; what is None there is chosen here.
 
     Raises:
         InputError: options that no machine can serve this teacher with.
     """
-    options = options or _DEFAULTS
     wanted = min(options.max_model_len or wanted_context, teacher["context"])
     if teacher["engine"] == "llama.cpp":
         found = _llama(teacher, hardware, wanted)
@@ -320,9 +303,9 @@ def _alternatives(
     if teacher["engine"] == "vllm":
         yield from _otherwise(teacher, hardware, wanted, options)
         kept = ("kv_cache_dtype", "gpu_memory_utilization", "expert_parallel", "arguments")
-        free = {**vars(_DEFAULTS), **{name: getattr(options, name) for name in kept}}
+        free = Options(**{name: getattr(options, name) for name in kept})
         for name in _MACHINES:
-            found = _vllm(teacher, parse(name), wanted, SimpleNamespace(**free))
+            found = _vllm(teacher, parse(name), wanted, free)
             if found.fits:
                 build = ", with vLLM's build for ROCm behind serve.url" if "MI3" in name else ""
                 yield (
@@ -347,8 +330,8 @@ def _otherwise(
     few = {"arguments": (*options.arguments, "--max-num-seqs", "16")}
     fp8 = {"kv_cache_dtype": "fp8"} if hardware.gpu.fp8_mla or not _is_mla(teacher) else {}
     for change in (fp8, share, few, share | few, share | few | fp8):
-        changed = {**{name: getattr(options, name) for name in vars(_DEFAULTS)}, **change}
-        found = _vllm(teacher, hardware, wanted, SimpleNamespace(**changed))
+        changed = {field.name: getattr(options, field.name) for field in fields(Options)} | change
+        found = _vllm(teacher, hardware, wanted, Options(**changed))
         settings = ", ".join(
             f"serve.{key}={list(value) if isinstance(value, tuple) else value}"
             for key, value in change.items()

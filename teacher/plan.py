@@ -179,9 +179,8 @@ def _large(
 
 
 def _command(teacher: dict[str, Any], recipe: Any, options: dict[str, Any]) -> str:
-    settings = recipe.serve.model_dump(exclude={"url", "price_per_gpu_hour"})
     weights = teacher["source"].get("hub") or teacher["source"]["path"]
-    return vllm.shown_command(teacher, weights, vllm.Options(**settings | options))
+    return vllm.shown_command(teacher, weights, vllm.Options(**recipe.serve.options() | options))
 
 
 # ------------------------------------------------------------------------------------- in words

@@ -299,7 +299,7 @@ class _Page:
                 x = self.right - length - 2
             place = (x, top + pad - shift)
             bottom = canvas.paragraph(place, text, face, self.right - x - pad, key, fill)
-            if form not in ("inline",):
+            if form != "inline":
                 bottom = max(bottom, low)
             self.y = max(top + step, bottom + 4) + pad
             if form == "boxed":

@@ -1,4 +1,4 @@
-"""What screens are made of: colours, and a pane that stacks titles, notices, fields, tables, buttons and code.
+"""What screens are made of: colours, and a pane that stacks titles, notices, fields, tables and buttons.
 
 A pane draws on a canvas between its left and right edge, downwards from `y`. Values get their cells; labels, icons and
 borders get none.
