@@ -15,53 +15,23 @@ them, trained by AdamW on random tokens that all count in the loss. Results, and
 
 import argparse
 import copy
-import os
 import statistics
 import sys
 import time
 from collections import defaultdict
 from typing import Any
 
-# Before torch reads it: without it the memory between blocks of odd sizes is lost, some 2 GiB of 80.
-os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+# First, since it says how torch takes memory before torch is imported.
+from benchmarks.qlora_setup import DEVICE, SHAPES, build, row, timed
 
-import torch  # noqa: E402
-from torch import nn  # noqa: E402
+# isort: split
+import torch
+from torch import nn
 
-from student import plain_kernels, qlora  # noqa: E402
-from student.loss import linear_cross_entropy  # noqa: E402
+from benchmarks import qlora_baselines
+from student import plain_kernels, qlora
+from student.loss import linear_cross_entropy
 
-DEVICE = "cuda"
-RANK, ALPHA = 16, 32
-WARM, MEASURED = 2, 4
-SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
-    "32b": (
-        "Qwen3",
-        {
-            "hidden_size": 5120,
-            "intermediate_size": 25600,
-            "num_hidden_layers": 64,
-            "num_attention_heads": 64,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "vocab_size": 151936,
-            "rms_norm_eps": 1e-6,
-        },
-    ),
-    "70b": (
-        "Llama",
-        {
-            "hidden_size": 8192,
-            "intermediate_size": 28672,
-            "num_hidden_layers": 80,
-            "num_attention_heads": 64,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "vocab_size": 128256,
-            "rms_norm_eps": 1e-5,
-        },
-    ),
-}
 # Rows of 2,048 tokens a step, and layers that keep their activations, on 80 GB.
 BEST = {"32b": (2, 64), "70b": (1, 80)}
 TRAINERS = ["trl", "liger", "unsloth", "ours"]
@@ -97,8 +67,6 @@ def main() -> None:
     loop = chosen.baseline or chosen.smallest or chosen.profile
     trainers = chosen.trainers or (["loop"] if loop else TRAINERS)
     if trainers != ["loop"]:
-        from benchmarks import qlora_baselines
-
         if loop:
             parser.error("--baseline, --smallest and --profile are for the loop, not for a trainer")
         if len(trainers) > 1:
@@ -135,100 +103,6 @@ def main() -> None:
     print(row(chosen.model, f"a plain loop: {kind}", rows, chosen.length, seconds, peak, reserved))
 
 
-def row(
-    name: str, trainer: str, rows: int, length: int, seconds: float, peak: float, reserved: float
-) -> str:
-    """A row of the table whose head is in qlora_baselines.py."""
-    rate = rows * length / seconds
-    return (
-        f"| {name} | {trainer} | {rows} x {length:,} | {rate:,.0f} | {seconds:.3f} | "
-        f"{peak:.1f} ({reserved:.1f}) |"
-    )
-
-
-def build(name: str, layers: int | None = None) -> Any:
-    """A PEFT model of the shape on the GPU, with adapters in bfloat16 as TRL makes them."""
-    return adapted(quantised(name, layers))
-
-
-def adapted(model: Any, **options: Any) -> Any:
-    """The same of a model; options: further ones of LoraConfig."""
-    from peft import get_peft_model
-
-    model = get_peft_model(model, lora(**options))
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(torch.bfloat16)
-    return model.train()
-
-
-def lora(**options: Any) -> Any:
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM", **options
-    )
-
-
-def config_of(name: str, layers: int | None = None) -> Any:
-    import transformers
-
-    family, shape = SHAPES[name]
-    config = getattr(transformers, f"{family}Config")(**shape, max_position_embeddings=40960)
-    config.num_hidden_layers = layers or config.num_hidden_layers
-    if getattr(config, "layer_types", None):
-        config.layer_types = config.layer_types[: config.num_hidden_layers]
-    config.architectures = [f"{family}ForCausalLM"]
-    config._attn_implementation = "sdpa"
-    return config
-
-
-def quantised(name: str, layers: int | None = None) -> Any:
-    """The model without adapters: one random layer, quantised by bitsandbytes, again and again."""
-    return quantised_as(config_of(name, layers))
-
-
-def quantised_as(config: Any) -> Any:
-    """The same of a config. The vision tower of one that sees is left on the meta device."""
-    import bitsandbytes as bnb
-    import transformers
-
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        model = getattr(transformers, config.architectures[0])(config).to(torch.bfloat16)
-    decoder = getattr(model.model, "language_model", model.model)
-    decoder.rotary_emb = type(decoder.rotary_emb)(config=decoder.config).to(DEVICE)
-    for module in [*decoder.modules(), model.lm_head]:
-        for label, parameter in list(module.named_parameters(recurse=False)):
-            if isinstance(module, nn.Linear) and module is not model.lm_head and label == "weight":
-                continue
-            value = torch.randn(parameter.shape, dtype=torch.bfloat16, device=DEVICE)
-            value = 1 + 0.1 * value if parameter.ndim == 1 else 0.02 * value
-            setattr(module, label, nn.Parameter(value, requires_grad=False))
-    first: dict[str, Any] = {}
-    for layer in decoder.layers:
-        for label, linear in list(layer.named_modules()):
-            if not isinstance(linear, nn.Linear):
-                continue
-            if label not in first:
-                value = 0.02 * torch.randn(linear.weight.shape, dtype=torch.bfloat16, device=DEVICE)
-                packed: Any = bnb.nn.Params4bit(value, requires_grad=False, quant_type="nf4")
-                first[label] = packed.to(device=DEVICE)
-            with torch.device("meta"):
-                small = bnb.nn.Linear4bit(
-                    linear.in_features,
-                    linear.out_features,
-                    bias=linear.bias is not None,
-                    compute_dtype=torch.bfloat16,
-                    quant_type="nf4",
-                )
-            small.weight, small.bias = copy.deepcopy(first[label]), linear.bias
-            parent, _, leaf = label.rpartition(".")
-            setattr(layer.get_submodule(parent), leaf, small)
-    model.is_loaded_in_4bit = True
-    return model
-
-
 def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor:
     base = model.get_base_model()
     hidden = base.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
@@ -263,21 +137,6 @@ def measure(
     if profile:
         print_profile(step)
     return seconds, peak, reserved
-
-
-def timed(step: Any) -> float:
-    """The median of the measured steps' seconds; the peak of memory is counted from the first of them."""
-    seconds = []
-    for number in range(WARM + MEASURED):
-        if number == WARM:
-            torch.cuda.reset_peak_memory_stats()
-        torch.cuda.synchronize()
-        started = time.perf_counter()
-        step()
-        torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-        print(f"  step {number}: {seconds[-1]:.3f} s", flush=True)
-    return statistics.median(seconds[WARM:])
 
 
 # What a kernel's name contains, the first that matches.

@@ -26,10 +26,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import qlora as bench
+from benchmarks import qlora_setup as bench
 from student import qlora
 
-HEAD = "| model | trained by | batch | tokens/s | seconds a step | peak GiB (reserved) |"
 # What each needs beside PEFT and bitsandbytes, and the batch it is measured at.
 NEEDS = {
     "trl": ("trl", "datasets"),
@@ -66,7 +65,7 @@ def table(kinds: list[str], arguments: list[str], limit: float) -> None:
         print("\n".join(lines[-12:] if found else lines[-60:]), flush=True)
         print(f"--- {kind}: {time.monotonic() - started:.0f} s", flush=True)
         rows.append(found[-1] if found else f"| | {kind}: {ended} | | | | |")
-    print("\n".join(["", HEAD, "|---" * HEAD.count(" |") + "|", *rows]), flush=True)
+    print("\n".join(["", bench.HEAD, "|---" * bench.HEAD.count(" |") + "|", *rows]), flush=True)
 
 
 def run(

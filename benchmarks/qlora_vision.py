@@ -5,7 +5,7 @@
     python -m benchmarks.qlora_vision --pictures 3 --length 8192
 
 A row is a conversation with pages of A4 at 144 dots an inch (1,190 x 1,684 px), of which the words are learned. The
-language model is built as in qlora.py: random weights, NF4, adapters of rank 16. The tower has random weights in
+language model is built as in qlora_setup.py: random weights, NF4, adapters of rank 16. The tower has random weights in
 bfloat16. Needs an NVIDIA GPU and the packages peft and bitsandbytes; downloads nothing.
 """
 
@@ -13,7 +13,7 @@ import argparse
 from typing import Any
 
 # First, since it says how torch takes memory before torch is imported.
-from benchmarks import qlora as bench
+from benchmarks import qlora_setup as bench
 
 # isort: split
 import torch
