@@ -15,6 +15,8 @@ VLLM_READY := $(VLLM)/.ready
 # Tests beside each other: a process a core, and a file whole in one of them, so that what its tests share is made once;
 # in the order of tests/conftest.py.
 BESIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# The files with tests that run by themselves: what the others import takes longer than to look.
+ALONE = $(shell grep -lE 'mark\.(alone|gpu)' tests/test_*.py)
 
 # Recipes read these from the environment, so that a path with spaces or quotes stays one argument.
 export DOMAIN NAME RECIPE RUN
@@ -100,7 +102,7 @@ serve: $(READY)  ## Serves the scheduled deployment of the pipeline from this ho
 # Status 5 says that no test was left of those that ARGS asks for.
 test: $(READY)  ## All tests, including the slow ones
 	@$(BIN)/python -m pytest -m 'not (alone or gpu)' $(BESIDE) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
-	@$(BIN)/python -m pytest -m 'alone or gpu' $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
+	@$(BIN)/python -m pytest -m 'alone or gpu' $(or $(ARGS),$(ALONE)) $(if $(ARGS),|| [ $$? -eq 5 ])
 
 test-fast: $(READY)  ## The tests that take seconds
 	@$(BIN)/python -m pytest -m 'not slow and not gpu' $(BESIDE) $(ARGS)
