@@ -5,33 +5,15 @@ from typing import Any
 
 _MONTHS = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"]
 _PLACES = [
-    "Hamburg",
-    "Lyon",
-    "Graz",
-    "Turin",
-    "Bergen",
-    "Porto",
-    "Gdansk",
-    "Ghent",
-    "Basel",
-    "Malmo",
-    "Cork",
-    "Brno",
-]
+    "Hamburg", "Lyon", "Graz", "Turin", "Bergen", "Porto", "Gdansk", "Ghent", "Basel", "Malmo", "Cork", "Brno",
+]  # fmt: skip
 _CAUSES = ["Late delivery", "Defective goods", "Disputed invoice", "Breach of confidentiality", "Force majeure",
            "Missing acceptance", "Change of control", "Data loss", "Insolvency of a party"]  # fmt: skip
 _COSTS = ["Personnel", "Rent", "Energy", "Licences", "Travel", "Outside counsel", "Insurance", "Depreciation",
           "Marketing", "Maintenance"]  # fmt: skip
 _MODELS = [
-    "Baseline",
-    "Variant A",
-    "Variant B",
-    "Pruned",
-    "Quantised",
-    "Distilled",
-    "Ensemble",
-    "Large",
-]
+    "Baseline", "Variant A", "Variant B", "Pruned", "Quantised", "Distilled", "Ensemble", "Large",
+]  # fmt: skip
 _TEAMS = ["North", "South", "East", "West", "Online", "Retail", "Wholesale", "Export"]
 _THINGS = ["Contracts", "Licences", "Services", "Hardware", "Training", "Support", "Spare parts"]
 # What is measured: label of the value axis, unit, least, most, decimals.

@@ -59,15 +59,8 @@ _UNITS = ["Finance", "Legal", "Operations", "Research", "Sales", "People", "Purc
           "Logistics", "IT", "Marketing", "Compliance"]  # fmt: skip
 _RANKS = ["Head of", "Team lead", "Deputy,", "Analyst,", "Officer,", "Specialist,"]
 _FIRMS = [
-    "Holding",
-    "Beteiligungs",
-    "Energy",
-    "Logistics",
-    "Digital",
-    "Real Estate",
-    "Services",
-    "Trading",
-]
+    "Holding", "Beteiligungs", "Energy", "Logistics", "Digital", "Real Estate", "Services", "Trading",
+]  # fmt: skip
 _FORMS = ["AG", "GmbH", "S.A.", "Ltd", "B.V.", "SE", "S.r.l."]
 _DIALOGUES = {
     "Order to delivery": (

@@ -5,41 +5,14 @@ import random
 from typing import Any
 
 _FIRST = (
-    "Ada",
-    "Anton",
-    "Bea",
-    "Carl",
-    "Cleo",
-    "Dora",
-    "Emil",
-    "Edith",
-    "Felix",
-    "Greta",
-    "Hugo",
-    "Ida",
-)
+    "Ada", "Anton", "Bea", "Carl", "Cleo", "Dora", "Emil", "Edith", "Felix", "Greta", "Hugo", "Ida",
+)  # fmt: skip
 _LAST = (
-    "Ardby",
-    "Belden",
-    "Calgate",
-    "Corley",
-    "Darmere",
-    "Ellmond",
-    "Fenwick",
-    "Hollow",
-    "Kelvale",
-)
+    "Ardby", "Belden", "Calgate", "Corley", "Darmere", "Ellmond", "Fenwick", "Hollow", "Kelvale",
+)  # fmt: skip
 _TRADES = (
-    "Analytics",
-    "Ceramics",
-    "Energy",
-    "Foods",
-    "Freight",
-    "Glass",
-    "Logistics",
-    "Marine",
-    "Rail",
-)
+    "Analytics", "Ceramics", "Energy", "Foods", "Freight", "Glass", "Logistics", "Marine", "Rail",
+)  # fmt: skip
 _TERMS = {
     "Liability cap": "EUR {money}",
     "Payment term": "{days} business days",

@@ -10,7 +10,7 @@ from pygments.util import ClassNotFound
 
 from teacher.scene_colour import mix
 from teacher.scene_screen_pane import readable
-from teacher.scenes import Box, Canvas, SceneError, font
+from teacher.scenes import MAX_SIDE, Box, Canvas, SceneError, font
 
 _LIGHT = ("default", "friendly", "vs", "xcode", "tango", "solarized-light", "gruvbox-light", "sas")
 _DARK = (
@@ -65,7 +65,7 @@ class Editor:
         """
         lines = self._lines(data["code"], data["language"])
         bottom = top + len(lines) * self.step + _PAD
-        self.canvas.pen.rectangle((left, top, right, 2048), self.ground)
+        self.canvas.pen.rectangle((left, top, right, MAX_SIDE), self.ground)
         highlight = data.get("highlight")
         if highlight is not None and not 1 <= highlight <= len(lines):
             raise SceneError(f"highlight: {highlight}: the code has {len(lines)} lines")
@@ -104,7 +104,7 @@ class Editor:
         """What the code printed, in a console below; returns where the pane ends."""
         lines = text.rstrip().splitlines()
         bottom = top + len(lines) * self.step + 2 * _PAD
-        self.canvas.pen.rectangle((left, top, right, 2048), self.console)
+        self.canvas.pen.rectangle((left, top, right, MAX_SIDE), self.console)
         self.canvas.pen.line((left, top, right, top), mix(self.console, "#808080", 0.5), 2)
         ink = readable("#808080", self.console, 8)
         for number, line in enumerate(lines, 1):

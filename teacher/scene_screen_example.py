@@ -6,100 +6,32 @@ from collections.abc import Callable
 from typing import Any
 
 _APPLICATIONS = (
-    "Harbour Freight Desk",
-    "Ledgerly",
-    "Clinic Planner 4",
-    "Stockroom",
-    "Northwind Mail",
-    "Rota",
-    "Fieldnotes",
-    "Depot",
-    "Quill CRM",
-    "Meter Reader Pro",
-    "Tallyhouse",
-    "Foundry Console",
-)
+    "Harbour Freight Desk", "Ledgerly", "Clinic Planner 4", "Stockroom", "Northwind Mail", "Rota", "Fieldnotes",
+    "Depot", "Quill CRM", "Meter Reader Pro", "Tallyhouse", "Foundry Console",
+)  # fmt: skip
 _GIVEN = (
-    "Amal",
-    "Birgit",
-    "Chidi",
-    "Dana",
-    "Eero",
-    "Fatou",
-    "Goran",
-    "Hana",
-    "Ivo",
-    "Jun",
-    "Kofi",
-    "Lucía",
-    "Mina",
-    "Noor",
-    "Oskar",
-    "Pia",
-)
+    "Amal", "Birgit", "Chidi", "Dana", "Eero", "Fatou", "Goran", "Hana", "Ivo", "Jun", "Kofi", "Lucía", "Mina",
+    "Noor", "Oskar", "Pia",
+)  # fmt: skip
 _FAMILY = (
-    "Abara",
-    "Brandt",
-    "Costa",
-    "Dvořák",
-    "Eklund",
-    "Fischer",
-    "Grant",
-    "Hale",
-    "Ito",
-    "Jensen",
-    "Khan",
-    "Lund",
-    "Moreau",
-    "Novak",
-)
+    "Abara", "Brandt", "Costa", "Dvořák", "Eklund", "Fischer", "Grant", "Hale", "Ito", "Jensen", "Khan", "Lund",
+    "Moreau", "Novak",
+)  # fmt: skip
 _GOODS = (
-    "Hex bolts M8",
-    "Copper pipe 15 mm",
-    "LED panel",
-    "Oak board",
-    "Safety gloves",
-    "Paint, white, 5 l",
-    "Ball bearing 6204",
-    "Cable drum 50 m",
-    "Filter cartridge",
-    "Door hinge",
-    "Epoxy resin",
-    "Steel mesh",
-)
+    "Hex bolts M8", "Copper pipe 15 mm", "LED panel", "Oak board", "Safety gloves", "Paint, white, 5 l",
+    "Ball bearing 6204", "Cable drum 50 m", "Filter cartridge", "Door hinge", "Epoxy resin", "Steel mesh",
+)  # fmt: skip
 _TOWNS = (
-    "Aarhus",
-    "Bergen",
-    "Cork",
-    "Delft",
-    "Essen",
-    "Faro",
-    "Ghent",
-    "Turku",
-    "Lyon",
-    "Porto",
-    "Riga",
-    "Siena",
-    "Trieste",
-    "Umeå",
-)
+    "Aarhus", "Bergen", "Cork", "Delft", "Essen", "Faro", "Ghent", "Turku", "Lyon", "Porto", "Riga", "Siena",
+    "Trieste", "Umeå",
+)  # fmt: skip
 _STATUS = ("open", "on hold", "in transit", "delivered", "cancelled", "overdue")
 _PRIORITY = ("low", "normal", "high", "urgent")
 _BUTTONS = ("Save", "Cancel", "Delete", "Export", "Apply", "Refresh", "Print", "New order", "Close")
 _WORDS = (
-    "cache",
-    "parcel",
-    "invoice",
-    "tariff",
-    "route",
-    "batch",
-    "sensor",
-    "ticket",
-    "window",
-    "buffer",
-    "ledger",
+    "cache", "parcel", "invoice", "tariff", "route", "batch", "sensor", "ticket", "window", "buffer", "ledger",
     "quota",
-)
+)  # fmt: skip
 
 
 def example(rng: random.Random) -> dict[str, Any]:
