@@ -65,7 +65,8 @@ def gate(
         [{"name", "passed", "detail"}], the detail saying what differs, or how much was compared; passed is None where
         the model gave no occasion to tell.
     """
-    checks = [_template(gguf, renderer.template), _stop_token(gguf, renderer)]
+    template, end = metadata(gguf, "tokenizer.chat_template", "tokenizer.ggml.eos_token_id")
+    checks = [_template(template, renderer.template), _stop_token(end, renderer)]
     with serve(gguf, log, slots=1, context=context, projector=projector) as endpoint:
         asked: list[tuple[str, Callable[[], dict[str, Any]]]] = [
             ("rendering", lambda: _rendering(endpoint, traces, renderer)),
@@ -95,16 +96,16 @@ def _result(name: str, problem: str | None, compared: str) -> dict[str, Any]:
     return {"name": name, "passed": problem is None, "detail": problem or compared}
 
 
-def metadata(gguf: Path, key: str) -> Any:
-    """A metadata value of a GGUF file, or None where it has none."""
+def metadata(gguf: Path, *keys: str) -> list[Any]:
+    """Metadata values of a GGUF file, None for what it has not; asked for at once, as each reading takes seconds."""
     from gguf import GGUFReader
 
-    field = GGUFReader(gguf).get_field(key)
-    return None if field is None else field.contents()
+    reader = GGUFReader(gguf)
+    fields = [reader.get_field(key) for key in keys]
+    return [None if field is None else field.contents() for field in fields]
 
 
-def _template(gguf: Path, template: str) -> dict[str, Any]:
-    found = metadata(gguf, "tokenizer.chat_template")
+def _template(found: str | None, template: str) -> dict[str, Any]:
     problem = None
     if found is None:
         problem = "the file has no chat template"
@@ -114,9 +115,8 @@ def _template(gguf: Path, template: str) -> dict[str, Any]:
     return _result("template", problem, f"{len(template.encode())} bytes, equal")
 
 
-def _stop_token(gguf: Path, renderer: Renderer) -> dict[str, Any]:
+def _stop_token(found: int | None, renderer: Renderer) -> dict[str, Any]:
     wanted = {renderer.tokenizer.convert_tokens_to_ids(token): token for token in renderer.stop}
-    found = metadata(gguf, "tokenizer.ggml.eos_token_id")
     problem = (
         None if found in wanted else f"the file ends a turn with token {found}, expected {wanted}"
     )

@@ -80,7 +80,8 @@ def gguf(path: Path, **metadata) -> Path:
     ids=["equal", "a letter", "a line feed more", "cut short", "none"],
 )
 def test_the_template_in_the_file_is_the_trained_one_to_the_byte(tmp_path, metadata, problem):
-    check = parity._template(gguf(tmp_path / "a.gguf", **metadata), SHIPPED)
+    found = parity.metadata(gguf(tmp_path / "a.gguf", **metadata), "tokenizer.chat_template")
+    check = parity._template(*found, SHIPPED)
     assert check["name"] == "template"
     assert check["passed"] == (problem is None)
     assert (problem or f"{len(SHIPPED.encode())} bytes, equal") in check["detail"]
@@ -88,13 +89,17 @@ def test_the_template_in_the_file_is_the_trained_one_to_the_byte(tmp_path, metad
 
 def test_the_file_ends_a_turn_by_one_of_the_students_stop_tokens(tmp_path):
     end, start = RENDERER.tokenizer.convert_tokens_to_ids([END, "<|im_start|>"])
-    assert parity._stop_token(gguf(tmp_path / "a.gguf", eos=end), RENDERER)["passed"]
+
+    def checked(file, renderer=RENDERER):
+        return parity._stop_token(*parity.metadata(file, "tokenizer.ggml.eos_token_id"), renderer)
+
+    assert checked(gguf(tmp_path / "a.gguf", eos=end))["passed"]
     for metadata in ({"eos": start}, {}):
-        check = parity._stop_token(gguf(tmp_path / "b.gguf", **metadata), RENDERER)
+        check = checked(gguf(tmp_path / "b.gguf", **metadata))
         assert (check["name"], check["passed"]) == ("stop_token", False)
         assert check["detail"].startswith(f"the file ends a turn with token {metadata.get('eos')}")
     either = Renderer(RENDERER.tokenizer, SHIPPED, [END, "<|im_start|>"])
-    assert parity._stop_token(gguf(tmp_path / "c.gguf", eos=start), either)["passed"]
+    assert checked(gguf(tmp_path / "c.gguf", eos=start), either)["passed"]
 
 
 # ------------------------------------------------------------------------------------- a scripted server

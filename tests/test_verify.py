@@ -37,7 +37,7 @@ def like_the_file(original: Path, exported: Path, tmp_path_factory: pytest.TempP
     directory = tmp_path_factory.mktemp("original")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(original / name, directory)
-    template = metadata(exported, "tokenizer.chat_template")
+    [template] = metadata(exported, "tokenizer.chat_template")
     (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
     return directory
 
