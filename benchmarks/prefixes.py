@@ -7,7 +7,7 @@ legal pack. The templates are the originals in TRL's wheel and the project's own
 special tokens, and text split as Qwen's and Llama 3's tokenizers split it (line feeds apart from what follows).
 """
 
-import sys
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,12 @@ def thinking(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def main() -> None:
-    rows = list(read_jsonl(Path(sys.argv[1]))) if sys.argv[1:] else gold()
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "file", nargs="?", type=Path, help="traces in chat format (default: gold plans)"
+    )
+    file = parser.parse_args().file
+    rows = list(read_jsonl(file)) if file else gold()
     directory = base.prepare(base.load("smollm2-135m"))
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence(

@@ -3,6 +3,7 @@
 python -m benchmarks.serving
 """
 
+import argparse
 import json
 import random
 import tempfile
@@ -20,6 +21,7 @@ SLOTS, PROMPT, GENERATED = 8, 700, 64
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=__doc__.split("\n")[0]).parse_args()
     source = catalog.fetch(catalog.load("smollm2-135m", catalog.TEACHERS, "teacher"))
     rates = {}
     with tempfile.TemporaryDirectory() as scratch:

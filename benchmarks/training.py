@@ -3,6 +3,7 @@
 python -m benchmarks.training
 """
 
+import argparse
 import subprocess
 import sys
 import tempfile
@@ -16,8 +17,12 @@ STEPS, BATCH, LENGTH, LEARNED = 8, 4, 340, 80
 
 
 def main() -> None:
-    if len(sys.argv) > 1:
-        print(measure(sys.argv[1] == "kept"))
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument(
+        "mode", nargs="?", choices=["kept", "given"], help="measures this one alone"
+    )
+    if mode := parser.parse_args().mode:
+        print(measure(mode == "kept"))
         return
     rates = {}
     for name in ("given back", "kept", "given back again", "kept again"):
