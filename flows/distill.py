@@ -11,6 +11,7 @@ import datetime as dt
 import functools
 import logging
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,8 +74,17 @@ def distill(
             say(f"ended what a killed run had left: {line}")
         if until == "plan":  # it takes a second, and Prefect's server ten to start
             return run_stages(run, recipe, work, until, only)
+        on_sigterm = signal.getsignal(signal.SIGTERM)
+
+        @flow(name="distill")
+        def recorded() -> dict[str, Any]:
+            # Prefect's handler raises what asyncio keeps to the one task that it hits, and the others work on.
+            if callable(on_sigterm):
+                signal.signal(signal.SIGTERM, on_sigterm)
+            return run_stages(run, recipe, work, until, only)
+
         with _embedded(run.directory):
-            return _flow(run, recipe, work, until, only)
+            return recorded()
 
 
 def prepare(domain: str, recipe: Recipe, hardware: str | None = None) -> dict[str, Any]:
@@ -89,13 +99,6 @@ def prepare(domain: str, recipe: Recipe, hardware: str | None = None) -> dict[st
         "student": base.load(recipe.student),
         "hardware": gpus.parse(hardware) if hardware else gpus.find(),
     }
-
-
-@flow(name="distill", validate_parameters=False)
-def _flow(
-    run: Run, recipe: Recipe, loaded: dict[str, Any], until: str | None, only: str | None
-) -> dict[str, Any]:
-    return run_stages(run, recipe, loaded, until, only)
 
 
 @flow(name="distill")
@@ -211,7 +214,7 @@ def _embedded(directory: Path) -> Iterator[None]:
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "prefect":
             logging.getLogger(name).setLevel(logging.CRITICAL)
-    if os.environ.get("PREFECT_API_URL"):
+    if prefect_settings.PREFECT_API_URL.value():
         yield
         return
     from prefect.server.api.server import SubprocessASGIServer

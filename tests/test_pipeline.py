@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import psutil
 import pytest
+from http_server import Handler, HttpServer
 
 from teacher.client import Client
 from teacher.journal import Journal
@@ -37,16 +39,17 @@ SMALL = {
 }
 
 
-def command(run: Path) -> list[str]:
-    settings = [part for key, value in SMALL.items() for part in ("--set", f"{key}={value}")]
+def command(run: Path, changes: dict[str, Any]) -> list[str]:
+    chosen = {**SMALL, **changes}.items()
+    settings = [part for key, value in chosen for part in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "flows.cli", "distill", "legal", "--run", str(run), *settings]
 
 
-def start(run: Path, store: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(run: Path, store: Path, log: Path, **changes: Any) -> subprocess.Popen[bytes]:
     # To a file, not a pipe: what a killed run leaves behind would hold the pipe open.
     with log.open("wb") as output:
         return subprocess.Popen(
-            command(run),
+            command(run, changes),
             cwd=ROOT,
             env={**os.environ, "STILLHOUSE_STORE": str(store)},
             stdout=output,
@@ -221,3 +224,43 @@ def test_the_same_command_again_repeats_nothing(killed_and_finished: dict[str, A
         text=True,
     )
     assert [model["tag"] for model in json.loads(models.stdout)] == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("sign", "code", "said"),
+    [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_a_signal_to_all_of_a_run_ends_it_soon_in_one_line_and_leaves_nothing(
+    tmp_path: Path, sign: signal.Signals, code: int, said: str
+) -> None:
+    asked, over = threading.Event(), threading.Event()
+
+    class Silent(Handler):
+        """A teacher that answers no request."""
+
+        def do_GET(self) -> None:
+            self.reply(200, {"object": "list", "data": [{"id": "m"}]})
+
+        def do_POST(self) -> None:
+            asked.set()
+            over.wait()
+
+    run, log = tmp_path / "run", tmp_path / "log"
+    server = HttpServer(Silent)
+    # A shell's background jobs ignore SIGINT, and hand that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = start(run, tmp_path / "store", log, **{"serve.url": server.url})
+        assert asked.wait(300), log.read_text()
+        # A terminal sends Ctrl-C to the command and to all that it started.
+        os.killpg(process.pid, sign)
+        assert process.wait(60) == code, log.read_text()
+    finally:
+        signal.signal(signal.SIGINT, before)
+        over.set()
+        server.close()
+    *_, stage, last = log.read_text().splitlines()
+    assert stage.endswith("] generate")
+    assert last == f"stillhouse: {said}: the same command goes on where this stopped"
+    assert not marked(run)
