@@ -1,7 +1,6 @@
 """The scheduled deployment against a real local Prefect server: created, triggered, run to its end."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from typing import Any
 import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+from teacher.serve import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -27,9 +28,7 @@ def wait_for(what: Any, seconds: float) -> Any:
 
 
 def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     api = f"http://127.0.0.1:{port}/api"
     environment = {
         **os.environ,
@@ -65,9 +64,9 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(tmp_path: 
             str(port),
             log="server.log",
         )
-        wait_for(lambda: client.api_healthcheck() is None, 120)
+        wait_for(lambda: client.api_healthcheck() is None, 600)
         start("flows.distill", log="serve.log")
-        deployment = wait_for(client.read_deployments, 120)[0]
+        deployment = wait_for(client.read_deployments, 600)[0]
         assert deployment.name == "weekly"
         assert deployment.schedules[0].schedule.cron == "0 2 * * 1"
         settings = [
@@ -93,7 +92,7 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(tmp_path: 
             state = client.read_flow_run(run.id).state
             return state.type.value if state is not None and state.is_final() else None
 
-        assert wait_for(ended, 900) == "COMPLETED", (tmp_path / "serve.log").read_text()[-4000:]
+        assert wait_for(ended, 1800) == "COMPLETED", (tmp_path / "serve.log").read_text()[-4000:]
         of_this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
         tasks = client.read_task_runs(flow_run_filter=of_this_run)
         assert sorted(task.name.rsplit("-", 1)[0] for task in tasks) == sorted(

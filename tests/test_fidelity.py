@@ -189,7 +189,7 @@ def server(faithful: Faithful) -> Iterator[Server]:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of which every word is a token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -197,6 +197,7 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
     fast.chat_template = TEMPLATE
     fast.save_pretrained(directory)
+    AutoTokenizer.from_pretrained(directory)  # the first takes seconds, which are no check's
     return directory
 
 
@@ -483,7 +484,7 @@ def test_a_server_that_is_not_there_is_a_failed_check(legal: Domain) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    found = checked(Endpoint(f"http://127.0.0.1:{port}/v1", "k" * 20, "teacher"), legal)
+        found = checked(Endpoint(f"http://127.0.0.1:{port}/v1", "k" * 20, "teacher"), legal)
     assert failed(found) == ["health"] and found["requests"] == 0
     assert "is the server up" in check_of(found, "health")["detail"]
 

@@ -333,7 +333,7 @@ def killed(untrained, tmp_path_factory):
         env={**os.environ, "PYTHONPATH": paths},
     ) as process:
         assert process.stdout
-        watchdog = threading.Timer(120, process.kill)
+        watchdog = threading.Timer(600, process.kill)
         watchdog.start()
         assert any(line == "ready\n" for line in process.stdout)
         process.send_signal(signal.SIGKILL)
