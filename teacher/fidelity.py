@@ -121,7 +121,7 @@ def check(
     count = fidelity_inputs.token_counter(teacher, tokenizer) if tokenizer else None
 
     async def scene(served: Served) -> dict[str, Any]:
-        checks = await _checks(served, domain, judged, count, seed)
+        checks = await _checks(served, domain, rows, judged, count, seed)
         return {
             "version": 1,
             "url": endpoint.url,
@@ -218,9 +218,17 @@ def _with_served(
 
 
 async def _checks(
-    served: Served, domain: Domain, rows: list[Row], count: fidelity_inputs.Count | None, seed: int
+    served: Served,
+    domain: Domain,
+    rows: list[Row],
+    judged: list[Row],
+    count: fidelity_inputs.Count | None,
+    seed: int,
 ) -> list[Check]:
-    """All checks in the order of NAMES; those that need a teacher that answers are skipped where none does."""
+    """All checks in the order of NAMES; those that need a teacher that answers are skipped where none does.
+
+    rows: of the domain. judged: those whose replies are judged.
+    """
     health, model_name = await fidelity_checks.health(served)
     checks = {"health": health, "model_name": model_name}
     if health["passed"] and model_name["passed"] is not False:
@@ -232,8 +240,8 @@ async def _checks(
                 fidelity_checks.round_trips(served, domain, seed),
             ),
             (("image",), fidelity_inputs.image(served, seed)),
-            (("schema_accuracy", "tool_call_f1"), fidelity_checks.metrics(served, rows)),
-            (("prompt_tokens",), fidelity_inputs.prompt_tokens(served, domain, count, seed)),
+            (("schema_accuracy", "tool_call_f1"), fidelity_checks.metrics(served, judged)),
+            (("prompt_tokens",), fidelity_inputs.prompt_tokens(served, rows, count)),
         )
         for found in await asyncio.gather(*(_guarded(names, part) for names, part in parts)):
             checks |= {each["name"]: each for each in found}

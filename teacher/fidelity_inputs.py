@@ -11,10 +11,10 @@ from typing import Any
 
 from schemas.errors import InputError
 from schemas.problems import one_line
-from teacher import catalog, reference
-from teacher.domain import Domain
+from teacher import catalog
 from teacher.fidelity_checks import Check, result
 from teacher.fidelity_teacher import Served, content
+from teacher.reference import Row
 
 # From messages, tools and extra body, as they are sent, to the tokens of the prompt.
 Count = Callable[[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]], int]
@@ -65,14 +65,11 @@ def _picture(seed: int) -> tuple[bytes, list[str]]:
     return file.getvalue(), words
 
 
-async def prompt_tokens(
-    served: Served, domain: Domain, count: Count | None, seed: int
-) -> list[Check]:
-    """usage.prompt_tokens of a plain request and of a conversation with tools, against the rendering."""
+async def prompt_tokens(served: Served, rows: list[Row], count: Count | None) -> list[Check]:
+    """usage.prompt_tokens of a plain request and of the longest of `rows`, with its tools, against the rendering."""
     name = "prompt_tokens"
     if count is None:
         return [result(name, None, "no tokenizer was given to count with (--tokenizer DIR)")]
-    rows = reference.of_domain(domain, seed, served.teacher["capabilities"]["thinking"])
     history = max((row["request"] for row in rows), key=lambda request: len(request["messages"]))
     plain = {"messages": [{"role": "user", "content": "Größe und 大きさ: 12,5 m²?"}], "tools": []}
     measured: dict[str, Any] = {}
