@@ -1,4 +1,5 @@
-"""The whole pipeline with the real components and small numbers: killed twice, continued, published, pulled, served."""
+"""The whole pipeline with the real components and small numbers: killed twice, continued, published, pulled, served; and
+stopped by a signal."""
 
 import collections
 import json
@@ -111,7 +112,7 @@ def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     replies = len(journal_lines(run))
 
     last = start(run, store, base / "3.log")
-    last.wait(timeout=900)
+    last.wait(timeout=1800)
     return {
         "run": run,
         "store": store,
@@ -212,7 +213,7 @@ def test_a_pulled_student_is_served_as_it_is(
 def test_the_same_command_again_repeats_nothing(killed_and_finished: dict[str, Any]) -> None:
     log = killed_and_finished["store"].with_name("4.log")
     again = start(killed_and_finished["run"], killed_and_finished["store"], log)
-    again.wait(timeout=300)
+    again.wait(timeout=900)
     output = log.read_text()
     assert again.returncode == 0, output
     assert output.count("is done already") == 7
