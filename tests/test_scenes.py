@@ -4,6 +4,7 @@ import dataclasses
 import io
 import random
 import re
+from typing import Any
 
 import numpy as np
 import pytest
@@ -132,6 +133,24 @@ def test_the_order_of_fields_is_kept() -> None:
     turned = dict(PAGE.data, fields=dict(reversed(PAGE.data["fields"].items())))
     assert draw(Scene("document", turned, 7)).png != draw(PAGE).png
     assert draw(PAGE).source.index("Payment") < draw(PAGE).source.index("Effective")
+
+
+@pytest.mark.parametrize("seed", [1, 4])  # a light look and a dark one, both with chips
+def test_a_word_of_a_status_has_one_colour_whatever_stands_beside_it(seed: int) -> None:
+    def colours(*words: str) -> dict[str, Any]:
+        rows = [[f"T-{number}", word] for number, word in enumerate(words)]
+        table = {"columns": ["No.", "Status"], "rows": rows}
+        data = {"variant": "table", "title": "Runs", "table": table}
+        picture = draw(Scene("screen", data, seed))
+        assert check(picture) == []
+        image = Image.open(io.BytesIO(picture.png))
+        boxes = {c.text: c.box for c in picture.cells if c.text in words}
+        return {w: image.getpixel((b[0] - 3, (b[1] + b[3]) // 2)) for w, b in boxes.items()}
+
+    some, others = colours("failed", "passed", "open"), colours("on hold", "closed", "failed")
+    assert some["failed"] == others["failed"] and colours("Failed")["Failed"] == some["failed"]
+    assert len({*some.values(), *others.values()}) == 5
+    assert len(set(colours("failed", "Turku", "Porto").values())) <= 2  # towns are no status
 
 
 def test_an_unknown_kind_and_a_character_without_glyph_are_refused() -> None:
