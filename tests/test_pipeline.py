@@ -1,5 +1,5 @@
-"""The whole pipeline with the real components and small numbers: killed twice, continued, published, pulled, served; and
-stopped by a signal."""
+"""The whole pipeline with the real components and small numbers: killed twice, continued, published, pulled, served;
+and stopped by a signal."""
 
 import collections
 import json
