@@ -18,6 +18,7 @@ import test_visual_run
 import tiny_vl
 import yaml
 from http_server import HttpServer
+from test_examples import trls
 from test_visual_run import Teacher
 from typer.testing import CliRunner
 
@@ -25,10 +26,10 @@ from flows import cli, distill, report, stages
 from flows.run import STAGES
 from flows.work import Work
 from schemas.errors import InputError
-from schemas.files import read_json, read_jsonl, write_json
+from schemas.files import read_json, read_jsonl, sha256, write_json
 from schemas.filter import FilterSettings, check_trace
 from schemas.validation import check_document
-from student import base
+from student import base, evaluate
 from student.examples import as_served, examples, turns
 from teacher import catalog
 from teacher.client import Client
@@ -68,11 +69,15 @@ SETTINGS = {
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("models"), TEMPLATE, "qwen2_5_vl")
+
+
+def write_model(to: Path, template: str, family: str) -> Path:
     """A random student in Hugging Face's form, which says its licence."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.prepare(base.load("smollm2-135m")))
-    directory = tiny_vl.write(tokenizer, TEMPLATE, tmp_path_factory.mktemp("models") / "tiny-vl")
+    directory = tiny_vl.write(tokenizer, template, to / "tiny-vl", family)
     (directory / "LICENSE").write_text("Apache-2.0\n")
     return directory
 
@@ -260,6 +265,45 @@ def test_a_second_run_does_nothing(finished: SimpleNamespace, capfd: pytest.Capt
     run_all(finished.work)
     assert capfd.readouterr().err.count("is done already") == len(STAGES)
     assert len(Teacher.requests) == asked
+
+
+# ------------------------------------------------------------------------------------- the other family
+
+# That it learns, is exported and has its pictures read in the gate is in test_vision.
+
+
+def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_template(
+    tmp_path: Path,
+) -> None:
+    model = write_model(tmp_path, trls("qwen3_vl"), "qwen3_vl")
+    work = planned(tmp_path, model)
+    with work.run:
+        stages.plan.fn(work)
+        renderer = work.renderer()
+        row = next(r for r in read_jsonl(work.path("tasks", "exam.jsonl")) if "pictures" in r)
+        file, tower = base.gguf(work.student, "Q8_0"), base.projector(work.student)
+        sitting = evaluate.sit(
+            file,
+            sha256(file),
+            [row],
+            work.domain,
+            work.recipe.evaluate,
+            8192,
+            catalog.template(work.student),
+            work.path("journal"),
+            work.path("logs", "exam-base.log"),
+            lambda: None,
+            "pixels",
+            work.album,
+            tower,
+        )
+        [trace] = asyncio.run(sitting)
+    assert work.student["shape"]["model_type"] == "qwen3_vl"
+    assert trace["grounding"] == "pixels" and trace["outcome"]["error"] is None
+    asked = as_served(trace, renderer)["messages"][:2]
+    prompt = renderer.text(asked, trace["tools"], add_generation_prompt=True)
+    expected = len(renderer.ids(prompt, renderer.pictures(asked)))
+    assert trace["calls"][0]["usage"]["prompt_tokens"] == expected
 
 
 # ------------------------------------------------------------------------------------- what is refused
