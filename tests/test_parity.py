@@ -80,8 +80,8 @@ def gguf(path: Path, **metadata) -> Path:
     ids=["equal", "a letter", "a line feed more", "cut short", "none"],
 )
 def test_the_template_in_the_file_is_the_trained_one_to_the_byte(tmp_path, metadata, problem):
-    found = parity.metadata(gguf(tmp_path / "a.gguf", **metadata), "tokenizer.chat_template")
-    check = parity._template(*found, SHIPPED)
+    [found] = parity.metadata(gguf(tmp_path / "a.gguf", **metadata), "tokenizer.chat_template")
+    check = parity._template(found, SHIPPED)
     assert check["name"] == "template"
     assert check["passed"] == (problem is None)
     assert (problem or f"{len(SHIPPED.encode())} bytes, equal") in check["detail"]
@@ -91,7 +91,8 @@ def test_the_file_ends_a_turn_by_one_of_the_students_stop_tokens(tmp_path):
     end, start = RENDERER.tokenizer.convert_tokens_to_ids([END, "<|im_start|>"])
 
     def checked(file, renderer=RENDERER):
-        return parity._stop_token(*parity.metadata(file, "tokenizer.ggml.eos_token_id"), renderer)
+        [found] = parity.metadata(file, "tokenizer.ggml.eos_token_id")
+        return parity._stop_token(found, renderer)
 
     assert checked(gguf(tmp_path / "a.gguf", eos=end))["passed"]
     for metadata in ({"eos": start}, {}):
