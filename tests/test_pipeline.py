@@ -73,7 +73,7 @@ def marked(run: Path) -> list[psutil.Process]:
 
 def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
     """SIGKILL to the command alone, the moment the condition holds: what it started is left behind."""
-    deadline = time.monotonic() + 600
+    deadline = time.monotonic() + 3600
     while not condition():
         assert process.poll() is None, "the command ended before it was killed"
         assert time.monotonic() < deadline, "the condition never held"
