@@ -6,21 +6,19 @@
 Where PREFECT_API_URL names a server, the run is recorded there instead.
 """
 
+import atexit
 import contextlib
 import datetime as dt
-import functools
 import logging
 import os
 import signal
-import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 # Prefect reads these as it is imported.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import prefect.settings as prefect_settings  # noqa: E402
@@ -38,6 +36,8 @@ from student.card import weights_options  # noqa: E402
 from student.store import PROJECTOR  # noqa: E402
 from teacher import catalog, gpus  # noqa: E402
 from teacher import domain as domains  # noqa: E402
+from teacher.endpoint import Endpoint  # noqa: E402
+from teacher.serve import Program, ServerProcess, free_port  # noqa: E402
 
 _STAGES = {
     "plan": stages.plan,
@@ -217,16 +217,37 @@ def _embedded(directory: Path) -> Iterator[None]:
     if prefect_settings.PREFECT_API_URL.value():
         yield
         return
-    from prefect.server.api.server import SubprocessASGIServer
-
-    home = {prefect_settings.PREFECT_HOME: directory / "prefect"}
-    with prefect_settings.temporary_settings(home):
-        # Prefect starts it in this process's group, where Ctrl-C ends both, and the flow then asks the dead server for
-        # minutes to note that it was stopped. In a session of its own the server is there to the end.
-        alone = functools.partial(subprocess.Popen, start_new_session=True)
-        with mock.patch.object(subprocess, "Popen", alone):
-            SubprocessASGIServer().start()
+    server = _prefect_server(directory)
+    server.start()
+    # At the end of the process, after Prefect's own threads have told it what they still hold.
+    atexit.register(server.close)
+    with prefect_settings.temporary_settings(
+        {
+            prefect_settings.PREFECT_HOME: directory / "prefect",
+            prefect_settings.PREFECT_API_URL: server.endpoint.url,
+        }
+    ):
         yield
+
+
+def _prefect_server(directory: Path) -> ServerProcess:
+    """Prefect's server as Prefect starts its temporary one, but in a session of its own.
+
+    In this process's group Ctrl-C would end both, and the flow would ask the dead server for minutes to note the end.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    program = Program(
+        "Prefect's server",
+        command,
+        port,
+        {"PREFECT_HOME": str(directory / "prefect"), "PREFECT__SERVER_EPHEMERAL": "1"},
+        ready_seconds=300,
+        health="/api/health",
+    )
+    endpoint = Endpoint(f"http://127.0.0.1:{port}/api", key="", model="")
+    return ServerProcess(program, endpoint, directory / "logs" / "prefect.log")
 
 
 def main() -> None:

@@ -235,7 +235,7 @@ def check_of(found: dict[str, Any], name: str) -> dict[str, Any]:
 # ------------------------------------------------------------------------------------- faithful
 
 
-def test_a_faithful_teacher_passes_every_check_in_seconds(
+def test_a_faithful_teacher_passes_every_check(
     server: Server, legal: Domain, tokenizer: Path
 ) -> None:
     server.seconds = 0.01
@@ -244,7 +244,6 @@ def test_a_faithful_teacher_passes_every_check_in_seconds(
     assert found["mode"] == "thinking" and found["detected"] == {}
     assert check_of(found, "tool_call_f1")["measured"]["f1"] == 1
     assert check_of(found, "schema_accuracy")["measured"]["share"] == 1
-    assert found["seconds"] < 20
     assert 2 <= server.most_in_flight <= 4
 
 
