@@ -177,7 +177,7 @@ def _traces(conversations: Path | None, renderer: Renderer) -> list[dict[str, An
             traces.append(_served({"id": f"line {row.number}", **row.value}, renderer))
         except Unrenderable as error:
             raise InputError(
-                f"{where}: messages: expected what the original's template shows: {one_line(str(error))}"
+                f"{where}: messages, tools: expected what the original's template shows: {one_line(str(error))}"
             ) from error
     if not traces:
         raise InputError(f"{conversations}: no rows, expected conversations")

@@ -166,7 +166,7 @@ def test_a_conversation_that_the_template_refuses_is_named(original: Path, tmp_p
     with pytest.raises(InputError) as raised:
         verify.verify(gguf, directory, conversations=rows)
     assert str(raised.value) == (
-        f"{rows}: line 2: messages: expected what the original's template shows:"
+        f"{rows}: line 2: messages, tools: expected what the original's template shows:"
         " the student's template: One turn, no more"
     )
 
