@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from typing import Any
 
 from teacher import episode
@@ -58,20 +58,25 @@ def answered(asked: list[dict[str, Any]], right: set[str]) -> set[str]:
     """Those of the tasks asked blind whose answer needs no picture, by the ids of those answered right.
 
     One of a few options is right by chance: to reject each lucky guess would leave, of a teacher that always guesses
-    yes, only the tasks whose answer is no. So the choices of a template are judged together.
+    yes, only the tasks whose answer is no. So a template's tasks are judged together, and its choices are answerable
+    only where more of them all is right than chance, or always the same word, gives.
     """
-    choices: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    found = set(right)
+    templates: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for task in asked:
-        if _type(task) == "choice":
-            choices[task["template"]].append(task)
-    for group in choices.values():
-        chances = [1 / len(task["checks"]["answer"]["options"]) for task in group]
+        templates[task["template"]].append(task)
+    found = set(right)
+    for group in templates.values():
+        choices = {
+            task["id"]: task["checks"]["answer"] for task in group if _type(task) == "choice"
+        }
+        if not choices:
+            continue
+        chances = [1 / len(answer["options"]) for answer in choices.values()]
         spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
-        lucky = sum(chances) + _DEVIATIONS * spread
-        ids = {task["id"] for task in group}
-        if len(ids & right) <= lucky:
-            found -= ids
+        same = max(Counter(answer["value"] for answer in choices.values()).values())
+        lucky = max(sum(chances), same) + _DEVIATIONS * spread
+        if len({task["id"] for task in group} & right) <= lucky:
+            found -= choices.keys()
     return found
 
 

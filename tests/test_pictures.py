@@ -466,3 +466,15 @@ def test_choices_that_are_right_more_often_than_chance_need_no_picture() -> None
     tasks = [choice(number, ("yes", "no")[number % 2]) for number in range(40)]
     right = {task["id"] for task in tasks[:33]}
     assert blind.answered(tasks, right) == right
+
+
+def test_where_only_some_answers_are_a_choice_the_others_say_whether_a_picture_is_needed() -> None:
+    value = as_json(Answer("number", 41))
+    others = [
+        {"id": str(number), "template": "agrees", "checks": {"answer": value}}
+        for number in range(20, 60)
+    ]
+    tasks = [choice(number, "yes") for number in range(20)] + others
+    yes, all_of_them = {task["id"] for task in tasks[:20]}, {task["id"] for task in tasks}
+    assert blind.answered(tasks, yes) == set()
+    assert blind.answered(tasks, all_of_them) == all_of_them

@@ -201,13 +201,16 @@ def test_two_pages_lead_from_a_product_to_its_result() -> None:
         assert answer and float(answer["value"]) == float(value)
 
 
-def test_page_and_chart_agree_in_about_half_of_the_tasks() -> None:
-    said = Counter(
-        (answer_of(one) or {})["value"]
-        for name, *_, one, _, _, _ in tasks()
-        if name == "page_against_chart"
-    )
-    assert set(said) == {"yes", "no"} and min(said.values()) >= 10
+def test_where_page_and_chart_differ_the_answer_is_what_the_page_says() -> None:
+    asked = [one for name, *_, one, _, _, _ in tasks() if name == "page_against_chart"]
+    agree = 0
+    for one in asked:
+        answer = answer_of(one) or {}
+        if answer["value"] == "yes":
+            agree += 1
+        else:
+            assert str(answer["value"]) in dumps(one.pictures[0].data["table"]["rows"])
+    assert 0.2 < agree / len(asked) < 0.5
 
 
 def test_no_answer_of_a_choice_dominates() -> None:

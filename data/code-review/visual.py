@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from teacher.domain import Answer, Blueprint, Plan, template
-from teacher.questions import at, every
+from teacher.questions import at, every, run
 from teacher.scenes import Scene, draw
 
 from .environment import SEVERITIES, Pull, ReviewDesk
@@ -442,7 +442,7 @@ def file_report(world: ReviewDesk, rng: random.Random) -> Blueprint:
 def form_and_record(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """The form says who has the issue; the record may say otherwise, and is then put right."""
     issue = rng.choice(list(world._issues.values()))
-    same = rng.random() < 0.4
+    same = rng.random() < 0.25
     others = [person for person in world._people if person != issue.assignee]
     assignee = issue.assignee if same else rng.choice(others)
     fields = {"Issue": issue.id, "Component": issue.component, "Assignee": assignee}
@@ -457,14 +457,11 @@ def form_and_record(world: ReviewDesk, rng: random.Random) -> Blueprint:
     if not same:
         plan.append(("assign_issue", {"issue_id": issue.id, "assignee": assignee}))
         reply = f"No, the record said {issue.assignee}; it is {assignee} now."
-    return Blueprint(
-        say("form_and_record", rng),
-        plan,
-        reply,
-        Answer("choice", "yes" if same else "no", options=("yes", "no")),
-        [_picture(data, _TRACKERS, rng)],
-        {"op": "consistency", "cells": [at(data, "fields.Assignee"), {"value": issue.assignee}]},
-    )
+    cells = [at(data, "fields.Assignee"), {"value": issue.assignee}]
+    # A no alone would be guessed.
+    program = {"op": "consistency", "cells": cells, "tell": 0}
+    answer, picture = run(program, [data]), _picture(data, _TRACKERS, rng)
+    return Blueprint(say("form_and_record", rng), plan, reply, answer, [picture], program)
 
 
 # ------------------------------------------------------------------------------------------- points
