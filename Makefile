@@ -55,7 +55,7 @@ $(READY): pyproject.toml
 	fi; \
 	extras=dev; \
 	if nvidia-smi --list-gpus 2>/dev/null | grep -q GPU; then extras=dev,gpu; fi; \
-	echo "setup: installing the dependencies into $(VENV) (extras: $$extras; about 2 GB, a few minutes the first time)"; \
+	echo "setup: installing the dependencies into $(VENV) (extras: $$extras; about 3 GB, a few minutes the first time)"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$$extras]" || { \
 		echo "setup: pip could not install the project: see its message above; run the same command again" >&2; \
 		exit 1; }; \
