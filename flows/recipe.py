@@ -324,8 +324,10 @@ class Train(Section):
         " keeps the best weights; null trains all epochs and keeps the last. Example: 3.",
     )
     seed: int = Field(0, ge=0, description="Seed of the shuffle and of LoRA's start. Example: 1.")
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "bfloat16", description="Type of the weights during training. Example: float32."
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="Type of the weights during training; auto is bfloat16 where the machine computes in it, on GPUs"
+        " and on CPUs with AVX-512. Example: float32.",
     )
     save_steps: int = Field(
         50,

@@ -49,11 +49,12 @@ def train(
     from transformers import AutoTokenizer, PrinterCallback, TrainerState, set_seed
     from trl import SFTConfig
 
-    from student import quantised
+    from student import plan, quantised
     from student.batches import MicroBatchTrainer, padded
 
     set_seed(settings.seed)
     gpu = torch.cuda.is_available()
+    settings = plan.for_machine(settings, gpu)
     if not gpu:
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
