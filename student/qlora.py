@@ -216,7 +216,7 @@ class _Saved:
     """What a layer keeps for its backward pass beside its input x [T, H]."""
 
     qkv: Tensor  # [T, Nq + 2 Nk], before norm and rotation
-    attention: "Attention"  # its output [T, Nq] and log-sum-exp
+    attention: Attention  # its output [T, Nq] and log-sum-exp
     middle: Tensor  # x after attention [T, H]
     gate_up: Tensor  # [T, 2F + 2R]: gate and up, and columns that the backward pass fills
     low: list[Tensor]  # of q,k,v; o; gate,up; down: s x A^T [T, n R]

@@ -12,7 +12,7 @@ from typing import Any
 from schemas.errors import StageError
 from schemas.files import sha256_text, whole
 from student import vision
-from teacher.llamacpp import Progress, cache
+from teacher.llamacpp import Progress, cache, making
 
 # Raised when what is stored below changes, so that nobody trains on what an older version kept.
 _VERSION = 1
@@ -45,16 +45,19 @@ def _load(directory: Path, settings: Any, sees: bool, say: Progress) -> Any:
     if quantisation is None:
         return kind.from_pretrained(directory, dtype=dtype, **place)
     kept = cache() / "quantised" / _name(directory, settings)
-    if kept.is_dir():
-        say(f"reading the weights in {settings.bits} bits from {kept}")
-        return kind.from_pretrained(kept, dtype=dtype, **place)
-    say(f"quantising the weights to {settings.bits} bits (once; kept in {kept})")
-    if sees:
-        quantisation.llm_int8_skip_modules = ["model.visual", "lm_head"]
-    model = kind.from_pretrained(directory, dtype=dtype, quantization_config=quantisation, **place)
-    with whole(kept) as temporary:
-        model.save_pretrained(temporary)
-    return model
+    with making(kept) as missing:
+        if not missing:
+            say(f"reading the weights in {settings.bits} bits from {kept}")
+            return kind.from_pretrained(kept, dtype=dtype, **place)
+        say(f"quantising the weights to {settings.bits} bits (once; kept in {kept})")
+        if sees:
+            quantisation.llm_int8_skip_modules = ["model.visual", "lm_head"]
+        model = kind.from_pretrained(
+            directory, dtype=dtype, quantization_config=quantisation, **place
+        )
+        with whole(kept) as temporary:
+            model.save_pretrained(temporary)
+        return model
 
 
 def scheme(settings: Any) -> Any:

@@ -189,7 +189,7 @@ def server(faithful: Faithful) -> Iterator[Server]:
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tokenizer of which every word is a token."""
     from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -197,7 +197,6 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fast = PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]")
     fast.chat_template = TEMPLATE
     fast.save_pretrained(directory)
-    AutoTokenizer.from_pretrained(directory)  # the first takes seconds, which are no check's
     return directory
 
 

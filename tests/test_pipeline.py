@@ -2,6 +2,7 @@
 and stopped by a signal."""
 
 import collections
+import contextlib
 import json
 import os
 import signal
@@ -71,15 +72,22 @@ def marked(run: Path) -> list[psutil.Process]:
     return found
 
 
-def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
-    """SIGKILL to the command alone, the moment the condition holds: what it started is left behind."""
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Waits while the command runs: on a busy machine an hour if need be."""
     deadline = time.monotonic() + 3600
     while not condition():
-        assert process.poll() is None, "the command ended before it was killed"
+        assert process.poll() is None, "the command ended before the condition held"
         assert time.monotonic() < deadline, "the condition never held"
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+
+
+def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
+    """SIGKILL to the command alone, the moment the condition holds: what it started is left behind."""
+    try:
+        wait_until(condition, process)
+    finally:
+        process.kill()
+        process.wait()
 
 
 def journal_lines(run: Path) -> list[str]:
@@ -251,17 +259,25 @@ def test_a_signal_to_all_of_a_run_ends_it_soon_in_one_line_and_leaves_nothing(
     server = HttpServer(Silent)
     # A shell's background jobs ignore SIGINT, and hand that on.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = start(run, tmp_path / "store", log, **{"serve.url": server.url})
     try:
-        process = start(run, tmp_path / "store", log, **{"serve.url": server.url})
-        assert asked.wait(300), log.read_text()
+        wait_until(asked.is_set, process)
         # A terminal sends Ctrl-C to the command and to all that it started.
         os.killpg(process.pid, sign)
-        assert process.wait(60) == code, log.read_text()
+        assert process.wait(120) == code, log.read_text()
+        deadline = time.monotonic() + 60
+        while (left := marked(run)) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        assert not left
     finally:
         signal.signal(signal.SIGINT, before)
         over.set()
         server.close()
+        process.kill()
+        process.wait()
+        for each in marked(run):
+            with contextlib.suppress(psutil.Error):
+                each.kill()
     *_, stage, last = log.read_text().splitlines()
     assert stage.endswith("] generate")
     assert last == f"stillhouse: {said}: the same command goes on where this stopped"
-    assert not marked(run)

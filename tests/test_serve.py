@@ -441,20 +441,21 @@ def test_a_server_that_has_requests_and_produces_nothing_is_ended_and_started_ag
         assert health(endpoint) == 200 and endpoint.restarts == 1
 
 
+@pytest.mark.slow
 def test_a_server_that_produces_or_has_nothing_to_do_is_left_alone(
     state: Path,
     tmp_path: Path,
     metrics: Callable[[int, int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_STALL_SECONDS", 2)
+    monkeypatch.setattr(module, "_STALL_SECONDS", 6)
     metrics(3, 0)
     with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
-        for steps in range(30):
+        for steps in range(80):
             metrics(3, steps)
             time.sleep(0.1)
-        metrics(0, 30)
-        time.sleep(3)
+        metrics(0, 80)
+        time.sleep(8)
         assert is_running(starts(state)[0]["pid"]) and endpoint.stalls == 0
 
 

@@ -148,8 +148,11 @@ def test_with_method_full_all_weights_are_trained_and_held_out_loss_is_measured(
     assert sum("held-out loss" in text for text in said) == 2
 
 
-def test_with_method_qlora_an_adapter_is_trained_on_weights_in_4_bits(untrained, tmp_path):
+def test_with_method_qlora_an_adapter_is_trained_on_weights_in_4_bits(
+    untrained, tmp_path, monkeypatch
+):
     pytest.importorskip("bitsandbytes")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     train(untrained, tmp_path, SETTINGS.model_copy(update={"method": "qlora"}))
     rows, trained = log(tmp_path), weights(tmp_path)
     assert rows[-1]["loss"] < rows[0]["loss"]
