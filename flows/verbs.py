@@ -127,7 +127,7 @@ def check_teacher(
 
     Health, name, tool calls against every schema, thinking and its round trip, images, the vendor verifier's
     two metrics, prompt tokens. About 50 requests. Exit code 3 when a check fails. An API's key is taken from
-    the teacher's variable, else from STILLHOUSE_TEACHER_KEY.
+    STILLHOUSE_TEACHER_KEY, else from the teacher's own variable.
 
     \b
     Examples:

@@ -47,11 +47,11 @@ def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
         raise InputError(f"{kept_path}: found a directory, expected the name of a file to write")
     verdicts: list[Verdict] = []
     with ExitStack() as stack:
-        kept_rows, rows = None, judged(path)
+        kept_rows = None
         if kept_path is not None:
             temporary = stack.enter_context(whole(kept_path))
             kept_rows = stack.enter_context(temporary.open("wb"))
-        for row in rows:
+        for row in judged(path):
             verdicts.append(row.verdict)
             if kept_rows is not None and row.verdict["kept"]:
                 kept_rows.write(row.line + b"\n")

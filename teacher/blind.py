@@ -59,7 +59,8 @@ def answered(asked: list[dict[str, Any]], right: set[str]) -> set[str]:
 
     One of a few options is right by chance: to reject each lucky guess would leave, of a teacher that always guesses
     yes, only the tasks whose answer is no. So a template's tasks are judged together, and its choices are answerable
-    only where more of them all is right than chance, or always the same word, gives.
+    only where more of the tasks are right than its choices would be by chance or, where other answers tell, by always
+    the same word.
     """
     templates: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for task in asked:
@@ -74,6 +75,10 @@ def answered(asked: list[dict[str, Any]], right: set[str]) -> set[str]:
         chances = [1 / len(answer["options"]) for answer in choices.values()]
         spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
         same = max(Counter(answer["value"] for answer in choices.values()).values())
+        if same == len(
+            group
+        ):  # nothing tells a word that is always right from one that is always said
+            same = 0
         lucky = max(sum(chances), same) + _DEVIATIONS * spread
         if len({task["id"] for task in group} & right) <= lucky:
             found -= choices.keys()

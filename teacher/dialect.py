@@ -120,10 +120,15 @@ def for_teacher(teacher: dict[str, Any], url: str | None = None) -> Dialect:
     Args:
         url: of the API that serves it; None for a server that the run starts itself.
     """
-    family = teacher.get("family")
-    kind = importlib.import_module(f"teacher.dialect_{family}").DIALECT if family else Dialect
+    kinds = {name: importlib.import_module(f"teacher.dialect_{name}").DIALECT for name in FAMILIES}
+    kind = kinds[teacher["family"]] if teacher.get("family") else Dialect
     host = urlsplit(url or "").hostname or ""
-    known = (api for name, api in kind.hosts.items() if f".{host}".endswith(f".{name}"))
+    known = (
+        api
+        for each in kinds.values()  # others may be served there, too
+        for name, api in each.hosts.items()
+        if f".{host}".endswith(f".{name}")
+    )
     return kind(teacher.get("modes"), next(known, "vllm"))
 
 

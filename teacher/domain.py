@@ -265,7 +265,7 @@ def _modules(path: Path, name: str) -> list[ModuleType]:
     package = ModuleType(f"stillhouse_domain_{name.replace('-', '_')}")
     package.__path__ = [str(path)]
     # A pack of this name that was loaded before may have lain elsewhere, or said something else.
-    for loaded in [m for m in sys.modules if m.startswith(f"{package.__name__}.")]:
+    for loaded in [m for m in list(sys.modules) if m.startswith(f"{package.__name__}.")]:
         del sys.modules[loaded]
     sys.modules[package.__name__] = package
     importlib.invalidate_caches()

@@ -37,9 +37,8 @@ def result(name: str, passed: bool | None, detail: str, **measured: Any) -> Chec
 
 async def health(served: Served) -> tuple[Check, Check]:
     """health and model_name: the API answers, knows the model, and the model says something."""
-    model = served.endpoint.model
+    endpoint, model = served.endpoint, served.endpoint.model
     try:
-        endpoint = served.endpoint
         names = await serving.listed(served.teacher, endpoint.url, endpoint.key)
     except (InputError, StageError) as error:
         return result("health", False, str(error)), result("model_name", None, "not asked")

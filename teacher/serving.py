@@ -178,17 +178,17 @@ async def listed(teacher: dict[str, Any], url: str, key: str) -> list[str] | Non
     except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
         found = one_line(str(error), 120) or type(error).__name__
         raise StageError(
-            f"{url}: cannot be reached: no answer ({found}): is the server up and the address right?"
+            f"{url}: cannot be reached, no answer ({found}): is the server up and the address right?"
         ) from None
     if status in (401, 403):
         names = " or ".join(dict.fromkeys([KEY, teacher.get("key", KEY)]))
         raise InputError(f"{url}: the key was refused ({status}): expected it in {names}")
     if status in (404, 405, 501):
         return None
-    text = body.decode(errors="replace").replace(key or "\n", "***")
     try:
-        ids = [entry["id"] for entry in json.loads(text)["data"]]
+        ids = [entry["id"] for entry in json.loads(body)["data"]]
     except (ValueError, KeyError, TypeError, RecursionError):
+        text = body.decode(errors="replace").replace(key or "\n", "***")
         raise StageError(
             f"{url}/models: expected a list of models, found {one_line(text, 60) or 'nothing'} with status {status}:"
             " the address of an OpenAI-compatible API usually ends in /v1"

@@ -468,6 +468,12 @@ def test_choices_that_are_right_more_often_than_chance_need_no_picture() -> None
     assert blind.answered(tasks, right) == right
 
 
+def test_a_choice_that_is_always_the_same_needs_no_picture() -> None:
+    tasks = [choice(number, "yes") for number in range(40)]
+    right = {task["id"] for task in tasks}
+    assert blind.answered(tasks, right) == right
+
+
 def test_where_only_some_answers_are_a_choice_the_others_say_whether_a_picture_is_needed() -> None:
     value = as_json(Answer("number", 41))
     others = [

@@ -434,7 +434,7 @@ def page_against_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
     cells = [at(page.data, f"table.{row}.1"), at(figure.scene.data, key, 1)]
     name = world._products[product].name
     request = say("page_against_chart", rng, name=name, sample=sample)
-    # A no alone would be guessed half of the time.
+    # A no alone would be guessed.
     program = {"op": "consistency", "cells": cells, "tell": 0}
     agree = run(program, [page.data, figure.scene.data]).value == "yes"
     said = "The answer is {}: they agree." if agree else "They differ: the page says {}."
