@@ -321,7 +321,7 @@ def serve(
 
 
 def free_port() -> int:
-    """A port below those that Linux gives to connections by default: one of these could have it before the server does."""
+    """A port below those that Linux gives to connections by default: one of those could be taken meanwhile."""
     while True:
         port = 20_000 + secrets.randbelow(10_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
