@@ -3,7 +3,7 @@
     stillhouse distill legal            runs it here, with Prefect's own ephemeral server, nothing to set up
     python -m flows.distill             serves it: a weekly scheduled deployment, on this host (`make serve`)
 
-Where PREFECT_API_URL names a server, the run is recorded there instead.
+Where PREFECT_API_URL names a server, the run is recorded there instead; a schedule needs one.
 """
 
 import atexit
@@ -19,6 +19,7 @@ from typing import Any
 
 # Prefect reads these as it is imported.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")  # of `make serve`
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import prefect.settings as prefect_settings  # noqa: E402
@@ -242,8 +243,13 @@ def _prefect_server(directory: Path) -> ServerProcess:
         "Prefect's server",
         command,
         port,
-        {"PREFECT_HOME": str(directory / "prefect"), "PREFECT__SERVER_EPHEMERAL": "1"},
+        {
+            "PREFECT_HOME": str(directory / "prefect"),
+            "PREFECT__SERVER_EPHEMERAL": "1",
+            "PREFECT__SERVER_FINAL": "1",
+        },
         ready_seconds=300,
+        drain_seconds=5,
         health="/api/health",
     )
     endpoint = Endpoint(f"http://127.0.0.1:{port}/api", key="", model="")

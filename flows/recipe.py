@@ -72,7 +72,7 @@ class Serve(Section):
         None,
         pattern=r"^https?://",
         description="An OpenAI-compatible API that is served already, instead of a server of the run's own; its key"
-        " is taken from the teacher's `key` variable or STILLHOUSE_TEACHER_KEY. Example: http://gpu-7:8000/v1.",
+        " is taken from STILLHOUSE_TEACHER_KEY or the variable that the teacher's `key` names. Example: http://gpu-7:8000/v1.",
     )
     tensor_parallel: int | None = Field(
         None, ge=1, description="GPUs that share each layer of one copy of the model. Example: 8."

@@ -11,7 +11,7 @@ Nothing else decides what is repeated.
 One process works in a directory at a time. What a killed one left running is ended at the next start,
 by two marks: STILLHOUSE_RUN in the environment, which each program that it started has, and the open
 file RUN/.children, which each copy forked from it has. A list of pids in a file would miss what a
-library started (Prefect's own server, torch's workers) or what was started just before the kill, and
+library started (torch's workers) or what was started just before the kill, and
 would hit whoever has the number now.
 """
 

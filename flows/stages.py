@@ -203,6 +203,7 @@ def _pictures_in(row: dict[str, Any]) -> list[str]:
 @task(name="train", **_ONCE)
 def train(work: Work) -> None:
     from student import base, mixture, sft
+    from student.plan import for_machine
 
     settings = work.recipe.train
     inputs = {**work.digest("train", "student"), **work.run.outputs("filter")}
@@ -213,11 +214,12 @@ def train(work: Work) -> None:
         return
     renderer = work.renderer()
     directory = work.path("train")
-    # What a checkpoint continues must be what it began with.
+    # What a checkpoint continues must be what it began with, also where a run is moved to another machine.
+    began = {**inputs, "dtype": for_machine(settings, work.hardware.gpu is not None).dtype}
     mark = directory / "inputs.json"
-    if not mark.is_file() or read_json(mark) != inputs:
+    if not mark.is_file() or read_json(mark) != began:
         shutil.rmtree(directory, ignore_errors=True)
-        write_json(mark, inputs)
+        write_json(mark, began)
     with work.run.stage(
         "train",
         inputs,

@@ -167,14 +167,18 @@ def _original(directory: Path, sees: bool) -> tuple[Renderer, int]:
 def _traces(conversations: Path | None, renderer: Renderer) -> list[dict[str, Any]]:
     """The conversations as a server with the original's template could have led them."""
     if conversations is None:
-        return [_served(row, renderer) for row in CONVERSATIONS]
+        rows = {str(row["id"]): row for row in CONVERSATIONS}
+    else:
+        rows = {}
+        for row in judged(conversations):
+            where = f"{conversations}: line {row.number}"
+            if problem := _problem(row):
+                raise InputError(f"{where}: {problem}")
+            rows[where] = {"id": f"line {row.number}", **row.value}
     traces = []
-    for row in judged(conversations):
-        where = f"{conversations}: line {row.number}"
-        if problem := _problem(row):
-            raise InputError(f"{where}: {problem}")
+    for where, conversation in rows.items():
         try:
-            traces.append(_served({"id": f"line {row.number}", **row.value}, renderer))
+            traces.append(_served(conversation, renderer))
         except Unrenderable as error:
             raise InputError(
                 f"{where}: messages, tools: expected what the original's template shows: {one_line(str(error))}"

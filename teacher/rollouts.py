@@ -37,7 +37,7 @@ async def rollouts(
     Raises:
         StageError: the server is lost; episodes in flight are given up, their replies are in the journal.
     """
-    done: asyncio.Queue[dict[str, Any] | Exception | None] = asyncio.Queue()
+    done: asyncio.Queue[dict[str, Any] | BaseException | None] = asyncio.Queue()
     todo = list(tasks)
     unsolved: set[str] = set()
 
@@ -64,7 +64,11 @@ async def rollouts(
         try:
             await work(mine, chunks, attempt)
             done.put_nowait(None)
-        except Exception as error:  # raised again below, where the caller is
+        except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # asyncio hands these on
+            raise
+        except (
+            BaseException
+        ) as error:  # raised again below, where the caller is; Prefect's signals are no Exception
             done.put_nowait(error)
 
     for attempt in range(attempts):
@@ -80,7 +84,7 @@ async def rollouts(
                 trace = await done.get()
                 if trace is None:
                     left -= 1
-                elif isinstance(trace, Exception):
+                elif isinstance(trace, BaseException):
                     raise trace
                 else:
                     yield trace

@@ -42,6 +42,8 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 class Program:
     """A program that serves an OpenAI-compatible API and /metrics (Prometheus's text) on a port of its own.
 
+    One without `produced` may serve anything over HTTP, as Prefect's server does.
+
     Attributes:
         name: what messages call it.
         environment: beside this process's own. The key travels in it: the process list shows command lines to all.
