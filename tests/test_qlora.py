@@ -435,7 +435,7 @@ def test_a_student_that_sees_is_quantised_once_and_its_tower_is_not(family, tmp_
             if hasattr(child, "base_layer"):
                 setattr(module, name, child.base_layer)
     base.bfloat16().save_pretrained(tmp_path / "model")
-    settings, losses = Train(method="qlora", rank=4), []
+    settings, losses = Train(method="qlora", dtype="bfloat16", rank=4), []
     said: list[str] = []
     for _ in range(2):
         model = kept.load(tmp_path / "model", settings, True, said.append)
