@@ -22,8 +22,8 @@ def load(directory: Path, settings: Any, sees: bool, say: Progress = print) -> A
     """The model of a directory (student/base.py), ready for an adapter.
 
     Args:
-        settings: the recipe's `train` section for this machine (student/plan.py): method, bits, dtype. sees: whether it is a model that sees: its vision
-            tower is neither quantised nor trained.
+        settings: the recipe's `train` section for this machine (student/plan.py): method, bits, dtype. sees: whether it
+            is a model that sees: its vision tower is neither quantised nor trained.
 
     Raises:
         StageError: qlora without bitsandbytes.

@@ -314,5 +314,5 @@ def test_what_was_prepared_and_converted_once_is_taken_from_the_cache(
 
     assert base.prepare(student, silent) == directory
     assert base.gguf(student, "Q8_0", silent) == reconverted
-    assert not list(reconverted.parent.glob("*-full.gguf"))
+    assert not list(reconverted.parent.glob(f"{reconverted.stem}*-full.gguf"))
     assert not list(reconverted.parent.glob(f".{reconverted.stem}*.partial"))
