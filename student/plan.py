@@ -105,7 +105,7 @@ def for_machine(train: Any, gpu: bool) -> Any:
     """The recipe's `train` section with what it leaves to the machine: the type of the weights.
 
     bfloat16 on a GPU, and on a CPU with AVX-512. Without it PyTorch 2.13 multiplies bfloat16 in a plain loop: on two
-    cores of an EPYC of 2021 the 135M student trained on 4 tokens/s.
+    cores of an EPYC of 2021 the 135M student trained at 4 tokens/s.
     """
     if train.dtype != "auto":
         return train
