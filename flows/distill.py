@@ -34,7 +34,8 @@ from flows.work import Work  # noqa: E402
 from schemas.files import read_json  # noqa: E402
 from student import base, mixture  # noqa: E402
 from student.card import weights_options  # noqa: E402
-from student.store import PROJECTOR  # noqa: E402
+from student.layout import read_index  # noqa: E402
+from student.store import PROJECTOR, store_directory  # noqa: E402
 from teacher import catalog, gpus  # noqa: E402
 from teacher import domain as domains  # noqa: E402
 from teacher.endpoint import Endpoint  # noqa: E402
@@ -94,6 +95,7 @@ def prepare(domain: str, recipe: Recipe, hardware: str | None = None) -> dict[st
     catalog.sampling(teacher, recipe.generate.mode)  # the mode is one of its own
     if recipe.train.replay:
         mixture.replay_file(recipe.train.replay.path)  # it is there
+    read_index(store_directory(recipe.publish.store))  # a store, or nothing yet
     return {
         "domain": domains.load(domain),
         "teacher": teacher,

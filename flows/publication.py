@@ -89,6 +89,7 @@ def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> 
             "licence": work.domain.spec["licence"],
             **({"replay": {key: replay[key] for key in REPLAY}} if replay else {}),
         },
+        "requests": {key: work.domain.spec[key] for key in ("personas", "languages")},
         "scorecard": {
             "base": scorecard["models"]["base"]["passed"],
             "student": scorecard["models"]["student"]["passed"],

@@ -405,19 +405,28 @@ class Publish(Section):
     store: str = Field(
         "store",
         min_length=1,
-        description="The store: a directory (made when missing), or oci://host/namespace. STILLHOUSE_STORE"
-        " takes precedence. Example: oci://registry.example.com/students.",
+        description="The store: a directory (made when missing). STILLHOUSE_STORE takes precedence."
+        " Example: /srv/students.",
     )
     tag: str | None = Field(
         None,
         pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]{0,127}$",
-        description="The version's name, or null for the next number. Example: 2026-03.",
+        description="A further name of the version, beside its number; the next version published under it"
+        " takes it over. Example: 2026-03.",
     )
     data: bool = Field(
         False,
         description="Whether the kept traces are published with it, as data/train.parquet, pictures embedded."
         " Example: true.",
     )
+
+    @model_validator(mode="after")
+    def _the_tag_is_not_one_of_the_store(self) -> "Publish":
+        if self.tag is not None and (self.tag.isdecimal() or self.tag == "latest"):
+            raise ValueError(
+                f"tag: found '{self.tag}', expected a name that the store does not give: no number, not latest"
+            )
+        return self
 
 
 class Recipe(Section):

@@ -422,7 +422,10 @@ def publish(work: Work) -> None:
     with work.run.stage("publish", inputs, [directory]) as result, whole(directory) as temporary:
         temporary.mkdir()
         files, manifest = publication.collect(work, scorecard, temporary)
-        published = store.publish(target, work.domain.name, files, manifest, gate_passed=True)
+        tag = work.recipe.publish.tag
+        published = store.publish(
+            target, work.domain.name, files, manifest, gate_passed=True, tag=tag
+        )
         result.update(
             name=published.name,
             tag=published.tag,
@@ -430,4 +433,5 @@ def publish(work: Work) -> None:
             store=inputs["store"],
         )
         write_json(temporary / "published.json", result)
-        say(f"published as {published.name}:{published.tag} in {target}")
+        named = f" ({tag})" if tag else ""
+        say(f"published as {published.name}:{published.tag}{named} in {target}")

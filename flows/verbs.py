@@ -194,8 +194,7 @@ def models(json_: JsonOut = None) -> None:
             ["NAME", "CREATED", "GATE", "VARIANTS"],
             [
                 [
-                    f"{row['name']}:{row['tag']}"
-                    + (" (latest)" if "latest" in row["tags"] else ""),
+                    f"{row['name']}:{row['tag']}" + _further(row),
                     row["created"][:16].replace("T", " "),
                     "passed" if row["gate_passed"] else "failed",
                     ", ".join(f"{name} {_size(size)}" for name, size in row["variants"].items()),
@@ -203,6 +202,11 @@ def models(json_: JsonOut = None) -> None:
                 for row in rows
             ],
         )
+
+
+def _further(row: dict[str, Any]) -> str:
+    names = ", ".join(tag for tag in row["tags"] if tag != row["tag"])
+    return f" ({names})" if names else ""
 
 
 def pull(

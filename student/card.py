@@ -50,7 +50,9 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
         "dataset": {"type": "exam", "name": f"held-out {manifest['domain']} tasks"},
         "metrics": [{"type": "accuracy", "name": "tasks passed, %", "value": share}],
     }
+    requests = manifest.get("requests")
     return {
+        **({"language": requests["languages"]} if requests else {}),
         "license": licence if known else "other",
         **({} if known else {"license_name": student["licence"]}),
         "base_model": student["base"],
@@ -120,6 +122,7 @@ def _data(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
             f"The traces are attempts at {ledger['tasks']} generated tasks; of {lacking} of them nothing was kept. "
             f"{hinted['kept']} of the {ledger['kept']} kept traces were made after the teacher had been shown the "
             "plan; the hint is not in the training data. Every kept trace was executed and its result checked.",
+            *_requests(manifest.get("requests")),
             *_images(ledger.get("images")),
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
             *_replay(data.get("replay")),
@@ -136,6 +139,13 @@ def _published(manifest: dict[str, Any]) -> list[str]:
         "They are published with it: `data/train.parquet`, rows of messages, tools and images, fetched with "
         f"`stillhouse pull {name} --to {name} --variant data`."
     ]
+
+
+def _requests(requests: dict[str, Any] | None) -> list[str]:
+    if requests is None:
+        return []
+    asking = "\n".join(f"- {persona}" for persona in requests["personas"])
+    return [f"The requests are in {', '.join(requests['languages'])}. Those who ask:\n\n{asking}"]
 
 
 def _images(images: dict[str, Any] | None) -> list[str]:

@@ -9,8 +9,9 @@ skopeo and oras read the store as it is.
     model = resolve(store, "legal")
 
 What it promises: names are `<domain>:<version>`, versions count up from 1, and `latest` is the newest version
-whose gate passed. A version is there with all its files or not at all, also when its publisher is killed. The
-same files published again are the same version.
+whose gate passed. A tag of one's own is a further name of a version, and moves to the one that is published under it
+next; the version keeps its number. A version is there with all its files or not at all, also when its publisher is
+killed. The same files published again are the same version.
 """
 
 import json
@@ -133,10 +134,12 @@ class Model:
 
 
 def store_directory(setting: str = "store") -> Path:
-    """Where the store is: STILLHOUSE_STORE where that is set, else `setting`."""
-    found = os.environ.get("STILLHOUSE_STORE") or setting
+    """Where the store is: STILLHOUSE_STORE where that is set, else `setting`, which is a recipe's publish.store."""
+    own = os.environ.get("STILLHOUSE_STORE")
+    found = own or setting
     if "://" in found:
-        raise InputError(f"STILLHOUSE_STORE: {found}: only a directory is supported so far")
+        name = "STILLHOUSE_STORE" if own else "publish.store"
+        raise InputError(f"{name}: found {found}, expected a directory: a registry cannot be one")
     return Path(found)
 
 
@@ -154,9 +157,16 @@ def files_under(directory: Path, name: str, variant: str) -> list[PublishFile]:
 
 
 def publish(
-    store: Path, name: str, files: list[PublishFile], manifest: dict[str, Any], gate_passed: bool
+    store: Path,
+    name: str,
+    files: list[PublishFile],
+    manifest: dict[str, Any],
+    gate_passed: bool,
+    tag: str | None = None,
 ) -> Published:
     """Publishes `files` as the next version of `name`, or finds the version that already is these files.
+
+    `tag` is a further name for that version: no number and not `latest`, which the store gives itself.
 
     `manifest` is completed here: name, tag and files are known only now. It is stored, and pulled, as
     manifest.json.
@@ -185,16 +195,18 @@ def publish(
         descriptor = _same(store, index, name, manifest, layers, gate_passed)
         versions = [int(tag) for tag in _tags(index, name) if tag.isdecimal()]
         if descriptor is None:
-            tag = str(max(versions, default=0) + 1)
-            descriptor = _add_artifact(store, name, tag, manifest, layers, gate_passed)
-            index["manifests"].append(_tagged(descriptor, name, tag))
+            version = str(max(versions, default=0) + 1)
+            descriptor = _add_artifact(store, name, version, manifest, layers, gate_passed)
+            index["manifests"].append(_tagged(descriptor, name, version))
         else:
-            tag = _own(descriptor, name)
-        if gate_passed and int(tag) >= _latest_version(index, name):
-            others = [d for d in index["manifests"] if _ref(d) != f"{name}:{LATEST}"]
-            index["manifests"] = [*others, _tagged(descriptor, name, LATEST)]
+            version = _own(descriptor, name)
+        moved = [tag] if tag else []
+        if gate_passed and int(version) >= _latest_version(index, name):
+            moved.append(LATEST)
+        others = [d for d in index["manifests"] if _own(d, name) not in moved]
+        index["manifests"] = [*others, *(_tagged(descriptor, name, further) for further in moved)]
         write_index(store, index)
-    return Published(name, tag, descriptor["digest"])
+    return Published(name, version, descriptor["digest"])
 
 
 def _annotations(path: str, variant: str) -> dict[str, str]:

@@ -84,6 +84,17 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert result["metrics"][0]["value"] == 81.0
 
 
+def test_whose_requests_it_was_trained_on_is_said() -> None:
+    asking = {"personas": ["a clerk", "a partner: terse"], "languages": ["en", "de"]}
+    card = model_card({**MANIFEST, "requests": asking}, SCORECARD, LEDGER)
+    assert yaml.safe_load(card.split("---\n")[1])["language"] == ["en", "de"]
+    assert "- a clerk\n- a partner: terse\n" in card
+    # A student that was published before the manifest held them.
+    assert "language" not in yaml.safe_load(
+        model_card(MANIFEST, SCORECARD, LEDGER).split("---\n")[1]
+    )
+
+
 def test_a_licence_the_hub_does_not_know_is_named() -> None:
     student = {"name": "s", "base": "b", "licence": "Some Licence: v2"}
     front = front_matter(make_card(student=student))

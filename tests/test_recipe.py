@@ -184,6 +184,7 @@ def test_a_bad_recipe_is_one_line_with_file_field_found_and_expected(tmp_path, t
         ("teacher.name=x", "teacher: found a value, expected a section"),
         ("nothing.at.all=1", "nothing: unknown field"),
         ("publish.tag=a/b", "publish.tag: found 'a/b', expected a text that matches"),
+        ("publish.tag=3", "publish.tag: found '3', expected a name that the store does not give"),
     ],
 )
 def test_a_bad_set_is_blamed_on_the_command_line(override, says):

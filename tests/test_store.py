@@ -255,6 +255,29 @@ def test_publishing_an_old_version_again_does_not_move_latest_back(
     assert resolve(store, "legal").tag == "2"
 
 
+def test_a_tag_of_ones_own_names_a_version_and_moves_on(store: Path, tmp_path: Path) -> None:
+    def tagged(q8: bytes, tag: str | None, gate_passed: bool = True) -> str:
+        files = make_files(tmp_path / "run", q8)
+        return publish(store, "legal", files, make_manifest(), gate_passed, tag).tag
+
+    assert [tagged(b"one", "2026-03"), tagged(b"two", None)] == ["1", "2"]
+    publish_legal(store, tmp_path / "run", name="medical")
+    assert resolve(store, "legal:2026-03").tag == "1"
+    assert list_models(store)[1].tags == ("1", "2026-03")
+
+    # A version that did not pass takes the name too, as it was asked for; latest stays.
+    assert tagged(b"three", "2026-03", gate_passed=False) == "3"
+    assert [resolve(store, f"legal:{tag}").tag for tag in ("2026-03", "latest", "1")] == [
+        "3",
+        "2",
+        "1",
+    ]
+    # The same files under another name are the same version with one name more.
+    assert tagged(b"two", "audited") == "2"
+    assert set(resolve(store, "legal").tags) == {"2", "audited", "latest"}
+    assert len(list_models(store)) == 4
+
+
 def test_an_edit_of_a_published_file_does_not_reach_the_store(store: Path, tmp_path: Path) -> None:
     publish_legal(store, tmp_path / "run")
     with (tmp_path / "run" / "legal-Q8_0.gguf").open("r+b") as file:
@@ -662,8 +685,11 @@ def test_only_a_directory_is_a_store_so_far(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("STILLHOUSE_STORE", raising=False)
     assert store_directory() == Path("store")
     monkeypatch.setenv("STILLHOUSE_STORE", "oci://registry.example/students")
-    with pytest.raises(InputError, match="only a directory is supported"):
-        store_directory()
+    with pytest.raises(InputError, match="STILLHOUSE_STORE: found oci://.*, expected a directory"):
+        store_directory("elsewhere")
+    monkeypatch.delenv("STILLHOUSE_STORE")
+    with pytest.raises(InputError, match="publish.store: found oci://"):
+        store_directory("oci://registry.example/students")
 
 
 # Students that see, and published data
