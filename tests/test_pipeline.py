@@ -32,6 +32,7 @@ SMALL = {
     "generate.concurrency": 4,
     "train.epochs": 5,
     "train.batch_size": 2,
+    "train.holdout": 0,
     "train.save_steps": 2,
     "train.log_steps": 1,
     "evaluate.concurrency": 4,
@@ -211,7 +212,7 @@ def test_a_pulled_student_is_served_as_it_is(
             journal = Journal(tmp_path / "journal")
             async with Client(endpoint, {"model": "m", "revision": "r"}, journal, 1, 120) as client:
                 reply = await client.complete(
-                    trace["messages"][:2], trace["tools"], 0, max_tokens=80
+                    trace["messages"][:2], trace["tools"], 0, temperature=0, max_tokens=200
                 )
                 return reply.finish_reason
 
@@ -264,7 +265,7 @@ def test_a_signal_to_all_of_a_run_ends_it_soon_in_one_line_and_leaves_nothing(
         wait_until(asked.is_set, process)
         # A terminal sends Ctrl-C to the command and to all that it started.
         os.killpg(process.pid, sign)
-        assert process.wait(120) == code, log.read_text()
+        assert process.wait(300) == code, log.read_text()
         deadline = time.monotonic() + 60
         while (left := marked(run)) and time.monotonic() < deadline:
             time.sleep(0.5)
@@ -278,6 +279,8 @@ def test_a_signal_to_all_of_a_run_ends_it_soon_in_one_line_and_leaves_nothing(
         for each in marked(run):
             with contextlib.suppress(psutil.Error):
                 each.kill()
-    *_, stage, last = log.read_text().splitlines()
-    assert stage.endswith("] generate")
+    output = log.read_text()
+    assert "Traceback" not in output
+    *before_last, last = output.splitlines()
+    assert [line for line in before_last if line.startswith("[")][-1].endswith("] generate")
     assert last == f"stillhouse: {said}: the same command goes on where this stopped"

@@ -52,7 +52,7 @@ def loss_and_gradients(model: Any, **inputs: Any) -> dict[str, torch.Tensor]:
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
     """Within what transformers' norms and rotary embedding, which compute in float32, lose of the float64."""
     for name, value in expected.items():
-        assert (found[name] - value).norm() <= 1e-5 * value.norm(), name
+        assert (found[name] - value).norm() <= 1e-5 * value.norm() + 1e-9, name
 
 
 def some_tokens(rows: int = 2, length: int = 11) -> torch.Tensor:

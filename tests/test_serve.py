@@ -188,7 +188,7 @@ def test_a_model_without_a_template_keeps_its_own(state: Path, tmp_path: Path) -
 def test_a_proxy_of_the_environment_does_not_hide_the_server(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_READY_SECONDS", 15)
+    monkeypatch.setattr(module, "_READY_SECONDS", 60)
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with serve(tmp_path / "m.gguf", tmp_path / "server.log", 1, 512):

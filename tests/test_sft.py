@@ -167,7 +167,6 @@ def test_with_method_qlora_an_adapter_is_trained_on_weights_in_4_bits(
 def test_what_is_computed_at_once_changes_nothing_that_is_learned(
     untrained, tmp_path, uninterrupted
 ):
-    import torch
 
     said: list[str] = []
     settings = SETTINGS.model_copy(update={"micro_batch": 16})  # most examples alone
@@ -176,7 +175,8 @@ def test_what_is_computed_at_once_changes_nothing_that_is_learned(
     for row, other in zip(log(tmp_path), log(uninterrupted[0]), strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
     for name, tensor in weights(uninterrupted[0]).items():
-        torch.testing.assert_close(weights(tmp_path)[name], tensor, rtol=0, atol=2e-3)
+        # A gradient of nearly 0 takes a whole step of Adam either way, so that single weights may differ.
+        assert (weights(tmp_path)[name] - tensor).norm() <= 1e-2 * tensor.norm(), name
 
 
 @pytest.mark.parametrize("held_out", [[], some_examples(5, 9)])
@@ -387,10 +387,16 @@ def test_standard_output_stays_the_commands(untrained, left_behind, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_checkpoint_that_was_being_written_is_passed_over(untrained, left_behind, uninterrupted):
-    checkpoint = left_behind / "checkpoints" / "checkpoint-4"
-    (checkpoint / "trainer_state.json").unlink()  # it is written last
-    (checkpoint / "optimizer.pt").write_bytes(b"half")
+@pytest.mark.parametrize("begun", [None, b"", b'{"epoch": 1'])
+def test_a_checkpoint_that_was_being_written_is_passed_over(
+    untrained, left_behind, uninterrupted, begun
+):
+    state = left_behind / "checkpoints" / "checkpoint-4" / "trainer_state.json"
+    if begun is None:  # it is written last
+        state.unlink()
+        state.with_name("optimizer.pt").write_bytes(b"half")
+    else:
+        state.write_bytes(begun)
     said: list[str] = []
     train(untrained, left_behind, say=said.append)
     assert said[1] == "continuing from checkpoint-2"
