@@ -164,6 +164,7 @@ def test_the_kernels_compute_what_plain_pytorch_does():
 
 
 @with_triton
+@pytest.mark.slow
 def test_without_a_gpu_the_same_holds_in_tritons_interpreter():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
     tests = "dequantiser_is_exact or kernels_compute"

@@ -169,6 +169,7 @@ def test_a_conversation_that_the_template_refuses_is_named(original: Path, tmp_p
     )
 
 
+@pytest.mark.slow
 def test_a_file_without_conversations_is_bad_input(original: Path, tmp_path: Path) -> None:
     gguf, rows = tmp_path / "a.gguf", tmp_path / "rows.jsonl"
     gguf.write_bytes(b"GGUF")

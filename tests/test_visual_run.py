@@ -100,6 +100,7 @@ def plan_and_generate(work: Work) -> list[dict[str, Any]]:
     return list(read_jsonl(work.path("traces.jsonl")))
 
 
+@pytest.mark.slow
 def test_a_run_with_a_teacher_that_reads_is_planned_made_judged_and_shown(
     server: HttpServer, tmp_path: Path
 ) -> None:
