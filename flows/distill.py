@@ -78,7 +78,7 @@ def distill(
             return run_stages(run, recipe, work, until, only)
         on_sigterm = signal.getsignal(signal.SIGTERM)
 
-        @flow(name="distill", flow_run_name=run.directory.name)
+        @flow(name="distill", flow_run_name=lambda: run.directory.name)
         def recorded() -> dict[str, Any]:
             # Prefect's handler raises what asyncio keeps to the one task that it hits, and the others work on.
             if callable(on_sigterm):

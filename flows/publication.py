@@ -72,7 +72,8 @@ def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> 
         "version": 1,
         "created": now(),
         "domain": work.domain.name,
-        "recipe": work.recipe.model_dump(mode="json"),
+        # Without its tag, so that the same student under another name is the same version.
+        "recipe": work.recipe.model_dump(mode="json", exclude={"publish": {"tag"}}),
         "student": {
             "name": student["name"],
             "base": _origin(student),

@@ -192,20 +192,20 @@ def _round_trip(
     endpoint: Endpoint, traces: list[dict[str, Any]], renderer: Renderer, trained: bool = True
 ) -> dict[str, Any]:
     """Some real request is answered with a valid call, and the call's result with a further turn."""
-    with_a_call = [t for t in traces if any(m["role"] == "tool" for m in t["messages"])][:_TRIES]
-    problem: str | None = "no trace to try"
-    none_called = bool(with_a_call)
-    for trace in with_a_call:
+    with_a_call = [t for t in traces if any(m["role"] == "tool" for m in t["messages"])]
+    faults: list[str] = []  # of calls
+    silent: list[str] = []
+    for trace in with_a_call[:_TRIES]:
         try:
             called, problem = _call_and_result(endpoint, trace, renderer, required=not trained)
         except urllib.error.HTTPError as error:  # it called, and the server cannot read how
             called, problem = "a tool", _refusal(error)
         if problem is None:
             return _result("tool_round_trip", None, f"called {called}, took its result")
-        none_called &= not called
-    if not trained and none_called:
-        return {"name": "tool_round_trip", "passed": None, "detail": f"not told: {problem}"}
-    return _result("tool_round_trip", problem, "")
+        (silent if called is None else faults).append(problem)
+    if not trained and silent and not faults:
+        return {"name": "tool_round_trip", "passed": None, "detail": f"not told: {silent[0]}"}
+    return _result("tool_round_trip", [*faults, *silent, "no trace to try"][0], "")
 
 
 def _call_and_result(
@@ -216,7 +216,10 @@ def _call_and_result(
     messages = renderer.sent(trace["messages"][:first])
     functions = functions_by_name(trace["tools"])
     body = {"messages": messages, "tools": trace["tools"], "temperature": 0, "max_tokens": 256}
-    message = _reply(endpoint, {**body, "tool_choice": "required"} if required else body)
+    choice = _choice(endpoint, {**body, "tool_choice": "required"} if required else body)
+    if choice["finish_reason"] == "length":
+        return None, "no end after 256 tokens"
+    message = choice["message"]
     calls = message.get("tool_calls") or []
     if not calls:
         said = message.get("content") or ""
@@ -227,14 +230,14 @@ def _call_and_result(
         return function["name"], f"{fault[0]}: {fault[1]}"
     result = next(m for m in renderer.sent(trace["messages"]) if m["role"] == "tool")
     result = {"role": "tool", "tool_call_id": calls[0]["id"], "content": result["content"]}
-    answer = _reply(endpoint, {**body, "messages": [*messages, message, result]})
+    answer = _choice(endpoint, {**body, "messages": [*messages, message, result]})["message"]
     answered = answer.get("content") or answer.get("tool_calls")
     return function["name"], None if answered else "nothing came after the tool's result"
 
 
-def _reply(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
-    message: dict[str, Any] = _post(endpoint, "/v1/chat/completions", body)["choices"][0]["message"]
-    return message
+def _choice(endpoint: Endpoint, body: dict[str, Any]) -> dict[str, Any]:
+    choice: dict[str, Any] = _post(endpoint, "/v1/chat/completions", body)["choices"][0]
+    return choice
 
 
 def _refusal(error: urllib.error.HTTPError) -> str:

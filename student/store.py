@@ -172,13 +172,15 @@ def publish(
     manifest.json.
 
     Raises:
-        InputError: a name that cannot be stored, a file that is missing, or a store that is broken.
+        InputError: a name or a tag that cannot be stored, a file that is missing, or a store that is broken.
         StageError: the disk is full, or a file changed while it was copied.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
             f"{name!r}: expected a name of lower-case letters, digits and single . _ -"
         )
+    if tag is not None and (tag.isdecimal() or tag == LATEST):
+        raise InputError(f"{name}: tag: found {tag}, expected one that the store does not give")
     names = [file.name for file in files]
     check_paths([*names, MANIFEST], f"{name}: files")
     for file in files:

@@ -198,8 +198,12 @@ def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
         ([reply(calls=call({"key": 1})["tool_calls"])], "invalid_arguments: find: key: found 1"),
         ([GOOD_CALL, reply("")], "nothing came after the tool's result"),
         ([500], 'the server answered 500: {"error": "cannot parse"}'),
+        (
+            [reply(calls=call({"key": "C-1"})["tool_calls"], finish_reason="length")],
+            "no end after 256 tokens",
+        ),
     ],
-    ids=["no call", "no JSON", "wrong type", "silence", "unreadable"],
+    ids=["no call", "no JSON", "wrong type", "silence", "unreadable", "endless"],
 )
 def test_one_trace_that_comes_back_is_enough_and_none_is_a_failure(scripted, replies, detail):
     check = parity._round_trip(scripted(*replies).endpoint, [trace()], RENDERER)
@@ -226,8 +230,14 @@ def test_of_a_model_that_was_not_trained_on_the_traces_the_file_is_judged_and_no
     left = scripted(reply('<tool>{"name": "find", "arguments": {"key": "C-1"}}'))
     check = parity._round_trip(left.endpoint, [trace()], RENDERER, trained=False)
     assert check["passed"] is False  # a call that the server did not take for one
-    wrong = scripted(reply(calls=call({"key": 1})["tool_calls"]))
-    assert parity._round_trip(wrong.endpoint, [trace()], RENDERER, trained=False)["passed"] is False
+    for wrong in (reply(calls=call({"key": 1})["tool_calls"]), 500):
+        # The fault is what is said, also where another trace is not even called for.
+        server = scripted(wrong, reply("I find nothing."))
+        check = parity._round_trip(server.endpoint, [trace(), trace()], RENDERER, trained=False)
+        assert check["passed"] is False and "without a call" not in check["detail"]
+    endless = scripted(reply(calls=call({"key": 1})["tool_calls"], finish_reason="length"))
+    check = parity._round_trip(endless.endpoint, [trace()], RENDERER, trained=False)
+    assert check["passed"] is None and "no end" in check["detail"]
 
 
 def test_a_further_call_after_the_result_is_a_turn_too(scripted):

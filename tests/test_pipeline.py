@@ -61,6 +61,15 @@ def start(run: Path, store: Path, log: Path, **changes: Any) -> subprocess.Popen
         )
 
 
+def whole(file: Path) -> bool:
+    """Whether a JSON file is there and written to its end."""
+    try:
+        json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return False
+    return True
+
+
 def marked(run: Path) -> list[psutil.Process]:
     """The processes that a run has started and that are still there."""
     found = []
@@ -115,7 +124,7 @@ def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
 
     kill_when(
         start(run, store, base / "2.log"),
-        lambda: (run / "train/checkpoints/checkpoint-2/trainer_state.json").is_file(),
+        lambda: whole(run / "train/checkpoints/checkpoint-2/trainer_state.json"),
     )
     traces = (run / "traces.jsonl").stat().st_mtime_ns
     replies = len(journal_lines(run))
@@ -260,7 +269,9 @@ def test_a_signal_to_all_of_a_run_ends_it_soon_in_one_line_and_leaves_nothing(
     server = HttpServer(Silent)
     # A shell's background jobs ignore SIGINT, and hand that on.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = start(run, tmp_path / "store", log, **{"serve.url": server.url})
+    process = start(
+        run, tmp_path / "store", log, **{"serve.url": server.url, "generate.timeout_s": 3600}
+    )
     try:
         wait_until(asked.is_set, process)
         # A terminal sends Ctrl-C to the command and to all that it started.

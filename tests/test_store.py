@@ -276,6 +276,10 @@ def test_a_tag_of_ones_own_names_a_version_and_moves_on(store: Path, tmp_path: P
     assert tagged(b"two", "audited") == "2"
     assert set(resolve(store, "legal").tags) == {"2", "audited", "latest"}
     assert len(list_models(store)) == 4
+    for taken in ("2", "latest"):
+        with pytest.raises(InputError, match=f"tag: found {taken}, expected one that the store"):
+            tagged(b"four", taken)
+    assert len(list_models(store)) == 4
 
 
 def test_an_edit_of_a_published_file_does_not_reach_the_store(store: Path, tmp_path: Path) -> None:

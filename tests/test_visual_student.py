@@ -9,6 +9,7 @@ import re
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +32,7 @@ from schemas.filter import FilterSettings, check_trace
 from schemas.validation import check_document
 from student import base, evaluate
 from student.examples import as_served, examples, turns
+from student.store import resolve
 from teacher import catalog
 from teacher.client import Client
 from teacher.journal import Journal
@@ -193,6 +195,17 @@ def test_the_card_says_that_it_sees_and_how_to_have_it_see(finished: SimpleNames
     assert (
         "llama-server -m fees/fees-tiny-vl-Q8_0.gguf --mmproj fees/fees-tiny-vl-mmproj.gguf" in card
     )
+
+
+def test_published_again_under_a_tag_it_is_the_same_version(finished: SimpleNamespace) -> None:
+    work = finished.work
+    published = work.recipe.publish
+    named = published.model_copy(update={"tag": "audited"})
+    tagged = replace(work, recipe=work.recipe.model_copy(update={"publish": named}))
+    stages.publish.fn(tagged)
+    model = resolve(Path(published.store), "fees:audited")
+    assert model.tag == "1" and set(model.tags) == {"1", "latest", "audited"}
+    assert work.run.receipt("publish")["result"]["tag"] == "1"
 
 
 @pytest.fixture
