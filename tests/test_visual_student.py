@@ -197,17 +197,6 @@ def test_the_card_says_that_it_sees_and_how_to_have_it_see(finished: SimpleNames
     )
 
 
-def test_published_again_under_a_tag_it_is_the_same_version(finished: SimpleNamespace) -> None:
-    work = finished.work
-    published = work.recipe.publish
-    named = published.model_copy(update={"tag": "audited"})
-    tagged = replace(work, recipe=work.recipe.model_copy(update={"publish": named}))
-    stages.publish.fn(tagged)
-    model = resolve(Path(published.store), "fees:audited")
-    assert model.tag == "1" and set(model.tags) == {"1", "latest", "audited"}
-    assert work.run.receipt("publish")["result"]["tag"] == "1"
-
-
 @pytest.fixture
 def pulled(
     finished: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -278,6 +267,17 @@ def test_a_second_run_does_nothing(finished: SimpleNamespace, capfd: pytest.Capt
     run_all(finished.work)
     assert capfd.readouterr().err.count("is done already") == len(STAGES)
     assert len(Teacher.requests) == asked
+
+
+def test_published_again_under_a_tag_it_is_the_same_version(finished: SimpleNamespace) -> None:
+    work = finished.work
+    published = work.recipe.publish
+    named = published.model_copy(update={"tag": "audited"})
+    tagged = replace(work, recipe=work.recipe.model_copy(update={"publish": named}))
+    stages.publish.fn(tagged)
+    model = resolve(Path(published.store), "fees:audited")
+    assert model.tag == "1" and set(model.tags) == {"1", "latest", "audited"}
+    assert work.run.receipt("publish")["result"]["tag"] == "1"
 
 
 # ------------------------------------------------------------------------------------- the other family
