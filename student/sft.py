@@ -10,7 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import StageError
+from schemas.errors import InputError, StageError
+from schemas.files import read_json
 from student import vision
 from student.examples import Example
 from teacher import gpus
@@ -165,8 +166,8 @@ def _last_checkpoint(directory: Path) -> Path | None:
 
 def _is_json(path: Path) -> bool:
     try:
-        json.loads(path.read_bytes())
-    except ValueError:
+        read_json(path)
+    except InputError:
         return False
     return True
 

@@ -179,7 +179,7 @@ def publish(
         raise InputError(
             f"{name!r}: expected a name of lower-case letters, digits and single . _ -"
         )
-    if tag is not None and (tag.isdecimal() or tag == LATEST):
+    if tag is not None and gives(tag):
         raise InputError(f"{name}: tag: found {tag}, expected one that the store does not give")
     names = [file.name for file in files]
     check_paths([*names, MANIFEST], f"{name}: files")
@@ -344,6 +344,11 @@ def _read_model(store: Path, index: dict[str, Any], descriptor: dict[str, Any]) 
 
 
 # --- names and tags ------------------------------------------------------------------
+
+
+def gives(tag: str) -> bool:
+    """Whether the store gives this tag itself, so that nobody else may."""
+    return tag.isdecimal() or tag == LATEST
 
 
 def _tagged(descriptor: dict[str, Any], name: str, tag: str) -> dict[str, Any]:

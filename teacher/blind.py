@@ -75,9 +75,8 @@ def answered(asked: list[dict[str, Any]], right: set[str]) -> set[str]:
         chances = [1 / len(answer["options"]) for answer in choices.values()]
         spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
         same = max(Counter(answer["value"] for answer in choices.values()).values())
-        if same == len(
-            group
-        ):  # nothing tells a word that is always right from one that is always said
+        # Nothing tells a word that is always right from one that is always said.
+        if same == len(group):
             same = 0
         lucky = max(sum(chances), same) + _DEVIATIONS * spread
         if len({task["id"] for task in group} & right) <= lucky:

@@ -66,9 +66,8 @@ async def rollouts(
             done.put_nowait(None)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # asyncio hands these on
             raise
-        except (
-            BaseException
-        ) as error:  # raised again below, where the caller is; Prefect's signals are no Exception
+        # Raised again below, where the caller is; Prefect's signals are no Exception.
+        except BaseException as error:
             done.put_nowait(error)
 
     for attempt in range(attempts):
