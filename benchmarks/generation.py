@@ -22,13 +22,15 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
-from teacher import domain as domains
-from teacher import episode, tasks, vllm
-from teacher.client import Client
-from teacher.dialect import for_teacher
-from teacher.journal import Journal
-from teacher.rollouts import rollouts
-from teacher.serve import Endpoint
+from teacher.dialects.base import for_teacher
+from teacher.domain import pack as domains
+from teacher.domain import tasks
+from teacher.inference import vllm_server
+from teacher.inference.client import Client
+from teacher.inference.journal import Journal
+from teacher.inference.process import Endpoint
+from teacher.rollout import agent_loop
+from teacher.rollout.scheduler import rollouts
 
 _GENERATED, _PROMPT = "vllm:generation_tokens_total", "vllm:prompt_tokens_total"
 
@@ -62,7 +64,7 @@ async def _pipeline(
 ) -> dict[str, float]:
     teacher = {"name": arguments.model, "family": "kimi"}
     identity = {"model": arguments.model, "revision": str(turn)}
-    settings = episode.Settings(
+    settings = agent_loop.Settings(
         max_steps=arguments.max_steps,
         max_tokens=arguments.max_tokens,
         temperature=1.0,
@@ -103,7 +105,7 @@ def _bench(arguments: argparse.Namespace, like: dict[str, float]) -> float:
     """Output tokens a second of `vllm bench serve` with as many requests of the same mean lengths."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [
-            *(str(vllm.interpreter()), "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
+            *(str(vllm_server.interpreter()), "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
             *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions"),
             *("--base-url", arguments.url.removesuffix("/v1"), "--model", arguments.model),
             *("--tokenizer", arguments.tokenizer, "--dataset-name", "random", "--ignore-eos"),

@@ -17,9 +17,10 @@ from tokenizers.pre_tokenizers import ByteLevel, Sequence, Split
 from transformers import AutoTokenizer
 
 from schemas.files import read_jsonl
-from student import base
-from student.examples import Renderer, join, turns
-from teacher import catalog, domain, tasks
+from student.models import base
+from student.rendering.examples import Renderer, join, turns
+from teacher.domain import pack, tasks
+from teacher.models import catalog
 
 # tokenizer.json of Llama 3 and, but for the number of digits, of Qwen2.5 and Qwen3.
 SPLIT = (
@@ -30,7 +31,7 @@ THOUGHT = "The user wants to know this; I look up what is there first, and then 
 
 
 def gold() -> list[dict[str, Any]]:
-    legal = domain.load("legal")
+    legal = pack.load("legal")
     return [
         {
             "messages": [

@@ -29,8 +29,8 @@ import torch
 from torch import nn
 
 from benchmarks import qlora_baselines
-from student import plain_kernels, qlora
-from student.loss import linear_cross_entropy
+from student.kernels import fused_layers, torch_ops
+from student.kernels.linear_cross_entropy import linear_cross_entropy
 
 # Rows of 2,048 tokens a step, and layers that keep their activations, on 80 GB.
 BEST = {"32b": (2, 64), "70b": (1, 80)}
@@ -92,7 +92,7 @@ def main() -> None:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         kind = "modules as they come, checkpointed"
     else:
-        qlora.install(model, keep=keep, offload=chosen.offload)
+        fused_layers.install(model, keep=keep, offload=chosen.offload)
         kind = f"fused, {keep} layers kept" + (", offload" if chosen.offload else "")
     torch.cuda.synchronize()
     weights = torch.cuda.memory_allocated() / 2**30
@@ -185,7 +185,7 @@ def check(name: str, layers: int = 2, tokens: int = 512) -> None:
     ids = torch.randint(0, model.config.vocab_size, (2, tokens), device=DEVICE)
     exact = gradients(in_float32(model), ids)
     found = {"as they come": gradients(model, ids)}
-    qlora.install(model, keep=layers // 2)  # the others are run again
+    fused_layers.install(model, keep=layers // 2)  # the others are run again
     found["fused"] = gradients(model, ids)
     for kind, grads in found.items():
         errors = {n: float((grads[n].float() - g).norm() / g.norm()) for n, g in exact.items()}
@@ -213,7 +213,7 @@ def in_float32(model: Any) -> Any:
                     linear.in_features, linear.out_features, bias=False, device=DEVICE
                 )
                 plain.weight.requires_grad_(False)
-                plain_kernels.dequantise(linear.weight.data, state, plain.weight)
+                torch_ops.dequantise(linear.weight.data, state, plain.weight)
                 setattr(module, label, plain)
     return exact.float()
 

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 
 from benchmarks import qlora_setup as bench
-from student import qlora
+from student.kernels import fused_layers as qlora
 
 # What each needs beside PEFT and bitsandbytes, and the batch it is measured at.
 NEEDS = {
@@ -137,7 +137,7 @@ def by_trl(
     from peft import get_peft_model
     from trl import SFTConfig, SFTTrainer
 
-    from student.batches import MicroBatchTrainer
+    from student.training.micro_batches import MicroBatchTrainer
 
     chosen: dict[str, Any] = {}
     label = f"TRL {version('trl')} as it comes"

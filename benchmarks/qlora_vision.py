@@ -18,11 +18,12 @@ from benchmarks import qlora_setup as bench
 # isort: split
 import torch
 
-from student import plan, qlora
-from student.examples import IGNORED
-from student.generic import shape_of
-from student.loss import linear_cross_entropy
-from student.vision import TOWER, prepare_tower
+from student.kernels import fused_layers
+from student.kernels.linear_cross_entropy import linear_cross_entropy
+from student.models.introspect import shape_of
+from student.rendering.examples import IGNORED
+from student.training import memory
+from student.training.vision import TOWER, prepare_tower
 
 WIDTH, HEIGHT = 1190, 1684
 PLACEHOLDER = 151655
@@ -114,9 +115,11 @@ def main() -> None:
     else:
         free = torch.cuda.mem_get_info()[0] - 3 * sum(2 * p.numel() for p in trained) - 2 * 2**30
         keep = (
-            plan.layers_to_keep(shape, chosen.length, free) if chosen.keep is None else chosen.keep
+            memory.layers_to_keep(shape, chosen.length, free)
+            if chosen.keep is None
+            else chosen.keep
         )
-        qlora.install(model).keep_layers(keep)
+        fused_layers.install(model).keep_layers(keep)
         prepare_tower(model.get_base_model())
         said = f"fused, {keep} of {shape['layers']} layers kept"
     inputs = conversation(config, chosen.pictures, chosen.length)

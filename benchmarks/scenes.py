@@ -20,7 +20,7 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from teacher.scenes import KINDS, Picture, SceneError, check, draw, example
+from teacher.scenes.scene import KINDS, Picture, SceneError, check, draw, example
 
 
 def main() -> None:

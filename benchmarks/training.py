@@ -10,8 +10,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from student import base, sft
-from student.examples import Example
+from student.models import base
+from student.rendering.examples import Example
+from student.training import sft
 
 STEPS, BATCH, LENGTH, LEARNED = 8, 4, 340, 80
 

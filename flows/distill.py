@@ -26,20 +26,23 @@ import prefect.settings as prefect_settings  # noqa: E402
 from prefect import flow  # noqa: E402
 from prefect.context import FlowRunContext  # noqa: E402
 
-from flows import recipe_file, stages  # noqa: E402
+from flows import recipe_file  # noqa: E402
 from flows.progress import say  # noqa: E402
-from flows.recipe import Recipe  # noqa: E402
-from flows.run import STAGES, Run, default_directory  # noqa: E402
-from flows.work import Work  # noqa: E402
+from flows.run_context import Work  # noqa: E402
+from flows.run_directory import STAGES, Run, default_directory  # noqa: E402
+from flows.stages import stages  # noqa: E402
 from schemas.files import read_json  # noqa: E402
-from student import base, mixture  # noqa: E402
-from student.card import weights_options  # noqa: E402
-from student.layout import read_index  # noqa: E402
-from student.store import PROJECTOR, store_directory  # noqa: E402
-from teacher import catalog, gpus  # noqa: E402
-from teacher import domain as domains  # noqa: E402
-from teacher.endpoint import Endpoint  # noqa: E402
-from teacher.serve import Program, ServerProcess, free_port  # noqa: E402
+from schemas.recipe import Recipe  # noqa: E402
+from student.models import base  # noqa: E402
+from student.registry.model_card import weights_options  # noqa: E402
+from student.registry.oci_layout import read_index  # noqa: E402
+from student.registry.publish import PROJECTOR, store_directory  # noqa: E402
+from student.training import mixture  # noqa: E402
+from teacher.domain import pack as domains  # noqa: E402
+from teacher.inference.endpoint import Endpoint  # noqa: E402
+from teacher.inference.process import Program, ServerProcess, free_port  # noqa: E402
+from teacher.models import catalog  # noqa: E402
+from teacher.planning import hardware as gpus  # noqa: E402
 
 _STAGES = {
     "plan": stages.plan,
@@ -156,7 +159,7 @@ def run_stages(
 
 
 def _summary(work: Work) -> dict[str, Any]:
-    from flows.report import write
+    from flows.report.html import write
 
     receipts = {name: work.run.receipt(name) for name in STAGES}
     summary: dict[str, Any] = {

@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from flows.recipe import Recipe
 from schemas.errors import InputError
+from schemas.recipe import Recipe
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from flows.progress import say
-from flows.recipe import Recipe
-from flows.run import Run
+from flows.run_directory import Run
 from schemas.errors import InputError
 from schemas.files import dumps, sha256_text
-from teacher.domain import Domain
-from teacher.gpus import Hardware
-from teacher.pictures import Album
+from schemas.recipe import Recipe
+from teacher.domain.pack import Domain
+from teacher.planning.hardware import Hardware
+from teacher.scenes.images import Album
 
 if TYPE_CHECKING:
-    from student.examples import Renderer
+    from student.rendering.examples import Renderer
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Work:
         Raises:
             InputError: pixels for a student that sees none.
         """
-        from student.vision import sees
+        from student.training.vision import sees
 
         wanted = self.recipe.train.images
         if wanted == "pixels" and not sees(self.student):
@@ -92,9 +92,10 @@ class Work:
         """The student's tokenizer with the template that ships with it."""
         from transformers import AutoTokenizer
 
-        from student import base, vision
-        from student.examples import Renderer
-        from student.template import chat_template
+        from student.models import base
+        from student.rendering.chat_template import chat_template
+        from student.rendering.examples import Renderer
+        from student.training import vision
 
         directory = base.prepare(self.student, say)
         tokenizer = AutoTokenizer.from_pretrained(directory)

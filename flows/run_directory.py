@@ -29,10 +29,10 @@ from typing import IO, Any
 
 import psutil
 
-from flows.recipe import Recipe
 from schemas.errors import InputError, StageError
 from schemas.files import dumps, read_json, sha256, sha256_text, write_json
-from teacher.domain import PACKS
+from schemas.recipe import Recipe
+from teacher.domain.pack import PACKS
 
 STAGES = ("plan", "generate", "filter", "train", "export", "evaluate", "publish")
 MARK = "STILLHOUSE_RUN"

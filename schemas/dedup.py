@@ -11,9 +11,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from schemas.conversation import text_of
 from schemas.files import dumps
 from schemas.json_text import parse_json
+from schemas.messages import text_of
 
 SHINGLE = 3  # words; long enough to hold order, short enough that a one-line request has several
 PHRASE = 8  # words in a row that two texts share by copying, seldom by chance

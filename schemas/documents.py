@@ -13,8 +13,8 @@ from jsonschema.exceptions import best_match
 from jsonschema_specifications import REGISTRY as SPECIFICATIONS
 from referencing import Registry, Resource
 
+from schemas.error_text import brief, describe, dotted
 from schemas.errors import InputError
-from schemas.problems import brief, describe, dotted
 
 HERE = Path(__file__).resolve().parent
 

@@ -12,7 +12,6 @@ from typing import Any
 
 from jsonschema.exceptions import best_match
 
-from schemas.conversation import MESSAGE_REASONS, Verdict, check_messages, kept, rejected, text_of
 from schemas.dedup import (
     contaminations,
     near_duplicates,
@@ -20,9 +19,10 @@ from schemas.dedup import (
     same_pictures,
     trace_text,
 )
-from schemas.problems import describe
-from schemas.validation import validator
-from schemas.wording import quotes_hint
+from schemas.documents import validator
+from schemas.error_text import describe
+from schemas.messages import MESSAGE_REASONS, Verdict, check_messages, kept, rejected, text_of
+from schemas.text_heuristics import quotes_hint
 
 # In the order of the checks, but for one: what a teacher's failure cut off is a teacher_error, not a
 # malformed conversation, so that is asked before the messages are looked at.
@@ -43,7 +43,7 @@ REASONS = (
     "over_represented",
 )
 
-# What a teacher's dialect finds in a reply (teacher/dialect.py), and the reason of a trace that ends on it: it could
+# What a teacher's dialect finds in a reply (teacher/dialects/base.py), and the reason of a trace that ends on it: it could
 # not be repaired, and a second try was no better.
 DETECTED = {
     "answer_in_reasoning": "empty_turn",
@@ -192,7 +192,7 @@ def filter_traces(
     """Judges all traces of a run. Of traces that repeat each other, the first is kept.
 
     Args:
-        traces: as teacher.episode wrote them; an earlier verdict is replaced.
+        traces: as teacher.rollout.agent_loop wrote them; an earlier verdict is replaced.
         exam_tasks: what the student will be examined on; their `request` and `pictures` are compared.
         pictures: (difference hash, what it shows) of each picture, by its sha256; without it only the same file is the
             same picture.

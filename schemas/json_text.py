@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from schemas.problems import brief, one_line
+from schemas.error_text import brief, one_line
 
 
 def parse_json(text: str | bytes) -> Any:

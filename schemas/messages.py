@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-from schemas.calls import call_problem, functions_by_name
+from schemas.error_text import brief, one_line
 from schemas.json_text import not_json
-from schemas.problems import brief, one_line
-from schemas.wording import announced_call, marker_in
+from schemas.text_heuristics import announced_call, marker_in
+from schemas.tool_calls import call_problem, functions_by_name
 
 # In the order in which they are looked for: a conversation's reason is the first that applies.
 MESSAGE_REASONS = (

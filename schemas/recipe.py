@@ -4,7 +4,7 @@ A recipe is a YAML file, which flows/recipe_file.py reads; the domain is no part
 documented here, once, with its unit, its default and an example, and schemas/recipe.schema.json is
 made from it:
 
-    python -m flows.recipe
+    python -m schemas.recipe
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.files import dumps, sha256_text, write_json
-from student.store import gives
+from student.registry.publish import gives
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "recipe.schema.json"
 
@@ -122,7 +122,7 @@ class Serve(Section):
     )
 
     def options(self) -> dict[str, Any]:
-        """What teacher.vllm.Options takes: how a server of the run's own is started."""
+        """What teacher.inference.vllm_server.Options takes: how a server of the run's own is started."""
         return self.model_dump(exclude={"url", "price_per_gpu_hour"})
 
 
@@ -488,7 +488,7 @@ def json_schema() -> dict[str, Any]:
     del schema["properties"]["name"]
     schema["required"].remove("name")
     schema["description"] = (
-        "A recipe file of stillhouse. Made by `python -m flows.recipe`; do not edit."
+        "A recipe file of stillhouse. Made by `python -m schemas.recipe`; do not edit."
     )
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 

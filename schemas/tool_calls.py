@@ -11,8 +11,8 @@ import jsonschema
 from jsonschema.exceptions import best_match
 from jsonschema_specifications import REGISTRY as SPECIFICATIONS
 
+from schemas.error_text import brief, describe, one_line
 from schemas.json_text import parse_json
-from schemas.problems import brief, describe, one_line
 
 # Without it `format` is not checked at all, and most invalid instances of real tool schemas pass.
 _FORMATS = jsonschema.FormatChecker()

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from schemas.conversation import MESSAGE_REASONS, Verdict, check_messages, rejected
 from schemas.errors import InputError
 from schemas.files import whole
 from schemas.json_text import parse_json
+from schemas.messages import MESSAGE_REASONS, Verdict, check_messages, rejected
 
 _BOM = b"\xef\xbb\xbf"
 

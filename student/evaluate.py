@@ -8,16 +8,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from schemas.calls import call_problem, functions_by_name
-from schemas.conversation import text_of
-from schemas.wording import marker_in
-from teacher import episode
-from teacher.client import Client
-from teacher.domain import Domain
-from teacher.journal import Journal
-from teacher.pictures import Album, Grounding
-from teacher.rollouts import rollouts
-from teacher.serve import serve
+from schemas.messages import text_of
+from schemas.text_heuristics import marker_in
+from schemas.tool_calls import call_problem, functions_by_name
+from teacher.domain.pack import Domain
+from teacher.inference.client import Client
+from teacher.inference.journal import Journal
+from teacher.inference.process import serve
+from teacher.rollout import agent_loop
+from teacher.rollout.scheduler import rollouts
+from teacher.scenes.images import Album, Grounding
 
 _REPLY_SECONDS = 300
 
@@ -49,7 +49,7 @@ async def sit(
     """
     identity = {"model": gguf.name, "revision": sha256}
     model = {**identity, "engine": "llama.cpp", "licence": "see the model card"}
-    loop = episode.Settings(
+    loop = agent_loop.Settings(
         min(settings.max_steps, domain.spec["budgets"]["steps"]),
         settings.max_tokens,
         settings.temperature,
@@ -80,7 +80,7 @@ def score(
         calls = str(len(task["plan"])) if len(task["plan"]) < 2 else "2+"
         for part in (by_kind[task["kind"]], by_calls[calls], by_template[task["template"]]):
             part["tasks"] += 1
-            part["passed"] += episode.passed(trace)
+            part["passed"] += agent_loop.passed(trace)
         for message in trace["messages"]:
             if message["role"] == "assistant":
                 turns["total"] += 1
@@ -90,7 +90,7 @@ def score(
         "file": file,
         "sha256": sha256,
         "tasks": len(traces),
-        "passed": sum(episode.passed(trace) for trace in traces),
+        "passed": sum(agent_loop.passed(trace) for trace in traces),
         "by_kind": dict(sorted(by_kind.items())),
         "by_calls": dict(sorted(by_calls.items())),
         "by_template": dict(sorted(by_template.items())),

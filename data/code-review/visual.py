@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from teacher.domain import Answer, Blueprint, Plan, template
-from teacher.questions import at, every, run
+from teacher.domain.questions import at, every, run
 from teacher.scenes import Scene, draw
 
 from .environment import SEVERITIES, Pull, ReviewDesk

@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from teacher.domain import Answer, Blueprint, template
-from teacher.questions import at, every
+from teacher.domain.questions import at, every
 from teacher.scenes import Scene
 
 from .environment import COURT_EVENTS, LegalDesk, workday

@@ -1,6 +1,6 @@
 """Tasks about pictures: charts, diagrams and pages, sent with the request or fetched with a tool.
 
-Where a picture comes with the request, a program (teacher/questions.py) computes the answer from its data. Where a
+Where a picture comes with the request, a program (teacher/domain/questions.py) computes the answer from its data. Where a
 tool returns it, the agent has to read it to make the next call: arguments must equal what the picture shows.
 """
 
@@ -8,7 +8,7 @@ import random
 from typing import Any
 
 from teacher.domain import Blueprint, Plan, template
-from teacher.questions import at, every, run
+from teacher.domain.questions import at, every, run
 from teacher.scenes import Scene, draw
 
 from .environment import LEVELS, Figure, Product, ResearchDesk

@@ -20,7 +20,7 @@ from typing import Annotated
 
 import typer
 
-from flows import verbs
+from flows.cli import verbs
 from schemas.errors import InputError, StillhouseError
 
 app = typer.Typer(
@@ -155,8 +155,9 @@ def _distill(
     json_: Path | None,
     gpus: str | None = None,
 ) -> None:
-    from flows import recipe_file, run
-    from teacher import domain as packs
+    from flows import recipe_file
+    from flows import run_directory as run
+    from teacher.domain import pack as packs
 
     if until is not None and until not in run.STAGES:
         raise InputError(f"--until {until}: no such stage: expected one of {', '.join(run.STAGES)}")
@@ -175,8 +176,8 @@ def _one_stage(stage: str, text: str) -> None:
     """Adds the command that runs one stage of an existing run."""
 
     def command(run: RunArgument, json_: verbs.JsonOut = None) -> None:
-        from flows import run as runs
-        from flows.recipe import Recipe
+        from flows import run_directory as runs
+        from schemas.recipe import Recipe
 
         record = runs.read(run)
         _errors_are_logged_in(run)
@@ -208,7 +209,7 @@ def report(run: RunArgument) -> None:
     Example:
       stillhouse report runs/legal-local
     """
-    from flows.report import write
+    from flows.report.html import write
 
     print(write(run))
 
@@ -300,7 +301,3 @@ def _logged() -> str:
             file.write(f"$ {' '.join(sys.argv)} (pid {os.getpid()})\n{traceback.format_exc()}\n")
         return f" (the traceback is in {_error_log})"
     return " (run it with `stillhouse --debug ...` for the traceback)"
-
-
-if __name__ == "__main__":
-    main()

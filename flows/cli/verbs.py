@@ -1,6 +1,6 @@
 """Verbs of the `stillhouse` command that are about one thing: a teacher, published students, traces, a new domain.
 
-flows/cli.py registers them. What a verb needs is imported in the verb.
+flows/cli/main.py registers them. What a verb needs is imported in the verb.
 """
 
 import json
@@ -62,24 +62,28 @@ def serve(
       stillhouse serve kimi-k2.5 --recipe kimi-k2.5-qwen3-32b
     """
     from flows import recipe_file
-    from teacher import catalog, fit, gpus, serving, vllm
+    from teacher.inference import launch, vllm_server
+    from teacher.models import catalog
+    from teacher.planning import hardware, memory
 
     description = catalog.load(teacher, catalog.TEACHERS, "teacher")
     if url:
-        endpoint = serving.served(description, url)
+        endpoint = launch.served(description, url)
         print(f"{endpoint.model} is served at {endpoint.url}")
         return
     loaded = recipe_file.load(recipe, set_)
     options = loaded.serve.options()
     if description["engine"] == "vllm" and "memory" in description:
         wanted = loaded.serve.max_model_len or _SERVED_CONTEXT
-        found = fit.fit(description, gpus.find(), wanted, loaded.serve)
+        found = memory.fit(description, hardware.find(), wanted, loaded.serve)
         if not found.fits:
             raise GateError(f"{description['name']}: does not fit: {found.reason}")
-        options |= fit.chosen(found)
+        options |= memory.chosen(found)
     target = log or Path("runs") / f"serve-{description['name']}.log"
     concurrency = loaded.generate.concurrency
-    serving.run_forever(description, vllm.Options(**options), target, concurrency, print, port)
+    launch.run_forever(
+        description, vllm_server.Options(**options), target, concurrency, print, port
+    )
 
 
 def check_teacher(
@@ -134,21 +138,23 @@ def check_teacher(
       stillhouse check-teacher http://127.0.0.1:8000/v1 --model teacher
       stillhouse check-teacher https://api.moonshot.ai/v1 --model kimi-k2.5 --record reference.jsonl
     """
-    from teacher import catalog, fidelity, serving
-    from teacher import domain as packs
+    from teacher.domain import pack as packs
+    from teacher.inference import launch
+    from teacher.models import catalog
+    from teacher.preflight import run
 
     if record is not None:
         description = catalog.load(teacher, catalog.TEACHERS, "teacher")
-        endpoint = serving.served({**description, "served_name": model}, url)
-        rows = fidelity.record(endpoint, description, packs.load(domain), record, mode=mode)
+        endpoint = launch.served({**description, "served_name": model}, url)
+        rows = run.record(endpoint, description, packs.load(domain), record, mode=mode)
         print(f"wrote {record}: {rows} rows")
         return
-    found = fidelity.run(
+    found = run.run(
         url, model, teacher, domain, mode=mode, tokenizer=tokenizer, reference_file=reference
     )
     write_result(found, json_)
     if str(json_) != "-":
-        print("\n".join(fidelity.lines(found)))
+        print("\n".join(run.lines(found)))
     failed = [check["name"] for check in found["checks"] if check["passed"] is False]
     if failed:
         raise GateError(f"{url}: {model}: {len(failed)} checks failed: {', '.join(failed)}")
@@ -167,7 +173,7 @@ def models(json_: JsonOut = None) -> None:
       stillhouse models
       stillhouse models --json -
     """
-    from student.store import list_models, store_directory
+    from student.registry.publish import list_models, store_directory
 
     store = store_directory()
     found = list_models(store)
@@ -239,9 +245,9 @@ def pull(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
-    from student.card import weights_options
-    from student.pull import pull as fetch
-    from student.store import PROJECTOR, store_directory
+    from student.registry.model_card import weights_options
+    from student.registry.publish import PROJECTOR, store_directory
+    from student.registry.pull import pull as fetch
 
     target = to or Path("students") / name.partition(":")[0]
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
@@ -306,7 +312,7 @@ def verify(
       stillhouse verify legal-Q8_0.gguf --against runs/legal-local/export/vllm
       stillhouse verify model.gguf --against ./model --traces traces.jsonl --json verdict.json
     """
-    from student.verify import verify as check
+    from student.export.verify import verify as check
 
     found = check(gguf, against, mmproj, traces)
     write_result(found, json_)
@@ -343,7 +349,7 @@ def validate(
       stillhouse validate traces.jsonl
       stillhouse validate traces.jsonl --json verdicts.json --kept kept.jsonl
     """
-    from schemas.validate import judge_file
+    from schemas.trace_file import judge_file
 
     judged = judge_file(file, kept)
     if json_ is not None:
@@ -384,7 +390,7 @@ def new_domain(
         )
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise InputError(f"{path}: exists already, expected a new or an empty directory")
-    starter = Path(__file__).resolve().parent / "starter"
+    starter = Path(__file__).resolve().parents[1] / "starter"
     with whole(path) as temporary:
         temporary.mkdir()
         for file in ("domain.yaml", "environment.py"):

@@ -14,11 +14,11 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from flows import charts
-from flows.run import STAGES, read, read_receipt
+from flows.report import charts
+from flows.run_directory import STAGES, read, read_receipt
 from schemas.files import read_json, read_jsonl, write_text
-from student.mixture import lines
-from teacher.pictures import named, names_in
+from student.training.mixture import lines
+from teacher.scenes.images import named, names_in
 
 SAMPLES_KEPT = 3
 SAMPLES_REJECTED = 6

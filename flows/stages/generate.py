@@ -4,16 +4,19 @@ from pathlib import Path
 from typing import Any
 
 from flows.progress import say, track
-from flows.work import Work
+from flows.run_context import Work
 from schemas.errors import GateError, InputError
 from schemas.files import read_jsonl, write_json, write_jsonl
-from teacher import blind, catalog, episode, fidelity, tasks
-from teacher.client import Client
-from teacher.dialect import for_teacher
-from teacher.fidelity_teacher import Limits
-from teacher.journal import Journal
-from teacher.rollouts import rollouts
-from teacher.serve import Endpoint
+from teacher.dialects.base import for_teacher
+from teacher.domain import tasks
+from teacher.inference.client import Client
+from teacher.inference.journal import Journal
+from teacher.inference.process import Endpoint
+from teacher.models import catalog
+from teacher.preflight import run
+from teacher.preflight.target import Limits
+from teacher.rollout import agent_loop, blind_baseline
+from teacher.rollout.scheduler import rollouts
 
 # Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
 _EXAMPLE_SEEDS = 400_000_000
@@ -41,7 +44,7 @@ def preflight(work: Work, endpoint: Endpoint) -> None:
     """
     say("checking the served teacher (generate.preflight)")
     settings = work.recipe.generate
-    found = fidelity.check(
+    found = run.check(
         endpoint,
         work.teacher,
         work.domain,
@@ -49,7 +52,7 @@ def preflight(work: Work, endpoint: Endpoint) -> None:
         limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
     )
     write_json(work.path("preflight.json"), found)
-    for line in fidelity.lines(found):
+    for line in run.lines(found):
         say(f"  {line}")
     failed = [check["name"] for check in found["checks"] if check["passed"] is False]
     if failed:
@@ -104,14 +107,14 @@ async def generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
                 rows.append(trace)
                 counts["traces"] += 1
                 counts["hinted"] += trace["hinted"]
-                counts["passed"] += episode.passed(trace)
+                counts["passed"] += agent_loop.passed(trace)
                 # A task that is solved needs none of its later attempts.
                 attempt = int(trace["id"].rsplit("/", 1)[1])
-                done = episode.passed(trace) and not every
+                done = agent_loop.passed(trace) and not every
                 advance(settings.attempts - attempt if done else 1)
         rows.sort(key=lambda row: row["id"])
         if settings.blind:
-            blinded = await blind.check(
+            blinded = await blind_baseline.check(
                 rows, todo, work.domain, client, loop, maker, settings.concurrency, examples
             )
     write_jsonl(to, rows)
@@ -122,15 +125,15 @@ async def generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
         **({"blind": len(blinded)} if blinded else {}),
         "requests": sent,
         "replayed": sum(len(row["calls"]) for row in (*rows, *blinded)) - sent,
-        "detected": episode.count_detected(rows),
+        "detected": agent_loop.count_detected(rows),
     }
 
 
-def _loop_settings(work: Work, endpoint: Endpoint) -> episode.Settings:
+def _loop_settings(work: Work, endpoint: Endpoint) -> agent_loop.Settings:
     """How the teacher's episodes are run."""
     settings, teacher = work.recipe.generate, work.teacher
     sampling = catalog.sampling(teacher, settings.mode)
-    return episode.Settings(
+    return agent_loop.Settings(
         max_steps=min(settings.max_steps, work.domain.spec["budgets"]["steps"]),
         max_tokens=settings.max_tokens,
         temperature=sampling["temperature"]

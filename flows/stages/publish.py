@@ -3,14 +3,14 @@
 from pathlib import Path
 from typing import Any
 
-from flows.run import now
-from flows.work import Work
+from flows.run_context import Work
+from flows.run_directory import now
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, sha256, write_json
-from student import dataset, store
-from student.card import model_card
-from student.mixture import REPLAY
-from student.store import PublishFile
+from student.registry import parquet, publish
+from student.registry.model_card import model_card
+from student.registry.publish import PublishFile
+from student.training.mixture import REPLAY
 
 
 def collect(
@@ -26,12 +26,12 @@ def collect(
         for file in sorted(work.path("export", "gguf").glob("*.gguf"))
     ]
     if work.path("export", "vllm").is_dir():
-        files += store.files_under(work.path("export", "vllm"), "vllm", "vllm")
+        files += publish.files_under(work.path("export", "vllm"), "vllm", "vllm")
     if work.recipe.publish.data:
         data = to / "data" / "train.parquet"
-        dataset.write(read_jsonl(work.path("filter", "kept.jsonl")), work.album, data)
+        parquet.write(read_jsonl(work.path("filter", "kept.jsonl")), work.album, data)
         told = data.with_name("dataset_info.json")
-        write_json(told, dataset.llama_factory_info(work.domain.name, data.name))
+        write_json(told, parquet.llama_factory_info(work.domain.name, data.name))
         files += [
             PublishFile(file, f"data/{file.name}", "data", "dataset") for file in (data, told)
         ]
@@ -59,7 +59,7 @@ def still_there(work: Work, target: Path) -> bool:
     receipt = work.run.receipt("publish")
     try:
         return receipt is not None and bool(
-            store.resolve(target, f"{receipt['result']['name']}:{receipt['result']['tag']}")
+            publish.resolve(target, f"{receipt['result']['name']}:{receipt['result']['tag']}")
         )
     except InputError:
         return False

@@ -13,10 +13,11 @@ from typing import Any
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 
-from flows import generation
 from flows.progress import say, track
-from flows.run import now
-from flows.work import Work
+from flows.run_context import Work
+from flows.run_directory import now
+from flows.stages import generate as generation
+from schemas.documents import check_document
 from schemas.errors import GateError, StageError
 from schemas.files import (
     read_json,
@@ -27,13 +28,15 @@ from schemas.files import (
     write_json,
     write_jsonl,
 )
-from schemas.validation import check_document
-from teacher import catalog, estimate, serving, swap, tasks, vllm
-from teacher.pictures import names_of
+from teacher.domain import tasks, unanswerable
+from teacher.inference import launch, vllm_server
+from teacher.models import catalog
+from teacher.planning import cost
+from teacher.scenes.images import names_of
 
 _GATE_TRACES = 24
 
-# Receipts decide what is repeated (flows/run.py), so Prefect neither caches nor stores results.
+# Receipts decide what is repeated (flows/run_directory.py), so Prefect neither caches nor stores results.
 _ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 
 
@@ -51,8 +54,8 @@ def plan(work: Work) -> None:
     ]
     if not work.run.is_current("plan", inputs) or _lacks_pictures(work, outputs[:2]):
         with work.run.stage("plan", inputs, outputs) as result:
-            from student.plan import memory
-            from teacher.plan import plan as make
+            from student.training.memory import memory
+            from teacher.planning.plan import plan as make
 
             settings, album = work.recipe.tasks, work.album
             sees = work.student_sees
@@ -64,8 +67,8 @@ def plan(work: Work) -> None:
             exam = tasks.sample(
                 work.domain, "exam", settings.exam, settings.seed, pixels=sees, album=album
             )
-            train = swap.swap_some(train, work.domain, settings.swapped, album)
-            exam = swap.swap_some(exam, work.domain, settings.swapped, album)
+            train = unanswerable.swap_some(train, work.domain, settings.swapped, album)
+            exam = unanswerable.swap_some(exam, work.domain, settings.swapped, album)
             generation.must_take(work, train)
             for row in (*train, *exam):
                 check_document(row, "task", row["id"])
@@ -74,7 +77,7 @@ def plan(work: Work) -> None:
             write_jsonl(outputs[0], train)
             write_jsonl(outputs[1], exam)
             learner = memory(work.student, work.recipe.train, work.hardware)
-            measured = estimate.measure(
+            measured = cost.measure(
                 train,
                 work.domain,
                 album,
@@ -123,10 +126,10 @@ def generate(work: Work) -> None:
     traces = work.path("traces.jsonl")
     named = work.recipe.serve.options()
     # What the recipe leaves open is as the plan chose.
-    options = vllm.Options(**named | read_json(work.path("plan.json"))["teacher"]["options"])
+    options = vllm_server.Options(**named | read_json(work.path("plan.json"))["teacher"]["options"])
     with (
         work.run.stage("generate", inputs, [traces]) as result,
-        serving.open_teacher(
+        launch.open_teacher(
             work.teacher,
             options,
             work.recipe.serve.url,
@@ -158,7 +161,7 @@ def filter_(work: Work) -> None:
     if work.run.is_current("filter", inputs):
         return
     from schemas.filter import FilterSettings, filter_traces
-    from student.examples import turns
+    from student.rendering.examples import turns
 
     renderer = work.renderer()
     budget = work.recipe.train
@@ -202,8 +205,9 @@ def _pictures_in(row: dict[str, Any]) -> list[str]:
 
 @task(name="train", **_ONCE)
 def train(work: Work) -> None:
-    from student import base, mixture, sft
-    from student.plan import for_machine
+    from student.models import base
+    from student.training import mixture, sft
+    from student.training.memory import for_machine
 
     settings = work.recipe.train
     inputs = {**work.digest("train", "student"), **work.run.outputs("filter")}
@@ -267,9 +271,11 @@ def export(work: Work) -> None:
     }
     if work.run.is_current("export", inputs):
         return
-    from student import base, gguf, merge, parity
-    from student.examples import as_served
-    from student.store import PROJECTOR
+    from student.export import gate as parity
+    from student.export import gguf, merge
+    from student.models import base
+    from student.registry.publish import PROJECTOR
+    from student.rendering.examples import as_served
 
     renderer = work.renderer()
     kept = itertools.islice(read_jsonl(work.path("filter", "kept.jsonl")), _GATE_TRACES)
@@ -324,9 +330,9 @@ def evaluate(work: Work) -> None:
     }
     if work.run.is_current("evaluate", inputs):
         return
-    from student import base
     from student import evaluate as exam
-    from student.store import PROJECTOR
+    from student.models import base
+    from student.registry.publish import PROJECTOR
 
     settings = work.recipe.evaluate
     path = work.path("tasks", "exam.jsonl")
@@ -411,8 +417,8 @@ def publish(work: Work) -> None:
         raise GateError(
             f"not published: {failed['name']}: {failed['detail']} ({work.path('evaluate', 'scorecard.json')})"
         )
-    from flows import publication
-    from student import store
+    from flows.stages import publish as publication
+    from student.registry import publish as store
 
     target = store.store_directory(work.recipe.publish.store)
     inputs["store"] = str(target.resolve())

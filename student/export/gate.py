@@ -18,12 +18,12 @@ from typing import Any
 
 from PIL import Image
 
-from schemas.calls import call_problem, functions_by_name
-from student.examples import Renderer
-from student.vision import SeeingRenderer
-from teacher.pictures import Album, image
-from teacher.scenes import Scene, draw
-from teacher.serve import Endpoint, serve
+from schemas.tool_calls import call_problem, functions_by_name
+from student.rendering.examples import Renderer
+from student.training.vision import SeeingRenderer
+from teacher.inference.process import Endpoint, serve
+from teacher.scenes.images import Album, image
+from teacher.scenes.scene import Scene, draw
 
 # Texts that tokenizers disagree on: spaces, digits, other scripts, emoji, markup, special tokens as plain text.
 ODD_TEXTS = (
@@ -53,7 +53,7 @@ def gate(
     """Runs every check on one GGUF file.
 
     Args:
-        traces: kept traces, as `student.examples.as_served` gives them; their conversations are what the checks are
+        traces: kept traces, as `student.rendering.examples.as_served` gives them; their conversations are what the checks are
             made on.
         renderer: the student's tokenizer with the template that was trained with.
         context: tokens the server gives a conversation. log: the server's output.

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from schemas.errors import StageError
 from schemas.files import whole
-from teacher.llamacpp import Progress, converter_environment, last_line, run_tool, source
+from teacher.inference.llamacpp import Progress, converter_environment, last_line, run_tool, source
 
 
 def convert(directory: Path, to: Path, say: Progress = print, projector: bool = False) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schemas.errors import StageError
 from schemas.files import whole
-from student.vision import limit_pictures
+from student.training.vision import limit_pictures
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "model.safetensors.index.json")
 
@@ -20,7 +20,7 @@ def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
 
     Args:
         base: the untrained student: config, tokenizer, safetensors in 16 bits.
-        adapter: what student/sft.py wrote: a LoRA adapter, or full weights.
+        adapter: what student/training/sft.py wrote: a LoRA adapter, or full weights.
         template: Jinja text; it goes where both transformers (chat_template.jinja) and llama.cpp's converter
             (tokenizer_config.json) look first.
 

@@ -2,7 +2,7 @@
 
     stillhouse verify model-Q4_K_M.gguf --against ./model
 
-The checks are those of a student's export (student/parity.py). They need the original's config, tokenizer and chat
+The checks are those of a student's export (student/export/gate.py). They need the original's config, tokenizer and chat
 template, not its weights. Without conversations of one's own they are made on a few that are written down here.
 """
 
@@ -11,15 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from schemas.error_text import brief, one_line
 from schemas.errors import InputError
 from schemas.files import sha256
-from schemas.problems import brief, one_line
-from schemas.validate import Row, judged
-from student import generic, parity
-from student.examples import Renderer, Unrenderable, as_served
-from student.template import chat_template
-from student.vision import SeeingRenderer, must_be_known
-from teacher.pictures import Album
+from schemas.trace_file import Row, judged
+from student.export import gate
+from student.models import introspect
+from student.rendering.chat_template import chat_template
+from student.rendering.examples import Renderer, Unrenderable, as_served
+from student.training.vision import SeeingRenderer, must_be_known
+from teacher.scenes.images import Album
 
 # Tokens that a conversation may have where the original allows more.
 _CONTEXT = 8192
@@ -121,7 +122,7 @@ def verify(
     renderer, context = _original(directory, projector is not None)
     traces = _traces(conversations, renderer)
     with TemporaryDirectory() as logs:
-        found = parity.gate(
+        found = gate.gate(
             gguf,
             traces,
             renderer,
@@ -151,9 +152,9 @@ def _original(directory: Path, sees: bool) -> tuple[Renderer, int]:
     """How the original renders and tokenises, and the tokens to give a conversation."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory, expected one in Hugging Face's form")
-    config, tokenizer = generic.read(str(directory), directory)
+    config, tokenizer = introspect.read(str(directory), directory)
     template = chat_template({"template": None}, directory)
-    stop = generic.stop_tokens(directory, tokenizer)
+    stop = introspect.stop_tokens(directory, tokenizer)
     if not stop:
         raise InputError(f"{directory}: no end-of-turn token in its tokenizer or generation config")
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)

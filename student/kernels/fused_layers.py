@@ -30,10 +30,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student.attention import Attention, Batch
-from student.kernels import ops
-from student.linears import Buffer, Linears, check
-from student.plan import FUSED, padded_rank
+from student.kernels.attention import Attention, Batch
+from student.kernels.lora_linear import Buffer, Linears, check
+from student.kernels.triton_ops import ops
+from student.training.memory import FUSED, padded_rank
 
 # Pre-norm layers with RMSNorm, rotary embedding and a SwiGLU, by the names of their parts.
 LAYERS = set(FUSED.values())
@@ -49,7 +49,7 @@ def install(model: Any, keep: int | None = None, offload: bool = False) -> "Fuse
             float32 of what is not quantised) and the trainer's gradient checkpointing, which would run every layer
             again.
         keep: so many layers, the last ones, keep what their backward pass needs; default all. The others keep their
-            input and are run again. student/plan.py says how many fit; `keep_layers` changes it before a batch.
+            input and are run again. student/training/memory.py says how many fit; `keep_layers` changes it before a batch.
         offload: the inputs of layers that are run again wait in the host's memory.
 
     Raises:

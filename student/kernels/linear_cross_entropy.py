@@ -5,8 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student.examples import IGNORED
-from student.kernels import ops
+from student.kernels.triton_ops import ops
+from student.rendering.examples import IGNORED
 
 
 def linear_cross_entropy(

@@ -1,6 +1,6 @@
 """Linear layers of one input, each with a LoRA adapter, as one product: forward and backward written out.
 
-student/qlora.py says why; arXiv:2106.09685 has the adapters.
+student/kernels/fused_layers.py says why; arXiv:2106.09685 has the adapters.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student import nf4
-from student.kernels import ops
+from student.kernels import nf4
+from student.kernels.triton_ops import ops
 
 
 @dataclass

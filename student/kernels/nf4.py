@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from student import plain_kernels
-from student.jit import jit, tl, triton
+from student.kernels import torch_ops
+from student.kernels.triton_compat import jit, tl, triton
 
 BLOCK = 64  # values that share one absmax
 ABSMAX_BLOCK = 256  # absmax values that share one absmax of their own (double quantisation)
@@ -108,7 +108,7 @@ def dequantise(weight: torch.Tensor, state: Any, out: torch.Tensor) -> None:
     K is a multiple of 64, and rows are an even number of elements apart.
     """
     if out.dtype != torch.bfloat16:
-        return plain_kernels.dequantise(weight, state, out)
+        return torch_ops.dequantise(weight, state, out)
     rows, columns = out.shape
     blocks = rows * columns // BLOCK
     per_program = 64

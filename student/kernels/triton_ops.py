@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from student import plain_kernels
-from student.jit import jit, tl, triton
-from student.nf4 import dequantise as dequantise
+from student.kernels import torch_ops
+from student.kernels.nf4 import dequantise as dequantise
+from student.kernels.triton_compat import jit, tl, triton
 
 
 @jit
@@ -464,4 +464,4 @@ def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tenso
 
 def ops(x: torch.Tensor) -> Any:
     """The functions for where `x` is: these, or those of plain_kernels.py."""
-    return sys.modules[__name__] if x.is_cuda else plain_kernels
+    return sys.modules[__name__] if x.is_cuda else torch_ops

@@ -11,13 +11,13 @@ from typing import Any
 
 from schemas.errors import InputError
 from schemas.files import sha256, sha256_text, whole
-from student.generic import describe
-from student.template import chat_template, must_see
-from student.vision import sees
-from teacher import catalog
-from teacher.llamacpp import Progress, cache, making
+from student.models.introspect import describe
+from student.rendering.chat_template import chat_template, must_see
+from student.training.vision import sees
+from teacher.inference.llamacpp import Progress, cache, making
+from teacher.models import catalog
 
-STUDENTS = Path(__file__).parent / "models"
+STUDENTS = Path(__file__).parent
 # Raised when what `_from_gguf` writes changes, so that nobody trains on what an older one cached.
 _VERSION = 1
 
@@ -51,7 +51,7 @@ def prepare(student: dict[str, Any], say: Progress = print) -> Path:
 
 def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
     """The untrained student as a GGUF of a variant, in the user's cache: what the exam compares with."""
-    from student.gguf import convert, quantize
+    from student.export.gguf import convert, quantize
 
     directory = prepare(student, say)
     path = _cached(student, variant)
@@ -68,7 +68,7 @@ def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
 
 def projector(student: dict[str, Any], say: Progress = print) -> Path:
     """The vision tower of an untrained student that sees as a GGUF, in the user's cache."""
-    from student.gguf import convert
+    from student.export.gguf import convert
 
     directory = prepare(student, say)
     path = _cached(student, "mmproj")

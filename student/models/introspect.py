@@ -11,11 +11,11 @@ from typing import Any
 
 import yaml
 
+from schemas.documents import check_document
+from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
-from schemas.problems import one_line
-from schemas.validation import check_document
-from student.template import SAY_IT, must_call, must_see
-from student.vision import FAMILIES, must_be_known
+from student.rendering.chat_template import SAY_IT, must_call, must_see
+from student.training.vision import FAMILIES, must_be_known
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # All that a description is made of, without the weights.
@@ -67,7 +67,7 @@ def describe(name: str) -> dict[str, Any]:
     if seeing:
         student["capabilities"] = {"vision": True}
     experts = any("expert" in key for key in text.to_dict())
-    # What student/plan.py can compute.
+    # What student/training/memory.py can compute.
     if all(shape.values()) and not experts and (seeing or text is config):
         student["shape"] = {**shape, "source": f"config.json of {name}"}
     check_document(student, "student", name)
@@ -78,7 +78,7 @@ def describe(name: str) -> dict[str, Any]:
 
 
 def shape_of(config: Any) -> dict[str, Any]:
-    """What student/plan.py computes with, of a text model's config; None what the config does not have."""
+    """What student/training/memory.py computes with, of a text model's config; None what the config does not have."""
     shape = {field: getattr(config, key, None) for field, key in _SHAPE.items()}
     shape["head_dim"] = shape["head_dim"] or (shape["hidden"] or 0) // (shape["heads"] or 1)
     return shape

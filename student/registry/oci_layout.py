@@ -1,7 +1,7 @@
 """An OCI image layout on disk (image-spec v1.1): oci-layout, index.json and blobs/sha256/.
 
 Written with hashlib and json: the oras package only writes a layout by pulling it from a registry. What the blobs
-are and how they are named is student/store.py's business.
+are and how they are named is student/registry/publish.py's business.
 
 What it promises: a blob is whole under its digest or not there; index.json changes at once; both are on the disk
 before the call returns. One publisher at a time (`locked`), and whatever moment it is killed at, the next one
@@ -20,9 +20,9 @@ from typing import Any
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import best_match
 
+from schemas.error_text import describe
 from schemas.errors import InputError, StageError
 from schemas.files import dumps, read_json, sha256, whole
-from schemas.problems import describe
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.files import whole
-from teacher.pictures import Album
+from teacher.scenes.images import Album
 
 # Rows that are held in memory, with their pictures; a row group of the file.
 _AT_ONCE = 100

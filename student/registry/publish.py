@@ -1,7 +1,7 @@
 """The store: students as OCI artifacts in an image layout on disk, published by name and found by name again.
 
-A store is a directory in the OCI image layout, which student/layout.py reads and writes. What it holds is fetched by
-student/pull.py. A student is one artifact in the shape of the CNCF ModelPack model-spec v1
+A store is a directory in the OCI image layout, which student/registry/oci_layout.py reads and writes. What it holds is fetched by
+student/registry/pull.py. A student is one artifact in the shape of the CNCF ModelPack model-spec v1
 (github.com/modelpack/model-spec): every file is one raw layer, named by the annotation org.cncf.model.filepath. So
 skopeo and oras read the store as it is.
 
@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
+from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import dumps
-from schemas.validation import check_document
-from student.layout import (
+from student.registry.oci_layout import (
     DESCRIPTOR,
     add_file,
     add_text,

@@ -1,4 +1,4 @@
-"""Fetches the files of a published student out of a store (student/store.py).
+"""Fetches the files of a published student out of a store (student/registry/publish.py).
 
     pull(store, "legal", Path("students/legal"))
 
@@ -11,11 +11,11 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.files import sha256
-from schemas.validation import check_document
-from student.layout import CHUNK, blob_path, read_blob, sync
-from student.store import PROJECTOR, Model, StoredFile, check_paths, resolve
+from student.registry.oci_layout import CHUNK, blob_path, read_blob, sync
+from student.registry.publish import PROJECTOR, Model, StoredFile, check_paths, resolve
 
 _SCORECARD = "scorecard.json"
 

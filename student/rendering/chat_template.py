@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from schemas.error_text import one_line
 from schemas.errors import InputError
-from schemas.problems import one_line
-from student.examples import Renderer, Unrenderable
-from student.vision import SeeingRenderer
-from teacher import catalog
-from teacher.pictures import Album
+from student.rendering.examples import Renderer, Unrenderable
+from student.training.vision import SeeingRenderer
+from teacher.models import catalog
+from teacher.scenes.images import Album
 
 SAY_IT = "describe the student in a file (as student/models/*.yaml) and name that"
 

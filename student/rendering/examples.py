@@ -5,7 +5,7 @@ renders for the turn, up to and with the token that ends it. Turns whose prompt 
 (the template only appended) share one example. Where the template rewrites earlier turns, each turn becomes
 an example of its own, with the prompt that the server would really send. Where the template allows one call a turn,
 parallel calls become turns of one call, each followed by its result. A picture is read in words, as the server of a
-text-only student is sent it; student/vision.py has the renderer of those that see.
+text-only student is sent it; student/training/vision.py has the renderer of those that see.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from schemas.json_text import parse_json
-from teacher.pictures import Album, as_sent, named, names_in
+from teacher.scenes.images import Album, as_sent, named, names_in
 
 IGNORED = -100  # PyTorch's cross entropy skips this label
 
@@ -57,7 +57,7 @@ class Renderer:
 
     Args:
         tokenizer: a transformers tokenizer; template: the Jinja text; stop: the tokens that end a turn.
-        album: what the pictures show that messages name (teacher/pictures.py).
+        album: what the pictures show that messages name (teacher/scenes/images.py).
     """
 
     def __init__(

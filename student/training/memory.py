@@ -1,6 +1,6 @@
 """What training a student takes of one GPU, or of the host: before anything is loaded.
 
-The parts are sums over the student's shape. For the fused layers (student/qlora.py) they come within 2 % of the peaks
+The parts are sums over the student's shape. For the fused layers (student/kernels/fused_layers.py) they come within 2 % of the peaks
 that were measured on an H100 at 2,048 tokens, and up to 7 % above them in long sequences (benchmarks/qlora.md); for
 TRL's and PEFT's modules as they come within 5 % (QLoRA of rank 16 in 2,048 tokens, 4 bits: 32B at batches of 4 and 8
 26.9 and 33.9 GiB, 70B at a batch of 4 50.6 GiB).
@@ -8,7 +8,7 @@ TRL's and PEFT's modules as they come within 5 % (QLoRA of rank 16 in 2,048 toke
 
 from typing import Any
 
-from teacher.gpus import GIB, Gpu, Hardware
+from teacher.planning.hardware import GIB, Gpu, Hardware
 
 # NF4 with double quantisation: 4 bits, 8 for each 64 values and 32 for each 256 of those (QLoRA, arXiv:2305.14314).
 _NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
@@ -30,7 +30,7 @@ _OPERATIONS = {"qlora": 6, "lora": 6, "full": 8}
 # the 4 operations a weight and token; a layer that is run again costs 37 % more; weights are written at 0.83 of the
 # data sheet's bandwidth.
 _FUSED_OF_PEAK, _AGAIN, _OF_BANDWIDTH = 0.55, 0.37, 0.83
-# Decoders whose layers student/qlora.py can fuse: config.json's model_type, and the class of a layer in transformers.
+# Decoders whose layers student/kernels/fused_layers.py can fuse: config.json's model_type, and the class of a layer in transformers.
 FUSED = {
     "llama": "LlamaDecoderLayer",
     "qwen2": "Qwen2DecoderLayer",
@@ -116,7 +116,7 @@ def for_machine(train: Any, gpu: bool) -> Any:
 
 
 def is_fused(student: dict[str, Any], train: Any) -> bool:
-    """Whether student/qlora.py trains it: it looks at the layers themselves again once they are loaded."""
+    """Whether student/kernels/fused_layers.py trains it: it looks at the layers themselves again once they are loaded."""
     return (
         train.method != "full"
         and train.bits == 4

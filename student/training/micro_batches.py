@@ -17,11 +17,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from student.examples import IGNORED
-from student.loss import linear_cross_entropy
+from student.kernels.linear_cross_entropy import linear_cross_entropy
+from student.rendering.examples import IGNORED
 
 Row = dict[str, Any]
-# cuDNN's attention is used for lengths that are multiples of this (student/attention.py).
+# cuDNN's attention is used for lengths that are multiples of this (student/kernels/attention.py).
 ALIGNED = 128
 
 
@@ -112,7 +112,7 @@ class MicroBatchTrainer(SFTTrainer):
 
     Args:
         limit: tokens computed at once.
-        fused: whether the model is a PeftModel with fused layers (student/qlora.py); its loss is then taken by their
+        fused: whether the model is a PeftModel with fused layers (student/kernels/fused_layers.py); its loss is then taken by their
             head too.
         packed: whether examples are packed, which fused layers separate; not those with pictures.
         pad: makes a micro-batch of examples where they are not packed.

@@ -10,8 +10,8 @@ from typing import Any
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, sha256, sha256_text, write_jsonl
-from schemas.validate import judge_file
-from student.examples import Example, Renderer, Turn, Unrenderable, join, turns
+from schemas.trace_file import judge_file
+from student.rendering.examples import Example, Renderer, Turn, Unrenderable, join, turns
 
 # Of a replay set's account, what the manifest of a published student has (schemas/manifest.schema.json).
 REPLAY = ("source", "licence", "sha256", "used", "tokens", "share")

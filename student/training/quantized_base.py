@@ -11,18 +11,18 @@ from typing import Any
 
 from schemas.errors import StageError
 from schemas.files import sha256_text, whole
-from student import vision
-from teacher.llamacpp import Progress, cache, making
+from student.training import vision
+from teacher.inference.llamacpp import Progress, cache, making
 
 # Raised when what is stored below changes, so that nobody trains on what an older version kept.
 _VERSION = 1
 
 
 def load(directory: Path, settings: Any, sees: bool, say: Progress = print) -> Any:
-    """The model of a directory (student/base.py), ready for an adapter.
+    """The model of a directory (student/models/base.py), ready for an adapter.
 
     Args:
-        settings: the recipe's `train` section for this machine (student/plan.py): method, bits, dtype. sees: whether it
+        settings: the recipe's `train` section for this machine (student/training/memory.py): method, bits, dtype. sees: whether it
             is a model that sees: its vision tower is neither quantised nor trained.
 
     Raises:

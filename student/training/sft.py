@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of a student with TRL and PEFT, on token ids and labels that student/examples.py made.
+"""Supervised fine-tuning of a student with TRL and PEFT, on token ids and labels that student/rendering/examples.py made.
 
 The run resumes from its last checkpoint; its log has one JSON line a logged step.
 """
@@ -12,14 +12,14 @@ from typing import Any
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_json
-from student import vision
-from student.examples import Example
-from teacher import gpus
-from teacher.llamacpp import Progress
-from teacher.pictures import Album
+from student.rendering.examples import Example
+from student.training import vision
+from teacher.inference.llamacpp import Progress
+from teacher.planning import hardware
+from teacher.scenes.images import Album
 
 # Bytes left alone on a GPU: the logits of a few rows, workspaces, what the allocator cannot use.
-_MARGIN = 2 * gpus.GIB
+_MARGIN = 2 * hardware.GIB
 
 
 def train(
@@ -35,7 +35,7 @@ def train(
     """Trains a student and leaves the adapter (or, with method full, the weights) in `work`/adapter.
 
     Args:
-        directory: the untrained student (student/base.py). settings: the recipe's `train` section.
+        directory: the untrained student (student/models/base.py). settings: the recipe's `train` section.
         examples, held_out: what is learned, and what only its loss is measured on.
         work: gets checkpoints/, log.jsonl and adapter/. album: the pictures of the examples of a student that sees.
 
@@ -50,17 +50,17 @@ def train(
     from transformers import AutoTokenizer, PrinterCallback, TrainerState, set_seed
     from trl import SFTConfig
 
-    from student import plan, quantised
-    from student.batches import MicroBatchTrainer, padded
+    from student.training import memory, quantized_base
+    from student.training.micro_batches import MicroBatchTrainer, padded
 
     set_seed(settings.seed)
     gpu = torch.cuda.is_available()
-    settings = plan.for_machine(settings, gpu)
+    settings = memory.for_machine(settings, gpu)
     if not gpu:
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
     sees = vision.sees(student)
-    model = quantised.load(directory, settings, sees, say)
+    model = quantized_base.load(directory, settings, sees, say)
     if settings.method != "full":
         lora = LoraConfig(
             r=settings.rank,
@@ -80,7 +80,7 @@ def train(
         use_cpu=not gpu,
         bf16=gpu and settings.dtype == "bfloat16",
         num_train_epochs=settings.epochs,
-        # All examples of a step; student/batches.py divides them by what memory holds.
+        # All examples of a step; student/training/micro_batches.py divides them by what memory holds.
         per_device_train_batch_size=settings.batch_size * settings.accumulation,
         gradient_checkpointing=gpu and fused is None,
         learning_rate=settings.learning_rate,
@@ -173,13 +173,13 @@ def _is_json(path: Path) -> bool:
 
 
 def _fused(model: Any, settings: Any, say: Progress) -> Any:
-    """The model's fused layers (student/qlora.py), or None where it trains as it comes, which is said."""
-    from student import qlora
+    """The model's fused layers (student/kernels/fused_layers.py), or None where it trains as it comes, which is said."""
+    from student.kernels import fused_layers
 
     if settings.method == "full":
         return None
     try:
-        return qlora.install(model)
+        return fused_layers.install(model)
     except ValueError as error:
         say(f"training without fused layers: {error}")
         return None
@@ -189,28 +189,28 @@ def _batches(
     model: Any, fused: Any, settings: Any, longest: int, say: Progress
 ) -> tuple[int, Callable[[int], None]]:
     """How many tokens are computed at once, and what to do before each micro-batch: with fused layers, as many of them
-    keep their activations as there is memory for (student/plan.py)."""
+    keep their activations as there is memory for (student/training/memory.py)."""
     import torch
 
-    from student import plan
-    from student.generic import shape_of
+    from student.models.introspect import shape_of
+    from student.training import memory
 
     if fused is None:
         return settings.micro_batch or settings.batch_size * longest, lambda tokens: None
     shape, element = shape_of(model.config.get_text_config()), model.dtype.itemsize
     free = _free_memory(model)
-    gpu = gpus.find().gpu if torch.cuda.is_available() else None
+    gpu = hardware.find().gpu if torch.cuda.is_available() else None
     tokens = settings.micro_batch
     if tokens is None:
-        read = plan.bytes_read(settings)
-        tokens = plan.choose_batch(shape, settings.rank, free, gpu, read, element)
+        read = memory.bytes_read(settings)
+        tokens = memory.choose_batch(shape, settings.rank, free, gpu, read, element)
 
     def before(tokens: int) -> None:
-        fused.keep_layers(plan.layers_to_keep(shape, tokens, free, settings.rank, element))
+        fused.keep_layers(memory.layers_to_keep(shape, tokens, free, settings.rank, element))
 
-    batch = plan.batch_of(shape, settings.rank, free, tokens, longest, element)
-    said = plan.batch_said(batch, shape["layers"])
-    say(f"fused layers: {said} ({free / gpus.GIB:.1f} GiB free for activations)")
+    batch = memory.batch_of(shape, settings.rank, free, tokens, longest, element)
+    said = memory.batch_said(batch, shape["layers"])
+    say(f"fused layers: {said} ({free / hardware.GIB:.1f} GiB free for activations)")
     return tokens, before
 
 

@@ -1,6 +1,6 @@
 """Students that see: Qwen2.5-VL and Qwen3-VL learn from the pixels, with tools, on ids and labels as any other student.
 
-A trace becomes text by the student's template, as in student/examples.py; each picture is one placeholder there, which
+A trace becomes text by the student's template, as in student/rendering/examples.py; each picture is one placeholder there, which
 is repeated for as many tokens as the picture takes (`SeeingRenderer`). The pixels are read when a batch is made
 (`Collator`): TRL's collator passes neither tools nor the pictures that tools return. Adapters lie on the language
 model alone; the vision tower stays as it is, so a student's projector file is that of its base.
@@ -8,7 +8,7 @@ model alone; the vision tower stays as it is, so a student's projector file is t
 A picture is scaled as llama.cpp's server scales it, which sits the exam: its shape is kept, and what is left of the
 last row or column of tokens is black. vLLM and transformers stretch it to the same tokens instead (`fitted`). The image
 processors are those on Pillow's resampling: they need no torchvision, and llama.cpp's is a copy of it.
-The language model trains through the fused layers of student/qlora.py, a picture's example as a row of its own: its
+The language model trains through the fused layers of student/kernels/fused_layers.py, a picture's example as a row of its own: its
 positions have three axes, by which packed examples cannot be told apart.
 """
 
@@ -22,8 +22,8 @@ import numpy as np
 from PIL import Image
 
 from schemas.errors import InputError
-from student.examples import Renderer, Unrenderable
-from teacher.pictures import Album, as_sent, names_in, with_pixels
+from student.rendering.examples import Renderer, Unrenderable
+from teacher.scenes.images import Album, as_sent, names_in, with_pixels
 
 # config.json's model_type of the families whose templates, positions and converters are known here.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
@@ -201,7 +201,7 @@ class Collator:
         self.image_token = AutoConfig.from_pretrained(directory).image_token_id
 
     def __call__(self, examples: list[dict[str, Any]], multiple: int = 1) -> dict[str, Any]:
-        from student.batches import padded
+        from student.training.micro_batches import padded
 
         batch = padded(examples, multiple)
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token).long()

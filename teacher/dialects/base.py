@@ -1,7 +1,7 @@
 """What is peculiar to a model behind the common API: what is sent for what is meant, what is read from what comes back.
 
 `Dialect` is OpenAI's own form: what is meant is sent, what comes back is taken. A family of models with peculiarities
-has a file, dialect_<family>.py, whose DIALECT is a subclass; a teacher's description names the family.
+has a file, <family>.py, whose DIALECT is a subclass; a teacher's description names the family.
 """
 
 import importlib
@@ -18,7 +18,11 @@ Sent = tuple[list[Message], list[dict[str, Any]], Parameters]
 
 # The families that have a dialect of their own.
 FAMILIES = tuple(
-    sorted(path.stem.partition("_")[2] for path in Path(__file__).parent.glob("dialect_*.py"))
+    sorted(
+        path.stem
+        for path in Path(__file__).parent.glob("*.py")
+        if path.stem not in {"__init__", "base"} and not path.stem.endswith("_schema")
+    )
 )
 
 
@@ -120,7 +124,7 @@ def for_teacher(teacher: dict[str, Any], url: str | None = None) -> Dialect:
     Args:
         url: of the API that serves it; None for a server that the run starts itself.
     """
-    kinds = {name: importlib.import_module(f"teacher.dialect_{name}").DIALECT for name in FAMILIES}
+    kinds = {name: importlib.import_module(f"teacher.dialects.{name}").DIALECT for name in FAMILIES}
     kind = kinds[teacher["family"]] if teacher.get("family") else Dialect
     host = urlsplit(url or "").hostname or ""
     known = (

@@ -1,7 +1,7 @@
 """What is peculiar to Kimi K2 and K2.5: call ids, reasoning fields, its schema flavour, raw markers, named failures.
 
 What is sent has every call of the history under the id that the model was trained on, and tools in Moonshot's flavour
-of JSON Schema (teacher/kimi_schema.py). What comes back is looked through for the failures that are known of it behind
+of JSON Schema (teacher/dialects/kimi_schema.py). What comes back is looked through for the failures that are known of it behind
 vLLM and at Moonshot's API. A repair only moves what the model said to where it belongs, and only where nothing of it is
 left to guess; everything else is asked again in another way, once, or given up under its name.
 """
@@ -10,10 +10,10 @@ import re
 from collections.abc import Collection
 from typing import Any, ClassVar, Literal
 
+from schemas.error_text import one_line
 from schemas.json_text import parse_json
-from schemas.problems import one_line
-from schemas.wording import announced_call, marker_in
-from teacher.dialect import (
+from schemas.text_heuristics import announced_call, marker_in
+from teacher.dialects.base import (
     Detection,
     Dialect,
     Message,
@@ -25,7 +25,7 @@ from teacher.dialect import (
     plain_text,
     reasoning_of,
 )
-from teacher.kimi_schema import accepted
+from teacher.dialects.kimi_schema import accepted
 
 # The wire form of calls (Kimi-K2, docs/tool_call_guidance.md).
 _SECTION, _SECTION_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"

@@ -40,12 +40,12 @@ from typing import Any
 
 import yaml
 
+from schemas.documents import check_document
 from schemas.errors import InputError
-from schemas.validation import check_document
-from teacher.checks import state_hash
-from teacher.scenes import Scene
+from teacher.domain.scoring import state_hash
+from teacher.scenes.scene import Scene
 
-PACKS = Path(__file__).resolve().parent.parent / "data"
+PACKS = Path(__file__).resolve().parents[2] / "data"
 _MODULES = ("environment", "textual", "visual")
 _NOT_TOOLS = {"reset", "get_reward"}
 
@@ -54,7 +54,7 @@ Plan = list[tuple[str, dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Answer:
-    """What the final message must say; `teacher.checks.answer_matches` decides.
+    """What the final message must say; `teacher.domain.scoring.answer_matches` decides.
 
     type: amount, number, date (value an ISO string), text, choice (one of `options`), point (value the box [left, top,
     right, bottom], in pixels, that the coordinates must lie in), or not_shown (no value: the right reply says that
@@ -74,7 +74,7 @@ class Blueprint:
     plan: [(tool, arguments)] in order. answer: None where only the world's final state is checked.
     reply: the final message a good assistant would write after the plan.
     pictures: shown with the request, before its text.
-    program: the question about them (teacher/questions.py). The pictures must show every cell that it uses. Where the
+    program: the question about them (teacher/domain/questions.py). The pictures must show every cell that it uses. Where the
         plan changes nothing and `answer` is None, what it computes is the answer; where there is no plan at all,
         an `answer` that is given must be what it computes.
     """

@@ -28,7 +28,7 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from teacher.domain import Answer
+from teacher.domain.pack import Answer
 
 TREND = ("rising", "falling", "mixed")
 YES_NO = ("yes", "no")

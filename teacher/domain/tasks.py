@@ -9,14 +9,14 @@ import json
 import random
 from typing import Any
 
-from schemas.calls import check_arguments
 from schemas.errors import InputError
-from teacher.checks import answer_matches, state_hash
-from teacher.domain import Answer, Blueprint, Domain
-from teacher.episode import content_of, hint, request_of
-from teacher.pictures import Album, names_of
-from teacher.questions import ProgramError, run, used
-from teacher.scenes import Picture, Scene, SceneError, check, draw
+from schemas.tool_calls import check_arguments
+from teacher.domain.pack import Answer, Blueprint, Domain
+from teacher.domain.questions import ProgramError, run, used
+from teacher.domain.scoring import answer_matches, state_hash
+from teacher.rollout.agent_loop import content_of, hint, request_of
+from teacher.scenes.images import Album, names_of
+from teacher.scenes.scene import Picture, Scene, SceneError, check, draw
 
 # Train and exam draw their seeds from disjoint ranges; the domain keeps their entities apart by `split`.
 _FIRST_SEED = {"train": 0, "exam": 500_000_000}
@@ -253,7 +253,7 @@ def demonstration(
     """The messages of a task solved by its plan, from the user's request to the reply: a worked example.
 
     hinted: with the hint that an attempt under a hint gets, so that the example shows how one is followed.
-    album: where pictures that the tools return are put; the messages name each picture (teacher/pictures.py).
+    album: where pictures that the tools return are put; the messages name each picture (teacher/scenes/images.py).
     """
     world = domain.environment()
     world.reset(**task)

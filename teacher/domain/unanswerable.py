@@ -8,11 +8,11 @@ import random
 import re
 from typing import Any
 
-from teacher import tasks
-from teacher.checks import answer_matches, says, state_hash
-from teacher.domain import Answer, Domain
-from teacher.pictures import Album
-from teacher.scenes import Picture, check, draw
+from teacher.domain import tasks
+from teacher.domain.pack import Answer, Domain
+from teacher.domain.scoring import answer_matches, says, state_hash
+from teacher.scenes.images import Album
+from teacher.scenes.scene import Picture, check, draw
 
 # Pictures come from seeds of which no task and no worked example is made, `_TRIES` for each task.
 _SEEDS, _SPAN, _TRIES = 450_000_000, 1_000_000, 24

@@ -11,9 +11,9 @@ from urllib.parse import quote
 import openai
 
 from schemas.errors import StageError
-from teacher.endpoint import Endpoint, on_this_machine
-from teacher.journal import Journal, key
-from teacher.pictures import Album, with_pixels
+from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.journal import Journal, key
+from teacher.scenes.images import Album, with_pixels
 
 # Seconds before a retry: doubled each time, jittered so that many clients do not return at once.
 _FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.5, 30.0, 6
@@ -92,7 +92,7 @@ class Client:
 
         Args:
             messages, tools: as OpenAI's chat completions take them, but for pictures, which go by their hash
-                (teacher/pictures.py): the journal remembers them by it, and only the server gets the bytes.
+                (teacher/scenes/images.py): the journal remembers them by it, and only the server gets the bytes.
             sample: which of several replies to the same request this is.
             session: names the (sub-)agent whose conversation it is, so that a router before several servers sends it
                 to the one that has read its beginning. It changes no reply, so the journal knows nothing of it.

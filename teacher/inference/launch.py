@@ -13,11 +13,12 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
-from schemas.problems import one_line
-from teacher import catalog, vllm
-from teacher.endpoint import Endpoint, on_this_machine
-from teacher.serve import LlamaServer
+from teacher.inference import vllm_server
+from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.process import LlamaServer
+from teacher.models import catalog
 
 KEY = "STILLHOUSE_TEACHER_KEY"
 # Tokens of a conversation with a teacher in llama.cpp, which reserves memory for all of them.
@@ -31,7 +32,7 @@ Say = Callable[[str], None]
 @contextlib.contextmanager
 def open_teacher(
     teacher: dict[str, Any],
-    options: vllm.Options,
+    options: vllm_server.Options,
     url: str | None,
     log: Path,
     concurrency: int,
@@ -70,7 +71,7 @@ def served(teacher: dict[str, Any], url: str) -> Endpoint:
 
 def run_forever(
     teacher: dict[str, Any],
-    options: vllm.Options,
+    options: vllm_server.Options,
     log: Path,
     concurrency: int,
     say: Say,
@@ -113,7 +114,7 @@ def run_forever(
 
 def _own(
     teacher: dict[str, Any],
-    options: vllm.Options,
+    options: vllm_server.Options,
     log: Path,
     concurrency: int,
     say: Say,
@@ -136,7 +137,7 @@ def _own(
             options.stall_s,
         )
     weights = catalog.fetch(teacher, say)
-    return vllm.serve(teacher, str(weights), options, log, say, port, key)
+    return vllm_server.serve(teacher, str(weights), options, log, say, port, key)
 
 
 def _write_key(path: Path, key: str) -> Path:

@@ -3,7 +3,7 @@
 A server runs in its own session, bound to 127.0.0.1 under a random key that only its environment holds, with its log
 in the run. It is started again when it dies, and ended when it has requests and produces nothing (health answers 200
 all the while). What a killed run leaves behind, the next run on the same directory finds by the mark in the process's
-environment (flows/run.py).
+environment (flows/run_directory.py).
 """
 
 import contextlib
@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.errors import StageError
-from teacher.endpoint import Endpoint
-from teacher.llamacpp import binary, last_line
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.llamacpp import binary, last_line
 
 # A 70B student's 43 GB come from a slow disk; a server that ends at once is not waited for.
 _READY_SECONDS = 600

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from schemas.errors import StageError
-from teacher.endpoint import Endpoint
-from teacher.serve import Program, ServerProcess
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.process import Program, ServerProcess
 
 _REVIVAL_SECONDS = 5
 

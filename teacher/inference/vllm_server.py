@@ -1,7 +1,7 @@
 """vLLM: its arguments, its environment, one server of it or several behind vllm-router.
 
 It lives in an environment of its own, .venv-vllm (`make vllm`), because its pins collide with Prefect's;
-STILLHOUSE_VLLM names another one. Arguments are those of vLLM 0.32 (tests/test_vllm.py asks vLLM's own parser).
+STILLHOUSE_VLLM names another one. Arguments are those of vLLM 0.32 (tests/teacher/inference/test_vllm.py asks vLLM's own parser).
 It is started as `python -m vllm.entrypoints.openai.api_server`: the `vllm` command looks for a package of its own name
 and does not start in the CPU build.
 """
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError
-from teacher import catalog
-from teacher.dialect import for_teacher
-from teacher.endpoint import Endpoint
-from teacher.replicas import replicas
-from teacher.serve import Program, ServerProcess, free_port
-from teacher.vllm_log import StartUp, reason
+from teacher.dialects.base import for_teacher
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.process import Program, ServerProcess, free_port
+from teacher.inference.replicas import replicas
+from teacher.inference.vllm_log import StartUp, reason
+from teacher.models import catalog
 
 MODULE = "vllm.entrypoints.openai.api_server"
-PROJECT = Path(__file__).parent.parent
+PROJECT = Path(__file__).parents[2]
 RAY_PORT = 6379
 
 # How long vLLM lets requests end after SIGTERM; after that and some seconds its processes are killed.
@@ -34,7 +34,7 @@ _SHUTDOWN_SECONDS = 120
 _CPU_KV_GIB = 4
 
 # vLLM and its router name their processes, and setproctitle writes the name over the environment that /proc shows,
-# where a later run looks for the mark of what an earlier one left (flows/run.py). This keeps it to the arguments.
+# where a later run looks for the mark of what an earlier one left (flows/run_directory.py). This keeps it to the arguments.
 _MARK_STAYS = {"SPT_NOENV": "1"}
 
 Say = Callable[[str], None]
@@ -42,7 +42,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Options:
-    """How vLLM serves the teacher: the recipe's section `serve` (flows/recipe.py), where each field is explained."""
+    """How vLLM serves the teacher: the recipe's section `serve` (schemas/recipe.py), where each field is explained."""
 
     tensor_parallel: int | None = None
     decode_context_parallel: int | None = None

@@ -11,14 +11,14 @@ from typing import Any
 
 import yaml
 
+from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.files import whole
-from schemas.validation import check_document
-from teacher.dialect import FAMILIES
-from teacher.llamacpp import Progress, cache, making, pip_download, run_tool
+from teacher.dialects.base import FAMILIES
+from teacher.inference.llamacpp import Progress, cache, making, pip_download, run_tool
 
-TEACHERS = Path(__file__).parent / "models"
-TEMPLATES = Path(__file__).parent / "templates"
+TEACHERS = Path(__file__).parent
+TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def load(name: str, folder: Path, schema: str) -> dict[str, Any]:

@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from teacher import gpus
-from teacher.domain import Domain
-from teacher.episode import request_of
-from teacher.fit import Fit, host_tokens_s
-from teacher.pictures import Album, Grounding, Message, as_sent, names_in
-from teacher.tasks import demonstration
+from teacher.domain.pack import Domain
+from teacher.domain.tasks import demonstration
+from teacher.planning import hardware as gpus
+from teacher.planning.memory import Fit, host_tokens_s
+from teacher.rollout.agent_loop import request_of
+from teacher.scenes.images import Album, Grounding, Message, as_sent, names_in
 
 # Characters a token, by Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system messages, 3.1 to 3.6
 # in requests, 3.7 in the tools' schemas; 2.5 to 2.8 in calls and results, whose ids, dates and figures are short
@@ -36,7 +36,7 @@ _THOUGHT_REPLY, _REPLY = (300, 1200), (60, 250)
 _RESULT = 500
 # Steps over those of the plan: a teacher that goes straight, and one that looks twice.
 _STEPS = (1.0, 1.5)
-# Prompt tokens/s of llama.cpp on a CPU host: 107 and 106 on the two servers of teacher/fit.py.
+# Prompt tokens/s of llama.cpp on a CPU host: 107 and 106 on the two servers of teacher/planning/memory.py.
 _HOST_PROMPT_S = 107.0
 
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from schemas.errors import InputError
-from teacher.gpus import GIB, Hardware, parse
-from teacher.vllm import Options
+from teacher.inference.vllm_server import Options
+from teacher.planning.hardware import GIB, Hardware, parse
 
 # What vLLM takes of a GPU beside weights and KV cache (activations of the largest batch, CUDA graphs, communication
 # buffers, the sampler's logits), from two servers of this shape at TP8 and 8,192 tokens a batch:

@@ -1,15 +1,17 @@
 """What a run will do, on what, and roughly how long and for how much: before anything starts.
 
 Embedded runs: rates measured (benchmarks/README.md) on two CPU cores with a 135M model and scaled by cores and
-parameters; they say minutes or hours, not seconds. Large teachers: whether they fit (teacher/fit.py), the command that
-serves them, their tokens and GPU-hours (teacher/estimate.py).
+parameters; they say minutes or hours, not seconds. Large teachers: whether they fit (teacher/planning/memory.py), the command that
+serves them, their tokens and GPU-hours (teacher/planning/cost.py).
 """
 
 from typing import Any
 
-from teacher import estimate, gpus, vllm
-from teacher.estimate import Conversation
-from teacher.fit import chosen, count, fit
+from teacher.inference import vllm_server
+from teacher.planning import cost
+from teacher.planning import hardware as gpus
+from teacher.planning.cost import Conversation
+from teacher.planning.memory import chosen, count, fit
 
 _MEASURED_PARAMETERS, _MEASURED_CORES = 134_515_008, 2
 # Requests a second of the constrained teacher (939 in 500 s on the legal pack); of the student at the exam.
@@ -34,10 +36,10 @@ def plan(
     """The plan of a run.
 
     Args:
-        tasks: what is to be solved, as teacher/estimate.py measures it. exam: the tasks held out.
+        tasks: what is to be solved, as teacher/planning/cost.py measures it. exam: the tasks held out.
         teacher, student: their descriptions. recipe: the whole recipe.
         hardware: what it runs on; what this machine has, when None.
-        learner: what training takes (student.plan.memory); not planned when None.
+        learner: what training takes (student.training.memory.memory); not planned when None.
 
     Returns:
         {"lines": what is said, "seconds": of each stage, "machine", "fits": whether the teacher does, "command": that
@@ -131,12 +133,12 @@ def _large(
     tasks: list[Conversation], teacher: dict[str, Any], recipe: Any, hardware: gpus.Hardware
 ) -> dict[str, Any]:
     """What is known of a large teacher's part, as numbers; ranges are [low, high]."""
-    wanted = estimate.context_needed(tasks, teacher, recipe)
+    wanted = cost.context_needed(tasks, teacher, recipe)
     made: dict[str, Any] = {
         "name": teacher["name"],
         "fits": True,
         "context": wanted,
-        **estimate.tokens(tasks, teacher, recipe),
+        **cost.tokens(tasks, teacher, recipe),
         "blind": _blind(tasks, recipe),
         "seconds": None,
         "gpu_hours": None,
@@ -158,17 +160,17 @@ def _large(
         "kv_tokens": found.kv_tokens,
     }
     if not found.fits:
-        return made | {"on_a_host": estimate.on_a_host(teacher, made)}
+        return made | {"on_a_host": cost.on_a_host(teacher, made)}
     if teacher["engine"] == "vllm":
         made["options"] = chosen(found)
         made["command"] = _command(teacher, recipe, made["options"])
     used = found.tensor_parallel * recipe.serve.data_parallel * recipe.serve.replicas * found.nodes
-    rates = estimate.rates(teacher, hardware, found, used)
+    rates = cost.rates(teacher, hardware, found, used)
     if rates is None:
         return made
     load = teacher["memory"].get("load_seconds", 0)
     made |= {"load_seconds": load, "rates": rates}
-    made["seconds"] = [round(load + time) for time in estimate.seconds(made, rates)]
+    made["seconds"] = [round(load + time) for time in cost.seconds(made, rates)]
     if hardware.gpu:
         made["gpu_hours"] = [round(used * time / 3600, 1) for time in made["seconds"]]
         if recipe.serve.price_per_gpu_hour:
@@ -180,7 +182,9 @@ def _large(
 
 def _command(teacher: dict[str, Any], recipe: Any, options: dict[str, Any]) -> str:
     weights = teacher["source"].get("hub") or teacher["source"]["path"]
-    return vllm.shown_command(teacher, weights, vllm.Options(**recipe.serve.options() | options))
+    return vllm_server.shown_command(
+        teacher, weights, vllm_server.Options(**recipe.serve.options() | options)
+    )
 
 
 # ------------------------------------------------------------------------------------- in words

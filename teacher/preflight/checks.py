@@ -1,18 +1,26 @@
-"""The checks of the pre-flight (teacher/fidelity.py): what each asks, what it expects, what its failure says to do."""
+"""The checks of the pre-flight (teacher/preflight/run.py): what each asks, what it expects, what its failure says to do."""
 
 import asyncio
 import random
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
-from schemas.problems import one_line
-from schemas.wording import marker_in
-from teacher import episode, serving, tasks
-from teacher.client import Reply
-from teacher.domain import Domain
-from teacher.fidelity_teacher import INSTANT, Served, content, reasoning
-from teacher.reference import CUT_OFF, Row, calls_problem, schema_accuracy, tool_call_f1
+from schemas.text_heuristics import marker_in
+from teacher.domain import tasks
+from teacher.domain.pack import Domain
+from teacher.inference import launch
+from teacher.inference.client import Reply
+from teacher.preflight.target import INSTANT, Served, content, reasoning
+from teacher.preflight.vendor_verifier import (
+    CUT_OFF,
+    Row,
+    calls_problem,
+    schema_accuracy,
+    tool_call_f1,
+)
+from teacher.rollout import agent_loop
 
 Check = dict[str, Any]  # {"name", "passed": True | False | None, "detail", "measured"}
 
@@ -39,7 +47,7 @@ async def health(served: Served) -> tuple[Check, Check]:
     """health and model_name: the API answers, knows the model, and the model says something."""
     endpoint, model = served.endpoint, served.endpoint.model
     try:
-        names = await serving.listed(served.teacher, endpoint.url, endpoint.key)
+        names = await launch.listed(served.teacher, endpoint.url, endpoint.key)
     except (InputError, StageError) as error:
         return result("health", False, str(error)), result("model_name", None, "not asked")
     if names is None:
@@ -165,10 +173,10 @@ async def round_trips(served: Served, domain: Domain, seed: int) -> list[Check]:
     """
     chosen = _two_step_tasks(domain, seed)
     sampling = served.parameters(served.mode)
-    settings = episode.Settings(2, **sampling, mode=served.mode, dialect=served.dialect)
+    settings = agent_loop.Settings(2, **sampling, mode=served.mode, dialect=served.dialect)
     # Sample 1: a request that the reference has as well is sent again all the same.
     traces = await asyncio.gather(
-        *(episode.run(task, domain, served.complete, settings, {}, attempt=1) for task in chosen)
+        *(agent_loop.run(task, domain, served.complete, settings, {}, attempt=1) for task in chosen)
     )
     trips = _Trips()
     for trace in traces:
@@ -267,7 +275,7 @@ def _two_step_tasks(domain: Domain, seed: int) -> list[dict[str, Any]]:
 
 
 async def metrics(served: Served, rows: list[Row]) -> list[Check]:
-    """schema_accuracy and tool_call_f1 (teacher/reference.py)."""
+    """schema_accuracy and tool_call_f1 (teacher/preflight/vendor_verifier.py)."""
     replies = await served.ask_all([row["request"] for row in rows])
     return [_schema_accuracy(rows, replies), _tool_call_f1(served, rows, replies)]
 

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from schemas.error_text import one_line
 from schemas.errors import InputError
-from schemas.problems import one_line
-from teacher import catalog
-from teacher.fidelity_checks import Check, result
-from teacher.fidelity_teacher import Served, content
-from teacher.reference import Row
+from teacher.models import catalog
+from teacher.preflight.checks import Check, result
+from teacher.preflight.target import Served, content
+from teacher.preflight.vendor_verifier import Row
 
 # From messages, tools and extra body, as they are sent, to the tokens of the prompt.
 Count = Callable[[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]], int]

@@ -4,14 +4,14 @@
 
 A parser that was not switched on, another chat template or a gateway that drops a field costs nothing at the start and
 a generation at the end. Each check asks for one thing that a faithful teacher does, and its failure says what to do.
-The requests are what a generation would send (teacher/dialect.py); calls are judged as the server gave them, before
+The requests are what a generation would send (teacher/dialects/base.py); calls are judged as the server gave them, before
 any repair.
 
 Requests: 1 for health; 1 a tool of the domain; 2 in each of two modes for the thinking toggle; 2 for each of 3 round
 trips (one more where a reply is tried again); 1 with a picture; 1 a row of the reference (about 20 by default); 2 for
 prompt tokens. That is about 50 for the legal domain and a teacher that thinks and sees, 8 at a time.
 
-schema_accuracy and tool_call_f1 are defined by Moonshot AI's K2 Vendor Verifier: teacher/reference.py has both.
+schema_accuracy and tool_call_f1 are defined by Moonshot AI's K2 Vendor Verifier: teacher/preflight/vendor_verifier.py has both.
 """
 
 import asyncio
@@ -25,15 +25,18 @@ from urllib.parse import urlsplit
 
 from schemas.errors import InputError, StageError
 from schemas.files import write_jsonl
-from teacher import catalog, fidelity_checks, fidelity_inputs, reference, serving
-from teacher import domain as packs
-from teacher.client import Client
-from teacher.domain import Domain
-from teacher.endpoint import Endpoint
-from teacher.fidelity_checks import Check, result
-from teacher.fidelity_teacher import Limits, Served
-from teacher.journal import Journal
-from teacher.reference import Row
+from teacher.domain import pack as packs
+from teacher.domain.pack import Domain
+from teacher.inference import launch
+from teacher.inference.client import Client
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.journal import Journal
+from teacher.models import catalog
+from teacher.preflight import checks as fidelity_checks
+from teacher.preflight import inputs, vendor_verifier
+from teacher.preflight.checks import Check, result
+from teacher.preflight.target import Limits, Served
+from teacher.preflight.vendor_verifier import Row
 
 # In the order in which they are reported.
 NAMES = (
@@ -78,7 +81,7 @@ def run(
         raise InputError(f"{url}: expected the address of an API, such as http://127.0.0.1:8000/v1")
     description = catalog.load(teacher, catalog.TEACHERS, "teacher")
     return check(
-        serving.served({**description, "served_name": model}, url),
+        launch.served({**description, "served_name": model}, url),
         description,
         packs.load(domain),
         mode=mode,
@@ -116,9 +119,9 @@ def check(
     """
     started = time.monotonic()
     thinking = teacher["capabilities"]["thinking"]
-    rows = reference.of_domain(domain, seed, thinking)
-    judged = reference.read(reference_file) if reference_file else rows
-    count = fidelity_inputs.token_counter(teacher, tokenizer) if tokenizer else None
+    rows = vendor_verifier.of_domain(domain, seed, thinking)
+    judged = vendor_verifier.read(reference_file) if reference_file else rows
+    count = inputs.token_counter(teacher, tokenizer) if tokenizer else None
 
     async def scene(served: Served) -> dict[str, Any]:
         checks = await _checks(served, domain, rows, judged, count, seed)
@@ -156,7 +159,7 @@ def record(
     Raises:
         StageError: the endpoint is lost, or gives no message to one of the requests.
     """
-    rows = reference.of_domain(domain, seed, teacher["capabilities"]["thinking"])
+    rows = vendor_verifier.of_domain(domain, seed, teacher["capabilities"]["thinking"])
     replies = _with_served(
         lambda served: served.ask_all([row["request"] for row in rows]),
         endpoint,
@@ -168,7 +171,7 @@ def record(
         if reply.message is None:
             raise StageError(f"{endpoint.url}: a request of the reference failed: {reply.error}")
     answered = zip(rows, replies, strict=True)
-    write_jsonl(to, ({**row, "calls": reference.calls(reply)} for row, reply in answered))
+    write_jsonl(to, ({**row, "calls": vendor_verifier.calls(reply)} for row, reply in answered))
     return len(rows)
 
 
@@ -222,7 +225,7 @@ async def _checks(
     domain: Domain,
     rows: list[Row],
     judged: list[Row],
-    count: fidelity_inputs.Count | None,
+    count: inputs.Count | None,
     seed: int,
 ) -> list[Check]:
     """All checks in the order of NAMES; those that need a teacher that answers are skipped where none does.
@@ -239,9 +242,9 @@ async def _checks(
                 ("reasoning_round_trip", "tool_round_trip"),
                 fidelity_checks.round_trips(served, domain, seed),
             ),
-            (("image",), fidelity_inputs.image(served, seed)),
+            (("image",), inputs.image(served, seed)),
             (("schema_accuracy", "tool_call_f1"), fidelity_checks.metrics(served, judged)),
-            (("prompt_tokens",), fidelity_inputs.prompt_tokens(served, rows, count)),
+            (("prompt_tokens",), inputs.prompt_tokens(served, rows, count)),
         )
         for found in await asyncio.gather(*(_guarded(names, part) for names, part in parts)):
             checks |= {each["name"]: each for each in found}

@@ -5,12 +5,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.calls import functions_by_name
 from schemas.errors import StageError
-from teacher import catalog
-from teacher.client import Client, Reply
-from teacher.dialect import Sent, for_teacher, plain_text, reasoning_of
-from teacher.endpoint import Endpoint
+from schemas.tool_calls import functions_by_name
+from teacher.dialects.base import Sent, for_teacher, plain_text, reasoning_of
+from teacher.inference.client import Client, Reply
+from teacher.inference.endpoint import Endpoint
+from teacher.models import catalog
 
 INSTANT = "instant"  # the mode without thinking, of a teacher that can do both
 _MAX_TOKENS = 1024  # of a reply, where neither the limits nor the teacher's mode say

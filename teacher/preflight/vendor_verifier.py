@@ -11,16 +11,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from schemas.calls import call_problem, functions_by_name
-from schemas.conversation import check_messages
+from schemas.error_text import one_line
 from schemas.errors import InputError
 from schemas.files import read_jsonl
-from schemas.problems import one_line
-from teacher import tasks
-from teacher.client import Reply
-from teacher.dialect import calls_of, json_text
-from teacher.domain import Domain
-from teacher.pictures import Album, as_sent
+from schemas.messages import check_messages
+from schemas.tool_calls import call_problem, functions_by_name
+from teacher.dialects.base import calls_of, json_text
+from teacher.domain import tasks
+from teacher.domain.pack import Domain
+from teacher.inference.client import Reply
+from teacher.scenes.images import Album, as_sent
 
 Row = dict[str, Any]  # {"request": {"messages", "tools"}, "calls": bool}
 

@@ -10,13 +10,11 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.calls import check_arguments
 from schemas.errors import InputError
 from schemas.filter import HINT_HEADER
 from schemas.json_text import parse_json
-from teacher.checks import answer_matches, state_hash
-from teacher.client import Reply
-from teacher.dialect import (
+from schemas.tool_calls import check_arguments
+from teacher.dialects.base import (
     Detection,
     Dialect,
     Message,
@@ -26,9 +24,11 @@ from teacher.dialect import (
     json_text,
     plain_text,
 )
-from teacher.domain import Domain
-from teacher.pictures import Album, Grounding, TooMany, as_sent, image, names_of, stored
-from teacher.scenes import Scene, SceneError, draw
+from teacher.domain.pack import Domain
+from teacher.domain.scoring import answer_matches, state_hash
+from teacher.inference.client import Reply
+from teacher.scenes.images import Album, Grounding, TooMany, as_sent, image, names_of, stored
+from teacher.scenes.scene import Scene, SceneError, draw
 
 Complete = Callable[..., Awaitable[Reply]]
 
@@ -46,7 +46,7 @@ class Settings:
         none after that).
     call_prefix: what a reply that must be a call begins with, for a server whose `required` lets the model talk first
         (llama.cpp's does); it is sent as the beginning of the assistant's message.
-    mode: one of the teacher's modes, such as thinking. dialect: what is peculiar to the teacher (teacher/dialect.py).
+    mode: one of the teacher's modes, such as thinking. dialect: what is peculiar to the teacher (teacher/dialects/base.py).
     images: what the model is shown of a picture: its pixels, what it shows in words (source), or nothing (none).
     album: where the pictures of the tasks lie, and those that tools return are put. image_limits: {"max_count": of one
         request, "max_bytes": of one picture}, as the model's server takes them.
@@ -82,7 +82,7 @@ async def run(
         teacher: {"model", "revision", "engine", "licence"} of the trace.
         attempt: index of the attempt; part of what the journal remembers a reply by.
         hinted: show the task's plan in a system message, which the stored trace does not have.
-        examples: worked examples (`teacher.tasks.demonstration`) shown before the request, not stored either.
+        examples: worked examples (`teacher.domain.tasks.demonstration`) shown before the request, not stored either.
 
     Returns:
         A trace (schemas/trace.schema.json) with its outcome and no verdict yet.

@@ -5,10 +5,10 @@ import math
 from collections import Counter, defaultdict
 from typing import Any
 
-from teacher import episode
-from teacher.client import Client
-from teacher.domain import Domain
-from teacher.rollouts import rollouts
+from teacher.domain.pack import Domain
+from teacher.inference.client import Client
+from teacher.rollout import agent_loop
+from teacher.rollout.scheduler import rollouts
 
 # A template's choices are guesses while as many are right as chance explains: within two standard deviations.
 _DEVIATIONS = 2
@@ -19,7 +19,7 @@ async def check(
     tasks: list[dict[str, Any]],
     domain: Domain,
     client: Client,
-    settings: episode.Settings,
+    settings: agent_loop.Settings,
     teacher: dict[str, Any],
     workers: int,
     examples: Any,
@@ -35,7 +35,7 @@ async def check(
     Returns:
         The blind traces, whose requests the run has paid for, too.
     """
-    passed = [trace for trace in traces if trace["images"] and episode.passed(trace)]
+    passed = [trace for trace in traces if trace["images"] and agent_loop.passed(trace)]
     solved = {trace["task"]["id"] for trace in passed}
     asked = [task for task in tasks if task["id"] in solved and _type(task) != "not_shown"]
     blind = dataclasses.replace(settings, images="none")
@@ -46,7 +46,7 @@ async def check(
         )
     ]
     made.sort(key=lambda trace: trace["id"])
-    answerable = answered(asked, {t["task"]["id"] for t in made if episode.passed(t)})
+    answerable = answered(asked, {t["task"]["id"] for t in made if agent_loop.passed(t)})
     ids = {task["id"] for task in asked}
     for trace in passed:
         if trace["task"]["id"] in ids:

@@ -6,16 +6,16 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from teacher import episode
-from teacher.client import Client
-from teacher.domain import Domain
+from teacher.domain.pack import Domain
+from teacher.inference.client import Client
+from teacher.rollout import agent_loop
 
 
 async def rollouts(
     tasks: list[dict[str, Any]],
     domain: Domain,
     client: Client,
-    settings: episode.Settings,
+    settings: agent_loop.Settings,
     teacher: dict[str, Any],
     workers: int,
     attempts: int = 1,
@@ -46,7 +46,7 @@ async def rollouts(
             task = chunk.popleft() if chunk is mine else chunk.pop()
             hinted = hint == "always" or (hint == "retry" and task["id"] in unsolved)
             session = f"{task['id']}/{attempt}"
-            trace = await episode.run(
+            trace = await agent_loop.run(
                 task,
                 domain,
                 functools.partial(client.complete, session=session),
@@ -56,7 +56,7 @@ async def rollouts(
                 hinted,
                 examples(task, hinted),
             )
-            if not episode.passed(trace):
+            if not agent_loop.passed(trace):
                 failed.append(task)
             done.put_nowait(trace)
 

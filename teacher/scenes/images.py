@@ -18,7 +18,7 @@ from PIL import Image
 
 from schemas.errors import StageError
 from schemas.files import dumps, read_json, sha256, sha256_text, whole, write_json
-from teacher.scenes import Picture, as_text
+from teacher.scenes.scene import Picture, as_text
 
 # pixels: the pictures themselves. source: what they show, in words. none: not at all.
 Grounding = Literal["pixels", "source", "none"]

@@ -25,13 +25,13 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFont
 
-from teacher.scene_colour import WEIGHTS, linear
+from teacher.scenes.colour import WEIGHTS, linear
 
 KINDS = {
-    "document": "teacher.scene_document",
-    "chart": "teacher.scene_chart",
-    "diagram": "teacher.scene_diagram",
-    "screen": "teacher.scene_screen",
+    "document": "teacher.scenes.document.render",
+    "chart": "teacher.scenes.chart.render",
+    "diagram": "teacher.scenes.diagram.render",
+    "screen": "teacher.scenes.screenshot.render",
 }
 
 # No side above 2,048 px: hosted vision endpoints scale larger pictures down, and what is read then is not what was

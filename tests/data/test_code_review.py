@@ -16,13 +16,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from schemas.documents import check_document
 from schemas.files import dumps
-from schemas.validation import check_document
-from teacher import scenes
-from teacher.checks import answer_matches, state_hash
-from teacher.domain import Answer, Blueprint, dealt, load
-from teacher.questions import run, used
-from teacher.tasks import build
+from teacher.domain.pack import Answer, Blueprint, dealt, load
+from teacher.domain.questions import run, used
+from teacher.domain.scoring import answer_matches, state_hash
+from teacher.domain.tasks import build
+from teacher.scenes import scene as scenes
 
 pytestmark = pytest.mark.slow
 

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import dumps
-from schemas.validation import check_document
-from teacher.checks import answer_matches, state_hash
-from teacher.domain import Blueprint, load
-from teacher.questions import run, used
-from teacher.scenes import KINDS, check, draw
+from teacher.domain.pack import Blueprint, load
+from teacher.domain.questions import run, used
+from teacher.domain.scoring import answer_matches, state_hash
+from teacher.scenes.scene import KINDS, check, draw
 
 LEGAL = load("legal")
 PACKAGE = LEGAL.environment.__module__.rpartition(".")[0]

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.files import dumps
-from teacher.checks import answer_matches, state_hash
-from teacher.domain import Blueprint, load
-from teacher.questions import run
-from teacher.scenes import Scene, check, draw
-from teacher.tasks import build
+from teacher.domain.pack import Blueprint, load
+from teacher.domain.questions import run
+from teacher.domain.scoring import answer_matches, state_hash
+from teacher.domain.tasks import build
+from teacher.scenes.scene import Scene, check, draw
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def world(split: str, seed: int) -> Any:
 
 
 def answer_of(made: Blueprint) -> dict[str, Any] | None:
-    """The answer as teacher.tasks finds it, without drawing anything."""
+    """The answer as teacher.domain.tasks finds it, without drawing anything."""
     if made.answer:
         return asdict(made.answer)
     if made.program and not made.plan and made.program["op"] != "point":

@@ -11,12 +11,12 @@ import pytest
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
-from flows.run import STAGES
-from teacher.serve import free_port
+from flows.run_directory import STAGES
+from teacher.inference.process import free_port
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def wait_for(what: Any, seconds: float) -> Any:

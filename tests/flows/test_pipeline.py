@@ -18,13 +18,13 @@ import psutil
 import pytest
 from http_server import Handler, HttpServer
 
-from teacher.client import Client
-from teacher.journal import Journal
-from teacher.serve import serve
+from teacher.inference.client import Client
+from teacher.inference.journal import Journal
+from teacher.inference.process import serve
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = {
     "tasks.train": 10,
     "tasks.exam": 4,

@@ -10,9 +10,9 @@ import psutil
 import pytest
 
 from flows import recipe_file
-from flows.recipe import Recipe
-from flows.run import Run, domain_digest, read
+from flows.run_directory import Run, domain_digest, read
 from schemas.errors import InputError, StageError
+from schemas.recipe import Recipe
 
 RECIPE = recipe_file.load("local")
 
@@ -78,7 +78,7 @@ def test_a_copied_output_is_hashed_again_once(opened, monkeypatch):
     do(opened, "filter", {}, kept="abc")
     os.utime(opened.directory / "kept", ns=(1, 1))
     assert opened.is_current("filter", {})
-    monkeypatch.setattr("flows.run.sha256", lambda path: pytest.fail("hashed twice"))
+    monkeypatch.setattr("flows.run_directory.sha256", lambda path: pytest.fail("hashed twice"))
     assert opened.is_current("filter", {})
 
 
@@ -216,7 +216,7 @@ def other(tmp_path, pack):
         [sys.executable, "-c", OPENS_A_RUN, str(tmp_path / "run"), str(pack)],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     ) as process:
         assert process.stdout
         children = [int(pid) for pid in process.stdout.readline().split()]
@@ -254,7 +254,7 @@ def test_a_killed_run_leaves_no_lock_and_its_orphans_are_ended(tmp_path, pack, o
 
 
 def test_an_orphan_that_ignores_sigterm_is_killed(tmp_path, pack, monkeypatch):
-    monkeypatch.setattr("flows.run.SECONDS_TO_END", 0.5)
+    monkeypatch.setattr("flows.run_directory.SECONDS_TO_END", 0.5)
     directory = (tmp_path / "run").resolve()
     stubborn = (
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN);"

@@ -10,16 +10,19 @@ import pytest
 import visual_pack
 from http_server import Handler, HttpServer
 
-from flows import recipe_file, report, stages
-from flows.run import Run
-from flows.work import Work
+from flows import recipe_file
+from flows.report import html
+from flows.run_context import Work
+from flows.run_directory import Run
+from flows.stages import stages
+from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, write_jsonl
-from schemas.validate import judge_file
-from schemas.validation import check_document
-from student import base
-from teacher import catalog, gpus
-from teacher.catalog import TEACHERS
+from schemas.trace_file import judge_file
+from student.models import base
+from teacher.models import catalog
+from teacher.models.catalog import TEACHERS
+from teacher.planning import hardware
 
 # What can be answered without its page, as this teacher knows all visits by heart.
 KNOWN_BLIND = "visit_of_letter"
@@ -89,7 +92,7 @@ def work_in(
     run = Run.open(directory / "run", chosen, domain.name, domain.path)
     described = {**catalog.load("openai", TEACHERS, "teacher"), "served_name": "m"}
     described |= teacher or {}
-    return Work(run, chosen, domain, described, base.load(chosen.student), gpus.find())
+    return Work(run, chosen, domain, described, base.load(chosen.student), hardware.find())
 
 
 def plan_and_generate(work: Work) -> list[dict[str, Any]]:
@@ -141,7 +144,7 @@ def test_a_run_with_a_teacher_that_reads_is_planned_made_judged_and_shown(
     # Two of them may be in flight at once.
     assert receipt["result"]["requests"] <= len(Teacher.requests)
 
-    page = report.write(work.directory).read_text(encoding="utf-8")
+    page = html.write(work.directory).read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") >= 2
     assert "the teacher read what the images show" in page
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
-from schemas.conversation import MESSAGE_REASONS
+from schemas.documents import validator
 from schemas.filter import (
     HINT_HEADER,
     REASONS,
@@ -17,7 +17,7 @@ from schemas.filter import (
     check_trace,
     filter_traces,
 )
-from schemas.validation import validator
+from schemas.messages import MESSAGE_REASONS
 
 SETTINGS = FilterSettings(max_tokens=1000, near_duplicate=0.9, contamination=0.8, per_task=2)
 TOOLS = [

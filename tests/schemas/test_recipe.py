@@ -6,10 +6,11 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from flows import recipe, recipe_file
+from flows import recipe_file
+from schemas import recipe
 from schemas.errors import InputError
-from student import base
-from teacher import catalog
+from student.models import base
+from teacher.models import catalog
 
 SMALL = "teacher: a\nstudent: b\n"
 
@@ -55,7 +56,7 @@ def test_every_recipe_names_a_teacher_and_a_student_that_exist_and_asks_within_t
 
 def test_the_json_schema_is_current():
     assert json.loads(recipe.SCHEMA.read_text()) == recipe.json_schema(), (
-        "run `python -m flows.recipe`"
+        "run `python -m schemas.recipe`"
     )
 
 

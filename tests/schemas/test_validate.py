@@ -8,9 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import InputError
-from schemas.validate import judge_file
+from schemas.trace_file import judge_file
 
-TAU_BENCH = Path(__file__).parents[2] / "shared" / "peers" / "tau-bench" / "airline_traces.jsonl"
+TAU_BENCH = Path(__file__).parents[3] / "shared" / "peers" / "tau-bench" / "airline_traces.jsonl"
 
 TOOLS = [{"type": "function", "function": {"name": "get_contract"}}]
 CALL = {"id": "a", "type": "function", "function": {"name": "get_contract", "arguments": "{}"}}

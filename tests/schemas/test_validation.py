@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.calls import SchemaNotSupported, arguments_problem, check_arguments
-from schemas.conversation import MESSAGE_REASONS, check_messages
+from schemas.documents import check_document, validator
 from schemas.errors import InputError
 from schemas.json_text import parse_json
-from schemas.validation import check_document, validator
+from schemas.messages import MESSAGE_REASONS, check_messages
+from schemas.tool_calls import SchemaNotSupported, arguments_problem, check_arguments
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = Path(__file__).parents[3] / "shared"
 SUITE = SHARED / "peers" / "json-schema-test-suite" / "draft2020-12"
 
 TOOLS = [
@@ -549,7 +549,7 @@ def test_right_documents_pass():
 @pytest.mark.parametrize(
     "name",
     sorted(
-        p.name.split(".")[0] for p in (Path(__file__).parents[1] / "schemas").glob("*.schema.json")
+        p.name.split(".")[0] for p in (Path(__file__).parents[2] / "schemas").glob("*.schema.json")
     ),
 )
 def test_every_schema_is_valid_draft_2020_12(name):

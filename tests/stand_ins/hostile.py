@@ -6,8 +6,8 @@ from typing import Any
 from hypothesis import strategies as st
 
 from schemas.files import dumps
-from teacher.domain import Domain
-from teacher.scenes import Scene
+from teacher.domain.pack import Domain
+from teacher.scenes.scene import Scene
 
 
 def call(

@@ -11,9 +11,9 @@ from typing import Any
 from transformers.convert_slow_tokenizer import TikTokenConverter
 
 from schemas.files import read_json, write_json, write_text
-from teacher import catalog
+from teacher.models import catalog
 
-ORIGINAL = Path(__file__).parents[2] / "shared" / "kimi"
+ORIGINAL = Path(__file__).parents[3] / "shared" / "kimi"
 # Small where the real one is large; the same in MLA's cache, in the vocabulary and in how experts are chosen.
 SHRUNK = {
     "hidden_size": 256,

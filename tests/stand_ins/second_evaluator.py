@@ -1,4 +1,4 @@
-"""A second evaluator of question programs, written apart from teacher/questions.py and sharing nothing with it."""
+"""A second evaluator of question programs, written apart from teacher/domain/questions.py and sharing nothing with it."""
 
 import datetime as dt
 import re
@@ -76,7 +76,7 @@ def quantity(found: Any) -> Any:
 
 
 def evaluate(program: dict[str, Any], pictures: list[dict[str, Any]]) -> Any:
-    """The value of a program's answer, by other means than those of teacher/questions.py."""
+    """The value of a program's answer, by other means than those of teacher/domain/questions.py."""
     tables = [flat(data) for data in pictures]
 
     def of(cell: dict[str, Any]) -> Any:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from teacher.domain import Domain, load
+from teacher.domain.pack import Domain, load
 
 DOMAIN = """\
 name: fees

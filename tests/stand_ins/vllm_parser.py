@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import InputError
-from teacher import vllm
+from teacher.inference import vllm_server
 
 _SCRIPT = """\
 import json, sys
@@ -41,7 +41,7 @@ print("RESULTS", json.dumps(results))
 def parse(commands: list[list[str]]) -> list[dict[str, Any]]:
     """What vLLM makes of each list of arguments, or {"error"}. Skips the test where vLLM is not installed."""
     try:
-        python = vllm.interpreter()
+        python = vllm_server.interpreter()
     except InputError as error:
         pytest.skip(str(error))
     done = subprocess.run(

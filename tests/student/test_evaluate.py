@@ -1,6 +1,6 @@
 import pytest
 
-from schemas.validation import check_document
+from schemas.documents import check_document
 from student.evaluate import gate, score, well_formed
 
 TOOLS = [

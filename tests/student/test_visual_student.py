@@ -23,21 +23,25 @@ from test_examples import trls
 from test_visual_run import Teacher
 from typer.testing import CliRunner
 
-from flows import cli, distill, report, stages
-from flows.run import STAGES
-from flows.work import Work
+from flows import distill
+from flows.cli import main
+from flows.report import html
+from flows.run_context import Work
+from flows.run_directory import STAGES
+from flows.stages import stages
+from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, sha256, write_json
 from schemas.filter import FilterSettings, check_trace
-from schemas.validation import check_document
-from student import base, evaluate
-from student.examples import as_served, examples, turns
-from student.store import resolve
-from teacher import catalog
-from teacher.client import Client
-from teacher.journal import Journal
-from teacher.pictures import as_sent
-from teacher.serve import serve
+from student import evaluate
+from student.models import base
+from student.registry.publish import resolve
+from student.rendering.examples import as_served, examples, turns
+from teacher.inference.client import Client
+from teacher.inference.journal import Journal
+from teacher.inference.process import serve
+from teacher.models import catalog
+from teacher.scenes.images import as_sent
 
 pytestmark = pytest.mark.slow
 
@@ -149,7 +153,7 @@ def test_the_examples_hold_the_pictures_and_all_their_tokens(finished: SimpleNam
     counts = read_json(work.path("train", "examples.json"))
     assert counts["tokens"] == sum(len(example.input_ids) for example in learned)
     assert counts["pictures"] == len(shown)
-    assert f"{len(shown)} pictures read as pixels" in report.write(work.directory).read_text()
+    assert f"{len(shown)} pictures read as pixels" in html.write(work.directory).read_text()
     assert {t["grounding"] for t in kept if t["images"]} == {"pixels"}
 
 
@@ -204,7 +208,7 @@ def pulled(
     """The directory with one pulled variant, and what the command said."""
     monkeypatch.setenv("STILLHOUSE_STORE", str(finished.work.recipe.publish.store))
     to = tmp_path / "pulled"
-    found = CliRunner().invoke(cli.app, ["pull", "fees", "--variant", "Q4_K_M", "--to", str(to)])
+    found = CliRunner().invoke(main.app, ["pull", "fees", "--variant", "Q4_K_M", "--to", str(to)])
     assert found.exit_code == 0, found.output
     return to, found.output
 
@@ -249,7 +253,7 @@ def test_the_traces_are_published_with_their_pictures(
 
     monkeypatch.setenv("STILLHOUSE_STORE", str(finished.work.recipe.publish.store))
     arguments = ["pull", "fees", "--variant", "data", "--to", str(tmp_path)]
-    found = CliRunner().invoke(cli.app, arguments)
+    found = CliRunner().invoke(main.app, arguments)
     assert found.exit_code == 0, found.output
     rows = datasets.load_dataset(
         "parquet",

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from teacher.scenes import Box, Cell
+from teacher.scenes.scene import Box, Cell
 
 
 def _texts(figure: Figure) -> list[tuple[Box, Text]]:

@@ -25,9 +25,9 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter
 from PIL import Image
 
-from teacher.scene_chart_example import example
-from teacher.scene_chart_measure import cells_of, fits, overlap
-from teacher.scene_chart_style import (
+from teacher.scenes.chart.measure import cells_of, fits, overlap
+from teacher.scenes.chart.samples import example
+from teacher.scenes.chart.style import (
     Option,
     Style,
     attempts,
@@ -36,8 +36,8 @@ from teacher.scene_chart_style import (
     readable,
     ticks,
 )
-from teacher.scene_colour import contrast
-from teacher.scenes import MAX_SIDE, Cell, SceneError, covering, font, wrap
+from teacher.scenes.colour import contrast
+from teacher.scenes.scene import MAX_SIDE, Cell, SceneError, covering, font, wrap
 
 __all__ = ["VARIANTS", "build", "example", "paint", "source"]
 

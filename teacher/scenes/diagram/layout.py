@@ -15,7 +15,7 @@ from typing import Any
 import graphlay
 from PIL import ImageFont
 
-from teacher.scenes import MAX_SIDE, SANS, SERIF, Box, covering, font, wrap
+from teacher.scenes.scene import MAX_SIDE, SANS, SERIF, Box, covering, font, wrap
 
 Point = tuple[float, float]
 

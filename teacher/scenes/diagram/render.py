@@ -16,8 +16,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from teacher.scene_diagram_example import example
-from teacher.scene_diagram_layout import (
+from teacher.scenes.diagram.layout import (
     Placed,
     Point,
     Style,
@@ -30,7 +29,8 @@ from teacher.scene_diagram_layout import (
     line_height,
     sequence,
 )
-from teacher.scenes import MAX_SIDE, Box, Canvas, Cell, SceneError, wrap
+from teacher.scenes.diagram.samples import example
+from teacher.scenes.scene import MAX_SIDE, Box, Canvas, Cell, SceneError, wrap
 
 __all__ = ["VARIANTS", "example", "paint", "source"]
 

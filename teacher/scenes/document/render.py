@@ -18,11 +18,11 @@ from typing import Any
 
 from PIL import Image
 
-from teacher.scene_document_example import example as example
-from teacher.scene_document_style import Style
-from teacher.scene_scan import scanned
-from teacher.scene_table import draw_table
-from teacher.scenes import (
+from teacher.scenes.document.samples import example as example
+from teacher.scenes.document.scan import scanned
+from teacher.scenes.document.style import Style
+from teacher.scenes.document.table import draw_table
+from teacher.scenes.scene import (
     MAX_SIDE,
     Canvas,
     Cell,

@@ -6,7 +6,7 @@ import random
 import numpy as np
 from PIL import Image, ImageFilter
 
-from teacher.scenes import Cell, rotated
+from teacher.scenes.scene import Cell, rotated
 
 
 def scanned(image: Image.Image, cells: list[Cell], seed: int) -> tuple[Image.Image, list[Cell]]:

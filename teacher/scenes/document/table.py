@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import ImageFont
 
-from teacher.scenes import Canvas, SceneError, covering, wrap
+from teacher.scenes.scene import Canvas, SceneError, covering, wrap
 
 _PAD = 9
 

@@ -8,9 +8,9 @@ from pygments.styles import get_style_by_name
 from pygments.token import Token
 from pygments.util import ClassNotFound
 
-from teacher.scene_colour import mix
-from teacher.scene_screen_pane import readable
-from teacher.scenes import MAX_SIDE, Box, Canvas, SceneError, font
+from teacher.scenes.colour import mix
+from teacher.scenes.scene import MAX_SIDE, Box, Canvas, SceneError, font
+from teacher.scenes.screenshot.widgets import readable
 
 _LIGHT = ("default", "friendly", "vs", "xcode", "tango", "solarized-light", "gruvbox-light", "sas")
 _DARK = (

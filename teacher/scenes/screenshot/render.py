@@ -16,11 +16,11 @@ from typing import Any
 
 from PIL import Image
 
-from teacher.scene_colour import mix
-from teacher.scene_screen_code import Editor, needed_width
-from teacher.scene_screen_example import example
-from teacher.scene_screen_pane import DARK, LIGHT, Pane, Style, readable, shown, table_width
-from teacher.scenes import MAX_SIDE, Canvas, Cell, SceneError, font
+from teacher.scenes.colour import mix
+from teacher.scenes.scene import MAX_SIDE, Canvas, Cell, SceneError, font
+from teacher.scenes.screenshot.code import Editor, needed_width
+from teacher.scenes.screenshot.samples import example
+from teacher.scenes.screenshot.widgets import DARK, LIGHT, Pane, Style, readable, shown, table_width
 
 __all__ = ["VARIANTS", "example", "paint", "source"]
 

@@ -8,8 +8,8 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
-from teacher.scene_colour import contrast, luminance, mix
-from teacher.scenes import SANS, Box, Canvas, SceneError, covering, font, wrap
+from teacher.scenes.colour import contrast, luminance, mix
+from teacher.scenes.scene import SANS, Box, Canvas, SceneError, covering, font, wrap
 
 # Text against its ground; WCAG 2.2, success criterion 1.4.3. Anti-aliasing takes some of it on the pixels.
 _LEAST_CONTRAST = 5.5

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from flows import cli, recipe_file, run
+from flows import recipe_file, run_directory
+from flows.cli import main
 from schemas.errors import GateError, StageError
-from teacher import domain as packs
+from teacher.domain import pack as packs
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[3]
 TRACES = ROOT.parent / "shared" / "peers" / "tau-bench" / "airline_traces.jsonl"
 
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cli, "_error_log", Path("stillhouse-error.log"))
+    monkeypatch.setattr(main, "_error_log", Path("stillhouse-error.log"))
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def stillhouse(capsys):
     """Runs the command in this process: (exit code, stdout, stderr)."""
 
     def call(*arguments: str) -> tuple[int, str, str]:
-        code = cli._run(list(arguments))
+        code = main._run(list(arguments))
         out = capsys.readouterr()
         return code, out.out, out.err
 
@@ -239,7 +240,7 @@ def test_json_to_stdout_is_only_the_json(stillhouse, stages):
 def test_a_stage_of_a_run_takes_its_recipe_and_domain_from_the_run(stillhouse, stages, tmp_path):
     pack(stillhouse, "desk")
     chosen = recipe_file.load("local", ["train.epochs=9"])
-    run.Run.open(tmp_path / "r", chosen, "desk", tmp_path / "desk").close()
+    run_directory.Run.open(tmp_path / "r", chosen, "desk", tmp_path / "desk").close()
     code, _, error = stillhouse("train", "r")
     assert (code, error) == (0, "")
     (call,) = stages.calls
@@ -296,7 +297,7 @@ def test_a_new_domain_loads_and_its_tasks_are_solvable(stillhouse):
     loaded = packs.load("./My Desk")
     assert loaded.name == "my-desk"
     assert {t.kind for t in loaded.templates.values()} == {"lookup", "workflow"}  # type: ignore[attr-defined]
-    tasks = pytest.importorskip("teacher.tasks")
+    tasks = pytest.importorskip("teacher.domain.tasks")
     train, exam = tasks.sample(loaded, "train", 200, 0), tasks.sample(loaded, "exam", 60, 0)
     assert len(train) == 200
     numbers = [
@@ -405,9 +406,9 @@ def test_make_setup_without_a_python_new_enough_is_one_line(tmp_path, python):
 
 def test_help_does_not_wait_for_the_heavy_libraries():
     code = (
-        "import sys, flows.cli\n"
+        "import sys, flows.cli.main\n"
         "sys.argv = ['stillhouse', '--help']\n"
-        "try: flows.cli.main()\n"
+        "try: flows.cli.main.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'datasets', 'prefect', 'numpy', 'PIL', 'openai'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"

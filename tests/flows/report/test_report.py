@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from flows import recipe_file, report
-from flows.run import Run
+from flows import recipe_file
+from flows.report import html
+from flows.run_directory import Run
+from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import write_json, write_jsonl
-from schemas.validation import check_document
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7 * 7 }}'
 
@@ -145,7 +146,7 @@ def finished(directory: Path) -> Path:
 
 @pytest.fixture
 def page(tmp_path):
-    return report.write(finished(tmp_path / "run")).read_text()
+    return html.write(finished(tmp_path / "run")).read_text()
 
 
 def test_the_report_shows_funnel_scorecard_loss_samples_and_stages(page):
@@ -194,7 +195,7 @@ def test_a_run_that_has_only_begun_says_what_has_not_run_yet(tmp_path):
     pack = tmp_path / "pack"
     pack.mkdir()
     Run.open(tmp_path / "run", recipe_file.load("local"), "pack", pack).close()
-    page = report.write(tmp_path / "run").read_text()
+    page = html.write(tmp_path / "run").read_text()
     for stage in ("filter", "train", "evaluate"):
         assert f"{stage}: not run yet" in page
 
@@ -203,7 +204,7 @@ def test_a_run_in_the_middle_of_training_has_a_report_despite_a_torn_line(tmp_pa
     directory = finished(tmp_path / "run")
     with (directory / "train" / "log.jsonl").open("a") as file:
         file.write('{"step": 125, "lo')
-    assert "<svg" in report.write(directory).read_text()
+    assert "<svg" in html.write(directory).read_text()
 
 
 def test_a_malformed_trace_does_not_break_the_report(tmp_path):
@@ -216,14 +217,14 @@ def test_a_malformed_trace_does_not_break_the_report(tmp_path):
         {"role": "assistant", "tool_calls": [{}]},
     ]
     (directory / "filter" / "rejected.jsonl").write_text(json.dumps(broken) + "\n")
-    assert "malformed_trace" in report.write(directory).read_text()
+    assert "malformed_trace" in html.write(directory).read_text()
 
 
 def test_a_directory_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a run"):
-        report.write(tmp_path)
+        html.write(tmp_path)
 
 
 def test_the_same_run_gives_the_same_page(tmp_path):
     directory = finished(tmp_path / "run")
-    assert report.write(directory).read_bytes() == report.write(directory).read_bytes()
+    assert html.write(directory).read_bytes() == html.write(directory).read_bytes()

@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from schemas.errors import StageError
-from student.merge import merge
+from student.export.merge import merge
 
 TEMPLATE = "{{ 'é' }}{% for m in messages %}{{ m.content }}{% endfor %}\n"
 

@@ -9,10 +9,11 @@ import pytest
 from gguf import GGUFWriter
 from test_examples import END, SHIPPED, TOOLS, tiny_tokenizer
 
-from student import base, parity
-from student.examples import Renderer
-from student.gguf import convert
-from teacher.serve import Endpoint, serve
+from student.export import gate
+from student.export.gguf import convert
+from student.models import base
+from student.rendering.examples import Renderer
+from teacher.inference.process import Endpoint, serve
 
 RENDERER = Renderer(tiny_tokenizer(), SHIPPED, [END])
 
@@ -80,8 +81,8 @@ def gguf(path: Path, **metadata) -> Path:
     ids=["equal", "a letter", "a line feed more", "cut short", "none"],
 )
 def test_the_template_in_the_file_is_the_trained_one_to_the_byte(tmp_path, metadata, problem):
-    [found] = parity.metadata(gguf(tmp_path / "a.gguf", **metadata), "tokenizer.chat_template")
-    check = parity._template(found, SHIPPED)
+    [found] = gate.metadata(gguf(tmp_path / "a.gguf", **metadata), "tokenizer.chat_template")
+    check = gate._template(found, SHIPPED)
     assert check["name"] == "template"
     assert check["passed"] == (problem is None)
     assert (problem or f"{len(SHIPPED.encode())} bytes, equal") in check["detail"]
@@ -91,8 +92,8 @@ def test_the_file_ends_a_turn_by_one_of_the_students_stop_tokens(tmp_path):
     end, start = RENDERER.tokenizer.convert_tokens_to_ids([END, "<|im_start|>"])
 
     def checked(file, renderer=RENDERER):
-        [found] = parity.metadata(file, "tokenizer.ggml.eos_token_id")
-        return parity._stop_token(found, renderer)
+        [found] = gate.metadata(file, "tokenizer.ggml.eos_token_id")
+        return gate._stop_token(found, renderer)
 
     assert checked(gguf(tmp_path / "a.gguf", eos=end))["passed"]
     for metadata in ({"eos": start}, {}):
@@ -157,7 +158,7 @@ GOOD_CALL = reply(calls=call({"key": "C-1"}, number=7)["tool_calls"])
 
 def test_turns_that_end_pass_and_the_last_turn_is_what_is_asked_for(scripted):
     server = scripted(reply("On 2 March."), reply(None))
-    check = parity._ends_turns(server.endpoint, [trace(), TALK], RENDERER)
+    check = gate._ends_turns(server.endpoint, [trace(), TALK], RENDERER)
     assert check == {"name": "ends_turns", "passed": True, "detail": "2 turns ended"}
     assert [path for path, _ in server.asked] == ["/v1/chat/completions"] * 2
     assert server.asked[0][1]["messages"] == trace()["messages"][:-1]
@@ -173,13 +174,13 @@ def test_turns_that_end_pass_and_the_last_turn_is_what_is_asked_for(scripted):
 )
 def test_a_turn_that_does_not_end_or_says_its_stop_token_fails(scripted, bad, detail):
     server = scripted(reply("Hello."), bad, reply("never asked"))
-    check = parity._ends_turns(server.endpoint, [TALK, trace(), TALK], RENDERER)
+    check = gate._ends_turns(server.endpoint, [TALK, trace(), TALK], RENDERER)
     assert check == {"name": "ends_turns", "passed": False, "detail": detail}
 
 
 def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
     server = scripted(GOOD_CALL, reply("On 2 March."))
-    check = parity._round_trip(server.endpoint, [trace()], RENDERER)
+    check = gate._round_trip(server.endpoint, [trace()], RENDERER)
     assert check["passed"], check
     assert check["detail"] == "called find, took its result"
     first, second = (body["messages"] for _, body in server.asked)
@@ -206,11 +207,11 @@ def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
     ids=["no call", "no JSON", "wrong type", "silence", "unreadable", "endless"],
 )
 def test_one_trace_that_comes_back_is_enough_and_none_is_a_failure(scripted, replies, detail):
-    check = parity._round_trip(scripted(*replies).endpoint, [trace()], RENDERER)
+    check = gate._round_trip(scripted(*replies).endpoint, [trace()], RENDERER)
     assert (check["name"], check["passed"]) == ("tool_round_trip", False)
     assert detail in check["detail"]
     again = scripted(*replies, GOOD_CALL, reply("On 2 March."))
-    assert parity._round_trip(again.endpoint, [trace(), trace()], RENDERER)["passed"]
+    assert gate._round_trip(again.endpoint, [trace(), trace()], RENDERER)["passed"]
 
 
 def test_of_a_model_that_was_not_trained_on_the_traces_the_file_is_judged_and_not_its_skill(
@@ -218,39 +219,37 @@ def test_of_a_model_that_was_not_trained_on_the_traces_the_file_is_judged_and_no
 ):
     endless = reply("and so on", finish_reason="length")
     ended = scripted(endless, reply("Hello."))
-    check = parity._ends_turns(ended.endpoint, [trace(), TALK], RENDERER, trained=False)
+    check = gate._ends_turns(ended.endpoint, [trace(), TALK], RENDERER, trained=False)
     assert check == {"name": "ends_turns", "passed": True, "detail": "1 of 2 turns ended"}
-    check = parity._ends_turns(scripted(endless).endpoint, [trace()], RENDERER, trained=False)
+    check = gate._ends_turns(scripted(endless).endpoint, [trace()], RENDERER, trained=False)
     assert check["passed"] is False
 
     server = scripted(reply("I find nothing."))
-    check = parity._round_trip(server.endpoint, [trace()], RENDERER, trained=False)
+    check = gate._round_trip(server.endpoint, [trace()], RENDERER, trained=False)
     assert check["passed"] is None and "without a call" in check["detail"]
     assert server.asked[0][1]["tool_choice"] == "required"
     left = scripted(reply('<tool>{"name": "find", "arguments": {"key": "C-1"}}'))
-    check = parity._round_trip(left.endpoint, [trace()], RENDERER, trained=False)
+    check = gate._round_trip(left.endpoint, [trace()], RENDERER, trained=False)
     assert check["passed"] is False  # a call that the server did not take for one
     for wrong in (reply(calls=call({"key": 1})["tool_calls"]), 500):
         # The fault is what is said, also where another trace is not even called for.
         server = scripted(wrong, reply("I find nothing."))
-        check = parity._round_trip(server.endpoint, [trace(), trace()], RENDERER, trained=False)
+        check = gate._round_trip(server.endpoint, [trace(), trace()], RENDERER, trained=False)
         assert check["passed"] is False and "without a call" not in check["detail"]
     endless = scripted(reply(calls=call({"key": 1})["tool_calls"], finish_reason="length"))
-    check = parity._round_trip(endless.endpoint, [trace()], RENDERER, trained=False)
+    check = gate._round_trip(endless.endpoint, [trace()], RENDERER, trained=False)
     assert check["passed"] is None and "no end" in check["detail"]
 
 
 def test_a_further_call_after_the_result_is_a_turn_too(scripted):
-    assert parity._round_trip(scripted(GOOD_CALL, GOOD_CALL).endpoint, [trace()], RENDERER)[
-        "passed"
-    ]
+    assert gate._round_trip(scripted(GOOD_CALL, GOOD_CALL).endpoint, [trace()], RENDERER)["passed"]
 
 
 @pytest.mark.parametrize("traces", [[], [TALK]])
 def test_where_no_trace_has_a_call_the_round_trip_is_not_proven_and_nothing_is_asked(
     scripted, traces
 ):
-    check = parity._round_trip(scripted().endpoint, traces, RENDERER)
+    check = gate._round_trip(scripted().endpoint, traces, RENDERER)
     assert check == {"name": "tool_round_trip", "passed": False, "detail": "no trace to try"}
 
 
@@ -259,16 +258,16 @@ def test_what_the_server_refuses_fails_the_check_that_asked(scripted, tmp_path, 
     from contextlib import nullcontext
 
     text = RENDERER.text(TALK["messages"], TOOLS)
-    texts = [*parity.ODD_TEXTS, text]
+    texts = [*gate.ODD_TEXTS, text]
     server = scripted(
         {"prompt": RENDERER.text(TALK["messages"][:1], TOOLS, add_generation_prompt=True)},
         *({"tokens": RENDERER.ids(odd)} for odd in texts),
         500,
     )
-    monkeypatch.setattr(parity, "serve", lambda *args, **more: nullcontext(server.endpoint))
+    monkeypatch.setattr(gate, "serve", lambda *args, **more: nullcontext(server.endpoint))
     end = RENDERER.tokenizer.convert_tokens_to_ids(END)
     file = gguf(tmp_path / "a.gguf", template=SHIPPED, eos=end)
-    checks = parity.gate(file, [TALK], RENDERER, 4096, tmp_path / "log")
+    checks = gate.gate(file, [TALK], RENDERER, 4096, tmp_path / "log")
     assert [(check["name"], check["passed"]) for check in checks] == [
         ("template", True),
         ("stop_token", True),
@@ -282,11 +281,11 @@ def test_what_the_server_refuses_fails_the_check_that_asked(scripted, tmp_path, 
 
 def test_prompts_and_token_ids_that_differ_fail_where_they_first_differ(scripted):
     prompt = RENDERER.text(TALK["messages"][:1], TOOLS, add_generation_prompt=True)
-    check = parity._rendering(scripted({"prompt": prompt[:-1]}).endpoint, [TALK], RENDERER)
+    check = gate._rendering(scripted({"prompt": prompt[:-1]}).endpoint, [TALK], RENDERER)
     assert (check["name"], check["passed"]) == ("rendering", False)
     assert check["detail"] == f"talk/0: message 1: differs at character {len(prompt) - 1}"
-    ids = RENDERER.ids(parity.ODD_TEXTS[0])
-    check = parity._token_ids(scripted({"tokens": [*ids[:3], -1]}).endpoint, [TALK], RENDERER)
+    ids = RENDERER.ids(gate.ODD_TEXTS[0])
+    check = gate._token_ids(scripted({"tokens": [*ids[:3], -1]}).endpoint, [TALK], RENDERER)
     assert (check["name"], check["passed"]) == ("token_ids", False)
     assert check["detail"].endswith("differs at token 3")
 
@@ -386,7 +385,7 @@ def tiny(untrained, tmp_path_factory):
 @pytest.mark.slow
 def test_the_untouched_student_passes_what_needs_no_training(renderer, tmp_path):
     file = base.gguf(base.load("smollm2-135m"), "Q8_0")
-    checks = parity.gate(file, CONVERSATIONS[:1], renderer, 2048, tmp_path / "log")
+    checks = gate.gate(file, CONVERSATIONS[:1], renderer, 2048, tmp_path / "log")
     assert [check["name"] for check in checks] == [
         *BEFORE_TRAINING,
         "ends_turns",
@@ -399,9 +398,9 @@ def test_the_untouched_student_passes_what_needs_no_training(renderer, tmp_path)
 def test_the_server_renders_every_prompt_as_the_student_was_trained_on(renderer, tmp_path):
     file = base.gguf(base.load("smollm2-135m"), "Q8_0")
     with serve(file, tmp_path / "log", slots=1, context=2048) as endpoint:
-        rendering = parity._rendering(endpoint, CONVERSATIONS, renderer)
+        rendering = gate._rendering(endpoint, CONVERSATIONS, renderer)
         assert rendering == {"name": "rendering", "passed": True, "detail": "11 prompts, equal"}
-        token_ids = parity._token_ids(endpoint, CONVERSATIONS, renderer)
+        token_ids = gate._token_ids(endpoint, CONVERSATIONS, renderer)
         assert token_ids["passed"], token_ids
 
 
@@ -410,7 +409,7 @@ def test_a_model_with_another_template_fails_by_its_template_alone(tiny, rendere
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "chat_template.jinja").write_text(SHIPPED + "{#- the same prompts -#}")
     convert(other, tmp_path / "other.gguf")
-    checks = parity.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
+    checks = gate.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
     assert list(failed(checks)) == ["template"]
 
 
@@ -421,7 +420,7 @@ def test_a_model_whose_template_renders_otherwise_fails_by_its_prompts_too(
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "chat_template.jinja").write_text(SHIPPED.replace("\\nTools:", "\\nTools are:"))
     convert(other, tmp_path / "other.gguf")
-    checks = parity.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
+    checks = gate.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
     assert list(failed(checks)) == ["template", "rendering"]
 
 
@@ -436,7 +435,7 @@ def test_a_model_with_another_end_of_turn_fails_by_its_stop_token_alone(tiny, re
             settings["eos_token"] = "<|im_start|>"
         (other / name).write_text(json.dumps(settings))
     convert(other, tmp_path / "other.gguf")
-    checks = parity.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
+    checks = gate.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
     assert failed(checks) == {
         "stop_token": "the file ends a turn with token 1, expected {2: '<|im_end|>'}"
     }

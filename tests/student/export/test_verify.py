@@ -10,7 +10,8 @@ import pytest
 
 from schemas.errors import InputError
 from schemas.files import write_jsonl
-from student import base, verify
+from student.export import verify
+from student.models import base
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def like_the_file(original: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The original with the template that is in the file."""
-    from student.parity import metadata
+    from student.export.gate import metadata
 
     directory = tmp_path_factory.mktemp("original")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):

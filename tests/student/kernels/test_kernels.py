@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from student import kernels, nf4, plain_kernels
+from student.kernels import nf4, torch_ops, triton_ops
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HERE, KIND = ("cpu", torch.float32) if INTERPRETED else ("cuda", torch.bfloat16)
@@ -84,7 +84,7 @@ def some_nf4(
 def test_nf4_is_unpacked_value_by_value(nested):
     packed, state, values = some_nf4(12, 192, nested)
     out = torch.empty(12, 200)
-    plain_kernels.dequantise(packed, state, out[:, :192])
+    torch_ops.dequantise(packed, state, out[:, :192])
     assert torch.equal(out[:, :192], values)
 
 
@@ -93,7 +93,7 @@ def test_nf4_is_unpacked_as_bitsandbytes_does():
     weight = torch.randn(384, 128, generator=torch.Generator().manual_seed(0)) * 0.02
     packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
     out = torch.empty_like(weight)
-    plain_kernels.dequantise(packed, state, out)
+    torch_ops.dequantise(packed, state, out)
     assert torch.equal(out, functional.dequantize_4bit(packed, state))
 
 
@@ -110,8 +110,8 @@ def test_the_dequantiser_is_exact(nested, monkeypatch):
             if isinstance(value, torch.Tensor):
                 setattr(part, name, value.to(HERE))
     out, expected = (some(12, 208, kind=torch.bfloat16) for _ in range(2))
-    kernels.dequantise(packed.to(HERE), state, out[:, :192])
-    plain_kernels.dequantise(packed.to(HERE), state, expected[:, :192])
+    triton_ops.dequantise(packed.to(HERE), state, out[:, :192])
+    torch_ops.dequantise(packed.to(HERE), state, expected[:, :192])
     assert torch.equal(out[:, :192], expected[:, :192])
 
 
@@ -155,7 +155,7 @@ def test_the_kernels_compute_what_plain_pytorch_does():
     for name, arguments in calls():
         # Both on copies; compared is all that they return or write.
         ours, plain = copy.deepcopy(arguments), copy.deepcopy(arguments)
-        results = getattr(kernels, name)(*ours), getattr(plain_kernels, name)(*plain)
+        results = getattr(triton_ops, name)(*ours), getattr(torch_ops, name)(*plain)
         pairs = [(a, b) for a, b in zip(ours, plain, strict=True) if isinstance(a, torch.Tensor)]
         if results[0] is not None:
             pairs.append(results)
@@ -205,7 +205,7 @@ def test_without_a_gpu_all_compile_for_a_hopper(monkeypatch, tmp_path):
         packed, state, _ = some_nf4(12, 192, nested)
         some_calls.append(("dequantise", (packed, state, some(12, 192, on="cpu"))))
     for name, arguments in some_calls:
-        getattr(kernels, name)(*arguments)
+        getattr(triton_ops, name)(*arguments)
     assert len(compiled) == len(some_calls) and all(size for _, size in compiled)
 
 

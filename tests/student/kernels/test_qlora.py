@@ -8,9 +8,10 @@ import pytest
 import torch
 from test_kernels import apart
 
-from student import plain_kernels, plan, qlora, vision
-from student.generic import shape_of
-from student.loss import linear_cross_entropy
+from student.kernels import fused_layers, torch_ops
+from student.kernels.linear_cross_entropy import linear_cross_entropy
+from student.models.introspect import shape_of
+from student.training import memory, vision
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 96,
@@ -67,7 +68,7 @@ def test_loss_and_gradients_are_those_of_the_replaced_layers(family, keep):
     model = tiny(family)
     tokens = some_tokens()
     expected = loss_and_gradients(model, input_ids=tokens, labels=tokens)
-    qlora.install(model, keep=keep)
+    fused_layers.install(model, keep=keep)
     assert_same(loss_and_gradients(model, input_ids=tokens, labels=tokens), expected)
 
 
@@ -153,7 +154,7 @@ def test_the_same_holds_for_those_that_see(family, keep):
     blank = loss_and_gradients(model, **inputs | {"pixel_values": nothing})
     assert (blank["loss"] - expected["loss"]).abs() > 1e-4
     assert not any("visual" in name for name in expected)
-    qlora.install(model, keep=keep)
+    fused_layers.install(model, keep=keep)
     assert_same(loss_and_gradients(model, **inputs), expected)
 
 
@@ -162,7 +163,7 @@ def test_gradients_add_up_over_micro_batches_and_reach_the_embeddings():
     model.get_base_model().model.embed_tokens.weight.requires_grad_()
     tokens = some_tokens()
     expected = loss_and_gradients(model, input_ids=tokens, labels=tokens)
-    qlora.install(model, keep=2)
+    fused_layers.install(model, keep=2)
     model.zero_grad()
     for row in tokens.split(1):
         (model(input_ids=row, labels=row).loss / 2).backward()
@@ -177,14 +178,14 @@ def test_padding_on_the_right_needs_no_mask():
     mask, labels = torch.ones_like(tokens), tokens.clone()
     mask[1, 7:], labels[1, 7:] = 0, -100
     expected = loss_and_gradients(model, input_ids=tokens, labels=labels, attention_mask=mask)
-    qlora.install(model)
+    fused_layers.install(model)
     found = loss_and_gradients(model, input_ids=tokens, labels=labels, attention_mask=mask)
     assert_same(found, expected)
 
 
 def test_padding_on_the_left_is_refused():
     model = tiny("Qwen3")
-    qlora.install(model)
+    fused_layers.install(model)
     mask = torch.ones_like(some_tokens())
     mask[1, :2] = 0
     with pytest.raises(ValueError, match="Pad on the right"):
@@ -203,7 +204,7 @@ def test_packed_sequences_do_not_see_each_other(told):
         counted = (part.stop - part.start - 1) / 10
         (model(input_ids=tokens[:, part], labels=labels[:, part]).loss * counted).backward()
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
-    qlora.install(model, keep=1)
+    fused_layers.install(model, keep=1)
     packed: dict[str, Any] = {"position_ids": torch.tensor([[*range(5), *range(7)]])}
     if told == "by cu_seq_lens":
         packed |= {"cu_seq_lens_q": torch.tensor([0, 5, 12], dtype=torch.int32), "max_length_q": 7}
@@ -213,7 +214,7 @@ def test_packed_sequences_do_not_see_each_other(told):
 def test_generation_and_the_bare_model_are_left_as_they_are():
     model = tiny("Qwen3")
     twin = copy.deepcopy(model)
-    qlora.install(model)
+    fused_layers.install(model)
     tokens = some_tokens()[:, :4]
     wanted = twin.eval().generate(input_ids=tokens, max_new_tokens=5, do_sample=False)
     assert torch.equal(
@@ -233,25 +234,25 @@ def test_what_cannot_be_fused_is_named():
         return get_peft_model(Qwen3ForCausalLM(Qwen3Config(**SHAPE)), lora)
 
     with pytest.raises(ValueError, match="layer 0, q_proj: LoRA dropout 0.1"):
-        qlora.install(with_lora(lora_dropout=0.1))
+        fused_layers.install(with_lora(lora_dropout=0.1))
     with pytest.raises(ValueError, match="layer 0, gate_proj: has no LoRA"):
-        qlora.install(with_lora(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
+        fused_layers.install(with_lora(target_modules=["q_proj", "k_proj", "v_proj", "o_proj"]))
     with pytest.raises(ValueError, match="DoRA"):
-        qlora.install(with_lora(use_dora=True))
+        fused_layers.install(with_lora(use_dora=True))
     checkpointed = with_lora()
     checkpointed.gradient_checkpointing_enable()
-    qlora.install(checkpointed)
+    fused_layers.install(checkpointed)
     with pytest.raises(ValueError, match="gradient checkpointing is on"):
         checkpointed.train()(input_ids=some_tokens())
     trained = with_lora(modules_to_save=["input_layernorm"])
     with pytest.raises(ValueError, match="layer 0: .*input_layernorm.* is trained"):
-        qlora.install(trained)
+        fused_layers.install(trained)
 
 
 def test_the_layer_keeps_as_much_as_is_announced(monkeypatch):
     model = tiny("Qwen3")
     kept: list[int] = []
-    original = qlora._Layer.forward
+    original = fused_layers._Layer.forward
 
     def forward(self, fused, batch, x, *rest, **options):
         out, saved = original(self, fused, batch, x, *rest, **options)
@@ -259,12 +260,12 @@ def test_the_layer_keeps_as_much_as_is_announced(monkeypatch):
         kept.append(sum(p.numel() for p in parts))
         return out, saved
 
-    monkeypatch.setattr(qlora._Layer, "forward", forward)
-    qlora.install(model)
+    monkeypatch.setattr(fused_layers._Layer, "forward", forward)
+    fused_layers.install(model)
     tokens = some_tokens()
     model(input_ids=tokens, labels=tokens)
     config = model.config
-    whole, _ = plan.activation_bytes(shape_of(config), rank=5, element=8)
+    whole, _ = memory.activation_bytes(shape_of(config), rank=5, element=8)
     assert kept[0] * 8 / tokens.numel() == whole - 4 * config.num_attention_heads
 
 
@@ -287,14 +288,14 @@ def test_layers_are_kept_while_they_fit():
     from transformers import Qwen3Config
 
     config = Qwen3Config(**SHAPE)
-    whole, least = plan.activation_bytes(shape_of(config), rank=8)
-    plenty = plan.layers_to_keep(shape_of(config), 100, 10**9)
+    whole, least = memory.activation_bytes(shape_of(config), rank=8)
+    plenty = memory.layers_to_keep(shape_of(config), 100, 10**9)
     assert plenty == config.num_hidden_layers
     working = bisect_left(
-        range(10**9), 0, key=lambda n: plan.layers_to_keep(shape_of(config), 100, n)
+        range(10**9), 0, key=lambda n: memory.layers_to_keep(shape_of(config), 100, n)
     )
-    assert plan.layers_to_keep(shape_of(config), 100, working) == 0
-    assert plan.layers_to_keep(shape_of(config), 100, working + 100 * 2 * (whole - least)) == 2
+    assert memory.layers_to_keep(shape_of(config), 100, working) == 0
+    assert memory.layers_to_keep(shape_of(config), 100, working + 100 * 2 * (whole - least)) == 2
 
 
 @pytest.mark.slow
@@ -331,7 +332,7 @@ def test_the_trainer_learns_the_same_with_fused_layers(tmp_path):
             processing_class=tiny_tokenizer(),
         )
         if kind == "fused":
-            qlora.install(trainer.model, keep=1)
+            fused_layers.install(trainer.model, keep=1)
         trainer.train()
         losses[kind] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
         losses[kind].append(trainer.evaluate()["eval_loss"])
@@ -381,11 +382,11 @@ def test_two_steps_on_4_bit_weights_follow_float32(kind, head, rows, length, off
         if hasattr(module, "lora_A"):
             weight = module.base_layer.weight
             plain = torch.nn.Linear(module.in_features, module.out_features, False, "cuda")
-            plain_kernels.dequantise(weight.data, weight.quant_state, plain.weight.data)
+            torch_ops.dequantise(weight.data, weight.quant_state, plain.weight.data)
             module.base_layer = plain.requires_grad_(False)
     exact = exact.float()
     exact_adapters = [p for p in exact.parameters() if p.requires_grad]
-    qlora.install(model, keep=1, offload=offload)
+    fused_layers.install(model, keep=1, offload=offload)
     tokens = some_tokens(rows, length).cuda()
     # With a cache, which is transformers' default in training too, it would not see that sequences are packed.
     inputs: dict[str, Any] = {"input_ids": tokens, "labels": tokens, "use_cache": False}
@@ -425,8 +426,8 @@ def test_a_student_that_sees_is_quantised_once_and_its_tower_is_not(family, tmp_
     pytest.importorskip("bitsandbytes")
     from peft import get_peft_model
 
-    from flows.recipe import Train
-    from student import quantised as kept
+    from schemas.recipe import Train
+    from student.training import quantized_base as kept
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     base = tiny_seeing(family).get_base_model()

@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import InputError
-from student import base
-from student.template import chat_template
-from teacher import catalog
+from student.models import base
+from student.rendering.chat_template import chat_template
+from teacher.models import catalog
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
 

@@ -7,8 +7,8 @@ from PIL import Image
 from test_examples import TOOLS, calls, result, says, trace, user
 from test_vision import IMAGE, page, text
 
-from student import dataset
-from teacher.pictures import Album
+from student.registry import parquet
+from teacher.scenes.images import Album
 
 
 def test_a_parquet_file_has_messages_tools_and_the_bytes_of_pictures(tmp_path):
@@ -24,7 +24,7 @@ def test_a_parquet_file_has_messages_tools_and_the_bytes_of_pictures(tmp_path):
         says("Never."),
     ]
     rows = [trace(messages) | {"images": names}, trace([user("Hi"), says("Hello.")], [])]
-    assert dataset.write(rows, album, tmp_path / "train.parquet") == 2
+    assert parquet.write(rows, album, tmp_path / "train.parquet") == 2
     read = datasets.Dataset.from_parquet(
         str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "cache")
     )
@@ -59,5 +59,5 @@ def test_a_parquet_file_has_messages_tools_and_the_bytes_of_pictures(tmp_path):
 
 
 def test_a_text_that_spells_llama_factorys_placeholder_is_no_picture():
-    (turn,) = dataset._turns([user("What is <image>?")])
+    (turn,) = parquet._turns([user("What is <image>?")])
     assert "<image>" not in turn["value"]

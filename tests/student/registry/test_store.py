@@ -15,8 +15,7 @@ import pytest
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_json, sha256, write_json
-from student.pull import pull
-from student.store import (
+from student.registry.publish import (
     Published,
     PublishFile,
     files_under,
@@ -25,6 +24,7 @@ from student.store import (
     resolve,
     store_directory,
 )
+from student.registry.pull import pull
 
 Q8, Q4 = b"q8 weights " * 5000, b"q4 weights " * 2000
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from student import base
-from student.examples import (
+from student.models import base
+from student.rendering.examples import (
     IGNORED,
     Example,
     Renderer,
@@ -19,7 +19,7 @@ from student.examples import (
     as_template_reads,
     examples,
 )
-from teacher import catalog
+from teacher.models import catalog
 
 END = "<|im_end|>"
 SHIPPED = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text()

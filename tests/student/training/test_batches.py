@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.batches import groups, joined, pack, pack_padded, packed_row, padded
-from student.examples import IGNORED
+from student.rendering.examples import IGNORED
+from student.training.micro_batches import groups, joined, pack, pack_padded, packed_row, padded
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=30)
 

@@ -7,10 +7,10 @@ import test_filter
 from test_base import random_llama
 from test_examples import QWEN3, QWEN25, TOOLS, TWO_REQUESTS, calls, result, says, stretches, user
 
-from flows.recipe import Train
 from schemas.errors import InputError, StageError
-from student import mixture
-from student.examples import turns
+from schemas.recipe import Train
+from student.rendering.examples import turns
+from student.training import mixture
 
 
 def trace(number=0, messages=TWO_REQUESTS):
@@ -186,14 +186,16 @@ def student(tmp_path_factory):
 
 def trained(student, directory, *overrides):
     """Runs filter and train on thirty traces that a teacher might have left, and returns ledger and examples.json."""
-    from flows import recipe_file, stages
-    from flows.run import Run
-    from flows.work import Work
+    from flows import recipe_file
+    from flows.run_context import Work
+    from flows.run_directory import Run
+    from flows.stages import stages
     from schemas.files import read_json, write_jsonl
-    from student import base
-    from teacher import domain, gpus
+    from student.models import base
+    from teacher.domain import pack
+    from teacher.planning import hardware
 
-    domain_pack = domain.load("legal")
+    domain_pack = pack.load("legal")
     chosen = recipe_file.load(
         "local",
         [
@@ -205,7 +207,7 @@ def trained(student, directory, *overrides):
         ],
     )
     with Run.open(directory, chosen, domain_pack.name, domain_pack.path) as run:
-        work = Work(run, chosen, domain_pack, {}, base.load(chosen.student), gpus.find())
+        work = Work(run, chosen, domain_pack, {}, base.load(chosen.student), hardware.find())
         traces = [
             test_filter.trace(
                 n, request=f"Question {n}: " + "when, " * n + "is it over?", answer=padded(n)

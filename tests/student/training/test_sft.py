@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from test_examples import tiny_tokenizer
 
-from flows.recipe import Train
-from student.examples import IGNORED, Example
+from schemas.recipe import Train
+from student.rendering.examples import IGNORED, Example
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def untrained(tmp_path_factory):
 
 
 def train(untrained: Path, work: Path, settings=SETTINGS, say=lambda text: None, **more):
-    from student import sft
+    from student.training import sft
 
     work.mkdir(exist_ok=True)
     given = {"examples": some_examples(6), "held_out": [], **more}
@@ -118,7 +118,7 @@ def test_a_run_logs_each_step_as_numbers_and_says_what_it_did(uninterrupted):
 def test_with_method_lora_the_adapter_has_what_merging_needs(uninterrupted, untrained, tmp_path):
     import torch
 
-    from student.merge import merge
+    from student.export.merge import merge
 
     work, _ = uninterrupted
     tensors = weights(work)
@@ -190,10 +190,10 @@ def test_what_is_computed_at_once_changes_nothing_that_is_learned(
 def test_layers_that_cannot_be_fused_are_trained_as_they_come_to_the_same_loss(
     untrained, tmp_path, held_out, monkeypatch
 ):
-    from student import qlora
+    from student.kernels import fused_layers
 
     fused = train(untrained, tmp_path / "fused", held_out=held_out)
-    monkeypatch.setattr(qlora, "LAYERS", set())
+    monkeypatch.setattr(fused_layers, "LAYERS", set())
     said: list[str] = []
     plain = train(untrained, tmp_path / "plain", say=said.append, held_out=held_out)
     assert said[0].startswith("training without fused layers: layer 0: a LlamaDecoderLayer")
@@ -332,14 +332,12 @@ test_sft.train(Path(sys.argv[1]), Path(sys.argv[2]), say=say)
 def killed(untrained, tmp_path_factory):
     """What is left of a run that was killed in step 5, after checkpoint-4."""
     work = tmp_path_factory.mktemp("killed")
-    here = Path(__file__).parent
-    paths = os.pathsep.join([str(here), str(here.parent)])
     with subprocess.Popen(
         [sys.executable, "-c", TRAINS_AND_STOPS_AT_STEP_5, str(untrained), str(work)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
-        env={**os.environ, "PYTHONPATH": paths},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     ) as process:
         assert process.stdout
         watchdog = threading.Timer(600, process.kill)

@@ -26,12 +26,21 @@ from test_examples import (
 )
 from transformers import AutoTokenizer
 
-from flows.recipe import Train
 from schemas.errors import InputError
-from student import base, generic, vision
-from student.examples import IGNORED, Renderer, Unrenderable, as_served, as_template_reads, examples
-from teacher import catalog, scenes
-from teacher.pictures import Album
+from schemas.recipe import Train
+from student.models import base, introspect
+from student.rendering.examples import (
+    IGNORED,
+    Renderer,
+    Unrenderable,
+    as_served,
+    as_template_reads,
+    examples,
+)
+from student.training import vision
+from teacher.models import catalog
+from teacher.scenes import scene as scenes
+from teacher.scenes.images import Album
 
 # Each family with the template that its students have: the hub's own where it shows tools.
 TEMPLATES = {
@@ -331,7 +340,7 @@ def test_the_parameters_in_a_description_are_those_of_its_shape_with_its_tower(n
 
     student = base.load(name)
     shape = student["shape"]
-    text = {key: shape[field] for field, key in generic._SHAPE.items() if field != "model_type"}
+    text = {key: shape[field] for field, key in introspect._SHAPE.items() if field != "model_type"}
     tower = tower | {"out_hidden_size": shape["hidden"]}
     config = AutoConfig.for_model(shape["model_type"], text_config=text, vision_config=tower)
     with torch.device("meta"):
@@ -360,7 +369,7 @@ SETTINGS = Train(rank=4, scheduler="constant", warmup_ratio=0, dtype="float32", 
 def test_what_is_computed_at_once_changes_nothing_that_is_learned(
     method, directory, seeing, pages, album, tmp_path
 ):
-    from student import sft
+    from student.training import sft
 
     plain = trace([user("Hi"), says("Hello.")])
     made = [plain, conversation(pages), trace([user("Who?"), says("A notary of Bern.")])]
@@ -381,7 +390,8 @@ def test_what_is_computed_at_once_changes_nothing_that_is_learned(
 
 @pytest.fixture(scope="module")
 def trained(embedded, pages, album, tmp_path_factory):
-    from student import gguf, merge, sft
+    from student.export import gguf, merge
+    from student.training import sft
 
     directory, renderer = embedded
     work = tmp_path_factory.mktemp("trained")
@@ -418,7 +428,7 @@ def test_two_steps_on_pixels_and_tools_train_the_language_model_alone(trained, e
 
 @pytest.fixture(scope="module")
 def served(trained, tmp_path_factory):
-    from teacher.serve import serve
+    from teacher.inference.process import serve
 
     work, log = trained[0], tmp_path_factory.mktemp("served") / "log"
     with serve(work / "full.gguf", log, 1, 8192, projector=work / "mmproj.gguf") as endpoint:
@@ -432,7 +442,7 @@ def test_the_server_reads_pixels_of_any_size_as_transformers_does_in_training(
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from student import parity
+    from student.export import gate
 
     directory, renderer = embedded
     model = AutoModelForImageTextToText.from_pretrained(trained[0] / "merged", dtype=torch.float32)
@@ -452,7 +462,7 @@ def test_the_server_reads_pixels_of_any_size_as_transformers_does_in_training(
             logits = model(**asked, image_grid_thw=two, pixel_values=patches).logits
         expected = logits[0, -1].log_softmax(-1)
         messages = as_served(conversation(shown), renderer)["messages"][:2]
-        tokens, likely = parity._next(served, renderer.sent(messages), TOOLS)
+        tokens, likely = gate._next(served, renderer.sent(messages), TOOLS)
         assert tokens == end
         for token, logprob in likely:  # the server computes in bfloat16
             assert logprob == pytest.approx(expected[token].item(), abs=0.05)
@@ -465,19 +475,19 @@ def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_rea
     import torch
     from safetensors.torch import load_file, save_file
 
-    from student import gguf, parity
-    from teacher.serve import serve
+    from student.export import gate, gguf
+    from teacher.inference.process import serve
 
     renderer = embedded[1]
     traces = [as_served(conversation(pages), renderer)]
-    assert parity._image_trip(served, traces, renderer)["passed"]
+    assert gate._image_trip(served, traces, renderer)["passed"]
     with monkeypatch.context() as larger:
         larger.setattr(vision, "FEWEST_TOKENS", 200)
-        found = parity._image_trip(served, traces, renderer)
+        found = gate._image_trip(served, traces, renderer)
     assert not found["passed"] and "in training" in found["detail"]
     # Where no trace has a picture, one is drawn.
     plain = trace([user("Hi"), says("Hello.")]) | {"id": "t/2"}
-    assert parity._image_trip(served, [plain], renderer)["passed"]
+    assert gate._image_trip(served, [plain], renderer)["passed"]
 
     blind = tmp_path / "blind"
     blind.mkdir()
@@ -491,7 +501,7 @@ def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_rea
     gguf.convert(blind, tmp_path / "mmproj.gguf", projector=True)
     work, tower = trained[0], tmp_path / "mmproj.gguf"
     with serve(work / "full.gguf", tmp_path / "log", 1, 8192, projector=tower) as endpoint:
-        found = parity._image_trip(endpoint, traces, renderer)
+        found = gate._image_trip(endpoint, traces, renderer)
     assert not found["passed"] and "not seen" in found["detail"]
 
 
@@ -502,17 +512,17 @@ def test_a_directory_of_a_student_that_sees_describes_itself(embedded, tmp_path)
     for file in embedded[0].iterdir():
         (directory / file.name).write_bytes(file.read_bytes())
     (directory / "LICENSE").write_text("Apache-2.0\n")
-    student = generic.describe(str(directory))
+    student = introspect.describe(str(directory))
     assert vision.sees(student) and student["lora_targets"] == "all-linear"
 
 
 @pytest.mark.slow
 def test_the_exported_student_passes_the_gate_with_pictures(trained, embedded, pages, tmp_path):
-    from student import parity
+    from student.export import gate
 
     work, renderer = trained[0], embedded[1]
     traces = [as_served(conversation(pages), renderer)]
-    checks = parity.gate(
+    checks = gate.gate(
         work / "q8.gguf", traces, renderer, 8192, tmp_path / "log", work / "mmproj.gguf"
     )
     found = {check["name"]: check for check in checks}

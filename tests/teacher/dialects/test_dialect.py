@@ -7,8 +7,7 @@ import pytest
 import yaml
 
 from schemas.errors import InputError
-from teacher import catalog
-from teacher.dialect import (
+from teacher.dialects.base import (
     FAMILIES,
     Detection,
     Dialect,
@@ -17,7 +16,8 @@ from teacher.dialect import (
     json_text,
     plain_text,
 )
-from teacher.dialect_kimi import Kimi
+from teacher.dialects.kimi import Kimi
+from teacher.models import catalog
 
 MODES: dict[str, Any] = {
     "thinking": {

@@ -11,10 +11,10 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 from schemas.filter import DETECTED
 from schemas.json_text import parse_json
-from schemas.wording import marker_in
-from teacher import catalog
-from teacher.dialect import Detection, for_teacher
-from teacher.dialect_kimi import Kimi, raw_calls
+from schemas.text_heuristics import marker_in
+from teacher.dialects.base import Detection, for_teacher
+from teacher.dialects.kimi import Kimi, raw_calls
+from teacher.models import catalog
 
 OFFERED = ["get_contract", "close_matter"]
 TOOLS: list[dict[str, Any]] = [
@@ -442,7 +442,7 @@ def test_where_there_is_no_other_way_to_ask_there_is_no_second_try() -> None:
 
 # ------------------------------------------------------------------------------------- the wire form
 
-SHARED = Path(__file__).parents[2] / "shared" / "kimi"
+SHARED = Path(__file__).parents[4] / "shared" / "kimi"
 TEMPLATE = (catalog.TEMPLATES / "kimi-k2.jinja").read_text(encoding="utf-8")
 IMAGE = ["<|media_begin|>", "<|media_content|>", "<|media_pad|>", "<|media_end|>"]
 CONVERSATION: list[dict[str, Any]] = [

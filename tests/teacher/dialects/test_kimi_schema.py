@@ -9,10 +9,10 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from schemas.json_text import parse_json
-from teacher import domain as packs
-from teacher.kimi_schema import Reducer, accepted
+from teacher.dialects.kimi_schema import Reducer, accepted
+from teacher.domain import pack as packs
 
-SHARED = Path(__file__).parents[2] / "shared" / "peers"
+SHARED = Path(__file__).parents[4] / "shared" / "peers"
 WALLE, SUITE = SHARED / "walle" / "validator_cases", SHARED / "json-schema-test-suite"
 needs_walle = pytest.mark.skipif(not WALLE.is_dir(), reason=f"walle's cases are not at {WALLE}")
 needs_suite = pytest.mark.skipif(not SUITE.is_dir(), reason=f"the test suite is not at {SUITE}")

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher.checks import MAX_TEXT, answer_matches, state_hash
+from teacher.domain.scoring import MAX_TEXT, answer_matches, state_hash
 
 STATUS = {"type": "choice", "value": "active", "options": ["active", "not active", "closed"]}
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import InputError
-from teacher.domain import Domain, load
+from teacher.domain.pack import Domain, load
 
-STARTER = Path(__file__).parent.parent / "flows" / "starter"
+STARTER = Path(__file__).parents[3] / "flows" / "starter"
 SHELVED = """\
 from teacher.domain import Answer, Blueprint, template
 

@@ -10,8 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from second_evaluator import evaluate, flat, quantity
 
-from teacher import scenes
-from teacher.questions import AXIS_SHARE, ProgramError, at, every, run, tolerance, used, value
+from teacher.domain.questions import (
+    AXIS_SHARE,
+    ProgramError,
+    at,
+    every,
+    run,
+    tolerance,
+    used,
+    value,
+)
+from teacher.scenes import scene as scenes
 
 INVOICE: dict[str, Any] = {
     "variant": "invoice",
@@ -281,7 +290,7 @@ def test_an_operand_that_claims_a_value_is_written_where_it_is_not_is_refused() 
 
 
 def test_the_tolerance_never_exceeds_a_fiftieth_of_the_axis_that_is_drawn() -> None:
-    from teacher.scene_chart import build
+    from teacher.scenes.chart.render import build
 
     seen = 0
     for number in range(40):

@@ -6,18 +6,18 @@ from typing import Any
 
 import pytest
 
-from schemas.calls import check_arguments
+from schemas.documents import check_document
 from schemas.errors import InputError
-from schemas.validation import check_document
-from teacher.checks import answer_matches, state_hash
-from teacher.domain import Domain, load
-from teacher.tasks import build, demonstration, sample
+from schemas.tool_calls import check_arguments
+from teacher.domain.pack import Domain, load
+from teacher.domain.scoring import answer_matches, state_hash
+from teacher.domain.tasks import build, demonstration, sample
 
 LEGAL = load("legal")
 # Its tasks in words; those with pictures are tested in test_legal.py, and drawing takes time.
 NAMES = sorted(n for n, t in LEGAL.templates.items() if t.kind in ("lookup", "workflow"))  # type: ignore[attr-defined]
 WORDS = {"document": 0.0, "chart": 0.0}
-STARTER = Path(__file__).parent.parent / "flows" / "starter"
+STARTER = Path(__file__).parents[3] / "flows" / "starter"
 
 
 def pack(tmp_path: Path, *changes: tuple[str, str]) -> Domain:

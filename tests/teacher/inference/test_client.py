@@ -15,10 +15,10 @@ import pytest
 from http_server import Handler, HttpServer
 
 from schemas.errors import StageError
-from teacher import client as module
-from teacher.client import Client, Reply
-from teacher.journal import Journal
-from teacher.serve import Endpoint
+from teacher.inference import client as module
+from teacher.inference.client import Client, Reply
+from teacher.inference.journal import Journal
+from teacher.inference.process import Endpoint
 
 KEY = "sk-the-secret-of-this-test"
 IDENTITY = {"model": "m", "revision": "r"}

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from teacher.journal import Journal, key
+from teacher.inference.journal import Journal, key
 
 REQUEST: dict[str, Any] = {
     "model": "m",
@@ -135,7 +135,7 @@ def test_a_journal_with_a_torn_segment_takes_the_reply_again(tmp_path: Path) -> 
 
 def test_replies_survive_a_killed_writer(tmp_path: Path) -> None:
     writes = (
-        "import sys; from pathlib import Path; from teacher.journal import Journal\n"
+        "import sys; from pathlib import Path; from teacher.inference.journal import Journal\n"
         "journal, number = Journal(Path(sys.argv[1])), 0\n"
         "while True:\n"
         "    journal.put(str(number), {'n': number, 'text': 'x' * 5000})\n"
@@ -146,7 +146,7 @@ def test_replies_survive_a_killed_writer(tmp_path: Path) -> None:
         [sys.executable, "-c", writes, str(tmp_path / "journal")],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
     ) as process:
         assert process.stdout
         returned = [int(process.stdout.readline()) for _ in range(200)]
@@ -214,7 +214,7 @@ def test_what_may_change_a_reply_changes_the_key(change: dict[str, Any]) -> None
 
 
 def test_a_key_is_the_same_in_every_process() -> None:
-    code = f"from teacher.journal import key; print(key({reordered(REQUEST)!r}))"
+    code = f"from teacher.inference.journal import key; print(key({reordered(REQUEST)!r}))"
     printed = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -222,7 +222,7 @@ def test_a_key_is_the_same_in_every_process() -> None:
         check=True,
         env={
             **os.environ,
-            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PYTHONPATH": str(Path(__file__).parents[3]),
             "PYTHONHASHSEED": "7",
         },
     )

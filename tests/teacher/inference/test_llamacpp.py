@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from schemas.errors import StageError
-from teacher import llamacpp
-from teacher.llamacpp import binary, find, last_line, run_tool
+from teacher.inference import llamacpp
+from teacher.inference.llamacpp import binary, find, last_line, run_tool
 
 
 @pytest.fixture(autouse=True)

@@ -19,19 +19,23 @@ import mini_kimi
 import psutil
 import pytest
 
-from schemas.calls import call_problem, functions_by_name
+from schemas.documents import check_document
 from schemas.filter import FilterSettings, filter_traces
-from schemas.validation import check_document
-from student import base
-from teacher import catalog, episode, fidelity, serving, tasks, vllm
-from teacher.client import Client, Reply
-from teacher.dialect import for_teacher
-from teacher.domain import load
-from teacher.endpoint import Endpoint
-from teacher.fidelity_teacher import Limits
-from teacher.journal import Journal
-from teacher.rollouts import rollouts
-from teacher.vllm import Options
+from schemas.tool_calls import call_problem, functions_by_name
+from student.models import base
+from teacher.dialects.base import for_teacher
+from teacher.domain import tasks
+from teacher.domain.pack import load
+from teacher.inference import launch, vllm_server
+from teacher.inference.client import Client, Reply
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.journal import Journal
+from teacher.inference.vllm_server import Options
+from teacher.models import catalog
+from teacher.preflight import run
+from teacher.preflight.target import Limits
+from teacher.rollout import agent_loop
+from teacher.rollout.scheduler import rollouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
@@ -54,7 +58,7 @@ def installed() -> None:
         pytest.skip("needs two cores, one for each rank")
     if not os.environ.get("STILLHOUSE_VLLM"):
         environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL")}
-        subprocess.run(["make", "vllm"], cwd=vllm.PROJECT, env=environment, check=True)
+        subprocess.run(["make", "vllm"], cwd=vllm_server.PROJECT, env=environment, check=True)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +87,7 @@ def served(
     teacher: dict[str, Any], mark: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Endpoint]:
     log = tmp_path_factory.mktemp("logs") / "teacher.log"
-    with serving.open_teacher(teacher, OPTIONS, None, log, WORKERS, print) as endpoint:
+    with launch.open_teacher(teacher, OPTIONS, None, log, WORKERS, print) as endpoint:
         names = {process.name() for process in marked(mark)}
         assert {"VLLM::EngineCor", "VLLM::Worker_TP"} <= {name[:15] for name in names}
         yield endpoint
@@ -124,7 +128,7 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
         }
     domain = load("legal")
     todo = tasks.sample(domain, "train", 4, seed=1, mix={"contract_expiry": 1})
-    settings = episode.Settings(
+    settings = agent_loop.Settings(
         3, 200, 0.7, 0.95, constrain=True, call_prefix=described.get("call_prefix", "")
     )
     maker = {"model": "smollm2-135m", "revision": "r", "engine": engine, "licence": "Apache-2.0"}
@@ -144,7 +148,7 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
             )
             return [trace async for trace in made]
 
-    with serving.open_teacher(described, options, None, tmp_path / "log", 4, print) as endpoint:
+    with launch.open_teacher(described, options, None, tmp_path / "log", 4, print) as endpoint:
         traces = asyncio.run(scene(endpoint))
     assert_gone(mark)
     assert len(traces) == 4
@@ -203,7 +207,7 @@ def test_what_the_model_says_goes_through_both_of_kimis_parsers(
 def test_the_pre_flight_tells_what_it_found(
     served: Endpoint, teacher: dict[str, Any], tmp_path: Path
 ) -> None:
-    result = fidelity.check(
+    result = run.check(
         served,
         teacher,
         load("legal"),
@@ -228,7 +232,7 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
         domain, "train", EPISODES, seed=1, mix={"document": 0, "chart": 0}
     )  # it sees none
     maker = {"model": teacher["name"], "revision": "mini", "engine": "vllm", "licence": "MIT"}
-    settings = episode.Settings(
+    settings = agent_loop.Settings(
         3, 48, 1.0, 0.95, constrain=True, mode="instant", dialect=for_teacher(teacher, served.url)
     )
     directory = tmp_path / "journal"

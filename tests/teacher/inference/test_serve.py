@@ -18,8 +18,8 @@ import psutil
 import pytest
 
 from schemas.errors import StageError
-from teacher import serve as module
-from teacher.serve import Endpoint, LlamaServer, serve
+from teacher.inference import process as module
+from teacher.inference.process import Endpoint, LlamaServer, serve
 
 # Writes down how it was started, has a child, answers /health, and ends as FAKE_END says.
 FAKE = """\

@@ -18,10 +18,10 @@ from http_server import Handler, HttpServer
 from test_vllm import FAKE, SMOLLM, gone
 
 from schemas.errors import InputError, StageError
-from teacher import serving
-from teacher.serve import Endpoint
-from teacher.serving import open_teacher, served
-from teacher.vllm import Options
+from teacher.inference import launch
+from teacher.inference.launch import open_teacher, served
+from teacher.inference.process import Endpoint
+from teacher.inference.vllm_server import Options
 
 KIMI: dict[str, Any] = {
     "name": "kimi-k2.5",
@@ -183,7 +183,7 @@ def test_a_server_runs_until_it_is_told_to_stop_and_comes_back_when_it_dies(
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[3],
     )
     assert running.stdout
 
@@ -219,4 +219,4 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 def test_an_api_of_others_is_not_served(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="kimi-k2.5: is served already, by https"):
-        serving.run_forever(KIMI, Options(), tmp_path / "log", 1, print)
+        launch.run_forever(KIMI, Options(), tmp_path / "log", 1, print)

@@ -18,10 +18,11 @@ import pytest
 from vllm_parser import parse, serve_arguments
 
 from schemas.errors import InputError, StageError
-from teacher import catalog, replicas, vllm
-from teacher.serve import Endpoint
-from teacher.vllm import Options
-from teacher.vllm_log import StartUp, reason
+from teacher.inference import replicas, vllm_server
+from teacher.inference.process import Endpoint
+from teacher.inference.vllm_log import StartUp, reason
+from teacher.inference.vllm_server import Options
+from teacher.models import catalog
 
 KIMI: dict[str, Any] = {
     "name": "kimi-k2.5",
@@ -198,19 +199,19 @@ def test_vllms_own_parser_takes_every_command_and_understands_it() -> None:
     for name, options in COMMANDS.items():
         expected = {**OF_KIMI, **EXPECTED[name]}
         started = {"model": hub, "host": "127.0.0.1", "port": 8123}
-        cases.append((vllm.arguments(KIMI, hub, options, 8123), {**expected, **started}))
+        cases.append((vllm_server.arguments(KIMI, hub, options, 8123), {**expected, **started}))
         shown = [
             line
-            for line in vllm.shown_command(KIMI, hub, options).splitlines()
+            for line in vllm_server.shown_command(KIMI, hub, options).splitlines()
             if " serve " in line
         ]
         assert len(shown) == options.replicas
         cases += [(serve_arguments(line), {**expected, "model_tag": hub}) for line in shown]
     for name in ("kimi-k2.5", "kimi-k2.6", "kimi-k2-thinking"):
         teacher = catalog.load(name, catalog.TEACHERS, "teacher")
-        cases.append((vllm.arguments(teacher, "/w", Options(tensor_parallel=8), 8123), {}))
+        cases.append((vllm_server.arguments(teacher, "/w", Options(tensor_parallel=8), 8123), {}))
     text = {"chat_template": str(catalog.TEMPLATES / "smollm2-tools.jinja"), "revision": None}
-    cases.append((vllm.arguments(SMOLLM, "/weights", Options(), 8123), text))
+    cases.append((vllm_server.arguments(SMOLLM, "/weights", Options(), 8123), text))
     wrong = [["m", "--nonsense"], ["m", "--tool-call-parser", "nobody"], ["m", "--port", "x"]]
     results = parse([*(arguments for arguments, _ in cases), *wrong])
     for (arguments, expected), result in zip(cases, results, strict=False):
@@ -220,21 +221,21 @@ def test_vllms_own_parser_takes_every_command_and_understands_it() -> None:
 
 
 def test_a_teacher_without_images_gets_no_argument_of_them() -> None:
-    words = vllm.arguments(SMOLLM, "/weights", Options(), 1)
+    words = vllm_server.arguments(SMOLLM, "/weights", Options(), 1)
     assert not [word for word in words if "mm" in word or "language-model" in word]
     assert "--trust-remote-code" not in words and "--reasoning-parser" not in words
 
 
 def test_the_recipes_own_arguments_come_last_so_that_they_win() -> None:
-    words = vllm.arguments(KIMI, "/w", Options(arguments=("--max-model-len", "9")), 1)
+    words = vllm_server.arguments(KIMI, "/w", Options(arguments=("--max-model-len", "9")), 1)
     assert words[-2:] == ["--max-model-len", "9"]
 
 
 def test_the_command_of_several_machines_starts_ray_first() -> None:
-    lines = vllm.shown_command(KIMI, "w", Options(nodes=2)).splitlines()
+    lines = vllm_server.shown_command(KIMI, "w", Options(nodes=2)).splitlines()
     assert [line.split()[:3] for line in lines[:2]] == [
         ["ray", "start", "--head"],
-        ["ray", "start", f"--address=FIRST_MACHINE:{vllm.RAY_PORT}"],
+        ["ray", "start", f"--address=FIRST_MACHINE:{vllm_server.RAY_PORT}"],
     ]
     assert len(lines) == 3
 
@@ -243,7 +244,7 @@ def test_the_command_of_replicas_gives_each_its_gpus_and_ends_with_the_router(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    first, second, router = vllm.shown_command(
+    first, second, router = vllm_server.shown_command(
         KIMI, "w", Options(tensor_parallel=2, replicas=2)
     ).splitlines()
     assert first.startswith("CUDA_VISIBLE_DEVICES=0,1 ") and "--port 8001" in first
@@ -260,33 +261,33 @@ def test_what_is_missing_is_named_with_what_installs_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("STILLHOUSE_VLLM", raising=False)
-    monkeypatch.setattr(vllm, "PROJECT", tmp_path)
+    monkeypatch.setattr(vllm_server, "PROJECT", tmp_path)
     with pytest.raises(InputError, match="`make vllm` installs it"):
-        vllm.interpreter()
+        vllm_server.interpreter()
     (tmp_path / ".venv-vllm" / "bin").mkdir(parents=True)  # half made
     with pytest.raises(InputError, match="`make vllm` installs it"):
-        vllm.interpreter()
+        vllm_server.interpreter()
     (tmp_path / ".venv-vllm" / ".ready").touch()
-    assert vllm.interpreter() == tmp_path / ".venv-vllm" / "bin" / "python"
+    assert vllm_server.interpreter() == tmp_path / ".venv-vllm" / "bin" / "python"
     monkeypatch.setenv("STILLHOUSE_VLLM", str(tmp_path / "nowhere"))
     with pytest.raises(InputError, match="STILLHOUSE_VLLM=.*nowhere: expected a python"):
-        vllm.interpreter()
+        vllm_server.interpreter()
 
 
 def test_stillhouse_vllm_is_a_python_or_the_directory_of_an_environment(
     fake: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     python = tmp_path / "venv" / "bin" / "python"
-    assert vllm.interpreter() == python
+    assert vllm_server.interpreter() == python
     monkeypatch.setenv("STILLHOUSE_VLLM", str(python))
-    assert vllm.interpreter() == python
+    assert vllm_server.interpreter() == python
 
 
 def test_ranks_on_a_cpu_share_its_cores(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {4, 1, 2, 3, 7})
 
     def bound(replica: int = 0, **options: Any) -> str | None:
-        made = vllm.environment(Options(**options), "k", replica)
+        made = vllm_server.environment(Options(**options), "k", replica)
         return made.get("VLLM_CPU_OMP_THREADS_BIND")
 
     assert bound(tensor_parallel=2) == "1,2|3,4"
@@ -301,13 +302,13 @@ def test_replicas_share_the_gpus_that_this_process_may_use(
     fake: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = Options(tensor_parallel=2, replicas=2)
-    devices = [vllm.environment(options, "k", n)["CUDA_VISIBLE_DEVICES"] for n in (0, 1)]
+    devices = [vllm_server.environment(options, "k", n)["CUDA_VISIBLE_DEVICES"] for n in (0, 1)]
     assert devices == ["0,1", "2,3"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6,7")
-    assert vllm.environment(options, "k", 1)["CUDA_VISIBLE_DEVICES"] == "6,7"
+    assert vllm_server.environment(options, "k", 1)["CUDA_VISIBLE_DEVICES"] == "6,7"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5")
     with pytest.raises(InputError, match="found 2 GPUs, expected 4"):
-        vllm.environment(options, "k", 1)
+        vllm_server.environment(options, "k", 1)
 
 
 # ------------------------------------------------------------------------------------- one server
@@ -319,7 +320,9 @@ def test_the_server_has_its_key_in_the_environment_and_tells_how_far_it_is(
     monkeypatch.setenv("STILLHOUSE_RUN", "/the/run")
     said: list[str] = []
     log = tmp_path / "logs" / "teacher.log"
-    with vllm.serve(SMOLLM, "/weights", Options(ready_timeout_s=60), log, said.append) as endpoint:
+    with vllm_server.serve(
+        SMOLLM, "/weights", Options(ready_timeout_s=60), log, said.append
+    ) as endpoint:
         [start] = fake()
         assert ask(endpoint)["authorization"] == f"Bearer {endpoint.key}"
     assert gone(start["pid"])
@@ -340,7 +343,7 @@ def test_a_server_that_does_not_start_is_reported_with_the_root_cause(
     log = tmp_path / "teacher.log"
     with (
         pytest.raises(StageError) as raised,
-        vllm.serve(SMOLLM, "/weights", Options(), log, lambda text: None),
+        vllm_server.serve(SMOLLM, "/weights", Options(), log, lambda text: None),
     ):
         pass
     assert str(raised.value) == (
@@ -351,7 +354,7 @@ def test_a_server_that_does_not_start_is_reported_with_the_root_cause(
 def test_several_machines_need_ray(fake: Any, tmp_path: Path) -> None:
     with (
         pytest.raises(InputError, match="serve.nodes: 2 machines need Ray: .*pip install ray"),
-        vllm.serve(KIMI, "w", Options(nodes=2), tmp_path / "log", print),
+        vllm_server.serve(KIMI, "w", Options(nodes=2), tmp_path / "log", print),
     ):
         pass
 
@@ -364,7 +367,7 @@ def test_replicas_need_the_router(fake: Callable[[], list[dict]], tmp_path: Path
         pytest.raises(
             InputError, match="serve.replicas: 2 servers need vllm-router: .*pip install"
         ),
-        vllm.serve(SMOLLM, "w", Options(replicas=2), tmp_path / "log", print),
+        vllm_server.serve(SMOLLM, "w", Options(replicas=2), tmp_path / "log", print),
     ):
         pass
     assert fake() == []
@@ -375,7 +378,7 @@ def test_replicas_need_the_router(fake: Callable[[], list[dict]], tmp_path: Path
 def test_replicas_stand_behind_the_router_and_one_that_dies_comes_back(
     fake: Callable[[], list[dict]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    router = vllm.PROJECT / ".venv-vllm" / "bin" / "vllm-router"
+    router = vllm_server.PROJECT / ".venv-vllm" / "bin" / "vllm-router"
     if not router.is_file():
         pytest.skip("needs vllm-router: `make vllm`")
     shutil.copy(router, tmp_path / "venv" / "bin" / "vllm-router")
@@ -383,7 +386,7 @@ def test_replicas_stand_behind_the_router_and_one_that_dies_comes_back(
     monkeypatch.setenv("STILLHOUSE_RUN", "/the/run")
     options = Options(replicas=2)
     before = psutil.Process().children()  # such as an earlier test's resource tracker
-    with vllm.serve(SMOLLM, "w", options, tmp_path / "t.log", lambda text: None) as endpoint:
+    with vllm_server.serve(SMOLLM, "w", options, tmp_path / "t.log", lambda text: None) as endpoint:
         first, second = fake()
         replies = [ask(endpoint, f"agent-{number % 6}") for number in range(24)]
         assert {reply["authorization"] for reply in replies} == {f"Bearer {endpoint.key}"}
@@ -423,7 +426,7 @@ def test_where_one_replica_does_not_start_none_is_left(
     monkeypatch.setenv("FAKE_END", "exits")
     with (
         pytest.raises(StageError, match="no room for the KV cache"),
-        vllm.serve(SMOLLM, "w", Options(replicas=3), tmp_path / "t.log", lambda text: None),
+        vllm_server.serve(SMOLLM, "w", Options(replicas=3), tmp_path / "t.log", lambda text: None),
     ):
         pass
     assert all(gone(start["pid"]) for start in fake())

@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from schemas.errors import InputError, StageError
-from teacher import catalog
-from teacher.catalog import TEACHERS, fetch, load, revision, servable, template
-from teacher.gpus import parse
+from teacher.models import catalog
+from teacher.models.catalog import TEACHERS, fetch, load, revision, servable, template
+from teacher.planning.hardware import parse
 
 SHIPPED = sorted(path.stem for path in TEACHERS.glob("*.yaml"))
 TEACHER: dict[str, Any] = load("smollm2-135m", TEACHERS, "teacher")

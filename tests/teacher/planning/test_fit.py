@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from schemas.errors import InputError
-from teacher import catalog, gpus
-from teacher.fit import Fit, fit, host_tokens_s
-from teacher.gpus import GIB, Hardware, parse
-from teacher.vllm import Options
+from teacher.inference.vllm_server import Options
+from teacher.models import catalog
+from teacher.planning import hardware
+from teacher.planning.hardware import GIB, Hardware, parse
+from teacher.planning.memory import Fit, fit, host_tokens_s
 
 KIMI = catalog.load("kimi-k2.5", catalog.TEACHERS, "teacher")
 THINKING = catalog.load("kimi-k2-thinking", catalog.TEACHERS, "teacher")
@@ -280,14 +281,14 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def test_this_machines_gpus_are_those_that_nvidia_smi_lists(smi: SimpleNamespace) -> None:
     smi.says(*["NVIDIA H100 80GB HBM3, 81559, 9.0"] * 8)
-    found = gpus.find()
+    found = hardware.find()
     assert (found.gpu, found.count) == (parse("H100-80GB").gpu, 8)
     assert found.host_memory and found.cores
 
 
 def test_a_gpu_that_is_not_known_is_taken_as_it_says_it_is(smi: SimpleNamespace) -> None:
     smi.says("NVIDIA Z9 Turbo, 100000, 9.9")
-    gpu = gpus.find().gpu
+    gpu = hardware.find().gpu
     assert gpu
     assert (gpu.name, gpu.bandwidth, gpu.flops, gpu.fp8_mla) == (
         "NVIDIA Z9 Turbo",
@@ -304,18 +305,18 @@ def test_only_visible_gpus_count(
 ) -> None:
     smi.says(*["NVIDIA H200, 143771, 9.0"] * 4)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus.find().count == count
+    assert hardware.find().count == count
 
 
 @pytest.mark.parametrize("lines", [["No devices were found"], [""], ["a, b, c"], ["x, 1"]])
 def test_an_nvidia_smi_without_gpus_leaves_the_cpu(smi: SimpleNamespace, lines: list[str]) -> None:
     smi.says(*lines)
-    assert gpus.find().gpu is None
+    assert hardware.find().gpu is None
     smi.says("NVIDIA-SMI has failed", code=9)
-    assert gpus.find().gpu is None
+    assert hardware.find().gpu is None
 
 
 def test_of_two_kinds_of_gpus_the_more_numerous_is_taken(smi: SimpleNamespace) -> None:
     smi.says("NVIDIA A100-SXM4-40GB, 40960, 8.0", *["NVIDIA H200, 143771, 9.0"] * 2)
-    found = gpus.find()
+    found = hardware.find()
     assert found.gpu and (found.gpu.name, found.count) == ("H200-141GB", 2)

@@ -17,19 +17,23 @@ from vllm_parser import parse as parse_by_vllm
 from vllm_parser import serve_arguments
 
 from flows import recipe_file
-from flows.recipe import Recipe, Train
 from schemas.errors import InputError
-from student import base
-from student.plan import activation_bytes, for_machine, layers_to_keep, memory
-from teacher import blind, catalog, domain, episode, estimate
-from teacher import tasks as sampled
-from teacher.client import Reply
-from teacher.estimate import Conversation, Shown
-from teacher.gpus import GIB, Gpu, Hardware, parse
-from teacher.pictures import Album, Grounding
-from teacher.plan import plan
-from teacher.rollouts import rollouts
-from teacher.swap import swap_some
+from schemas.recipe import Recipe, Train
+from student.models import base
+from student.training.memory import activation_bytes, for_machine, layers_to_keep, memory
+from teacher.domain import pack as domain
+from teacher.domain import tasks as sampled
+from teacher.domain.unanswerable import swap_some
+from teacher.inference.client import Reply
+from teacher.models import catalog
+from teacher.planning import cost
+from teacher.planning.cost import Conversation, Shown
+from teacher.planning.hardware import GIB, Gpu, Hardware, parse
+from teacher.planning.plan import plan
+from teacher.rollout import agent_loop
+from teacher.rollout import blind_baseline as blind
+from teacher.rollout.scheduler import rollouts
+from teacher.scenes.images import Album, Grounding
 
 KIMI_RECIPES = sorted(path.stem for path in recipe_file.RECIPES.glob("kimi-*.yaml"))
 
@@ -221,7 +225,7 @@ def test_a_teacher_without_memory_facts_is_not_guessed_at() -> None:
 
 def context(*settings: str, tasks: Any = None) -> int:
     recipe = recipe_file.load("kimi-k2.5-qwen3-32b", list(settings))
-    return estimate.context_needed(tasks or TASKS, teacher_of(recipe), recipe)
+    return cost.context_needed(tasks or TASKS, teacher_of(recipe), recipe)
 
 
 def test_the_context_is_the_longest_prompt_and_every_step_at_its_longest() -> None:
@@ -237,7 +241,7 @@ def test_the_context_is_the_longest_prompt_and_every_step_at_its_longest() -> No
 
 def amounts(*settings: str, tasks: Any = None) -> dict[str, list[int]]:
     recipe = recipe_file.load("kimi-k2.5-qwen3-32b", list(settings))
-    return estimate.tokens(TASKS if tasks is None else tasks, teacher_of(recipe), recipe)
+    return cost.tokens(TASKS if tasks is None else tasks, teacher_of(recipe), recipe)
 
 
 def test_tokens_grow_with_tasks_steps_and_attempts_and_less_is_written_without_thinking() -> None:
@@ -297,7 +301,7 @@ def test_the_measured_mix_takes_the_measured_time() -> None:
     # 994 requests of 8,000 and 442 tokens took 631 s on 8xH200 (vllm-project/recipes, Kimi-K2-Think.md).
     rates = {"prompt": [13_290 - 695] * 2, "output": [695] * 2}
     mix = {"prompt_tokens": [7_952_000] * 2, "output_tokens": [438_872] * 2}
-    least, most = estimate.seconds(mix, rates)
+    least, most = cost.seconds(mix, rates)
     assert least == pytest.approx(631, rel=0.01)
     assert most == pytest.approx(2 * 631, rel=0.01)
 
@@ -367,7 +371,7 @@ def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
 ) -> None:
     loaded, tasks, album = pack
     maker = {"model": "m", "revision": "r", "engine": "openai", "licence": "l"}
-    settings = episode.Settings(8, 512, 0.0, 1.0, images=images, album=album)
+    settings = agent_loop.Settings(8, 512, 0.0, 1.0, images=images, album=album)
     shown = {
         name: [sampled.build(loaded, name, "train", 400_000_000 + n, album) for n in range(2)]
         for name in {task["template"] for task in tasks}
@@ -381,11 +385,11 @@ def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
     async def run() -> None:
         made = rollouts(tasks, loaded, asked, settings, maker, 4, examples=examples)  # type: ignore[arg-type]
         traces = [trace async for trace in made]
-        assert all(episode.passed(trace) for trace in traces)
+        assert all(agent_loop.passed(trace) for trace in traces)
         await blind.check(traces, tasks, loaded, again, settings, maker, 4, examples)  # type: ignore[arg-type]
 
     asyncio.run(run())
-    measured = estimate.measure(tasks, loaded, album, shown=images, read="source")
+    measured = cost.measure(tasks, loaded, album, shown=images, read="source")
 
     def estimated(shown: Shown) -> float:
         return shown.prompt + 2 * shown.example + shown.solution
@@ -415,7 +419,7 @@ def test_a_picture_takes_a_token_for_each_square_of_28_pixels(
     width: int, height: int, tokens: int
 ) -> None:
     size = {"width": width, "height": height}
-    assert estimate.picture_tokens(size) == pytest.approx(tokens, rel=0.04)
+    assert cost.picture_tokens(size) == pytest.approx(tokens, rel=0.04)
 
 
 @pytest.mark.slow
@@ -427,7 +431,7 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
     recipe, loaded, album = recipe_file.load("local"), domain.load("legal"), Album(tmp_path)
     tasks = sampled.sample(loaded, "train", 180, 0, recipe.tasks.mix, pixels=False, album=album)
     tasks = swap_some(tasks, loaded, recipe.tasks.swapped, album)
-    measured = estimate.measure(tasks, loaded, album, shown="source", read="source")
+    measured = cost.measure(tasks, loaded, album, shown="source", read="source")
     seconds = made("local", None, tasks=measured)["seconds"]
     assert seconds["generate"] == pytest.approx(500, rel=0.1)
     assert seconds["train"] == pytest.approx(493, rel=0.1)

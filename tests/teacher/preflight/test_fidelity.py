@@ -13,16 +13,19 @@ from typing import Any
 import pytest
 from http_server import Handler, HttpServer
 
+from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, write_jsonl
-from schemas.validation import check_document
-from teacher import catalog, client, fidelity, fidelity_inputs, reference, tasks
-from teacher import domain as packs
-from teacher.client import Reply
-from teacher.domain import Domain
-from teacher.endpoint import Endpoint
-from teacher.fidelity_teacher import Limits
-from teacher.serve import serve
+from teacher.domain import pack as packs
+from teacher.domain import tasks
+from teacher.domain.pack import Domain
+from teacher.inference import client
+from teacher.inference.client import Reply
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.process import serve
+from teacher.models import catalog
+from teacher.preflight import inputs, run, vendor_verifier
+from teacher.preflight.target import Limits
 
 Body = dict[str, Any]
 Answer = Callable[[Body], tuple[int, Any]]  # a request to a status and JSON, or the very bytes
@@ -122,7 +125,7 @@ class Faithful:
         known = tasks.sample(domain, "train", 8, 0)
         known += [tasks.build(domain, name, "train", 0) for name in domain.templates]
         self.tasks = {task["request"]: task for task in known}
-        self.picture, self.words = fidelity_inputs._picture(0)
+        self.picture, self.words = inputs._picture(0)
 
     def __call__(self, body: Body) -> tuple[int, Any]:
         if body["model"] != "teacher":
@@ -211,9 +214,9 @@ def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
 def checked(server: Server | Endpoint, domain: Domain, **more: Any) -> dict[str, Any]:
     endpoint = server.endpoint if isinstance(server, Server) else server
     teacher = more.pop("teacher", KIMI)
-    found = fidelity.check(endpoint, teacher, domain, **more)
+    found = run.check(endpoint, teacher, domain, **more)
     check_document(found, "fidelity", "the result")
-    assert [check["name"] for check in found["checks"]] == list(fidelity.NAMES)
+    assert [check["name"] for check in found["checks"]] == list(run.NAMES)
     assert found["passed"] == (not failed(found))
     assert endpoint.key not in json.dumps(found)
     return found
@@ -250,7 +253,7 @@ def test_the_number_of_requests_is_the_documented_one(
     server: Server, legal: Domain, tokenizer: Path
 ) -> None:
     found = checked(server, legal, tokenizer=tokenizer)
-    rows = len(reference.of_domain(legal))
+    rows = len(vendor_verifier.of_domain(legal))
     assert found["requests"] == len(server.bodies) == 1 + len(legal.tools) + 4 + 6 + 1 + rows + 2
     assert 45 <= found["requests"] <= 55
 
@@ -454,7 +457,7 @@ def test_another_model_than_the_one_asked_for_fails_by_its_name_and_nothing_else
 ) -> None:
     endpoint = Endpoint(server.endpoint.url, server.endpoint.key, "kimi")
     found = checked(endpoint, legal)
-    assert failed(found) == ["model_name"] and len(skipped(found)) == len(fidelity.NAMES) - 2
+    assert failed(found) == ["model_name"] and len(skipped(found)) == len(run.NAMES) - 2
     assert "serves teacher, expected kimi" in check_of(found, "model_name")["detail"]
     assert server.bodies == []
 
@@ -587,7 +590,7 @@ def reply_of(finish_reason: str, *made: tuple[str, str]) -> Reply:
     return Reply("k", {"role": "assistant", "tool_calls": functions}, finish_reason, 1.0, {})
 
 
-def rows_of(*expected: bool) -> list[reference.Row]:
+def rows_of(*expected: bool) -> list[vendor_verifier.Row]:
     parameters = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
     tools = [{"type": "function", "function": {"name": "count", "parameters": parameters}}]
     return [{"request": {"messages": [], "tools": tools}, "calls": each} for each in expected]
@@ -602,17 +605,17 @@ def test_schema_accuracy_is_the_share_of_calling_replies_whose_calls_are_all_val
         reply_of("tool_calls", ("other", "{}")),
         reply_of("stop", bad),
     ]
-    measured = reference.schema_accuracy(rows_of(*[True] * 5), replies)
+    measured = vendor_verifier.schema_accuracy(rows_of(*[True] * 5), replies)
     assert measured["count_finish_reason_tool_calls"] == 4
     assert measured["count_successful_tool_call"] == 1
     assert measured["share"] == 0.25
-    assert reference.schema_accuracy(rows_of(True), [reply_of("stop")])["share"] is None
+    assert vendor_verifier.schema_accuracy(rows_of(True), [reply_of("stop")])["share"] is None
 
 
 def test_tool_call_f1_is_the_harmonic_mean_of_precision_and_recall_of_calling() -> None:
     rows = rows_of(True, True, True, True, False, False)
     said = ["tool_calls", "tool_calls", "tool_calls", "stop", "tool_calls", "length"]
-    measured = reference.tool_call_f1(rows, [reply_of(reason) for reason in said])
+    measured = vendor_verifier.tool_call_f1(rows, [reply_of(reason) for reason in said])
     assert [measured[name] for name in ("tp", "fp", "fn", "tn")] == [3, 1, 1, 1]
     assert measured["precision"] == measured["recall"] == measured["f1"] == 0.75
     assert measured["always"] == 0.8  # 4 of 6 are calls: precision 2/3, recall 1
@@ -621,7 +624,7 @@ def test_tool_call_f1_is_the_harmonic_mean_of_precision_and_recall_of_calling() 
 def test_the_default_reference_calls_at_each_step_of_a_plan_and_answers_after_it(
     legal: Domain,
 ) -> None:
-    rows = reference.of_domain(legal, thinking=True)
+    rows = vendor_verifier.of_domain(legal, thinking=True)
     planned = sum(len(task["plan"]) for task in tasks.sample(legal, "train", 8, 0))
     assert [row["calls"] for row in rows].count(True) == planned
     assert [row["calls"] for row in rows].count(False) == 8
@@ -636,8 +639,8 @@ def test_a_recorded_reference_is_what_another_teacher_is_measured_against(
     server: Server, faithful: Faithful, legal: Domain, tmp_path: Path
 ) -> None:
     path = tmp_path / "reference.jsonl"
-    count = fidelity.record(server.endpoint, KIMI, legal, path)
-    assert count == len(list(read_jsonl(path))) == len(reference.of_domain(legal))
+    count = run.record(server.endpoint, KIMI, legal, path)
+    assert count == len(list(read_jsonl(path))) == len(vendor_verifier.of_domain(legal))
     assert checked(server, legal, reference_file=path)["passed"]
     server.answer = lambda body: never_calls(faithful, body)
     assert "tool_call_f1" in failed(checked(server, legal, reference_file=path))
@@ -648,7 +651,7 @@ def test_a_reference_is_not_recorded_from_a_server_that_refuses(
 ) -> None:
     server.answer = lambda body: (400, {"error": {"message": "too many tools"}})
     with pytest.raises(StageError, match="too many tools"):
-        fidelity.record(server.endpoint, KIMI, legal, tmp_path / "reference.jsonl")
+        run.record(server.endpoint, KIMI, legal, tmp_path / "reference.jsonl")
     assert not (tmp_path / "reference.jsonl").exists()
 
 
@@ -663,7 +666,7 @@ def test_results_of_the_vendor_verifier_are_a_reference(tmp_path: Path) -> None:
             {"data_index": 2, "request": request, "finish_reason": "stop"},
         ],
     )
-    calling, answering = reference.read(path)
+    calling, answering = vendor_verifier.read(path)
     assert calling["calls"] is True and answering["calls"] is False
     assert [m["role"] for m in calling["request"]["messages"]] == ["system", "user"]
     assert calling["request"]["tools"] == []
@@ -693,9 +696,7 @@ def test_a_reference_that_is_none_is_bad_input_that_names_its_line(
     good = {"request": {"messages": [{"role": "user", "content": "Hi"}]}, "calls": False}
     write_jsonl(path, [good, row])
     with pytest.raises(InputError, match=words):
-        fidelity.check(
-            Endpoint("http://127.0.0.1:1/v1", "k", "m"), KIMI, legal, reference_file=path
-        )
+        run.check(Endpoint("http://127.0.0.1:1/v1", "k", "m"), KIMI, legal, reference_file=path)
 
 
 # ------------------------------------------------------------------------------------- as a person runs it
@@ -705,7 +706,7 @@ def test_run_takes_names_and_the_key_of_the_environment(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("STILLHOUSE_TEACHER_KEY", "sk-from-the-environment")
-    found = fidelity.run(f"{server.endpoint.url}/", "teacher", "kimi-k2.5", "legal")
+    found = run.run(f"{server.endpoint.url}/", "teacher", "kimi-k2.5", "legal")
     assert found["passed"] and found["url"] == server.endpoint.url
 
 
@@ -726,7 +727,7 @@ def test_run_takes_names_and_the_key_of_the_environment(
 )
 def test_bad_arguments_are_bad_input(arguments: tuple[str, ...], more: dict[str, Any]) -> None:
     with pytest.raises(InputError) as raised:
-        fidelity.run(*arguments, **more)
+        run.run(*arguments, **more)
     assert "\n" not in str(raised.value)
 
 
@@ -734,7 +735,7 @@ def test_a_result_is_shown_line_by_line_with_its_verdict(
     server: Server, faithful: Faithful, legal: Domain
 ) -> None:
     server.answer = lambda body: narrates_after_a_result(faithful, body)
-    shown = fidelity.lines(checked(server, legal))
+    shown = run.lines(checked(server, legal))
     assert server.endpoint.url in shown[0] and "kimi-k2.5, thinking" in shown[0]
     assert any(line.split()[:2] == ["ok", "health"] for line in shown)
     assert any(line.split()[:2] == ["FAILED", "tool_round_trip"] for line in shown)
@@ -749,7 +750,7 @@ def test_a_result_is_shown_line_by_line_with_its_verdict(
 
 @pytest.mark.slow
 def test_the_embedded_teacher_is_reported_as_weak_as_it_is(legal: Domain, tmp_path: Path) -> None:
-    from student import base
+    from student.models import base
 
     teacher = catalog.load("smollm2-135m", catalog.TEACHERS, "teacher")
     weights, log = catalog.servable(teacher), tmp_path / "server.log"
@@ -761,14 +762,14 @@ def test_the_embedded_teacher_is_reported_as_weak_as_it_is(legal: Domain, tmp_pa
             tokenizer=base.prepare(base.load("smollm2-135m")),
             limits=Limits(concurrency=4, max_tokens=64),
         )
-    print("\n".join(fidelity.lines(found)))
+    print("\n".join(run.lines(found)))
     passed = [check["name"] for check in found["checks"] if check["passed"]]
     assert {"health", "model_name", "prompt_tokens"} <= set(passed)
     assert {"thinking_toggle", "reasoning_round_trip", "image"} <= set(skipped(found))
     # llama.cpp decodes required calls under their schemas: that the model does not come to an end is what is wrong, but
     # for an odd value now and then. How many do come to an end is luck at this size: from none to a third of them.
     forced = check_of(found, "strict_tool_call")["measured"]
-    others = [text for text in forced["problems"].values() if text != reference.CUT_OFF]
+    others = [text for text in forced["problems"].values() if text != vendor_verifier.CUT_OFF]
     assert len(others) <= 1, others
     # Without worked examples it solves next to nothing.
     assert "tool_call_f1" in failed(found)

@@ -11,16 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_server import Scripted, says
 
-from schemas.conversation import check_messages
+from schemas.documents import check_document
 from schemas.filter import HINT_HEADER
-from schemas.validation import check_document
-from teacher import episode
-from teacher.checks import state_hash
-from teacher.client import Client, Reply
-from teacher.domain import Domain, Environment, load
-from teacher.episode import Settings, hint, passed
-from teacher.journal import Journal
-from teacher.tasks import build, demonstration
+from schemas.messages import check_messages
+from teacher.domain.pack import Domain, Environment, load
+from teacher.domain.scoring import state_hash
+from teacher.domain.tasks import build, demonstration
+from teacher.inference.client import Client, Reply
+from teacher.inference.journal import Journal
+from teacher.rollout import agent_loop
+from teacher.rollout.agent_loop import Settings, hint, passed
 
 TEACHER = {"model": "m", "revision": "r", "engine": "llama.cpp", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
@@ -32,7 +32,7 @@ Turn = dict[str, Any] | str | None
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Domain:
     directory = tmp_path_factory.mktemp("domain") / "stock"
-    shutil.copytree(Path(__file__).parent.parent / "flows" / "starter", directory)
+    shutil.copytree(Path(__file__).parents[3] / "flows" / "starter", directory)
     spec = directory / "domain.yaml"
     spec.write_text(spec.read_text().replace("NAME", "stock"))
     return load(str(directory))
@@ -97,7 +97,7 @@ def play(
 ) -> dict[str, Any]:
     """The trace of an episode, checked against its schema and written as JSON could hold it."""
     model = model if isinstance(model, Model) else Model(model)
-    trace = asyncio.run(episode.run(task, stock, model.complete, loop, TEACHER, **more))
+    trace = asyncio.run(agent_loop.run(task, stock, model.complete, loop, TEACHER, **more))
     check_document(trace, "trace", "trace")
     json.dumps(trace, allow_nan=False).encode()
     for index in trace["outcome"]["tool_errors"]:
@@ -558,7 +558,7 @@ def test_what_a_teacher_without_a_dialect_is_sent_never_changes(
         async with Scripted(lines) as server:
             identity = {"model": "m", "revision": "r"}
             async with Client(server.endpoint(), identity, Journal(tmp_path), 1, 10) as client:
-                trace = await episode.run(
+                trace = await agent_loop.run(
                     COUNT, SHELF, client.complete, loop, TEACHER, hinted=hinted
                 )
             return trace, server.requests

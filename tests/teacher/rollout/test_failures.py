@@ -8,18 +8,19 @@ from typing import Any
 import pytest
 from scripted_server import DROPS, Line, Scripted, calls, fails, says
 
-import teacher.client as client_module
+import teacher.inference.client as client_module
+from schemas.documents import check_document
 from schemas.errors import StageError
 from schemas.filter import DETECTED, REASONS, FilterSettings, check_trace, filter_traces
-from schemas.validation import check_document
-from teacher import catalog, episode
-from teacher.client import Client
-from teacher.dialect import for_teacher
-from teacher.domain import Domain, load
-from teacher.episode import Settings, count_detected, passed
-from teacher.journal import Journal
-from teacher.rollouts import rollouts
-from teacher.tasks import build
+from teacher.dialects.base import for_teacher
+from teacher.domain.pack import Domain, load
+from teacher.domain.tasks import build
+from teacher.inference.client import Client
+from teacher.inference.journal import Journal
+from teacher.models import catalog
+from teacher.rollout import agent_loop
+from teacher.rollout.agent_loop import Settings, count_detected, passed
+from teacher.rollout.scheduler import rollouts
 
 MAKER = {"model": "kimi-k2.5", "revision": "r", "engine": "vllm", "licence": "MIT"}
 IDENTITY = {"model": "kimi-k2.5", "revision": "r"}
@@ -78,10 +79,10 @@ def play(
             journal = Journal(where)
             async with Client(server.endpoint(), IDENTITY, journal, 1, 10) as client:
                 used = loop or settings()
-                trace = await episode.run(task, domain, client.complete, used, MAKER)
+                trace = await agent_loop.run(task, domain, client.complete, used, MAKER)
                 sent, again = list(server.requests), Journal(where)
                 async with Client(server.endpoint(), IDENTITY, again, 1, 10) as replaying:
-                    replayed = await episode.run(task, domain, replaying.complete, used, MAKER)
+                    replayed = await agent_loop.run(task, domain, replaying.complete, used, MAKER)
             journal.close()
             # A run that is started again asks for nothing that was answered, second tries included.
             assert replayed == trace and server.requests == sent and server.left == 0
@@ -324,7 +325,7 @@ def test_a_dead_engine_is_revived_and_asked_again(
             endpoint = server.endpoint()
             endpoint.restart = lambda: restarts.append(len(server.requests))
             async with Client(endpoint, IDENTITY, Journal(tmp_path), 1, 10) as client:
-                trace = await episode.run(task, legal, client.complete, settings(), MAKER)
+                trace = await agent_loop.run(task, legal, client.complete, settings(), MAKER)
             return trace, server.left
 
     trace, left = asyncio.run(scene())
@@ -338,7 +339,7 @@ def test_an_engine_that_stays_dead_ends_the_stage_and_no_reply_is_lost(
     async def scene(script: list[Line]) -> tuple[Trace, int]:
         async with Scripted(script) as server:
             async with Client(server.endpoint(), IDENTITY, Journal(tmp_path), 1, 10) as client:
-                trace = await episode.run(task, legal, client.complete, settings(), MAKER)
+                trace = await agent_loop.run(task, legal, client.complete, settings(), MAKER)
             return trace, len(server.requests)
 
     with pytest.raises(StageError, match="EngineDeadError"):

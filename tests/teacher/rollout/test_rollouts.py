@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import StageError
-from teacher import episode
-from teacher.episode import Settings
-from teacher.rollouts import rollouts
+from teacher.rollout import agent_loop
+from teacher.rollout.agent_loop import Settings
+from teacher.rollout.scheduler import rollouts
 
 CLIENT: Any = SimpleNamespace(complete=lambda **named: named)
 LOOP = Settings(max_steps=1, max_tokens=1, temperature=0, top_p=1)
@@ -32,7 +32,7 @@ class Stage:
         self.sessions: list[str] = []
         self.flying = self.most = self.cancelled = 0
         self._rng = random.Random(seed)
-        monkeypatch.setattr(episode, "run", self._run)
+        monkeypatch.setattr(agent_loop, "run", self._run)
 
     async def _run(
         self,

@@ -14,18 +14,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_server import Line, Scripted, calls, says
 
-from schemas.conversation import check_messages
+from schemas.documents import check_document
 from schemas.errors import InputError, StageError
-from schemas.validation import check_document
-from teacher import blind, episode, pictures, tasks
-from teacher.checks import answer_matches
-from teacher.client import Client
-from teacher.domain import Answer, Domain
-from teacher.episode import Settings
-from teacher.journal import Journal
-from teacher.pictures import Album
-from teacher.swap import swap_some
-from teacher.tasks import as_json, build, demonstration, sample
+from schemas.messages import check_messages
+from teacher.domain import tasks
+from teacher.domain.pack import Answer, Domain
+from teacher.domain.scoring import answer_matches
+from teacher.domain.tasks import as_json, build, demonstration, sample
+from teacher.domain.unanswerable import swap_some
+from teacher.inference.client import Client
+from teacher.inference.journal import Journal
+from teacher.rollout import agent_loop, blind_baseline
+from teacher.rollout.agent_loop import Settings
+from teacher.scenes import images as pictures
+from teacher.scenes.images import Album
 
 TEACHER = {"model": "m", "revision": "r", "engine": "vllm", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
@@ -69,7 +71,7 @@ def play(
             journal = Journal(tmp_path / "journal")
             identity = {"model": "m", "revision": "r"}
             async with Client(server.endpoint(), identity, journal, 2, 10, loop.album) as client:
-                trace = await episode.run(task, fees, client.complete, loop, TEACHER, **more)
+                trace = await agent_loop.run(task, fees, client.complete, loop, TEACHER, **more)
             journal.close()
             return trace, server.requests
 
@@ -265,7 +267,7 @@ def test_pixels_are_sent_as_data_urls_and_stored_by_hash(
 ) -> None:
     loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=LIMITS)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
-    assert episode.passed(trace)
+    assert agent_loop.passed(trace)
     shown, said = requests[0]["messages"][1]["content"]
     head, _, data = shown["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
@@ -416,9 +418,9 @@ def check_blind(fees: Domain, task: Task, album: Album, tmp_path: Path, said: st
         async with Scripted([*plan(task), says(said)]) as server:
             journal = Journal(tmp_path / "journal")
             async with Client(server.endpoint(), {"model": "m"}, journal, 1, 10, album) as client:
-                trace = await episode.run(task, fees, client.complete, loop, TEACHER)
-                assert episode.passed(trace)
-                made = await blind.check(
+                trace = await agent_loop.run(task, fees, client.complete, loop, TEACHER)
+                assert agent_loop.passed(trace)
+                made = await blind_baseline.check(
                     [trace], [task], fees, client, loop, TEACHER, 1, lambda task, hinted: []
                 )
             journal.close()
@@ -459,19 +461,19 @@ def choice(number: int, value: str) -> Task:
 def test_a_teacher_that_always_guesses_yes_loses_no_task_by_it() -> None:
     tasks = [choice(number, ("yes", "no")[number % 2]) for number in range(40)]
     right = {task["id"] for task in tasks if task["checks"]["answer"]["value"] == "yes"}
-    assert blind.answered(tasks, right) == set()
+    assert blind_baseline.answered(tasks, right) == set()
 
 
 def test_choices_that_are_right_more_often_than_chance_need_no_picture() -> None:
     tasks = [choice(number, ("yes", "no")[number % 2]) for number in range(40)]
     right = {task["id"] for task in tasks[:33]}
-    assert blind.answered(tasks, right) == right
+    assert blind_baseline.answered(tasks, right) == right
 
 
 def test_a_choice_that_is_always_the_same_needs_no_picture() -> None:
     tasks = [choice(number, "yes") for number in range(40)]
     right = {task["id"] for task in tasks}
-    assert blind.answered(tasks, right) == right
+    assert blind_baseline.answered(tasks, right) == right
 
 
 def test_where_only_some_answers_are_a_choice_the_others_say_whether_a_picture_is_needed() -> None:
@@ -482,5 +484,5 @@ def test_where_only_some_answers_are_a_choice_the_others_say_whether_a_picture_i
     ]
     tasks = [choice(number, "yes") for number in range(20)] + others
     yes, all_of_them = {task["id"] for task in tasks[:20]}, {task["id"] for task in tasks}
-    assert blind.answered(tasks, yes) == set()
-    assert blind.answered(tasks, all_of_them) == all_of_them
+    assert blind_baseline.answered(tasks, yes) == set()
+    assert blind_baseline.answered(tasks, all_of_them) == all_of_them

@@ -11,8 +11,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, Wedge
 
-from teacher.scene_chart import VARIANTS, build, paint, source
-from teacher.scenes import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
+from teacher.scenes.chart.render import VARIANTS, build, paint, source
+from teacher.scenes.scene import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
 
 pytestmark = pytest.mark.slow
 

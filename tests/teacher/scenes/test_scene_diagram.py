@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teacher import scene_diagram, scene_diagram_layout
-from teacher.scene_diagram import VARIANTS, paint, source
-from teacher.scenes import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
+from teacher.scenes.diagram import layout, render
+from teacher.scenes.diagram.render import VARIANTS, paint, source
+from teacher.scenes.scene import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
 
 pytestmark = pytest.mark.slow
 
@@ -53,18 +53,14 @@ def test_groups_are_named_and_hold_their_nodes() -> None:
         assert (shown["groups.Sales"], shown["groups.Finance"]) == ("Sales", "Finance")
 
 
-def placed_for(data: dict[str, Any], seed: int) -> scene_diagram_layout.Placed:
+def placed_for(data: dict[str, Any], seed: int) -> layout.Placed:
     """The arrangement that `paint` takes first."""
-    style = scene_diagram_layout.choose(data, random.Random(seed))
-    arrange = (
-        scene_diagram_layout.sequence
-        if data["variant"] == "sequence"
-        else scene_diagram_layout.graph
-    )
-    for size in range(style.size, scene_diagram.SMALLEST - 1, -1):
-        face = scene_diagram_layout.face_for(data, style.family, size)
+    style = layout.choose(data, random.Random(seed))
+    arrange = layout.sequence if data["variant"] == "sequence" else layout.graph
+    for size in range(style.size, render.SMALLEST - 1, -1):
+        face = layout.face_for(data, style.family, size)
         for placed in arrange(data, style, face):
-            if scene_diagram_layout.clear(placed):
+            if layout.clear(placed):
                 return placed
     raise AssertionError("no arrangement")
 

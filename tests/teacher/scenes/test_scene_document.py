@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from teacher.scenes import Picture, Scene, SceneError, check, draw, example
+from teacher.scenes.scene import Picture, Scene, SceneError, check, draw, example
 
 
 def expected(data: dict[str, Any]) -> dict[str, str]:

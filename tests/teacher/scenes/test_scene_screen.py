@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from teacher import scenes
-from teacher.scene_screen_pane import DARK, LIGHT, mix, readable, shown
-from teacher.scenes import Canvas, Picture, Scene, SceneError, check, draw, example
+from teacher.scenes import scene as scenes
+from teacher.scenes.scene import Canvas, Picture, Scene, SceneError, check, draw, example
+from teacher.scenes.screenshot.widgets import DARK, LIGHT, mix, readable, shown
 
 FORM: dict[str, Any] = {
     "variant": "form",

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from teacher.scenes import (
+from teacher.scenes.scene import (
     HAND,
     MAX_SIDE,
     MONO,
@@ -119,10 +119,10 @@ def test_a_cell_that_only_claims_to_be_drawn_is_found_on_every_example() -> None
 
 
 def test_the_same_scene_gives_the_same_bytes_and_another_seed_others() -> None:
-    from teacher import scenes
+    from teacher.scenes import scene
 
     first = draw(PAGE)
-    scenes._draw.cache_clear()
+    scene._draw.cache_clear()
     again = draw(Scene(PAGE.kind, dict(PAGE.data), PAGE.seed))
     assert first.png == again.png and first.sha256 == again.sha256 and first is not again
     looks = {draw(dataclasses.replace(PAGE, seed=seed)).sha256 for seed in range(12)}

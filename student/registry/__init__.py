@@ -1,0 +1,1 @@
+"""Publish, pull and the model card."""

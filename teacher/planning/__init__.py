@@ -1,0 +1,1 @@
+"""Memory, cost and the plan."""
