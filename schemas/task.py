@@ -1,0 +1,67 @@
+"""The Task row: a request, its gold calls and the checks that decide whether it was solved.
+
+`task.schema.json` is the contract of the file; this is the same row as a type for the code that handles it.
+"""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+Split = Literal["train", "exam"]
+
+
+class GoldCall(TypedDict):
+    """One call of a task's solution: a tool's name and its arguments."""
+
+    tool: str
+    arguments: dict[str, Any]
+
+
+class Answer(TypedDict):
+    """What the final message must say. `value` is None only for not_shown; for a point it is the box [left, top, right,
+    bottom] in pixels that the point must lie in."""
+
+    type: Literal["amount", "number", "date", "text", "choice", "point", "not_shown"]
+    value: Any
+    tolerance: NotRequired[float]
+    options: NotRequired[list[str]]
+
+
+class TaskChecks(TypedDict):
+    """state: sha256 of the world after the solution. answer: None where only the world's state is checked."""
+
+    state: str
+    answer: Answer | None
+
+
+class TaskImage(TypedDict):
+    """An image of a task: its file's sha256, the kind of scene, and its size in pixels."""
+
+    sha256: str
+    kind: Literal["document", "chart", "diagram", "screen"]
+    width: int
+    height: int
+
+
+class Task(TypedDict):
+    """A row of RUN/tasks/train.jsonl and exam.jsonl.
+
+    plan: the gold calls (the task's solution). tools: names of the tools offered. pictures, program, cells: of tasks
+    with images alone. swapped: present where the images are another task's, so that they do not show the answer.
+    """
+
+    version: int
+    id: str
+    domain: str
+    split: Split
+    kind: str
+    template: str
+    seed: int
+    system: str
+    request: str
+    tools: list[str]
+    plan: list[GoldCall]
+    reply: str
+    checks: TaskChecks
+    pictures: NotRequired[list[TaskImage]]
+    program: NotRequired[dict[str, Any]]
+    cells: NotRequired[list[list[Any]]]
+    swapped: NotRequired[Literal[True]]

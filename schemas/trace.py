@@ -1,0 +1,121 @@
+"""The Trace row: one attempt at a task, everything that was said and called, how it ended, and the filter's verdict.
+
+`trace.schema.json` is the contract of the file; this is the same row as a type for the code that handles it.
+"""
+
+from enum import StrEnum
+from typing import Any, Literal, NotRequired, TypedDict
+
+# A message of OpenAI's chat format: {"role", "content", "tool_calls"?, "tool_call_id"?, "reasoning_content"?}.
+Message = dict[str, Any]
+# An OpenAI function tool: {"type": "function", "function": {"name", "description", "parameters"}}.
+Tool = dict[str, Any]
+
+# What the model was shown of an image: its pixels, its source data in words, or nothing.
+Grounding = Literal["pixels", "source", "none"]
+
+
+class End(StrEnum):
+    """How an episode ended. Only ANSWERED can pass its checks."""
+
+    ANSWERED = "answered"
+    STEP_LIMIT = "step_limit"
+    TRUNCATED = "truncated"
+    TEACHER_ERROR = "teacher_error"
+    # A known failure of the model's replies (schemas/filter.py, DETECTED) that could not be repaired.
+    UNUSABLE_REPLY = "unusable_reply"
+
+
+class TaskReference(TypedDict):
+    """The fields of a task that its traces repeat."""
+
+    id: str
+    domain: str
+    split: Literal["train", "exam"]
+    kind: str
+    template: str
+    seed: int
+
+
+class Maker(TypedDict):
+    """The model that made a trace. licence: an SPDX id."""
+
+    model: str
+    revision: str | None
+    engine: str
+    licence: str
+
+
+class Usage(TypedDict):
+    """Tokens of one request, as the server counted them."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+class Request(TypedDict):
+    """One request to the model. key: of its reply in the journal."""
+
+    key: str
+    finish_reason: str | None
+    seconds: float
+    usage: Usage
+
+
+class OutcomeChecks(TypedDict):
+    """answer: None where the task has no answer to check."""
+
+    answer: bool | None
+    state: bool
+
+
+class Detected(TypedDict):
+    """A known failure in a reply. step: turn of the assistant, from 1."""
+
+    step: int
+    name: str
+    action: Literal["repaired", "retried", "rejected"]
+
+
+class Outcome(TypedDict):
+    """steps: turns of the assistant. tool_errors: indexes into the messages. blind: whether the task was also solved
+    without its images."""
+
+    steps: int
+    ended: End | str
+    error: str | None
+    checks: OutcomeChecks
+    tool_errors: list[int]
+    blind: NotRequired[bool]
+    detected: NotRequired[list[Detected]]
+
+
+class Verdict(TypedDict):
+    """kept, or the first reason in the order of the checks. message_index: of the message at fault, or None."""
+
+    kept: bool
+    reason: NotRequired[str]
+    detail: NotRequired[str]
+    message_index: NotRequired[int | None]
+
+
+class Trace(TypedDict):
+    """A row of RUN/traces.jsonl and of filter/kept.jsonl and rejected.jsonl. id: "<task id>/<attempt>".
+
+    images: sha256 of the messages' image parts, in order. hinted: whether the model was shown the solution. verdict:
+    None before the filter. children: the traces of sub-agents.
+    """
+
+    version: int
+    id: str
+    task: TaskReference
+    teacher: Maker
+    tools: list[Tool]
+    messages: list[Message]
+    images: list[str]
+    grounding: NotRequired[Grounding | None]
+    calls: list[Request]
+    hinted: bool
+    outcome: Outcome
+    verdict: Verdict | None
+    children: list[Any]
