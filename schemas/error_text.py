@@ -1,5 +1,6 @@
 """What is wrong with a value, in one line: where it is, what was found, what was expected."""
 
+import re
 import reprlib
 from collections.abc import Iterable
 from typing import Any
@@ -21,6 +22,13 @@ def one_line(text: str, limit: int = 300) -> str:
 def brief(value: Any) -> str:
     """A value as Python writes it, cut where it is long."""
     return _repr.repr(value)
+
+
+def last_line(text: str) -> str:
+    """The last line of a program's output that mentions an error, else its last line; 300 characters at most."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
+    return (errors or lines or ["no output"])[-1][:300]
 
 
 def dotted(path: Iterable[Any]) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from schemas.files import dumps, sha256_text, write_json
-from student.registry.publish import gives
+from schemas.tags import is_reserved
 
 SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "recipe.schema.json"
 
@@ -423,7 +423,7 @@ class Publish(Section):
 
     @model_validator(mode="after")
     def _the_tag_is_not_one_of_the_store(self) -> "Publish":
-        if self.tag is not None and gives(self.tag):
+        if self.tag is not None and is_reserved(self.tag):
             raise ValueError(
                 f"tag: found '{self.tag}', expected a name that the store does not give: no number, not latest"
             )

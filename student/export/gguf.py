@@ -4,9 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from schemas.error_text import last_line
 from schemas.errors import StageError
 from schemas.files import whole
-from teacher.inference.llamacpp import Progress, converter_environment, last_line, run_tool, source
+from teacher.inference.llamacpp import Progress, converter_environment, run_tool, source
 
 
 def convert(directory: Path, to: Path, say: Progress = print, projector: bool = False) -> None:

@@ -9,12 +9,13 @@ GGUF stores only by name.
 from pathlib import Path
 from typing import Any
 
+from schemas.cache import cache_directory, make_once
 from schemas.errors import InputError
 from schemas.files import sha256, sha256_text, whole
 from student.models.introspect import describe
 from student.rendering.chat_template import chat_template, must_see
 from student.training.vision import sees
-from teacher.inference.llamacpp import Progress, cache, making
+from teacher.inference.llamacpp import Progress
 from teacher.models import catalog
 
 STUDENTS = Path(__file__).parent
@@ -39,8 +40,8 @@ def prepare(student: dict[str, Any], say: Progress = print) -> Path:
     if weights.is_dir():
         return weights
     digest = sha256(weights)[:16]
-    directory = cache() / "students" / f"{student['name']}-{digest}-{_VERSION}"
-    with making(directory) as missing:
+    directory = cache_directory() / "students" / f"{student['name']}-{digest}-{_VERSION}"
+    with make_once(directory) as missing:
         if not missing:
             return directory
         say(f"unpacking {weights.name} for training (once, half a minute)")
@@ -55,7 +56,7 @@ def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
 
     directory = prepare(student, say)
     path = _cached(student, variant)
-    with making(path) as missing:
+    with make_once(path) as missing:
         if not missing:
             return path
         say(f"converting the untrained student to {variant} (once)")
@@ -72,7 +73,7 @@ def projector(student: dict[str, Any], say: Progress = print) -> Path:
 
     directory = prepare(student, say)
     path = _cached(student, "mmproj")
-    with making(path) as missing:
+    with make_once(path) as missing:
         if missing:
             convert(directory, path, say, projector=True)
     return path
@@ -80,7 +81,7 @@ def projector(student: dict[str, Any], say: Progress = print) -> Path:
 
 def _cached(student: dict[str, Any], variant: str) -> Path:
     digest = sha256_text(f"{_VERSION} {catalog.revision(student)}{_state(student)}")[:16]
-    return cache() / "students" / f"{student['name']}-{digest}-{variant}.gguf"
+    return cache_directory() / "students" / f"{student['name']}-{digest}-{variant}.gguf"
 
 
 def _state(student: dict[str, Any]) -> str:

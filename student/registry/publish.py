@@ -24,6 +24,7 @@ from typing import Any, Literal
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import dumps
+from schemas.tags import LATEST, is_reserved
 from student.registry.oci_layout import (
     DESCRIPTOR,
     add_file,
@@ -54,7 +55,6 @@ PROJECTOR = "mmproj"  # the variant that comes with each GGUF of a model that se
 GATE = "stillhouse.gate"
 
 MANIFEST = "manifest.json"
-LATEST = "latest"
 
 # A repository name as OCI registries accept it, so that what is published here can be pushed later.
 _NAME = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")
@@ -179,7 +179,7 @@ def publish(
         raise InputError(
             f"{name!r}: expected a name of lower-case letters, digits and single . _ -"
         )
-    if tag is not None and gives(tag):
+    if tag is not None and is_reserved(tag):
         raise InputError(f"{name}: tag: found {tag}, expected one that the store does not give")
     names = [file.name for file in files]
     check_paths([*names, MANIFEST], f"{name}: files")
@@ -344,11 +344,6 @@ def _read_model(store: Path, index: dict[str, Any], descriptor: dict[str, Any]) 
 
 
 # --- names and tags ------------------------------------------------------------------
-
-
-def gives(tag: str) -> bool:
-    """Whether the store gives this tag itself, so that nobody else may."""
-    return tag.isdecimal() or tag == LATEST
 
 
 def _tagged(descriptor: dict[str, Any], name: str, tag: str) -> dict[str, Any]:

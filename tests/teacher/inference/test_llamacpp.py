@@ -9,7 +9,7 @@ import pytest
 
 from schemas.errors import StageError
 from teacher.inference import llamacpp
-from teacher.inference.llamacpp import binary, find, last_line, run_tool
+from teacher.inference.llamacpp import binary, find, run_tool, server_weights
 
 
 @pytest.fixture(autouse=True)
@@ -124,15 +124,36 @@ def test_the_converters_own_gguf_package_comes_before_an_installed_one(
     assert path.split(os.pathsep) == [str(tmp_path / "tree" / "gguf-py"), "/mine"]
 
 
-@pytest.mark.parametrize(
-    ("text", "line"),
-    [
-        ("", "no output"),
-        (" \n\n", "no output"),
-        ("one\ntwo\n\n", "two"),
-        ("one\nerror: first\nError: second\ntwo", "Error: second"),
-        ("x" * 1000, "x" * 300),
-    ],
-)
-def test_the_last_error_of_a_log_is_what_is_shown_else_its_last_line(text: str, line: str) -> None:
-    assert last_line(text) == line
+def test_weights_without_requantize_are_served_as_they_are(tmp_path: Path) -> None:
+    weights = tmp_path / "m.gguf"
+    weights.write_bytes(b"GGUF")
+    model = {"name": "m", "source": {"path": str(weights)}}
+    assert server_weights(model) == weights
+    assert server_weights({**model, "requantize": None}) == weights
+
+
+def test_weights_are_requantized_once_beside_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = tmp_path / "m.gguf"
+    weights.write_bytes(b"GGUF")
+    ran: list[tuple[str, ...]] = []
+
+    def quantize(*command: str) -> str:
+        ran.append(command)
+        if len(ran) == 1:
+            Path(command[3]).write_bytes(b"half")
+            raise StageError("llama-quantize failed: disk full")
+        Path(command[3]).write_bytes(b"whole")
+        return ""
+
+    monkeypatch.setattr(llamacpp, "run_tool", quantize)
+    model = {"name": "m", "source": {"path": str(weights)}, "requantize": "BF16"}
+    with pytest.raises(StageError):
+        server_weights(model)
+    assert list(tmp_path.iterdir()) == [weights]  # no half-written file remains
+    for _ in range(2):
+        assert server_weights(model).read_bytes() == b"whole"
+    assert len(ran) == 2
+    assert ran[0][:3] == ("llama-quantize", "--allow-requantize", str(weights))
+    assert ran[0][4] == "BF16"

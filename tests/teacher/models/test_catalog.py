@@ -10,7 +10,7 @@ import yaml
 
 from schemas.errors import InputError, StageError
 from teacher.models import catalog
-from teacher.models.catalog import TEACHERS, fetch, load, revision, servable, template
+from teacher.models.catalog import TEACHERS, fetch, load, revision, template
 from teacher.planning.hardware import parse
 
 SHIPPED = sorted(path.stem for path in TEACHERS.glob("*.yaml"))
@@ -184,36 +184,8 @@ def test_weights_on_this_machine_are_taken_where_they_lie(tmp_path: Path) -> Non
         fetch(model)
     weights.write_bytes(b"GGUF")
     assert fetch(model) == weights
-    assert servable({**model, "requantize": None}) == weights
 
 
 def test_a_source_without_weights_is_refused() -> None:
     with pytest.raises(InputError, match=r"smollm2-135m: source: expected weights .*'url'"):
         fetch({**TEACHER, "source": {"url": "https://api.example/v1"}})
-
-
-def test_weights_are_requantized_once_beside_themselves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    weights = tmp_path / "m.gguf"
-    weights.write_bytes(b"GGUF")
-    ran: list[tuple[str, ...]] = []
-
-    def quantize(*command: str) -> str:
-        ran.append(command)
-        if len(ran) == 1:
-            Path(command[3]).write_bytes(b"half")
-            raise StageError("llama-quantize failed: disk full")
-        Path(command[3]).write_bytes(b"whole")
-        return ""
-
-    monkeypatch.setattr(catalog, "run_tool", quantize)
-    model = {**TEACHER, "source": {"path": str(weights)}, "requantize": "BF16"}
-    with pytest.raises(StageError):
-        servable(model)
-    assert list(tmp_path.iterdir()) == [weights]  # half a file is none
-    for _ in range(2):
-        assert servable(model).read_bytes() == b"whole"
-    assert len(ran) == 2
-    assert ran[0][:3] == ("llama-quantize", "--allow-requantize", str(weights))
-    assert ran[0][4] == "BF16"

@@ -19,7 +19,7 @@ from schemas.files import read_jsonl, write_jsonl
 from teacher.domain import pack as packs
 from teacher.domain import tasks
 from teacher.domain.pack import Domain
-from teacher.inference import client
+from teacher.inference import client, llamacpp
 from teacher.inference.client import Reply
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.process import serve
@@ -753,7 +753,7 @@ def test_the_embedded_teacher_is_reported_as_weak_as_it_is(legal: Domain, tmp_pa
     from student.models import base
 
     teacher = catalog.load("smollm2-135m", catalog.TEACHERS, "teacher")
-    weights, log = catalog.servable(teacher), tmp_path / "server.log"
+    weights, log = llamacpp.server_weights(teacher), tmp_path / "server.log"
     with serve(weights, log, 4, 4096, catalog.template(teacher)) as endpoint:
         found = checked(
             endpoint,
