@@ -121,6 +121,15 @@ def test_a_digest_changes_with_its_sections_and_only_with_them():
     assert one.digest("tasks", "teacher") == other.digest("tasks", "teacher")
 
 
+def test_a_digest_of_a_dotted_field_changes_with_that_setting_alone():
+    one, other = recipe_file.load("local"), recipe_file.load("local", ["train.epochs=9"])
+    assert one.digest("train.epochs") != other.digest("train.epochs")
+    assert one.digest("train.max_length") == other.digest("train.max_length")
+    assert one.digest("train.replay.path") == other.digest("train.replay.path")
+    with pytest.raises(KeyError, match=r"train\.epoch: the recipe has no such field"):
+        one.digest("train.epoch")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -185,7 +194,7 @@ def test_a_bad_recipe_is_one_line_with_file_field_found_and_expected(tmp_path, t
         ("teacher.name=x", "teacher: found a value, expected a section"),
         ("nothing.at.all=1", "nothing: unknown field"),
         ("publish.tag=a/b", "publish.tag: found 'a/b', expected a text that matches"),
-        ("publish.tag=3", "publish.tag: found '3', expected a name that the store does not give"),
+        ("publish.tag=3", "publish.tag: found '3', expected a name that the store does not assign"),
     ],
 )
 def test_a_bad_set_is_blamed_on_the_command_line(override, says):

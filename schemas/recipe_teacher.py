@@ -1,0 +1,222 @@
+"""The recipe's sections about the teacher's side: tasks, serving, rollouts, and which traces are kept.
+
+Each setting is documented here, once: what it does, its unit, its default, an example.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from schemas.recipe_section import Section
+
+
+class Tasks(Section):
+    """How many tasks are sampled from the domain."""
+
+    train: int = Field(200, ge=1, description="Tasks that the teacher solves. Example: 2000.")
+    exam: int = Field(
+        60,
+        ge=1,
+        description="Tasks of the held-out exam; they share no entity with the train tasks. Example: 200.",
+    )
+    seed: int = Field(
+        0,
+        ge=0,
+        lt=400,  # Seeds from 400 up belong to the worked examples and the exam.
+        description="First seed of the sampling; the same seed gives the same tasks. Example: 7.",
+    )
+    mix: dict[str, float] | None = Field(
+        None,
+        description="Share of each task kind or template, normalised to a sum of 1; null takes the domain's own mix."
+        " Example: {lookup: 0.4, workflow: 0.6}.",
+    )
+
+    swapped: float = Field(
+        0.06,
+        ge=0,
+        le=1,
+        description="Share of the tasks with images that get another task's images, so that the right answer is that"
+        " the images do not show it; applies to train and exam. Example: 0.",
+    )
+
+    @model_validator(mode="after")
+    def _mix_has_shares(self) -> "Tasks":
+        if self.mix is not None and (
+            any(share < 0 for share in self.mix.values()) or sum(self.mix.values()) <= 0
+        ):
+            raise ValueError(f"mix: found {self.mix}, expected shares of 0 or more, not all 0")
+        return self
+
+
+class Serve(Section):
+    """How the teacher is served. `stillhouse plan` prints what fits; null leaves the choice to it."""
+
+    url: str | None = Field(
+        None,
+        pattern=r"^https?://",
+        description="Base URL of an OpenAI-compatible API that is already running, used instead of starting a server."
+        " The API key is read from STILLHOUSE_TEACHER_KEY or from the variable named by the teacher's `key`."
+        " Example: http://gpu-7:8000/v1.",
+    )
+    tensor_parallel: int | None = Field(
+        None, ge=1, description="GPUs that share each layer of one copy of the model. Example: 8."
+    )
+    decode_context_parallel: int | None = Field(
+        None,
+        ge=1,
+        description="Number of parts the tensor-parallel GPUs split the KV cache into, a divisor of tensor_parallel;"
+        " with 1, each GPU keeps the whole cache of an MLA model. Example: 8.",
+    )
+    data_parallel: int = Field(
+        1,
+        ge=1,
+        description="Copies of the attention layers in one server; the experts are shared. Example: 8.",
+    )
+    expert_parallel: bool = Field(
+        False, description="Whether whole experts are spread over the GPUs. Example: true."
+    )
+    replicas: int = Field(
+        1, ge=1, description="Servers of the whole model, behind vllm-router. Example: 2."
+    )
+    nodes: int = Field(
+        1, ge=1, description="Machines that one server spans, joined by Ray. Example: 2."
+    )
+    max_model_len: int | None = Field(
+        None, ge=256, description="Most tokens in one conversation. Example: 131072."
+    )
+    kv_cache_dtype: Literal["auto", "fp8"] = Field(
+        "auto", description="Data type of the KV cache; fp8 halves its size. Example: fp8."
+    )
+    gpu_memory_utilization: float = Field(
+        0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM takes. Example: 0.95."
+    )
+    ready_timeout_s: float = Field(
+        3600, gt=0, description="Seconds a server may take to load the weights. Example: 1800."
+    )
+    stall_s: float = Field(
+        600,
+        gt=0,
+        description="Seconds a server with requests in flight may produce no token before it is restarted."
+        " Example: 300.",
+    )
+    arguments: tuple[str, ...] = Field(
+        (),
+        description="Further command-line arguments of vLLM, passed on unchanged. Example: [--enforce-eager].",
+    )
+    price_per_gpu_hour: float | None = Field(
+        None, gt=0, description="Price of one GPU hour, for the plan's cost. Example: 3.5."
+    )
+
+    def options(self) -> dict[str, Any]:
+        """The keyword arguments of teacher.inference.vllm_server.Options: how the run starts its own server."""
+        return self.model_dump(exclude={"url", "price_per_gpu_hour"})
+
+
+class Generate(Section):
+    """How the teacher solves the tasks."""
+
+    mode: str | None = Field(
+        None,
+        min_length=1,
+        description="One of the teacher's modes; null takes its default mode. Example: instant.",
+    )
+
+    attempts: int = Field(
+        2,
+        ge=1,
+        description="Attempts at each task, hinted ones included; each attempt is a trace. Example: 4.",
+    )
+    hint: Literal["never", "retry", "always"] = Field(
+        "retry",
+        description="When the teacher is shown the task's solution: never, on the attempt after a failed one (retry),"
+        " or always. The hint is removed from the stored trace. Example: never.",
+    )
+    examples: int = Field(
+        0,
+        ge=0,
+        description="Worked examples shown before the task; a small teacher needs 2. Example: 0.",
+    )
+    constrain: bool = Field(
+        False,
+        description="Whether decoding is constrained to the tools' JSON Schemas, for teachers that cannot write a valid"
+        " tool call without it. Example: true.",
+    )
+    images: Literal["auto", "pixels", "source"] = Field(
+        "auto",
+        description="How the teacher is shown images: as pixels, or as the data behind them in words (source); auto"
+        " takes pixels where the teacher has vision. Example: source.",
+    )
+    blind: bool = Field(
+        True,
+        description="Whether each solved task with images is repeated without them; if the teacher solves it again, the"
+        " trace is rejected (blind_answerable). Example: false.",
+    )
+    concurrency: int = Field(8, ge=1, description="Episodes in flight at once. Example: 256.")
+    max_steps: int = Field(
+        8,
+        ge=1,
+        description="Replies of the teacher in one episode before it is cut off. Example: 20.",
+    )
+    max_tokens: int = Field(
+        512, ge=16, description="Most tokens in one reply, reasoning included. Example: 16384."
+    )
+    temperature: float | None = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Sampling temperature; null takes the value of the teacher or its mode. Example: 1.0.",
+    )
+    top_p: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Nucleus sampling, a share; null takes the value of the teacher or its mode. Example: 0.95.",
+    )
+    preflight: bool = Field(
+        True,
+        description="Whether a teacher that writes its own tool calls (constrain: false) is checked before generation,"
+        " as `stillhouse check-teacher` does. Example: false.",
+    )
+    timeout_s: float = Field(
+        300,
+        gt=0,
+        description="Seconds to wait for one reply before the request is retried. Example: 1800.",
+    )
+
+
+class Filter(Section):
+    """Which of the traces that passed their checks are kept as training data."""
+
+    max_tokens: int = Field(
+        4096,
+        ge=1,
+        description="Most tokens in a whole trace, counted with the student's tokenizer and template. Example: 16384.",
+    )
+    near_duplicate: float = Field(
+        0.95,
+        ge=0,
+        le=1,
+        description="Similarity (share of common word shingles) from which a trace is a near-duplicate of an earlier"
+        " one and rejected; 1 rejects only identical ones. Example: 0.9.",
+    )
+    contamination: float = Field(
+        0.9,
+        ge=0,
+        le=1,
+        description="Similarity between a trace's request and an exam request from which the trace is rejected."
+        " Example: 0.8.",
+    )
+    agreement: int | None = Field(
+        None,
+        ge=2,
+        description="Attempts of a task, hinted ones not counted, that must pass before any of its traces is kept; all"
+        " generate.attempts are then made. null sets no such condition. Example: 2.",
+    )
+    per_task: int = Field(1, ge=1, description="Most traces kept of one task. Example: 4.")
+    per_template: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Largest share of the kept traces that one task template may have; null sets no limit."
+        " Example: 0.25.",
+    )
