@@ -40,6 +40,12 @@ _OPTIONS = (
     "-DLLAMA_OPENSSL=OFF",
 )
 
+# Raised when the options change, so that a cached build of the old ones is not used.
+_BUILD = 2
+# With AMX, quantised weights end llama.cpp in an illegal instruction on some CPUs that have it: the compiler drops the
+# tile configuration (github.com/ggml-org/llama.cpp/pull/26954).
+_NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
+
 Progress = Callable[[str], None]
 
 
@@ -131,7 +137,7 @@ def server_weights(model: dict[str, Any], say: Progress = print) -> Path:
 
 
 def _home() -> Path:
-    return cache_directory() / f"llama.cpp-{VERSION}"
+    return cache_directory() / f"llama.cpp-{VERSION}-{_BUILD}"
 
 
 def _built() -> Path:
@@ -158,6 +164,8 @@ def _build(say: Progress) -> None:
         work, log = _home() / "build", _home() / "build.log"
         with log.open("w") as output:
             configure = ["cmake", "-S", str(tree), "-B", str(work), "-G", "Ninja", *_OPTIONS]
+            if _accepts(compiler, _NO_AMX):
+                configure += [f"-DCMAKE_C_FLAGS={_NO_AMX}", f"-DCMAKE_CXX_FLAGS={_NO_AMX}"]
             code = subprocess.run(
                 configure, env=environment, stdout=output, stderr=output
             ).returncode
@@ -172,6 +180,12 @@ def _build(say: Progress) -> None:
             for target in _TARGETS:
                 shutil.copy2(work / "bin" / target, temporary / target)
         shutil.rmtree(work)
+
+
+def _accepts(compiler: str, flags: str) -> bool:
+    """Whether a C++ compiler knows these flags: only those for x86 with AMX know the ones against it."""
+    command = [*compiler.split(), *flags.split(), "-x", "c++", "-fsyntax-only", os.devnull]
+    return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _compile(

@@ -63,7 +63,7 @@ def test_what_was_built_into_the_cache_comes_before_the_path(
     on_path = program(tmp_path / "path")
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     assert find("llama-quantize") == on_path
-    built = program(tmp_path / "cache" / "stillhouse" / f"llama.cpp-{llamacpp.VERSION}" / "bin")
+    built = program(tmp_path / "cache" / "stillhouse" / llamacpp._home().name / "bin")
     assert find("llama-quantize") == built
 
 
