@@ -1,96 +1,173 @@
-"""The exam: a GGUF file, served by llama.cpp, at held-out tasks through the same agent loop as the teacher's.
+"""The held-out exam: llama.cpp serves a GGUF file, which solves held-out tasks through the teacher's agent loop.
 
-No worked examples, no hints, no constrained decoding: what a user of the file will get.
+The model is shown no worked examples and no hints, and decoding is not constrained: as a user would run the file.
+In: a Candidate and the exam's tasks. Out: a trace for each task, and from the traces the parts of the scorecard
+(schemas/scorecard.schema.json).
 """
 
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypedDict, cast
 
 from schemas.messages import text_of
+from schemas.recipe import Evaluate, Gate
+from schemas.task import Task
 from schemas.text_heuristics import marker_in
 from schemas.tool_calls import call_problem, functions_by_name
+from schemas.trace import Grounding, Maker, Message, Tool, Trace
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.process import serve
 from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import rollouts
-from teacher.scenes.images import Album, Grounding
+from teacher.scenes.images import Album
 
 _REPLY_SECONDS = 300
 
 
-async def sit(
-    gguf: Path,
-    sha256: str,
-    tasks: list[dict[str, Any]],
+@dataclass(frozen=True)
+class Candidate:
+    """A model that is evaluated on the exam.
+
+    Attributes:
+        name: its key in the scorecard.
+        file: the GGUF. digest: its sha256, by which the journal knows the model.
+        template: a chat template that replaces the file's own, for a base whose own has no tools.
+        projector: the GGUF of the vision tower (llama.cpp's mmproj); None for a text-only model.
+    """
+
+    name: Literal["base", "student"]
+    file: Path
+    digest: str
+    template: Path | None = None
+    projector: Path | None = None
+
+
+class Count(TypedDict):
+    """Tasks of one group, and how many of them passed."""
+
+    tasks: int
+    passed: int
+
+
+class Turns(TypedDict):
+    """Turns of the assistant, and how many of them are well formed."""
+
+    total: int
+    well_formed: int
+
+
+class Score(TypedDict):
+    """A model's part of the scorecard. seconds: of all its requests together."""
+
+    name: str
+    file: str
+    sha256: str
+    tasks: int
+    passed: int
+    by_kind: dict[str, Count]
+    by_calls: dict[str, Count]
+    by_template: dict[str, Count]
+    turns: Turns
+    seconds: float
+
+
+class GateCheck(TypedDict):
+    """detail: what was reached and what was required."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class GateResult(TypedDict):
+    """passed: whether all checks passed."""
+
+    passed: bool
+    checks: list[GateCheck]
+
+
+async def run_exam(
+    candidate: Candidate,
+    tasks: list[Task],
+    *,
     domain: Domain,
-    settings: Any,
+    settings: Evaluate,
     context: int,
-    template: Path | None,
     journal: Path,
     log: Path,
-    progress: Callable[[], None],
-    images: Grounding = "source",
-    album: Album | None = None,
-    projector: Path | None = None,
-) -> list[dict[str, Any]]:
-    """Has a model sit the exam; returns a trace for each task, in the tasks' order.
+    images: Grounding,
+    album: Album,
+    report_episode: Callable[[], None],
+) -> list[Trace]:
+    """Runs the candidate on the tasks and returns a trace for each, in the tasks' order.
 
     Args:
-        gguf, sha256: the file, and the digest that names it in the journal.
-        settings: the recipe's `evaluate` section. context: tokens of one conversation.
-        template: a chat template instead of the file's own (for a base that has none with tools).
-        progress: called as each episode ends.
-        images: what the model is shown of the tasks' pictures, which lie in `album`.
-        projector: the file by which it sees their pixels (llama.cpp's mmproj).
+        context: tokens of one conversation.
+        log: the file for the server's output.
+        images: what the model is shown of the tasks' images, which are stored in `album`.
+        report_episode: called at the end of each episode.
+
+    Raises:
+        StageError: the server did not start or was lost; the replies so far are in the journal.
     """
-    identity = {"model": gguf.name, "revision": sha256}
-    model = {**identity, "engine": "llama.cpp", "licence": "see the model card"}
+    identity = {"model": candidate.file.name, "revision": candidate.digest}
+    maker: Maker = {
+        "model": candidate.file.name,
+        "revision": candidate.digest,
+        "engine": "llama.cpp",
+        "licence": "see the model card",
+    }
     loop = agent_loop.Settings(
-        min(settings.max_steps, domain.spec["budgets"]["steps"]),
-        settings.max_tokens,
-        settings.temperature,
+        max_steps=min(settings.max_steps, domain.spec["budgets"]["steps"]),
+        max_tokens=settings.max_tokens,
+        temperature=settings.temperature,
         top_p=1.0,
         images=images,
         album=album,
     )
     replies = Journal(journal)
-    traces = {}
-    with serve(gguf, log, settings.concurrency, context, template, projector) as endpoint:
-        async with Client(
-            endpoint, identity, replies, settings.concurrency, _REPLY_SECONDS, album
-        ) as client:
-            async for trace in rollouts(tasks, domain, client, loop, model, settings.concurrency):
-                traces[trace["task"]["id"]] = trace
-                progress()
+    slots = settings.concurrency
+    traces: dict[str, Trace] = {}
+    with serve(
+        candidate.file, log, slots, context, candidate.template, candidate.projector
+    ) as endpoint:
+        async with Client(endpoint, identity, replies, slots, _REPLY_SECONDS, album) as client:
+            async for trace in rollouts(
+                cast(Any, tasks), domain, client, loop, cast(Any, maker), slots
+            ):
+                traces[trace["task"]["id"]] = cast(Trace, trace)
+                report_episode()
     replies.close()
     return [traces[task["id"]] for task in tasks]
 
 
-def score(
-    traces: list[dict[str, Any]], tasks: list[dict[str, Any]], name: str, file: str, sha256: str
-) -> dict[str, Any]:
-    """A model's part of the scorecard (schemas/scorecard.schema.json)."""
+def score(candidate: Candidate, traces: list[Trace], tasks: list[Task], *, model: str) -> Score:
+    """Returns the candidate's part of the scorecard. model: the student's name in the recipe.
+
+    Raises:
+        ValueError: the traces are not as many as the tasks.
+    """
     by_kind, by_calls, by_template = _counts(), _counts(), _counts()
-    turns = {"total": 0, "well_formed": 0}
+    turns: Turns = {"total": 0, "well_formed": 0}
     for trace, task in zip(traces, tasks, strict=True):
         calls = str(len(task["plan"])) if len(task["plan"]) < 2 else "2+"
-        for part in (by_kind[task["kind"]], by_calls[calls], by_template[task["template"]]):
-            part["tasks"] += 1
-            part["passed"] += agent_loop.passed(trace)
+        for count in (by_kind[task["kind"]], by_calls[calls], by_template[task["template"]]):
+            count["tasks"] += 1
+            count["passed"] += _passed(trace)
         for message in trace["messages"]:
             if message["role"] == "assistant":
                 turns["total"] += 1
                 turns["well_formed"] += well_formed(message, trace["tools"])
     return {
-        "name": name,
-        "file": file,
-        "sha256": sha256,
+        "name": model,
+        "file": candidate.file.name,
+        "sha256": candidate.digest,
         "tasks": len(traces),
-        "passed": sum(agent_loop.passed(trace) for trace in traces),
+        "passed": sum(_passed(trace) for trace in traces),
         "by_kind": dict(sorted(by_kind.items())),
         "by_calls": dict(sorted(by_calls.items())),
         "by_template": dict(sorted(by_template.items())),
@@ -99,12 +176,16 @@ def score(
     }
 
 
-def _counts() -> dict[str, dict[str, int]]:
+def _counts() -> dict[str, Count]:
     return defaultdict(lambda: {"tasks": 0, "passed": 0})
 
 
-def well_formed(message: dict[str, Any], tools: list[dict[str, Any]]) -> bool:
-    """Whether a turn is valid calls, or text that a user can be shown."""
+def _passed(trace: Trace) -> bool:
+    return agent_loop.passed(cast(Any, trace))
+
+
+def well_formed(message: Message, tools: list[Tool]) -> bool:
+    """Whether an assistant's turn has only valid calls, or without calls some text and no markup of the template."""
     calls = message.get("tool_calls") or []
     content = text_of(message.get("content"))
     if marker_in(content):
@@ -118,35 +199,30 @@ def well_formed(message: dict[str, Any], tools: list[dict[str, Any]]) -> bool:
     )
 
 
-def gate(
-    base: dict[str, Any],
-    student: dict[str, Any],
-    min_gain: float,
-    min_well_formed: float,
-    min_success: float = 0,
-) -> dict[str, Any]:
-    """Whether the student may be published: better than its base by the margin, and its turns in form.
+def gate(base: Score, student: Score, limits: Gate, min_success: float = 0) -> GateResult:
+    """Decides whether the student may be published: by its gain over the base, its form, and its share of passed tasks.
 
-    min_gain, min_well_formed: the recipe's; min_success: the domain's (exam.min_success). All are shares, 0 to 1.
+    limits: the recipe's section `gate`. min_success: a share (0 to 1) of the exam, from the domain's exam.min_success.
     """
-    before, after = (model["passed"] / max(1, model["tasks"]) for model in (base, student))
+    before, after = (score["passed"] / max(1, score["tasks"]) for score in (base, student))
     form = student["turns"]["well_formed"] / max(1, student["turns"]["total"])
-    checks = [
+    checks: list[GateCheck] = [
         {
             "name": "better_than_base",
             # Rounded, because 18/60 - 15/60 is less than 0.05 in floating point.
-            "passed": round(after - before, 9) >= min_gain,
-            "detail": f"{after:.0%} of the exam against {before:.0%}, a gain of {min_gain:.0%} wanted",
+            "passed": round(after - before, 9) >= limits.min_gain,
+            "detail": f"passed {after:.0%} of the exam, the base {before:.0%};"
+            f" expected a gain of at least {limits.min_gain:.0%}",
         },
         {
             "name": "well_formed",
-            "passed": form >= min_well_formed,
-            "detail": f"{form:.0%} of the turns, {min_well_formed:.0%} wanted",
+            "passed": form >= limits.min_well_formed,
+            "detail": f"{form:.0%} of the turns are well formed; expected at least {limits.min_well_formed:.0%}",
         },
         {
             "name": "good_enough",
             "passed": after >= min_success,
-            "detail": f"{after:.0%} of the exam, {min_success:.0%} wanted by the domain",
+            "detail": f"passed {after:.0%} of the exam; the domain expects at least {min_success:.0%}",
         },
     ]
     return {"passed": all(check["passed"] for check in checks), "checks": checks}

@@ -8,7 +8,7 @@ import itertools
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -28,6 +28,7 @@ from schemas.files import (
     write_json,
     write_jsonl,
 )
+from schemas.task import Task
 from teacher.domain import tasks, unanswerable
 from teacher.inference import launch, vllm_server
 from teacher.models import catalog
@@ -336,56 +337,55 @@ def evaluate(work: Work) -> None:
 
     settings = work.recipe.evaluate
     path = work.path("tasks", "exam.jsonl")
-    rows = list(read_jsonl(path))
+    rows = cast(list[Task], list(read_jsonl(path)))
     directory = work.path("evaluate")
     outputs = [directory / name for name in ("base.jsonl", "student.jsonl", "scorecard.json")]
     student_file = work.path("export", "gguf", work.gguf_name(settings.variant))
     with work.run.stage("evaluate", inputs, outputs) as result:
-        scores = {}
+        scores: dict[str, exam.Score] = {}
         sees, context = work.student_sees, 2048
         if any("pictures" in row for row in rows):  # they take room, as pixels or in words
             context = max(context, work.recipe.train.max_length + settings.max_tokens)
-        candidates = {
-            "base": (
-                base.gguf(work.student, settings.variant, say),
-                catalog.template(work.student),
-                base.projector(work.student, say) if sees else None,
+        base_file = base.gguf(work.student, settings.variant, say)
+        candidates = [
+            exam.Candidate(
+                "base",
+                base_file,
+                sha256(base_file),
+                template=catalog.template(work.student),
+                projector=base.projector(work.student, say) if sees else None,
             ),
-            "student": (
+            exam.Candidate(
+                "student",
                 student_file,
-                None,
-                work.path("export", "gguf", work.gguf_name(PROJECTOR)) if sees else None,
+                sha256(student_file),
+                projector=work.path("export", "gguf", work.gguf_name(PROJECTOR)) if sees else None,
             ),
-        }
-        for name, (file, template, projector) in candidates.items():
-            digest = sha256(file)
+        ]
+        for candidate in candidates:
+            name = candidate.name
             with track(f"exam of the {name}", len(rows)) as advance:
                 traces = asyncio.run(
-                    exam.sit(
-                        file,
-                        digest,
+                    exam.run_exam(
+                        candidate,
                         rows,
-                        work.domain,
-                        settings,
-                        min(work.student["context"], context),
-                        template,
-                        work.path("journal"),
-                        work.path("logs", f"exam-{name}.log"),
-                        advance,
-                        "pixels" if sees else "source",
-                        work.album,
-                        projector,
+                        domain=work.domain,
+                        settings=settings,
+                        context=min(work.student["context"], context),
+                        journal=work.path("journal"),
+                        log=work.path("logs", f"exam-{name}.log"),
+                        images="pixels" if sees else "source",
+                        album=work.album,
+                        report_episode=advance,
                     )
                 )
             write_jsonl(directory / f"{name}.jsonl", traces)
-            scores[name] = exam.score(traces, rows, work.student["name"], file.name, digest)
+            scores[name] = exam.score(candidate, traces, rows, model=work.student["name"])
             say(f"{name}: {scores[name]['passed']} of {len(rows)} exam tasks")
-        wanted = work.recipe.gate
         gate = exam.gate(
             scores["base"],
             scores["student"],
-            wanted.min_gain,
-            wanted.min_well_formed,
+            work.recipe.gate,
             work.domain.spec.get("exam", {}).get("min_success", 0),
         )
         scorecard = {

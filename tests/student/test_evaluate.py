@@ -1,7 +1,10 @@
+from pathlib import Path
+
 import pytest
 
 from schemas.documents import check_document
-from student.evaluate import gate, score, well_formed
+from schemas.recipe import Gate
+from student.evaluate import Candidate, gate, score, well_formed
 
 TOOLS = [
     {
@@ -19,6 +22,7 @@ TOOLS = [
     }
 ]
 CALL = ("get_contract", '{"contract_id": "C-1"}')
+CANDIDATE = Candidate("student", Path("export/gguf/a.gguf"), "0" * 64)
 
 
 def says(content):
@@ -37,7 +41,7 @@ def calls(*made, content=""):
 
 
 def exam(kind="lookup", template="end_date", plan=1, ended="answered", state=True, turns=None):
-    """A task and the trace of a model that sat it."""
+    """A trace and its task."""
     task = {"kind": kind, "template": template, "plan": [{}] * plan}
     trace = {
         "tools": TOOLS,
@@ -51,8 +55,10 @@ def exam(kind="lookup", template="end_date", plan=1, ended="answered", state=Tru
     return trace, task
 
 
-def scored(*sat):
-    return score([t for t, _ in sat], [t for _, t in sat], "smollm2-135m", "a.gguf", "0" * 64)
+def scored(*pairs):
+    """The score of (trace, task) pairs."""
+    traces, tasks = [trace for trace, _ in pairs], [task for _, task in pairs]
+    return score(CANDIDATE, traces, tasks, model="smollm2-135m")
 
 
 # ------------------------------------------------------------------------------------- score
@@ -77,6 +83,11 @@ def test_tasks_and_passes_are_counted_by_kind_by_calls_and_by_template():
         "renew": {"tasks": 2, "passed": 1},
     }
     assert result["seconds"] == 3.0
+    assert (result["name"], result["file"], result["sha256"]) == (
+        "smollm2-135m",
+        "a.gguf",
+        "0" * 64,
+    )
 
 
 @pytest.mark.parametrize("ended", ["truncated", "step_limit", "teacher_error"])
@@ -97,20 +108,20 @@ def test_only_the_students_turns_are_judged_for_their_form():
 def test_traces_and_tasks_of_different_number_are_refused():
     (one, task), (other, _) = exam(), exam()
     with pytest.raises(ValueError, match="shorter"):
-        score([one, other], [task], "s", "a.gguf", "0" * 64)
+        score(CANDIDATE, [one, other], [task], model="s")
 
 
-@pytest.mark.parametrize("sat", [[], [exam(), exam("workflow", plan=2, state=False)]])
-def test_the_score_and_the_gate_are_what_the_scorecard_schema_says(sat):
-    part = scored(*sat)
+@pytest.mark.parametrize("pairs", [[], [exam(), exam("workflow", plan=2, state=False)]])
+def test_the_score_and_the_gate_are_what_the_scorecard_schema_says(pairs):
+    part = scored(*pairs)
     scorecard = {
         "version": 1,
         "domain": "legal",
         "recipe": "local",
         "created": "2026-03-02T12:00:00+00:00",
-        "exam": {"tasks": len(sat), "sha256": "0" * 64},
+        "exam": {"tasks": len(pairs), "sha256": "0" * 64},
         "models": {"base": part, "student": part},
-        "gate": gate(part, part, 0.05, 0.9),
+        "gate": gate(part, part, Gate()),
     }
     check_document(scorecard, "scorecard", "scorecard.json")
 
@@ -171,7 +182,7 @@ def test_a_call_where_no_tool_was_offered_is_not_well_formed():
 # ------------------------------------------------------------------------------------- gate
 
 
-def sat(passed, tasks=60, well_formed=100, total=100):
+def result_of(passed, tasks=60, well_formed=100, total=100):
     return {
         "tasks": tasks,
         "passed": passed,
@@ -180,55 +191,60 @@ def sat(passed, tasks=60, well_formed=100, total=100):
 
 
 def failed(base, student, min_gain=0.05, min_well_formed=0.9, min_success=0.0):
-    result = gate(base, student, min_gain, min_well_formed, min_success)
+    limits = Gate(min_gain=min_gain, min_well_formed=min_well_formed)
+    result = gate(base, student, limits, min_success)
     assert result["passed"] == all(check["passed"] for check in result["checks"])
     return [check["name"] for check in result["checks"] if not check["passed"]]
 
 
 def test_a_student_that_is_better_by_the_margin_and_in_form_passes():
-    assert failed(sat(10), sat(40)) == []
+    assert failed(result_of(10), result_of(40)) == []
 
 
 @pytest.mark.parametrize("before", range(0, 55))
 def test_a_gain_of_exactly_the_margin_is_enough_and_one_task_less_is_not(before):
-    assert failed(sat(before), sat(before + 3)) == []
-    assert failed(sat(before), sat(before + 2)) == ["better_than_base"]
+    assert failed(result_of(before), result_of(before + 3)) == []
+    assert failed(result_of(before), result_of(before + 2)) == ["better_than_base"]
 
 
 def test_the_recipe_decides_whether_as_good_or_a_little_worse_is_enough():
-    assert failed(sat(10), sat(10), min_gain=0) == []
-    assert failed(sat(10), sat(9), min_gain=0) == ["better_than_base"]
-    assert failed(sat(10), sat(7), min_gain=-0.05) == []
-    assert failed(sat(10), sat(6), min_gain=-0.05) == ["better_than_base"]
+    assert failed(result_of(10), result_of(10), min_gain=0) == []
+    assert failed(result_of(10), result_of(9), min_gain=0) == ["better_than_base"]
+    assert failed(result_of(10), result_of(7), min_gain=-0.05) == []
+    assert failed(result_of(10), result_of(6), min_gain=-0.05) == ["better_than_base"]
 
 
 def test_a_better_student_that_does_not_reach_the_domains_own_mark_fails_by_it():
-    assert failed(sat(10), sat(29), min_success=0.5) == ["good_enough"]
-    assert failed(sat(10), sat(30), min_success=0.5) == []
+    assert failed(result_of(10), result_of(29), min_success=0.5) == ["good_enough"]
+    assert failed(result_of(10), result_of(30), min_success=0.5) == []
 
 
 def test_a_better_student_out_of_form_fails_by_its_form():
-    assert failed(sat(10), sat(40, well_formed=89)) == ["well_formed"]
-    assert failed(sat(10), sat(40, well_formed=90)) == []
+    assert failed(result_of(10), result_of(40, well_formed=89)) == ["well_formed"]
+    assert failed(result_of(10), result_of(40, well_formed=90)) == []
 
 
 def test_the_form_of_the_base_does_not_count():
-    assert failed(sat(10, well_formed=0), sat(40)) == []
+    assert failed(result_of(10, well_formed=0), result_of(40)) == []
 
 
 def test_a_worse_student_out_of_form_fails_by_both():
-    assert failed(sat(40), sat(10, well_formed=0)) == ["better_than_base", "well_formed"]
+    assert failed(result_of(40), result_of(10, well_formed=0)) == [
+        "better_than_base",
+        "well_formed",
+    ]
 
 
 def test_no_task_and_no_turn_fail_the_gate_and_divide_nothing():
-    nothing = sat(0, tasks=0, well_formed=0, total=0)
+    nothing = result_of(0, tasks=0, well_formed=0, total=0)
     assert failed(nothing, nothing) == ["better_than_base", "well_formed"]
 
 
-def test_the_detail_says_what_was_reached_and_what_was_wanted():
-    result = gate(sat(15), sat(45, well_formed=95), 0.2, 0.9, 0.5)
+def test_the_detail_says_what_was_reached_and_what_was_expected():
+    limits = Gate(min_gain=0.2, min_well_formed=0.9)
+    result = gate(result_of(15), result_of(45, well_formed=95), limits, 0.5)
     assert [check["detail"] for check in result["checks"]] == [
-        "75% of the exam against 25%, a gain of 20% wanted",
-        "95% of the turns, 90% wanted",
-        "75% of the exam, 50% wanted by the domain",
+        "passed 75% of the exam, the base 25%; expected a gain of at least 20%",
+        "95% of the turns are well formed; expected at least 90%",
+        "passed 75% of the exam; the domain expects at least 50%",
     ]

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import test_visual_run
@@ -299,25 +299,25 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
         renderer = work.renderer()
         row = next(r for r in read_jsonl(work.path("tasks", "exam.jsonl")) if "pictures" in r)
         file, tower = base.gguf(work.student, "Q8_0"), base.projector(work.student)
-        sitting = evaluate.sit(
-            file,
-            sha256(file),
-            [row],
-            work.domain,
-            work.recipe.evaluate,
-            8192,
-            catalog.template(work.student),
-            work.path("journal"),
-            work.path("logs", "exam-base.log"),
-            lambda: None,
-            "pixels",
-            work.album,
-            tower,
+        candidate = evaluate.Candidate(
+            "base", file, sha256(file), template=catalog.template(work.student), projector=tower
         )
-        [trace] = asyncio.run(sitting)
+        exam = evaluate.run_exam(
+            candidate,
+            [row],
+            domain=work.domain,
+            settings=work.recipe.evaluate,
+            context=8192,
+            journal=work.path("journal"),
+            log=work.path("logs", "exam-base.log"),
+            images="pixels",
+            album=work.album,
+            report_episode=lambda: None,
+        )
+        [trace] = asyncio.run(exam)
     assert work.student["shape"]["model_type"] == "qwen3_vl"
     assert trace["grounding"] == "pixels" and trace["outcome"]["ended"] != "teacher_error"
-    asked = as_served(trace, renderer)["messages"][:2]
+    asked = as_served(cast(Any, trace), renderer)["messages"][:2]
     prompt = renderer.text(asked, trace["tools"], add_generation_prompt=True)
     expected = len(renderer.ids(prompt, renderer.pictures(asked)))
     assert trace["calls"][0]["usage"]["prompt_tokens"] == expected
