@@ -1,4 +1,4 @@
-"""What a run says while it works: a progress bar on a terminal, plain lines elsewhere."""
+"""What a run prints while it works: log lines, and a progress bar on a terminal."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -11,15 +11,18 @@ _console = Console(stderr=True, highlight=False)
 _started = time.monotonic()
 
 
-def say(line: str) -> None:
-    """A line with the minutes and seconds since the command started."""
+def log(line: str) -> None:
+    """Prints a line to stderr, after the minutes and seconds since the command started."""
     minutes, seconds = divmod(int(time.monotonic() - _started), 60)
     _console.print(f"[{minutes:3d}:{seconds:02d}] {line}", markup=False, soft_wrap=True)
 
 
 @contextmanager
-def track(doing: str, total: int) -> Iterator[Callable[..., None]]:
-    """Gives a function to call as each of `total` pieces of work is done, or with how many of them are."""
+def track(activity: str, total: int) -> Iterator[Callable[..., None]]:
+    """Shows the progress of `total` pieces of work: a bar on a terminal, elsewhere a line each tenth.
+
+    Gives a function to call when pieces are done; its argument is how many, by default one.
+    """
     if _console.is_terminal:
         columns = (
             TextColumn("       {task.description}"),
@@ -28,7 +31,7 @@ def track(doing: str, total: int) -> Iterator[Callable[..., None]]:
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=_console, transient=True) as bar:
-            task = bar.add_task(doing, total=total)
+            task = bar.add_task(activity, total=total)
             yield lambda pieces=1: bar.advance(task, pieces)
         return
     done = 0
@@ -37,6 +40,6 @@ def track(doing: str, total: int) -> Iterator[Callable[..., None]]:
         nonlocal done
         before, done = done, done + pieces
         if done * 10 // max(total, 1) > before * 10 // max(total, 1):
-            say(f"{doing}: {done} of {total}")
+            log(f"{activity}: {done} of {total}")
 
     yield advance

@@ -1,13 +1,14 @@
 """What a run works with: its directory, its recipe, and what the recipe names, loaded."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from flows.progress import say
+from flows.progress import log
 from flows.run_directory import Run
 from schemas.errors import InputError
-from schemas.files import dumps, sha256_text
 from schemas.recipe import Recipe
 from teacher.domain.pack import Domain
 from teacher.planning.hardware import Hardware
@@ -17,9 +18,15 @@ if TYPE_CHECKING:
     from student.rendering.examples import Renderer
 
 
-@dataclass
-class Work:
-    """What every stage is given: the run's directory, the recipe, the domain, teacher, student and hardware."""
+@dataclass(frozen=True)
+class RunContext:
+    """What every stage gets.
+
+    Attributes:
+        run: the run's directory, opened for this process.
+        teacher, student: the descriptions of the models (schemas/teacher.schema.json, schemas/student.schema.json).
+        hardware: what to plan for and train on.
+    """
 
     run: Run
     recipe: Recipe
@@ -33,63 +40,52 @@ class Work:
         return self.run.directory
 
     def path(self, *parts: str) -> Path:
+        """A path in the run's directory."""
         return self.directory.joinpath(*parts)
 
     @property
     def album(self) -> Album:
-        """The pictures of the tasks and of what tools returned."""
+        """The images of the tasks and of what tools returned."""
         return Album(self.path("images"))
 
     @property
-    def grounding(self) -> Literal["pixels", "source"]:
-        """What the teacher is shown of pictures: generate.images, or by what the teacher can.
+    def teacher_grounding(self) -> Literal["pixels", "source"]:
+        """What the teacher is shown of images: generate.images; with auto, pixels if the teacher has vision.
 
         Raises:
-            InputError: pixels for a teacher that sees none.
+            InputError: pixels for a text-only teacher.
         """
-        sees, wanted = self.teacher["capabilities"]["vision"], self.recipe.generate.images
-        if wanted == "pixels" and not sees:
+        has_vision = self.teacher["capabilities"]["vision"]
+        requested = self.recipe.generate.images
+        if requested == "pixels" and not has_vision:
             raise InputError(
-                f"generate.images: found pixels, expected source: {self.teacher['name']} sees no images"
+                f"generate.images: found pixels, expected source: {self.teacher['name']} is a text-only model"
                 " (capabilities.vision of its file)"
             )
-        return "pixels" if sees and wanted != "source" else "source"
+        return "pixels" if has_vision and requested != "source" else "source"
 
     @property
-    def student_sees(self) -> bool:
-        """Whether the student is shown pictures rather than what they show in words.
+    def student_reads_pixels(self) -> bool:
+        """Whether the student learns images as pixels, not as their source data in words: train.images.
 
         Raises:
-            InputError: pixels for a student that sees none.
+            InputError: pixels for a text-only student.
         """
         from student.training.vision import sees
 
-        wanted = self.recipe.train.images
-        if wanted == "pixels" and not sees(self.student):
+        requested = self.recipe.train.images
+        if requested == "pixels" and not sees(self.student):
             raise InputError(
-                f"train.images: found pixels, expected source: {self.student['name']} sees no images"
+                f"train.images: found pixels, expected source: {self.student['name']} is a text-only model"
             )
-        return sees(self.student) and wanted != "source"
+        return sees(self.student) and requested != "source"
 
     def gguf_name(self, variant: str) -> str:
+        """The file name of the exported student in a variant, such as Q8_0."""
         return f"{self.domain.name}-{self.student['name']}-{variant}.gguf"
 
-    def digest(self, *sections: str) -> dict[str, str]:
-        """The inputs of a stage that come from outside the run: sections of the recipe, and the models they name."""
-        models = {"teacher": self.teacher, "student": self.student}
-        return {
-            "recipe": self.recipe.digest(*sections),
-            "domain": self.run.domain["sha256"],
-            **{name: sha256_text(dumps(models[name])) for name in sections if name in models},
-        }
-
-    def tasks(self) -> dict[str, str]:
-        """The tasks as an input; what else the plan says depends on the machine and changes nothing."""
-        files = self.run.outputs("plan")
-        return {file: digest for file, digest in files.items() if file.startswith("tasks/")}
-
     def renderer(self) -> "Renderer":
-        """The student's tokenizer with the template that ships with it."""
+        """The student's tokenizer with the chat template that ships with it."""
         from transformers import AutoTokenizer
 
         from student.models import base
@@ -97,9 +93,45 @@ class Work:
         from student.rendering.examples import Renderer
         from student.training import vision
 
-        directory = base.prepare(self.student, say)
+        directory = base.prepare(self.student, log)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         template, stop = chat_template(self.student, directory), self.student["stop"]
-        if self.student_sees:
+        if self.student_reads_pixels:
             return vision.SeeingRenderer(tokenizer, template, stop, self.album, directory)
         return Renderer(tokenizer, template, stop, self.album)
+
+
+@contextmanager
+def prepare(
+    domain: str, recipe: Recipe, directory: Path, hardware: str | None = None
+) -> Iterator[RunContext]:
+    """Loads what a run needs, refuses what cannot run, and opens the run's directory for the time of the block.
+
+    Processes that a killed run left in the directory are ended.
+
+    Args:
+        domain: a pack's name or directory.
+        hardware: what to plan for, such as 8xH200; None for this machine.
+
+    Raises:
+        InputError: the domain, the recipe or the directory cannot be used; nothing has been started.
+    """
+    from student.models import base
+    from student.registry.oci_layout import read_index
+    from student.registry.publish import store_directory
+    from student.training import mixture
+    from teacher.domain import pack
+    from teacher.models import catalog
+    from teacher.planning import hardware as machines
+
+    teacher = catalog.load(recipe.teacher, catalog.TEACHERS, "teacher")
+    catalog.sampling(teacher, recipe.generate.mode)  # raises where the teacher has no such mode
+    if recipe.train.replay:
+        mixture.replay_file(recipe.train.replay.path)  # raises where the file is missing
+    read_index(store_directory(recipe.publish.store))  # raises where the store is not one
+    loaded_pack, student = pack.load(domain), base.load(recipe.student)
+    machine = machines.parse(hardware) if hardware else machines.find()
+    with Run.open(directory, recipe, loaded_pack.name, loaded_pack.path) as run:
+        for process in run.reaped:
+            log(f"ended a process that a killed run left: {process}")
+        yield RunContext(run, recipe, loaded_pack, teacher, student, machine)

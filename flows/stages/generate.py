@@ -1,14 +1,22 @@
-"""What the stage generate does with a served teacher: the attempts at the tasks, and what is counted of them."""
+"""generate: the teacher attempts each task; every attempt is a trace.
 
-from pathlib import Path
+    stillhouse generate RUN
+
+Serves the teacher, or uses the API of serve.url. Writes traces.jsonl; replies are journalled in journal/ as they
+arrive, so that none is requested twice.
+"""
+
+import asyncio
 from typing import Any
 
-from flows.progress import say, track
-from flows.run_context import Work
-from schemas.errors import GateError, InputError
-from schemas.files import read_jsonl, write_json, write_jsonl
+from flows.progress import log, track
+from flows.run_context import RunContext
+from flows.stages.stage import stage
+from schemas.errors import GateError
+from schemas.files import read_json, read_jsonl, write_json, write_jsonl
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
+from teacher.inference import launch, vllm_server
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.process import Endpoint
@@ -22,79 +30,96 @@ from teacher.rollout.scheduler import rollouts
 _EXAMPLE_SEEDS = 400_000_000
 
 
-def must_take(work: Work, sampled: list[dict[str, Any]]) -> None:
-    """Raises InputError where a first request has more pictures than the teacher's server takes."""
-    limits = work.teacher.get("images")
-    if not limits or work.grounding != "pixels":
-        return
-    for task in sampled:
-        count = len(task.get("pictures", [])) * (1 + work.recipe.generate.examples)
-        if count > limits["max_count"]:
-            raise InputError(
-                f"{task['id']}: {count} pictures in a request, its examples' included: expected at most"
-                f" {limits['max_count']} (images.max_count of {work.teacher['name']})"
-            )
+@stage(
+    "generate",
+    reads=("generate", "filter.agreement?"),
+    also_reads=("serve",),  # where and how the teacher runs, not what it replies
+    models=("teacher",),
+    earlier={"plan": "tasks/"},  # the rest of the plan depends on the machine
+    outputs=("traces.jsonl",),
+)
+def generate(context: RunContext) -> dict[str, Any]:
+    settings, serve = context.recipe.generate, context.recipe.serve
+    # The plan chose what the recipe leaves open.
+    planned = read_json(context.path("plan.json"))["teacher"]["options"]
+    with launch.open_teacher(
+        context.teacher,
+        vllm_server.Options(**serve.options() | planned),
+        serve.url,
+        context.path("logs", "teacher.log"),
+        settings.concurrency,
+        log,
+    ) as endpoint:
+        # A teacher that is constrained cannot call tools on its own, which is what the checks are about.
+        if settings.preflight and not settings.constrain:
+            _preflight(context, endpoint)
+        counts = asyncio.run(_attempt_tasks(context, endpoint))
+        log(
+            f"{counts['traces']} traces of {counts['tasks']} tasks, {counts['passed']} passed their checks;"
+            f" {counts['requests']} requests sent, {counts['replayed']} replies taken from the journal"
+        )
+        return {**counts, "restarts": endpoint.restarts}
 
 
-def preflight(work: Work, endpoint: Endpoint) -> None:
-    """Checks the served teacher before much is asked of it; what was found lies in RUN/preflight.json.
+def _preflight(context: RunContext, endpoint: Endpoint) -> None:
+    """Checks the served teacher before the run sends it many requests; writes preflight.json.
 
     Raises:
         GateError: a check failed.
     """
-    say("checking the served teacher (generate.preflight)")
-    settings = work.recipe.generate
-    found = run.check(
+    log("checking the served teacher (generate.preflight)")
+    settings, file = context.recipe.generate, context.path("preflight.json")
+    verdict = run.check(
         endpoint,
-        work.teacher,
-        work.domain,
+        context.teacher,
+        context.domain,
         mode=settings.mode,
         limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
     )
-    write_json(work.path("preflight.json"), found)
-    for line in run.lines(found):
-        say(f"  {line}")
-    failed = [check["name"] for check in found["checks"] if check["passed"] is False]
+    write_json(file, verdict)
+    for line in run.lines(verdict):
+        log(f"  {line}")
+    failed = [check["name"] for check in verdict["checks"] if check["passed"] is False]
     if failed:
         raise GateError(
-            f"{work.teacher['name']}: the served teacher fails {', '.join(failed)}: see"
-            f" {work.path('preflight.json')}; --set generate.preflight=false goes on all the same"
+            f"{context.teacher['name']}: the served teacher fails {', '.join(failed)}: see {file};"
+            " --set generate.preflight=false continues all the same"
         )
 
 
-async def generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
-    """Writes the traces of all attempts to a file and returns the counts for the stage's receipt."""
-    settings, teacher = work.recipe.generate, work.teacher
-    todo = list(read_jsonl(work.path("tasks", "train.jsonl")))
+async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, Any]:
+    """Writes the traces of all attempts and returns the counts for the stage's receipt."""
+    settings, teacher = context.recipe.generate, context.teacher
+    todo = list(read_jsonl(context.path("tasks", "train.jsonl")))
     identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
     maker = {**identity, "engine": teacher["engine"], "licence": teacher["licence"]["id"]}
-    loop = _loop_settings(work, endpoint)
-    shown = {
+    loop = _loop_settings(context, endpoint)
+    example_tasks = {
         name: [
-            tasks.build(work.domain, name, "train", _EXAMPLE_SEEDS + i, work.album)
+            tasks.build(context.domain, name, "train", _EXAMPLE_SEEDS + i, context.album)
             for i in range(settings.examples)
         ]
         for name in sorted({row["template"] for row in todo})
     }
 
     def examples(row: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
-        # A hint says what to do; one example shows how a hint is followed.
-        chosen = shown[row["template"]][: 1 if hinted else None]
-        return [tasks.demonstration(one, work.domain, hinted, work.album) for one in chosen]
+        # A hint gives the solution; one example shows how to follow it.
+        chosen = example_tasks[row["template"]][: 1 if hinted else None]
+        return [tasks.demonstration(task, context.domain, hinted, context.album) for task in chosen]
 
-    journal = Journal(work.path("journal"))
+    journal = Journal(context.path("journal"))
     before = len(journal)
     counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}
-    rows: list[dict[str, Any]] = []
-    blinded: list[dict[str, Any]] = []
-    every = work.recipe.filter.agreement is not None
+    traces: list[dict[str, Any]] = []
+    blind: list[dict[str, Any]] = []
+    all_attempts = context.recipe.filter.agreement is not None
     async with Client(
-        endpoint, identity, journal, settings.concurrency, settings.timeout_s, work.album
+        endpoint, identity, journal, settings.concurrency, settings.timeout_s, context.album
     ) as client:
         with track("attempts", len(todo) * settings.attempts) as advance:
             async for trace in rollouts(
                 todo,
-                work.domain,
+                context.domain,
                 client,
                 loop,
                 maker,
@@ -102,39 +127,39 @@ async def generate(work: Work, endpoint: Endpoint, to: Path) -> dict[str, Any]:
                 settings.attempts,
                 settings.hint,
                 examples,
-                every,
+                all_attempts,
             ):
-                rows.append(trace)
+                traces.append(trace)
                 counts["traces"] += 1
                 counts["hinted"] += trace["hinted"]
                 counts["passed"] += agent_loop.passed(trace)
                 # A task that is solved needs none of its later attempts.
                 attempt = int(trace["id"].rsplit("/", 1)[1])
-                done = agent_loop.passed(trace) and not every
-                advance(settings.attempts - attempt if done else 1)
-        rows.sort(key=lambda row: row["id"])
+                is_last = agent_loop.passed(trace) and not all_attempts
+                advance(settings.attempts - attempt if is_last else 1)
+        traces.sort(key=lambda trace: trace["id"])
         if settings.blind:
-            blinded = await blind_baseline.check(
-                rows, todo, work.domain, client, loop, maker, settings.concurrency, examples
+            blind = await blind_baseline.check(
+                traces, todo, context.domain, client, loop, maker, settings.concurrency, examples
             )
-    write_jsonl(to, rows)
+    write_jsonl(context.path("traces.jsonl"), traces)
     journal.close()
     sent = len(journal) - before
     return {
         **counts,
-        **({"blind": len(blinded)} if blinded else {}),
+        **({"blind": len(blind)} if blind else {}),
         "requests": sent,
-        "replayed": sum(len(row["calls"]) for row in (*rows, *blinded)) - sent,
-        "detected": agent_loop.count_detected(rows),
+        "replayed": sum(len(trace["calls"]) for trace in (*traces, *blind)) - sent,
+        "detected": agent_loop.count_detected(traces),
     }
 
 
-def _loop_settings(work: Work, endpoint: Endpoint) -> agent_loop.Settings:
+def _loop_settings(context: RunContext, endpoint: Endpoint) -> agent_loop.Settings:
     """How the teacher's episodes are run."""
-    settings, teacher = work.recipe.generate, work.teacher
+    settings, teacher = context.recipe.generate, context.teacher
     sampling = catalog.sampling(teacher, settings.mode)
     return agent_loop.Settings(
-        max_steps=min(settings.max_steps, work.domain.spec["budgets"]["steps"]),
+        max_steps=min(settings.max_steps, context.domain.spec["budgets"]["steps"]),
         max_tokens=settings.max_tokens,
         temperature=sampling["temperature"]
         if settings.temperature is None
@@ -144,7 +169,7 @@ def _loop_settings(work: Work, endpoint: Endpoint) -> agent_loop.Settings:
         call_prefix=teacher.get("call_prefix", ""),
         mode=settings.mode or teacher.get("mode"),
         dialect=for_teacher(teacher, endpoint.url),
-        images=work.grounding,
-        album=work.album,
+        images=context.teacher_grounding,
+        album=context.album,
         image_limits=teacher.get("images"),
     )

@@ -1,47 +1,109 @@
-"""What the stage publish makes of a run for the store: the student's files, its documents, its manifest."""
+"""publish: puts a student that passed its gate into the store, with its model card and manifest.
+
+    stillhouse publish RUN
+
+Writes publish/ (the card, the scorecard, the recipe, with publish.data the training data) and a version in the store
+(student/registry/publish.py).
+"""
 
 from pathlib import Path
 from typing import Any
 
-from flows.run_context import Work
+from flows.progress import log
+from flows.run_context import RunContext
 from flows.run_directory import now
-from schemas.errors import InputError
-from schemas.files import read_json, read_jsonl, sha256, write_json
-from student.registry import parquet, publish
+from flows.stages.stage import stage
+from schemas.errors import GateError, InputError
+from schemas.files import read_json, read_jsonl, sha256, whole, write_json
+from schemas.recipe import Recipe
+from student.registry import parquet
+from student.registry import publish as registry
 from student.registry.model_card import model_card
 from student.registry.publish import PublishFile
 from student.training.mixture import REPLAY
 
 
-def collect(
-    work: Work, scorecard: dict[str, Any], to: Path
+def _store(context: RunContext) -> dict[str, str]:
+    return {"store": str(registry.store_directory(context.recipe.publish.store).resolve())}
+
+
+def _is_in_store(context: RunContext) -> bool:
+    """Whether the store still has the version of the receipt: a store may be emptied by hand."""
+    receipt = context.run.receipt("publish")
+    store = registry.store_directory(context.recipe.publish.store)
+    try:
+        return receipt is not None and bool(
+            registry.resolve(store, f"{receipt['result']['name']}:{receipt['result']['tag']}")
+        )
+    except InputError:
+        return False
+
+
+@stage(
+    "publish",
+    reads=("publish",),
+    also_reads=tuple(Recipe.model_fields),  # the manifest's record of how the student was made
+    models=("teacher", "student"),
+    earlier={"filter": "", "train": "train/examples.json", "export": "", "evaluate": ""},
+    digests=_store,
+    outputs=("publish",),
+    holds=_is_in_store,
+)
+def publish(context: RunContext) -> dict[str, Any]:
+    scorecard_file = context.path("evaluate", "scorecard.json")
+    scorecard = read_json(scorecard_file)
+    if not scorecard["gate"]["passed"]:
+        failed = next(check for check in scorecard["gate"]["checks"] if not check["passed"])
+        raise GateError(f"not published: {failed['name']}: {failed['detail']} ({scorecard_file})")
+    store = registry.store_directory(context.recipe.publish.store)
+    tag = context.recipe.publish.tag
+    with whole(context.path("publish")) as temporary:
+        temporary.mkdir()
+        files, manifest = _collect(context, scorecard, temporary)
+        published = registry.publish(
+            store, context.domain.name, files, manifest, gate_passed=True, tag=tag
+        )
+        result = {
+            "name": published.name,
+            "tag": published.tag,
+            "digest": published.digest,
+            "store": str(store.resolve()),
+        }
+        write_json(temporary / "published.json", result)
+    log(f"published as {published.name}:{published.tag}{f' ({tag})' if tag else ''} in {store}")
+    return result
+
+
+def _collect(
+    context: RunContext, scorecard: dict[str, Any], to: Path
 ) -> tuple[list[PublishFile], dict[str, Any]]:
     """The files of a student, and its manifest as far as it is known before the store has named it.
 
-    Documents, and the training data where they are published, are written to the directory `to`.
+    Documents, and the training data where publish.data is set, are written to the directory `to`.
     """
-    ledger = read_json(work.path("filter", "ledger.json"))
+    ledger = read_json(context.path("filter", "ledger.json"))
     files = [
         PublishFile(file, file.name, file.stem.rsplit("-", 1)[1], "weight")
-        for file in sorted(work.path("export", "gguf").glob("*.gguf"))
+        for file in sorted(context.path("export", "gguf").glob("*.gguf"))
     ]
-    if work.path("export", "vllm").is_dir():
-        files += publish.files_under(work.path("export", "vllm"), "vllm", "vllm")
-    if work.recipe.publish.data:
+    if context.path("export", "vllm").is_dir():
+        files += registry.files_under(context.path("export", "vllm"), "vllm", "vllm")
+    if context.recipe.publish.data:
         data = to / "data" / "train.parquet"
-        parquet.write(read_jsonl(work.path("filter", "kept.jsonl")), work.album, data)
-        told = data.with_name("dataset_info.json")
-        write_json(told, parquet.llama_factory_info(work.domain.name, data.name))
+        parquet.write(read_jsonl(context.path("filter", "kept.jsonl")), context.album, data)
+        dataset_info = data.with_name("dataset_info.json")
+        write_json(dataset_info, parquet.llama_factory_info(context.domain.name, data.name))
         files += [
-            PublishFile(file, f"data/{file.name}", "data", "dataset") for file in (data, told)
+            PublishFile(file, f"data/{file.name}", "data", "dataset")
+            for file in (data, dataset_info)
         ]
-    manifest = _manifest(work, scorecard, ledger)
-    described = {
+    manifest = _manifest(context, scorecard, ledger)
+    with_files = {
         **manifest,
         "files": [{"path": file.name, "variant": file.variant} for file in files],
     }
-    (to / "chat_template.jinja").write_text(work.renderer().template, encoding="utf-8")
-    (to / "README.md").write_text(model_card(described, scorecard, ledger), encoding="utf-8")
+    (to / "chat_template.jinja").write_text(context.renderer().template, encoding="utf-8")
+    (to / "README.md").write_text(model_card(with_files, scorecard, ledger), encoding="utf-8")
     write_json(to / "scorecard.json", scorecard)
     write_json(to / "recipe.json", manifest["recipe"])
     for name, variant in (
@@ -54,26 +116,17 @@ def collect(
     return files, manifest
 
 
-def still_there(work: Work, target: Path) -> bool:
-    """Whether the store still holds what the receipt says was published: a store may be emptied by hand."""
-    receipt = work.run.receipt("publish")
-    try:
-        return receipt is not None and bool(
-            publish.resolve(target, f"{receipt['result']['name']}:{receipt['result']['tag']}")
-        )
-    except InputError:
-        return False
-
-
-def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> dict[str, Any]:
-    teacher, student = work.teacher, work.student
-    replay = read_json(work.path("train", "examples.json")).get("replay")
+def _manifest(
+    context: RunContext, scorecard: dict[str, Any], ledger: dict[str, Any]
+) -> dict[str, Any]:
+    teacher, student, domain = context.teacher, context.student, context.domain
+    replay = read_json(context.path("train", "examples.json")).get("replay")
     return {
         "version": 1,
         "created": now(),
-        "domain": work.domain.name,
+        "domain": domain.name,
         # Without its tag, so that the same student under another name is the same version.
-        "recipe": work.recipe.model_dump(mode="json", exclude={"publish": {"tag"}}),
+        "recipe": context.recipe.model_dump(mode="json", exclude={"publish": {"tag"}}),
         "student": {
             "name": student["name"],
             "base": _origin(student),
@@ -86,11 +139,11 @@ def _manifest(work: Work, scorecard: dict[str, Any], ledger: dict[str, Any]) -> 
         },
         "data": {
             "kept": ledger["kept"],
-            "sha256": sha256(work.path("filter", "kept.jsonl")),
-            "licence": work.domain.spec["licence"],
+            "sha256": sha256(context.path("filter", "kept.jsonl")),
+            "licence": domain.spec["licence"],
             **({"replay": {key: replay[key] for key in REPLAY}} if replay else {}),
         },
-        "requests": {key: work.domain.spec[key] for key in ("personas", "languages")},
+        "requests": {key: domain.spec[key] for key in ("personas", "languages")},
         "scorecard": {
             "base": scorecard["models"]["base"]["passed"],
             "student": scorecard["models"]["student"]["passed"],

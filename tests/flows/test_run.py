@@ -197,7 +197,7 @@ OPENS_A_RUN = """
 import os, subprocess, sys, time
 from pathlib import Path
 from flows import recipe_file
-from flows.run import Run
+from flows.run_directory import Run
 run = Run.open(Path(sys.argv[1]), recipe_file.load("local"), "pack", Path(sys.argv[2]))
 started = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
 forked = os.fork()

@@ -12,9 +12,9 @@ from http_server import Handler, HttpServer
 
 from flows import recipe_file
 from flows.report import html
-from flows.run_context import Work
+from flows.run_context import RunContext
 from flows.run_directory import Run
-from flows.stages import stages
+from flows.stages import PIPELINE
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, write_jsonl
@@ -83,7 +83,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[HttpServer]:
 
 def work_in(
     directory: Path, url: str, teacher: dict[str, Any] | None = None, **changes: str
-) -> Work:
+) -> RunContext:
     """The work of a run of the small pack; `teacher` changes what the file of the teacher says."""
     pack = directory / "fees"
     domain = visual_pack.load(str(pack)) if pack.is_dir() else visual_pack.write(pack)
@@ -92,14 +92,14 @@ def work_in(
     run = Run.open(directory / "run", chosen, domain.name, domain.path)
     described = {**catalog.load("openai", TEACHERS, "teacher"), "served_name": "m"}
     described |= teacher or {}
-    return Work(run, chosen, domain, described, base.load(chosen.student), hardware.find())
+    return RunContext(run, chosen, domain, described, base.load(chosen.student), hardware.find())
 
 
-def plan_and_generate(work: Work) -> list[dict[str, Any]]:
-    stages.plan.fn(work)
+def plan_and_generate(work: RunContext) -> list[dict[str, Any]]:
+    PIPELINE["plan"].run(work)
     rows = list(read_jsonl(work.path("tasks", "train.jsonl")))
     Teacher.tasks = {task["id"]: task for task in rows}
-    stages.generate.fn(work)
+    PIPELINE["generate"].run(work)
     return list(read_jsonl(work.path("traces.jsonl")))
 
 
@@ -110,10 +110,10 @@ def test_a_run_with_a_teacher_that_reads_is_planned_made_judged_and_shown(
     work = work_in(tmp_path, server.url)
     with work.run:
         traces = plan_and_generate(work)
-        stages.filter_.fn(work)
+        PIPELINE["filter"].run(work)
         again = len(Teacher.requests)
-        for stage in (stages.plan, stages.generate, stages.filter_):
-            stage.fn(work)
+        for stage in ("plan", "generate", "filter"):
+            PIPELINE[stage].run(work)
         assert len(Teacher.requests) == again  # all was done already
     tasks = Teacher.tasks
     assert not {"where_is_the_fee"} & {task["template"] for task in tasks.values()}
@@ -190,9 +190,9 @@ def test_pictures_that_are_gone_are_drawn_again_and_nothing_is_asked_again(
 def test_pixels_for_a_teacher_that_sees_none_are_refused(tmp_path: Path) -> None:
     work = work_in(tmp_path, "http://127.0.0.1:1/v1", None, **{"generate.images": "pixels"})
     with work.run, pytest.raises(InputError) as raised:
-        stages.plan.fn(work)
+        PIPELINE["plan"].run(work)
     assert str(raised.value) == (
-        "generate.images: found pixels, expected source: openai sees no images (capabilities.vision of its file)"
+        "generate.images: found pixels, expected source: openai is a text-only model (capabilities.vision of its file)"
     )
 
 
@@ -204,8 +204,8 @@ def test_more_pictures_than_the_server_takes_are_refused_before_it_is_asked(
         "images": {"max_count": 1, "max_bytes": 4_000_000},
     }
     work = work_in(tmp_path, "http://127.0.0.1:1/v1", sees)
-    with work.run, pytest.raises(InputError, match=r"2 pictures in a request, its examples'"):
-        stages.plan.fn(work)
+    with work.run, pytest.raises(InputError, match=r"2 images in a request, its examples'"):
+        PIPELINE["plan"].run(work)
 
 
 def test_with_agreement_all_attempts_are_made_and_one_of_them_is_kept(
@@ -215,7 +215,7 @@ def test_with_agreement_all_attempts_are_made_and_one_of_them_is_kept(
     work = work_in(tmp_path, server.url, None, **changes)
     with work.run:
         traces = plan_and_generate(work)
-        stages.filter_.fn(work)
+        PIPELINE["filter"].run(work)
     assert len(traces) == 16
     ledger = read_json(work.path("filter", "ledger.json"))
     assert "disagreed" not in ledger["rejected"] and ledger["kept"] > 3

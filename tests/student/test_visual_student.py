@@ -26,9 +26,9 @@ from typer.testing import CliRunner
 from flows import distill
 from flows.cli import main
 from flows.report import html
-from flows.run_context import Work
+from flows.run_context import RunContext
 from flows.run_directory import STAGES
-from flows.stages import stages
+from flows.stages import PIPELINE
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, sha256, write_json
@@ -106,9 +106,8 @@ def described(model: Path, to: Path) -> Path:
     return to
 
 
-def run_all(work: Work, until: str | None = None) -> dict[str, Any]:
-    loaded = {name: getattr(work, name) for name in ("domain", "teacher", "student", "hardware")}
-    return distill.run_stages(work.run, work.recipe, loaded, until)
+def run_all(work: RunContext, until: str | None = None) -> dict[str, Any]:
+    return distill.run_stages(work, until)
 
 
 @pytest.fixture(scope="module")
@@ -278,7 +277,7 @@ def test_published_again_under_a_tag_it_is_the_same_version(finished: SimpleName
     published = work.recipe.publish
     named = published.model_copy(update={"tag": "audited"})
     tagged = replace(work, recipe=work.recipe.model_copy(update={"publish": named}))
-    stages.publish.fn(tagged)
+    PIPELINE["publish"].run(tagged)
     model = resolve(Path(published.store), "fees:audited")
     assert model.tag == "1" and set(model.tags) == {"1", "latest", "audited"}
     assert work.run.receipt("publish")["result"]["tag"] == "1"
@@ -295,7 +294,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
     model = write_model(tmp_path, trls("qwen3_vl"), "qwen3_vl")
     work = planned(tmp_path, model)
     with work.run:
-        stages.plan.fn(work)
+        PIPELINE["plan"].run(work)
         renderer = work.renderer()
         row = next(r for r in read_jsonl(work.path("tasks", "exam.jsonl")) if "pictures" in r)
         file, tower = base.gguf(work.student, "Q8_0"), base.projector(work.student)
@@ -326,7 +325,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
 # ------------------------------------------------------------------------------------- what is refused
 
 
-def planned(directory: Path, student: Path | str, **changes: str) -> Work:
+def planned(directory: Path, student: Path | str, **changes: str) -> RunContext:
     settings = {**SETTINGS, "tasks.train": "4", "tasks.exam": "2", "student": str(student)}
     return test_visual_run.work_in(
         directory, "http://127.0.0.1:1/v1", SEES, **{**settings, **changes}
@@ -338,7 +337,7 @@ def test_a_student_that_sees_learns_in_words_by_recipe(
 ) -> None:
     work = planned(tmp_path, described(model, tmp_path / "s.yaml"), **{"train.images": "source"})
     with work.run:
-        stages.plan.fn(work)
+        PIPELINE["plan"].run(work)
         asked = [*read_jsonl(work.path("tasks", "exam.jsonl"))]
         assert "where_is_the_fee" not in {row["template"] for row in asked}
         renderer = work.renderer()
@@ -367,9 +366,9 @@ def test_a_trace_whose_pictures_take_too_many_tokens_is_too_long(
 def test_pixels_for_a_student_that_sees_none_are_refused(tmp_path: Path) -> None:
     work = planned(tmp_path, "smollm2-135m", **{"train.images": "pixels"})
     with work.run, pytest.raises(InputError) as raised:
-        stages.plan.fn(work)
+        PIPELINE["plan"].run(work)
     assert str(raised.value) == (
-        "train.images: found pixels, expected source: smollm2-135m sees no images"
+        "train.images: found pixels, expected source: smollm2-135m is a text-only model"
     )
 
 

@@ -187,9 +187,9 @@ def student(tmp_path_factory):
 def trained(student, directory, *overrides):
     """Runs filter and train on thirty traces that a teacher might have left, and returns ledger and examples.json."""
     from flows import recipe_file
-    from flows.run_context import Work
+    from flows.run_context import RunContext
     from flows.run_directory import Run
-    from flows.stages import stages
+    from flows.stages import PIPELINE
     from schemas.files import read_json, write_jsonl
     from student.models import base
     from teacher.domain import pack
@@ -207,7 +207,7 @@ def trained(student, directory, *overrides):
         ],
     )
     with Run.open(directory, chosen, domain_pack.name, domain_pack.path) as run:
-        work = Work(run, chosen, domain_pack, {}, base.load(chosen.student), hardware.find())
+        work = RunContext(run, chosen, domain_pack, {}, base.load(chosen.student), hardware.find())
         traces = [
             test_filter.trace(
                 n, request=f"Question {n}: " + "when, " * n + "is it over?", answer=padded(n)
@@ -219,8 +219,8 @@ def trained(student, directory, *overrides):
         for stage, output in (("plan", "tasks"), ("generate", "traces.jsonl")):
             with run.stage(stage, {}, [work.path(output)]):
                 pass
-        stages.filter_.fn(work)
-        stages.train.fn(work)
+        PIPELINE["filter"].run(work)
+        PIPELINE["train"].run(work)
         receipt = run.receipt("train")
         assert receipt and receipt["result"]["kept_step"] <= receipt["result"]["steps"]
         return (

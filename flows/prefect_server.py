@@ -1,0 +1,114 @@
+"""Hosts Prefect: the only module that imports it.
+
+A run's stages are the tasks of a Prefect flow. Where PREFECT_API_URL names a server, the run is recorded there; else a
+server of the run's own records it, with its database in RUN/prefect.
+"""
+
+import atexit
+import contextlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+# Prefect reads these as it is imported.
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")  # of `make serve`
+os.environ.setdefault("DO_NOT_TRACK", "1")
+
+import prefect.settings as prefect_settings  # noqa: E402
+from prefect import flow as flow  # noqa: E402
+from prefect import task  # noqa: E402
+from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.context import FlowRunContext  # noqa: E402
+
+from teacher.inference.endpoint import Endpoint  # noqa: E402
+from teacher.inference.process import Program, ServerProcess, free_port  # noqa: E402
+
+Result = TypeVar("Result")
+
+
+def in_flow() -> bool:
+    """Whether a Prefect flow is running."""
+    return FlowRunContext.get() is not None
+
+
+def run_flow(directory: Path, body: Callable[[], Result]) -> Result:
+    """Runs `body` as a run of the flow `distill`, named after the run's directory."""
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+
+    @flow(name="distill", flow_run_name=lambda: directory.name)
+    def distill() -> Result:
+        # Prefect's handler raises an exception that asyncio delivers to one task only; the others would go on.
+        if callable(on_sigterm):
+            signal.signal(signal.SIGTERM, on_sigterm)
+        return body()
+
+    with _server(directory):
+        return distill()
+
+
+def run_task(name: str, body: Callable[[], None]) -> None:
+    """Runs `body` as a task of the flow that is running; where none is, it is called as it is."""
+    if not in_flow():
+        body()
+        return
+
+    # Receipts decide what is repeated (flows/run_directory.py), so Prefect neither caches nor stores results.
+    @task(name=name, cache_policy=NO_CACHE, persist_result=False)
+    def run() -> None:
+        body()
+
+    run()
+
+
+@contextlib.contextmanager
+def _server(directory: Path) -> Iterator[None]:
+    """Prefect's server for the time of the block: the one that PREFECT_API_URL names, or one of the run's own."""
+    # Prefect would log every error as a traceback; the command ends with one line about it.
+    for name in list(logging.root.manager.loggerDict):
+        if name.partition(".")[0] == "prefect":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+    if prefect_settings.PREFECT_API_URL.value():
+        yield
+        return
+    server = _own_server(directory)
+    server.start()
+    # At the end of the process, after Prefect's own threads have sent what they still hold.
+    atexit.register(server.close)
+    with prefect_settings.temporary_settings(
+        {
+            prefect_settings.PREFECT_HOME: directory / "prefect",
+            prefect_settings.PREFECT_API_URL: server.endpoint.url,
+        }
+    ):
+        yield
+
+
+def _own_server(directory: Path) -> ServerProcess:
+    """Prefect's server, as Prefect starts its temporary one, but in a session of its own.
+
+    In this process's group Ctrl-C would end both, and the flow would try for minutes to report its end to the dead
+    server.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
+    program = Program(
+        "Prefect's server",
+        command,
+        port,
+        {
+            "PREFECT_HOME": str(directory / "prefect"),
+            "PREFECT__SERVER_EPHEMERAL": "1",
+            "PREFECT__SERVER_FINAL": "1",
+        },
+        ready_seconds=300,
+        drain_seconds=5,
+        health="/api/health",
+    )
+    endpoint = Endpoint(f"http://127.0.0.1:{port}/api", key="", model="")
+    return ServerProcess(program, endpoint, directory / "logs" / "prefect.log")

@@ -1,0 +1,107 @@
+"""evaluate: the held-out exam, of the untrained base and of the exported student.
+
+    stillhouse evaluate RUN
+
+Both are served by llama.cpp as the same GGUF variant. Writes evaluate/base.jsonl and evaluate/student.jsonl (traces),
+and evaluate/scorecard.json with both scores and the gate that decides whether the student may be published.
+"""
+
+import asyncio
+from typing import TYPE_CHECKING, Any, cast
+
+from flows.progress import log, track
+from flows.run_context import RunContext
+from flows.run_directory import now
+from flows.stages.stage import stage
+from schemas.documents import check_document
+from schemas.files import read_jsonl, sha256, write_json, write_jsonl
+from schemas.task import Task
+from teacher.models import catalog
+
+if TYPE_CHECKING:
+    from student.evaluate import Candidate
+
+_CONTEXT = 2048  # tokens of a conversation without images
+
+
+@stage(
+    "evaluate",
+    reads=("evaluate", "gate", "train.max_length", "train.images"),
+    also_reads=("name",),  # the scorecard's record of the recipe
+    models=("student",),
+    earlier={"plan": "tasks/exam.jsonl", "export": ""},
+    outputs=("evaluate/base.jsonl", "evaluate/student.jsonl", "evaluate/scorecard.json"),
+)
+def evaluate(context: RunContext) -> dict[str, Any]:
+    from student.evaluate import Score, gate, run_exam, score
+
+    settings, student = context.recipe.evaluate, context.student
+    exam_file = context.path("tasks", "exam.jsonl")
+    tasks = cast(list[Task], list(read_jsonl(exam_file)))
+    tokens = _CONTEXT
+    if any("pictures" in task for task in tasks):  # images take room, as pixels or in words
+        tokens = max(tokens, context.recipe.train.max_length + settings.max_tokens)
+    scores: dict[str, Score] = {}
+    for candidate in _candidates(context):
+        name = candidate.name
+        with track(f"exam of the {name}", len(tasks)) as advance:
+            traces = asyncio.run(
+                run_exam(
+                    candidate,
+                    tasks,
+                    domain=context.domain,
+                    settings=settings,
+                    context=min(student["context"], tokens),
+                    journal=context.path("journal"),
+                    log=context.path("logs", f"exam-{name}.log"),
+                    images="pixels" if context.student_reads_pixels else "source",
+                    album=context.album,
+                    report_episode=advance,
+                )
+            )
+        write_jsonl(context.path("evaluate", f"{name}.jsonl"), traces)
+        scores[name] = score(candidate, traces, tasks, model=student["name"])
+        log(f"{name}: {scores[name]['passed']} of {len(tasks)} exam tasks")
+    min_success = context.domain.spec.get("exam", {}).get("min_success", 0)
+    verdict = gate(scores["base"], scores["student"], context.recipe.gate, min_success)
+    scorecard = {
+        "version": 1,
+        "domain": context.domain.name,
+        "recipe": context.recipe.name,
+        "created": now(),
+        "exam": {"tasks": len(tasks), "sha256": sha256(exam_file)},
+        "models": scores,
+        "gate": verdict,
+    }
+    scorecard_file = context.path("evaluate", "scorecard.json")
+    check_document(scorecard, "scorecard", scorecard_file)
+    write_json(scorecard_file, scorecard)
+    return {
+        "base": scores["base"]["passed"],
+        "student": scores["student"]["passed"],
+        "gate": verdict["passed"],
+    }
+
+
+def _candidates(context: RunContext) -> list["Candidate"]:
+    """The untrained base, whose own template may have no tools, and the exported student, as the same variant."""
+    from student.evaluate import Candidate
+    from student.models import base
+    from student.registry.publish import PROJECTOR
+
+    variant, pixels = context.recipe.evaluate.variant, context.student_reads_pixels
+    base_file = base.gguf(context.student, variant, log)
+    student_file = context.path("export", "gguf", context.gguf_name(variant))
+    projector = context.path("export", "gguf", context.gguf_name(PROJECTOR))
+    return [
+        Candidate(
+            "base",
+            base_file,
+            sha256(base_file),
+            template=catalog.template(context.student),
+            projector=base.projector(context.student, log) if pixels else None,
+        ),
+        Candidate(
+            "student", student_file, sha256(student_file), projector=projector if pixels else None
+        ),
+    ]

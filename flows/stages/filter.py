@@ -1,0 +1,68 @@
+"""filter: judges each trace and keeps those that are training data.
+
+    stillhouse filter RUN
+
+Writes filter/kept.jsonl, filter/rejected.jsonl (each trace with its verdict) and filter/ledger.json, which counts both.
+"""
+
+from typing import Any
+
+from flows.progress import log
+from flows.run_context import RunContext
+from flows.stages.stage import stage
+from schemas.errors import StageError
+from schemas.files import read_jsonl, write_json, write_jsonl
+from teacher.scenes.images import names_of
+
+
+@stage(
+    "filter",
+    reads=("filter", "train.max_length", "train.overflow", "train.images"),
+    models=("student",),  # it counts tokens as the student does
+    earlier={"plan": "tasks/", "generate": ""},
+    outputs=("filter/kept.jsonl", "filter/rejected.jsonl", "filter/ledger.json"),
+)
+def filter_traces(context: RunContext) -> dict[str, Any]:
+    from schemas.filter import FilterSettings
+    from schemas.filter import filter_traces as judge_traces
+    from student.rendering.examples import turns
+
+    renderer = context.renderer()
+    train, limits = context.recipe.train, context.recipe.filter.model_dump()
+    if train.overflow == "reject":
+        limits["max_tokens"] = min(limits["max_tokens"], train.max_length)
+    else:
+        limits["max_turn"] = train.max_length
+
+    def turn_lengths(trace: dict[str, Any]) -> list[int]:
+        return [len(turn) for turn in turns(trace, renderer)]
+
+    traces = list(read_jsonl(context.path("traces.jsonl")))
+    exam = list(read_jsonl(context.path("tasks", "exam.jsonl")))
+    names = {name for row in (*traces, *exam) for name in _image_names(row)}
+    looks = {name: context.album.look(name) for name in names}
+    judged, ledger = judge_traces(traces, exam, FilterSettings(**limits), turn_lengths, looks)
+    write_jsonl(
+        context.path("filter", "kept.jsonl"), [row for row in judged if row["verdict"]["kept"]]
+    )
+    write_jsonl(
+        context.path("filter", "rejected.jsonl"),
+        [row for row in judged if not row["verdict"]["kept"]],
+    )
+    ledger_file = context.path("filter", "ledger.json")
+    write_json(ledger_file, ledger)
+    reasons = ", ".join(f"{count} {reason}" for reason, count in ledger["rejected"].items())
+    log(
+        f"{ledger['traces']} traces = {ledger['kept']} kept"
+        f" + {ledger['traces'] - ledger['kept']} rejected{f' ({reasons})' if reasons else ''}"
+    )
+    if not ledger["kept"]:
+        raise StageError(
+            f"{ledger_file}: no trace was kept, so there is nothing to train on: see rejected.jsonl"
+        )
+    return {"traces": ledger["traces"], "kept": ledger["kept"]}
+
+
+def _image_names(row: dict[str, Any]) -> list[str]:
+    """The images that a trace or a task names."""
+    return row.get("images") or names_of(row)

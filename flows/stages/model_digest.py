@@ -1,0 +1,50 @@
+"""A digest of all that a run takes from a teacher or a student: its description, its template, its local files."""
+
+from pathlib import Path
+from typing import Any
+
+from schemas.files import dumps, sha256, sha256_text
+from teacher.models import catalog
+
+# Larger files, which are weights, count by size and modification time: to hash 60 GB takes minutes.
+_HASHED_BYTES = 64 * 2**20
+
+
+def model_digest(model: dict[str, Any]) -> str:
+    """sha256 over a model's description, the text of the template that it names, and the files of a local path.
+
+    Weights of a package or of the hub are pinned by the description itself (sha256, revision).
+    """
+    template = catalog.template(model)
+    path = model["source"].get("path")
+    return sha256_text(
+        dumps(
+            {
+                "description": model,
+                "template": sha256(template) if template else None,
+                "files": _state(Path(path).expanduser()) if path else None,
+            }
+        )
+    )
+
+
+def _state(path: Path) -> list[list[Any]]:
+    """[name, sha256] of each small file, [name, bytes, modification time in ns] of each large one; hidden files not.
+
+    A path that is not there has no files: a teacher behind an API needs no weights on this machine.
+    """
+    if path.is_file():
+        return [_file_state(path, path.name)]
+    files = sorted((file.relative_to(path).as_posix(), file) for file in path.rglob("*"))
+    return [
+        _file_state(file, name)
+        for name, file in files
+        if file.is_file() and not any(part.startswith(".") for part in Path(name).parts)
+    ]
+
+
+def _file_state(file: Path, name: str) -> list[Any]:
+    stat = file.stat()
+    if stat.st_size <= _HASHED_BYTES:
+        return [name, sha256(file)]
+    return [name, stat.st_size, stat.st_mtime_ns]

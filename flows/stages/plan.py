@@ -1,0 +1,111 @@
+"""plan: samples the tasks, proves each solvable, and estimates what the run takes and whether it fits.
+
+    stillhouse plan DOMAIN --gpus 8xH200
+
+Asks no model. Writes tasks/train.jsonl, tasks/exam.jsonl and plan.json; the images of the tasks go to images/.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from flows.progress import log
+from flows.run_context import RunContext
+from flows.stages.stage import stage
+from schemas.documents import check_document
+from schemas.errors import GateError, InputError
+from schemas.files import read_json, read_jsonl, sha256_text, write_json, write_jsonl
+from teacher.domain import tasks, unanswerable
+from teacher.planning import cost
+from teacher.scenes.images import names_of
+
+
+def _hardware(context: RunContext) -> dict[str, str]:
+    return {"hardware": sha256_text(str(context.hardware))}
+
+
+def _has_images(context: RunContext) -> bool:
+    """Whether the images of the tasks are there: the tasks name them, the receipt does not."""
+    files = [context.path("tasks", name) for name in ("train.jsonl", "exam.jsonl")]
+    rows = (row for file in files for row in read_jsonl(file))
+    return not context.album.missing(name for row in rows for name in names_of(row))
+
+
+def _print_plan(context: RunContext) -> None:
+    for line in read_json(context.path("plan.json"))["lines"]:
+        log(f"  {line}")
+
+
+@stage(
+    "plan",
+    reads=("tasks", "serve", "generate", "filter.agreement?", "train"),
+    models=("teacher", "student"),
+    digests=_hardware,
+    outputs=("tasks/train.jsonl", "tasks/exam.jsonl", "plan.json"),
+    holds=_has_images,
+    report=_print_plan,
+)
+def plan(context: RunContext) -> dict[str, Any]:
+    from student.training.memory import memory
+    from teacher.planning.plan import plan as make_plan
+
+    settings, album, domain = context.recipe.tasks, context.album, context.domain
+    student_pixels = context.student_reads_pixels
+    # A training task must suit both models; the exam is for the student and its base.
+    both_pixels = context.teacher_grounding == "pixels" and student_pixels
+    train = tasks.sample(
+        domain, "train", settings.train, settings.seed, settings.mix, both_pixels, album
+    )
+    # Base and student are compared on the domain's own mix, whatever the training mix is.
+    exam = tasks.sample(
+        domain, "exam", settings.exam, settings.seed, pixels=student_pixels, album=album
+    )
+    train = unanswerable.swap_some(train, domain, settings.swapped, album)
+    exam = unanswerable.swap_some(exam, domain, settings.swapped, album)
+    _check_image_limit(context, train)
+    for row in (*train, *exam):
+        check_document(row, "task", row["id"])
+    # Tasks that share the beginning of their prompts are neighbours: the server reads it once.
+    train.sort(key=lambda row: (row["template"], row["tools"]))
+    write_jsonl(context.path("tasks", "train.jsonl"), train)
+    write_jsonl(context.path("tasks", "exam.jsonl"), exam)
+    conversations = cost.measure(
+        train,
+        domain,
+        album,
+        shown=context.teacher_grounding,
+        read="pixels" if student_pixels else "source",
+    )
+    estimate = make_plan(
+        conversations,
+        exam,
+        context.teacher,
+        context.student,
+        context.recipe,
+        context.hardware,
+        memory(context.student, context.recipe.train, context.hardware),
+    )
+    write_json(context.path("plan.json"), estimate)
+    swapped = sum("swapped" in row for row in train)
+    return {"train": len(train), "exam": len(exam), **({"swapped": swapped} if swapped else {})}
+
+
+def check_fit(context: RunContext, stages: Sequence[str]) -> None:
+    """Raises GateError where one of the stages needs more memory than this hardware has, by the plan."""
+    estimate = read_json(context.path("plan.json"))
+    for name, model in (("generate", "teacher"), ("train", "student")):
+        if name in stages and not estimate[model]["fits"]:
+            raise GateError(f"{estimate[model]['name']}: does not fit: {estimate[model]['reason']}")
+
+
+def _check_image_limit(context: RunContext, sampled: list[dict[str, Any]]) -> None:
+    """Raises InputError where a task's first request has more images than the teacher's server takes."""
+    limits = context.teacher.get("images")
+    if not limits or context.teacher_grounding != "pixels":
+        return
+    for task in sampled:
+        count = len(task.get("pictures", [])) * (1 + context.recipe.generate.examples)
+        if count > limits["max_count"]:
+            raise InputError(
+                f"{task['id']}: {count} images in a request, its examples' included: expected at most"
+                f" {limits['max_count']} (images.max_count of {context.teacher['name']})"
+            )

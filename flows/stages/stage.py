@@ -1,0 +1,187 @@
+"""A stage of a run: what it reads, declared beside its body, and how it is run or skipped.
+
+The declaration decides when a stage is repeated. Its body gets a context that shows the declared fields of the recipe
+and the declared models alone, so that a setting which a stage reads cannot be missing from its receipt
+(flows/run_directory.py):
+
+    @stage("evaluate", reads=("evaluate", "train.max_length"), models=("student",), outputs=("evaluate",))
+    def evaluate(context: RunContext) -> dict[str, Any]: ...
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NoReturn, TypeVar
+
+from flows.progress import log
+from flows.run_context import RunContext
+from flows.stages.model_digest import model_digest
+from schemas.recipe import Recipe, Section
+
+Model = Literal["teacher", "student"]
+SectionType = TypeVar("SectionType", bound=Section)
+
+
+class UndeclaredRead(Exception):
+    """A bug: a stage reads a setting or a model that it does not declare."""
+
+
+def _no_digests(context: RunContext) -> dict[str, str]:
+    return {}
+
+
+def _always(context: RunContext) -> bool:
+    return True
+
+
+def _print_nothing(context: RunContext) -> None:
+    return None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline.
+
+    Attributes:
+        name: one of flows.run_directory.STAGES.
+        body: does the work; returns a small summary, which becomes the receipt's "result".
+        outputs: files and directories that the body writes, relative to the run's directory.
+        reads: the recipe's fields ("train.max_length") or whole sections ("train") that its outputs depend on. Of a
+            field with "?" at its end it counts only whether it is set.
+        also_reads: recipe fields that the body may read although a change repeats nothing: where and how fast the
+            work is done, or a record of how the student was made.
+        models: the models that its outputs depend on. The domain pack is an input of every stage.
+        earlier: the earlier stages whose outputs it reads, each with the path, in the run's directory, at which those
+            outputs begin; "" for all of them.
+        digests: further inputs by name, such as the digest of a file outside the run.
+        holds: whether the outputs of a finished stage can still be used; what lies outside the receipt's files.
+        report: prints what the stage has to say, also where it was done already.
+    """
+
+    name: str
+    body: Callable[[RunContext], dict[str, Any]]
+    outputs: tuple[str, ...]
+    reads: tuple[str, ...]
+    also_reads: tuple[str, ...] = ()
+    models: tuple[Model, ...] = ()
+    earlier: Mapping[str, str] = field(default_factory=dict)
+    digests: Callable[[RunContext], dict[str, str]] = _no_digests
+    holds: Callable[[RunContext], bool] = _always
+    report: Callable[[RunContext], None] = _print_nothing
+
+    def run(self, context: RunContext) -> None:
+        """Does the stage's work and writes its receipt, or logs that it is done already.
+
+        Raises:
+            InputError: an earlier stage has not run.
+            UndeclaredRead: the body reads what is not declared.
+        """
+        if self.is_current(context):
+            log(f"{self.name} is done already")
+        else:
+            outputs = [context.path(output) for output in self.outputs]
+            with context.run.stage(self.name, self.inputs(context), outputs) as result:
+                result.update(self._checked(self.body, context))
+        self.report(context)
+
+    def is_current(self, context: RunContext) -> bool:
+        """Whether the stage need not run: same inputs, its outputs are as it wrote them, and they still hold."""
+        return context.run.is_current(self.name, self.inputs(context)) and self._checked(
+            self.holds, context
+        )
+
+    def inputs(self, context: RunContext) -> dict[str, str]:
+        """A digest of everything that is declared, by its name: what the receipt keeps.
+
+        Raises:
+            InputError: an earlier stage has not run.
+        """
+        inputs = {"domain": context.run.domain["sha256"]}
+        for read in self.reads:
+            if read.endswith("?"):
+                is_set = _is_set(context.recipe, read.removesuffix("?"))
+                inputs[f"recipe.{read}"] = "set" if is_set else "null"
+            else:
+                inputs[f"recipe.{read}"] = context.recipe.digest(read)
+        for model in self.models:
+            inputs[model] = model_digest(getattr(context, model))
+        for name, start in self.earlier.items():
+            outputs = context.run.outputs(name).items()
+            inputs |= {path: digest for path, digest in outputs if path.startswith(start)}
+        return inputs | self._checked(self.digests, context)
+
+    def view(self, context: RunContext) -> RunContext:
+        """The context as the body gets it: reading anything undeclared of the recipe or the models raises."""
+        fields = [read.removesuffix("?") for read in (*self.reads, *self.also_reads)]
+        view = replace(context, recipe=limited(context.recipe, fields))
+        if "teacher" not in self.models:
+            view = replace(view, teacher=_Undeclared(self.name, "teacher"))
+        if "student" not in self.models:
+            view = replace(view, student=_Undeclared(self.name, "student"))
+        return view
+
+    def _checked(self, function: Callable[[RunContext], Any], context: RunContext) -> Any:
+        try:
+            return function(self.view(context))
+        except AttributeError as error:
+            if not isinstance(error.obj, Section):
+                raise
+            section = (
+                "" if isinstance(error.obj, Recipe) else f"{type(error.obj).__name__.lower()}."
+            )
+            raise UndeclaredRead(_undeclared(self.name, f"{section}{error.name}")) from error
+
+
+def stage(name: str, **declaration: Any) -> Callable[[Callable[[RunContext], Any]], Stage]:
+    """Makes the decorated function the body of a Stage; `declaration` has the Stage's other attributes."""
+
+    def declare(body: Callable[[RunContext], Any]) -> Stage:
+        return Stage(name=name, body=body, **declaration)
+
+    return declare
+
+
+def limited(recipe: Recipe, fields: Iterable[str]) -> Recipe:
+    """A copy of a recipe that has the named fields ("train.max_length") and sections ("train") alone.
+
+    Reading another one raises AttributeError.
+    """
+    wanted: dict[str, set[str]] = {}
+    for path in fields:
+        section, _, name = path.partition(".")
+        wanted.setdefault(section, set()).add(name)
+    copy = _with_fields(recipe, wanted)
+    for section, names in wanted.items():
+        if "" not in names:
+            vars(copy)[section] = _with_fields(getattr(recipe, section), names)
+    return copy
+
+
+def _with_fields(section: SectionType, names: Iterable[str]) -> SectionType:
+    copy = section.model_copy()
+    for name in set(vars(copy)) - set(names):
+        del vars(copy)[name]
+    return copy
+
+
+def _is_set(recipe: Recipe, field: str) -> bool:
+    section, _, name = field.partition(".")
+    return getattr(getattr(recipe, section), name) is not None
+
+
+class _Undeclared(dict[str, Any]):
+    """Stands in for the description of a model that a stage does not declare: each read raises."""
+
+    def __init__(self, stage: str, model: str) -> None:
+        self._message = _undeclared(stage, model)
+
+    def _refuse(self, *_: object) -> NoReturn:
+        raise UndeclaredRead(self._message)
+
+    __getitem__ = get = items = values = keys = __iter__ = __contains__ = _refuse  # type: ignore[assignment]
+
+
+def _undeclared(stage: str, read: str) -> str:
+    return (
+        f"the stage {stage} reads {read}, which it does not declare: expected it in the declaration"
+        f" in flows/stages/{stage}.py"
+    )

@@ -1,0 +1,83 @@
+"""train: fine-tunes the student on the kept traces.
+
+    stillhouse train RUN
+
+Writes train/adapter (with method full, the weights), train/log.jsonl and train/examples.json. Checkpoints lie in
+train/checkpoints; a run that was killed continues from the last one.
+"""
+
+import shutil
+from typing import Any
+
+from flows.progress import log
+from flows.run_context import RunContext
+from flows.stages.stage import stage
+from schemas.errors import StageError
+from schemas.files import read_json, read_jsonl, sha256, write_json
+
+
+def _replay_digest(context: RunContext) -> dict[str, str]:
+    """sha256 of a local replay file; a data set of the hub counts by its name, which the recipe has."""
+    from student.training import mixture
+
+    replay = context.recipe.train.replay
+    file = mixture.replay_file(replay.path) if replay else None
+    return {"replay": sha256(file)} if file else {}
+
+
+@stage(
+    "train",
+    reads=("train",),
+    models=("student",),
+    earlier={"filter": ""},
+    digests=_replay_digest,
+    outputs=("train/adapter", "train/log.jsonl", "train/examples.json"),
+)
+def train(context: RunContext) -> dict[str, Any]:
+    from student.models import base
+    from student.training import mixture, sft
+
+    settings, directory = context.recipe.train, context.path("train")
+    _discard_other_checkpoints(context)
+    renderer = context.renderer()
+    kept = context.path("filter", "kept.jsonl")
+    mixed = mixture.mix(read_jsonl(kept), renderer, settings)
+    counts, learned = mixed.counts, mixed.learned
+    ledger = read_json(context.path("filter", "ledger.json"))
+    counts["overflow"]["traces_judged"] = ledger["traces"]
+    counts["overflow"]["traces_rejected"] = ledger["rejected"].get("too_long", 0)
+    if not learned:
+        raise StageError(f"{kept}: no example to train on")
+    if settings.patience and not mixed.held_out:
+        raise StageError(
+            f"train.patience={settings.patience}: no example is held out of {counts['learned']}:"
+            f" --set train.holdout={min(0.5, 2 * settings.holdout):g} or train.patience=null"
+        )
+    if settings.replay:
+        replayed = mixture.replay(counts["tokens"], renderer, settings, directory)
+        counts["replay"], learned = replayed.counts, learned + replayed.learned
+    write_json(directory / "examples.json", counts)
+    for line in mixture.lines(counts, settings.epochs):
+        log(line)
+    return sft.train(
+        base.prepare(context.student, log),
+        context.student,
+        learned,
+        mixed.held_out,
+        settings,
+        directory,
+        log,
+        context.album,
+    )
+
+
+def _discard_other_checkpoints(context: RunContext) -> None:
+    """Empties train/ where it was begun with other inputs, or in another type on another machine."""
+    from student.training.memory import for_machine
+
+    dtype = for_machine(context.recipe.train, context.hardware.gpu is not None).dtype
+    begun_with = {**train.inputs(context), "dtype": dtype}
+    file = context.path("train", "inputs.json")
+    if not file.is_file() or read_json(file) != begun_with:
+        shutil.rmtree(context.path("train"), ignore_errors=True)
+        write_json(file, begun_with)

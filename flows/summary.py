@@ -1,0 +1,77 @@
+"""The summary of a run: as data for --json, and as the lines that the command ends with."""
+
+import contextlib
+from pathlib import Path
+from typing import Any
+
+from flows.progress import log
+from flows.report.html import write
+from flows.run_context import RunContext
+from flows.run_directory import STAGES
+from schemas.files import read_json
+from student.registry.model_card import weights_options
+from student.registry.publish import PROJECTOR
+
+
+def summarize(context: RunContext) -> dict[str, Any]:
+    """Writes the report and returns what the run has so far.
+
+    Returns:
+        {"run", "domain", "stages": seconds of each finished stage, "report": its path, "funnel": filter/ledger.json,
+        "scorecard": evaluate/scorecard.json, "published": {"name", "tag", "digest", "store"}}; the last three where
+        their stages have run.
+    """
+    receipts = {name: context.run.receipt(name) for name in STAGES}
+    summary: dict[str, Any] = {
+        "run": str(context.directory),
+        "domain": context.domain.name,
+        "stages": {name: receipt["seconds"] for name, receipt in receipts.items() if receipt},
+        "report": str(write(context.directory)),
+    }
+    for key, file in (("funnel", "filter/ledger.json"), ("scorecard", "evaluate/scorecard.json")):
+        if context.path(file).is_file():
+            summary[key] = read_json(context.path(file))
+    if receipts["publish"]:
+        summary["published"] = receipts["publish"]["result"]
+    return summary
+
+
+def log_summary(context: RunContext, summary: dict[str, Any]) -> None:
+    """Prints a summary for the person at the terminal, with the next command to try."""
+    log("-" * 60)
+    if funnel := summary.get("funnel"):
+        log(
+            f"funnel     {funnel['tasks']} tasks > {funnel['traces']} traces > {funnel['kept']} kept"
+            f" ({funnel['hinted']['kept']} with a hint)"
+        )
+    if scorecard := summary.get("scorecard"):
+        _log_exam(scorecard["models"]["base"], scorecard["models"]["student"])
+    seconds = summary["stages"]
+    by_stage = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
+    log(f"time       {sum(seconds.values()) / 60:.1f} min ({by_stage})")
+    log(f"report     {relative(Path(summary['report']))}")
+    if published := summary.get("published"):
+        log(f"published  {published['name']}:{published['tag']} in {published['store']}")
+        log(f"get it     make pull DOMAIN={context.domain.name}")
+        pulled = Path("students", context.domain.name)
+        weights = pulled / context.gguf_name(context.recipe.evaluate.variant)
+        projector = pulled / context.gguf_name(PROJECTOR) if context.student_reads_pixels else None
+        log(f"talk to it llama-server --jinja {weights_options(weights, projector)}")
+
+
+def _log_exam(base: dict[str, Any], student: dict[str, Any]) -> None:
+    """Prints the tasks passed before and after training, by the number of calls that their solutions have."""
+    log(f"exam       {'before':>10} {'after':>10}")
+    for calls, after in student["by_calls"].items():
+        before = base["by_calls"][calls]
+        name = {"0": "no call", "1": "one call"}.get(calls, f"{calls} calls")
+        log(
+            f"  {name:9}{before['passed']:>4} of {before['tasks']:<3}{after['passed']:>4} of {after['tasks']:<3}"
+        )
+
+
+def relative(path: Path) -> str:
+    """A path as the terminal shows it: from the working directory on, where it lies in it."""
+    with contextlib.suppress(ValueError):
+        return str(path.resolve().relative_to(Path.cwd()))
+    return str(path)
