@@ -1,31 +1,15 @@
-"""What is valid: the JSON Schemas of every file, and the checks of what a model wrote.
+"""What is valid: the JSON Schemas of every file, the rows as types, the Recipe, and the checks of what a model wrote.
 
-The lowest layer: it imports none of the others.
+The lowest room: it imports no other room, and every other room imports it. In come documents, texts and rows of
+unknown quality; out come typed values, verdicts and errors of one line.
 
-    validation     a document, by its *.schema.json
-    json_text      a text, as JSON
-    calls          a tool call, by the tools that were offered
-    wording        what an assistant's text gives away
-    conversation   messages: the first reason to reject them
-    filter, dedup  traces: the ordered checks, and what is too much alike
-    validate       a file of conversations that anyone wrote (`stillhouse validate`)
-    problems       what is wrong, in one line
-    errors, files  what every layer shares: the errors that end a command, files that are whole or not there
+    task, trace, recipe                   the rows and the recipe as types
+    documents, json_text, tool_calls      checks of a file, of a JSON text, of a tool call
+    messages, text_heuristics             checks of a conversation, of an assistant's text
+    filter, dedup, ledger, trace_file     checks of a run's traces, and of any file of conversations
+    errors, error_text, files, cache      shared by all rooms
 """
 
-import importlib
-import sys
-from types import ModuleType
+from schemas.lazy_rfc3987 import delay_rfc3987
 
-
-class _AtFirstUse(ModuleType):
-    """rfc3987_syntax, which jsonschema needs for the formats iri and iri-reference alone, but imports as it starts:
-    its forty parsers are 2.7 s of each command."""
-
-    def is_valid_syntax(self, term: str, value: str) -> bool:
-        if sys.modules.get(self.__name__) is self:
-            del sys.modules[self.__name__]
-        return importlib.import_module(self.__name__).is_valid_syntax(term, value)
-
-
-sys.modules.setdefault("rfc3987_syntax", _AtFirstUse("rfc3987_syntax"))
+delay_rfc3987()

@@ -1,6 +1,6 @@
-"""Checks a file that a person writes against its JSON Schema, beside this module.
+"""Checks a file that a person wrote against its JSON Schema in this directory.
 
-What is wrong is one line that names file, field and what was expected.
+The error is one line that names the file, the field, and what was found and expected.
 """
 
 import functools
@@ -37,15 +37,15 @@ def _schema_beside(uri: str) -> Resource[Any]:
 
 
 def check_document(document: Any, schema_name: str, path: Path | str) -> None:
-    """Checks what was read from `path` against `<schema_name>.schema.json`.
+    """Checks a document that was read from `path` against `<schema_name>.schema.json`.
 
     Raises:
-        InputError: `path: field: what was found and expected`, for the deepest error.
+        InputError: "PATH: FIELD: found ..., expected ...", for the deepest error.
     """
     try:
         _check_keys(document, "")
         error = best_match(validator(schema_name).iter_errors(document))
-    except _KeyIsNoText as error:
+    except _KeyIsNotText as error:
         raise InputError(f"{path}: {error}") from None
     except RecursionError:  # a YAML alias can make a document contain itself
         raise InputError(f"{path}: top level: nested too deeply, or refers to itself") from None
@@ -53,15 +53,15 @@ def check_document(document: Any, schema_name: str, path: Path | str) -> None:
         raise InputError(f"{path}: {describe(error)}")
 
 
-class _KeyIsNoText(Exception):
-    """YAML reads `1:`, `on:` and `2026-01-01:` as keys that are no text; JSON has no others."""
+class _KeyIsNotText(Exception):
+    """YAML reads the keys in `1:`, `on:` and `2026-01-01:` as a number, a bool, a date; JSON has only text keys."""
 
 
 def _check_keys(value: Any, field: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise _KeyIsNoText(
+                raise _KeyIsNotText(
                     f"{field or 'top level'}: found the key {brief(key)}, expected text"
                 )
             _check_keys(inner, dotted([field, key]))

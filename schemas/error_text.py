@@ -1,4 +1,4 @@
-"""What is wrong with a value, in one line: where it is, what was found, what was expected."""
+"""Error messages in one line: where a value is, what was found, what was expected."""
 
 import re
 import reprlib
@@ -14,13 +14,13 @@ _repr.maxlevel = 2
 
 
 def one_line(text: str, limit: int = 300) -> str:
-    """`text` as one line of Unicode that any file and terminal takes."""
+    """`text` as one line of valid Unicode, cut to `limit` characters."""
     text = " ".join(text.encode("utf-8", "replace").decode().split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def brief(value: Any) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """The repr of a value, shortened where it is long."""
     return _repr.repr(value)
 
 
@@ -32,7 +32,7 @@ def last_line(text: str) -> str:
 
 
 def dotted(path: Iterable[Any]) -> str:
-    """a.b[0].c"""
+    """A path such as ["a", "b", 0, "c"] as a.b[0].c."""
     text = ""
     for part in path:
         if isinstance(part, int):
@@ -43,36 +43,36 @@ def dotted(path: Iterable[Any]) -> str:
 
 
 def describe(error: ValidationError) -> str:
-    """One line for a validation error: the field, what was found, what was expected."""
+    """The message of a validation error: the field, what was found, what was expected."""
     field = dotted(error.absolute_path)
-    expected, found = error.validator_value, error.instance
+    expected, actual = error.validator_value, error.instance
     match error.validator:
         case "required":
-            missing = next(name for name in expected if name not in found)
+            missing = next(name for name in expected if name not in actual)
             expectation = _expectation(error.schema, missing)
             return one_line(f"{dotted([field, missing])}: missing, expected {expectation}")
         case "additionalProperties" if expected is False:
             known = error.schema.get("properties", {})
             patterns = error.schema.get("patternProperties", {})
             if known and not patterns:
-                unknown = next(name for name in found if name not in known)
+                unknown = next(name for name in actual if name not in known)
                 return (
                     f"{dotted([field, unknown])}: unknown field, expected one of {', '.join(known)}"
                 )
             problem = error.message
         case "type":
-            wanted = expected if isinstance(expected, str) else " or ".join(expected)
-            problem = f"found {brief(found)}, expected {wanted}"
+            types = expected if isinstance(expected, str) else " or ".join(expected)
+            problem = f"found {brief(actual)}, expected {types}"
         case "enum":
-            problem = f"found {brief(found)}, expected one of {', '.join(map(str, expected))}"
+            problem = f"found {brief(actual)}, expected one of {', '.join(map(str, expected))}"
         case "const":
-            problem = f"found {brief(found)}, expected {brief(expected)}"
+            problem = f"found {brief(actual)}, expected {brief(expected)}"
         case "pattern" | "format":
-            problem = f"found {brief(found)}, expected {error.validator} {expected}"
+            problem = f"found {brief(actual)}, expected {error.validator} {expected}"
         case (
             "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf" as bound
         ):
-            problem = f"found {brief(found)}, expected {bound} {expected}"
+            problem = f"found {brief(actual)}, expected {bound} {expected}"
         case (
             "minLength"
             | "maxLength"
@@ -81,15 +81,16 @@ def describe(error: ValidationError) -> str:
             | "minProperties"
             | "maxProperties" as bound
         ):
-            problem = f"found {len(found)}, expected {bound} {expected}"
+            problem = f"found {len(actual)}, expected {bound} {expected}"
         case "oneOf" | "anyOf" as keyword:
-            problem = f"found {brief(found)}, expected {keyword} {len(expected)} forms"
+            problem = f"found {brief(actual)}, expected {keyword} {len(expected)} forms"
         case _:
             problem = error.message
     return one_line(f"{field or 'top level'}: {problem}")
 
 
 def _expectation(schema: dict[str, Any], name: str) -> str:
+    """The type and description of a property, as in "string: Name of the domain."."""
     part = schema.get("properties", {}).get(name, {})
     if not isinstance(part, dict):
         return "a value"

@@ -1,28 +1,28 @@
-"""The errors that end a command, one for each exit code. Everything else that is raised is a bug.
+"""The errors that end a command, one for each exit code. Any other exception is a bug.
 
-Each message is one line that says what was found, where, and what was expected.
+A message is one line: where, what was found, what was expected, what to do.
 """
 
 
 class StillhouseError(Exception):
-    """Base of the errors that are shown to the user as one line, without a traceback."""
+    """Base class of the errors that are printed as one line, without a traceback."""
 
     exit_code = 1
 
 
 class StageError(StillhouseError):
-    """A stage failed while running: a full disk, a server that would not start, a missing compiler."""
+    """A stage failed while running, for example because of a full disk or a server that did not start."""
 
     exit_code = 1
 
 
 class InputError(StillhouseError):
-    """Bad usage or bad input. The message names the file, the field and what was expected."""
+    """The usage or the input is wrong. The message names the file, the field and what was expected."""
 
     exit_code = 2
 
 
 class GateError(StillhouseError):
-    """It does not fit, or a gate was not passed."""
+    """Something does not fit on the hardware, or a gate was not passed."""
 
     exit_code = 3

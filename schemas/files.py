@@ -1,4 +1,4 @@
-"""Reads and writes the project's files. A file is whole under its name or not there at all."""
+"""Reads and writes the project's files. A file is complete or does not exist: writes go to a temporary name first."""
 
 import contextlib
 import hashlib
@@ -14,9 +14,9 @@ from schemas.errors import InputError, StageError
 
 @contextlib.contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Gives a temporary name beside `path` and renames it to `path` when the block ends well.
+    """Yields a temporary path beside `path`, which is renamed to `path` when the block succeeds.
 
-    For a file or a directory. When the block raises, nothing of the temporary remains.
+    The block creates a file or a directory there. When the block raises, the temporary is removed.
 
     Raises:
         StageError: the disk is full or the path cannot be written.
@@ -46,27 +46,30 @@ def _remove(path: Path) -> None:
 
 
 def dumps(value: Any) -> str:
-    """One JSON text for one value: sorted keys, no spaces. What hashes and compares is written by this."""
+    """Canonical JSON: sorted keys, no spaces. Everything that is hashed or compared as JSON is written by this."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text. Raises StageError where it cannot be written."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Writes indented JSON. Raises StageError where it cannot be written."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
+    """Writes JSON Lines. Raises StageError where it cannot be written."""
     with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for row in rows:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises InputError where it is missing or is not JSON."""
+    """The value of a JSON file. Raises InputError where the file is missing or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -76,7 +79,7 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> Iterator[Any]:
-    """The rows of a JSON Lines file that this project wrote. Raises InputError naming the line."""
+    """Yields the rows of a JSON Lines file. Raises InputError that names the line."""
     try:
         file = path.open(encoding="utf-8")
     except FileNotFoundError:
@@ -90,7 +93,7 @@ def read_jsonl(path: Path) -> Iterator[Any]:
 
 
 def sha256(path: Path) -> str:
-    """Hex digest of a file; of a directory, the digest of its files' names and digests, sorted."""
+    """Hex digest of a file; of a directory, the digest over the sorted names and digests of its files."""
     if path.is_dir():
         names = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
         return sha256_text(dumps([[name, sha256(path / name)] for name in names]))
@@ -99,4 +102,5 @@ def sha256(path: Path) -> str:
 
 
 def sha256_text(text: str) -> str:
+    """Hex digest of a text in UTF-8."""
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,7 @@
-"""Strict JSON: what RFC 8259 has, and nothing beside it that Python would take."""
+"""Strict JSON: RFC 8259 without the extensions that Python's json module accepts.
+
+Models read these error messages in tool results, so they are training data: do not change them.
+"""
 
 import json
 from typing import Any
@@ -7,11 +10,11 @@ from schemas.error_text import brief, one_line
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Reads JSON (RFC 8259), and nothing that two readers could read as two things.
+    """Parses JSON (RFC 8259) and rejects texts that two parsers could read differently.
 
     Raises:
-        ValueError: what is wrong. Also for what Python alone would take: NaN, a number that overflows, a
-            key given twice, half of a surrogate pair, more digits or a deeper nesting than it handles.
+        ValueError: the text is not JSON; also for NaN, a number that overflows, a duplicate key, half of a surrogate
+            pair, and more digits or deeper nesting than Python handles.
     """
     try:
         text = text.decode("utf-8") if isinstance(text, bytes) else text
@@ -33,8 +36,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
         keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {brief(twice)} is given twice")
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {brief(repeated)} is given twice")
     return value
 
 
@@ -50,7 +53,7 @@ def _finite(text: str) -> float:
 
 
 def not_json(value: Any) -> str | None:
-    """Why a value cannot be written as JSON in UTF-8: NaN, half a surrogate pair, endless nesting."""
+    """Why a value cannot be written as JSON in UTF-8 (NaN, half a surrogate pair, cycles); None where it can."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:

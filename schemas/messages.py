@@ -1,4 +1,4 @@
-"""The ordered checks of a conversation that a model wrote: whatever it is given, it returns a verdict."""
+"""The ordered checks of a conversation that a model wrote. They return a verdict for any input and never raise."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -7,8 +7,9 @@ from schemas.error_text import brief, one_line
 from schemas.json_text import not_json
 from schemas.text_heuristics import announced_call, marker_in
 from schemas.tool_calls import call_problem, functions_by_name
+from schemas.trace import Message, Verdict
 
-# In the order in which they are looked for: a conversation's reason is the first that applies.
+# In the order of the checks: a conversation's reason is the first that applies.
 MESSAGE_REASONS = (
     "malformed_trace",
     "unknown_tool",
@@ -23,15 +24,20 @@ MESSAGE_REASONS = (
 )
 _ROLES = ("system", "developer", "user", "assistant", "tool")
 
-Verdict = dict[str, Any]
 _Finding = tuple[str, int | None, str]  # reason, message index, detail
 
 
 def kept() -> Verdict:
+    """The verdict of a conversation or trace that passed every check."""
     return {"kept": True, "reason": None, "detail": None, "message_index": None}
 
 
 def rejected(reason: str, detail: str, message_index: int | None = None) -> Verdict:
+    """The verdict of a conversation or trace that failed a check.
+
+    Args:
+        reason: one of schemas.ledger.REASONS. message_index: of the message at fault.
+    """
     return {
         "kept": False,
         "reason": reason,
@@ -41,15 +47,16 @@ def rejected(reason: str, detail: str, message_index: int | None = None) -> Verd
 
 
 def check_messages(messages: Any, tools: Any, images: Any = None) -> Verdict:
-    """Judges a conversation in OpenAI's chat format by what can be seen without executing anything.
+    """Judges a conversation in OpenAI's chat format, without executing its calls.
 
-    A call's arguments are JSON text, or an object that was parsed already. Without tools every call is
-    an unknown_tool. Only the tools that are called have their schemas compiled. Where the conversation has a list of
-    `images`, each belongs to one part {"type": "image"} of its messages, in order.
+    Args:
+        messages: a call's arguments are JSON text or a parsed object.
+        tools: without tools every call is an unknown_tool. Only the schemas of tools that are called are compiled.
+        images: a list with one entry for each part {"type": "image"} of the messages, in order; None skips that check.
 
     Returns:
-        {"kept", "reason", "detail", "message_index"}: the first of MESSAGE_REASONS that applies, at the
-        first message where it does; the last three are None when it is kept. It never raises.
+        {"kept", "reason", "detail", "message_index"}: the first of MESSAGE_REASONS that applies, and the first message
+        that it applies to; the last three are None for a kept conversation. It never raises.
     """
     findings = list(_shape(messages, tools))
     if not findings and images is not None:
@@ -63,10 +70,10 @@ def check_messages(messages: Any, tools: Any, images: Any = None) -> Verdict:
         findings += _narrated(messages, functions)
     if not findings:
         return kept()
-    reason, where, detail = min(
+    reason, at, detail = min(
         findings, key=lambda finding: (MESSAGE_REASONS.index(finding[0]), finding[1] or 0)
     )
-    return rejected(reason, detail, where)
+    return rejected(reason, detail, at)
 
 
 def text_of(content: Any) -> str:
@@ -77,7 +84,7 @@ def text_of(content: Any) -> str:
 
 
 def _shape(messages: Any, tools: Any) -> Iterable[_Finding]:
-    """Whether it is a conversation at all. What comes after may rely on it."""
+    """Checks the types of messages and tools. The other checks run only where this finds nothing."""
 
     def malformed(index: int | None, detail: str) -> _Finding:
         return "malformed_trace", index, detail
@@ -87,25 +94,26 @@ def _shape(messages: Any, tools: Any) -> Iterable[_Finding]:
     else:
         yield from (malformed(None, problem) for problem in _tool_problems(tools or []))
     if not isinstance(messages, list) or not messages:
-        found = brief(messages)
-        yield malformed(None, f"messages: found {found}, expected a list of at least one message")
+        detail = f"messages: found {brief(messages)}, expected a list of at least one message"
+        yield malformed(None, detail)
         return
     for index, message in enumerate(messages):
         problem = _message_problem(message)
         if problem:
             yield malformed(index, problem)
     if not any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages):
-        yield malformed(None, "messages: no message of an assistant, so nothing to learn")
+        yield malformed(None, "messages: found no assistant message, expected at least one")
 
 
-def _images(messages: list[dict[str, Any]], images: Any) -> Iterable[_Finding]:
+def _images(messages: list[Message], images: Any) -> Iterable[_Finding]:
+    """Checks that there are as many images as image parts."""
     contents = (message.get("content") for message in messages)
     parts = [part for content in contents if isinstance(content, list) for part in content]
-    shown = sum(part["type"] == "image" for part in parts)
-    # Without such parts the list belongs to another format, such as one with placeholders in the text.
-    if shown and (not isinstance(images, list) or shown != len(images)):
-        found = len(images) if isinstance(images, list) else brief(images)
-        detail = f"images: found {found}, expected a list of one for each of {shown} image parts"
+    count = sum(part["type"] == "image" for part in parts)
+    # Without image parts, the list belongs to another format, such as one with placeholders in the text.
+    if count and (not isinstance(images, list) or count != len(images)):
+        actual = len(images) if isinstance(images, list) else brief(images)
+        detail = f"images: found {actual}, expected a list of one for each of {count} image parts"
         yield "malformed_trace", None, detail
 
 
@@ -168,10 +176,8 @@ def _call_problem(call: Any) -> str | None:
     return None
 
 
-def _turn(
-    index: int, message: dict[str, Any], functions: dict[str, dict[str, Any]]
-) -> Iterable[_Finding]:
-    """What a single turn of the assistant shows."""
+def _turn(index: int, message: Message, functions: dict[str, dict[str, Any]]) -> Iterable[_Finding]:
+    """Checks one turn of the assistant by itself."""
     calls = message.get("tool_calls") or []
     for call in calls:
         function = call["function"]
@@ -190,46 +196,44 @@ def _turn(
         yield "empty_turn", index, "no content and no tool call"
 
 
-def _results(messages: list[dict[str, Any]]) -> Iterable[_Finding]:
-    """Whether calls and results belong together. An id counts within its turn; a later may reuse it."""
-    turn, asked, answered = 0, set[str](), set[str]()
+def _results(messages: list[Message]) -> Iterable[_Finding]:
+    """Checks that calls and results match. An id counts within its turn; a later turn may reuse it."""
+    turn, called, answered = 0, set[str](), set[str]()
     for index, message in enumerate(messages):
         if message["role"] == "tool":
             call_id = message.get("tool_call_id")
-            if call_id not in asked:
+            if call_id not in called:
                 yield "orphan_result", index, f"{call_id}: no call with this id in the turn before"
             elif call_id in answered and not _called_twice(messages[turn], call_id):
                 yield "orphan_result", index, f"{call_id}: a second result for one call"
             answered.add(str(call_id))
             continue
-        if asked - answered:
+        if called - answered:
             yield (
                 "unanswered_call",
                 turn,
-                f"{min(asked - answered)}: no result before message {index}",
+                f"{min(called - answered)}: no result before message {index}",
             )
         calls = message.get("tool_calls") or []
-        turn, asked, answered = index, {call["id"] for call in calls}, set()
+        turn, called, answered = index, {call["id"] for call in calls}, set()
     # A conversation may end on its calls, but not between the results of one turn.
-    if asked & answered and asked - answered:
+    if called & answered and called - answered:
         yield (
             "unanswered_call",
             turn,
-            f"{min(asked - answered)}: no result, though another call has one",
+            f"{min(called - answered)}: no result, though another call has one",
         )
 
 
-def _called_twice(message: dict[str, Any], call_id: str) -> bool:
+def _called_twice(message: Message, call_id: str) -> bool:
     return sum(call["id"] == call_id for call in message["tool_calls"]) > 1
 
 
-def _narrated(
-    messages: list[dict[str, Any]], functions: dict[str, dict[str, Any]]
-) -> Iterable[_Finding]:
-    """Whether the conversation ends on a turn that says it will act."""
+def _narrated(messages: list[Message], functions: dict[str, dict[str, Any]]) -> Iterable[_Finding]:
+    """Checks whether the conversation ends on a turn that announces a call and makes none."""
     last = messages[-1]
     if last["role"] == "assistant" and not last.get("tool_calls"):
         announced = announced_call(text_of(last.get("content")), functions)
         if announced:
-            detail = f"says {brief(announced)} and makes no call"
+            detail = f"announces a call without making one: {brief(announced)}"
             yield "narrated_call", len(messages) - 1, detail

@@ -1,4 +1,4 @@
-"""The Task row: a request, its gold calls and the checks that decide whether it was solved.
+"""The Task row: a request, its solution and the checks that decide whether it was solved.
 
 `task.schema.json` is the contract of the file; this is the same row as a type for the code that handles it.
 """
@@ -16,8 +16,10 @@ class GoldCall(TypedDict):
 
 
 class Answer(TypedDict):
-    """What the final message must say. `value` is None only for not_shown; for a point it is the box [left, top, right,
-    bottom] in pixels that the point must lie in."""
+    """What the final message must contain.
+
+    value: None only for not_shown; for a point the box [left, top, right, bottom] in pixels that the point must lie in.
+    """
 
     type: Literal["amount", "number", "date", "text", "choice", "point", "not_shown"]
     value: Any
@@ -44,7 +46,7 @@ class TaskImage(TypedDict):
 class Task(TypedDict):
     """A row of RUN/tasks/train.jsonl and exam.jsonl.
 
-    plan: the gold calls (the task's solution). tools: names of the tools offered. pictures, program, cells: of tasks
+    plan: the solution (gold calls). tools: names of the tools offered. pictures, program, cells: of tasks
     with images alone. swapped: present where the images are another task's, so that they do not show the answer.
     """
 

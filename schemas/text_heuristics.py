@@ -1,15 +1,14 @@
-"""What an assistant's text gives away: raw markers, a call announced instead of made, a quoted hint.
+"""Heuristics on an assistant's text: raw markers, a tool call announced but not made, a quoted hint.
 
-Rules over text can only be so good, so each is narrow: it would rather miss a bad turn than reject a
-good one. What executing a trace can prove is proven elsewhere.
+Each rule is narrow: it prefers to miss a bad turn over rejecting a good one. Whatever executing a trace can prove is
+checked elsewhere.
 """
 
 import re
 from collections.abc import Collection
 
-# What chat templates wrap calls, turns and thoughts in. `<|...|>` is that of most models since ChatML,
-# `<｜...｜>` DeepSeek's, `◁...▷` Kimi-VL's, the words in square brackets Mistral's; the rest is Hermes',
-# Qwen's, GLM's and Gemma's.
+# Markers that chat templates put around calls, turns and reasoning. `<|...|>` is used by most models since ChatML,
+# `<｜...｜>` by DeepSeek, `◁...▷` by Kimi-VL, words in square brackets by Mistral; the rest by Hermes, Qwen, GLM, Gemma.
 _MARKERS = re.compile(
     r"<\|[a-z_]{3,}\|>"
     r"|<｜[^｜<>]{3,}｜>"
@@ -26,7 +25,7 @@ _INTENT = (
     r"(?: need to| have to)?)"
 )
 _SOON = r"(?: (?:now|first|then|next|also|just|quickly|start by|begin by|go ahead and)){0,3}"
-# Only what one does with tools: "let me know", "I will look forward to it", "I will not" are none.
+# Verbs for the use of tools; "let me know", "I will look forward to it" and "I will not" must not match.
 _DEEDS = (
     r"(?:call|use|check|get|fetch|retrieve|search|find|query|run|invoke|pull up|read|verify|confirm"
     r"|look (?:up|into|at|for|through|it up|this up|that up))"
@@ -52,18 +51,18 @@ _QUOTES_HINT = re.compile(
 
 
 def marker_in(text: str) -> str | None:
-    """The first raw tool-call marker, turn marker or think tag in a text; None in ordinary text."""
-    found = _MARKERS.search(text)
-    return found.group() if found else None
+    """The first raw tool-call marker, turn marker or think tag in a text, or None."""
+    match = _MARKERS.search(text)
+    return match.group() if match else None
 
 
 def announced_call(text: str, tools: Collection[str]) -> str | None:
-    """The sentence that announces a call, or the call written as text, where the text is nothing more.
+    """The sentence that announces a call, or the call written as text, where the text contains nothing else.
 
     Args:
-        text: the last message of a conversation, which made no call. In the middle of one, "I will
-            cancel it. Shall I?" is how consent is asked for.
-        tools: the names of the tools that could have been called.
+        text: the last message of a conversation, which made no call. A text with a question mark never matches,
+            because "I will cancel it. Shall I?" asks for consent.
+        tools: the names of the tools that were offered.
     """
     text = text.strip().replace("’", "'")
     if not text or not tools or "?" in text:
@@ -81,11 +80,11 @@ def announced_call(text: str, tools: Collection[str]) -> str | None:
         if _ANNOUNCES.match(sentence) or by_name.match(sentence):
             announced = sentence
         elif not _PLEASANTRY.match(sentence):
-            return None  # it says something, too
+            return None  # the text has other content
     return announced
 
 
 def quotes_hint(text: str) -> str | None:
-    """The words by which a text shows that its author was given the plan; None when it does not."""
-    found = _QUOTES_HINT.search(text)
-    return found.group() if found else None
+    """The words that show that the author of a text was given the solution, or None."""
+    match = _QUOTES_HINT.search(text)
+    return match.group() if match else None

@@ -1,6 +1,6 @@
-"""Tool calls against the schemas of the tools that were offered.
+"""Checks tool calls against the schemas of the tools that were offered.
 
-No remote `$ref` is fetched, and a tool's schema that Python cannot evaluate is reported, never guessed at.
+No remote `$ref` is fetched. A tool's schema that Python cannot evaluate is reported as such.
 """
 
 import functools
@@ -14,28 +14,28 @@ from jsonschema_specifications import REGISTRY as SPECIFICATIONS
 from schemas.error_text import brief, describe, one_line
 from schemas.json_text import parse_json
 
-# Without it `format` is not checked at all, and most invalid instances of real tool schemas pass.
+# jsonschema ignores `format` without a checker, and most invalid instances of real tool schemas would pass.
 _FORMATS = jsonschema.FormatChecker()
 
 
 class SchemaNotSupported(Exception):
-    """A tool's parameter schema is invalid or cannot be evaluated: this says nothing about the call."""
+    """A tool's parameter schema is invalid or cannot be evaluated, so the call cannot be judged."""
 
 
 def arguments_problem(parameters: Any, arguments: Any) -> str | None:
-    """What is wrong with a call's arguments by its tool's parameter schema; None when nothing is.
+    """What is wrong with a call's arguments by its tool's parameter schema, or None.
 
     Raises:
         SchemaNotSupported: the schema is invalid, uses a pattern that Python's `re` does not know
             (`\\p{L}`), refers to something outside itself, or refers to itself without end.
     """
-    # An absent schema says nothing; an empty one says the same.
+    # An absent schema accepts everything, as an empty one does.
     compiled = _compiled(json.dumps({} if parameters is None else parameters, sort_keys=True))
     try:
         error = best_match(compiled.iter_errors(arguments))
     except (
         Exception
-    ) as problem:  # a schema is foreign code: re, arithmetic, references and recursion may fail
+    ) as problem:  # evaluating a user's schema can fail in re, arithmetic, references, recursion
         raise SchemaNotSupported(
             one_line(f"{type(problem).__name__}: {problem}", limit=120)
         ) from problem
@@ -46,14 +46,14 @@ def arguments_problem(parameters: Any, arguments: Any) -> str | None:
 def _compiled(schema_text: str) -> Any:
     try:
         schema = json.loads(schema_text)
-        # A schema that names its draft is read by it: `items: [..]` means another thing in draft 7.
+        # A schema that names its draft is read by that draft: `items: [...]` has another meaning in draft 7.
         draft = _DRAFTS.get(_named_draft(schema), jsonschema.Draft202012Validator)
         draft.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise SchemaNotSupported(describe(error)) from None
     except RecursionError:
         raise SchemaNotSupported("nested too deeply") from None
-    # The registry holds the drafts' own schemas and retrieves nothing.
+    # The registry holds the drafts' own schemas and fetches nothing.
     return draft(schema, registry=SPECIFICATIONS, format_checker=_FORMATS)
 
 
@@ -76,12 +76,12 @@ def _named_draft(schema: Any) -> str:
 def call_problem(
     name: str, arguments: Any, tools: dict[str, dict[str, Any]]
 ) -> tuple[str, str] | None:
-    """The rejection name and detail of one call, by the tools offered; None when it can be executed.
+    """The rejection reason and detail of one call, or None where the call can be executed.
 
     Args:
         name: the tool's name.
-        arguments: JSON text, or a dict that was parsed already.
-        tools: function schemas by name, as `functions_by_name` gives them.
+        arguments: JSON text, or a parsed object.
+        tools: the functions that were offered, from `functions_by_name`.
     """
     if name not in tools:
         offered = f"expected one of {', '.join(tools)}" if tools else "no tools were offered"
@@ -104,7 +104,7 @@ def call_problem(
 
 
 def check_arguments(tool: dict[str, Any], arguments: Any) -> str | None:
-    """What is wrong with parsed arguments by their tool (an OpenAI function schema); None when nothing is."""
+    """What is wrong with parsed arguments by their tool (an OpenAI function schema), or None."""
     if not isinstance(arguments, dict):
         return f"found {brief(arguments)}, expected a JSON object"
     try:
@@ -114,5 +114,5 @@ def check_arguments(tool: dict[str, Any], arguments: Any) -> str | None:
 
 
 def functions_by_name(tools: list[dict[str, Any]] | None) -> dict[str, dict[str, Any]]:
-    """[{"type": "function", "function": {"name", "parameters"}}] as {name: function}."""
+    """The functions {"name", "parameters", ...} of OpenAI function tools, by name."""
     return {tool["function"]["name"]: tool["function"] for tool in tools or []}

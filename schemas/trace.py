@@ -1,4 +1,4 @@
-"""The Trace row: one attempt at a task, everything that was said and called, how it ended, and the filter's verdict.
+"""The Trace row: one attempt at a task with its messages and calls, how it ended, and the filter's verdict.
 
 `trace.schema.json` is the contract of the file; this is the same row as a type for the code that handles it.
 """
@@ -91,11 +91,15 @@ class Outcome(TypedDict):
 
 
 class Verdict(TypedDict):
-    """kept, or the first reason in the order of the checks. message_index: of the message at fault, or None."""
+    """kept, or the first reason in the order of the checks.
+
+    message_index: of the message at fault, or None. A kept trace has {"kept": True} alone in its file; the checks return
+    the other fields too, as None.
+    """
 
     kept: bool
-    reason: NotRequired[str]
-    detail: NotRequired[str]
+    reason: NotRequired[str | None]
+    detail: NotRequired[str | None]
     message_index: NotRequired[int | None]
 
 
@@ -119,3 +123,9 @@ class Trace(TypedDict):
     outcome: Outcome
     verdict: Verdict | None
     children: list[Any]
+
+
+def is_kept(trace: Trace) -> bool:
+    """Whether the filter kept the trace; False where it was not judged yet."""
+    verdict = trace["verdict"]
+    return verdict is not None and verdict["kept"]

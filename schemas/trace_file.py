@@ -1,6 +1,6 @@
-"""Judges any file of chat-format traces: what `stillhouse validate` does.
+"""Judges any file of chat-format conversations; this is `stillhouse validate`.
 
-Every line gets a verdict, whatever is in it; only a file that cannot be read is an error.
+Every line gets a verdict, whatever it contains; only a file that cannot be read is an error.
 """
 
 from collections import Counter
@@ -8,36 +8,48 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypedDict
 
 from schemas.errors import InputError
 from schemas.files import whole
 from schemas.json_text import parse_json
-from schemas.messages import MESSAGE_REASONS, Verdict, check_messages, rejected
+from schemas.messages import MESSAGE_REASONS, check_messages, rejected
+from schemas.trace import Verdict
 
 _BOM = b"\xef\xbb\xbf"
 
 
+class RowVerdict(Verdict):
+    """The verdict of one row. id: the row's own, or line-<number> where it has no usable one."""
+
+    id: str | int
+
+
+class FileReport(TypedDict):
+    """rejected: rows by reason. verdicts: in the order of the file."""
+
+    rows: int
+    kept: int
+    rejected: dict[str, int]
+    verdicts: list[RowVerdict]
+
+
 @dataclass(frozen=True)
 class Row:
-    """A line that is not blank, by its number in the file; value: the JSON on it, None where there is none."""
+    """A line that is not blank. number: its line number, from 1. value: its JSON value, None where it is not JSON."""
 
     number: int
     line: bytes
     value: Any
-    verdict: Verdict
+    verdict: RowVerdict
 
 
-def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
+def judge_file(path: Path, kept_path: Path | None = None) -> FileReport:
     """Judges the rows {"id"?, "messages", "tools", "images"?} of a JSON Lines file; other fields are allowed.
 
     Args:
-        path: the file, read a line at a time. Blank lines are no rows.
-        kept_path: where the kept rows go, byte for byte as they were; whole or not there at all.
-
-    Returns:
-        {"rows", "kept", "rejected": {reason: count}, "verdicts": [{"id", "kept", "reason", "detail",
-        "message_index"}]} in the order of the file. A row without an id is called line-<its number>.
+        path: the file, read line by line. Blank lines are skipped.
+        kept_path: receives the kept rows, byte for byte; it is replaced as a whole or not at all.
 
     Raises:
         InputError: `path` cannot be read, or `kept_path` is a directory.
@@ -45,16 +57,16 @@ def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
     """
     if kept_path is not None and kept_path.is_dir():
         raise InputError(f"{kept_path}: found a directory, expected the name of a file to write")
-    verdicts: list[Verdict] = []
+    verdicts: list[RowVerdict] = []
     with ExitStack() as stack:
-        kept_rows = None
+        kept_file = None
         if kept_path is not None:
             temporary = stack.enter_context(whole(kept_path))
-            kept_rows = stack.enter_context(temporary.open("wb"))
-        for row in judged(path):
+            kept_file = stack.enter_context(temporary.open("wb"))
+        for row in judge_rows(path):
             verdicts.append(row.verdict)
-            if kept_rows is not None and row.verdict["kept"]:
-                kept_rows.write(row.line + b"\n")
+            if kept_file is not None and row.verdict["kept"]:
+                kept_file.write(row.line + b"\n")
     counts = Counter(verdict["reason"] for verdict in verdicts if not verdict["kept"])
     return {
         "rows": len(verdicts),
@@ -64,16 +76,16 @@ def judge_file(path: Path, kept_path: Path | None = None) -> dict[str, Any]:
     }
 
 
-def judged(path: Path) -> Iterator[Row]:
-    """Each row of a file, judged as it is read.
+def judge_rows(path: Path) -> Iterator[Row]:
+    """Yields each row of a file with its verdict, as it is read.
 
     Raises:
-        InputError: `path` cannot be read; before the first row is asked for.
+        InputError: `path` cannot be read; raised by this call, before the first row.
     """
-    return _judged(_open(path))
+    return _judge_lines(_open(path))
 
 
-def _judged(file: IO[bytes]) -> Iterator[Row]:
+def _judge_lines(file: IO[bytes]) -> Iterator[Row]:
     with file:
         for number, line in enumerate(file, start=1):
             line = (line.removeprefix(_BOM) if number == 1 else line).rstrip(b"\r\n")
@@ -91,17 +103,20 @@ def _open(path: Path) -> IO[bytes]:
 
 
 def _judge(line: bytes, number: int) -> Row:
-    name = f"line-{number}"
+    name: str | int = f"line-{number}"
     try:
         value = parse_json(line)
     except ValueError as error:
         verdict = rejected("malformed_trace", f"not JSON: {error}")
         return Row(number, line, None, {"id": name, **verdict})
     if not isinstance(value, dict):
-        verdict = rejected("malformed_trace", "found no object, expected one a line")
+        verdict = rejected(
+            "malformed_trace", "found a value that is not an object, expected one object a line"
+        )
         return Row(number, line, value, {"id": name, **verdict})
     row_id = value.get("id")
-    # A bool is an int to Python, and no name to anyone.
-    named = isinstance(row_id, str | int) and not isinstance(row_id, bool)
+    # In Python a bool is an int, but it does not identify a row.
+    if isinstance(row_id, str | int) and not isinstance(row_id, bool):
+        name = row_id
     verdict = check_messages(value.get("messages"), value.get("tools"), value.get("images"))
-    return Row(number, line, value, {"id": row_id if named else name, **verdict})
+    return Row(number, line, value, {"id": name, **verdict})

@@ -25,6 +25,7 @@ from teacher.scenes.images import names_of
 def filter_traces(context: RunContext) -> dict[str, Any]:
     from schemas.filter import FilterSettings
     from schemas.filter import filter_traces as judge_traces
+    from schemas.trace import is_kept
     from student.rendering.examples import turns
 
     renderer = context.renderer()
@@ -34,7 +35,7 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     else:
         limits["max_turn"] = train.max_length
 
-    def turn_lengths(trace: dict[str, Any]) -> list[int]:
+    def turn_lengths(trace: Any) -> list[int]:
         return [len(turn) for turn in turns(trace, renderer)]
 
     traces = list(read_jsonl(context.path("traces.jsonl")))
@@ -42,12 +43,10 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     names = {name for row in (*traces, *exam) for name in _image_names(row)}
     looks = {name: context.album.look(name) for name in names}
     judged, ledger = judge_traces(traces, exam, FilterSettings(**limits), turn_lengths, looks)
-    write_jsonl(
-        context.path("filter", "kept.jsonl"), [row for row in judged if row["verdict"]["kept"]]
-    )
+    write_jsonl(context.path("filter", "kept.jsonl"), [row for row in judged if is_kept(row)])
     write_jsonl(
         context.path("filter", "rejected.jsonl"),
-        [row for row in judged if not row["verdict"]["kept"]],
+        [row for row in judged if not is_kept(row)],
     )
     ledger_file = context.path("filter", "ledger.json")
     write_json(ledger_file, ledger)

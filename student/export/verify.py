@@ -14,7 +14,7 @@ from typing import Any
 from schemas.error_text import brief, one_line
 from schemas.errors import InputError
 from schemas.files import sha256
-from schemas.trace_file import Row, judged
+from schemas.trace_file import Row, judge_rows
 from student.export import gate
 from student.models import introspect
 from student.rendering.chat_template import chat_template
@@ -171,7 +171,7 @@ def _traces(conversations: Path | None, renderer: Renderer) -> list[dict[str, An
         rows = {str(row["id"]): row for row in CONVERSATIONS}
     else:
         rows = {}
-        for row in judged(conversations):
+        for row in judge_rows(conversations):
             where = f"{conversations}: line {row.number}"
             if problem := _problem(row):
                 raise InputError(f"{where}: {problem}")

@@ -1,8 +1,8 @@
 """The checks that need more than the conversation, and the ledger."""
 
 import copy
-import dataclasses
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +18,7 @@ from schemas.filter import (
     filter_traces,
 )
 from schemas.messages import MESSAGE_REASONS
+from schemas.trace import is_kept
 
 SETTINGS = FilterSettings(max_tokens=1000, near_duplicate=0.9, contamination=0.8, per_task=2)
 TOOLS = [
@@ -220,7 +221,7 @@ def test_too_long_is_counted_by_the_caller_and_only_above_the_limit():
 
 
 def test_where_long_turns_are_left_out_one_has_to_be_short_enough():
-    splits = dataclasses.replace(SETTINGS, max_turn=200)
+    splits = SETTINGS.model_copy(update={"max_turn": 200})
     assert check_trace(trace(), splits, lambda _: [200, 900])["kept"]
     verdict = check_trace(trace(), splits, lambda _: [201, 900])
     assert (verdict["reason"], verdict["detail"]) == (
@@ -246,11 +247,15 @@ def reasons(judged):
     return [one["verdict"].get("reason") for one in judged]
 
 
+def details(judged):
+    return [one["verdict"].get("detail") for one in judged]
+
+
 def test_of_the_same_trace_twice_the_first_is_kept_and_other_contracts_are_other_traces():
     again = trace(attempt=1, answer="It ends on 2 March 2027.")
     judged, _ = filter_traces([trace(), trace(2), again], [], SETTINGS)
     assert reasons(judged) == [None, None, "near_duplicate"]
-    assert judged[2]["verdict"]["detail"] == "like legal-train-end_date-000001/0"
+    assert details(judged)[2] == "like legal-train-end_date-000001/0"
     assert judged[0]["verdict"] == {"kept": True}
 
 
@@ -261,10 +266,12 @@ def test_a_rejected_trace_makes_no_duplicate_of_a_good_one():
 
 
 def test_what_the_exam_asks_is_not_learnt_and_what_its_template_asks_of_others_is():
-    exam = [{"id": "legal-exam-end_date-000001", "request": trace(1)["messages"][1]["content"]}]
+    exam: Any = [
+        {"id": "legal-exam-end_date-000001", "request": trace(1)["messages"][1]["content"]}
+    ]
     judged, _ = filter_traces([trace(1), trace(2)], exam, SETTINGS)
     assert reasons(judged) == ["contaminated", None]
-    assert judged[0]["verdict"]["detail"] == "like the exam task legal-exam-end_date-000001"
+    assert details(judged)[0] == "like the exam task legal-exam-end_date-000001"
 
 
 def asked(number, how):
@@ -281,7 +288,7 @@ def test_a_task_keeps_only_so_many_traces():
     attempts = [asked(number, how) for number, how in enumerate(ways)]
     judged, _ = filter_traces([*attempts, trace(2)], [], SETTINGS)
     assert reasons(judged) == [None, None, "over_represented", None]
-    judged, _ = filter_traces(attempts, [], dataclasses.replace(SETTINGS, per_task=3))
+    judged, _ = filter_traces(attempts, [], SETTINGS.model_copy(update={"per_task": 3}))
     assert reasons(judged) == [None, None, None]
 
 
@@ -290,7 +297,7 @@ def test_a_template_keeps_only_its_share():
     few = [
         trace(number, template="who_signed", request=f"Who signed C-{number}?") for number in (8, 9)
     ]
-    half = dataclasses.replace(SETTINGS, per_template=0.5)
+    half = SETTINGS.model_copy(update={"per_template": 0.5})
     judged, ledger = filter_traces([*many, *few], [], half)
     assert ledger["by_template"] == {
         "end_date": {"traces": 8, "kept": 5},
@@ -345,10 +352,10 @@ def test_every_reason_has_a_case_and_the_trace_schema_knows_them_all():
 
 
 def judged_reasons(traces, exam=(), **changes):
-    settings = dataclasses.replace(SETTINGS, **changes)
-    judged, ledger = filter_traces(traces, list(exam), settings, pictures=LOOKS)
+    settings = SETTINGS.model_copy(update=changes)
+    judged, ledger = filter_traces(traces, list(exam), settings, images=LOOKS)
     assert ledger["traces"] == ledger["kept"] + sum(ledger["rejected"].values())
-    return [one["verdict"].get("reason") for one in judged]
+    return reasons(judged)
 
 
 def test_the_same_request_about_another_picture_is_no_duplicate():
@@ -364,8 +371,8 @@ def test_a_picture_that_looks_like_one_of_another_task_is_a_near_duplicate():
 
 def test_pictures_that_look_alike_and_show_other_values_are_two():
     looks = {PAGE: ("f0" * 32, "500"), SCAN: ("f0" * 32, "501")}
-    judged, _ = filter_traces([seen(1, PAGE), seen(2, SCAN)], [], SETTINGS, pictures=looks)
-    assert all(one["verdict"]["kept"] for one in judged)
+    judged, _ = filter_traces([seen(1, PAGE), seen(2, SCAN)], [], SETTINGS, images=looks)
+    assert reasons(judged) == [None, None]
 
 
 def test_a_rejected_trace_keeps_no_other_from_showing_its_picture():
@@ -391,7 +398,7 @@ def test_a_task_needs_as_many_passed_attempts_as_agreement_says():
 
 def test_the_ledger_counts_traces_with_images_by_what_the_teacher_was_shown():
     traces = [seen(), {**seen(2, OTHER), "grounding": "pixels"}, seen(3, SCAN), trace(4)]
-    ledger = filter_traces(traces, [], SETTINGS, pictures=LOOKS)[1]
+    ledger = filter_traces(traces, [], SETTINGS, images=LOOKS)[1]
     assert ledger["images"] == {
         "pixels": {"traces": 1, "kept": 1},
         "source": {"traces": 2, "kept": 1},
@@ -422,4 +429,5 @@ json_values = st.recursive(
 def test_whatever_the_traces_every_one_is_accounted_for(traces):
     judged, ledger = filter_traces(traces, [], SETTINGS)
     assert ledger["traces"] == len(traces) == ledger["kept"] + sum(ledger["rejected"].values())
-    assert all(one["verdict"]["kept"] or one["verdict"]["reason"] in REASONS for one in judged)
+    assert all(reason is None or reason in REASONS for reason in reasons(judged))
+    assert [reason is None for reason in reasons(judged)] == [is_kept(one) for one in judged]

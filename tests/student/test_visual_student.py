@@ -353,12 +353,12 @@ def test_a_trace_whose_pictures_take_too_many_tokens_is_too_long(
 ) -> None:
     renderer = finished.work.renderer()
 
-    def lengths(trace: dict[str, Any]) -> list[int]:
+    def lengths(trace: Any) -> list[int]:
         return [len(turn) for turn in turns(trace, renderer)]
 
     kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
     assert max(len(trace["messages"]) for trace in kept) < 8  # it is not the words that are long
-    settings = FilterSettings(400, 0.95, 0.9, 1)
+    settings = FilterSettings(max_tokens=400, near_duplicate=0.95, contamination=0.9, per_task=1)
     found = {check_trace(trace, settings, lengths)["reason"] for trace in kept if trace["images"]}
     assert found == {"too_long"}
 

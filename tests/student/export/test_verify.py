@@ -118,7 +118,7 @@ LOOK_UP = {"type": "function", "function": {"name": "look_up"}}
     ("row", "said"),
     [
         ('{"messages": [', "not JSON: "),
-        ("[]", "found no object, expected one a line"),
+        ("[]", "expected one object a line"),
         ({"tools": []}, "messages: found None, expected a list of at least one message"),
         ({"messages": [ASKED]}, "messages: no message of an assistant"),
         ({"messages": [ASKED, ANSWERED, ASKED]}, "messages: expected an assistant's turn last"),

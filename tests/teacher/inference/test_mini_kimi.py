@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import mini_kimi
 import psutil
@@ -276,7 +276,8 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
     assert sent == 0
     assert sorted(again, key=_id) == sorted(traces, key=_id)
 
-    judged, ledger = filter_traces(traces, [], FilterSettings(4096, 0.9, 0.8, 3), lambda trace: [1])
+    limits = FilterSettings(max_tokens=4096, near_duplicate=0.9, contamination=0.8, per_task=3)
+    judged, ledger = filter_traces(cast(Any, traces), [], limits, lambda trace: [1])
     assert ledger["traces"] == ledger["kept"] + sum(ledger["rejected"].values()) == EPISODES
 
 

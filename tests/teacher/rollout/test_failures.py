@@ -3,7 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from scripted_server import DROPS, Line, Scripted, calls, fails, says
@@ -95,7 +95,7 @@ def play(
 
 
 def verdict(trace: Trace) -> tuple[str | None, str]:
-    judged = check_trace(trace, JUDGED_BY)
+    judged = check_trace(cast(Any, trace), JUDGED_BY)
     return judged["reason"], judged["detail"] or ""
 
 
@@ -377,7 +377,7 @@ def test_every_episode_is_accounted_for_and_every_failure_counted(
     assert count_detected(traces) == counts
     inside = {**traces[0], "children": traces[1:]}
     assert count_detected([inside]) == counts
-    _, ledger = filter_traces(traces, [], JUDGED_BY)
+    _, ledger = filter_traces(cast(Any, traces), [], JUDGED_BY)
     assert (ledger["traces"], ledger["kept"], ledger["rejected"]) == (3, 2, {"empty_turn": 1})
 
 
