@@ -1,4 +1,4 @@
-"""From a recipe's name and the command line's overrides to a Recipe, or to one line that says what does not hold."""
+"""Loads a recipe file, with the command line's overrides, as a Recipe; reports an invalid one in one line."""
 
 import difflib
 import typing
@@ -15,11 +15,11 @@ RECIPES = Path(__file__).resolve().parent / "recipes"
 
 
 def load(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
-    """Loads a recipe by its name in flows/recipes or by its path, and sets each override `a.b=c`.
+    """Loads a recipe by its name in flows/recipes or by its path, and applies each override `a.b=c`.
 
     Raises:
-        InputError: no such recipe, broken YAML, or a field that does not hold: it names the file, the
-            field, what was found and what was expected.
+        InputError: no such recipe, broken YAML, or an invalid field; the message names the file, the field, what was
+            found and what was expected.
     """
     path = _find(name_or_path)
     values = _read(path)
@@ -62,14 +62,14 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(
-            f"{path}: top level: found {_found(values)},"
+            f"{path}: top level: found {_shown(values)},"
             f" expected a mapping with teacher, student and sections"
         )
     return values
 
 
 def _set(values: dict[str, Any], override: str) -> str:
-    """Puts one `a.b=c` into the values of a recipe and returns `a.b`."""
+    """Sets one override `a.b=c` in the values of a recipe and returns `a.b`."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not all(key.split(".")):
@@ -77,10 +77,10 @@ def _set(values: dict[str, Any], override: str) -> str:
             f"--set {override}: expected FIELD=VALUE, such as --set generate.attempts=3"
         )
     *sections, last = key.split(".")
-    place = values
+    target = values
     for section in sections:
-        place = place.setdefault(section, {})
-        if not isinstance(place, dict):
+        target = target.setdefault(section, {})
+        if not isinstance(target, dict):
             raise InputError(
                 f"--set {override}: {section}: found a value, expected a section with fields"
             )
@@ -90,12 +90,12 @@ def _set(values: dict[str, Any], override: str) -> str:
         raise InputError(
             f"--set {override}: {key}: found {text!r}, expected a YAML value"
         ) from None
-    # A number or a date is handed on as it was written: the field knows whether 1.10 is a text.
-    place[last] = value if isinstance(value, dict | list | str | None) else text
+    # A number or a date stays text: only the field knows whether 1.10 is a number.
+    target[last] = value if isinstance(value, dict | list | str | None) else text
     return key
 
 
-_PYDANTIC_SAYS = (
+_SHORTER_MESSAGES = (
     ("Input should be ", ""),
     ("a valid dictionary or instance of", "a section with the fields of"),
     ("String should match pattern", "a text that matches"),
@@ -105,12 +105,12 @@ _PYDANTIC_SAYS = (
 
 
 def _one_line(error: ValidationError, path: Path, overridden: dict[str, str]) -> str:
-    """The first error of a recipe as where, field, found and expected, and how many more."""
+    """The first error of a recipe in one line (place, field, found, expected), and the number of others."""
     first, *others = error.errors()
     field = _field(first["loc"])
     message = first["msg"]
     if first["type"] == "value_error":
-        # Raised by a validator of ours, which says the field itself.
+        # Raised by a validator of schemas/recipe*.py, whose message begins with the field.
         inner, _, message = str(first["ctx"]["error"]).partition(": ")
         field = f"{field}.{inner}".removeprefix(".")
     where = next(
@@ -130,24 +130,24 @@ def _one_line(error: ValidationError, path: Path, overridden: dict[str, str]) ->
         guess = _did_you_mean(str(first["loc"][-1]), known, prefix)
         return f"{where}: {field}: unknown field{guess}: expected one of {', '.join(known)}{more}"
     if first["type"] == "missing":
-        named = _section(first["loc"]).model_fields[str(first["loc"][-1])]
-        what = (named.description or "a value").rstrip(".")
-        return f"{where}: {field}: missing: expected {what[0].lower()}{what[1:]}{more}"
-    for told, told_shorter in _PYDANTIC_SAYS:
-        message = message.replace(told, told_shorter)
+        missing = _section(first["loc"]).model_fields[str(first["loc"][-1])]
+        meaning = (missing.description or "a value").rstrip(".")
+        return f"{where}: {field}: missing: expected {meaning[0].lower()}{meaning[1:]}{more}"
+    for long, short in _SHORTER_MESSAGES:
+        message = message.replace(long, short)
     expected = message.split(", unable to")[0]
-    return f"{where}: {field}: found {_found(first['input'])}, expected {expected}{more}"
+    return f"{where}: {field}: found {_shown(first['input'])}, expected {expected}{more}"
 
 
 def _field(location: tuple[int | str, ...]) -> str:
-    """`export.variants[1]` for the location of a pydantic error."""
+    """The location of a pydantic error as a field's name, such as `export.variants[1]`."""
     return "".join(
         f"[{part}]" if isinstance(part, int) else f".{part}" for part in location
     ).removeprefix(".")
 
 
 def _known_fields(location: tuple[int | str, ...]) -> list[str]:
-    """Names of the fields beside the one at `location`."""
+    """The names of the fields in the section of the one at `location`."""
     section = _section(location)
     return [name for name in section.model_fields if section is not Recipe or name != "name"]
 
@@ -157,9 +157,8 @@ def _section(location: tuple[int | str, ...]) -> type[BaseModel]:
     section: Any = Recipe
     for part in location[:-1]:
         kind = section.model_fields[part].annotation
-        section = (*typing.get_args(kind), kind)[
-            0
-        ]  # a section that may be null is a union with None
+        # A section that may be null is a union with None.
+        section = (*typing.get_args(kind), kind)[0]
     return section
 
 
@@ -168,7 +167,8 @@ def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
     return f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""
 
 
-def _found(value: Any) -> str:
+def _shown(value: Any) -> str:
+    """A value as an error message shows it: short, and without the contents of mappings and lists."""
     if value is None:
         return "nothing"
     if isinstance(value, dict):

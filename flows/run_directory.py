@@ -1,18 +1,16 @@
-"""A run's directory: who is using it, what is done, what of it still holds.
+"""A run's directory: its lock, the receipts of its finished stages, and the processes that it started.
 
     RUN/run.json               the domain, the resolved recipe and the versions of the last start
     RUN/stages/STAGE.json      a stage's receipt, written when all its outputs are on disk
 
-A stage is current while its receipt names the same inputs and the outputs are the files it wrote. A
-stage's inputs hold the sha256 of the outputs it reads, so a stage that ran again and wrote something
-else makes those after it run again, and a changed setting repeats exactly the stages that read it.
-Nothing else decides what is repeated.
+A stage is current while its receipt names the same inputs and its outputs are the files that it wrote. Its inputs
+include the sha256 of the earlier outputs that it reads. So a changed setting repeats exactly the stages that read it,
+and a stage that wrote something else repeats the stages after it.
 
-One process works in a directory at a time. What a killed one left running is ended at the next start,
-by two marks: STILLHOUSE_RUN in the environment, which each program that it started has, and the open
-file RUN/.children, which each copy forked from it has. A list of pids in a file would miss what a
-library started (torch's workers) or what was started just before the kill, and
-would hit whoever has the number now.
+One process works in a directory at a time. The next start ends the processes that a killed one left running. It knows
+them by two marks: STILLHOUSE_RUN in the environment of each program that the run started, and the open file
+RUN/.children of each process forked from it. A list of pids in a file would miss processes that a library started
+(torch's workers) or that were started just before the kill, and a pid may belong to another process by now.
 """
 
 import contextlib
@@ -42,14 +40,15 @@ _VERSIONS_OF = ("stillhouse", "torch", "transformers", "trl", "peft", "prefect")
 
 
 def default_directory(domain_name: str, recipe_name: str) -> Path:
+    """The directory of a run for which none is named: runs/DOMAIN-RECIPE."""
     return Path("runs") / f"{domain_name}-{recipe_name}"
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """run.json of an existing run: {"domain": {"name", "path", "sha256"}, "recipe", ...}.
+    """Reads run.json of an existing run: {"domain": {"name", "path", "sha256"}, "recipe", ...}.
 
     Raises:
-        InputError: the directory is no run.
+        InputError: the directory is not a run.
     """
     if not (directory / "run.json").is_file():
         raise InputError(
@@ -59,7 +58,7 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def domain_digest(pack: Path) -> str:
-    """sha256 over a domain pack's files; caches and hidden files are no part of it."""
+    """sha256 over a domain pack's files, without caches and hidden files."""
     files = sorted(
         path.relative_to(pack)
         for path in pack.rglob("*")
@@ -77,7 +76,7 @@ class Run:
     Attributes:
         directory: absolute.
         domain: {"name", "path", "sha256"}; `path` is what teacher.domain.load takes.
-        reaped: one line a process of a killed earlier run that was ended at the start.
+        reaped: the processes of a killed earlier run that were ended at the start, one line each.
     """
 
     def __init__(self, directory: Path, domain: dict[str, str]) -> None:
@@ -88,12 +87,12 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path, recipe: Recipe, domain_name: str, domain_path: Path) -> "Run":
-        """Takes the directory for this process and ends what a killed run left in it.
+        """Locks the directory for this process, writes run.json and ends processes that a killed run left.
 
-        Makes it when it is missing, and writes run.json.
+        A missing directory is created.
 
         Raises:
-            InputError: the directory is in use, is no run's, or belongs to another domain.
+            InputError: the directory is in use, is not a run's, or belongs to another domain.
         """
         directory = directory.resolve()
         _make(directory)
@@ -108,7 +107,7 @@ class Run:
         run._lock()
         try:
             run._record(recipe)
-            # Not the lock's file: that one is also open, for a moment, in a process that is refused.
+            # Not the lock file: a process that is refused has that one open too, for a moment.
             run._files.append((directory / ".children").open("w"))
             os.environ[MARK] = str(directory)
             run.reaped = run.reap()
@@ -124,7 +123,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Gives the directory free. Does not end what was started in it: see `reap`."""
+        """Unlocks the directory. Processes that the run started go on: see `reap`."""
         if os.environ.get(MARK) == str(self.directory):
             del os.environ[MARK]
         while self._files:
@@ -136,18 +135,18 @@ class Run:
     def stage(
         self, name: str, inputs: dict[str, str], outputs: list[Path]
     ) -> Iterator[dict[str, Any]]:
-        """Runs a stage as the block and writes its receipt when the block ends well.
+        """Runs the block as a stage and writes the stage's receipt when the block has ended without an error.
 
-        Gives a dict to put a small summary in, kept as the receipt's "result". An older receipt is
-        removed first: a stage that stops half way is not done, whatever was before.
+        Yields a dict for a small summary, which becomes the receipt's "result". An older receipt is removed first:
+        a stage that stops half way is not done.
 
         Args:
             name: one of STAGES.
-            inputs: sha256 of everything that the outputs depend on, by any name.
-            outputs: files and directories under the run's directory that the block leaves behind.
+            inputs: a digest of everything that the outputs depend on, by name.
+            outputs: files and directories under the run's directory that the block writes.
 
         Raises:
-            StageError: an output is not there when the block has ended.
+            StageError: an output is missing when the block has ended.
         """
         path = self._receipt_path(name)
         path.unlink(missing_ok=True)
@@ -171,21 +170,21 @@ class Run:
     def is_current(self, name: str, inputs: dict[str, str]) -> bool:
         """Whether a stage need not run: same inputs, and its outputs are the files that it wrote.
 
-        Size and modification time stand for the content; where only the time differs (a copied
-        directory), the file is hashed again, once.
+        Size and modification time stand for the content. Where only the time differs (a copied directory), the file
+        is hashed once, and the receipt gets the new time.
         """
         receipt = self.receipt(name)
         if receipt is None or receipt["inputs"] != inputs:
             return False
         renewed = False
-        for relative, wrote in receipt["outputs"].items():
+        for relative, output in receipt["outputs"].items():
             file = self.directory / relative
-            if not file.is_file() or file.stat().st_size != wrote["bytes"]:
+            if not file.is_file() or file.stat().st_size != output["bytes"]:
                 return False
-            if file.stat().st_mtime_ns != wrote["mtime_ns"]:
-                if sha256(file) != wrote["sha256"]:
+            if file.stat().st_mtime_ns != output["mtime_ns"]:
+                if sha256(file) != output["sha256"]:
                     return False
-                receipt["outputs"][relative] = _describe(file, wrote["sha256"])
+                receipt["outputs"][relative] = _describe(file, output["sha256"])
                 renewed = True
         if renewed:
             write_json(self._receipt_path(name), receipt)
@@ -196,24 +195,24 @@ class Run:
         return read_receipt(self.directory, name)
 
     def outputs(self, name: str) -> dict[str, str]:
-        """sha256 of each output of a finished stage, by its path in the run: the next stages' inputs.
+        """sha256 of each output of a finished stage, by its path in the run: inputs of later stages.
 
         Raises:
             InputError: the stage has not run.
         """
-        found = self.receipt(name)
-        if found is None:
+        receipt = self.receipt(name)
+        if receipt is None:
             raise InputError(
                 f"{self.directory}: {name} has not run: `stillhouse {name} {self.directory}` runs it"
             )
-        return {relative: wrote["sha256"] for relative, wrote in found["outputs"].items()}
+        return {relative: output["sha256"] for relative, output in receipt["outputs"].items()}
 
     # ------------------------------------------------------------------ processes
 
     def reap(self) -> list[str]:
-        """Ends every process that carries this run's mark, other than this one and its ancestors.
+        """Ends every process with this run's marks, except this process and its ancestors.
 
-        SIGTERM, up to five seconds, then SIGKILL. Returns a line for each: what it was and its pid.
+        Sends SIGTERM, waits up to five seconds, then sends SIGKILL. Returns a line for each: its name and pid.
         """
         own = psutil.Process()
         spared = {own.pid, *(parent.pid for parent in own.parents())}
@@ -231,7 +230,7 @@ class Run:
         return lines
 
     def _is_marked(self, process: psutil.Process) -> bool:
-        # What belongs to others or ends meanwhile cannot be read, and is not ours.
+        # A process of another user, or one that ends meanwhile, cannot be read and is not this run's.
         with contextlib.suppress(psutil.Error, OSError):
             if process.uids().real != os.getuid():
                 return False
@@ -244,15 +243,15 @@ class Run:
     # ------------------------------------------------------------------ files
 
     def _lock(self) -> None:
-        """Takes RUN/.lock until this process ends.
+        """Locks RUN/.lock until this process ends.
 
-        By lockf, whose lock belongs to the process alone: a lock of flock would be inherited by forked
-        workers, and an orphan of a killed run would keep the run locked.
+        With lockf, whose lock belongs to this process alone. Forked workers would inherit a lock of flock, and an
+        orphan of a killed run would keep the run locked.
         """
         file = (self.directory / ".lock").open("a+", encoding="ascii")
         try:
             if os.environ.get(MARK) == str(self.directory):
-                raise BlockingIOError  # lockf does not see a lock of the same process
+                raise BlockingIOError  # lockf ignores a lock of the same process
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             file.seek(0)
@@ -295,7 +294,7 @@ def read_receipt(directory: Path, stage: str) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
-        return None  # a receipt that a power cut left unreadable says nothing: the stage runs again
+        return None  # a power cut can leave an unreadable receipt: the stage runs again
 
 
 def _make(directory: Path) -> None:
@@ -313,7 +312,7 @@ def _make(directory: Path) -> None:
 
 
 def _loadable(pack: Path) -> str:
-    """What teacher.domain.load takes for a pack: the project's own by name, so that it may be moved."""
+    """What teacher.domain.load takes for a pack: a name for the project's own packs, so that a run can be moved."""
     return pack.name if pack.parent == PACKS else str(pack)
 
 
@@ -337,4 +336,5 @@ def _versions() -> dict[str, str]:
 
 
 def now() -> str:
+    """The time as receipts and manifests have it: UTC, ISO 8601, whole seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
