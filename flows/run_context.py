@@ -117,8 +117,8 @@ def prepare(
         InputError: the domain, the recipe or the directory cannot be used; nothing has been started.
     """
     from student.models import base
+    from student.registry.lookup import store_directory
     from student.registry.oci_layout import read_index
-    from student.registry.publish import store_directory
     from student.training import mixture
     from teacher.domain import pack
     from teacher.models import catalog

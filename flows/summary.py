@@ -9,8 +9,8 @@ from flows.report.html import write
 from flows.run_context import RunContext
 from flows.run_directory import STAGES
 from schemas.files import read_json
+from student.registry.artifact import PROJECTOR
 from student.registry.model_card import weights_options
-from student.registry.publish import PROJECTOR
 
 
 def summarize(context: RunContext) -> dict[str, Any]:

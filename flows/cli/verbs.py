@@ -173,7 +173,7 @@ def models(json_: JsonOut = None) -> None:
       stillhouse models
       stillhouse models --json -
     """
-    from student.registry.publish import list_models, store_directory
+    from student.registry.lookup import list_models, store_directory
 
     store = store_directory()
     found = list_models(store)
@@ -245,8 +245,9 @@ def pull(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+    from student.registry.artifact import PROJECTOR
+    from student.registry.lookup import store_directory
     from student.registry.model_card import weights_options
-    from student.registry.publish import PROJECTOR, store_directory
     from student.registry.pull import pull as fetch
 
     target = to or Path("students") / name.partition(":")[0]

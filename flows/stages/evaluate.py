@@ -87,7 +87,7 @@ def _candidates(context: RunContext) -> list["Candidate"]:
     """The untrained base, whose own template may have no tools, and the exported student, as the same variant."""
     from student.evaluate import Candidate
     from student.models import base
-    from student.registry.publish import PROJECTOR
+    from student.registry.artifact import PROJECTOR
 
     variant, pixels = context.recipe.evaluate.variant, context.student_reads_pixels
     base_file = base.gguf(context.student, variant, log)

@@ -30,7 +30,7 @@ _GATE_CONTEXT = 4096
 def export(context: RunContext) -> dict[str, Any]:
     from student.export import gate, gguf, merge
     from student.models import base
-    from student.registry.publish import PROJECTOR
+    from student.registry.artifact import PROJECTOR
     from student.rendering.examples import as_served
 
     settings, student = context.recipe.export, context.student

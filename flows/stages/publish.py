@@ -18,22 +18,23 @@ from schemas.files import read_json, read_jsonl, sha256, whole, write_json
 from schemas.recipe import Recipe
 from student.registry import parquet
 from student.registry import publish as registry
+from student.registry.artifact import PublishFile, files_under
+from student.registry.lookup import resolve, store_directory
 from student.registry.model_card import model_card
-from student.registry.publish import PublishFile
 from student.training.mixture import REPLAY
 
 
 def _store(context: RunContext) -> dict[str, str]:
-    return {"store": str(registry.store_directory(context.recipe.publish.store).resolve())}
+    return {"store": str(store_directory(context.recipe.publish.store).resolve())}
 
 
 def _is_in_store(context: RunContext) -> bool:
     """Whether the store still has the version of the receipt: a store may be emptied by hand."""
     receipt = context.run.receipt("publish")
-    store = registry.store_directory(context.recipe.publish.store)
+    store = store_directory(context.recipe.publish.store)
     try:
         return receipt is not None and bool(
-            registry.resolve(store, f"{receipt['result']['name']}:{receipt['result']['tag']}")
+            resolve(store, f"{receipt['result']['name']}:{receipt['result']['tag']}")
         )
     except InputError:
         return False
@@ -55,7 +56,7 @@ def publish(context: RunContext) -> dict[str, Any]:
     if not scorecard["gate"]["passed"]:
         failed = next(check for check in scorecard["gate"]["checks"] if not check["passed"])
         raise GateError(f"not published: {failed['name']}: {failed['detail']} ({scorecard_file})")
-    store = registry.store_directory(context.recipe.publish.store)
+    store = store_directory(context.recipe.publish.store)
     tag = context.recipe.publish.tag
     with whole(context.path("publish")) as temporary:
         temporary.mkdir()
@@ -87,7 +88,7 @@ def _collect(
         for file in sorted(context.path("export", "gguf").glob("*.gguf"))
     ]
     if context.path("export", "vllm").is_dir():
-        files += registry.files_under(context.path("export", "vllm"), "vllm", "vllm")
+        files += files_under(context.path("export", "vllm"), "vllm", "vllm")
     if context.recipe.publish.data:
         data = to / "data" / "train.parquet"
         parquet.write(read_jsonl(context.path("filter", "kept.jsonl")), context.album, data)

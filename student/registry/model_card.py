@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from student.registry.publish import PROJECTOR
+from student.registry.artifact import PROJECTOR
 
 # The hub's own identifiers (huggingface.co/docs/hub/repositories-licenses); any other licence is "other" there.
 _HUB_LICENCES = {

@@ -1,10 +1,10 @@
-"""Kept traces in the form in which data sets are published: one Parquet file, pictures embedded.
+"""Writes kept traces as a Parquet file with embedded images, the form in which data sets are published.
 
-A row is {"messages", "tools", "images", "llama_factory"}. TRL and Unsloth read the messages: the n-th image part of
-them is images[n]. Content is always a list of parts, {"type": "text", "text"} or {"type": "image", "text": null}, so
-that all rows have one type; calls have their arguments, and rows their tools, as JSON text, because each tool has
-fields of its own. LLaMA-Factory reads the same conversation in its own form, `<image>` in the texts where a picture is,
-by the dataset_info.json beside the file.
+A row is {"messages", "tools", "images", "llama_factory"}. TRL and Unsloth read the messages: their n-th image part is
+images[n]. All rows have one type: content is always a list of parts, {"type": "text", "text"} or {"type": "image",
+"text": null}; the arguments of calls and the tools are JSON text, because each tool has fields of its own.
+LLaMA-Factory reads the same conversation from "llama_factory", with <image> in the texts where an image is; the
+dataset_info.json beside the file tells it so (`llama_factory_info`).
 """
 
 import itertools
@@ -14,24 +14,26 @@ from pathlib import Path
 from typing import Any
 
 from schemas.files import whole
+from schemas.trace import Message, Trace
 from teacher.scenes.images import Album
 
-# Rows that are held in memory, with their pictures; a row group of the file.
-_AT_ONCE = 100
-_PICTURE = "<image>"  # LLaMA-Factory's, in a text
+# Rows of a row group; so many are in memory at once, with their images.
+_ROW_GROUP = 100
+_IMAGE_PLACEHOLDER = "<image>"  # in LLaMA-Factory's texts
+_LLAMA_FACTORY_ROLES = {"user": "human", "assistant": "gpt", "tool": "observation"}
 
 
 def llama_factory_info(name: str, file: str) -> dict[str, Any]:
-    """What LLaMA-Factory's dataset_info.json says of such a file beside it; `name` is what its user calls it by."""
+    """Returns LLaMA-Factory's dataset_info.json for the Parquet file beside it. name: of the data set."""
     columns = {"messages": "llama_factory", "tools": "tools", "images": "images"}
     return {name: {"file_name": file, "formatting": "sharegpt", "columns": columns}}
 
 
-def write(traces: Iterable[dict[str, Any]], album: Album, to: Path) -> int:
-    """Writes kept traces to a Parquet file and returns how many.
+def write(traces: Iterable[Trace], album: Album, to: Path) -> int:
+    """Writes traces to a Parquet file and returns how many. album: the images that the traces name.
 
     Raises:
-        StageError: a picture is missing or damaged.
+        StageError: an image is missing or damaged, or the file cannot be written.
     """
     import datasets
     from datasets import Features, Image, List, Value
@@ -54,19 +56,19 @@ def write(traces: Iterable[dict[str, Any]], album: Album, to: Path) -> int:
             "llama_factory": List({"from": text, "value": text}),
         }
     )
-    left, written = iter(traces), 0
+    remaining, written = iter(traces), 0
     with (
         whole(to) as temporary,
         ParquetWriter(temporary, features.arrow_schema, compression="zstd") as file,
     ):
-        while rows := [_row(trace, album) for trace in itertools.islice(left, _AT_ONCE)]:
+        while rows := [_row(trace, album) for trace in itertools.islice(remaining, _ROW_GROUP)]:
             table = datasets.Dataset.from_list(rows, features=features).data.table
             file.write_table(table.cast(features.arrow_schema))
             written += len(rows)
     return written
 
 
-def _row(trace: dict[str, Any], album: Album) -> dict[str, Any]:
+def _row(trace: Trace, album: Album) -> dict[str, Any]:
     return {
         "messages": [
             {
@@ -86,37 +88,44 @@ def _row(trace: dict[str, Any], album: Album) -> dict[str, Any]:
     }
 
 
-def _turns(messages: list[dict[str, Any]]) -> list[dict[str, str]]:
-    """LLaMA-Factory's form: the results of one turn's calls are one turn, as its templates write them; of a turn with
-    calls it takes those and the reasoning, not the words beside them."""
+def _turns(messages: list[Message]) -> list[dict[str, str]]:
+    """Returns the conversation in LLaMA-Factory's form.
+
+    The results of one turn's calls are one turn, as its templates write them. Of a turn with calls it holds the calls
+    and the reasoning, but not the text beside the calls.
+    """
     turns: list[dict[str, str]] = []
     for message in messages:
-        role, value = message["role"], _in_text(message.get("content"))
+        role: str = message["role"]
+        value = _as_text(message.get("content"))
         if role == "tool" and turns[-1]["from"] == "observation":
             turns[-1]["value"] += f"\n</tool_response>\n<tool_response>\n{value}"
             continue
         if calls := message.get("tool_calls"):
             functions = [call["function"] for call in calls]
-            read = [{**f, "arguments": json.loads(f["arguments"])} for f in functions]
-            role, value = "function_call", json.dumps(read, ensure_ascii=False)
+            parsed = [{**f, "arguments": json.loads(f["arguments"])} for f in functions]
+            role, value = "function_call", json.dumps(parsed, ensure_ascii=False)
         if reasoning := message.get("reasoning_content"):
             value = f"<think>\n{reasoning}\n</think>\n\n{value}"
-        turns.append({"from": _NAMES.get(role, role), "value": value})
+        turns.append({"from": _LLAMA_FACTORY_ROLES.get(role, role), "value": value})
     return turns
 
 
-_NAMES = {"user": "human", "assistant": "gpt", "tool": "observation"}
+def _as_text(content: Any) -> str:
+    """Returns content as one text, with a placeholder for each image.
 
-
-def _in_text(content: Any) -> str:
-    """Content as one text. The placeholder itself, where a text has it, is spelled otherwise: it would be a picture."""
+    A literal <image> in a text becomes <image >: LLaMA-Factory would take it for an image.
+    """
     return "".join(
-        _PICTURE if part["type"] == "image" else part["text"].replace(_PICTURE, "<image >")
+        _IMAGE_PLACEHOLDER
+        if part["type"] == "image"
+        else part["text"].replace(_IMAGE_PLACEHOLDER, "<image >")
         for part in _parts(content)
     )
 
 
 def _parts(content: Any) -> list[dict[str, Any]]:
+    """Returns content, which may be a text, a list of parts or None, as a list of parts."""
     if isinstance(content, list):
         return [{"type": part["type"], "text": part.get("text")} for part in content]
     return [{"type": "text", "text": content}] if content else []

@@ -35,7 +35,7 @@ from schemas.files import read_json, read_jsonl, sha256, write_json
 from schemas.filter import FilterSettings, check_trace
 from student import evaluate
 from student.models import base
-from student.registry.publish import resolve
+from student.registry.lookup import resolve
 from student.rendering.examples import as_served, examples, turns
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal

@@ -15,15 +15,9 @@ import pytest
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_json, sha256, write_json
-from student.registry.publish import (
-    Published,
-    PublishFile,
-    files_under,
-    list_models,
-    publish,
-    resolve,
-    store_directory,
-)
+from student.registry.artifact import PublishFile, files_under
+from student.registry.lookup import list_models, resolve, store_directory
+from student.registry.publish import Published, publish
 from student.registry.pull import pull
 
 Q8, Q4 = b"q8 weights " * 5000, b"q4 weights " * 2000
@@ -97,7 +91,7 @@ def make_files(where: Path, q8: bytes = Q8, examined: bytes = Q8) -> list[Publis
 def publish_legal(
     store: Path, where: Path, q8: bytes = Q8, gate_passed: bool = True, name: str = "legal"
 ) -> Published:
-    return publish(store, name, make_files(where, q8), make_manifest(), gate_passed)
+    return publish(store, name, make_files(where, q8), make_manifest(), gate_passed=gate_passed)
 
 
 def names_in(directory: Path) -> set[str]:
@@ -238,7 +232,11 @@ def test_the_same_files_published_again_are_the_same_version(store: Path, tmp_pa
     before = {p.name: p.stat().st_mtime_ns for p in (store / "blobs" / "sha256").iterdir()}
 
     again = publish(
-        store, "legal", make_files(tmp_path / "other"), make_manifest("2027-01-01T00:00:00Z"), True
+        store,
+        "legal",
+        make_files(tmp_path / "other"),
+        make_manifest("2027-01-01T00:00:00Z"),
+        gate_passed=True,
     )
 
     assert again == first
@@ -258,7 +256,7 @@ def test_publishing_an_old_version_again_does_not_move_latest_back(
 def test_a_tag_of_ones_own_names_a_version_and_moves_on(store: Path, tmp_path: Path) -> None:
     def tagged(q8: bytes, tag: str | None, gate_passed: bool = True) -> str:
         files = make_files(tmp_path / "run", q8)
-        return publish(store, "legal", files, make_manifest(), gate_passed, tag).tag
+        return publish(store, "legal", files, make_manifest(), gate_passed=gate_passed, tag=tag).tag
 
     assert [tagged(b"one", "2026-03"), tagged(b"two", None)] == ["1", "2"]
     publish_legal(store, tmp_path / "run", name="medical")
@@ -356,7 +354,7 @@ def test_a_full_disk_is_one_clear_line_and_what_was_published_stays(
     resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
     try:
         with pytest.raises(StageError, match="cannot be written"):
-            publish(store, "legal", files, make_manifest(), True)
+            publish(store, "legal", files, make_manifest(), gate_passed=True)
         with pytest.raises(StageError, match="cannot be written"):
             pull(store, "legal", tmp_path / "out")
     finally:
@@ -383,14 +381,14 @@ def test_a_file_that_is_missing_is_refused_before_anything_is_written(
     files = make_files(tmp_path / "run")
     files[0].path.unlink()
     with pytest.raises(InputError, match="legal-Q8_0.gguf: no such file to publish"):
-        publish(store, "legal", files, make_manifest(), True)
+        publish(store, "legal", files, make_manifest(), gate_passed=True)
     assert not store.exists()
 
 
 def test_two_files_of_one_name_are_refused(store: Path, tmp_path: Path) -> None:
     files = make_files(tmp_path / "run")
     with pytest.raises(InputError, match="expected once"):
-        publish(store, "legal", [*files, files[0]], make_manifest(), True)
+        publish(store, "legal", [*files, files[0]], make_manifest(), gate_passed=True)
 
 
 # What is pulled
@@ -415,7 +413,7 @@ def test_a_pull_brings_the_examined_gguf_and_the_small_files(store: Path, tmp_pa
 
 def test_without_an_examined_gguf_the_smallest_is_pulled(store: Path, tmp_path: Path) -> None:
     files = make_files(tmp_path / "run", examined=b"something else")
-    publish(store, "legal", files, make_manifest(), True)
+    publish(store, "legal", files, make_manifest(), gate_passed=True)
     pull(store, "legal", tmp_path / "out")
     assert {p.suffix: p.name for p in (tmp_path / "out").iterdir()}[".gguf"] == "legal-Q4_K_M.gguf"
 
@@ -708,7 +706,7 @@ def test_the_vision_tower_comes_with_each_gguf_and_data_only_where_asked_for(
     (where / "train.parquet").write_bytes(b"rows")
     files.append(PublishFile(where / "legal-mmproj.gguf", "legal-mmproj.gguf", "mmproj", "weight"))
     files.append(PublishFile(where / "train.parquet", "data/train.parquet", "data", "dataset"))
-    publish(store, "legal", files, make_manifest(), True)
+    publish(store, "legal", files, make_manifest(), gate_passed=True)
     pull(store, "legal", tmp_path / "default")
     weights = {name for name in names_in(tmp_path / "default") if name.endswith(".gguf")}
     assert weights == {"legal-Q8_0.gguf", "legal-mmproj.gguf"}
