@@ -27,8 +27,8 @@ from teacher.domain import pack as domains
 from teacher.domain import tasks
 from teacher.inference import vllm_server
 from teacher.inference.client import Client
+from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
-from teacher.inference.process import Endpoint
 from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import rollouts
 

@@ -12,8 +12,9 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.llama_server import serve
 from teacher.inference.llamacpp import run_tool
-from teacher.inference.process import Endpoint, serve
 from teacher.models import catalog
 
 TYPES = ("Q4_1", "Q8_0", "F16", "BF16")

@@ -98,10 +98,10 @@ def _own_server(directory: Path) -> ServerProcess:
     command = [sys.executable, "-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--log-level", "error"]
     program = Program(
-        "Prefect's server",
-        command,
-        port,
-        {
+        name="Prefect's server",
+        command=command,
+        port=port,
+        environment={
             "PREFECT_HOME": str(directory / "prefect"),
             "PREFECT__SERVER_EPHEMERAL": "1",
             "PREFECT__SERVER_FINAL": "1",

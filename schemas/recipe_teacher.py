@@ -3,7 +3,7 @@
 Each setting is documented here, once: what it does, its unit, its default, an example.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -106,10 +106,6 @@ class Serve(Section):
     price_per_gpu_hour: float | None = Field(
         None, gt=0, description="Price of one GPU hour, for the plan's cost. Example: 3.5."
     )
-
-    def options(self) -> dict[str, Any]:
-        """The keyword arguments of teacher.inference.vllm_server.Options: how the run starts its own server."""
-        return self.model_dump(exclude={"url", "price_per_gpu_hour"})
 
 
 class Generate(Section):

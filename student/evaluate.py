@@ -20,7 +20,7 @@ from schemas.trace import Grounding, Maker, Message, Tool, Trace
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
-from teacher.inference.process import serve
+from teacher.inference.llama_server import serve
 from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import rollouts
 from teacher.scenes.images import Album
@@ -133,7 +133,7 @@ async def run_exam(
     slots = settings.concurrency
     traces: dict[str, Trace] = {}
     with serve(
-        candidate.file, log, slots, context, candidate.template, candidate.projector
+        candidate.file, log, slots, context, candidate.template, projector=candidate.projector
     ) as endpoint:
         async with Client(endpoint, identity, replies, slots, _REPLY_SECONDS, album) as client:
             async for trace in rollouts(

@@ -62,27 +62,27 @@ def serve(
       stillhouse serve kimi-k2.5 --recipe kimi-k2.5-qwen3-32b
     """
     from flows import recipe_file
-    from teacher.inference import launch, vllm_server
+    from teacher.inference import launch
     from teacher.models import catalog
     from teacher.planning import hardware, memory
 
     description = catalog.load(teacher, catalog.TEACHERS, "teacher")
     if url:
-        endpoint = launch.served(description, url)
+        endpoint = launch.connect(description, url)
         print(f"{endpoint.model} is served at {endpoint.url}")
         return
     loaded = recipe_file.load(recipe, set_)
-    options = loaded.serve.options()
+    options = loaded.serve
     if description["engine"] == "vllm" and "memory" in description:
         wanted = loaded.serve.max_model_len or _SERVED_CONTEXT
         found = memory.fit(description, hardware.find(), wanted, loaded.serve)
         if not found.fits:
             raise GateError(f"{description['name']}: does not fit: {found.reason}")
-        options |= memory.chosen(found)
+        options = options.model_copy(update=memory.chosen(found))
     target = log or Path("runs") / f"serve-{description['name']}.log"
     concurrency = loaded.generate.concurrency
     launch.run_forever(
-        description, vllm_server.Options(**options), target, concurrency, print, port
+        description, options, log=target, concurrency=concurrency, report=print, port=port
     )
 
 
@@ -145,7 +145,7 @@ def check_teacher(
 
     if record is not None:
         description = catalog.load(teacher, catalog.TEACHERS, "teacher")
-        endpoint = launch.served({**description, "served_name": model}, url)
+        endpoint = launch.connect({**description, "served_name": model}, url)
         rows = run.record(endpoint, description, packs.load(domain), record, mode=mode)
         print(f"wrote {record}: {rows} rows")
         return

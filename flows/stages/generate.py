@@ -16,10 +16,10 @@ from schemas.errors import GateError
 from schemas.files import read_json, read_jsonl, write_json, write_jsonl
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
-from teacher.inference import launch, vllm_server
+from teacher.inference import launch
 from teacher.inference.client import Client
+from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
-from teacher.inference.process import Endpoint
 from teacher.models import catalog
 from teacher.preflight import run
 from teacher.preflight.target import Limits
@@ -44,11 +44,10 @@ def generate(context: RunContext) -> dict[str, Any]:
     planned = read_json(context.path("plan.json"))["teacher"]["options"]
     with launch.open_teacher(
         context.teacher,
-        vllm_server.Options(**serve.options() | planned),
-        serve.url,
-        context.path("logs", "teacher.log"),
-        settings.concurrency,
-        log,
+        serve.model_copy(update=planned),
+        log=context.path("logs", "teacher.log"),
+        concurrency=settings.concurrency,
+        report=log,
     ) as endpoint:
         # A teacher that is constrained cannot call tools on its own, which is what the checks are about.
         if settings.preflight and not settings.constrain:

@@ -21,7 +21,8 @@ from PIL import Image
 from schemas.tool_calls import call_problem, functions_by_name
 from student.rendering.examples import Renderer
 from student.training.vision import SeeingRenderer
-from teacher.inference.process import Endpoint, serve
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.llama_server import serve
 from teacher.scenes.images import Album, image
 from teacher.scenes.scene import Scene, draw
 

@@ -134,7 +134,7 @@ class Client:
                     self.sent += 1
                     # The pictures' bytes are read here, so that no more are held than there are requests in flight.
                     whole = {**body, "messages": with_pixels(body["messages"], self._album)}
-                    with self._endpoint.asked():
+                    with self._endpoint.request_in_flight():
                         completion = await self._openai.chat.completions.create(
                             model=self._endpoint.model, **whole
                         )

@@ -1,4 +1,4 @@
-"""Where a model is served."""
+"""Where a model is served: `Endpoint`."""
 
 import asyncio
 import contextlib
@@ -9,16 +9,19 @@ from urllib.parse import urlsplit
 
 
 def on_this_machine(url: str) -> bool:
-    """Whether a URL leads to this machine: a proxy of the environment is no way there."""
+    """Whether a URL leads to this machine, so that a proxy of the environment must not be used for it."""
     return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
 
 
 @dataclass
 class Endpoint:
-    """An OpenAI-compatible API: base URL, key, served model name; `restart` brings a dead server back.
+    """An OpenAI-compatible API: base URL, key, name of the served model.
 
-    in_flight: requests of this process that it has not answered. restarts, stalls: how often it was started again,
-    and how often of these because it produced nothing.
+    Attributes:
+        restart: restarts the server if it is dead; None for an API that another process runs.
+        in_flight: requests of this process that are not answered yet.
+        restarts: how often the server was restarted.
+        stalls: how often the server was killed because it produced nothing.
     """
 
     url: str
@@ -31,7 +34,7 @@ class Endpoint:
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     @contextlib.contextmanager
-    def asked(self) -> Iterator[None]:
+    def request_in_flight(self) -> Iterator[None]:
         """Counts a request as in flight for the time of the block."""
         self.in_flight += 1
         try:
@@ -40,14 +43,14 @@ class Endpoint:
             self.in_flight -= 1
 
     async def revive(self) -> None:
-        """Starts the server again if it is ours and dead. Returns when it answers; one caller does the work."""
+        """Restarts a dead server of this run, and returns when it answers. Of several callers, one does the work."""
         if self.restart:
             async with self._lock:
-                await _in_thread(self.restart)
+                await _run_in_thread(self.restart)
 
 
-async def _in_thread(work: Callable[[], None]) -> None:
-    """Like asyncio.to_thread, but a loop that is cancelled does not wait for the thread to end: weights load long."""
+async def _run_in_thread(work: Callable[[], None]) -> None:
+    """Like asyncio.to_thread, but cancellation does not wait for the thread, because loading weights takes long."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
 
@@ -65,7 +68,7 @@ async def _in_thread(work: Callable[[], None]) -> None:
             work()
         except BaseException as raised:  # raised again in the coroutine that waits
             error = raised
-        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
             loop.call_soon_threadsafe(settle, error)
 
     threading.Thread(target=run, daemon=True).start()

@@ -1,4 +1,4 @@
-"""A served teacher, whichever way: an API that is there already, llama.cpp's server, or vLLM."""
+"""Opens the teacher: an API that is already running, or a server of its own (llama.cpp or vLLM)."""
 
 import asyncio
 import contextlib
@@ -15,129 +15,136 @@ import aiohttp
 
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
+from schemas.recipe import Serve
 from teacher.inference import llamacpp, vllm_server
 from teacher.inference.endpoint import Endpoint, on_this_machine
-from teacher.inference.process import LlamaServer
+from teacher.inference.llama_server import LlamaServer
 from teacher.models import catalog
 
 KEY = "STILLHOUSE_TEACHER_KEY"
-# Tokens of a conversation with a teacher in llama.cpp, which reserves memory for all of them.
+# Tokens of one conversation with a teacher in llama.cpp, which reserves memory for all of them at its start.
 _LLAMA_CONTEXT = 4096
-_LOOK_SECONDS = 5
+_CHECK_SECONDS = 5
 _LIST_SECONDS = 30
 
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 @contextlib.contextmanager
 def open_teacher(
-    teacher: dict[str, Any],
-    options: vllm_server.Options,
-    url: str | None,
-    log: Path,
-    concurrency: int,
-    say: Say,
+    teacher: dict[str, Any], options: Serve, *, log: Path, concurrency: int, report: Report
 ) -> Iterator[Endpoint]:
-    """The teacher for the time of the block.
+    """Yields the teacher's endpoint: a running API if `options.url` or the teacher names one, else a server of its own.
 
     Args:
-        url: an API that serves it already; the teacher's own source where its engine is openai.
-        log: where the output of a server of our own goes. concurrency: requests it gets at once.
-        say: told how far a start is.
+        teacher: its description (schemas/teacher.schema.json).
+        log: the file for the output of the teacher's own server.
+        concurrency: requests that the server gets at once.
+        report: receives messages about the progress of a start.
 
     Raises:
-        InputError: a key is missing, the API serves no such model, or an engine is not installed.
-        StageError: the API is not there, or the server does not start.
+        InputError: a key is missing, the API does not serve the model, or an engine is not installed.
+        StageError: the API cannot be reached, or the server does not start.
     """
-    if url or teacher["engine"] == "openai":
-        yield served(teacher, url or teacher["source"]["url"])
+    if options.url or teacher["engine"] == "openai":
+        yield connect(teacher, options.url or teacher["source"]["url"])
     else:
-        with _own(teacher, options, log, concurrency, say) as endpoint:
+        with _own_server(
+            teacher, options, log=log, concurrency=concurrency, report=report
+        ) as endpoint:
             yield endpoint
 
 
-def served(teacher: dict[str, Any], url: str) -> Endpoint:
-    """The teacher behind an API that is served already, such as http://gpu-7:8000/v1.
+def connect(teacher: dict[str, Any], url: str) -> Endpoint:
+    """The endpoint of a teacher that is already served at a URL such as http://gpu-7:8000/v1.
 
     Raises:
-        InputError: the key is missing or refused, or the API lists several models and none by the teacher's name.
-        StageError: nothing answers.
+        InputError: the key is missing or refused, or none of the models that the API lists has the teacher's name.
+        StageError: the API cannot be reached.
     """
     url = url.rstrip("/")
     key = _key(teacher, url)
     name = teacher.get("served_name")
-    return Endpoint(url, key, name or _only_model(teacher, url, key))
+    return Endpoint(url, key, name or _model_name(teacher, url, key))
 
 
 def run_forever(
     teacher: dict[str, Any],
-    options: vllm_server.Options,
+    options: Serve,
+    *,
     log: Path,
     concurrency: int,
-    say: Say,
+    report: Report,
     port: int | None = None,
 ) -> None:
-    """Serves the teacher until SIGTERM or Ctrl-C, and starts it again when it dies: `stillhouse serve TEACHER`.
+    """Serves the teacher until SIGTERM or Ctrl-C, and restarts it when it dies: `stillhouse serve TEACHER`.
 
-    Its key is STILLHOUSE_TEACHER_KEY, or a new one in a file beside the log that only its owner can read.
+    The API's key is STILLHOUSE_TEACHER_KEY, or a new one in a file beside the log that only its owner can read.
 
     Raises:
-        InputError, StageError: as `open_teacher`; StageError too when it has died too often.
+        InputError, StageError: as `open_teacher`; also StageError when the server has died too often.
     """
     if teacher["engine"] == "openai":
         raise InputError(
-            f"{teacher['name']}: is served already, by {teacher['source']['url']}: expected a teacher with weights"
+            f"{teacher['name']}: is already served at {teacher['source']['url']}: expected a teacher with weights"
         )
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    previous_handler = signal.signal(signal.SIGTERM, interrupt)
     try:
         key = os.environ.get(KEY) or None
-        with _own(teacher, options, log, concurrency, say, port, key) as endpoint:
-            where = KEY
+        with _own_server(
+            teacher,
+            options,
+            log=log,
+            concurrency=concurrency,
+            report=report,
+            port=port,
+            key=key,
+        ) as endpoint:
+            key_place = KEY
             if not key:
-                where = str(_write_key(log.with_name("teacher.key"), endpoint.key))
-            say(
-                f"{endpoint.model} is served at {endpoint.url}, its key is in {where}, its log: {log}"
+                key_place = str(_write_key(log.with_name("teacher.key"), endpoint.key))
+            report(
+                f"{endpoint.model} is served at {endpoint.url}, its key is in {key_place}, its log: {log}"
             )
             while True:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_CHECK_SECONDS)
                 if endpoint.restart:
                     endpoint.restart()
     except KeyboardInterrupt:
-        say("stopped")
+        report("stopped")
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
 
 
-def _own(
+def _own_server(
     teacher: dict[str, Any],
-    options: vllm_server.Options,
+    options: Serve,
+    *,
     log: Path,
     concurrency: int,
-    say: Say,
+    report: Report,
     port: int | None = None,
     key: str | None = None,
 ) -> contextlib.AbstractContextManager[Endpoint]:
-    """A server of our own, at a port and under a key where they are given."""
+    """A server of this process. By default it has a free port and a random key."""
     if teacher["engine"] == "llama.cpp":
-        context = min(teacher["context"], options.max_model_len or _LLAMA_CONTEXT)
-        weights, template = llamacpp.server_weights(teacher, say), catalog.template(teacher)
         return LlamaServer(
-            weights,
+            llamacpp.server_weights(teacher, report),
             log,
-            concurrency,
-            context,
-            template,
-            port,
-            key,
-            options.ready_timeout_s,
-            options.stall_s,
+            slots=concurrency,
+            context=min(teacher["context"], options.max_model_len or _LLAMA_CONTEXT),
+            template=catalog.template(teacher),
+            port=port,
+            key=key,
+            ready_seconds=options.ready_timeout_s,
+            stall_seconds=options.stall_s,
         )
-    weights = catalog.fetch(teacher, say)
-    return vllm_server.serve(teacher, str(weights), options, log, say, port, key)
+    weights = str(catalog.fetch(teacher, report))
+    return vllm_server.serve(teacher, weights, options, log=log, report=report, port=port, key=key)
 
 
 def _write_key(path: Path, key: str) -> Path:
@@ -148,25 +155,25 @@ def _write_key(path: Path, key: str) -> Path:
 
 
 def _key(teacher: dict[str, Any], url: str) -> str:
-    """STILLHOUSE_TEACHER_KEY, else the teacher's own variable; that one never over an open line."""
+    """STILLHOUSE_TEACHER_KEY, else the teacher's own variable, which is never sent over plain HTTP to another machine."""
     if os.environ.get(KEY):
         return os.environ[KEY]
-    named = teacher.get("key")
-    if named and (urlsplit(url).scheme == "https" or on_this_machine(url)):
-        if os.environ.get(named):
-            return os.environ[named]
+    variable = teacher.get("key")
+    if variable and (urlsplit(url).scheme == "https" or on_this_machine(url)):
+        if os.environ.get(variable):
+            return os.environ[variable]
         if not on_this_machine(url):
-            raise InputError(f"{named}: is not set, expected the key of {url}")
-    # Servers of one's own often want none, and the client sends something.
+            raise InputError(f"{variable}: is not set, expected the key of {url}")
+    # Self-hosted servers often need no key, but the client has to send one.
     return "EMPTY"
 
 
-async def listed(teacher: dict[str, Any], url: str, key: str) -> list[str] | None:
-    """The models that an API lists; None where it has no such list.
+async def list_models(teacher: dict[str, Any], url: str, key: str) -> list[str] | None:
+    """The names of the models that an API lists; None if the API has no such list.
 
     Raises:
-        InputError: it refuses the key.
-        StageError: it is not there, or is no such API.
+        InputError: the API refuses the key.
+        StageError: the address cannot be reached, or is not that of an OpenAI-compatible API.
     """
     session = aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {key}"} if key else {},
@@ -177,9 +184,9 @@ async def listed(teacher: dict[str, Any], url: str, key: str) -> list[str] | Non
         async with session, session.get(f"{url}/models") as reply:
             status, body = reply.status, await reply.read()
     except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
-        found = one_line(str(error), 120) or type(error).__name__
+        cause = one_line(str(error), 120) or type(error).__name__
         raise StageError(
-            f"{url}: cannot be reached, no answer ({found}): is the server up and the address right?"
+            f"{url}: cannot be reached, no answer ({cause}): is the server up and the address right?"
         ) from None
     if status in (401, 403):
         names = " or ".join(dict.fromkeys([KEY, teacher.get("key", KEY)]))
@@ -197,15 +204,15 @@ async def listed(teacher: dict[str, Any], url: str, key: str) -> list[str] | Non
     return [name for name in ids if isinstance(name, str)]
 
 
-def _only_model(teacher: dict[str, Any], url: str, key: str) -> str:
-    """The name that the API knows the teacher by, from its list of models."""
-    names = asyncio.run(listed(teacher, url, key))
+def _model_name(teacher: dict[str, Any], url: str, key: str) -> str:
+    """The name that the API has for the teacher: the teacher's own or, if it lists one model only, that model's."""
+    names = asyncio.run(list_models(teacher, url, key))
     if names is None:
         return teacher["name"]
     known = [n for n in names if n in (teacher["name"], teacher["source"].get("hub"))]
     if len(names) == 1 or known:
         return (known or names)[0]
     raise InputError(
-        f"{url}: serves {', '.join(names) or 'no model'}: expected {teacher['name']},"
-        " or the teacher's `served_name` to say which"
+        f"{url}: serves {', '.join(names) or 'no model'}, expected {teacher['name']}: set the teacher's `served_name` to"
+        " one of them"
     )

@@ -1,9 +1,9 @@
-"""Finds llama.cpp, or builds the pinned source once.
+"""llama.cpp's programs: finds them, or builds the pinned source once, and runs them.
 
-Binaries are looked for in STILLHOUSE_LLAMA_CPP (a directory, or its bin/ or build/bin/), then in the user's
-cache, then on PATH. Where none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is
-compiled into the cache. The converter (convert_hf_to_gguf.py with the gguf package beside it) is always the
-pinned source's: PyPI's gguf package of the same version number differs from it and has no converter.
+Programs are searched in STILLHOUSE_LLAMA_CPP (a directory, or its bin/ or build/bin/), then in the user's cache, then on
+PATH. If none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is compiled into the cache. The
+converter (convert_hf_to_gguf.py with the gguf package beside it) always comes from the pinned source: PyPI's gguf package
+of the same version number differs from it and has no converter.
 """
 
 import os
@@ -28,7 +28,7 @@ VERSION = "0.3.36"
 _REQUIREMENT = f"llama-cpp-python=={VERSION}"
 _SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 _TARGETS = ("llama-server", "llama-quantize", "llama-imatrix", "llama-perplexity")
-# No network code, no web page, no test: what remains builds in some minutes on two cores.
+# Without network code, web page and tests, the build takes some minutes on two cores.
 _OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=OFF",
@@ -40,7 +40,7 @@ _OPTIONS = (
     "-DLLAMA_OPENSSL=OFF",
 )
 
-# Raised when the options change, so that a cached build of the old ones is not used.
+# Increased when the options change, so that a cached build with the old options is not used.
 _BUILD = 2
 # With AMX, quantised weights end llama.cpp in an illegal instruction on some CPUs that have it: the compiler drops the
 # tile configuration (github.com/ggml-org/llama.cpp/pull/26954).
@@ -49,28 +49,32 @@ _NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 Progress = Callable[[str], None]
 
 
-def binary(name: str, say: Progress = print) -> Path:
-    """The path of a llama.cpp program, built first where there is none.
+def binary(name: str, report: Progress = print) -> Path:
+    """The path of a llama.cpp program, which is built first if it is not installed.
 
     Raises:
-        StageError: no compiler, or the build failed; says what to do.
+        StageError: there is no compiler, or the build failed; the message says what to do.
     """
-    found = find(name)
-    if found:
-        return found
-    _build(say)
-    return _built() / name
+    path = find_binary(name)
+    if path is None:
+        _build(report)
+        path = _built() / name
+    return path
 
 
-def find(name: str) -> Path | None:
-    """The path of a llama.cpp program that is there already, or None."""
-    chosen = os.environ.get("STILLHOUSE_LLAMA_CPP")
-    if chosen:
-        for place in (Path(chosen), Path(chosen, "bin"), Path(chosen, "build", "bin")):
-            if (place / name).is_file():
-                return place / name
+def find_binary(name: str) -> Path | None:
+    """The path of a llama.cpp program that is already installed, or None."""
+    configured = os.environ.get("STILLHOUSE_LLAMA_CPP")
+    if configured:
+        for directory in (
+            Path(configured),
+            Path(configured, "bin"),
+            Path(configured, "build", "bin"),
+        ):
+            if (directory / name).is_file():
+                return directory / name
         raise StageError(
-            f"STILLHOUSE_LLAMA_CPP={chosen}: no {name} in it, its bin/ or its build/bin/"
+            f"STILLHOUSE_LLAMA_CPP={configured}: no {name} in it, its bin/ or its build/bin/"
         )
     if (_built() / name).is_file():
         return _built() / name
@@ -78,13 +82,13 @@ def find(name: str) -> Path | None:
     return Path(on_path) if on_path else None
 
 
-def source(say: Progress = print) -> Path:
-    """The pinned source tree, fetched from the package registry at the first use."""
+def source(report: Progress = print) -> Path:
+    """The directory of the pinned source, downloaded from the package registry at the first use."""
     tree = _home() / "source"
     with make_once(tree) as missing:
         if not missing:
             return tree
-        say(f"fetching the source of llama.cpp ({_REQUIREMENT})")
+        report(f"fetching the source of llama.cpp ({_REQUIREMENT})")
         with tempfile.TemporaryDirectory() as scratch:
             sdist = pip_download(_REQUIREMENT, _SDIST_SHA256, Path(scratch), source_only=True)
             with tarfile.open(sdist) as archive:
@@ -103,10 +107,10 @@ def converter_environment() -> dict[str, str]:
 
 
 def run_tool(name: str, *arguments: str) -> str:
-    """Runs one of llama.cpp's programs to its end and returns what it printed.
+    """Runs one of llama.cpp's programs to its end and returns its output.
 
     Raises:
-        StageError: it failed; the message carries its last error.
+        StageError: the program failed; the message has its last error.
     """
     command = [str(binary(name)), *arguments]
     done = subprocess.run(
@@ -117,12 +121,13 @@ def run_tool(name: str, *arguments: str) -> str:
     return done.stdout
 
 
-def server_weights(model: dict[str, Any], say: Progress = print) -> Path:
-    """The file that llama.cpp's server loads: the weights, in another format where `requantize` names one.
+def server_weights(model: dict[str, Any], report: Progress = print) -> Path:
+    """The file that llama.cpp's server loads: the weights, converted if the description's `requantize` names a format.
 
-    On a CPU the format decides the speed: bf16 is read at twice and more the speed of Q4_1 (benchmarks/README.md).
+    On a CPU the format decides the speed: prompts are read from bf16 at more than twice the speed of Q4_1
+    (benchmarks/README.md).
     """
-    weights = catalog.fetch(model, say)
+    weights = catalog.fetch(model, report)
     requantize = model.get("requantize")
     if not requantize:
         return weights
@@ -144,7 +149,7 @@ def _built() -> Path:
     return _home() / "bin"
 
 
-def _build(say: Progress) -> None:
+def _build(report: Progress) -> None:
     compiler = os.environ.get("CXX") or next(
         (c for c in ("c++", "g++", "clang++") if shutil.which(c)), None
     )
@@ -153,12 +158,12 @@ def _build(say: Progress) -> None:
             "no C++ compiler: llama.cpp has to be built once; install one (Debian, Ubuntu: apt-get install g++)"
             " or set STILLHOUSE_LLAMA_CPP to the directory of an installed llama.cpp"
         )
-    tree = source(say)
+    tree = source(report)
     with make_once(_built()) as missing:
         if not missing:
             return
-        say("building llama.cpp once, into the cache (5 to 10 minutes on 2 cores)")
-        # cmake and ninja come from this environment's packages, so only the compiler is asked of the machine.
+        report("building llama.cpp once, into the cache (5 to 10 minutes on 2 cores)")
+        # cmake and ninja come from this environment's packages, so the machine needs only a compiler.
         bin_dir = Path(sys.executable).parent
         environment = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}"}
         work, log = _home() / "build", _home() / "build.log"
@@ -171,7 +176,7 @@ def _build(say: Progress) -> None:
             ).returncode
             if code == 0:
                 command = ["cmake", "--build", str(work), "--target", *_TARGETS]
-                code = _compile(command, environment, output, say)
+                code = _compile(command, environment, output, report)
         if code:
             reason = last_line(log.read_text(errors="replace"))
             raise StageError(f"llama.cpp did not build: {reason} (see {log})")
@@ -183,15 +188,15 @@ def _build(say: Progress) -> None:
 
 
 def _accepts(compiler: str, flags: str) -> bool:
-    """Whether a C++ compiler knows these flags: only those for x86 with AMX know the ones against it."""
+    """Whether a C++ compiler accepts flags. Only compilers for x86 that know AMX accept the flags that disable it."""
     command = [*compiler.split(), *flags.split(), "-x", "c++", "-fsyntax-only", os.devnull]
     return subprocess.run(command, capture_output=True).returncode == 0
 
 
 def _compile(
-    command: list[str], environment: dict[str, str], output: IO[str], say: Progress
+    command: list[str], environment: dict[str, str], output: IO[str], report: Progress
 ) -> int:
-    """Runs ninja, and says how far it is at each tenth of its steps."""
+    """Runs the build command, reports its progress at each tenth of its steps, and returns its exit code."""
     tenth = 0
     process = subprocess.Popen(
         command,
@@ -207,5 +212,5 @@ def _compile(
         step = re.match(r"\[(\d+)/(\d+)\]", line)
         if step and int(step[1]) * 10 // int(step[2]) > tenth:
             tenth = int(step[1]) * 10 // int(step[2])
-            say(f"building llama.cpp: {step[1]} of {step[2]} steps")
+            report(f"building llama.cpp: {step[1]} of {step[2]} steps")
     return process.wait()

@@ -1,9 +1,9 @@
-"""Starts, watches, drains and stops a model server.
+"""A server process of the run: start, watch, restart, drain.
 
-A server runs in its own session, bound to 127.0.0.1 under a random key that only its environment holds, with its log
-in the run. It is started again when it dies, and ended when it has requests and produces nothing (health answers 200
-all the while). What a killed run leaves behind, the next run on the same directory finds by the mark in the process's
-environment (flows/run_directory.py).
+Each server runs in its own session, bound to 127.0.0.1, under a random key that only its environment holds; its log lies
+in the run. `ServerProcess` restarts a server that died, and kills one that has requests and produces nothing, because
+/health answers 200 all the while. A server that a killed run left behind is found by the next run on the same directory,
+by the mark in the process's environment (flows/run_directory.py).
 """
 
 import contextlib
@@ -17,53 +17,46 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from schemas.error_text import last_line
 from schemas.errors import StageError
 from teacher.inference.endpoint import Endpoint
-from teacher.inference.llamacpp import binary
 
-# A 70B student's 43 GB come from a slow disk; a server that ends at once is not waited for.
-_READY_SECONDS = 600
-_DRAIN_SECONDS = 20
-# Before it is ready nothing is lost, and vLLM hears no SIGTERM while its workers start.
+# Before a server is ready there is nothing to lose, and vLLM ignores SIGTERM while its workers start.
 _UNREADY_DRAIN_SECONDS = 5
-# llama.cpp reads a long prompt in batches, and a large model on few cores takes minutes for one.
-_STALL_SECONDS = 1800
-# Starts after the first, within so many seconds: a run of weeks may lose its server more often than a broken one.
+# Restarts allowed within so many seconds: a run of weeks may lose its server more often than a broken server allows.
 _RESTARTS, _RESTARTS_WITHIN = 3, 6 * 3600
-# A proxy of the environment is no way to 127.0.0.1.
+# Requests to 127.0.0.1 bypass a proxy of the environment.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Program:
-    """A program that serves an OpenAI-compatible API and /metrics (Prometheus's text) on a port of its own.
-
-    One without `produced` may serve anything over HTTP, as Prefect's server does.
+    """A program that listens on a port of this machine, usually with an OpenAI-compatible API.
 
     Attributes:
-        name: what messages call it.
-        environment: beside this process's own. The key travels in it: the process list shows command lines to all.
-        ready_seconds, drain_seconds: how long it may take to answer, and to finish after SIGTERM.
+        name: how messages name it.
+        environment: variables added to this process's own. The key is passed here, because every user can read command
+            lines in the process list.
+        ready_seconds: how long it may take until it answers. drain_seconds: how long it may take to end after SIGTERM.
         health: the path that answers 200 when it is ready.
         stall_seconds: how long it may produce nothing while it has requests.
-        running: the metrics that count its requests. produced: those that grow while it works on them; none of them:
-            it is not watched.
-        listen: makes, for each start, what is given the log until the server answers. reason: finds in the log why it
-            ended.
+        running: names of the metrics (/metrics, Prometheus's text) that count its requests.
+        produced: names of the metrics that grow while it works on requests; without any, it is not watched.
+        listen: called at each start; returns the function that receives the log's new text until the server answers.
+        reason: finds in the log's text why the server ended.
     """
 
     name: str
     command: list[str]
     port: int
     environment: dict[str, str] = field(default_factory=dict, repr=False)
-    ready_seconds: float = _READY_SECONDS
-    drain_seconds: float = _DRAIN_SECONDS
-    stall_seconds: float = _STALL_SECONDS
+    ready_seconds: float = 600
+    drain_seconds: float = 20
+    stall_seconds: float = 600
     running: tuple[str, ...] = ()
     produced: tuple[str, ...] = ()
     listen: Callable[[], Callable[[str], None]] = lambda: lambda text: None
@@ -72,19 +65,20 @@ class Program:
 
 
 class ServerProcess:
-    """A running Program. As a context manager it serves for the time of the block.
+    """A running Program. As a context manager, it serves for the time of the block.
 
     Args:
-        endpoint: how it is reached; restarts and stalls are counted there.
-        log: where its output goes, after what is there already.
-        alone: whether all requests to the endpoint come here, so that one in flight is one that it has.
+        endpoint: the program's address and key; restarts and stalls are counted there.
+        log: the file to which the program's output is appended.
+        alone: whether all requests to the endpoint reach this server. If so, a request in flight at the endpoint counts
+            as a request of this server.
     """
 
     def __init__(self, program: Program, endpoint: Endpoint, log: Path, alone: bool = True) -> None:
         self.program, self.endpoint, self.log = program, endpoint, log
         self._alone = alone
         self._process: subprocess.Popen | None = None
-        self._log_begin = 0  # of this start
+        self._log_begin = 0  # position in the log where the current start begins
         self._ready = False
         self._starts: list[float] = []
         self._closed = False
@@ -98,10 +92,10 @@ class ServerProcess:
         self.close()
 
     def start(self) -> None:
-        """Starts it and returns when it answers.
+        """Starts the program and returns when it answers.
 
         Raises:
-            StageError: it ended or did not get ready; the message carries the reason that its log gives.
+            StageError: the program ended or was not ready in time; the message has the reason from its log.
         """
         program = self.program
         self._starts.append(time.monotonic())
@@ -123,7 +117,7 @@ class ServerProcess:
                     f"{program.command[0]}: cannot be run: {error.strerror}"
                 ) from error
         try:
-            self._ready = self._wait_until_it_answers(process)
+            self._ready = self._wait_until_ready(process)
         except BaseException:
             self.stop()
             raise
@@ -135,7 +129,7 @@ class ServerProcess:
         raise StageError(f"{program.name} did not start: {late}{self._reason()} (see {self.log})")
 
     def stop(self, drain: bool = True) -> None:
-        """Lets it finish (SIGTERM to its own pid), then ends its whole group."""
+        """Drains the server (SIGTERM to its own process only), then kills its process group."""
         process = self._process
         if process is None:
             return
@@ -145,22 +139,22 @@ class ServerProcess:
                 limit = self.program.drain_seconds
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     process.wait(limit if self._ready else min(limit, _UNREADY_DRAIN_SECONDS))
-        finally:  # also where a second Ctrl-C ends the wait
+        finally:  # also when a second Ctrl-C interrupts the wait
             _kill_group(process)
             self._process = None
 
     def close(self) -> None:
-        """Stops it for good, also where another thread is just starting it again."""
+        """Stops the server for good, even if another thread is restarting it."""
         self._closed = True
         self.stop()
         with self._restarting:
             self.stop()
 
     def restart_if_dead(self) -> None:
-        """Starts it again if it has ended or says itself that it is broken. Returns when it answers.
+        """Restarts the server if it ended or reports that it is broken. Returns when it answers.
 
         Raises:
-            StageError: it does not start, or has died too often.
+            StageError: the server does not start, died too often, or was closed.
         """
         with self._restarting:
             if self._closed:
@@ -174,11 +168,11 @@ class ServerProcess:
                     f"{self.program.name} died {starts} times: {self._reason()} (see {self.log})"
                 )
             self.endpoint.restarts += 1
-            self.stop(drain=False)  # what the dead one started may still live
+            self.stop(drain=False)  # child processes of the dead server may still run
             self.start()
 
     def answers(self) -> bool:
-        """Whether it is ready for requests."""
+        """Whether the server is ready for requests."""
         try:
             with self._get(self.program.health) as reply:
                 return reply.status == 200
@@ -186,9 +180,9 @@ class ServerProcess:
             return False
 
     def _broken(self) -> bool:
-        """Whether a living process, which was ready once, is past help; slow to answer it may be.
+        """Whether a running server that was ready once can no longer serve. A slow answer does not count as broken.
 
-        vLLM whose engine has died says 503, or closes its port and takes long to end.
+        vLLM whose engine has died answers 503, or closes its port and takes long to end.
         """
         try:
             with self._get(self.program.health):
@@ -200,7 +194,7 @@ class ServerProcess:
         except (OSError, http.client.HTTPException):
             return False
 
-    def _wait_until_it_answers(self, process: subprocess.Popen) -> bool:
+    def _wait_until_ready(self, process: subprocess.Popen) -> bool:
         deadline = time.monotonic() + self.program.ready_seconds
         listen = self.program.listen()
         with self.log.open(errors="replace") as log:
@@ -213,17 +207,17 @@ class ServerProcess:
         return False
 
     def _watch(self, process: subprocess.Popen) -> None:
-        """Ends the server when it has requests and its counters stand still; the next request starts it again."""
+        """Kills the server when it has requests and its counters stand still; the next request restarts it."""
         limit = self.program.stall_seconds
         produced, busy, since = 0.0, False, time.monotonic()
         while self.program.produced and process.poll() is None:
             time.sleep(min(10, limit / 4))
             numbers = self._metrics()
             now = time.monotonic()
-            # Where /metrics does not answer either, what was true before still is.
+            # While /metrics does not answer, the last known numbers stay valid.
             if numbers is not None:
-                before, produced = produced, sum(numbers.get(n, 0) for n in self.program.produced)
-                if produced != before:
+                previous, produced = produced, sum(numbers.get(n, 0) for n in self.program.produced)
+                if produced != previous:
                     since = now
                 busy = any(numbers.get(name, 0) > 0 for name in self.program.running)
             if not busy and not (self._alone and self.endpoint.in_flight):
@@ -237,7 +231,7 @@ class ServerProcess:
                 _kill_group(process)
 
     def _metrics(self) -> dict[str, float] | None:
-        """Each metric's sum over its labels."""
+        """Each metric's sum over its labels; None if /metrics does not answer."""
         numbers: dict[str, float] = {}
         try:
             with self._get("/metrics") as reply:
@@ -263,68 +257,8 @@ class ServerProcess:
             return self.program.reason(log.read().decode(errors="replace"))
 
 
-class LlamaServer(ServerProcess):
-    """llama.cpp's server on one GGUF.
-
-    Args:
-        model: the GGUF. template: a chat template instead of the one inside it.
-        slots: requests decoded together; context: tokens each of them may hold.
-        log: where its output goes. port, key: any where they are not given.
-        ready_seconds, stall_seconds: as a Program's. projector: the GGUF of the vision tower, for one that sees.
-    """
-
-    def __init__(
-        self,
-        model: Path,
-        log: Path,
-        slots: int,
-        context: int,
-        template: Path | None = None,
-        port: int | None = None,
-        key: str | None = None,
-        ready_seconds: float | None = None,
-        stall_seconds: float | None = None,
-        projector: Path | None = None,
-    ) -> None:
-        port, key = port or free_port(), key or secrets.token_urlsafe(24)
-        command = [str(binary("llama-server")), "--model", str(model), "--alias", "model"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--metrics"]
-        command += ["--parallel", str(slots), "--ctx-size", str(slots * context)]
-        command += ["--jinja", "--offline"]
-        command += ["--chat-template-file", str(template)] if template else []
-        command += ["--mmproj", str(projector)] if projector else []
-        program = Program(
-            "llama-server",
-            command,
-            port,
-            {"LLAMA_API_KEY": key},
-            ready_seconds or _READY_SECONDS,
-            _DRAIN_SECONDS,
-            stall_seconds or _STALL_SECONDS,
-            running=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
-            # Its count of tokens grows when a reply has ended, this one with every step.
-            produced=("llamacpp:n_decode_total",),
-        )
-        endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", key, "model", self.restart_if_dead)
-        super().__init__(program, endpoint, log)
-
-
-@contextlib.contextmanager
-def serve(
-    model: Path,
-    log: Path,
-    slots: int,
-    context: int,
-    template: Path | None = None,
-    projector: Path | None = None,
-) -> Iterator[Endpoint]:
-    """A llama.cpp server for the time of the block. Arguments as `LlamaServer`'s."""
-    with LlamaServer(model, log, slots, context, template, projector=projector) as endpoint:
-        yield endpoint
-
-
 def free_port() -> int:
-    """A port below those that Linux gives to connections by default: one of those could be taken meanwhile."""
+    """A free port below Linux's default range of outgoing connections, which could take it in the meantime."""
     while True:
         port = 20_000 + secrets.randbelow(10_000)
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -333,6 +267,6 @@ def free_port() -> int:
 
 
 def _kill_group(process: subprocess.Popen) -> None:
-    with contextlib.suppress(ProcessLookupError):  # nobody of the group is left
+    with contextlib.suppress(ProcessLookupError):  # no process of the group is left
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()

@@ -1,4 +1,4 @@
-"""Several servers of one model behind a router. One that dies is started again while the others go on."""
+"""Several servers of one model behind a router. A server that dies is restarted while the others continue."""
 
 import contextlib
 import threading
@@ -11,26 +11,28 @@ from schemas.errors import StageError
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.process import Program, ServerProcess
 
-_REVIVAL_SECONDS = 5
+_CHECK_SECONDS = 5
 
 
 @contextlib.contextmanager
-def replicas(
+def run_replicas(
     programs: list[Program],
-    router: Callable[[list[str]], Program],
+    make_router: Callable[[list[str]], Program],
     endpoint: Endpoint,
     log: Path,
-    say: Callable[[str], None],
+    report: Callable[[str], None],
 ) -> Iterator[None]:
-    """Runs the servers, and the router before them, for the time of the block.
+    """Runs the servers, and the router in front of them, for the time of the block.
 
     Args:
-        router: makes the router's program of the servers' addresses; it listens where `endpoint` says.
-        endpoint: given its `restart`, which counts on the servers being brought back here.
-        log: the router's; the servers' have their number in the name.
+        programs: the servers.
+        make_router: returns the router's program for a list of the servers' addresses.
+        endpoint: the router's address and key; its `restart` is set here.
+        log: the router's log; a server's log has its number added to the name.
+        report: receives a message when a server is given up.
 
     Raises:
-        StageError: one of them does not start.
+        StageError: one of the programs does not start.
     """
     servers = [
         ServerProcess(
@@ -38,38 +40,41 @@ def replicas(
         )
         for number, program in enumerate(programs)
     ]
-    front = ServerProcess(router([f"http://127.0.0.1:{p.port}" for p in programs]), endpoint, log)
+    addresses = [f"http://127.0.0.1:{program.port}" for program in programs]
+    router = ServerProcess(make_router(addresses), endpoint, log)
     closing = threading.Event()
-    given_up: list[StageError] = []
+    failures: list[StageError] = []  # of the servers that were given up
 
     def keep_alive(server: ServerProcess) -> None:
-        while not closing.wait(_REVIVAL_SECONDS):
+        while not closing.wait(_CHECK_SECONDS):
             try:
                 server.restart_if_dead()
             except StageError as error:
                 if not closing.is_set():
-                    given_up.append(error)
-                    say(f"{len(servers) - len(given_up)} of {len(servers)} servers left: {error}")
+                    failures.append(error)
+                    report(
+                        f"{len(servers) - len(failures)} of {len(servers)} servers left: {error}"
+                    )
                 return
 
     def restart() -> None:
-        """Returns when the router answers, and one server at least behind it."""
+        """Returns when at least one server answers, and the router too."""
         while not closing.is_set() and not any(server.answers() for server in servers):
-            if len(given_up) == len(servers):
-                raise given_up[-1]
+            if len(failures) == len(servers):
+                raise failures[-1]
             time.sleep(0.5)
-        front.restart_if_dead()
+        router.restart_if_dead()
 
     endpoint.restart = restart
     try:
         _start_all(servers)
-        front.start()
+        router.start()
         for server in servers:
             threading.Thread(target=keep_alive, args=(server,), daemon=True).start()
         yield
     finally:
         closing.set()
-        front.close()
+        router.close()
         with ThreadPoolExecutor(len(servers)) as pool:
             list(pool.map(ServerProcess.close, servers))
 
@@ -77,9 +82,9 @@ def replicas(
 def _start_all(servers: list[ServerProcess]) -> None:
     with ThreadPoolExecutor(len(servers)) as pool:
         try:
-            for started in as_completed([pool.submit(server.start) for server in servers]):
-                started.result()
+            for start in as_completed([pool.submit(server.start) for server in servers]):
+                start.result()
         except BaseException:
-            for server in servers:  # the pool waits until their starts have ended
+            for server in servers:  # ends the other starts, which the pool waits for
                 server.close()
             raise

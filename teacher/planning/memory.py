@@ -6,11 +6,11 @@ machines and is an estimate on every other; a fit that hangs on less than that e
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from schemas.errors import InputError
-from teacher.inference.vllm_server import Options
+from schemas.recipe import Serve
 from teacher.planning.hardware import GIB, Hardware, parse
 
 # What vLLM takes of a GPU beside weights and KV cache (activations of the largest batch, CUDA graphs, communication
@@ -63,7 +63,7 @@ class Fit:
     alternatives: tuple[str, ...] = ()
 
 
-def fit(teacher: dict[str, Any], hardware: Hardware, wanted_context: int, options: Any) -> Fit:
+def fit(teacher: dict[str, Any], hardware: Hardware, wanted_context: int, options: Serve) -> Fit:
     """How a teacher would be served on a machine, and whether that is enough.
 
     Args:
@@ -96,7 +96,7 @@ def chosen(found: Fit) -> dict[str, int]:
 # ------------------------------------------------------------------------------------- under vLLM
 
 
-def _vllm(teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any) -> Fit:
+def _vllm(teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Serve) -> Fit:
     """One machine if it can, else the fewest that do."""
     if hardware.gpu is None:
         reason = f"vLLM serves {teacher['name']} on GPUs; found {hardware}"
@@ -109,7 +109,7 @@ def _vllm(teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any
 
 
 def _served(
-    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any, nodes: int
+    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Serve, nodes: int
 ) -> Fit:
     """One server: each layer over the GPUs of a machine, the layers over `nodes` machines, as vLLM's guide has it."""
     gpu, copies = hardware.gpu, options.data_parallel
@@ -173,7 +173,7 @@ def _degree(teacher: dict[str, Any], gpus: int) -> int:
     return max(d for d in (2**n for n in range(11)) if d <= max(1, gpus) and heads % d == 0)
 
 
-def _context_degree(teacher: dict[str, Any], tensor: int, options: Any) -> int:
+def _context_degree(teacher: dict[str, Any], tensor: int, options: Serve) -> int:
     """Parts of the KV cache: by default as many as GPUs would otherwise hold copies of it (MLA).
 
     vLLM 0.32 asks for a divisor of the tensor parallel degree; with grouped queries, of the copies of each KV head.
@@ -297,15 +297,19 @@ def _host_speed(teacher: dict[str, Any], file_bytes: int) -> str:
 
 
 def _alternatives(
-    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any
+    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Serve
 ) -> Iterator[str]:
     """Lines about the same machine served otherwise, other machines, and llama.cpp."""
     if teacher["engine"] == "vllm":
         yield from _otherwise(teacher, hardware, wanted, options)
-        kept = ("kv_cache_dtype", "gpu_memory_utilization", "expert_parallel", "arguments")
-        free = Options(**{name: getattr(options, name) for name in kept})
+        other = Serve(
+            kv_cache_dtype=options.kv_cache_dtype,
+            gpu_memory_utilization=options.gpu_memory_utilization,
+            expert_parallel=options.expert_parallel,
+            arguments=options.arguments,
+        )
         for name in _MACHINES:
-            found = _vllm(teacher, parse(name), wanted, free)
+            found = _vllm(teacher, parse(name), wanted, other)
             if found.fits:
                 build = ", with vLLM's build for ROCm behind serve.url" if "MI3" in name else ""
                 yield (
@@ -321,7 +325,7 @@ def _alternatives(
 
 
 def _otherwise(
-    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Any
+    teacher: dict[str, Any], hardware: Hardware, wanted: int, options: Serve
 ) -> Iterator[str]:
     """The smallest change of settings with which this machine would do, or what the largest would leave."""
     if hardware.gpu is None:
@@ -330,8 +334,7 @@ def _otherwise(
     few = {"arguments": (*options.arguments, "--max-num-seqs", "16")}
     fp8 = {"kv_cache_dtype": "fp8"} if hardware.gpu.fp8_mla or not _is_mla(teacher) else {}
     for change in (fp8, share, few, share | few, share | few | fp8):
-        changed = {field.name: getattr(options, field.name) for field in fields(Options)} | change
-        found = _vllm(teacher, hardware, wanted, Options(**changed))
+        found = _vllm(teacher, hardware, wanted, options.model_copy(update=change))
         settings = ", ".join(
             f"serve.{key}={list(value) if isinstance(value, tuple) else value}"
             for key, value in change.items()

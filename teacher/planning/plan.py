@@ -182,9 +182,7 @@ def _large(
 
 def _command(teacher: dict[str, Any], recipe: Any, options: dict[str, Any]) -> str:
     weights = teacher["source"].get("hub") or teacher["source"]["path"]
-    return vllm_server.shown_command(
-        teacher, weights, vllm_server.Options(**recipe.serve.options() | options)
-    )
+    return vllm_server.shell_commands(teacher, weights, recipe.serve.model_copy(update=options))
 
 
 # ------------------------------------------------------------------------------------- in words

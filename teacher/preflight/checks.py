@@ -47,7 +47,7 @@ async def health(served: Served) -> tuple[Check, Check]:
     """health and model_name: the API answers, knows the model, and the model says something."""
     endpoint, model = served.endpoint, served.endpoint.model
     try:
-        names = await launch.listed(served.teacher, endpoint.url, endpoint.key)
+        names = await launch.list_models(served.teacher, endpoint.url, endpoint.key)
     except (InputError, StageError) as error:
         return result("health", False, str(error)), result("model_name", None, "not asked")
     if names is None:

@@ -81,7 +81,7 @@ def run(
         raise InputError(f"{url}: expected the address of an API, such as http://127.0.0.1:8000/v1")
     description = catalog.load(teacher, catalog.TEACHERS, "teacher")
     return check(
-        launch.served({**description, "served_name": model}, url),
+        launch.connect({**description, "served_name": model}, url),
         description,
         packs.load(domain),
         mode=mode,

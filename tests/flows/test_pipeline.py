@@ -20,7 +20,7 @@ from http_server import Handler, HttpServer
 
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
-from teacher.inference.process import serve
+from teacher.inference.llama_server import serve
 
 pytestmark = pytest.mark.slow
 

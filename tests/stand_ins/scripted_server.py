@@ -13,7 +13,7 @@ from typing import Any
 
 from aiohttp import web
 
-from teacher.inference.process import Endpoint
+from teacher.inference.endpoint import Endpoint
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ from student.registry.lookup import resolve
 from student.rendering.examples import as_served, examples, turns
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
-from teacher.inference.process import serve
+from teacher.inference.llama_server import serve
 from teacher.models import catalog
 from teacher.scenes.images import as_sent
 

@@ -13,7 +13,8 @@ from student.export import gate
 from student.export.gguf import convert
 from student.models import base
 from student.rendering.examples import Renderer
-from teacher.inference.process import Endpoint, serve
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.llama_server import serve
 
 RENDERER = Renderer(tiny_tokenizer(), SHIPPED, [END])
 

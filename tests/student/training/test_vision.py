@@ -428,7 +428,7 @@ def test_two_steps_on_pixels_and_tools_train_the_language_model_alone(trained, e
 
 @pytest.fixture(scope="module")
 def served(trained, tmp_path_factory):
-    from teacher.inference.process import serve
+    from teacher.inference.llama_server import serve
 
     work, log = trained[0], tmp_path_factory.mktemp("served") / "log"
     with serve(work / "full.gguf", log, 1, 8192, projector=work / "mmproj.gguf") as endpoint:
@@ -476,7 +476,7 @@ def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_rea
     from safetensors.torch import load_file, save_file
 
     from student.export import gate, gguf
-    from teacher.inference.process import serve
+    from teacher.inference.llama_server import serve
 
     renderer = embedded[1]
     traces = [as_served(conversation(pages), renderer)]

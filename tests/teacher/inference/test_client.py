@@ -17,8 +17,8 @@ from http_server import Handler, HttpServer
 from schemas.errors import StageError
 from teacher.inference import client as module
 from teacher.inference.client import Client, Reply
+from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
-from teacher.inference.process import Endpoint
 
 KEY = "sk-the-secret-of-this-test"
 IDENTITY = {"model": "m", "revision": "r"}

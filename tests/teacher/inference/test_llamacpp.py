@@ -9,7 +9,7 @@ import pytest
 
 from schemas.errors import StageError
 from teacher.inference import llamacpp
-from teacher.inference.llamacpp import binary, find, run_tool, server_weights
+from teacher.inference.llamacpp import binary, find_binary, run_tool, server_weights
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def test_a_chosen_directory_is_searched_with_its_bin_and_its_build(
 ) -> None:
     path = program(tmp_path / "chosen" / inside)
     monkeypatch.setenv("STILLHOUSE_LLAMA_CPP", str(tmp_path / "chosen"))
-    assert find("llama-quantize") == path
+    assert find_binary("llama-quantize") == path
 
 
 @pytest.mark.parametrize("exists", [True, False])
@@ -51,7 +51,7 @@ def test_a_chosen_directory_without_the_program_is_an_error_and_not_passed_over(
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
     monkeypatch.setenv("STILLHOUSE_LLAMA_CPP", str(chosen))
     expected = f"STILLHOUSE_LLAMA_CPP={chosen}: no llama-quantize in it, its bin/ or its build/bin/"
-    for look in (find, binary):
+    for look in (find_binary, binary):
         with pytest.raises(StageError) as raised:
             look("llama-quantize")
         assert str(raised.value) == expected
@@ -62,13 +62,13 @@ def test_what_was_built_into_the_cache_comes_before_the_path(
 ) -> None:
     on_path = program(tmp_path / "path")
     monkeypatch.setenv("PATH", str(tmp_path / "path"))
-    assert find("llama-quantize") == on_path
+    assert find_binary("llama-quantize") == on_path
     built = program(tmp_path / "cache" / "stillhouse" / llamacpp._home().name / "bin")
-    assert find("llama-quantize") == built
+    assert find_binary("llama-quantize") == built
 
 
 def test_a_program_that_is_nowhere_is_none() -> None:
-    assert find("llama-quantize") is None
+    assert find_binary("llama-quantize") is None
 
 
 @pytest.mark.parametrize("compiler", [None, "/nowhere/c++", "no-such-compiler -m64"])
@@ -92,10 +92,11 @@ def test_a_build_that_fails_is_reported_with_its_last_error_and_leaves_no_progra
         stdout.write("-- The CXX compiler\nCMake Error: it is broken\n-- Incomplete\n")
         return subprocess.CompletedProcess(command, 1)
 
+    monkeypatch.setattr(llamacpp, "_accepts", lambda compiler, flags: True)
     monkeypatch.setattr(subprocess, "run", configure)
     with pytest.raises(StageError, match="did not build: CMake Error: it is broken .*build.log"):
         binary("llama-server", lambda said: None)
-    assert find("llama-server") is None
+    assert find_binary("llama-server") is None
 
 
 def test_a_tool_is_run_with_its_arguments_and_what_it_printed_returned(

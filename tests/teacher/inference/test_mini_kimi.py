@@ -21,6 +21,7 @@ import pytest
 
 from schemas.documents import check_document
 from schemas.filter import FilterSettings, filter_traces
+from schemas.recipe import Serve
 from schemas.tool_calls import call_problem, functions_by_name
 from student.models import base
 from teacher.dialects.base import for_teacher
@@ -30,7 +31,6 @@ from teacher.inference import launch, vllm_server
 from teacher.inference.client import Client, Reply
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
-from teacher.inference.vllm_server import Options
 from teacher.models import catalog
 from teacher.preflight import run
 from teacher.preflight.target import Limits
@@ -40,7 +40,7 @@ from teacher.rollout.scheduler import rollouts
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 EPISODES, WORKERS = 50, 16
-OPTIONS = Options(
+OPTIONS = Serve(
     tensor_parallel=2,
     ready_timeout_s=300,
     stall_s=300,
@@ -87,7 +87,9 @@ def served(
     teacher: dict[str, Any], mark: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Endpoint]:
     log = tmp_path_factory.mktemp("logs") / "teacher.log"
-    with launch.open_teacher(teacher, OPTIONS, None, log, WORKERS, print) as endpoint:
+    with launch.open_teacher(
+        teacher, OPTIONS, log=log, concurrency=WORKERS, report=print
+    ) as endpoint:
         names = {process.name() for process in marked(mark)}
         assert {"VLLM::EngineCor", "VLLM::Worker_TP"} <= {name[:15] for name in names}
         yield endpoint
@@ -138,7 +140,7 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
         )
         for n in range(2)
     ]
-    options = Options(ready_timeout_s=300, arguments=("--enforce-eager",))
+    options = Serve(ready_timeout_s=300, arguments=("--enforce-eager",))
 
     async def scene(endpoint: Endpoint) -> list[dict[str, Any]]:
         identity = {"model": "smollm2-135m", "revision": "r"}
@@ -148,7 +150,9 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
             )
             return [trace async for trace in made]
 
-    with launch.open_teacher(described, options, None, tmp_path / "log", 4, print) as endpoint:
+    with launch.open_teacher(
+        described, options, log=tmp_path / "log", concurrency=4, report=print
+    ) as endpoint:
         traces = asyncio.run(scene(endpoint))
     assert_gone(mark)
     assert len(traces) == 4

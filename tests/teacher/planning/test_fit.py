@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from schemas.errors import InputError
-from teacher.inference.vllm_server import Options
+from schemas.recipe import Serve
 from teacher.models import catalog
 from teacher.planning import hardware
 from teacher.planning.hardware import GIB, Hardware, parse
@@ -33,7 +33,7 @@ DENSE: dict[str, Any] = {
 
 
 def served(machine: str, wanted: int = 131_072, teacher: dict = KIMI, **options: Any) -> Fit:
-    return fit(teacher, parse(machine), wanted, Options(**options))
+    return fit(teacher, parse(machine), wanted, Serve(**options))
 
 
 # ------------------------------------------------------------------------------------- what was measured

@@ -22,7 +22,7 @@ from teacher.domain.pack import Domain
 from teacher.inference import client, llamacpp
 from teacher.inference.client import Reply
 from teacher.inference.endpoint import Endpoint
-from teacher.inference.process import serve
+from teacher.inference.llama_server import serve
 from teacher.models import catalog
 from teacher.preflight import inputs, run, vendor_verifier
 from teacher.preflight.target import Limits

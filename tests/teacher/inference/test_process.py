@@ -18,8 +18,9 @@ import psutil
 import pytest
 
 from schemas.errors import StageError
-from teacher.inference import process as module
-from teacher.inference.process import Endpoint, LlamaServer, serve
+from teacher.inference import llama_server, process
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.llama_server import LlamaServer, serve
 
 # Writes down how it was started, has a child, answers /health, and ends as FAKE_END says.
 FAKE = """\
@@ -188,7 +189,7 @@ def test_a_model_without_a_template_keeps_its_own(state: Path, tmp_path: Path) -
 def test_a_proxy_of_the_environment_does_not_hide_the_server(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_READY_SECONDS", 60)
+    monkeypatch.setattr(llama_server, "_READY_SECONDS", 60)
     for name in ("http_proxy", "HTTP_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     with serve(tmp_path / "m.gguf", tmp_path / "server.log", 1, 512):
@@ -212,7 +213,7 @@ def test_a_server_that_is_never_ready_is_given_up_and_ended(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_END", "never ready")
-    monkeypatch.setattr(module, "_READY_SECONDS", 1)
+    monkeypatch.setattr(llama_server, "_READY_SECONDS", 1)
     with pytest.raises(StageError, match="llama-server did not start: "):
         server(tmp_path).start()
     for start in starts(state):
@@ -263,7 +264,7 @@ def test_a_server_that_ignores_sigterm_is_killed(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FAKE_END", "stubborn")
-    monkeypatch.setattr(module, "_DRAIN_SECONDS", 0.2)
+    monkeypatch.setattr(llama_server, "_DRAIN_SECONDS", 0.2)
     running = server(tmp_path)
     running.start()
     [start] = starts(state)
@@ -317,13 +318,13 @@ def test_a_server_that_lives_is_not_started_again(state: Path, tmp_path: Path) -
 
 def test_a_server_that_dies_again_and_again_is_given_up(state: Path, tmp_path: Path) -> None:
     with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
-        for _ in range(module._RESTARTS):
+        for _ in range(process._RESTARTS):
             kill(starts(state)[-1]["pid"])
             asyncio.run(endpoint.revive())
         kill(starts(state)[-1]["pid"])
         with pytest.raises(StageError, match=r"died 4 times: listening \(see .*server\.log\)"):
             asyncio.run(endpoint.revive())
-    assert len(starts(state)) == 1 + module._RESTARTS
+    assert len(starts(state)) == 1 + process._RESTARTS
     assert all(ended(start["child"]) for start in starts(state))
 
 
@@ -414,7 +415,7 @@ def test_a_cancelled_revival_is_not_waited_for() -> None:
 @pytest.fixture
 def metrics(state: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int, int], None]:
     """Sets what the fake server says of itself: requests that it has, and steps done."""
-    monkeypatch.setattr(module, "_STALL_SECONDS", 0.6)
+    monkeypatch.setattr(llama_server, "_STALL_SECONDS", 0.6)
 
     def set_them(requests: int, steps: int) -> None:
         path = Path(f"{state}.metrics")
@@ -448,7 +449,7 @@ def test_a_server_that_produces_or_has_nothing_to_do_is_left_alone(
     metrics: Callable[[int, int], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_STALL_SECONDS", 6)
+    monkeypatch.setattr(llama_server, "_STALL_SECONDS", 6)
     metrics(3, 0)
     with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
         for steps in range(80):
@@ -463,6 +464,9 @@ def test_a_request_of_ours_counts_where_the_server_knows_of_none(
     state: Path, tmp_path: Path, metrics: Callable[[int, int], None]
 ) -> None:
     metrics(0, 7)
-    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint, endpoint.asked():
+    with (
+        serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint,
+        endpoint.request_in_flight(),
+    ):
         wait_until(lambda: not is_running(starts(state)[0]["pid"]))
         assert endpoint.stalls == 1

@@ -14,15 +14,17 @@ from typing import Any
 
 import psutil
 import pytest
+from fake_vllm import SMOLLM, gone, install
 from http_server import Handler, HttpServer
-from test_vllm import FAKE, SMOLLM, gone
 
 from schemas.errors import InputError, StageError
+from schemas.recipe import Serve
 from teacher.inference import launch
-from teacher.inference.launch import open_teacher, served
-from teacher.inference.process import Endpoint
-from teacher.inference.vllm_server import Options
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.launch import connect, open_teacher
 
+ROOT = Path(__file__).parents[3]
+STAND_INS = ROOT / "tests" / "stand_ins"
 KIMI: dict[str, Any] = {
     "name": "kimi-k2.5",
     "engine": "openai",
@@ -58,7 +60,9 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
 
 
 def opened(teacher: dict[str, Any], url: str | None, tmp_path: Path) -> Endpoint:
-    with open_teacher(teacher, Options(), url, tmp_path / "log", 4, print) as endpoint:
+    with open_teacher(
+        teacher, Serve(url=url), log=tmp_path / "log", concurrency=4, report=print
+    ) as endpoint:
         return endpoint
 
 
@@ -76,38 +80,40 @@ def test_an_api_is_taken_as_it_is_and_asked_for_its_model(
 
 
 def test_the_name_is_the_teachers_where_it_has_one_for_the_api(api: Api) -> None:
-    assert served({**KIMI, "served_name": "kimi-k2-5-turbo"}, api.url).model == "kimi-k2-5-turbo"
+    assert connect({**KIMI, "served_name": "kimi-k2-5-turbo"}, api.url).model == "kimi-k2-5-turbo"
     assert api.keys == []
 
 
 def test_of_several_models_the_teachers_name_decides(api: Api) -> None:
     api.models["data"] = [{"id": "a"}, {"id": "kimi-k2.5"}]
-    assert served(KIMI, api.url).model == "kimi-k2.5"
+    assert connect(KIMI, api.url).model == "kimi-k2.5"
     api.models["data"] = [{"id": "a"}, {"id": "moonshotai/Kimi-K2.5"}]
     by_hub = {**KIMI, "source": {"hub": "moonshotai/Kimi-K2.5"}}
-    assert served(by_hub, api.url).model == "moonshotai/Kimi-K2.5"
-    with pytest.raises(InputError, match="serves a, moonshotai/Kimi-K2.5: expected kimi-k2.5, or"):
-        served(KIMI, api.url)
+    assert connect(by_hub, api.url).model == "moonshotai/Kimi-K2.5"
+    with pytest.raises(
+        InputError, match="serves a, moonshotai/Kimi-K2.5, expected kimi-k2.5: set the"
+    ):
+        connect(KIMI, api.url)
     api.models["data"] = []
     with pytest.raises(InputError, match="serves no model"):
-        served(KIMI, api.url)
+        connect(KIMI, api.url)
 
 
 def test_an_api_without_a_list_is_asked_for_the_teachers_name(api: Api) -> None:
     api.status = 404
-    assert served(KIMI, api.url).model == "kimi-k2.5"
+    assert connect(KIMI, api.url).model == "kimi-k2.5"
 
 
 @pytest.mark.parametrize("models", [[], {"data": 3}, {"data": [{"name": "x"}]}, "<html>"])
 def test_an_answer_that_is_no_list_of_models_is_named(api: Api, models: Any) -> None:
     api.models = models
     with pytest.raises((StageError, InputError), match=r"models: expected a list|serves no model"):
-        served(KIMI, api.url)
+        connect(KIMI, api.url)
 
 
 def test_nothing_at_the_address_is_a_failure(api: Api) -> None:
     with pytest.raises(StageError, match="http://127.0.0.1:9/v1: cannot be reached"):
-        served(KIMI, "http://127.0.0.1:9/v1")
+        connect(KIMI, "http://127.0.0.1:9/v1")
 
 
 # ------------------------------------------------------------------------------------- its key
@@ -116,11 +122,11 @@ def test_nothing_at_the_address_is_a_failure(api: Api) -> None:
 def test_the_key_comes_from_the_environment_and_stillhouses_own_variable_wins(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert served(KIMI, api.url).key == "EMPTY"
+    assert connect(KIMI, api.url).key == "EMPTY"
     monkeypatch.setenv("MOONSHOT_API_KEY", "sk-of-moonshot")
-    assert served(KIMI, api.url).key == "sk-of-moonshot"
+    assert connect(KIMI, api.url).key == "sk-of-moonshot"
     monkeypatch.setenv("STILLHOUSE_TEACHER_KEY", "sk-mine")
-    assert served(KIMI, api.url).key == "sk-mine"
+    assert connect(KIMI, api.url).key == "sk-mine"
     assert api.keys == ["Bearer EMPTY", "Bearer sk-of-moonshot", "Bearer sk-mine"]
 
 
@@ -132,7 +138,7 @@ def test_a_refused_key_is_named_by_its_variable_and_not_shown(
     with pytest.raises(
         InputError, match="expected it in STILLHOUSE_TEACHER_KEY or MOONSHOT_API_KEY"
     ) as raised:
-        served(KIMI, api.url)
+        connect(KIMI, api.url)
     assert "sk-of" not in str(raised.value)
 
 
@@ -140,11 +146,11 @@ def test_a_hosted_api_needs_its_key_and_the_key_goes_over_no_open_line(
     api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(InputError, match="MOONSHOT_API_KEY: is not set, expected the key of https"):
-        served(KIMI, KIMI["source"]["url"])
+        connect(KIMI, KIMI["source"]["url"])
     monkeypatch.setenv("MOONSHOT_API_KEY", "sk-of-moonshot")
     named = {**KIMI, "served_name": "k"}
-    assert served(named, "http://gpu-7:8000/v1").key == "EMPTY"
-    assert served(named, "https://api.moonshot.example/v1").key == "sk-of-moonshot"
+    assert connect(named, "http://gpu-7:8000/v1").key == "EMPTY"
+    assert connect(named, "https://api.moonshot.example/v1").key == "sk-of-moonshot"
 
 
 # ------------------------------------------------------------------------------------- a server of one's own
@@ -152,13 +158,14 @@ def test_a_hosted_api_needs_its_key_and_the_key_goes_over_no_open_line(
 RUN = """\
 import sys
 from pathlib import Path
-from test_vllm import SMOLLM
-from teacher import serving
-from teacher.vllm import Options
-serving._LOOK_SECONDS = 0.1
+from fake_vllm import SMOLLM
+from schemas.recipe import Serve
+from teacher.inference import launch
+launch._CHECK_SECONDS = 0.1
 weights, log = sys.argv[1:]
 teacher = {**SMOLLM, "source": {"path": weights}}
-serving.run_forever(teacher, Options(), Path(log), 4, lambda text: print(text, flush=True))
+report = lambda text: print(text, flush=True)
+launch.run_forever(teacher, Serve(), log=Path(log), concurrency=4, report=report)
 """
 
 
@@ -167,13 +174,11 @@ def test_a_server_runs_until_it_is_told_to_stop_and_comes_back_when_it_dies(
     tmp_path: Path, chosen: str
 ) -> None:
     python = tmp_path / "venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f"#!{sys.executable} -SE\n{FAKE}")
-    python.chmod(python.stat().st_mode | stat.S_IXUSR)
+    install(python)
     state, log = tmp_path / "state.jsonl", tmp_path / "logs" / "serve.log"
     environment = {
         **os.environ,
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join([str(STAND_INS), str(ROOT)]),
         "STILLHOUSE_VLLM": str(python),
         "STILLHOUSE_TEACHER_KEY": chosen,
         "FAKE_STATE": str(state),
@@ -183,7 +188,7 @@ def test_a_server_runs_until_it_is_told_to_stop_and_comes_back_when_it_dies(
         env=environment,
         stdout=subprocess.PIPE,
         text=True,
-        cwd=Path(__file__).parents[3],
+        cwd=ROOT,
     )
     assert running.stdout
 
@@ -218,5 +223,5 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 def test_an_api_of_others_is_not_served(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="kimi-k2.5: is served already, by https"):
-        launch.run_forever(KIMI, Options(), tmp_path / "log", 1, print)
+    with pytest.raises(InputError, match="kimi-k2.5: is already served at https"):
+        launch.run_forever(KIMI, Serve(), log=tmp_path / "log", concurrency=1, report=print)
