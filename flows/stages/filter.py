@@ -19,7 +19,7 @@ from teacher.scenes.images import names_of
     "filter",
     reads=("filter", "train.max_length", "train.overflow", "train.images"),
     models=("student",),  # it counts tokens as the student does
-    earlier={"plan": "tasks/", "generate": ""},
+    earlier={"plan": "tasks/exam.jsonl", "generate": ""},
     outputs=("filter/kept.jsonl", "filter/rejected.jsonl", "filter/ledger.json"),
 )
 def filter_traces(context: RunContext) -> dict[str, Any]:
@@ -44,10 +44,8 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     looks = {name: context.album.look(name) for name in names}
     judged, ledger = judge_traces(traces, exam, FilterSettings(**limits), turn_lengths, looks)
     write_jsonl(context.path("filter", "kept.jsonl"), [row for row in judged if is_kept(row)])
-    write_jsonl(
-        context.path("filter", "rejected.jsonl"),
-        [row for row in judged if not is_kept(row)],
-    )
+    rejected = [row for row in judged if not is_kept(row)]
+    write_jsonl(context.path("filter", "rejected.jsonl"), rejected)
     ledger_file = context.path("filter", "ledger.json")
     write_json(ledger_file, ledger)
     reasons = ", ".join(f"{count} {reason}" for reason, count in ledger["rejected"].items())

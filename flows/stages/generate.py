@@ -35,7 +35,7 @@ _EXAMPLE_SEEDS = 400_000_000
     reads=("generate", "filter.agreement?"),
     also_reads=("serve",),  # where and how the teacher runs, not what it replies
     models=("teacher",),
-    earlier={"plan": "tasks/"},  # the rest of the plan depends on the machine
+    earlier={"plan": "tasks/train.jsonl"},  # plan.json depends on the machine
     outputs=("traces.jsonl",),
 )
 def generate(context: RunContext) -> dict[str, Any]:

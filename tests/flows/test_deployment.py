@@ -1,4 +1,4 @@
-"""The scheduled deployment against a real local Prefect server: created, triggered, run to its end."""
+"""The scheduled deployment on a real local Prefect server: it is created, triggered and runs to its end."""
 
 import os
 import subprocess
@@ -19,11 +19,12 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def wait_for(what: Any, seconds: float) -> Any:
+def wait_for(condition: Any, seconds: float) -> Any:
+    """Returns the first true value of `condition`, called twice a second."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        if found := what():
-            return found
+        if value := condition():
+            return value
         time.sleep(0.5)
     raise AssertionError(f"not within {seconds:g} seconds")
 
@@ -38,7 +39,7 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(tmp_path: 
         "STILLHOUSE_STORE": str(tmp_path / "store"),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
     }
-    # Where its SQLite is busy the server answers 503, "ask again": this client does.
+    # While its SQLite is busy the server answers 503; this client retries.
     client = SyncPrefectClient(api)
     processes = []
 
@@ -74,7 +75,7 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(tmp_path: 
             "tasks.train=10",
             "tasks.exam=2",
             "tasks.mix={lookup: 1, workflow: 0}",
-            # Fewer steps than this teach no call at all, and the export's checks say so.
+            # With fewer steps the student learns no call at all, and the export gate fails.
             "train.epochs=5",
             "train.batch_size=2",
             "train.holdout=0",
@@ -98,7 +99,7 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(tmp_path: 
         of_this_run = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
 
         def recorded() -> bool:
-            """The server writes tasks from events, which may be after the flow has ended."""
+            """Whether all tasks are recorded: the server writes them from events, maybe after the flow has ended."""
             tasks = client.read_task_runs(flow_run_filter=of_this_run)
             return sorted(task.name.rsplit("-", 1)[0] for task in tasks) == sorted(STAGES)
 

@@ -1,4 +1,4 @@
-"""The whole pipeline with the real components and small numbers: killed twice, continued, published, pulled, served;
+"""The whole pipeline with real components and small numbers: killed twice, continued, published, pulled and served;
 and stopped by a signal."""
 
 import collections
@@ -36,20 +36,20 @@ SMALL = {
     "train.save_steps": 2,
     "train.log_steps": 1,
     "evaluate.concurrency": 4,
-    # So few traces teach too little to promise anything; what is published is not the point here.
+    # So few traces teach little; that a student is published matters here, not how good it is.
     "gate.min_gain": -1,
     "gate.min_well_formed": 0,
 }
 
 
 def command(run: Path, changes: dict[str, Any]) -> list[str]:
-    chosen = {**SMALL, **changes}.items()
-    settings = [part for key, value in chosen for part in ("--set", f"{key}={value}")]
+    fields = {**SMALL, **changes}.items()
+    settings = [part for key, value in fields for part in ("--set", f"{key}={value}")]
     return [sys.executable, "-m", "flows.cli", "distill", "legal", "--run", str(run), *settings]
 
 
 def start(run: Path, store: Path, log: Path, **changes: Any) -> subprocess.Popen[bytes]:
-    # To a file, not a pipe: what a killed run leaves behind would hold the pipe open.
+    # A file, because processes that a killed run leaves would hold a pipe open.
     with log.open("wb") as output:
         return subprocess.Popen(
             command(run, changes),
@@ -62,7 +62,7 @@ def start(run: Path, store: Path, log: Path, **changes: Any) -> subprocess.Popen
 
 
 def whole(file: Path) -> bool:
-    """Whether a JSON file is there and written to its end."""
+    """Whether a JSON file exists and is complete."""
     try:
         json.loads(file.read_bytes())
     except (FileNotFoundError, ValueError):
@@ -71,19 +71,19 @@ def whole(file: Path) -> bool:
 
 
 def marked(run: Path) -> list[psutil.Process]:
-    """The processes that a run has started and that are still there."""
-    found = []
+    """The processes that a run started and that still exist."""
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("STILLHOUSE_RUN") == str(run.resolve()):
-                found.append(process)
+                processes.append(process)
         except (psutil.Error, OSError):
             continue
-    return found
+    return processes
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
-    """Waits while the command runs: on a busy machine an hour if need be."""
+    """Waits for the condition while the command runs, at most an hour."""
     deadline = time.monotonic() + 3600
     while not condition():
         assert process.poll() is None, "the command ended before the condition held"
@@ -92,7 +92,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) 
 
 
 def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
-    """SIGKILL to the command alone, the moment the condition holds: what it started is left behind."""
+    """Sends SIGKILL to the command alone once the condition holds; the processes that it started remain."""
     try:
         wait_until(condition, process)
     finally:
@@ -111,7 +111,7 @@ def journal_lines(run: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run killed during generate and during train, then run to its end."""
+    """A run that was killed during generate and during train, and then ran to its end."""
     base = tmp_path_factory.mktemp("pipeline")
     run, store = base / "run", base / "store"
 
@@ -148,7 +148,7 @@ def test_a_run_that_was_killed_twice_ends_well(killed_and_finished: dict[str, An
     assert "Traceback" not in killed_and_finished["output"]
 
 
-def test_no_journalled_reply_is_asked_for_again(killed_and_finished: dict[str, Any]) -> None:
+def test_no_journalled_reply_is_requested_again(killed_and_finished: dict[str, Any]) -> None:
     counts = collections.Counter(journal_lines(killed_and_finished["run"]))
     assert set(killed_and_finished["journalled"]) <= set(counts)
     assert max(counts.values()) == 1
@@ -160,7 +160,7 @@ def test_a_finished_stage_is_not_repeated(killed_and_finished: dict[str, Any]) -
     assert "generate is done already" in killed_and_finished["output"]
 
 
-def test_training_goes_on_from_its_checkpoint(killed_and_finished: dict[str, Any]) -> None:
+def test_training_continues_from_its_checkpoint(killed_and_finished: dict[str, Any]) -> None:
     assert "continuing from checkpoint-" in killed_and_finished["output"]
     rows = [json.loads(line) for line in (killed_and_finished["run"] / "train/log.jsonl").open()]
     steps = [row["step"] for row in rows if "loss" in row]
@@ -170,7 +170,7 @@ def test_training_goes_on_from_its_checkpoint(killed_and_finished: dict[str, Any
 def test_the_kill_left_a_server_and_the_next_start_ended_it(
     killed_and_finished: dict[str, Any],
 ) -> None:
-    assert killed_and_finished["orphans"], "the kill left nothing behind, so nothing was tested"
+    assert killed_and_finished["orphans"], "the kill left no process, so nothing was tested"
     assert not [pid for pid in killed_and_finished["orphans"] if psutil.pid_exists(pid)]
     assert not marked(killed_and_finished["run"])
 
@@ -216,7 +216,7 @@ def test_a_pulled_student_is_served_as_it_is(
     [gguf] = tmp_path.glob("*.gguf")
     trace = json.loads((killed_and_finished["run"] / "filter/kept.jsonl").open().readline())
 
-    async def ask() -> str:
+    async def finish_reason() -> str:
         with serve(gguf, tmp_path / "server.log", slots=1, context=2048) as endpoint:
             journal = Journal(tmp_path / "journal")
             async with Client(endpoint, {"model": "m", "revision": "r"}, journal, 1, 120) as client:
@@ -225,7 +225,7 @@ def test_a_pulled_student_is_served_as_it_is(
                 )
                 return reply.finish_reason
 
-    assert asyncio.run(ask()) in {"stop", "tool_calls"}
+    assert asyncio.run(finish_reason()) in {"stop", "tool_calls"}
 
 
 def test_the_same_command_again_repeats_nothing(killed_and_finished: dict[str, Any]) -> None:
@@ -246,35 +246,35 @@ def test_the_same_command_again_repeats_nothing(killed_and_finished: dict[str, A
 
 
 @pytest.mark.parametrize(
-    ("sign", "code", "said"),
+    ("sign", "code", "message"),
     [(signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 143, "stopped by SIGTERM")],
     ids=["ctrl-c", "sigterm"],
 )
-def test_a_signal_to_all_of_a_run_ends_it_soon_in_one_line_and_leaves_nothing(
-    tmp_path: Path, sign: signal.Signals, code: int, said: str
+def test_a_signal_to_all_of_a_run_ends_it_soon_with_one_line_and_leaves_no_process(
+    tmp_path: Path, sign: signal.Signals, code: int, message: str
 ) -> None:
-    asked, over = threading.Event(), threading.Event()
+    requested, over = threading.Event(), threading.Event()
 
     class Silent(Handler):
-        """A teacher that answers no request."""
+        """A teacher that never replies to a chat request."""
 
         def do_GET(self) -> None:
             self.reply(200, {"object": "list", "data": [{"id": "m"}]})
 
         def do_POST(self) -> None:
-            asked.set()
+            requested.set()
             over.wait()
 
     run, log = tmp_path / "run", tmp_path / "log"
     server = HttpServer(Silent)
-    # A shell's background jobs ignore SIGINT, and hand that on.
+    # A background job of a shell ignores SIGINT, and its children inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(
         run, tmp_path / "store", log, **{"serve.url": server.url, "generate.timeout_s": 3600}
     )
     try:
-        wait_until(asked.is_set, process)
-        # A terminal sends Ctrl-C to the command and to all that it started.
+        wait_until(requested.is_set, process)
+        # A terminal sends Ctrl-C to the command and to the processes of its group.
         os.killpg(process.pid, sign)
         assert process.wait(300) == code, log.read_text()
         deadline = time.monotonic() + 60
@@ -294,4 +294,4 @@ def test_a_signal_to_all_of_a_run_ends_it_soon_in_one_line_and_leaves_nothing(
     assert "Traceback" not in output
     *before_last, last = output.splitlines()
     assert [line for line in before_last if line.startswith("[")][-1].endswith("] generate")
-    assert last == f"stillhouse: {said}: the same command goes on where this stopped"
+    assert last == f"stillhouse: {message}: the same command goes on where this stopped"

@@ -33,7 +33,7 @@ def opened(tmp_path, pack):
 
 
 def do(run: Run, name: str, inputs: dict[str, str], **files: str) -> None:
-    """A stage that writes each file with the text given."""
+    """Runs a stage that writes each file with its text."""
     paths = [run.directory / file for file in files]
     with run.stage(name, inputs, paths) as result:
         for path, text in zip(paths, files.values(), strict=True):
@@ -62,14 +62,14 @@ def test_other_inputs_make_a_stage_stale(opened):
     assert not opened.is_current("filter", {"traces": "1", "more": "1"})
 
 
-@pytest.mark.parametrize("harm", ["removed", "truncated", "same size"])
-def test_a_harmed_output_makes_its_stage_stale(opened, harm):
+@pytest.mark.parametrize("damage", ["removed", "truncated", "same size"])
+def test_a_damaged_output_makes_its_stage_stale(opened, damage):
     do(opened, "filter", {}, kept="abc", rejected="d")
     kept = opened.directory / "kept"
-    if harm == "removed":
+    if damage == "removed":
         kept.unlink()
     else:
-        kept.write_text("a" if harm == "truncated" else "xyz")
+        kept.write_text("a" if damage == "truncated" else "xyz")
         os.utime(kept, ns=(1, 1))
     assert not opened.is_current("filter", {})
 
@@ -82,7 +82,7 @@ def test_a_copied_output_is_hashed_again_once(opened, monkeypatch):
     assert opened.is_current("filter", {})
 
 
-def test_a_directory_of_outputs_counts_file_by_file(opened):
+def test_of_an_output_directory_each_file_counts(opened):
     export = opened.directory / "export"
     with opened.stage("export", {}, [export]):
         (export / "vllm").mkdir(parents=True)
@@ -93,7 +93,7 @@ def test_a_directory_of_outputs_counts_file_by_file(opened):
     assert not opened.is_current("export", {})
 
 
-def test_a_stage_that_fails_leaves_no_receipt_not_even_its_older_one(opened):
+def test_a_stage_that_fails_leaves_no_receipt_and_its_older_one_is_removed(opened):
     do(opened, "filter", {}, kept="abc")
     with (
         pytest.raises(RuntimeError),
@@ -104,7 +104,7 @@ def test_a_stage_that_fails_leaves_no_receipt_not_even_its_older_one(opened):
     assert not opened.is_current("filter", {})
 
 
-def test_a_stage_that_did_not_write_what_it_promised_has_failed(opened):
+def test_a_stage_that_did_not_write_a_declared_output_has_failed(opened):
     with (
         pytest.raises(StageError, match="was not written"),
         opened.stage("filter", {}, [opened.directory / "kept"]),
@@ -113,7 +113,7 @@ def test_a_stage_that_did_not_write_what_it_promised_has_failed(opened):
     assert opened.receipt("filter") is None
 
 
-def test_a_stage_with_a_new_output_makes_the_next_one_stale_and_one_with_the_same_does_not(opened):
+def test_only_a_changed_output_makes_the_next_stage_stale(opened):
     do(opened, "generate", {"seed": "1"}, traces="t")
     do(opened, "filter", opened.outputs("generate"), kept="k")
     do(opened, "generate", {"seed": "2"}, traces="t")
@@ -122,7 +122,7 @@ def test_a_stage_with_a_new_output_makes_the_next_one_stale_and_one_with_the_sam
     assert not opened.is_current("filter", opened.outputs("generate"))
 
 
-def test_an_unreadable_receipt_counts_as_none(opened):
+def test_an_unreadable_receipt_counts_as_missing(opened):
     do(opened, "filter", {}, kept="abc")
     (opened.directory / "stages" / "filter.json").write_text('{"stage": "fil')
     assert not opened.is_current("filter", {})
@@ -166,7 +166,7 @@ def test_a_run_of_another_domain_is_refused_and_left_as_it_was(tmp_path, pack):
     with pytest.raises(InputError, match="domain: found 'pack', expected 'other'"):
         Run.open(tmp_path / "run", RECIPE, "other", pack)
     assert (tmp_path / "run" / "run.json").read_text() == before
-    Run.open(tmp_path / "run", RECIPE, "pack", pack).close()  # and it was given free again
+    Run.open(tmp_path / "run", RECIPE, "pack", pack).close()  # the refused open left no lock
 
 
 def test_a_directory_with_other_files_is_refused(tmp_path, pack):

@@ -296,8 +296,8 @@ def test_each_output_of_an_earlier_stage_that_is_read_repeats_the_later_one(
     context: RunContext,
 ) -> None:
     followers = {
-        "tasks/exam.jsonl": {"generate", "filter", "evaluate"},
-        "tasks/train.jsonl": {"generate", "filter"},
+        "tasks/exam.jsonl": {"filter", "evaluate"},
+        "tasks/train.jsonl": {"generate"},
         "plan.json": set(),
         "traces.jsonl": {"filter"},
         "filter/kept.jsonl": {"train", "export", "publish"},

@@ -125,7 +125,7 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("STILLHOUSE_TEACHER_KEY", "secret")
         patch.setenv("STILLHOUSE_STORE", str(directory / "store"))
         try:
-            work = test_visual_run.work_in(directory, server.url, SEES, **changes)
+            work = test_visual_run.open_context(directory, server.url, SEES, **changes)
             with work.run:
                 run_all(work, "plan")
                 rows = read_jsonl(work.path("tasks", "train.jsonl"))
@@ -327,7 +327,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
 
 def planned(directory: Path, student: Path | str, **changes: str) -> RunContext:
     settings = {**SETTINGS, "tasks.train": "4", "tasks.exam": "2", "student": str(student)}
-    return test_visual_run.work_in(
+    return test_visual_run.open_context(
         directory, "http://127.0.0.1:1/v1", SEES, **{**settings, **changes}
     )
 
