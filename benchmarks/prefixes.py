@@ -20,6 +20,7 @@ from schemas.files import read_jsonl
 from student.models import base
 from student.rendering.examples import Renderer, join, turns
 from teacher.domain import pack, tasks
+from teacher.domain.prompts import demonstration
 from teacher.models import catalog
 
 # tokenizer.json of Llama 3 and, but for the number of digits, of Qwen2.5 and Qwen3.
@@ -36,7 +37,7 @@ def gold() -> list[dict[str, Any]]:
         {
             "messages": [
                 {"role": "system", "content": task["system"]},
-                *tasks.demonstration(task, legal),
+                *demonstration(task, legal),
             ],
             "tools": [legal.tools[name] for name in task["tools"]],
         }

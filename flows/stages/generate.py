@@ -16,6 +16,7 @@ from schemas.errors import GateError
 from schemas.files import read_json, read_jsonl, write_json, write_jsonl
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
+from teacher.domain.prompts import demonstration
 from teacher.inference import launch
 from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
@@ -104,7 +105,10 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     def examples(row: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
         # A hint gives the solution; one example shows how to follow it.
         chosen = example_tasks[row["template"]][: 1 if hinted else None]
-        return [tasks.demonstration(task, context.domain, hinted, context.album) for task in chosen]
+        return [
+            demonstration(task, context.domain, hinted=hinted, album=context.album)
+            for task in chosen
+        ]
 
     journal = Journal(context.path("journal"))
     before = len(journal)

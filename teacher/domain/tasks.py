@@ -5,7 +5,6 @@ passes the task's own checks, and when neither an agent that does nothing nor on
 """
 
 import itertools
-import json
 import random
 from typing import Any
 
@@ -14,7 +13,6 @@ from schemas.tool_calls import check_arguments
 from teacher.domain.pack import Answer, Blueprint, Domain
 from teacher.domain.questions import ProgramError, run, used
 from teacher.domain.scoring import answer_matches, state_hash
-from teacher.rollout.agent_loop import content_of, hint, request_of
 from teacher.scenes.images import Album, names_of
 from teacher.scenes.scene import Picture, Scene, SceneError, check, draw
 
@@ -245,33 +243,6 @@ def _shown(blueprint: Blueprint, pictures: list[Picture], album: Album | None) -
             else {}
         ),
     }
-
-
-def demonstration(
-    task: dict[str, Any], domain: Domain, hinted: bool = False, album: Album | None = None
-) -> list[dict[str, Any]]:
-    """The messages of a task solved by its plan, from the user's request to the reply: a worked example.
-
-    hinted: with the hint that an attempt under a hint gets, so that the example shows how one is followed.
-    album: where pictures that the tools return are put; the messages name each picture (teacher/scenes/images.py).
-    """
-    world = domain.environment()
-    world.reset(**task)
-    messages: list[dict[str, Any]] = [{"role": "user", "content": request_of(task)}]
-    for number, step in enumerate(task["plan"]):
-        if hinted:
-            messages.append({"role": "system", "content": hint(task, number)})
-        function = {
-            "name": step["tool"],
-            "arguments": json.dumps(step["arguments"], ensure_ascii=False),
-        }
-        call = {"id": f"call_{number}", "type": "function", "function": function}
-        result = content_of(getattr(world, step["tool"])(**step["arguments"]), album)
-        messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
-    if hinted:
-        messages.append({"role": "system", "content": hint(task, len(task["plan"]))})
-    return [*messages, {"role": "assistant", "content": task["reply"]}]
 
 
 def _replay(

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from teacher.domain.pack import Domain
-from teacher.domain.tasks import demonstration
+from teacher.domain.prompts import demonstration, request_content
 from teacher.planning import hardware as gpus
 from teacher.planning.memory import Fit, host_tokens_s
-from teacher.rollout.agent_loop import request_of
 from teacher.scenes.images import Album, Grounding, Message, as_sent, names_in
 
 # Characters a token, by Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system messages, 3.1 to 3.6
@@ -100,7 +99,7 @@ def measure(
     def one(task: dict[str, Any], images: Grounding) -> Shown:
         opening = [
             {"role": "system", "content": task["system"]},
-            {"role": "user", "content": request_of(task)},
+            {"role": "user", "content": request_content(task)},
         ]
         tools = len(json.dumps([domain.tools[name] for name in task["tools"]])) / _OF_WORDS
         prompt = tools + _tokens(opening, images, album)

@@ -10,6 +10,7 @@ from schemas.errors import InputError, StageError
 from schemas.text_heuristics import marker_in
 from teacher.domain import tasks
 from teacher.domain.pack import Domain
+from teacher.domain.prompts import demonstration
 from teacher.inference import launch
 from teacher.inference.client import Reply
 from teacher.preflight.target import INSTANT, Served, content, reasoning
@@ -264,7 +265,7 @@ def _two_step_tasks(domain: Domain, seed: int) -> list[dict[str, Any]]:
         task = tasks.build(domain, name, "train", seed)
         if len(task["plan"]) < 2 or "pictures" in task:
             continue
-        _, call, told, *_ = tasks.demonstration(task, domain)
+        _, call, told, *_ = demonstration(task, domain)
         known = task["request"] + call["tool_calls"][0]["function"]["arguments"]
         values = [str(value) for value in task["plan"][1]["arguments"].values()]
         if isinstance(told["content"], list):

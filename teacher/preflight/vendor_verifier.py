@@ -19,6 +19,7 @@ from schemas.tool_calls import call_problem, functions_by_name
 from teacher.dialects.base import calls_of, json_text
 from teacher.domain import tasks
 from teacher.domain.pack import Domain
+from teacher.domain.prompts import demonstration
 from teacher.inference.client import Reply
 from teacher.scenes.images import Album, as_sent
 
@@ -47,7 +48,7 @@ def _rows(task: dict[str, Any], domain: Domain, thinking: bool, album: Album) ->
     """A row for each turn of a task; what pictures show is told in words."""
     rows = []
     system = {"role": "system", "content": task["system"]}
-    solved = as_sent(tasks.demonstration(task, domain, album=album), "source", album)
+    solved = as_sent(demonstration(task, domain, album=album), "source", album)
     conversation = [system, *solved]
     tools = [domain.tools[name] for name in task["tools"]]
     for place, message in enumerate(conversation):

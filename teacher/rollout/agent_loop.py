@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from schemas.errors import InputError
-from schemas.filter import HINT_HEADER
 from schemas.json_text import parse_json
 from schemas.tool_calls import check_arguments
 from teacher.dialects.base import (
@@ -25,10 +24,11 @@ from teacher.dialects.base import (
     plain_text,
 )
 from teacher.domain.pack import Domain
+from teacher.domain.prompts import hint, request_content, result_content
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.inference.client import Reply
-from teacher.scenes.images import Album, Grounding, TooMany, as_sent, image, names_of, stored
-from teacher.scenes.scene import Scene, SceneError, draw
+from teacher.scenes.images import Album, Grounding, TooMany, as_sent, stored
+from teacher.scenes.scene import SceneError
 
 Complete = Callable[..., Awaitable[Reply]]
 
@@ -82,7 +82,7 @@ async def run(
         teacher: {"model", "revision", "engine", "licence"} of the trace.
         attempt: index of the attempt; part of what the journal remembers a reply by.
         hinted: show the task's plan in a system message, which the stored trace does not have.
-        examples: worked examples (`teacher.domain.tasks.demonstration`) shown before the request, not stored either.
+        examples: worked examples (`teacher.domain.prompts.demonstration`) shown before the request, not stored either.
 
     Returns:
         A trace (schemas/trace.schema.json) with its outcome and no verdict yet.
@@ -91,7 +91,7 @@ async def run(
     world.reset(**task)
     tools = [domain.tools[name] for name in task["tools"]]
     system = {"role": "system", "content": task["system"]}
-    messages: list[dict[str, Any]] = [system, {"role": "user", "content": request_of(task)}]
+    messages: list[dict[str, Any]] = [system, {"role": "user", "content": request_content(task)}]
     # What the model is shown: what is stored, with the worked examples before it and the hints in between.
     shown = [system, *(message for example in examples or [] for message in example), messages[1]]
     if hinted and not settings.constrain:
@@ -223,39 +223,6 @@ def count_detected(traces: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]
     return {name: dict(sorted(actions.items())) for name, actions in sorted(counts.items())}
 
 
-def hint(task: dict[str, Any], step: int | None = None) -> str:
-    """The plan of a task, its answer included, as a teacher is shown it (STaR, arXiv:2203.14465, hints likewise).
-
-    step: only this step of it, for a teacher too weak to keep its place in a plan.
-    """
-    steps = [
-        f"{step['tool']} {json.dumps(step['arguments'], ensure_ascii=False)}"
-        for step in task["plan"]
-    ]
-    steps.append(f"Tell the user: {task['reply']}")
-    if step is not None:
-        return f"{HINT_HEADER} {steps[min(step, len(steps) - 1)]}"
-    return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
-
-
-def request_of(task: dict[str, Any]) -> str | list[dict[str, Any]]:
-    """What the user says: the request, after the pictures where the task has any."""
-    if "pictures" not in task:
-        return task["request"]
-    shown = [image(name) for name in names_of(task)]
-    return [*shown, {"type": "text", "text": task["request"]}]
-
-
-def content_of(result: Any, album: Album | None) -> str | list[dict[str, Any]]:
-    """A tool's result as the model reads it. A picture is drawn and put into the album."""
-    if isinstance(result, Scene):
-        picture = draw(result)
-        name = album.add(picture) if album else picture.sha256
-        size = f"{picture.width} x {picture.height} pixels"
-        return [image(name), {"type": "text", "text": f"{result.kind}, {size}"}]
-    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-
-
 async def _ask(
     sent: Sent, offered: list[str], attempt: int, complete: Complete, dialect: Dialect
 ) -> tuple[list[Reply], Reading | None, list[tuple[str, str]]]:
@@ -310,7 +277,7 @@ def _execute(
     except ValueError as error:
         return _error(str(error)), True
     try:
-        return content_of(result, album), False
+        return result_content(result, album), False
     except SceneError as error:
         place = f"{domain.path / 'environment.py'}: {name}({function['arguments']})"
         raise InputError(f"{place}: its picture cannot be drawn: {error}") from None

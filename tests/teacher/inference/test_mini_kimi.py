@@ -27,6 +27,7 @@ from student.models import base
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
 from teacher.domain.pack import load
+from teacher.domain.prompts import demonstration
 from teacher.inference import launch, vllm_server
 from teacher.inference.client import Client, Reply
 from teacher.inference.endpoint import Endpoint
@@ -135,9 +136,7 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
     )
     maker = {"model": "smollm2-135m", "revision": "r", "engine": engine, "licence": "Apache-2.0"}
     shown = [
-        tasks.demonstration(
-            tasks.build(domain, "contract_expiry", "train", 400_000_000 + n), domain
-        )
+        demonstration(tasks.build(domain, "contract_expiry", "train", 400_000_000 + n), domain)
         for n in range(2)
     ]
     options = Serve(ready_timeout_s=300, arguments=("--enforce-eager",))

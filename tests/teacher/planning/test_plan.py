@@ -23,6 +23,7 @@ from student.models import base
 from student.training.memory import activation_bytes, for_machine, layers_to_keep, memory
 from teacher.domain import pack as domain
 from teacher.domain import tasks as sampled
+from teacher.domain.prompts import demonstration
 from teacher.domain.unanswerable import swap_some
 from teacher.inference.client import Reply
 from teacher.models import catalog
@@ -378,7 +379,7 @@ def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
     }
 
     def examples(task: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
-        return [sampled.demonstration(one, loaded, album=album) for one in shown[task["template"]]]
+        return [demonstration(one, loaded, album=album) for one in shown[task["template"]]]
 
     asked, again = Solver(tasks), Solver(tasks)
 

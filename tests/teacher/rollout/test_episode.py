@@ -15,12 +15,13 @@ from schemas.documents import check_document
 from schemas.filter import HINT_HEADER
 from schemas.messages import check_messages
 from teacher.domain.pack import Domain, Environment, load
+from teacher.domain.prompts import demonstration, hint
 from teacher.domain.scoring import state_hash
-from teacher.domain.tasks import build, demonstration
+from teacher.domain.tasks import build
 from teacher.inference.client import Client, Reply
 from teacher.inference.journal import Journal
 from teacher.rollout import agent_loop
-from teacher.rollout.agent_loop import Settings, hint, passed
+from teacher.rollout.agent_loop import Settings, passed
 
 TEACHER = {"model": "m", "revision": "r", "engine": "llama.cpp", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)

@@ -19,8 +19,9 @@ from schemas.errors import InputError, StageError
 from schemas.messages import check_messages
 from teacher.domain import tasks
 from teacher.domain.pack import Answer, Domain
+from teacher.domain.prompts import demonstration
 from teacher.domain.scoring import answer_matches
-from teacher.domain.tasks import as_json, build, demonstration, sample
+from teacher.domain.tasks import as_json, build, sample
 from teacher.domain.unanswerable import swap_some
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal

@@ -1,0 +1,78 @@
+"""The messages that a task makes: its request, a hint, a tool's result, and a worked example of all of them.
+
+In: a task, its pack, and the album that stores images. Out: messages or their content in OpenAI's chat format, with
+each image named by its sha256 (teacher/scenes/images.py). The agent loop and the cost estimate build the same messages.
+"""
+
+import json
+from typing import Any
+
+from schemas.filter import HINT_HEADER
+from teacher.domain.pack import Domain
+from teacher.scenes.images import Album, image, names_of
+from teacher.scenes.scene import Scene, draw
+
+
+def request_content(task: dict[str, Any]) -> str | list[dict[str, Any]]:
+    """Returns the content of the user's message: the request, after the task's images if it has any."""
+    if "pictures" not in task:
+        return task["request"]
+    images = [image(name) for name in names_of(task)]
+    return [*images, {"type": "text", "text": task["request"]}]
+
+
+def hint(task: dict[str, Any], step: int | None = None) -> str:
+    """Returns the text that shows the solution of a task and its reply (STaR, arXiv:2203.14465, also hints).
+
+    step: only this call of the solution (from 0), or the reply if there are no more. It serves a teacher that is too
+        weak to keep its place in the whole solution.
+    """
+    steps = [
+        f"{step['tool']} {json.dumps(step['arguments'], ensure_ascii=False)}"
+        for step in task["plan"]
+    ]
+    steps.append(f"Tell the user: {task['reply']}")
+    if step is not None:
+        return f"{HINT_HEADER} {steps[min(step, len(steps) - 1)]}"
+    return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
+
+
+def result_content(result: Any, album: Album | None) -> str | list[dict[str, Any]]:
+    """Returns a tool's result as the content of a tool message. A scene is drawn, and its image stored in the album.
+
+    Raises:
+        SceneError: the scene cannot be drawn.
+    """
+    if isinstance(result, Scene):
+        picture = draw(result)
+        name = album.add(picture) if album else picture.sha256
+        size = f"{picture.width} x {picture.height} pixels"
+        return [image(name), {"type": "text", "text": f"{result.kind}, {size}"}]
+    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+
+
+def demonstration(
+    task: dict[str, Any], domain: Domain, *, hinted: bool = False, album: Album | None = None
+) -> list[dict[str, Any]]:
+    """Returns a worked example: the messages of a task from the user's request over its solution to the reply.
+
+    hinted: with the hint before each turn, so that the example shows how a hint is followed.
+    album: stores the images that tools return.
+    """
+    world = domain.environment()
+    world.reset(**task)
+    messages: list[dict[str, Any]] = [{"role": "user", "content": request_content(task)}]
+    for number, step in enumerate(task["plan"]):
+        if hinted:
+            messages.append({"role": "system", "content": hint(task, number)})
+        function = {
+            "name": step["tool"],
+            "arguments": json.dumps(step["arguments"], ensure_ascii=False),
+        }
+        call = {"id": f"call_{number}", "type": "function", "function": function}
+        result = result_content(getattr(world, step["tool"])(**step["arguments"]), album)
+        messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+    if hinted:
+        messages.append({"role": "system", "content": hint(task, len(task["plan"]))})
+    return [*messages, {"role": "assistant", "content": task["reply"]}]
