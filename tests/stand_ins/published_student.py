@@ -1,0 +1,103 @@
+"""A small student named legal, as files to publish, and what the tests of the registry do with its store."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from schemas.files import read_json, write_json
+from student.registry.artifact import PublishFile, files_under
+from student.registry.lookup import resolve
+from student.registry.publish import Published, publish
+
+Q8, Q4 = b"q8 weights " * 5000, b"q4 weights " * 2000
+
+
+def make_manifest(created: str = "2026-11-24T10:00:00Z") -> dict[str, Any]:
+    return {
+        "version": 1,
+        "created": created,
+        "domain": "legal",
+        "recipe": {"teacher": "large", "student": "small-135m"},
+        "student": {"name": "small-135m", "base": "example/small-135m", "licence": "Apache-2.0"},
+        "teacher": {"name": "large", "licence": "MIT", "source": "example/large"},
+        "data": {"kept": 120, "sha256": "a" * 64, "licence": "MIT"},
+        "scorecard": {"base": 3, "student": 81, "tasks": 100},
+    }
+
+
+def make_scorecard(student_sha256: str) -> dict[str, Any]:
+    share = {"tasks": 100, "passed": 81}
+    student = {
+        "name": "legal",
+        "file": "legal-Q8_0.gguf",
+        "sha256": student_sha256,
+        **share,
+        "by_kind": {"lookup": share},
+        "by_calls": {"1": share},
+        "by_template": {"notice_deadline": share},
+        "turns": {"total": 210, "well_formed": 205},
+        "seconds": 61.5,
+    }
+    return {
+        "version": 1,
+        "domain": "legal",
+        "recipe": "local",
+        "created": "2026-11-24T09:00:00Z",
+        "exam": {"tasks": 100, "sha256": "b" * 64},
+        "models": {
+            "base": {**student, "name": "base", "file": "base-Q8_0.gguf"},
+            "student": student,
+        },
+        "gate": {"passed": True, "checks": [{"name": "gain", "passed": True, "detail": "+78"}]},
+    }
+
+
+def make_files(where: Path, q8: bytes = Q8, examined: bytes = Q8) -> list[PublishFile]:
+    (where / "vllm").mkdir(parents=True, exist_ok=True)
+    (where / "legal-Q8_0.gguf").write_bytes(q8)
+    (where / "legal-Q4_K_M.gguf").write_bytes(Q4)
+    (where / "chat_template.jinja").write_text("{{ messages }}")
+    (where / "README.md").write_text("# legal\n")
+    (where / "vllm" / "config.json").write_text("{}")
+    (where / "vllm" / "model.safetensors").write_bytes(b"safetensors " * 3000)
+    write_json(where / "scorecard.json", make_scorecard(hashlib.sha256(examined).hexdigest()))
+    return [
+        PublishFile(where / "legal-Q8_0.gguf", "legal-Q8_0.gguf", "Q8_0", "weight"),
+        PublishFile(where / "legal-Q4_K_M.gguf", "legal-Q4_K_M.gguf", "Q4_K_M", "weight"),
+        *files_under(where / "vllm", "vllm", "vllm"),
+        PublishFile(where / "chat_template.jinja", "chat_template.jinja", "template", "config"),
+        PublishFile(where / "README.md", "README.md", "card", "doc"),
+        PublishFile(where / "scorecard.json", "scorecard.json", "scorecard", "doc"),
+    ]
+
+
+def publish_legal(
+    store: Path, where: Path, q8: bytes = Q8, gate_passed: bool = True, name: str = "legal"
+) -> Published:
+    return publish(store, name, make_files(where, q8), make_manifest(), gate_passed=gate_passed)
+
+
+def names_in(directory: Path) -> set[str]:
+    return {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
+
+
+def blob_of(store: Path, path: str, reference: str = "legal") -> Path:
+    file = next(file for file in resolve(store, reference).files if file.path == path)
+    return store / "blobs" / "sha256" / file.sha256
+
+
+def tamper(store: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Rewrites legal:1's artifact as an attacker would: changed, and every digest right again."""
+    index = read_json(store / "index.json")
+    old = index["manifests"][0]["digest"]
+    artifact = read_json(store / "blobs" / "sha256" / old.removeprefix("sha256:"))
+    change(artifact)
+    content = json.dumps(artifact).encode()
+    digest = hashlib.sha256(content).hexdigest()
+    (store / "blobs" / "sha256" / digest).write_bytes(content)
+    for descriptor in index["manifests"]:
+        if descriptor["digest"] == old:
+            descriptor.update(digest=f"sha256:{digest}", size=len(content))
+    write_json(store / "index.json", index)
