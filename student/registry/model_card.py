@@ -1,8 +1,8 @@
-"""The model card: what a student is, where it came from, what it was measured to do, how to run it.
+"""Writes the model card: what a student is, its origin, its exam results, how to run it, its limits and licences.
 
-`model_card` is a pure function of the manifest, the scorecard and the filter's ledger, and says nothing that is
-not in them. It names neither the version nor the day it was written, so the same student has the same card.
-The front matter is what the Hugging Face hub reads.
+`model_card` is a pure function of the manifest, the scorecard and the filter's ledger. The card has neither the
+version nor a date, so the same student always has the same card. Its front matter follows the Hugging Face hub
+(huggingface.co/docs/hub/model-cards).
 """
 
 import math
@@ -14,16 +14,21 @@ import yaml
 
 from student.registry.artifact import PROJECTOR
 
-# The hub's own identifiers (huggingface.co/docs/hub/repositories-licenses); any other licence is "other" there.
+# The hub's licence identifiers (huggingface.co/docs/hub/repositories-licenses); it lists any other as "other".
 _HUB_LICENCES = {
     "apache-2.0", "mit", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
     "gemma", "llama3", "llama3.1", "llama3.2", "llama3.3", "mpl-2.0", "unlicense",
 }  # fmt: skip
-_HUB_NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # neither a package's name nor most paths
+# A model's id on the hub. It matches no package name and few paths.
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def model_card(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict[str, Any]) -> str:
-    """Markdown with YAML front matter. `manifest` may lack name, tag and digests: the store adds those."""
+    """Returns the card as Markdown with YAML front matter.
+
+    manifest: schemas/manifest.schema.json; name, tag and digests may be missing, as publishing adds them later.
+    scorecard: schemas/scorecard.schema.json. ledger: filter/ledger.json.
+    """
     front = yaml.safe_dump(_front_matter(manifest, scorecard), sort_keys=False, allow_unicode=True)
     sections = [
         f"# {_title(manifest)}\n\n{_origin(manifest)}",
@@ -36,9 +41,9 @@ def model_card(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict
     return f"---\n{front}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def weights_options(weights: str | Path, tower: str | Path | None) -> str:
-    """What llama-server is told of a student's GGUF, and of its vision tower where it sees."""
-    return f"-m {weights} --mmproj {tower}" if tower else f"-m {weights}"
+def weights_options(weights: str | Path, projector: str | Path | None) -> str:
+    """Returns llama-server's options for a student's GGUF, and for its vision tower where it has one."""
+    return f"-m {weights} --mmproj {projector}" if projector else f"-m {weights}"
 
 
 def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[str, Any]:
@@ -59,10 +64,10 @@ def _front_matter(manifest: dict[str, Any], scorecard: dict[str, Any]) -> dict[s
         **({} if known else {"license_name": student["licence"]}),
         **(
             {"base_model": student["base"], "base_model_relation": "finetune"}
-            if _HUB_NAME.fullmatch(student["base"])
+            if _HUB_ID.fullmatch(student["base"])
             else {}
         ),
-        "pipeline_tag": "image-text-to-text" if _tower(manifest) else "text-generation",
+        "pipeline_tag": "image-text-to-text" if _projector(manifest) else "text-generation",
         "tags": ["tool-calling", "distillation", manifest["domain"]],
         "model-index": [{"name": _title(manifest), "results": [exam]}],
     }
@@ -92,7 +97,7 @@ def _exam(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
         label = "1 call" if calls == "1" else f"{calls} calls"
         rows.append([label, *(_score(m["by_calls"].get(calls)) for m in (base, student))])
     rows.append(["well-formed turns", *(_turns(m["turns"]) for m in (base, student))])
-    seen = "Pictures were shown as pixels. " if _tower(manifest) else ""
+    images = "Images were shown as pixels. " if _projector(manifest) else ""
     low, high = _interval(student["passed"], student["tasks"])
     gate = scorecard["gate"]
     checks = [
@@ -102,14 +107,14 @@ def _exam(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     return "\n\n".join(
         [
             _table(["tasks passed", "base", "this student"], rows),
-            f"The exam is {scorecard['exam']['tasks']} held-out tasks (sha256 `{scorecard['exam']['sha256']}`). "
-            "A task is passed when its answer and the state it leaves behind are both right. No worked examples "
-            f"were shown and decoding was not constrained. {seen}The 95 % Wilson interval of the student's "
-            f"share is {low:.0f} % to {high:.0f} %.",
-            "Measured on these files:\n\n"
+            f"The held-out exam has {scorecard['exam']['tasks']} tasks (sha256 `{scorecard['exam']['sha256']}`). "
+            "A task is passed when both its answer and the final state of its environment are right. The models were "
+            f"given no worked examples, and decoding was not constrained. {images}The 95 % Wilson interval of the "
+            f"student's share is {low:.0f} % to {high:.0f} %.",
+            "Evaluated files:\n\n"
             f"- base: `{_file(base)}`, sha256 `{base['sha256']}`\n"
             f"- student: `{_file(student)}`, sha256 `{student['sha256']}`\n\n"
-            "Other variants in this artifact did not sit the exam.",
+            "Other variants in this artifact were not evaluated.",
             f"Gate: {'passed' if gate['passed'] else 'not passed'}.\n\n" + "\n".join(checks),
         ]
     ).rstrip()
@@ -117,16 +122,19 @@ def _exam(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
 
 def _data(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
     data, hinted = manifest["data"], ledger["hinted"]
-    rejected = sorted(((n, name) for name, n in ledger["rejected"].items() if n), reverse=True)
+    rejected = sorted(
+        ((count, reason) for reason, count in ledger["rejected"].items() if count), reverse=True
+    )
     rows = [["traces of the teacher", str(ledger["traces"])], ["kept", str(ledger["kept"])]]
-    rows += [[f"rejected: {name}", str(count)] for count, name in rejected]
-    lacking = len(ledger["tasks_without_kept"])
+    rows += [[f"rejected: {reason}", str(count)] for count, reason in rejected]
+    without_kept = len(ledger["tasks_without_kept"])
     return "\n\n".join(
         [
             _table(["", "count"], rows),
-            f"The traces are attempts at {ledger['tasks']} generated tasks; of {lacking} of them nothing was kept. "
-            f"{hinted['kept']} of the {ledger['kept']} kept traces were made after the teacher had been shown the "
-            "plan; the hint is not in the training data. Every kept trace was executed and its result checked.",
+            f"The traces are attempts at {ledger['tasks']} generated tasks; {without_kept} of these tasks have no kept "
+            f"trace. In {hinted['kept']} of the {ledger['kept']} kept traces the teacher was shown the solution as a "
+            "hint; the hint is not in the training data. The calls of every kept trace were executed and its result "
+            "was checked.",
             *_requests(manifest.get("requests")),
             *_images(ledger.get("images")),
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
@@ -141,25 +149,27 @@ def _published(manifest: dict[str, Any]) -> list[str]:
         return []
     name = manifest.get("name", manifest["domain"])
     return [
-        "They are published with it: `data/train.parquet`, rows of messages, tools and images, fetched with "
-        f"`stillhouse pull {name} --to {name} --variant data`."
+        "The traces are published with the student as `data/train.parquet` (messages, tools and images); "
+        f"`stillhouse pull {name} --to {name} --variant data` fetches them."
     ]
 
 
 def _requests(requests: dict[str, Any] | None) -> list[str]:
     if requests is None:
         return []
-    asking = "\n".join(f"- {persona}" for persona in requests["personas"])
-    return [f"The requests are in {', '.join(requests['languages'])}. Those who ask:\n\n{asking}"]
+    personas = "\n".join(f"- {persona}" for persona in requests["personas"])
+    return [
+        f"The requests are in {', '.join(requests['languages'])}, phrased as these personas would:\n\n{personas}"
+    ]
 
 
 def _images(images: dict[str, Any] | None) -> list[str]:
     if images is None:
         return []
-    saw, read = images["pixels"]["kept"], images["source"]["kept"]
+    pixels, source = images["pixels"]["kept"], images["source"]["kept"]
     return [
-        f"{saw + read} of the kept traces show images, which were drawn from data, so that what they show is known. In "
-        f"{saw} of them the teacher saw the images; in {read} it was told in words what they show."
+        f"{pixels + source} of the kept traces have images. The images were drawn from data, so their content is known "
+        f"exactly. In {pixels} of these traces the teacher read the pixels; in {source} it read the content in words."
     ]
 
 
@@ -172,28 +182,28 @@ def _replay(replay: dict[str, Any] | None) -> list[str]:
         else replay["source"]
     )
     return [
-        f"Against forgetting, {replay['used']} conversations of `{source}` were mixed in: {replay['tokens']} tokens, "
-        f"{100 * replay['share']:.1f} % of the training tokens, sha256 of the set `{replay['sha256']}`, licence: "
-        f"{replay['licence'] or 'not stated'}. They were checked for their form and not executed."
+        f"To limit catastrophic forgetting, {replay['used']} conversations of `{source}` were mixed in: "
+        f"{replay['tokens']} tokens, {100 * replay['share']:.1f} % of the training tokens, sha256 of the set "
+        f"`{replay['sha256']}`, licence: {replay['licence'] or 'not stated'}. Their form was checked; their calls were "
+        "not executed."
     ]
 
 
 def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     files = manifest.get("files", [])
-    examined = _file(scorecard["models"]["student"])
+    evaluated = _file(scorecard["models"]["student"])
     name = manifest.get("name", manifest["domain"])
-    tower = _tower(manifest)
-    options = weights_options(f"{name}/{examined}", tower and f"{name}/{tower}")
+    projector = _projector(manifest)
+    options = weights_options(f"{name}/{evaluated}", projector and f"{name}/{projector}")
     parts = [
         f"```\nstillhouse pull {name} --to {name}\nllama-server {options} --jinja --port 8080\n```"
     ]
     others = [
-        f for f in files if f["path"].endswith(".gguf") and f["path"] not in (examined, tower)
+        f for f in files if f["path"].endswith(".gguf") and f["path"] not in (evaluated, projector)
     ]
     for file in others:
         parts.append(
-            f"`{file['path']}` is fetched with "
-            f"`stillhouse pull {name} --to {name} --variant {file['variant']}`."
+            f"`stillhouse pull {name} --to {name} --variant {file['variant']}` fetches `{file['path']}`."
         )
     if any(file["variant"] == "vllm" for file in files):
         parts.append(
@@ -201,14 +211,14 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
             f"vllm serve {name}/vllm --served-model-name {name}\n```"
         )
     parts.append(
-        "Both serve the OpenAI chat API. Pass the tools in `tools`: the chat template that was trained on is in the "
-        "files. llama-server needs `--jinja` to use it. vLLM needs `--enable-auto-tool-choice` and the "
-        "`--tool-call-parser` that fits this template to return calls as `tool_calls`."
+        "llama-server and vLLM serve the OpenAI chat API. Pass the tools in `tools`: the files contain the chat "
+        "template of the training. llama-server uses it with `--jinja`. To return calls as `tool_calls`, vLLM needs "
+        "`--enable-auto-tool-choice` and the `--tool-call-parser` that fits this template."
     )
-    if tower:
+    if projector:
         parts.append(
-            "It reads pictures, in requests and in the results of tools: `image_url` parts of the messages. For that "
-            "llama-server needs the vision tower, `--mmproj`; it comes with each GGUF."
+            "The student reads images, in requests and in the results of tools, as `image_url` parts of the messages. "
+            "llama-server needs the vision tower for this, `--mmproj`; `stillhouse pull` fetches it with each GGUF."
         )
     return "\n\n".join(parts)
 
@@ -216,11 +226,11 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
 def _limits(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict[str, Any]) -> str:
     student = scorecard["models"]["student"]
     lines = [
-        f"Exam and training tasks are generated by the same `{manifest['domain']}` domain pack, from other seeds and "
-        "other entities. The result says how well the student does these tasks, not how well it does real work.",
-        "The student saw the tools of this domain only. With other tools it was not examined.",
-        f"{student['tasks'] - student['passed']} of {student['tasks']} exam tasks were not passed: check what it "
-        "answers, and let nothing that cannot be undone happen on its word alone.",
+        f"The `{manifest['domain']}` domain pack generated both the training tasks and the exam, from different seeds "
+        "and entities. The exam measures how well the student solves such tasks, not how well it does real work.",
+        "The student was trained on the tools of this domain only, and was not evaluated with other tools.",
+        f"{student['tasks'] - student['passed']} of {student['tasks']} exam tasks were not passed: check its answers, "
+        "and have a person confirm every action that cannot be undone.",
     ]
     weak = [
         (key, part)
@@ -228,15 +238,17 @@ def _limits(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict[st
         if part["tasks"] and part["passed"] / part["tasks"] < 0.5
     ]
     if weak:
-        named = ", ".join(
+        templates = ", ".join(
             f"`{key}` ({part['passed']} of {part['tasks']})" for key, part in sorted(weak)
         )
-        lines.append(f"Templates of which it passed fewer than half: {named}.")
-    rare = [key for key, part in sorted(ledger["by_template"].items()) if not part["kept"]]
-    if rare:
-        named = ", ".join(f"`{key}`" for key in rare)
         lines.append(
-            f"Templates of which no trace was kept, so that it never saw one solved: {named}."
+            f"Task templates of which the student passed fewer than half the exam tasks: {templates}."
+        )
+    unlearned = [key for key, part in sorted(ledger["by_template"].items()) if not part["kept"]]
+    if unlearned:
+        templates = ", ".join(f"`{key}`" for key in unlearned)
+        lines.append(
+            f"Task templates without a kept trace, so without a training example: {templates}."
         )
     return "\n".join(f"- {line}" for line in lines)
 
@@ -245,19 +257,19 @@ def _licences(manifest: dict[str, Any]) -> str:
     student, teacher, data = manifest["student"], manifest["teacher"], manifest["data"]
     return (
         f"The weights are derived from {student['base']} ({student['licence']}). They were "
-        f"trained on replies of {teacher['name']} ({teacher['source']}, {teacher['licence']}). The training data "
-        f"carries the licence {data['licence']}. Whether a use is allowed depends on all three."
+        f"trained on replies of {teacher['name']} ({teacher['source']}, {teacher['licence']}). The licence of the "
+        f"training data is {data['licence']}. Whether a use is allowed depends on all three."
     )
 
 
-def _tower(manifest: dict[str, Any]) -> str | None:
-    """The file by which a student that sees reads pictures."""
+def _projector(manifest: dict[str, Any]) -> str | None:
+    """Returns the path of the vision tower's file, or None for a text-only student."""
     files = manifest.get("files", [])
     return next((file["path"] for file in files if file["variant"] == PROJECTOR), None)
 
 
 def _file(model: dict[str, Any]) -> str:
-    """The file's name in the artifact: where it lay during the run says nothing to a reader."""
+    """Returns the file's name in the artifact, without its directory in the run."""
     return str(model["file"]).rsplit("/", 1)[-1]
 
 
@@ -272,7 +284,7 @@ def _turns(turns: dict[str, int]) -> str:
 
 
 def _interval(passed: int, tasks: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, in percent."""
+    """Returns Wilson's 95 % interval of a share, in percent."""
     if not tasks:
         return 0.0, 100.0
     z = 1.96
@@ -292,6 +304,6 @@ def _keys(*parts: dict[str, Any]) -> list[str]:
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    # A pipe or a line break inside a cell would end it.
+    # A pipe or a line break would end the cell.
     cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in cells)

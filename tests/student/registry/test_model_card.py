@@ -70,9 +70,9 @@ def make_card(**changes: Any) -> str:
 
 def front_matter(card: str) -> dict[str, Any]:
     _, front, _ = card.split("---\n", 2)
-    found = yaml.safe_load(front)
-    assert isinstance(found, dict)
-    return found
+    fields = yaml.safe_load(front)
+    assert isinstance(fields, dict)
+    return fields
 
 
 def test_the_front_matter_is_what_the_hub_reads() -> None:
@@ -85,9 +85,9 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert result["metrics"][0]["value"] == 81.0
 
 
-def test_whose_requests_it_was_trained_on_is_said() -> None:
-    asking = {"personas": ["a clerk", "a partner: terse"], "languages": ["en", "de"]}
-    card = make_card(requests=asking)
+def test_languages_and_personas_of_the_requests_are_reported() -> None:
+    requests = {"personas": ["a clerk", "a partner: terse"], "languages": ["en", "de"]}
+    card = make_card(requests=requests)
     assert front_matter(card)["language"] == ["en", "de"]
     assert "- a clerk\n- a partner: terse\n" in card
     # A student that was published before the manifest held them.
@@ -128,11 +128,11 @@ def test_the_data_is_counted() -> None:
         "| traces of the teacher | 400 |\n| kept | 120 |\n| rejected: wrong_answer | 200 |" in card
     )
     assert "too_long" not in card
-    assert "150 generated tasks; of 2 of them nothing was kept" in card
+    assert "150 generated tasks; 2 of these tasks have no kept trace" in card
     assert "33 of the 120 kept traces" in card
 
 
-def test_a_replay_set_is_said_with_its_share_and_licence() -> None:
+def test_a_replay_set_is_reported_with_its_share_and_licence() -> None:
     replay = {
         "source": "/home/me/chat.jsonl",
         "licence": None,
@@ -147,7 +147,8 @@ def test_a_replay_set_is_said_with_its_share_and_licence() -> None:
         in card
     )
     assert "licence: not stated" in card
-    assert "Against forgetting" not in make_card()
+    assert "catastrophic forgetting" in card
+    assert "catastrophic forgetting" not in make_card()
 
 
 def test_sources_and_licences_of_teacher_and_student_are_stated() -> None:
@@ -156,7 +157,7 @@ def test_sources_and_licences_of_teacher_and_student_are_stated() -> None:
     assert "| student, before training | small-135m | example/small-135m | Apache-2.0 |" in card
 
 
-def test_it_says_how_to_run_what_is_there() -> None:
+def test_it_explains_how_to_run_each_file_that_it_has() -> None:
     card = make_card()
     assert "stillhouse pull legal --to legal\nllama-server -m legal/legal-Q8_0.gguf --jinja" in card
     assert "stillhouse pull legal --to legal --variant Q4_K_M" in card
@@ -164,18 +165,20 @@ def test_it_says_how_to_run_what_is_there() -> None:
     assert "vllm serve" not in make_card(files=MANIFEST["files"][:1])
 
 
-def test_its_weak_sides_are_named() -> None:
+def test_its_weak_templates_are_named() -> None:
     card = make_card()
     assert "19 of 100 exam tasks were not passed" in card
-    assert "fewer than half: `amend_fee` (1 of 19)" in card
-    assert "no trace was kept, so that it never saw one solved: `amend_fee`" in card
+    assert "fewer than half the exam tasks: `amend_fee` (1 of 19)" in card
+    assert "without a kept trace, so without a training example: `amend_fee`" in card
 
 
 def test_a_card_does_not_depend_on_when_it_was_written() -> None:
     assert make_card(created="2026-11-24T10:00:00Z") == make_card(created="2027-01-01T00:00:00Z")
 
 
-def test_one_that_sees_is_run_with_its_vision_tower_and_published_data_are_named() -> None:
+def test_a_vision_language_student_is_run_with_its_vision_tower_and_published_data_are_named() -> (
+    None
+):
     tower = {"path": "legal-mmproj.gguf", "variant": "mmproj"}
     data = {"path": "data/train.parquet", "variant": "data"}
     card = make_card(files=[*MANIFEST["files"], tower, data])
