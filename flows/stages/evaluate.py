@@ -7,12 +7,13 @@ and evaluate/scorecard.json with both scores and the gate that decides whether t
 """
 
 import asyncio
+from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.progress import log, track
 from flows.run_context import RunContext
 from flows.run_directory import now
-from flows.stages.stage import stage
+from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.files import read_jsonl, sha256, write_json, write_jsonl
 from schemas.task import Task
@@ -24,8 +25,9 @@ if TYPE_CHECKING:
 _CONTEXT = 2048  # tokens of a conversation without images
 
 
-@stage(
-    "evaluate",
+@partial(
+    Stage,
+    name="evaluate",
     reads=("evaluate", "gate", "train.max_length", "train.images"),
     also_reads=("name",),  # the scorecard's record of the recipe
     models=("student",),

@@ -8,11 +8,12 @@ Writes export/gguf/*.gguf, export/vllm and export/gate.json. Each GGUF file must
 
 import itertools
 import shutil
+from functools import partial
 from typing import Any
 
 from flows.progress import log
 from flows.run_context import RunContext
-from flows.stages.stage import stage
+from flows.stages.stage import Stage
 from schemas.errors import GateError
 from schemas.files import read_jsonl, whole, write_json
 
@@ -20,8 +21,9 @@ _GATE_TRACES = 24
 _GATE_CONTEXT = 4096
 
 
-@stage(
-    "export",
+@partial(
+    Stage,
+    name="export",
     reads=("export", "train.max_length", "train.images"),
     models=("student",),
     earlier={"train": "train/adapter/", "filter": "filter/kept.jsonl"},

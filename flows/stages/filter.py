@@ -5,18 +5,20 @@
 Writes filter/kept.jsonl, filter/rejected.jsonl (each trace with its verdict) and filter/ledger.json, which counts both.
 """
 
+from functools import partial
 from typing import Any
 
 from flows.progress import log
 from flows.run_context import RunContext
-from flows.stages.stage import stage
+from flows.stages.stage import Stage
 from schemas.errors import StageError
 from schemas.files import read_jsonl, write_json, write_jsonl
 from teacher.scenes.images import names_of
 
 
-@stage(
-    "filter",
+@partial(
+    Stage,
+    name="filter",
     reads=("filter", "train.max_length", "train.overflow", "train.images"),
     models=("student",),  # it counts tokens as the student does
     earlier={"plan": "tasks/exam.jsonl", "generate": ""},

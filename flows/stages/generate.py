@@ -7,11 +7,12 @@ arrive, so that none is requested twice.
 """
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from flows.progress import log, track
 from flows.run_context import RunContext
-from flows.stages.stage import stage
+from flows.stages.stage import Stage
 from schemas.errors import GateError
 from schemas.files import read_json, read_jsonl, write_json, write_jsonl
 from teacher.dialects.base import for_teacher
@@ -31,8 +32,9 @@ from teacher.rollout.scheduler import rollouts
 _EXAMPLE_SEEDS = 400_000_000
 
 
-@stage(
-    "generate",
+@partial(
+    Stage,
+    name="generate",
     reads=("generate", "filter.agreement?"),
     also_reads=("serve",),  # where and how the teacher runs, not what it replies
     models=("teacher",),

@@ -6,11 +6,12 @@ Asks no model. Writes tasks/train.jsonl, tasks/exam.jsonl and plan.json; the ima
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from flows.progress import log
 from flows.run_context import RunContext
-from flows.stages.stage import stage
+from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256_text, write_json, write_jsonl
@@ -35,8 +36,9 @@ def _print_plan(context: RunContext) -> None:
         log(f"  {line}")
 
 
-@stage(
-    "plan",
+@partial(
+    Stage,
+    name="plan",
     reads=("tasks", "serve", "generate", "filter.agreement?", "train"),
     models=("teacher", "student"),
     digests=_hardware,

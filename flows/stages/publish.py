@@ -6,13 +6,14 @@ Writes publish/ (the card, the scorecard, the recipe, with publish.data the trai
 (student/registry/publish.py).
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from flows.progress import log
 from flows.run_context import RunContext
 from flows.run_directory import now
-from flows.stages.stage import stage
+from flows.stages.stage import Stage
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256, whole, write_json
 from schemas.recipe import Recipe
@@ -40,8 +41,9 @@ def _is_in_store(context: RunContext) -> bool:
         return False
 
 
-@stage(
-    "publish",
+@partial(
+    Stage,
+    name="publish",
     reads=("publish",),
     also_reads=tuple(Recipe.model_fields),  # the manifest's record of how the student was made
     models=("teacher", "student"),

@@ -4,8 +4,8 @@ The declaration decides when a stage is repeated. Its body gets a context that s
 and the declared models alone, so that a setting which a stage reads cannot be missing from its receipt
 (flows/run_directory.py):
 
-    @stage("evaluate", reads=("evaluate", "train.max_length"), models=("student",), outputs=("evaluate",))
-    def evaluate(context: RunContext) -> dict[str, Any]: ...
+    @partial(Stage, name="export", reads=("export", "train.max_length"), models=("student",), outputs=("export",))
+    def export(context: RunContext) -> dict[str, Any]: ...
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -42,8 +42,8 @@ class Stage:
     """One step of the pipeline.
 
     Attributes:
-        name: one of flows.run_directory.STAGES.
         body: does the work; returns a small summary, which becomes the receipt's "result".
+        name: one of flows.run_directory.STAGES.
         outputs: files and directories that the body writes, relative to the run's directory.
         reads: the recipe's fields ("train.max_length") or whole sections ("train") that its outputs depend on. Of a
             field with "?" at its end it counts only whether it is set.
@@ -57,8 +57,8 @@ class Stage:
         report: prints what the stage has to say, also where it was done already.
     """
 
-    name: str
     body: Callable[[RunContext], dict[str, Any]]
+    name: str
     outputs: tuple[str, ...]
     reads: tuple[str, ...]
     also_reads: tuple[str, ...] = ()
@@ -129,15 +129,6 @@ class Stage:
                 "" if isinstance(error.obj, Recipe) else f"{type(error.obj).__name__.lower()}."
             )
             raise UndeclaredRead(_undeclared(self.name, f"{section}{error.name}")) from error
-
-
-def stage(name: str, **declaration: Any) -> Callable[[Callable[[RunContext], Any]], Stage]:
-    """Makes the decorated function the body of a Stage; `declaration` has the Stage's other attributes."""
-
-    def declare(body: Callable[[RunContext], Any]) -> Stage:
-        return Stage(name=name, body=body, **declaration)
-
-    return declare
 
 
 def limited(recipe: Recipe, fields: Iterable[str]) -> Recipe:

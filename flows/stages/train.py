@@ -7,11 +7,12 @@ train/checkpoints; a run that was killed continues from the last one.
 """
 
 import shutil
+from functools import partial
 from typing import Any
 
 from flows.progress import log
 from flows.run_context import RunContext
-from flows.stages.stage import stage
+from flows.stages.stage import Stage
 from schemas.errors import StageError
 from schemas.files import read_json, read_jsonl, sha256, write_json
 
@@ -25,8 +26,9 @@ def _replay_digest(context: RunContext) -> dict[str, str]:
     return {"replay": sha256(file)} if file else {}
 
 
-@stage(
-    "train",
+@partial(
+    Stage,
+    name="train",
     reads=("train",),
     models=("student",),
     earlier={"filter": ""},
