@@ -1,7 +1,7 @@
-"""What is peculiar to a model behind the common API: what is sent for what is meant, what is read from what comes back.
+"""Request adaptation and reply parsing: `Dialect`, which model families override.
 
-`Dialect` is OpenAI's own form: what is meant is sent, what comes back is taken. A family of models with peculiarities
-has a file, <family>.py, whose DIALECT is a subclass; a teacher's description names the family.
+`Dialect` itself is the OpenAI form: requests are sent and replies taken unchanged. A model family that differs has a file
+<family>.py whose DIALECT is a subclass. A teacher's description names its family.
 """
 
 import importlib
@@ -9,14 +9,13 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 Message = dict[str, Any]
 Parameters = dict[str, Any]
-Sent = tuple[list[Message], list[dict[str, Any]], Parameters]
 
-# The families that have a dialect of their own.
+# The families with a dialect of their own.
 FAMILIES = tuple(
     sorted(
         path.stem
@@ -26,13 +25,22 @@ FAMILIES = tuple(
 )
 
 
+class AdaptedRequest(NamedTuple):
+    """The messages, tools and parameters that are sent; the arguments of `Client.complete`."""
+
+    messages: list[Message]
+    tools: list[dict[str, Any]]
+    parameters: Parameters
+
+
 @dataclass(frozen=True)
 class Detection:
-    """A known failure, found in a reply.
+    """A known failure detected in a reply.
 
-    name: one of schemas.filter.DETECTED, or of what is always repaired.
-    remedy: how the request may be made again: "required" (the model was about to call a tool: it must) or "instant"
-        (without thinking); "" where the reading is repaired, and holds what the model said in the form that was due.
+    Attributes:
+        name: one of schemas.filter.DETECTED, or of the failures that are always repaired.
+        remedy: how to retry the request: "required" forces a tool call, because the model was about to make one;
+            "instant" switches thinking off; "" means that the parsed reply is already repaired.
     """
 
     name: str
@@ -41,72 +49,72 @@ class Detection:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A reply as it was meant: an assistant message, and what was found in it on the way."""
+class ParsedReply:
+    """The assistant message of a reply, repaired where possible, and the failures detected in it."""
 
     message: Message
     detected: list[Detection] = field(default_factory=list)
 
     @property
     def failure(self) -> Detection | None:
-        """What could not be repaired: the message cannot be used."""
-        return next((found for found in self.detected if found.remedy), None)
+        """The failure that could not be repaired, so that the message cannot be used; None if there is none."""
+        return next((detection for detection in self.detected if detection.remedy), None)
 
 
 class Dialect:
-    """OpenAI's chat completions, as they are.
+    """OpenAI's chat completions, unchanged.
 
     Args:
-        modes: the teacher's ways of being asked (`modes` of schemas/teacher.schema.json).
-        api: which of a mode's bodies the server understands.
+        modes: the teacher's modes, such as thinking and instant (`modes` of schemas/teacher.schema.json).
+        api: which of a mode's request bodies the server understands.
 
     Attributes:
-        hosts: the API behind a host whose requests have another form than vLLM's, as SGLang and those who serve with
-            them take it.
-        picture: what vLLM calls a picture of such a model.
+        hosts: for each host whose requests differ in form from vLLM's (which SGLang shares), the name of its API.
+        image_modality: vLLM's name for an image input of the family.
     """
 
     hosts: ClassVar[dict[str, str]] = {}
-    picture: ClassVar[str] = "image"
+    image_modality: ClassVar[str] = "image"
 
     def __init__(self, modes: dict[str, Any] | None = None, api: str = "vllm") -> None:
         self.modes, self.api = modes or {}, api
 
-    def request(
+    def adapt_request(
         self,
         messages: list[Message],
         tools: list[dict[str, Any]],
         parameters: Parameters,
         mode: str | None = None,
-    ) -> Sent:
-        """What is sent for what is meant: messages, tools and parameters of `Client.complete`.
+    ) -> AdaptedRequest:
+        """The request in the form that the model family expects.
 
         Args:
-            parameters: temperature, top_p, max_tokens, tool_choice, extra_body; what is given here goes before what
-                the mode brings.
-            mode: one of the teacher's modes (`catalog.sampling` checks it), or None for none.
+            parameters: temperature, top_p, max_tokens, tool_choice, extra_body. They take precedence over the mode's.
+            mode: one of the teacher's modes (`catalog.sampling` checks it), or None.
         """
-        return messages, tools, self.in_mode(parameters, mode)
+        return AdaptedRequest(messages, tools, self.with_mode(parameters, mode))
 
-    def read(self, message: Message, finish_reason: str, offered: Collection[str]) -> Reading:
-        """What a reply says.
+    def parse_reply(
+        self, message: Message, finish_reason: str, offered: Collection[str]
+    ) -> ParsedReply:
+        """The reply in OpenAI's form, with the known failures that it shows.
 
         Args:
-            message: as the server sent it: any part of it may be missing or of another type.
-            offered: names of the tools that could be called.
+            message: the server's; any part of it may be missing or of another type.
+            offered: names of the tools that the model could call.
         """
-        return Reading(message)
+        return ParsedReply(message)
 
-    def second_try(self, detection: Detection, parameters: Parameters) -> Parameters | None:
-        """The parameters to send the same messages with once more after a failure; None where that is no use.
+    def retry_parameters(self, failure: Detection, parameters: Parameters) -> Parameters | None:
+        """The parameters for one retry of the same messages after a failure; None if a retry cannot help.
 
         Args:
-            parameters: those that were sent.
+            parameters: those of the request that failed.
         """
         return None
 
-    def in_mode(self, parameters: Parameters, mode: str | None) -> Parameters:
-        """Parameters with what a mode adds to them: its sampling and its part of the body."""
+    def with_mode(self, parameters: Parameters, mode: str | None) -> Parameters:
+        """Parameters with the mode's sampling and request body added."""
         if mode is None:
             return parameters
         merged = {**self.modes[mode]["sampling"], **parameters}
@@ -114,7 +122,7 @@ class Dialect:
         return {**merged, "extra_body": body} if body else merged
 
     def mode_body(self, mode: str) -> dict[str, Any]:
-        """What a request in this mode carries beside the messages, for the server that it goes to."""
+        """The fields that a mode adds to the request body, in the form that the server's API expects."""
         return self.modes[mode].get("body", {}).get(self.api, {})
 
 
@@ -122,22 +130,24 @@ def for_teacher(teacher: dict[str, Any], url: str | None = None) -> Dialect:
     """The dialect of a teacher (schemas/teacher.schema.json).
 
     Args:
-        url: of the API that serves it; None for a server that the run starts itself.
+        url: of the API that serves it; None for a server that this run starts.
     """
-    kinds = {name: importlib.import_module(f"teacher.dialects.{name}").DIALECT for name in FAMILIES}
-    kind = kinds[teacher["family"]] if teacher.get("family") else Dialect
+    dialects = {
+        name: importlib.import_module(f"teacher.dialects.{name}").DIALECT for name in FAMILIES
+    }
+    dialect = dialects[teacher["family"]] if teacher.get("family") else Dialect
     host = urlsplit(url or "").hostname or ""
-    known = (
+    apis = (
         api
-        for each in kinds.values()  # others may be served there, too
+        for each in dialects.values()  # a vendor's host may also serve models of other families
         for name, api in each.hosts.items()
         if f".{host}".endswith(f".{name}")
     )
-    return kind(teacher.get("modes"), next(known, "vllm"))
+    return dialect(teacher.get("modes"), next(apis, "vllm"))
 
 
 def calls_of(message: Message) -> list[dict[str, Any]]:
-    """The tool calls of a reply that are calls of functions; whatever else is in its place is left out."""
+    """The function calls of a reply. Entries of `tool_calls` that are malformed or of another type are left out."""
     calls = message.get("tool_calls")
     return [
         call
@@ -150,12 +160,12 @@ def calls_of(message: Message) -> list[dict[str, Any]]:
 
 
 def reasoning_of(message: Message) -> str:
-    """The reasoning of a reply, in whichever field it came."""
+    """The reasoning of a reply, from `reasoning_content` or `reasoning`."""
     return plain_text(message.get("reasoning_content") or message.get("reasoning"))
 
 
 def json_text(arguments: Any) -> str:
-    """Arguments as JSON text: some servers send them parsed, and none where a tool takes none."""
+    """Arguments as JSON text. Some servers send them parsed, or leave them out if the tool has no parameters."""
     if isinstance(arguments, str) and arguments:
         return arguments
     return json.dumps({} if arguments in (None, "") else arguments, ensure_ascii=False)

@@ -1,9 +1,9 @@
-"""Moonshot's flavour of JSON Schema: tools as Kimi's servers take them.
+"""Writes tools in Moonshot's flavour of JSON Schema, the only one that Kimi's servers accept.
 
 The flavour is small (github.com/MoonshotAI/walle, docs/mfjs-spec.md and docs/walle.md): pattern, format, const, oneOf,
-allOf, exclusiveMinimum and more are refused, and so is a schema without a type almost everywhere. So what a call is
-decoded under is not what it is judged by. `accepted` only ever loosens: what the full schema allows, the reduced one
-allows, so that no right call is made impossible. What the flavour cannot say stands in the description.
+allOf, exclusiveMinimum and more are refused, and almost everywhere a schema without a type too. So a call is decoded under
+a reduced schema and validated against the full one. `moonshot_tool` only loosens: every value that the full schema allows
+is allowed by the reduced one, so no correct call becomes impossible. Dropped keywords are written into the description.
 """
 
 import json
@@ -11,7 +11,7 @@ import math
 from typing import Any
 from urllib.parse import unquote
 
-# Limits of docs/walle.md, and one on what references written out may grow to.
+# Limits of docs/walle.md, and a limit of this file on the number of nodes after references are expanded.
 _LEVELS = 5
 _PROPERTIES = 100
 _ENUM_VALUES, _ENUM_CHARACTERS = 250, 7_500
@@ -20,20 +20,35 @@ _NODES = 2_000
 _LARGEST = 2**53 - 1
 
 _TYPES = ("string", "number", "boolean", "object", "array", "null")
-# What a property may not be named.
+# Names that a property must not have.
 _RESERVED = {"", "$defs", "$ref", "anyOf", "required", "additionalProperties"}
-# Keywords that speak of a value itself, not of alternatives.
-_OWN = {"type", "enum", "const", "properties", "required", "additionalProperties", "items"}
-# Keywords that only the full schema checks; the model reads them in the description.
-_SAID = ("pattern", "format", "multipleOf", "uniqueItems", "exclusiveMinimum", "exclusiveMaximum")
+# Keywords that constrain the value itself, not alternatives.
+_VALUE_KEYWORDS = {
+    "type",
+    "enum",
+    "const",
+    "properties",
+    "required",
+    "additionalProperties",
+    "items",
+}
+# Keywords that only the full schema checks. The model reads them in the description.
+_DESCRIBED = (
+    "pattern",
+    "format",
+    "multipleOf",
+    "uniqueItems",
+    "exclusiveMinimum",
+    "exclusiveMaximum",
+)
 
 Schema = dict[str, Any]
 
 
-def accepted(tool: dict[str, Any]) -> dict[str, Any]:
-    """An OpenAI function tool whose parameters are in Moonshot's flavour.
+def moonshot_tool(tool: dict[str, Any]) -> dict[str, Any]:
+    """An OpenAI function tool with its parameters in Moonshot's flavour.
 
-    `default` is left out everywhere: K2.5 omits a required property that has one.
+    `default` is left out everywhere, because K2.5 omits a required property that has one.
     """
     function = tool["function"]
     parameters = Reducer(function.get("parameters")).arguments()
@@ -41,14 +56,14 @@ def accepted(tool: dict[str, Any]) -> dict[str, Any]:
 
 
 class Reducer:
-    """Takes one schema down to the flavour, and counts what the flavour limits."""
+    """Reduces one schema to the flavour, within the flavour's limits on properties, enum values and nodes."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
         self._properties, self._values, self._nodes = _PROPERTIES, 2 * _ENUM_VALUES, _NODES
 
     def arguments(self) -> Schema:
-        """The schema of a call's arguments, which are an object whatever the schema would allow."""
+        """The schema of a call's arguments, which are always an object."""
         reduced = self.schema(self._root, types=("object",))
         return {"properties": {}, **reduced} if "anyOf" not in reduced else _ANY_OBJECT
 
@@ -58,30 +73,33 @@ class Reducer:
         """A schema in the flavour.
 
         Args:
-            within: the references that are being written out around it.
-            types: what a value there can be at all.
+            level: nesting depth; the flavour allows _LEVELS.
+            within: the references that are being expanded around it, to detect recursion.
+            types: the types that a value can have at this place.
         """
         self._nodes -= 1
-        # A subschema with an $id is a document of its own, which references inside it refer to.
+        # A subschema with an $id is a document of its own: references inside it resolve against it.
         foreign = isinstance(node, dict) and "$id" in node and node is not self._root
         if not isinstance(node, dict) or foreign or self._nodes < 0:
             return _any(types)
         reduced = self._loosened(node, level, within, types)
-        words = [node["description"]] if isinstance(node.get("description"), str) else []
-        said = [
-            f"{key} {json.dumps(node[key], ensure_ascii=False)}" for key in _SAID if key in node
+        description = [node["description"]] if isinstance(node.get("description"), str) else []
+        dropped = [
+            f"{key} {json.dumps(node[key], ensure_ascii=False)}"
+            for key in _DESCRIBED
+            if key in node
         ]
-        words += [f"({', '.join(said)})"] if said else []
-        return {**reduced, "description": " ".join(words)} if words else reduced
+        description += [f"({', '.join(dropped)})"] if dropped else []
+        return {**reduced, "description": " ".join(description)} if description else reduced
 
     def _loosened(self, node: Schema, level: int, within: tuple[str, ...], types: tuple) -> Schema:
-        # Keywords must all hold, so any of them alone is looser. The one that says most is taken: a reference, else
-        # what is said of the value itself, else the alternatives.
+        # All keywords must hold, so each of them alone is looser. The most specific one is taken: a reference, else the
+        # constraints on the value itself, else the alternatives.
         if isinstance(reference := node.get("$ref"), str):
-            if reference in within:  # it contains itself: what is further inside is left open
+            if reference in within:  # recursive: deeper levels are unconstrained
                 return _any(types)
             return self.schema(self._target(reference), level, (*within, reference), types)
-        if not _OWN & node.keys():
+        if not _VALUE_KEYWORDS & node.keys():
             for keyword in ("anyOf", "oneOf"):
                 branches = node.get(keyword)
                 if isinstance(branches, list) and 0 < len(branches) <= _BRANCHES:
@@ -95,7 +113,7 @@ class Reducer:
         return _either([b for b in branches if b]) if any(branches) else _any(types)
 
     def _target(self, reference: str) -> Any:
-        """What a JSON pointer into the document points to; for any other reference True, which allows all."""
+        """The node that a JSON pointer into this document refers to; True, which allows all, for other references."""
         if reference != "#" and not reference.startswith("#/"):
             return True
         node = self._root
@@ -112,7 +130,7 @@ class Reducer:
     def _of_kind(
         self, kind: str, node: Schema, level: int, within: tuple[str, ...]
     ) -> Schema | None:
-        """What a schema says of values of one type; None where it allows none of them."""
+        """The schema restricted to values of one type; None if it allows no value of that type."""
         reduced: Schema = {"type": kind}
         values = [node["const"]] if "const" in node else node.get("enum")
         if isinstance(values, list):
@@ -123,7 +141,7 @@ class Reducer:
                 reduced["enum"] = values
         if kind == "object" and level < _LEVELS:
             reduced |= self._object(node, level, within)
-        # Beside prefixItems, and as a list in older drafts, `items` speaks of some of the items only.
+        # Next to prefixItems, or as a list (older drafts), `items` constrains only some of the items.
         all_items = isinstance(node.get("items"), dict) and "prefixItems" not in node
         if kind == "array" and all_items and level < _LEVELS:
             reduced["items"] = self.schema(node["items"], level + 1, within)
@@ -145,7 +163,8 @@ class Reducer:
         if isinstance(node.get("required"), list) and reduced:
             reduced["required"] = [name for name in node["required"] if name in kept]
         others = node.get("additionalProperties")
-        # It speaks of the properties that nothing else names, and here nothing else names these.
+        # The keyword applies to properties that the schema does not name. Where properties were dropped, it would apply
+        # to them as well, so it is dropped too.
         if len(kept) < len(properties) or "patternProperties" in node:
             others = None
         if isinstance(others, bool):
@@ -155,9 +174,9 @@ class Reducer:
         return reduced
 
     def _may_list(self, values: list[Any]) -> bool:
-        """Whether an enum is within the limits, one by one and together."""
-        written = [json.dumps(value, ensure_ascii=False) for value in values]
-        small = len(values) <= _ENUM_VALUES and sum(map(len, written)) <= _ENUM_CHARACTERS
+        """Whether an enum is within the limits, its own and those of all enums together."""
+        texts = [json.dumps(value, ensure_ascii=False) for value in values]
+        small = len(values) <= _ENUM_VALUES and sum(map(len, texts)) <= _ENUM_CHARACTERS
         if not small or len(values) > self._values:
             return False
         self._values -= len(values)
@@ -178,7 +197,7 @@ def _any(types: tuple) -> Schema:
 
 
 def _either(branches: list[Schema]) -> Schema:
-    """Branches as one schema; those that name types and nothing else become one list of types."""
+    """Branches as one schema. Branches that only name types are merged into one list of types."""
     bare = [b["type"] for b in branches if b.keys() == {"type"}]
     kinds = list(dict.fromkeys(k for t in bare for k in ([t] if isinstance(t, str) else t)))
     rest = [b for b in branches if b.keys() != {"type"}]
@@ -187,7 +206,7 @@ def _either(branches: list[Schema]) -> Schema:
 
 
 def _is_a(kind: str, value: Any) -> bool:
-    """Whether a JSON value is of a type; 1.0 is an integer, true is no number."""
+    """Whether a JSON value has a type. 1.0 is an integer; true is not a number."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return {
         "string": isinstance(value, str),
@@ -201,12 +220,12 @@ def _is_a(kind: str, value: Any) -> bool:
 
 
 def _is_plain(number: Any) -> bool:
-    """Whether a number can be written as the flavour wants it: no exponent, no more than a double holds exactly."""
+    """Whether the flavour allows a number: no exponent, and no larger than a double represents exactly."""
     return _is_a("number", number) and "e" not in repr(number) and abs(number) <= _LARGEST
 
 
 def _range(node: Schema, low: str, high: str, whole: bool) -> Schema:
-    """The two bounds that a schema sets, where they can be said; rounded to whole numbers where only those count."""
+    """The lower and upper bound of a schema, if the flavour can express them; rounded to integers if `whole`."""
     bounds = {key: node[key] for key in (low, high) if _is_plain(node.get(key))}
     if whole:
         bounds = {k: math.ceil(v) if k == low else math.floor(v) for k, v in bounds.items()}

@@ -230,7 +230,9 @@ def _model_arguments(teacher: dict[str, Any], weights: str, options: Serve) -> l
     if teacher["capabilities"]["vision"] and "--language-model-only" not in options.arguments:
         words += ["--mm-encoder-tp-mode", "data"]
         if "images" in teacher:
-            limit = json.dumps({for_teacher(teacher).picture: teacher["images"]["max_count"]})
+            limit = json.dumps(
+                {for_teacher(teacher).image_modality: teacher["images"]["max_count"]}
+            )
             words += ["--limit-mm-per-prompt", limit]
     if template := catalog.template(teacher):
         words += ["--chat-template", str(template)]

@@ -7,7 +7,7 @@ from typing import Any
 
 from schemas.errors import StageError
 from schemas.tool_calls import functions_by_name
-from teacher.dialects.base import Sent, for_teacher, plain_text, reasoning_of
+from teacher.dialects.base import AdaptedRequest, for_teacher, plain_text, reasoning_of
 from teacher.inference.client import Client, Reply
 from teacher.inference.endpoint import Endpoint
 from teacher.models import catalog
@@ -73,10 +73,12 @@ class Served:
         tools: list[dict[str, Any]],
         mode: str | None = None,
         **parameters: Any,
-    ) -> Sent:
+    ) -> AdaptedRequest:
         """What `ask` sends for these arguments."""
         mode = mode or self.mode
-        return self.dialect.request(messages, tools, {**self.parameters(mode), **parameters}, mode)
+        return self.dialect.adapt_request(
+            messages, tools, {**self.parameters(mode), **parameters}, mode
+        )
 
     async def complete(self, *request: Any, **parameters: Any) -> Reply:
         """`Client.complete`, within the time.
@@ -109,7 +111,7 @@ class Served:
         reply = await self.complete(sent, sent_tools, 0, **parameters)
         if reply.message is not None:
             offered = list(functions_by_name(tools or []))
-            found = self.dialect.read(reply.message, reply.finish_reason, offered).detected
+            found = self.dialect.parse_reply(reply.message, reply.finish_reason, offered).detected
             self.detected.update(detection.name for detection in found)
         return reply
 

@@ -14,11 +14,11 @@ from schemas.errors import InputError
 from schemas.json_text import parse_json
 from schemas.tool_calls import check_arguments
 from teacher.dialects.base import (
+    AdaptedRequest,
     Detection,
     Dialect,
     Message,
-    Reading,
-    Sent,
+    ParsedReply,
     calls_of,
     json_text,
     plain_text,
@@ -127,7 +127,7 @@ async def run(
         except TooMany as too_many:
             ended, error = "teacher_error", str(too_many)
             break
-        sent = settings.dialect.request(asked, tools, parameters, settings.mode)
+        sent = settings.dialect.adapt_request(asked, tools, parameters, settings.mode)
         replies, reading, found = await _ask(
             sent, task["tools"], attempt, complete, settings.dialect
         )
@@ -224,8 +224,8 @@ def count_detected(traces: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]
 
 
 async def _ask(
-    sent: Sent, offered: list[str], attempt: int, complete: Complete, dialect: Dialect
-) -> tuple[list[Reply], Reading | None, list[tuple[str, str]]]:
+    sent: AdaptedRequest, offered: list[str], attempt: int, complete: Complete, dialect: Dialect
+) -> tuple[list[Reply], ParsedReply | None, list[tuple[str, str]]]:
     """One turn of the model, asked for a second time in another way where the first reply cannot be used.
 
     Returns:
@@ -235,15 +235,15 @@ async def _ask(
     first = await complete(messages, tools, attempt, **parameters)
     if first.message is None:
         return [first], None, []
-    reading = dialect.read(first.message, first.finish_reason, offered)
+    reading = dialect.parse_reply(first.message, first.finish_reason, offered)
     failure = reading.failure
-    other = dialect.second_try(failure, parameters) if failure else None
+    other = dialect.retry_parameters(failure, parameters) if failure else None
     if failure is None or other is None:
         return [first], reading, _actions(reading.detected)
     second = await complete(messages, tools, attempt, **other)
     # Without a message from the second try, the first reply is what the episode ends on.
     if second.message is not None:
-        reading = dialect.read(second.message, second.finish_reason, offered)
+        reading = dialect.parse_reply(second.message, second.finish_reason, offered)
     return [first, second], reading, [(failure.name, "retried"), *_actions(reading.detected)]
 
 

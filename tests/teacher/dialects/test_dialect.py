@@ -35,32 +35,35 @@ TOOLS: list[dict[str, Any]] = [{"type": "function", "function": {"name": "f", "p
 
 def test_what_is_meant_is_what_is_sent() -> None:
     parameters = {"temperature": 0.2, "tool_choice": "required"}
-    sent = Dialect().request(MESSAGES, TOOLS, parameters)
+    sent = Dialect().adapt_request(MESSAGES, TOOLS, parameters)
     assert sent[0] is MESSAGES and sent[1] is TOOLS and sent[2] is parameters
 
 
 def test_what_comes_back_is_taken_and_nothing_is_asked_twice() -> None:
     message = {"content": "<|tool_call_begin|>", "anything": 1}
-    reading = Dialect().read(message, "stop", ["f"])
+    reading = Dialect().parse_reply(message, "stop", ["f"])
     assert reading.message is message and reading.detected == [] and reading.failure is None
-    assert Dialect().second_try(Detection("raw_markers", "", "required"), {}) is None
+    assert Dialect().retry_parameters(Detection("raw_markers", "", "required"), {}) is None
 
 
 def test_a_mode_brings_its_sampling_and_its_body() -> None:
-    _, _, sent = Dialect(MODES).request(MESSAGES, TOOLS, {"max_tokens": 9}, "thinking")
+    _, _, sent = Dialect(MODES).adapt_request(MESSAGES, TOOLS, {"max_tokens": 9}, "thinking")
     assert sent == {
         "max_tokens": 9,
         "temperature": 1.0,
         "top_p": 0.95,
         "extra_body": {"chat_template_kwargs": {"thinking": True}},
     }
-    assert Dialect(MODES).request([], [], {}, "plain")[2] == {"temperature": 0.5, "top_p": 0.9}
+    assert Dialect(MODES).adapt_request([], [], {}, "plain")[2] == {
+        "temperature": 0.5,
+        "top_p": 0.9,
+    }
 
 
 def test_what_the_caller_gives_goes_before_the_mode() -> None:
     given = {"temperature": 0.1, "extra_body": {"logit_bias": [], "chat_template_kwargs": {}}}
     before = {**given, "extra_body": dict(given["extra_body"])}  # type: ignore[call-overload]
-    _, _, sent = Dialect(MODES).request(MESSAGES, TOOLS, given, "thinking")
+    _, _, sent = Dialect(MODES).adapt_request(MESSAGES, TOOLS, given, "thinking")
     assert sent == {**given, "top_p": 0.95} and given == before
 
 

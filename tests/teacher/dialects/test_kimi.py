@@ -79,7 +79,7 @@ def result(call_id: str, content: str = "{}") -> dict[str, Any]:
 
 def read(finish_reason: str | None = None, **message: Any) -> Any:
     reason = finish_reason or ("tool_calls" if message.get("tool_calls") else "stop")
-    return VLLM.read({"role": "assistant", **message}, reason, OFFERED)
+    return VLLM.parse_reply({"role": "assistant", **message}, reason, OFFERED)
 
 
 def found(reading: Any) -> list[tuple[str, str]]:
@@ -101,7 +101,7 @@ def test_calls_are_counted_over_the_whole_history_and_results_follow_them() -> N
         result("a", "third"),
     ]
     before = json.dumps(history)
-    sent, _, _ = VLLM.request(history, [], {})
+    sent, _, _ = VLLM.adapt_request(history, [], {})
     assert [c["id"] for m in sent for c in m.get("tool_calls", [])] == [
         "functions.get_contract:0",
         "functions.close_matter:1",
@@ -117,34 +117,34 @@ def test_calls_are_counted_over_the_whole_history_and_results_follow_them() -> N
 
 def test_calls_under_one_id_are_told_apart_by_their_order() -> None:
     history = [turn("get_contract", "close_matter", ids=["x", "x"]), result("x"), result("x")]
-    sent, _, _ = VLLM.request(history, [], {})
+    sent, _, _ = VLLM.adapt_request(history, [], {})
     assert [m["tool_call_id"] for m in sent[1:]] == [c["id"] for c in sent[0]["tool_calls"]]
 
 
 def test_a_result_without_its_call_keeps_its_id() -> None:
-    sent, _, _ = VLLM.request([turn("get_contract", ids=["a"]), result("other")], [], {})
+    sent, _, _ = VLLM.adapt_request([turn("get_contract", ids=["a"]), result("other")], [], {})
     assert sent[1]["tool_call_id"] == "other"
 
 
 def test_reasoning_goes_back_under_the_name_that_both_servers_read() -> None:
     for name in ("reasoning", "reasoning_content"):
         for dialect in (VLLM, MOONSHOT):
-            sent, _, _ = dialect.request([{**turn("get_contract"), name: "I look."}], [], {})
+            sent, _, _ = dialect.adapt_request([{**turn("get_contract"), name: "I look."}], [], {})
             assert sent[0]["reasoning_content"] == "I look." and "reasoning" not in sent[0]
 
 
 def test_moonshot_gets_reasoning_with_every_call_while_it_thinks() -> None:
     history = [turn("get_contract"), {"role": "assistant", "content": "Done."}]
     for mode in (None, "thinking"):
-        sent, _, _ = MOONSHOT.request(history, [], {}, mode)
+        sent, _, _ = MOONSHOT.adapt_request(history, [], {}, mode)
         assert sent[0]["reasoning_content"] == " " and "reasoning_content" not in sent[1]
-    assert "reasoning_content" not in MOONSHOT.request(history, [], {}, "instant")[0][0]
-    assert "reasoning_content" not in VLLM.request(history, [], {}, "thinking")[0][0]
+    assert "reasoning_content" not in MOONSHOT.adapt_request(history, [], {}, "instant")[0][0]
+    assert "reasoning_content" not in VLLM.adapt_request(history, [], {}, "thinking")[0][0]
 
 
 def test_tools_are_sent_without_defaults_and_stay_whole_here() -> None:
     before = json.dumps(TOOLS)
-    _, tools, _ = VLLM.request([], TOOLS, {})
+    _, tools, _ = VLLM.adapt_request([], TOOLS, {})
     assert '"default"' not in json.dumps(tools) and '"default"' in before == json.dumps(TOOLS)
 
 
@@ -153,8 +153,8 @@ def test_the_modes_of_each_server() -> None:
         (VLLM, {"chat_template_kwargs": {"thinking": True}}, {"chat_template_kwargs": {"thinking": False}}),
         (MOONSHOT, {"thinking": {"type": "enabled"}}, {"thinking": {"type": "disabled"}}),
     ):  # fmt: skip
-        assert dialect.request([], [], {}, "thinking")[2]["extra_body"] == thinking
-        assert dialect.request([], [], {}, "instant")[2]["extra_body"] == instant
+        assert dialect.adapt_request([], [], {}, "thinking")[2]["extra_body"] == thinking
+        assert dialect.adapt_request([], [], {}, "instant")[2]["extra_body"] == instant
 
 
 @pytest.mark.parametrize("name", ["kimi-k2.5", "kimi-k2.6", "kimi-k2-thinking"])
@@ -163,7 +163,7 @@ def test_the_shipped_teachers_can_be_asked_in_each_of_their_modes(name: str) -> 
     for url in (None, "https://api.moonshot.ai/v1"):
         dialect = for_teacher(teacher, url)
         for mode in teacher["modes"]:
-            sent = dialect.request([], [], {}, mode)[2]
+            sent = dialect.adapt_request([], [], {}, mode)[2]
             assert sent["temperature"] == teacher["modes"][mode]["sampling"]["temperature"]
 
 
@@ -306,7 +306,7 @@ def test_whatever_comes_back_is_read_and_nothing_is_made_up(
     content: Any, reasoning: Any, calls: Any, finish_reason: str
 ) -> None:
     message = {"content": content, "reasoning": reasoning, "tool_calls": calls}
-    reading = VLLM.read(message, finish_reason, OFFERED)
+    reading = VLLM.parse_reply(message, finish_reason, OFFERED)
     said = json.dumps(message, ensure_ascii=False)
     came = (
         [c for c in calls if isinstance(c, dict) and c.get("function")]
@@ -378,19 +378,19 @@ def test_each_known_failure_has_its_name_and_its_remedy(
 
 
 def test_where_no_tool_is_offered_no_call_is_asked_for() -> None:
-    reading = VLLM.read({"content": "", "tool_calls": [call("f")]}, "tool_calls", [])
+    reading = VLLM.parse_reply({"content": "", "tool_calls": [call("f")]}, "tool_calls", [])
     assert found(reading) == [("unknown_tool", "instant")]
-    assert found(VLLM.read({"content": "Let me check."}, "stop", [])) == []
+    assert found(VLLM.parse_reply({"content": "Let me check."}, "stop", [])) == []
 
 
 # ------------------------------------------------------------------------------------- second tries
 
 
 def second(dialect: Kimi, remedy: Any, **more: Any) -> Any:
-    sent = dialect.request(
+    sent = dialect.adapt_request(
         [], [], {"max_tokens": 9, **more}, "thinking" if dialect.modes else None
     )[2]
-    tried = dialect.second_try(Detection("narrated_call", "", remedy), sent)
+    tried = dialect.retry_parameters(Detection("narrated_call", "", remedy), sent)
     assert tried != sent  # another request, so another key in the journal
     return tried
 
@@ -433,10 +433,10 @@ def test_where_there_is_no_other_way_to_ask_there_is_no_second_try() -> None:
     assert second(only_thinks, "required")["tool_choice"] == "required"
     assert second(Kimi({"thinking": MODES["thinking"]}, "moonshot"), "required") is None
     # Asked without thinking already, at whatever temperature.
-    instant = VLLM.request([], [], {"temperature": 1.0}, "instant")[2]
-    assert VLLM.second_try(Detection("degenerate_output", "", "instant"), instant) is None
-    at_moonshot = MOONSHOT.request([], [], {}, "instant")[2]
-    tried = MOONSHOT.second_try(Detection("narrated_call", "", "required"), at_moonshot)
+    instant = VLLM.adapt_request([], [], {"temperature": 1.0}, "instant")[2]
+    assert VLLM.retry_parameters(Detection("degenerate_output", "", "instant"), instant) is None
+    at_moonshot = MOONSHOT.adapt_request([], [], {}, "instant")[2]
+    tried = MOONSHOT.retry_parameters(Detection("narrated_call", "", "required"), at_moonshot)
     assert tried == {**at_moonshot, "tool_choice": "required"}
 
 
@@ -461,7 +461,7 @@ CONVERSATION: list[dict[str, Any]] = [
 
 
 def rendered(messages: list[dict[str, Any]], tools: Any = None, **kwargs: Any) -> str:
-    sent, tools, _ = VLLM.request(messages, tools or [], {})
+    sent, tools, _ = VLLM.adapt_request(messages, tools or [], {})
     made = render_jinja_template(
         [sent], tools=tools or None, chat_template=TEMPLATE, add_generation_prompt=True, **kwargs
     )
@@ -469,7 +469,7 @@ def rendered(messages: list[dict[str, Any]], tools: Any = None, **kwargs: Any) -
 
 
 def test_the_templates_text_is_the_documented_wire_form() -> None:
-    tools = json.dumps(VLLM.request([], TOOLS, {})[1], separators=(",", ":"))
+    tools = json.dumps(VLLM.adapt_request([], TOOLS, {})[1], separators=(",", ":"))
     assert rendered(CONVERSATION, TOOLS) == (
         f"<|im_system|>tool_declare<|im_middle|>{tools}<|im_end|>"
         "<|im_system|>system<|im_middle|>You are a paralegal.<|im_end|>"

@@ -1,4 +1,4 @@
-"""Schemas in Moonshot's flavour: accepted by its rules, looser than the original and never stricter."""
+"""Schemas in Moonshot's flavour: moonshot_tool by its rules, looser than the original and never stricter."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from schemas.json_text import parse_json
-from teacher.dialects.kimi_schema import Reducer, accepted
+from teacher.dialects.kimi_schema import Reducer, moonshot_tool
 from teacher.domain import pack as packs
 
 SHARED = Path(__file__).parents[4] / "shared" / "peers"
@@ -204,7 +204,7 @@ def test_whatever_a_schema_of_the_official_suite_allows_its_reduced_form_allows(
 @pytest.mark.parametrize("name", ["legal"])
 def test_the_tools_of_a_domain_pass_as_they_are(name: str) -> None:
     for tool in packs.load(name).tools.values():
-        assert accepted(tool) == tool
+        assert moonshot_tool(tool) == tool
 
 
 def reduced(parameters: Any) -> Any:
@@ -213,7 +213,7 @@ def reduced(parameters: Any) -> Any:
         "function": {"name": "f", "description": "F.", "parameters": parameters},
     }
     before = json.dumps(tool)
-    sent = accepted(tool)
+    sent = moonshot_tool(tool)
     assert json.dumps(tool) == before  # the full schema still judges
     assert sent["function"]["name"] == "f" and sent["function"]["description"] == "F."
     return sent["function"]["parameters"]
