@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -66,18 +67,39 @@ def reads(stage: Stage, field: str) -> bool:
 
 
 @pytest.fixture
-def context(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunContext]:
+def context(tmp_path: Path) -> Iterator[RunContext]:
     """A run whose stages are all done, by their receipts."""
+    with finished_run(tmp_path) as context:
+        yield context
+
+
+@pytest.fixture(scope="module")
+def untouched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunContext]:
+    """The same, for tests that write nothing."""
+    with finished_run(tmp_path_factory.mktemp("stages")) as context:
+        yield context
+
+
+@pytest.fixture(autouse=True)
+def no_store_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STILLHOUSE_STORE", raising=False)
-    replay = tmp_path / "chat.jsonl"
+
+
+@contextmanager
+def finished_run(directory: Path) -> Iterator[RunContext]:
+    replay = directory / "chat.jsonl"
     replay.write_text("{}\n")
     overrides = [
         f"train.replay={{path: {replay}, ratio: 0.1}}",
         "filter.agreement=2",
-        f"publish.store={tmp_path / 'store'}",
+        f"publish.store={directory / 'store'}",
     ]
     recipe, domain = recipe_file.load("local", overrides), pack.load("legal")
-    with Run.open(tmp_path / "run", recipe, domain.name, domain.path) as run:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        Run.open(directory / "run", recipe, domain.name, domain.path) as run,
+    ):
+        patch.delenv("STILLHOUSE_STORE", raising=False)
         context = RunContext(
             run,
             recipe,
@@ -120,9 +142,9 @@ def test_the_pipeline_has_each_stage_in_order(context: RunContext) -> None:
 
 @pytest.mark.parametrize("field", FIELDS)
 def test_a_changed_setting_repeats_the_stages_that_declare_it_and_no_other(
-    context: RunContext, field: str
+    untouched: RunContext, field: str
 ) -> None:
-    other = replace(context, recipe=changed(context.recipe, field))
+    other = replace(untouched, recipe=changed(untouched.recipe, field))
     assert repeated(other) == [name for name, stage in PIPELINE.items() if reads(stage, field)]
 
 
@@ -142,9 +164,9 @@ def test_a_changed_setting_repeats_the_stages_that_declare_it_and_no_other(
     ],
 )
 def test_a_setting_repeats_what_it_should(
-    context: RunContext, field: str, stages: list[str]
+    untouched: RunContext, field: str, stages: list[str]
 ) -> None:
-    assert repeated(replace(context, recipe=changed(context.recipe, field))) == stages
+    assert repeated(replace(untouched, recipe=changed(untouched.recipe, field))) == stages
 
 
 def test_of_agreement_the_teacher_needs_to_know_only_whether_it_is_set(context: RunContext) -> None:
@@ -158,9 +180,9 @@ def test_of_agreement_the_teacher_needs_to_know_only_whether_it_is_set(context: 
     assert repeated(with_agreement(None)) == ["plan", "generate", "filter"]
 
 
-def test_the_names_of_recipe_and_models_alone_repeat_nothing(context: RunContext) -> None:
+def test_the_names_of_recipe_and_models_alone_repeat_nothing(untouched: RunContext) -> None:
     renamed = {"name": "other", "teacher": "./mine.yaml", "student": "./mine.yaml"}
-    assert repeated(replace(context, recipe=context.recipe.model_copy(update=renamed))) == []
+    assert repeated(replace(untouched, recipe=untouched.recipe.model_copy(update=renamed))) == []
 
 
 @pytest.mark.parametrize("name", STAGES)
