@@ -1,8 +1,8 @@
 """The stock room: a world to replace with your own.
 
-Public methods of the class are the tools; their hints and docstrings become the tools' schemas. A template
-makes a task: what someone asks, the calls that solve it, and what the answer or the final state must be.
-Each task is proven before it is used: its plan is replayed here and must pass its own checks.
+Public methods of the class are the tools; their type hints and docstrings become the tools' schemas. A template
+makes a task: the request, the calls that solve it, and the expected answer or final state. Each task is proven
+before it is used: its solution is replayed here and must pass the task's own checks.
 """
 
 import random
@@ -10,7 +10,7 @@ from typing import Any
 
 from teacher.domain import Answer, Blueprint, Environment, template
 
-# Train and exam share no name and no number, so that the exam asks about what was never seen.
+# Train and exam share no name and no number, so that no entity of the exam occurs in training.
 MATERIALS = {
     "train": [
         "brass",
