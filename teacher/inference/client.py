@@ -1,4 +1,4 @@
-"""Requests to a served model: bounded concurrency, retries, usage; each reply journalled before it is used."""
+"""Sends requests to a served model: bounded concurrency, retries, usage. Each reply is journalled before it is used."""
 
 import asyncio
 import json
@@ -11,31 +11,32 @@ from urllib.parse import quote
 import openai
 
 from schemas.errors import StageError
+from schemas.trace import Message, Tool, Usage
 from teacher.inference.endpoint import Endpoint, on_this_machine
 from teacher.inference.journal import Journal, key
 from teacher.scenes.images import Album, with_pixels
 
-# Seconds before a retry: doubled each time, jittered so that many clients do not return at once.
+# Seconds before a retry: doubled each time, with jitter so that many clients do not return at once.
 _FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.5, 30.0, 6
 
 
 class _NoMessage(Exception):
-    """The server answered, and there is no message in what it said."""
+    """The server's answer has no message."""
 
 
-class _BrokenOff(Exception):
-    """The server was stopped half way through the reply, and sent the half."""
+class _Aborted(Exception):
+    """The server was stopped during the reply and sent an incomplete one."""
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply. `message` is an OpenAI assistant message; `error` says why there is none."""
+    """One reply. `message` is an OpenAI assistant message, or None; then `error` has the reason."""
 
     key: str
-    message: dict[str, Any] | None
+    message: Message | None
     finish_reason: str
     seconds: float
-    usage: dict[str, int]
+    usage: Usage
     error: str | None = None
 
 
@@ -44,10 +45,13 @@ class Client:
 
     Args:
         endpoint: where the model is served.
-        identity: {"model", "revision"}: what the journal remembers the replies under.
-        concurrency: requests in flight; a request that waits to be sent again holds no place.
-        timeout: seconds a single reply may take.
-        album: where the pictures lie that messages name by their hash.
+        identity: {"model", "revision"}; part of the key of each reply in the journal.
+        concurrency: requests in flight at once. A request that waits for its retry does not count.
+        timeout: seconds for one reply.
+        album: the images that messages refer to by hash.
+
+    Attributes:
+        sent: requests sent to the server; replies from the journal are not counted.
     """
 
     def __init__(
@@ -62,7 +66,7 @@ class Client:
         self._endpoint, self._identity, self._journal = endpoint, identity, journal
         self._slots = asyncio.Semaphore(concurrency)
         self._timeout, self._album = timeout, album
-        self.sent = 0  # requests that went to the server, replies of the journal not counted
+        self.sent = 0
 
     async def __aenter__(self) -> "Client":
         self._openai = openai.AsyncOpenAI(
@@ -70,7 +74,7 @@ class Client:
             api_key=self._endpoint.key,
             max_retries=0,
             timeout=self._timeout,
-            # A proxy of the environment is the way to a remote server, never to one on this machine.
+            # A proxy of the environment is used for remote servers, never for one on this machine.
             http_client=openai.DefaultAioHttpClient(
                 trust_env=not on_this_machine(self._endpoint.url)
             ),
@@ -82,8 +86,8 @@ class Client:
 
     async def complete(
         self,
-        messages: list[dict],
-        tools: list[dict],
+        messages: list[Message],
+        tools: list[Tool],
         sample: int,
         session: str | None = None,
         **parameters: Any,
@@ -91,19 +95,20 @@ class Client:
         """The reply to a conversation: from the journal, else from the server.
 
         Args:
-            messages, tools: as OpenAI's chat completions take them, but for pictures, which go by their hash
-                (teacher/scenes/images.py): the journal remembers them by it, and only the server gets the bytes.
-            sample: which of several replies to the same request this is.
-            session: names the (sub-)agent whose conversation it is, so that a router before several servers sends it
-                to the one that has read its beginning. It changes no reply, so the journal knows nothing of it.
+            messages, tools: in the form of OpenAI's chat completions, but with images by hash
+                (teacher/scenes/images.py), so that the journal's key holds the hash and only the server gets the bytes.
+            sample: index of this reply among several replies to the same request.
+            session: name of the agent or sub-agent whose conversation it is. A router in front of several servers uses
+                it to reach the server that has the conversation's prefix cached. It changes no reply, so it is not part
+                of the journal's key.
             parameters: temperature, top_p, max_tokens, tool_choice, extra_body.
 
         Returns:
-            A Reply; a request that the server refuses for good (400, 413, 422), or to which it gives no message
-            however often it is asked, comes back with its `error`.
+            The reply. It has an `error` if the server refuses the request for good (400, 413, 422), or if every retry
+            brought an answer without a message.
 
         Raises:
-            StageError: the server stays unreachable or refuses the key.
+            StageError: the server stays unreachable, refuses the key or does not know the model.
         """
         request = {
             **self._identity,
@@ -112,31 +117,34 @@ class Client:
             "sample": sample,
             **parameters,
         }
-        name = key(request)
-        stored = self._journal.get(name)
+        reply_key = key(request)
+        stored = self._journal.get(reply_key)
         if stored is None:
             body = {"messages": messages, "tools": tools, **parameters}
             if session is not None:
                 body["extra_headers"] = {"X-Session-ID": quote(session, safe="/:")}
             stored = await self._send(body)
-            self._journal.put(name, stored)
-        return Reply(key=name, **stored)
+            self._journal.put(reply_key, stored)
+        return Reply(key=reply_key, **stored)
 
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
         if not body["tools"]:
             del body["tools"]
             body.pop("tool_choice", None)
-        wait, last, answered = _FIRST_WAIT, "", False
+        wait, last_error, has_answered = _FIRST_WAIT, "", False
         for _ in range(_TRIES):
             started = time.monotonic()
             try:
                 async with self._slots:
                     self.sent += 1
-                    # The pictures' bytes are read here, so that no more are held than there are requests in flight.
-                    whole = {**body, "messages": with_pixels(body["messages"], self._album)}
+                    # Image files are read here, so that memory holds only those of the requests in flight.
+                    body_with_pixels = {
+                        **body,
+                        "messages": with_pixels(body["messages"], self._album),
+                    }
                     with self._endpoint.request_in_flight():
                         completion = await self._openai.chat.completions.create(
-                            model=self._endpoint.model, **whole
+                            model=self._endpoint.model, **body_with_pixels
                         )
                 return _stored(completion, time.monotonic() - started)
             except (
@@ -152,34 +160,36 @@ class Client:
             except (openai.APIConnectionError, openai.APIStatusError) as error:
                 if isinstance(error, openai.APIStatusError) and error.status_code == 413:
                     return _failed(self._first_line(error), time.monotonic() - started)
-                last, answered = self._first_line(error), False
-            except _BrokenOff as error:
-                last, answered = self._first_line(error), False
+                last_error, has_answered = self._first_line(error), False
+            except _Aborted as error:
+                last_error, has_answered = self._first_line(error), False
             except (_NoMessage, json.JSONDecodeError) as error:
-                last, answered = self._first_line(error), True
+                last_error, has_answered = self._first_line(error), True
             await self._endpoint.revive()
             await asyncio.sleep(wait * random.uniform(0.5, 1.5))
             wait = min(wait * 2, _LONGEST_WAIT)
-        if answered:
-            return _failed(last, time.monotonic() - started)
-        raise StageError(f"{self._endpoint.url}: no reply after {_TRIES} tries: {last}")
+        if has_answered:
+            return _failed(last_error, time.monotonic() - started)
+        raise StageError(f"{self._endpoint.url}: no reply after {_TRIES} tries: {last_error}")
 
     def _first_line(self, error: Exception) -> str:
-        """What an error says. A server may quote the key that it was sent: that stays here."""
+        """The first line of the error at the root, without the key, which a server may quote in its answer."""
         cause: BaseException = error
-        while cause.__cause__ and str(cause.__cause__):  # "timed out" is also said of a closed port
+        while cause.__cause__ and str(
+            cause.__cause__
+        ):  # the outer error may read "timed out" for a closed port
             cause = cause.__cause__
         lines = str(cause).replace(self._endpoint.key or "\n", "***").splitlines()
         return lines[0][:300] if lines else type(error).__name__
 
 
 def _stored(completion: Any, seconds: float) -> dict[str, Any]:
-    # The library checks nothing of what a server sends: any part may be missing, or the whole be a proxy's page.
+    # The library does not validate answers: any part may be missing, or the answer may be the error page of a proxy.
     choice: Any = next(iter(getattr(completion, "choices", None) or []), None)
     if getattr(choice, "message", None) is None:
         raise _NoMessage("the reply has no message")
-    if getattr(choice, "finish_reason", None) == "abort":  # vLLM's word for it
-        raise _BrokenOff("the server broke the reply off")
+    if getattr(choice, "finish_reason", None) == "abort":  # set by vLLM when it is stopped
+        raise _Aborted("the server aborted the reply")
     message = {
         k: v
         for k, v in choice.message.model_dump(exclude_unset=True, warnings=False).items()
@@ -187,7 +197,7 @@ def _stored(completion: Any, seconds: float) -> dict[str, Any]:
     }
     usage = getattr(completion, "usage", None)
     return {
-        # Half of a surrogate pair, which JSON can say and no file can hold, becomes a question mark.
+        # A lone surrogate is valid in JSON but cannot be encoded as UTF-8: it becomes a question mark.
         "message": json.loads(json.dumps(message, ensure_ascii=False).encode(errors="replace")),
         "finish_reason": getattr(choice, "finish_reason", None) or "",
         "seconds": round(seconds, 3),

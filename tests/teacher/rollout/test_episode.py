@@ -14,6 +14,7 @@ from scripted_server import Scripted, says
 from schemas.documents import check_document
 from schemas.filter import HINT_HEADER
 from schemas.messages import check_messages
+from schemas.trace import Usage
 from teacher.domain.pack import Domain, Environment, load
 from teacher.domain.prompts import demonstration, hint
 from teacher.domain.scoring import state_hash
@@ -25,7 +26,7 @@ from teacher.rollout.agent_loop import Settings, passed
 
 TEACHER = {"model": "m", "revision": "r", "engine": "llama.cpp", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
-USAGE = {"prompt_tokens": 9, "completion_tokens": 3}
+USAGE: Usage = {"prompt_tokens": 9, "completion_tokens": 3}
 Task = dict[str, Any]
 Turn = dict[str, Any] | str | None
 
