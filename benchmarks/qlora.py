@@ -1,16 +1,19 @@
-"""QLoRA training steps on one GPU: tokens a second and peak memory, ours against other trainers.
+"""Measures QLoRA training steps on one GPU: tokens per second and peak memory, ours against other trainers.
 
     python -m benchmarks.qlora --model 32b                   # all trainers, Qwen3-32B's shape; 70b: Llama-3.3-70B's
-    python -m benchmarks.qlora --model 32b --with trl ours   # some of them (qlora_baselines.py has what they need)
-    python -m benchmarks.qlora --model 32b --with loop       # the fused layers in a plain loop, without a trainer
-    python -m benchmarks.qlora --model 32b --baseline        # the same loop around the modules they replace
-    python -m benchmarks.qlora --model 70b --smallest        # the least memory at batch 1, in the loop
+    python -m benchmarks.qlora --model 32b --with trl ours   # only these trainers (see qlora_baselines.py)
+    python -m benchmarks.qlora --model 32b --with loop       # the fused layers in a bare training loop
+    python -m benchmarks.qlora --model 32b --baseline        # the same loop with the stock modules
+    python -m benchmarks.qlora --model 70b --smallest        # the least memory at batch size 1, in the loop
     python -m benchmarks.qlora --model 32b --check           # gradients against float32, two layers
-    python -m benchmarks.qlora --model 32b --profile         # where the time of a step goes, in the loop
+    python -m benchmarks.qlora --model 32b --profile         # time per kind of kernel in a step of the loop
 
-Needs an NVIDIA GPU and the packages peft and bitsandbytes; downloads nothing. The weights are random: one layer is
-quantised (NF4, double quantisation) and repeated. Adapters of rank 16 on all linear layers, in bfloat16 as TRL makes
-them, trained by AdamW on random tokens that all count in the loss. Results, and how they came about: qlora.md.
+Needs an NVIDIA GPU and the packages torch, triton, transformers, peft and bitsandbytes, and jinja2, jsonschema and pillow,
+which student/rendering/examples.py imports. The trainers need more: see qlora_baselines.py. Downloads nothing.
+
+The weights are random: one layer is quantised (NF4, double quantisation) and repeated. The adapters have rank 16, on
+all linear layers, in bfloat16 as in stock TRL. AdamW trains them on random tokens that all count in the loss. Results
+and their explanation: qlora.md.
 """
 
 import argparse
@@ -21,7 +24,7 @@ import time
 from collections import defaultdict
 from typing import Any
 
-# First, since it says how torch takes memory before torch is imported.
+# Imported first: it configures torch's memory allocator, which must happen before torch is imported.
 from benchmarks.qlora_setup import DEVICE, SHAPES, build, row, timed
 
 # isort: split
@@ -32,7 +35,7 @@ from benchmarks import qlora_baselines
 from student.kernels import fused_layers, torch_ops
 from student.kernels.linear_cross_entropy import linear_cross_entropy
 
-# Rows of 2,048 tokens a step, and layers that keep their activations, on 80 GB.
+# (rows of 2,048 tokens in a step, layers that keep their activations), on 80 GB.
 BEST = {"32b": (2, 64), "70b": (1, 80)}
 TRAINERS = ["trl", "liger", "unsloth", "ours"]
 
@@ -45,65 +48,88 @@ def main() -> None:
         dest="trainers",
         nargs="+",
         choices=[*TRAINERS, "loop"],
-        help="what trains it; more than one, each in its own process, make a table (default: all but loop)",
+        help="what trains the model; several run in a process each and print a table (default: all but loop)",
     )
-    parser.add_argument("--limit", type=float, default=240, help="seconds for each of a table")
-    parser.add_argument("--unsloth-path", help="a folder to look into first for Unsloth's TRL")
-    parser.add_argument("--rows", type=int, help="sequences a step")
-    parser.add_argument("--length", type=int, default=2048, help="tokens a sequence")
-    parser.add_argument("--keep", type=int, help="layers that are not run again")
-    parser.add_argument("--offload", action="store_true", help="inputs of the others on the host")
+    parser.add_argument(
+        "--limit", type=float, default=240, help="seconds for each trainer of a table"
+    )
+    parser.add_argument("--unsloth-path", help="directory with the TRL version that Unsloth needs")
+    parser.add_argument("--rows", type=int, help="sequences per step")
+    parser.add_argument("--length", type=int, default=2048, help="tokens per sequence")
+    parser.add_argument(
+        "--keep", type=int, help="layers that keep their activations; the others recompute them"
+    )
+    parser.add_argument(
+        "--offload", action="store_true", help="keep the other layers' inputs in host memory"
+    )
     parser.add_argument("--layers", type=int, help="fewer layers than the real model")
-    parser.add_argument("--baseline", action="store_true", help="without the fused layers")
-    parser.add_argument("--smallest", action="store_true", help="least memory: one row, keep 0")
+    parser.add_argument(
+        "--baseline", action="store_true", help="stock modules instead of the fused layers"
+    )
+    parser.add_argument(
+        "--smallest", action="store_true", help="least memory: one row, no activations kept"
+    )
     parser.add_argument("--check", action="store_true", help="compare gradients with float32")
-    parser.add_argument("--profile", action="store_true", help="time by kind of kernel")
-    chosen = parser.parse_args()
-    if chosen.check:
-        check(chosen.model)
+    parser.add_argument("--profile", action="store_true", help="print the time per kind of kernel")
+    options = parser.parse_args()
+    if options.check:
+        check(options.model)
         return
-    rows, keep = (1, 0) if chosen.smallest else BEST[chosen.model]
-    keep = keep if chosen.keep is None else chosen.keep
-    loop = chosen.baseline or chosen.smallest or chosen.profile
-    trainers = chosen.trainers or (["loop"] if loop else TRAINERS)
+    rows, keep = (1, 0) if options.smallest else BEST[options.model]
+    keep = keep if options.keep is None else options.keep
+    loop = options.baseline or options.smallest or options.profile
+    trainers = options.trainers or (["loop"] if loop else TRAINERS)
     if trainers != ["loop"]:
         if loop:
-            parser.error("--baseline, --smallest and --profile are for the loop, not for a trainer")
+            parser.error(
+                "--baseline, --smallest and --profile need the loop: expected no --with, or --with loop"
+            )
         if len(trainers) > 1:
-            given = sys.argv[1:]
-            if chosen.trainers:
-                at = given.index("--with")
-                del given[at : at + 1 + len(trainers)]
-            qlora_baselines.table(trainers, given, chosen.limit)
+            arguments = sys.argv[1:]
+            if options.trainers:
+                at = arguments.index("--with")
+                del arguments[at : at + 1 + len(trainers)]
+            qlora_baselines.print_table(trainers, arguments, options.limit)
             return
         (trainer,) = trainers
-        if trainer == "unsloth" and chosen.unsloth_path:
-            sys.path.insert(0, chosen.unsloth_path)
-        rows = chosen.rows or qlora_baselines.BATCH[chosen.model].get(trainer, rows)
+        if trainer == "unsloth" and options.unsloth_path:
+            sys.path.insert(0, options.unsloth_path)
+        rows = options.rows or qlora_baselines.BATCH[options.model].get(trainer, rows)
         qlora_baselines.run(
-            trainer, chosen.model, chosen.layers, rows, chosen.length, keep, chosen.offload
+            trainer, options.model, options.layers, rows, options.length, keep, options.offload
         )
         return
     name = torch.cuda.get_device_name()
-    rows = chosen.rows or rows
+    rows = options.rows or rows
     started = time.monotonic()
-    model = build(chosen.model, chosen.layers)
-    if chosen.baseline:
+    model = build(options.model, options.layers)
+    if options.baseline:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-        kind = "modules as they come, checkpointed"
+        kind = "stock modules, activation checkpointing"
     else:
-        fused_layers.install(model, keep=keep, offload=chosen.offload)
-        kind = f"fused, {keep} layers kept" + (", offload" if chosen.offload else "")
+        fused_layers.install(model, keep=keep, offload=options.offload)
+        kind = f"fused, {keep} layers kept" + (", offload" if options.offload else "")
     torch.cuda.synchronize()
     weights = torch.cuda.memory_allocated() / 2**30
     print(f"{name}: built in {time.monotonic() - started:.0f} s, {weights:.1f} GiB", flush=True)
     seconds, peak, reserved = measure(
-        model, rows, chosen.length, 512 if chosen.smallest else 2048, chosen.profile
+        model, rows, options.length, 512 if options.smallest else 2048, options.profile
     )
-    print(row(chosen.model, f"a plain loop: {kind}", rows, chosen.length, seconds, peak, reserved))
+    print(
+        row(
+            options.model,
+            f"bare training loop: {kind}",
+            rows,
+            options.length,
+            seconds,
+            peak,
+            reserved,
+        )
+    )
 
 
 def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor:
+    """The mean cross entropy of next tokens [rows, length], without materialising all logits."""
     base = model.get_base_model()
     hidden = base.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
     return linear_cross_entropy(
@@ -117,16 +143,16 @@ def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor
 def measure(
     model: Any, rows: int, length: int, chunk: int, profile: bool = False
 ) -> tuple[float, float, float]:
-    """(seconds a step, peak GiB allocated, and reserved) of whole steps, optimiser included."""
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trained, lr=2e-4, fused=True)
+    """(seconds per step, peak GiB allocated, peak GiB reserved) of whole steps, optimiser included."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=2e-4, fused=True)
     vocabulary = model.config.vocab_size
 
     def step() -> None:
         tokens = torch.randint(0, vocabulary, (rows, length), device=DEVICE)
         loss = loss_of(model, tokens, chunk)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimiser.step()
         optimiser.zero_grad()
 
@@ -139,7 +165,7 @@ def measure(
     return seconds, peak, reserved
 
 
-# What a kernel's name contains, the first that matches.
+# Kinds of kernels, by what the name contains; the first match counts.
 KINDS = [
     ("dequantise", ("dequant",)),
     ("attention", ("flash", "fmha", "sdpa", "cudnn", "attention")),
@@ -153,41 +179,43 @@ KINDS = [
 
 
 def print_profile(step: Any) -> None:
-    """Milliseconds on the GPU of one step, by kind, and the longest kernels."""
+    """Prints the GPU milliseconds of one step by kind of kernel, and the 25 longest kernels."""
     from torch.profiler import ProfilerActivity, profile
 
-    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+    with profile(activities=[ProfilerActivity.CUDA]) as profiled:
         step()
         torch.cuda.synchronize()
     kinds: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])
     rows = []
-    for event in seen.key_averages():
+    for event in profiled.key_averages():
         if event.self_device_time_total == 0:
-            continue  # calls on the CPU
-        spent, count, label = event.self_device_time_total / 1e3, event.count, event.key
+            continue  # an operation on the CPU
+        milliseconds, count, label = event.self_device_time_total / 1e3, event.count, event.key
         kind = next((k for k, parts in KINDS if any(p in label.lower() for p in parts)), "other")
-        kinds[kind][0] += spent
+        kinds[kind][0] += milliseconds
         kinds[kind][1] += count
-        rows.append((spent, count, label))
-    total = sum(spent for spent, _ in kinds.values())
-    for kind, (spent, count) in sorted(kinds.items(), key=lambda item: -item[1][0]):
-        print(f"  {kind:<18}{spent:9.1f} ms {spent / total:6.1%} {count:7.0f} kernels")
-    for spent, count, label in sorted(rows, reverse=True)[:25]:
-        print(f"    {spent:8.1f} ms {count:6} {label[:110]}")
+        rows.append((milliseconds, count, label))
+    total = sum(milliseconds for milliseconds, _ in kinds.values())
+    for kind, (milliseconds, count) in sorted(kinds.items(), key=lambda item: -item[1][0]):
+        print(
+            f"  {kind:<18}{milliseconds:9.1f} ms {milliseconds / total:6.1%} {count:7.0f} kernels"
+        )
+    for milliseconds, count, label in sorted(rows, reverse=True)[:25]:
+        print(f"    {milliseconds:8.1f} ms {count:6} {label[:110]}")
 
 
 def check(name: str, layers: int = 2, tokens: int = 512) -> None:
-    """One step's adapter gradients of a few layers, fused and as they come, against the same in float32."""
+    """Prints the error of one step's adapter gradients against float32, with stock modules and with fused layers."""
     model = build(name, layers)
     for label, parameter in model.named_parameters():
         if "lora_B" in label:
             nn.init.normal_(parameter, std=0.02)
     ids = torch.randint(0, model.config.vocab_size, (2, tokens), device=DEVICE)
     exact = gradients(in_float32(model), ids)
-    found = {"as they come": gradients(model, ids)}
-    fused_layers.install(model, keep=layers // 2)  # the others are run again
-    found["fused"] = gradients(model, ids)
-    for kind, grads in found.items():
+    by_kind = {"stock modules": gradients(model, ids)}
+    fused_layers.install(model, keep=layers // 2)  # the others recompute their activations
+    by_kind["fused"] = gradients(model, ids)
+    for kind, grads in by_kind.items():
         errors = {n: float((grads[n].float() - g).norm() / g.norm()) for n, g in exact.items()}
         mean = statistics.mean(errors.values())
         worst = max(errors, key=lambda n: errors[n])
@@ -196,6 +224,7 @@ def check(name: str, layers: int = 2, tokens: int = 512) -> None:
 
 
 def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The gradients of all trainable parameters after one backward pass, by name."""
     model.zero_grad()
     loss = loss_of(model, ids)
     loss.backward()
@@ -203,18 +232,18 @@ def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def in_float32(model: Any) -> Any:
-    """The same model with every weight dequantised, all in float32."""
+    """A copy of the model with every weight dequantised, in float32."""
     exact = copy.deepcopy(model)
     for module in list(exact.modules()):
         for label, linear in list(module.named_children()):
             state = getattr(getattr(linear, "weight", None), "quant_state", None)
             if state is not None and not hasattr(linear, "lora_A"):
-                plain = nn.Linear(
+                dense = nn.Linear(
                     linear.in_features, linear.out_features, bias=False, device=DEVICE
                 )
-                plain.weight.requires_grad_(False)
-                torch_ops.dequantise(linear.weight.data, state, plain.weight)
-                setattr(module, label, plain)
+                dense.weight.requires_grad_(False)
+                torch_ops.dequantise(linear.weight.data, state, dense.weight)
+                setattr(module, label, dense)
     return exact.float()
 
 

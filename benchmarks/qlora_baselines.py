@@ -1,17 +1,18 @@
-"""The trainers that benchmarks/qlora.py compares: TRL as it comes, TRL with Liger's kernels, Unsloth, and ours in TRL.
+"""The trainers that benchmarks/qlora.py compares: stock TRL, TRL with Liger's kernels, Unsloth, our layers in TRL.
 
     python -m benchmarks.qlora --model 32b                      # all that are installed
-    python -m benchmarks.qlora --model 32b --with trl liger     # these only
-    python -m benchmarks.qlora --model 32b --unsloth-path DIR   # Unsloth finds its TRL in DIR
+    python -m benchmarks.qlora --model 32b --with trl liger     # only these
+    python -m benchmarks.qlora --model 32b --unsloth-path DIR   # the TRL version that Unsloth needs is in DIR
 
-All train the same random model on the same random rows with SFTTrainer, each in a process of its own, because Liger
-and Unsloth patch transformers. Needs the packages trl and datasets, and liger-kernel and unsloth for theirs; what is
-missing is said in the table. Unsloth 2026.10 wants datasets below 5 and a TRL of 1.15 at most, which may lie in DIR:
+All train the same random model on the same random rows with SFTTrainer, each in its own process, because Liger and
+Unsloth patch transformers. They need the packages of benchmarks/qlora.py, trl and datasets; Liger and Unsloth need
+liger-kernel and unsloth too. The table names a missing package. Unsloth 2026.10 needs datasets below 5 and at most
+TRL 1.15, which can be installed in DIR:
 
     pip install --no-deps --target DIR trl==1.15.0
 
-As they come: SFTConfig's defaults, of which Unsloth replaces some (AdamW in 8 bits, adapters in float32). Its attention
-is PyTorch's where neither xformers nor flash-attn is installed.
+The trainers use SFTConfig's defaults, of which Unsloth replaces some (8-bit AdamW, adapters in float32). Unsloth uses
+PyTorch's attention where neither xformers nor flash-attn is installed.
 """
 
 import importlib.metadata
@@ -29,7 +30,7 @@ import torch
 from benchmarks import qlora_setup as bench
 from student.kernels import fused_layers as qlora
 
-# What each needs beside PEFT and bitsandbytes, and the batch it is measured at.
+# Packages of each trainer beside PEFT and bitsandbytes, and the batch size it is measured with.
 NEEDS = {
     "trl": ("trl", "datasets"),
     "liger": ("trl", "datasets", "liger_kernel"),
@@ -43,35 +44,35 @@ BATCH = {
 LINEARS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def table(kinds: list[str], arguments: list[str], limit: float) -> None:
-    """Runs each kind as the same command in a fresh process, for at most `limit` seconds, and prints their rows."""
+def print_table(kinds: list[str], arguments: list[str], limit: float) -> None:
+    """Runs each trainer in a fresh process for at most `limit` seconds, then prints a table of their rows."""
     rows = []
     for kind in kinds:
         command = [sys.executable, "-m", "benchmarks.qlora", *arguments, "--with", kind]
         print(f"--- {kind}", flush=True)
         started = time.monotonic()
-        with tempfile.TemporaryFile("w+") as seen:
+        with tempfile.TemporaryFile("w+") as output:
             try:
                 code = subprocess.run(
-                    command, stdout=seen, stderr=subprocess.STDOUT, timeout=limit
+                    command, stdout=output, stderr=subprocess.STDOUT, timeout=limit
                 ).returncode
                 ended = f"exit status {code}"
             except subprocess.TimeoutExpired:
                 ended = f"no result after {limit:.0f} s"
-            seen.seek(0)
-            lines = seen.read().splitlines()
-        found = [line for line in lines if line.startswith("| ")]
-        # What a trainer says matters where it did not get through.
-        print("\n".join(lines[-12:] if found else lines[-60:]), flush=True)
+            output.seek(0)
+            lines = output.read().splitlines()
+        results = [line for line in lines if line.startswith("| ")]
+        # A trainer that failed needs more of its output printed.
+        print("\n".join(lines[-12:] if results else lines[-60:]), flush=True)
         print(f"--- {kind}: {time.monotonic() - started:.0f} s", flush=True)
-        rows.append(found[-1] if found else f"| | {kind}: {ended} | | | | |")
+        rows.append(results[-1] if results else f"| | {kind}: {ended} | | | | |")
     print("\n".join(["", bench.HEAD, "|---" * bench.HEAD.count(" |") + "|", *rows]), flush=True)
 
 
 def run(
     kind: str, name: str, layers: int | None, rows: int, length: int, keep: int, offload: bool
 ) -> None:
-    """Trains by one kind, and prints its row of the table."""
+    """Trains with one trainer and prints its row of the table."""
     missing = [package for package in NEEDS[kind] if not installed(package)]
     if missing:
         print(f"| {name} | {kind}: not installed ({', '.join(missing)}) | | | | |")
@@ -105,7 +106,7 @@ def version(package: str) -> str:
 
 
 def add_timer(trainer: Any) -> Any:
-    """Has the trainer keep the seconds of a step, all that is between two steps included, and its peak memory."""
+    """Adds a callback that measures the seconds per step, with everything between two steps, and the peak memory."""
     from transformers import TrainerCallback
 
     class Timer(TrainerCallback):
@@ -114,14 +115,14 @@ def add_timer(trainer: Any) -> Any:
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             self.steps += 1
-            # Between the steps that are measured nobody waits for the GPU, as in training.
+            # No GPU sync between the measured steps, as in real training.
             if self.steps == bench.WARM:
                 torch.cuda.synchronize()
                 torch.cuda.reset_peak_memory_stats()
-                self.begun = time.perf_counter()
+                self.started = time.perf_counter()
             if self.steps == bench.WARM + bench.MEASURED:
                 torch.cuda.synchronize()
-                self.seconds = (time.perf_counter() - self.begun) / bench.MEASURED
+                self.seconds = (time.perf_counter() - self.started) / bench.MEASURED
                 self.peak = torch.cuda.max_memory_allocated() / 2**30
                 self.reserved = torch.cuda.max_memory_reserved() / 2**30
 
@@ -133,22 +134,22 @@ def add_timer(trainer: Any) -> Any:
 def by_trl(
     folder: Path, kind: str, name: str, layers: int | None, rows: int, length: int
 ) -> tuple[Any, str]:
-    """SFTTrainer around the model, with its defaults, which run every layer again in the backward pass."""
+    """A trainer and its label: SFTTrainer with its defaults (activation checkpointing of every layer), or for `ours`
+    MicroBatchTrainer with the fused layers."""
     from peft import get_peft_model
     from trl import SFTConfig, SFTTrainer
 
     from student.training.micro_batches import MicroBatchTrainer
 
-    chosen: dict[str, Any] = {}
-    label = f"TRL {version('trl')} as it comes"
+    extra: dict[str, Any] = {}
+    label = f"stock TRL {version('trl')}"
     if kind == "liger":
-        chosen["use_liger_kernel"] = True
+        extra["use_liger_kernel"] = True
         label = f"TRL {version('trl')} with Liger {version('liger_kernel')}"
     model = bench.quantised(name, layers)
     if kind == "ours":
         model = get_peft_model(model, bench.lora())
         fused_layers = qlora.install(model)
-        data = random_rows(model.config.vocab_size, rows, length)
         trainer: Any = MicroBatchTrainer(
             model=model,
             args=SFTConfig(
@@ -156,8 +157,8 @@ def by_trl(
                 gradient_checkpointing=False,
                 logging_nan_inf_filter=False,
             ),
-            train_dataset=data.map(lambda row: {"labels": row["input_ids"]}),
-            processing_class=tokeniser(model.config.vocab_size),
+            train_dataset=random_rows(model.config.vocab_size, rows, length, labels=True),
+            processing_class=tokenizer_of(model.config.vocab_size),
             limit=rows * length,
             fused=True,
             packed=True,
@@ -166,9 +167,9 @@ def by_trl(
         return trainer, f"TRL {version('trl')} with the fused layers"
     trainer = SFTTrainer(
         model=model,
-        args=SFTConfig(**settings(folder, rows, length), **chosen),
+        args=SFTConfig(**settings(folder, rows, length), **extra),
         train_dataset=random_rows(model.config.vocab_size, rows, length),
-        processing_class=tokeniser(model.config.vocab_size),
+        processing_class=tokenizer_of(model.config.vocab_size),
         peft_config=bench.lora(),
     )
     return trainer, label
@@ -177,7 +178,7 @@ def by_trl(
 def by_unsloth(
     folder: Path, name: str, layers: int | None, rows: int, length: int
 ) -> tuple[Any, str]:
-    """Unsloth's loading, adapters and trainer, as its examples have them, with our model in the checkpoint's place."""
+    """Unsloth's loading, adapters and trainer, as in its examples, with our random model instead of a checkpoint."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ["UNSLOTH_DISABLE_STATISTICS"] = "1"
     os.environ["UNSLOTH_COMPILE_LOCATION"] = str(folder / "compiled")
@@ -187,10 +188,10 @@ def by_unsloth(
 
     config = bench.config_of(name, layers)
     config.save_pretrained(folder / "model")
-    tokeniser(config.vocab_size).save_pretrained(folder / "model")
+    tokenizer_of(config.vocab_size).save_pretrained(folder / "model")
 
-    class Ours:
-        """Stands in for the class that reads a checkpoint; the classes it builds from are Unsloth's by then."""
+    class RandomModel:
+        """Stands in for the class that loads a checkpoint; Unsloth has patched transformers by then."""
 
         @staticmethod
         def from_pretrained(*_: Any, **__: Any) -> Any:
@@ -198,7 +199,7 @@ def by_unsloth(
             model.config._name_or_path = model.name_or_path = str(folder / "model")
             return model
 
-    kept, loading.AutoModelForCausalLM = loading.AutoModelForCausalLM, Ours
+    original, loading.AutoModelForCausalLM = loading.AutoModelForCausalLM, RandomModel
     try:
         model, tokenizer = FastLanguageModel.from_pretrained(
             str(folder / "model"),
@@ -208,7 +209,7 @@ def by_unsloth(
             use_exact_model_name=True,
         )
     finally:
-        loading.AutoModelForCausalLM = kept
+        loading.AutoModelForCausalLM = original
     model = FastLanguageModel.get_peft_model(
         model,
         r=bench.RANK,
@@ -228,7 +229,7 @@ def by_unsloth(
 
 
 def settings(folder: Path, rows: int, length: int) -> dict[str, Any]:
-    """What has to be said for a few steps on rows of tokens; all else is SFTConfig's default."""
+    """The arguments of SFTConfig for a few steps on rows of tokens; the others keep their defaults."""
     return {
         "output_dir": str(folder / "out"),
         "per_device_train_batch_size": rows,
@@ -243,18 +244,24 @@ def settings(folder: Path, rows: int, length: int) -> dict[str, Any]:
     }
 
 
-def random_rows(vocabulary: int, rows: int, length: int) -> Any:
+def random_rows(vocabulary: int, rows: int, length: int, labels: bool = False) -> Any:
+    """A Dataset of `length` random tokens a row, enough for all steps. labels: with a column that repeats the tokens.
+
+    The columns come from lists, not from Dataset.map: datasets pickles the mapped function with dill to hash it, which
+    failed on Python 3.12 with pyarrow 26 and dill 0.4.1 ("Can't pickle MonthDayNano").
+    """
     from datasets import Dataset
 
     count = rows * (bench.WARM + bench.MEASURED)
     tokens = torch.randint(
         3, vocabulary, (count, length), generator=torch.Generator().manual_seed(0)
     )
-    return Dataset.from_dict({"input_ids": tokens.tolist()})
+    columns = {"input_ids": tokens.tolist()}
+    return Dataset.from_dict({**columns, "labels": columns["input_ids"]} if labels else columns)
 
 
-def tokeniser(vocabulary: int) -> Any:
-    """A tokenizer with so many words. Trainers ask it for ids of padding and end, and its size."""
+def tokenizer_of(vocabulary: int) -> Any:
+    """A tokenizer with that vocabulary size. Trainers only read its padding and end token and its size."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from transformers import PreTrainedTokenizerFast

@@ -1,4 +1,4 @@
-"""What the QLoRA benchmarks train, and how a step is counted: the shapes of real models with random weights in NF4."""
+"""Builds the models of the QLoRA benchmarks (shapes of real models, random weights in NF4) and times their steps."""
 
 import copy
 import os
@@ -6,7 +6,7 @@ import statistics
 import time
 from typing import Any
 
-# Before torch reads it: without it the memory between blocks of odd sizes is lost, some 2 GiB of 80.
+# Set before torch reads it. Without it, fragmentation loses about 2 GiB of 80.
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch  # noqa: E402
@@ -43,16 +43,16 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
 }
-HEAD = "| model | trained by | batch | tokens/s | seconds a step | peak GiB (reserved) |"
+HEAD = "| model | trained by | batch | tokens/s | seconds per step | peak GiB (reserved) |"
 
 
 def build(name: str, layers: int | None = None) -> Any:
-    """A PEFT model of the shape on the GPU, with adapters in bfloat16 as TRL makes them."""
+    """A PEFT model of a shape of SHAPES on the GPU, with adapters in bfloat16 as in stock TRL."""
     return adapted(quantised(name, layers))
 
 
 def adapted(model: Any, **options: Any) -> Any:
-    """The same of a model; options: further ones of LoraConfig."""
+    """The model with adapters in bfloat16. options: further arguments of LoraConfig."""
     from peft import get_peft_model
 
     model = get_peft_model(model, lora(**options))
@@ -63,6 +63,7 @@ def adapted(model: Any, **options: Any) -> Any:
 
 
 def lora(**options: Any) -> Any:
+    """A LoraConfig on all linear layers. options: further arguments of it."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -71,6 +72,7 @@ def lora(**options: Any) -> Any:
 
 
 def config_of(name: str, layers: int | None = None) -> Any:
+    """The transformers config of a shape of SHAPES. layers: fewer than the real model has."""
     import transformers
 
     family, shape = SHAPES[name]
@@ -84,12 +86,12 @@ def config_of(name: str, layers: int | None = None) -> Any:
 
 
 def quantised(name: str, layers: int | None = None) -> Any:
-    """The model without adapters: one random layer, quantised by bitsandbytes, again and again."""
+    """A model of SHAPES without adapters: bitsandbytes quantises one random layer, which is copied to all layers."""
     return quantised_as(config_of(name, layers))
 
 
 def quantised_as(config: Any) -> Any:
-    """The same of a config. The vision tower of one that sees is left on the meta device."""
+    """The same for any config. The vision tower of a vision-language model is left on the meta device."""
     import bitsandbytes as bnb
     import transformers
 
@@ -130,7 +132,7 @@ def quantised_as(config: Any) -> Any:
 
 
 def timed(step: Any) -> float:
-    """The median of the measured steps' seconds; the peak of memory is counted from the first of them."""
+    """The median seconds of the measured steps. The peak of the memory is counted from the first of them."""
     seconds = []
     for number in range(WARM + MEASURED):
         if number == WARM:
@@ -147,7 +149,7 @@ def timed(step: Any) -> float:
 def row(
     name: str, trainer: str, rows: int, length: int, seconds: float, peak: float, reserved: float
 ) -> str:
-    """A row of the table."""
+    """A row of the table with the columns of HEAD."""
     rate = rows * length / seconds
     return (
         f"| {name} | {trainer} | {rows} x {length:,} | {rate:,.0f} | {seconds:.3f} | "

@@ -32,7 +32,7 @@ class Train(Section):
 
     method: Literal["lora", "qlora", "full"] = Field(
         "lora",
-        description="lora trains an adapter; qlora trains an adapter on quantized weights (see bits); full trains all"
+        description="lora trains an adapter; qlora trains an adapter on quantised weights (see bits); full trains all"
         " weights. Example: qlora.",
     )
     bits: int = Field(
@@ -40,7 +40,7 @@ class Train(Section):
         ge=4,
         le=8,
         multiple_of=4,
-        description="Bits of the quantized weights with qlora: 4 (NF4), or 8 (LLM.int8), which needs twice the memory"
+        description="Bits of the quantised weights with qlora: 4 (NF4), or 8 (LLM.int8), which needs twice the memory"
         " and is slower. Example: 8.",
     )
     rank: int = Field(16, ge=1, description="LoRA rank, on all linear layers. Example: 64.")
