@@ -1,11 +1,10 @@
-"""The `stillhouse` command.
+"""The `stillhouse` command: the app, the pipeline's commands, and how errors become exit codes.
 
-Exit codes: 0 done; 1 failed while running; 2 bad usage or bad input; 3 does not fit, or a gate was not
-passed; 130 interrupted; 143 stopped by SIGTERM. An error is one line on stderr that says what was found,
-where and what was expected. A bug's traceback goes to a log file, whose name is that line's end; `--debug`
-prints it instead.
+Exit codes: 0 done; 1 failed while running; 2 bad usage or bad input; 3 does not fit, or a gate was not passed; 130
+interrupted; 143 stopped by SIGTERM. An error is one line on stderr: where, what was found, what was expected. The
+traceback of a bug goes to a log file that this line names; `--debug` prints it instead.
 
-What a command needs is imported in the command: `stillhouse --help` and `validate` start without torch.
+A command imports what it needs in its body, so that `stillhouse --help` and `validate` start without torch.
 """
 
 import contextlib
@@ -20,7 +19,11 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import verbs
+from flows.cli.new_domain import new_domain
+from flows.cli.output import JsonOut, shorten, write_result
+from flows.cli.students import models, pull, verify
+from flows.cli.teachers import check_teacher, serve
+from flows.cli.validate import validate
 from schemas.errors import InputError, StillhouseError
 
 app = typer.Typer(
@@ -33,19 +36,21 @@ app = typer.Typer(
 Domain = Annotated[
     str,
     typer.Argument(
-        metavar="DOMAIN", help="A domain of data/, or a pack's directory such as ./my-domain."
+        metavar="DOMAIN", help="A domain in data/, or the directory of a pack, such as ./my-domain."
     ),
 ]
 RecipeName = Annotated[
     str,
-    typer.Option("--recipe", "-r", metavar="R", help="A recipe of flows/recipes, or a YAML file."),
+    typer.Option(
+        "--recipe", "-r", metavar="R", help="A recipe in flows/recipes, or the path of a YAML file."
+    ),
 ]
 RunOption = Annotated[
     Path | None,
-    typer.Option("--run", metavar="DIR", help="The run's directory; default runs/DOMAIN-RECIPE."),
+    typer.Option("--run", metavar="DIR", help="The run's directory. Default: runs/DOMAIN-RECIPE."),
 ]
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run's directory, such as runs/legal-local.")
+    Path, typer.Argument(metavar="RUN", help="The directory of a run, such as runs/legal-local.")
 ]
 Settings = Annotated[
     list[str] | None,
@@ -53,7 +58,7 @@ Settings = Annotated[
         "--set",
         "-s",
         metavar="A.B=C",
-        help="Sets a field of the recipe; may be given several times.",
+        help="Override a setting of the recipe; repeatable.",
     ),
 ]
 _INTERRUPTED = 128 + signal.SIGINT
@@ -61,8 +66,8 @@ _TERMINATED = 128 + signal.SIGTERM
 _error_log = Path("stillhouse-error.log")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _print_version(requested: bool) -> None:
+    if requested:
         from importlib.metadata import version
 
         print(version("stillhouse"))
@@ -75,16 +80,19 @@ def _options(
         bool, typer.Option("--debug", help="Print the traceback of an error.")
     ] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
-    """Distils a large teacher's verified work into a small student.
+    """Distils a large teacher's verified traces into a small student.
 
     \b
-    The whole pipeline, on this machine:   stillhouse distill legal
-    What it made:                          stillhouse report runs/legal-local
-    The student, ready to serve:           stillhouse pull legal
-    A domain of your own:                  stillhouse new-domain ./my-domain
+    Run the whole pipeline on this machine:   stillhouse distill legal
+    Write its report:                         stillhouse report runs/legal-local
+    Fetch the student, ready to serve:        stillhouse pull legal
+    Start a domain of your own:               stillhouse new-domain ./my-domain
     """
 
 
@@ -98,15 +106,16 @@ def distill(
     run: RunOption = None,
     set_: Settings = None,
     until: Annotated[
-        str | None, typer.Option("--until", metavar="STAGE", help="The last stage to run.")
+        str | None,
+        typer.Option("--until", metavar="STAGE", help="The last stage to run. Default: publish."),
     ] = None,
-    json_: verbs.JsonOut = None,
+    json_: JsonOut = None,
 ) -> None:
     """Runs the whole pipeline, from plan to publish.
 
-    Its stages: plan, generate, filter, train, export, evaluate, publish.
-    The same command started again goes on where the run stopped: finished stages are not repeated, and no
-    reply of the teacher is asked for twice. A changed setting repeats the stages that read it.
+    The stages are plan, generate, filter, train, export, evaluate, publish. Run the same command again to continue a
+    run that stopped: finished stages are not repeated, and no request that the teacher answered is sent again. A
+    changed setting repeats the stages that read it.
 
     \b
     Examples:
@@ -128,15 +137,15 @@ def plan(
         typer.Option(
             "--gpus",
             metavar="G",
-            help="Plan for 8xH200, 2x8xH100-80GB, cpu-768GB, ...; default what is found here.",
+            help="Plan for 8xH200, 2x8xH100-80GB, cpu-768GB, ... Default: this machine.",
         ),
     ] = None,
-    json_: verbs.JsonOut = None,
+    json_: JsonOut = None,
 ) -> None:
-    """Says what would run, whether it fits, and for how long.
+    """Plans a run: what fits, how long it takes, what it costs.
 
-    Says also the command that serves the teacher, and its price. Samples the tasks and proves each solvable;
-    asks no teacher. Exit code 3 where something does not fit.
+    It also prints the command that serves the teacher. It samples the tasks and proves that each can be solved; it
+    sends no request to the teacher. Exit code 3 when something does not fit.
 
     \b
     Examples:
@@ -164,41 +173,43 @@ def _distill(
     loaded = recipe_file.load(recipe_name, settings)
     if directory is None:
         directory = run.default_directory(packs.load(domain).name, loaded.name)
-    _errors_are_logged_in(directory)
+    _log_errors_in(directory)
 
     from flows.distill import distill as run_stages
 
     summary = run_stages(domain, loaded, directory, until=until, only=None, hardware=gpus)
-    verbs.write_result(summary, json_)
+    write_result(summary, json_)
 
 
 def _one_stage(stage: str, text: str) -> None:
     """Adds the command that runs one stage of an existing run."""
 
-    def command(run: RunArgument, json_: verbs.JsonOut = None) -> None:
+    def command(run: RunArgument, json_: JsonOut = None) -> None:
         from flows import run_directory as runs
         from schemas.recipe import Recipe
 
         record = runs.read(run)
-        _errors_are_logged_in(run)
+        _log_errors_in(run)
 
         from flows.distill import distill as run_stages
 
         recipe = Recipe.model_validate(record["recipe"])
         summary = run_stages(record["domain"]["path"], recipe, run, until=None, only=stage)
-        verbs.write_result(summary, json_)
+        write_result(summary, json_)
 
     example = f"\b\nExample:\n  stillhouse {stage} runs/legal-local"
-    command.__doc__ = f"{text}\n\nOne stage of a run that `stillhouse distill` began.\n\n{example}"
+    command.__doc__ = (
+        f"{text}\n\nRuns one stage of a run that `stillhouse distill` started.\n\n{example}"
+    )
     app.command(stage)(command)
 
 
-_one_stage("generate", "Has the teacher solve the tasks.")
+_one_stage("generate", "Generates traces: the teacher solves the tasks.")
 _one_stage("filter", "Checks the traces and keeps those that pass.")
 _one_stage("train", "Trains the student on the kept traces.")
-_one_stage("export", "Writes the student as GGUF and for vLLM.")
-_one_stage("evaluate", "Has base and exported student sit the exam.")
-_one_stage("publish", "Puts a student that passed the gate into the store.")
+_one_stage("export", "Exports the student as GGUF files and for vLLM.")
+_one_stage("evaluate", "Evaluates base and student on the held-out exam.")
+_one_stage("publish", "Publishes a student that passed the gate.")
 
 
 @app.command()
@@ -214,41 +225,33 @@ def report(run: RunArgument) -> None:
     print(write(run))
 
 
-# ------------------------------------------------------------------------------------- the other verbs
+# ------------------------------------------------------------------------------------- the other commands
 
-for verb in (
-    verbs.serve,
-    verbs.check_teacher,
-    verbs.models,
-    verbs.pull,
-    verbs.validate,
-    verbs.verify,
-    verbs.new_domain,
-):
-    app.command(verb.__name__.replace("_", "-"))(verb)
+for command in (serve, check_teacher, models, pull, validate, verify, new_domain):
+    app.command(command.__name__.replace("_", "-"))(command)
 
 
 # ------------------------------------------------------------------------------------- errors
 
 
-def _errors_are_logged_in(run: Path) -> None:
+def _log_errors_in(run: Path) -> None:
     global _error_log
     _error_log = run / "logs" / "error.log"
 
 
-def _quieten_libraries() -> None:
-    """Has the libraries keep their own progress bars to themselves; set before any of them is imported."""
+def _silence_libraries() -> None:
+    """Turns off the libraries' own progress bars. Call it before any of them is imported."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    # It warns that a kernel of the hub is not there, which is optional.
+    # It warns about a missing kernel of the hub, which is optional.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 def main() -> None:
-    """Runs the command and exits with its code; the only place where an error becomes a line."""
-    _quieten_libraries()
-    # A polite kill unwinds the stack, so that servers are stopped.
+    """Runs the command and exits with its code. This is the only place that turns an error into one line."""
+    _silence_libraries()
+    # SIGTERM raises SystemExit, so that the stack unwinds and servers are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     sys.exit(_run(sys.argv[1:]))
 
@@ -262,39 +265,44 @@ def _run(arguments: list[str]) -> int:
     except StillhouseError as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        return _say(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     except typer.TyperException as error:
         context = getattr(error, "ctx", None)
         command = context.command_path if context else "stillhouse"
-        return _say(
+        return _print_error(
             f"{error.format_message().rstrip('.')} (see `{command} --help`)", error.exit_code
         )
     except (KeyboardInterrupt, typer.Abort):
-        return _say("interrupted: the same command goes on where this stopped", _INTERRUPTED)
+        return _print_error("interrupted: run the same command again to continue", _INTERRUPTED)
     except SystemExit as ended:
         if ended.code != _TERMINATED:
             raise
-        return _say("stopped by SIGTERM: the same command goes on where this stopped", _TERMINATED)
+        return _print_error(
+            "stopped by SIGTERM: run the same command again to continue", _TERMINATED
+        )
     except Exception as error:
         if "--debug" in arguments:
             traceback.print_exc()
-        # torch and safetensors say it in exceptions of their own.
+        # torch and safetensors raise their own exceptions for a full disk.
         if os.strerror(errno.ENOSPC) in str(error):
             file = getattr(error, "filename", None)
             place = f"{file}: " if file else ""
-            return _say(f"{place}the disk is full: make room and run the same command again", 1)
-        return _say(
-            f"unexpected {type(error).__name__}: {verbs.shortened(str(error))}{_logged()}", 1
+            return _print_error(
+                f"{place}the disk is full: make room and run the same command again", 1
+            )
+        return _print_error(
+            f"unexpected {type(error).__name__}: {shorten(str(error))}{_log_traceback()}", 1
         )
 
 
-def _say(message: str, code: int) -> int:
+def _print_error(message: str, code: int) -> int:
+    """Prints the message to stderr as one line and returns the exit code."""
     print(f"stillhouse: {' '.join(message.split())}", file=sys.stderr)
     return code
 
 
-def _logged() -> str:
-    """Appends the traceback of the current exception to the log; returns the words that name it."""
+def _log_traceback() -> str:
+    """Appends the traceback of the current exception to the log; returns a text that names the log."""
     with contextlib.suppress(OSError):
         _error_log.parent.mkdir(parents=True, exist_ok=True)
         with _error_log.open("a", encoding="utf-8") as file:

@@ -1,60 +1,67 @@
-"""Verbs of the `stillhouse` command that are about one thing: a teacher, published students, traces, a new domain.
+"""Commands about a teacher: `stillhouse serve` and `stillhouse check-teacher`."""
 
-flows/cli/main.py registers them. What a verb needs is imported in the verb.
-"""
-
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from schemas.errors import GateError, InputError
+from flows.cli.output import JsonOut, write_result
+from schemas.errors import GateError
 
-JsonOut = Annotated[
-    Path | None,
-    typer.Option(
-        "--json", metavar="OUT", help="Writes the result as JSON to a file, or to stdout for -."
-    ),
-]
-
-# Tokens of the longest conversation that `stillhouse serve` makes room for where the recipe does not say.
+# Tokens of the longest conversation that `stillhouse serve` reserves memory for where the recipe sets none.
 _SERVED_CONTEXT = 131_072
-
-# ------------------------------------------------------------------------------------- teachers
 
 
 def serve(
     teacher: Annotated[
-        str, typer.Argument(metavar="TEACHER", help="A teacher of teacher/models, or a YAML file.")
+        str,
+        typer.Argument(
+            metavar="TEACHER", help="A teacher in teacher/models, or the path of a YAML file."
+        ),
     ],
     recipe: Annotated[
         str,
         typer.Option(
-            "--recipe", "-r", metavar="R", help="The recipe whose `serve` section to use."
+            "--recipe",
+            "-r",
+            metavar="R",
+            help="The recipe whose `serve` section sets how it is served.",
         ),
     ] = "local",
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", "-s", metavar="A.B=C", help="Sets a field of the recipe."),
+        typer.Option(
+            "--set", "-s", metavar="A.B=C", help="Override a setting of the recipe; repeatable."
+        ),
     ] = None,
     url: Annotated[
         str | None,
         typer.Option(
-            "--url", metavar="URL", help="An API that serves it already: says whether it does."
+            "--url",
+            metavar="URL",
+            help="Start no server; check that this API serves the teacher and print its name.",
         ),
     ] = None,
     port: Annotated[
-        int | None, typer.Option("--port", min=1, max=65535, help="Default a free one.")
+        int | None,
+        typer.Option(
+            "--port", min=1, max=65535, help="Port of the server. Default: any free port."
+        ),
     ] = None,
     log: Annotated[
-        Path | None, typer.Option("--log", metavar="FILE", help="Default runs/serve-TEACHER.log.")
+        Path | None,
+        typer.Option(
+            "--log",
+            metavar="FILE",
+            help="File for the server's output. Default: runs/serve-TEACHER.log.",
+        ),
     ] = None,
 ) -> None:
-    """Serves a teacher as a run would, until it is stopped.
+    """Serves a teacher until you stop it.
 
-    Says its address; the key that it wants is in a file that only you can read. Several runs can share it:
-    `stillhouse distill DOMAIN --set serve.url=URL`.
+    It starts the same server as a run would, and restarts it when it dies. It prints the server's URL; the API key
+    is in a file that only you can read. Several runs can share the server:
+    `stillhouse distill DOMAIN --set serve.url=URL`. Exit code 3 when the teacher does not fit on this machine.
 
     \b
     Examples:
@@ -74,11 +81,11 @@ def serve(
     loaded = recipe_file.load(recipe, set_)
     options = loaded.serve
     if description["engine"] == "vllm" and "memory" in description:
-        wanted = loaded.serve.max_model_len or _SERVED_CONTEXT
-        found = memory.fit(description, hardware.find(), wanted, loaded.serve)
-        if not found.fits:
-            raise GateError(f"{description['name']}: does not fit: {found.reason}")
-        options = options.model_copy(update=memory.chosen(found))
+        context = loaded.serve.max_model_len or _SERVED_CONTEXT
+        fit = memory.fit(description, hardware.find(), context, loaded.serve)
+        if not fit.fits:
+            raise GateError(f"{description['name']}: does not fit: {fit.reason}")
+        options = options.model_copy(update=memory.chosen(fit))
     target = log or Path("runs") / f"serve-{description['name']}.log"
     concurrency = loaded.generate.concurrency
     launch.run_forever(
@@ -88,25 +95,38 @@ def serve(
 
 def check_teacher(
     url: Annotated[
-        str, typer.Argument(metavar="URL", help="Base address, such as http://127.0.0.1:8000/v1.")
+        str,
+        typer.Argument(
+            metavar="URL", help="Base URL of the API, such as http://127.0.0.1:8000/v1."
+        ),
     ],
     model: Annotated[
-        str, typer.Option("--model", metavar="NAME", help="The name it is served under.")
+        str, typer.Option("--model", metavar="NAME", help="The model's name in that API.")
     ],
     teacher: Annotated[
-        str, typer.Option("--teacher", metavar="T", help="What it is judged as.")
+        str,
+        typer.Option(
+            "--teacher", metavar="T", help="The teacher (in teacher/models) to check it as."
+        ),
     ] = "kimi-k2.5",
     domain: Annotated[
-        str, typer.Option("--domain", metavar="DOMAIN", help="Whose tools and tasks are used.")
+        str,
+        typer.Option(
+            "--domain", metavar="DOMAIN", help="The domain whose tools and tasks it uses."
+        ),
     ] = "legal",
     mode: Annotated[
         str | None,
-        typer.Option("--mode", metavar="M", help="One of the teacher's modes; its default."),
+        typer.Option(
+            "--mode", metavar="M", help="One of the teacher's modes. Default: the teacher's own."
+        ),
     ] = None,
     tokenizer: Annotated[
         Path | None,
         typer.Option(
-            "--tokenizer", metavar="DIR", help="The teacher's tokenizer: prompt tokens are counted."
+            "--tokenizer",
+            metavar="DIR",
+            help="The teacher's tokenizer; with it, prompt tokens are compared too.",
         ),
     ] = None,
     reference: Annotated[
@@ -114,7 +134,7 @@ def check_teacher(
         typer.Option(
             "--reference",
             metavar="FILE",
-            help="Replies of the official API (--record); else the domain's proven tasks.",
+            help="Replies of the official API, written by --record. Default: the domain's tasks.",
         ),
     ] = None,
     record: Annotated[
@@ -122,16 +142,16 @@ def check_teacher(
         typer.Option(
             "--record",
             metavar="FILE",
-            help="Judge nothing; write a reference of this endpoint's replies.",
+            help="Check nothing; write this endpoint's replies to FILE, for --reference.",
         ),
     ] = None,
     json_: JsonOut = None,
 ) -> None:
-    """Checks a served teacher before much is asked of it.
+    """Checks a served teacher before generation.
 
-    Health, name, tool calls against every schema, thinking and its round trip, images, the vendor verifier's
-    two metrics, prompt tokens. About 50 requests. Exit code 3 when a check fails. An API's key is taken from
-    STILLHOUSE_TEACHER_KEY, else from the teacher's own variable.
+    About 50 requests check its health and name, tool calls against every schema, reasoning and its round trip,
+    images, the two metrics of the vendor's verifier, and prompt tokens. Exit code 3 when a check fails. The API
+    key is read from STILLHOUSE_TEACHER_KEY, or from the variable that the teacher's `key` names.
 
     \b
     Examples:
@@ -149,287 +169,12 @@ def check_teacher(
         rows = run.record(endpoint, description, packs.load(domain), record, mode=mode)
         print(f"wrote {record}: {rows} rows")
         return
-    found = run.run(
+    report = run.run(
         url, model, teacher, domain, mode=mode, tokenizer=tokenizer, reference_file=reference
     )
-    write_result(found, json_)
+    write_result(report, json_)
     if str(json_) != "-":
-        print("\n".join(run.lines(found)))
-    failed = [check["name"] for check in found["checks"] if check["passed"] is False]
+        print("\n".join(run.lines(report)))
+    failed = [check["name"] for check in report["checks"] if check["passed"] is False]
     if failed:
         raise GateError(f"{url}: {model}: {len(failed)} checks failed: {', '.join(failed)}")
-
-
-# ------------------------------------------------------------------------------------- students
-
-
-def models(json_: JsonOut = None) -> None:
-    """Lists the published students, the newest version first.
-
-    The store is the directory store/, or what STILLHOUSE_STORE names.
-
-    \b
-    Examples:
-      stillhouse models
-      stillhouse models --json -
-    """
-    from student.registry.lookup import list_models, store_directory
-
-    store = store_directory()
-    found = list_models(store)
-    rows = [
-        {
-            "name": model.name,
-            "tag": model.tag,
-            "tags": list(model.tags),
-            "digest": model.digest,
-            "gate_passed": model.gate_passed,
-            "created": model.manifest["created"],
-            "variants": model.variants(),
-        }
-        for model in found
-    ]
-    if json_ is not None:
-        write_result(rows, json_)
-    elif not rows:
-        print(
-            f"{store}: nothing was published yet: `stillhouse distill DOMAIN` publishes a student"
-        )
-    else:
-        _print_table(
-            ["NAME", "CREATED", "GATE", "VARIANTS"],
-            [
-                [
-                    f"{row['name']}:{row['tag']}" + _further(row),
-                    row["created"][:16].replace("T", " "),
-                    "passed" if row["gate_passed"] else "failed",
-                    ", ".join(f"{name} {_size(size)}" for name, size in row["variants"].items()),
-                ]
-                for row in rows
-            ],
-        )
-
-
-def _further(row: dict[str, Any]) -> str:
-    names = ", ".join(tag for tag in row["tags"] if tag != row["tag"])
-    return f" ({names})" if names else ""
-
-
-def pull(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME[:TAG]", help="A published student; without a tag the latest."),
-    ],
-    to: Annotated[
-        Path | None, typer.Option("--to", metavar="DIR", help="Where to; default students/NAME.")
-    ] = None,
-    variant: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--variant",
-            metavar="V",
-            help="A variant, several times for several; default the one examined.",
-        ),
-    ] = None,
-    json_: JsonOut = None,
-) -> None:
-    """Fetches a published student, ready to be served.
-
-    Every file's sha256 is verified; a fetch that was cut short is continued.
-
-    \b
-    Examples:
-      stillhouse pull legal
-      stillhouse pull legal:2 --variant Q4_K_M --to /srv/models/legal
-    """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
-    from student.registry.artifact import PROJECTOR
-    from student.registry.lookup import store_directory
-    from student.registry.model_card import weights_options
-    from student.registry.pull import pull as fetch
-
-    target = to or Path("students") / name.partition(":")[0]
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(name, total=None)
-        files = fetch(
-            store_directory(),
-            name,
-            target,
-            variants=variant or None,
-            progress=lambda done, total, file: bar.update(
-                task, completed=done, total=total, description=file
-            ),
-        )
-    if json_ is not None:
-        write_result({"directory": str(target), "files": [str(file) for file in files]}, json_)
-        return
-    for file in files:
-        print(f"{file}  {_size(file.stat().st_size)}")
-    gguf = [file for file in files if file.suffix == ".gguf"]
-    tower = next((file for file in gguf if file.stem.endswith(f"-{PROJECTOR}")), None)
-    if weights := next((file for file in gguf if file != tower), None):
-        print(f"serve it: llama-server --jinja {weights_options(weights, tower)}")
-    elif (target / "vllm").is_dir():
-        print(f"serve it: vllm serve {target / 'vllm'}")
-
-
-def verify(
-    gguf: Annotated[Path, typer.Argument(metavar="GGUF", help="The exported model.")],
-    against: Annotated[
-        Path,
-        typer.Option(
-            "--against",
-            metavar="HF_DIR",
-            help="What it was made from: config, tokenizer, chat template; no weights needed.",
-        ),
-    ],
-    mmproj: Annotated[
-        Path | None,
-        typer.Option("--mmproj", metavar="FILE", help="Its vision tower: pictures are checked."),
-    ] = None,
-    traces: Annotated[
-        Path | None,
-        typer.Option(
-            "--traces",
-            metavar="FILE.jsonl",
-            help="Conversations to check with, as `validate` reads; default a few of our own.",
-        ),
-    ] = None,
-    json_: JsonOut = None,
-) -> None:
-    """Checks an exported GGUF against its original.
-
-    The chat template's bytes, rendered prompts, token ids, the end of a turn, a tool call that goes out and comes back,
-    with --mmproj a picture: all asked of llama.cpp's server. Exit code 3 when a check fails.
-
-    \b
-    Examples:
-      stillhouse verify legal-Q8_0.gguf --against runs/legal-local/export/vllm
-      stillhouse verify model.gguf --against ./model --traces traces.jsonl --json verdict.json
-    """
-    from student.export.verify import verify as check
-
-    found = check(gguf, against, mmproj, traces)
-    write_result(found, json_)
-    if str(json_) != "-":
-        for one in found["checks"]:
-            said = {True: "ok", False: "failed", None: "-"}[one["passed"]]
-            print(f"{said:6}  {one['name']}: {one['detail']}")
-    failed = [one["name"] for one in found["checks"] if one["passed"] is False]
-    if failed:
-        raise GateError(f"{gguf}: not as {against}: {', '.join(failed)}")
-
-
-# ------------------------------------------------------------------------------------- traces and domains
-
-
-def validate(
-    file: Annotated[
-        Path, typer.Argument(metavar="FILE.jsonl", help="Rows with messages and tools.")
-    ],
-    json_: JsonOut = None,
-    kept: Annotated[
-        Path | None,
-        typer.Option("--kept", metavar="OUT.jsonl", help="Writes the rows that pass there."),
-    ] = None,
-) -> None:
-    """Checks chat-format traces: their calls and their form.
-
-    Every call is checked against its tool's JSON Schema, every turn for its form.
-    A row is {"id"?, "messages": [...], "tools": [...]} in OpenAI's format. Every line is judged; one that is
-    not JSON is a malformed_trace. Exit code 0 whenever every line was judged.
-
-    \b
-    Examples:
-      stillhouse validate traces.jsonl
-      stillhouse validate traces.jsonl --json verdicts.json --kept kept.jsonl
-    """
-    from schemas.trace_file import judge_file
-
-    judged = judge_file(file, kept)
-    if json_ is not None:
-        write_result(judged, json_)
-        if str(json_) == "-":
-            return
-    rows, rejected = judged["rows"], judged["rows"] - judged["kept"]
-    print(f"{file}: {rows} rows: {judged['kept']} kept, {rejected} rejected")
-    for reason, count in sorted(judged["rejected"].items(), key=lambda item: -item[1]):
-        first = next(v for v in judged["verdicts"] if v["reason"] == reason)
-        print(f"  {count:6}  {reason}, such as {first['id']}: {shortened(first['detail'])}")
-    for path in (json_, kept):
-        if path is not None:
-            print(f"wrote {path}")
-
-
-def new_domain(
-    path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A directory that does not exist yet.")
-    ],
-) -> None:
-    """Writes a small working domain pack to begin with.
-
-    A world, its tools, and a template for each of two kinds of task, to be replaced by your own.
-
-    \b
-    Example:
-      stillhouse new-domain ./my-domain && stillhouse distill ./my-domain
-    """
-    import re
-
-    from schemas.files import whole
-
-    name = re.sub(r"[^a-z0-9]+", "-", path.resolve().name.lower()).strip("-")
-    if not re.fullmatch(r"[a-z][a-z0-9-]{0,39}", name):
-        raise InputError(
-            f"{path}: expected a name that begins with a letter, of at most 40 letters, digits and -"
-        )
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise InputError(f"{path}: exists already, expected a new or an empty directory")
-    starter = Path(__file__).resolve().parents[1] / "starter"
-    with whole(path) as temporary:
-        temporary.mkdir()
-        for file in ("domain.yaml", "environment.py"):
-            text = (starter / file).read_text(encoding="utf-8")
-            (temporary / file).write_text(
-                text.replace("name: NAME", f"name: {name}"), encoding="utf-8"
-            )
-    shown = path if path.is_absolute() or str(path).startswith(".") else f"./{path}"
-    print(f"wrote {path}/domain.yaml and {path}/environment.py")
-    print(f"try it: stillhouse plan {shown}")
-
-
-# ------------------------------------------------------------------------------------- output
-
-
-def write_result(value: Any, out: Path | None) -> None:
-    from schemas.files import write_json
-
-    if out is None:
-        return
-    if str(out) == "-":
-        print(json.dumps(value, indent=2, ensure_ascii=False))
-    else:
-        write_json(out, value)
-
-
-def _print_table(head: list[str], rows: list[list[str]]) -> None:
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    for row in [head, *rows]:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
-
-
-def _size(count: int) -> str:
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
-def shortened(text: str | None) -> str:
-    text = " ".join((text or "").split())
-    return text if len(text) <= 160 else f"{text[:157]}..."

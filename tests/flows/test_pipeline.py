@@ -294,4 +294,4 @@ def test_a_signal_to_all_of_a_run_ends_it_soon_with_one_line_and_leaves_no_proce
     assert "Traceback" not in output
     *before_last, last = output.splitlines()
     assert [line for line in before_last if line.startswith("[")][-1].endswith("] generate")
-    assert last == f"stillhouse: {message}: the same command goes on where this stopped"
+    assert last == f"stillhouse: {message}: run the same command again to continue"

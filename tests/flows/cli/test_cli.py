@@ -345,7 +345,7 @@ def test_validate_keeps_every_real_trace(stillhouse):
 def test_an_empty_store_says_how_to_fill_it(stillhouse):
     code, out, _ = stillhouse("models")
     assert code == 0
-    assert "nothing was published yet" in out
+    assert "no published students yet: `stillhouse distill DOMAIN` publishes one" in out
     assert stillhouse("models", "--json", "-")[1] == "[]\n"
 
 

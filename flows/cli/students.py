@@ -1,0 +1,177 @@
+"""Commands about students: `stillhouse models`, `stillhouse pull` and `stillhouse verify`."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.output import JsonOut, print_table, size_text, write_result
+from schemas.errors import GateError
+
+
+def models(json_: JsonOut = None) -> None:
+    """Lists the published students, newest version first.
+
+    The store is the directory store/, or the one that STILLHOUSE_STORE names.
+
+    \b
+    Examples:
+      stillhouse models
+      stillhouse models --json -
+    """
+    from student.registry.lookup import list_models, store_directory
+
+    store = store_directory()
+    rows = [
+        {
+            "name": model.name,
+            "tag": model.tag,
+            "tags": list(model.tags),
+            "digest": model.digest,
+            "gate_passed": model.gate_passed,
+            "created": model.manifest["created"],
+            "variants": model.variants(),
+        }
+        for model in list_models(store)
+    ]
+    if json_ is not None:
+        write_result(rows, json_)
+    elif not rows:
+        print(f"{store}: no published students yet: `stillhouse distill DOMAIN` publishes one")
+    else:
+        print_table(
+            ["NAME", "CREATED", "GATE", "VARIANTS"],
+            [
+                [
+                    f"{row['name']}:{row['tag']}" + _further_tags(row),
+                    row["created"][:16].replace("T", " "),
+                    "passed" if row["gate_passed"] else "failed",
+                    ", ".join(
+                        f"{name} {size_text(size)}" for name, size in row["variants"].items()
+                    ),
+                ]
+                for row in rows
+            ],
+        )
+
+
+def _further_tags(row: dict[str, Any]) -> str:
+    tags = ", ".join(tag for tag in row["tags"] if tag != row["tag"])
+    return f" ({tags})" if tags else ""
+
+
+def pull(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME[:TAG]", help="A published student. Default: its tag `latest`."
+        ),
+    ],
+    to: Annotated[
+        Path | None,
+        typer.Option("--to", metavar="DIR", help="The target directory. Default: students/NAME."),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--variant",
+            metavar="V",
+            help="A variant to fetch, such as Q4_K_M; repeatable. Default: the evaluated one.",
+        ),
+    ] = None,
+    json_: JsonOut = None,
+) -> None:
+    """Fetches a published student, ready to serve.
+
+    It verifies the sha256 of every file, and continues a download that was interrupted. At the end it prints the
+    command that serves the student.
+
+    \b
+    Examples:
+      stillhouse pull legal
+      stillhouse pull legal:2 --variant Q4_K_M --to /srv/models/legal
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+
+    from student.registry.artifact import PROJECTOR
+    from student.registry.lookup import store_directory
+    from student.registry.model_card import weights_options
+    from student.registry.pull import pull as fetch
+
+    target = to or Path("students") / name.partition(":")[0]
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as bar:
+        task = bar.add_task(name, total=None)
+        files = fetch(
+            store_directory(),
+            name,
+            target,
+            variants=variant or None,
+            progress=lambda done, total, file: bar.update(
+                task, completed=done, total=total, description=file
+            ),
+        )
+    if json_ is not None:
+        write_result({"directory": str(target), "files": [str(file) for file in files]}, json_)
+        return
+    for file in files:
+        print(f"{file}  {size_text(file.stat().st_size)}")
+    gguf = [file for file in files if file.suffix == ".gguf"]
+    projector = next((file for file in gguf if file.stem.endswith(f"-{PROJECTOR}")), None)
+    if weights := next((file for file in gguf if file != projector), None):
+        print(f"serve it: llama-server --jinja {weights_options(weights, projector)}")
+    elif (target / "vllm").is_dir():
+        print(f"serve it: vllm serve {target / 'vllm'}")
+
+
+def verify(
+    gguf: Annotated[Path, typer.Argument(metavar="GGUF", help="The exported model.")],
+    against: Annotated[
+        Path,
+        typer.Option(
+            "--against",
+            metavar="HF_DIR",
+            help="The original: config, tokenizer and chat template; no weights needed.",
+        ),
+    ],
+    mmproj: Annotated[
+        Path | None,
+        typer.Option(
+            "--mmproj", metavar="FILE", help="Its vision tower as GGUF; checks images too."
+        ),
+    ] = None,
+    traces: Annotated[
+        Path | None,
+        typer.Option(
+            "--traces",
+            metavar="FILE.jsonl",
+            help="Conversations to check with, in the format of `validate`. Default: a built-in few.",
+        ),
+    ] = None,
+    json_: JsonOut = None,
+) -> None:
+    """Checks an exported GGUF against its original.
+
+    It serves the GGUF with llama.cpp and compares the chat template's bytes, rendered prompts, token ids, the end of
+    a turn, the round trip of a tool call, and with --mmproj an image. Exit code 3 when a check fails.
+
+    \b
+    Examples:
+      stillhouse verify legal-Q8_0.gguf --against runs/legal-local/export/vllm
+      stillhouse verify model.gguf --against ./model --traces traces.jsonl --json verdict.json
+    """
+    from student.export.verify import verify as compare
+
+    report = compare(gguf, against, mmproj, traces)
+    write_result(report, json_)
+    if str(json_) != "-":
+        for check in report["checks"]:
+            status = {True: "ok", False: "failed", None: "-"}[check["passed"]]
+            print(f"{status:6}  {check['name']}: {check['detail']}")
+    failed = [check["name"] for check in report["checks"] if check["passed"] is False]
+    if failed:
+        raise GateError(f"{gguf}: differs from {against}: {', '.join(failed)}")
