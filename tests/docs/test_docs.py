@@ -141,6 +141,17 @@ def test_files_that_are_named_exist(page: Path) -> None:
     assert not missing
 
 
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_functions_that_are_named_are_in_their_files(page: Path) -> None:
+    missing = []
+    for file, name in re.findall(r"`([\w/.-]+\.py):(\w+)`", prose_of(page)):
+        path = ROOT / file
+        defined = rf"^ *(async def|def|class) {name}\b|^{name}\b[^=\n]*="
+        if not path.is_file() or not re.search(defined, path.read_text(encoding="utf-8"), re.M):
+            missing.append(f"{file}:{name}")
+    assert not missing
+
+
 def test_every_page_is_linked_in_the_readme() -> None:
     targets = set(re.findall(r"\]\(docs/([\w-]+\.md)\)", text_of(ROOT / "README.md")))
     assert targets == {page.name for page in DOCS.glob("*.md")}
