@@ -13,7 +13,7 @@ _HASHED_BYTES = 64 * 2**20
 def model_digest(model: dict[str, Any]) -> str:
     """sha256 over a model's description, the text of the template that it names, and the files of a local path.
 
-    Weights of a package or of the hub are pinned by the description itself (sha256, revision).
+    The description itself pins weights of a package (sha256) or of the hub (revision, where it names one).
     """
     template = catalog.template(model)
     path = model["source"].get("path")

@@ -49,7 +49,8 @@ class Stage:
             field with "?" at its end it counts only whether it is set.
         also_reads: recipe fields that the body may read although a change repeats nothing: where and how fast the
             work is done, or a record of how the student was made.
-        models: the models that its outputs depend on. The domain pack is an input of every stage.
+        models: the models that its outputs depend on. The domain pack is an input of every stage; the hardware only
+            where `digests` has it.
         earlier: the earlier stages whose outputs it reads, each with the path, in the run's directory, at which those
             outputs begin; "" for all of them.
         digests: further inputs by name, such as the digest of a file outside the run.
