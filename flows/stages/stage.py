@@ -55,7 +55,7 @@ class Stage:
             outputs begin; "" for all of them.
         digests: further inputs by name, such as the digest of a file outside the run.
         holds: whether the outputs of a finished stage can still be used; what lies outside the receipt's files.
-        report: prints what the stage has to say, also where it was done already.
+        report: prints lines about the outputs, also where the stage was done already.
     """
 
     body: Callable[[RunContext], dict[str, Any]]

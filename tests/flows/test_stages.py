@@ -1,4 +1,4 @@
-"""What makes a stage run again: each setting, model and file that it reads, and nothing else. No stage's work is done."""
+"""What makes a stage run again: each setting, model and file that it reads, and nothing else. No stage does its work."""
 
 import os
 from collections.abc import Iterator
