@@ -1,10 +1,10 @@
-"""Charts of a run's report, as SVG text that needs nothing beside it."""
+"""Charts of a run's report, as self-contained SVG text."""
 
 import io
 from typing import Any
 
 COLOURS = ("#1f5f8b", "#c8641b")
-# Panels of the training chart: title, and the curves in it as (name, column of the log).
+# Panels of the training chart: title, and its curves as (label, column of the log).
 PANELS = (
     ("loss", (("training", "loss"), ("held out", "eval_loss"))),
     ("learning rate", (("learning rate", "learning_rate"),)),
@@ -13,11 +13,11 @@ PANELS = (
 )
 
 
-def training(rows: list[dict[str, Any]]) -> str | None:
-    """Loss, learning rate, speed and memory over the steps as an SVG element, or None where no loss was logged.
+def plot_training(rows: list[dict[str, Any]]) -> str | None:
+    """Loss, learning rate, speed and memory by optimiser step as an SVG element; None where no loss was logged.
 
     Args:
-        rows: of RUN/train/log.jsonl.
+        rows: the rows of RUN/train/log.jsonl.
     """
     if not any("loss" in row for row in rows):
         return None
@@ -25,7 +25,7 @@ def training(rows: list[dict[str, Any]]) -> str | None:
     import matplotlib
     from matplotlib.figure import Figure
 
-    # Text stays text: the browser sets it in the page's own font.
+    # svg.fonttype none keeps text as text, which the browser sets in the page's font.
     with matplotlib.rc_context(
         {"svg.fonttype": "none", "svg.hashsalt": "stillhouse", "font.size": 10}
     ):

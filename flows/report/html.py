@@ -1,7 +1,7 @@
-"""A run as one HTML file: what was asked, what was kept and why not, what was learnt, what it is worth.
+"""Writes the report of a run as one HTML file: traces and rejections, training, the exam before and after, samples.
 
-The file needs nothing beside it: styles, chart and text are inside, and no script. What a model wrote is
-hostile text: it is escaped, and a policy in the page keeps a browser from loading anything.
+The page is self-contained: styles, chart, text and images are inside, and it has no script. Text that a model wrote is
+treated as hostile: it is escaped, and the page's Content-Security-Policy keeps a browser from loading anything.
 """
 
 import base64
@@ -17,37 +17,41 @@ from PIL import Image
 from flows.report import charts
 from flows.run_directory import STAGES, read, read_receipt
 from schemas.files import read_json, read_jsonl, write_text
+from schemas.ledger import Ledger
+from schemas.trace import Message, Trace
 from student.training.mixture import lines
 from teacher.scenes.images import named, names_in
 
-SAMPLES_KEPT = 3
-SAMPLES_REJECTED = 6
-TEXT_SHOWN = 4000
-# px: a page can still be read, and a dozen of them make a file of about a megabyte
+SAMPLES = {"kept": 3, "rejected": 6}
+# A run may hold a million traces; samples are chosen among the first of them.
+SAMPLED_ROWS = 5000
+TEXT_CHARACTERS = 4000
+# Pixels: a page stays legible, and a dozen of them make a report of about a megabyte.
 IMAGE_SIDE = 720
 
 
 def write(directory: Path) -> Path:
-    """Writes RUN/report.html from what the run has so far and returns its path.
+    """Writes RUN/report.html from the stages that have run so far and returns its path.
 
     Raises:
-        InputError: the directory is no run, or one of its files is broken.
+        InputError: the directory is not a run, or one of its files is broken.
     """
     record = read(directory)
     receipts = {stage: read_receipt(directory, stage) for stage in STAGES}
+    scorecard = _read_optional(directory / "evaluate" / "scorecard.json")
     page = _template().render(
         domain=record["domain"]["name"],
         recipe=record["recipe"],
         created=record["created"],
         versions=record["versions"],
-        funnel=_funnel(directory),
-        scorecard=(scorecard := _json(directory / "evaluate" / "scorecard.json")),
-        tables=_tables(scorecard) if scorecard else [],
-        learned=_learned(directory, record),
-        chart=charts.training(_log(directory / "train" / "log.jsonl")),
-        samples=_samples(directory),
+        funnel=_read_funnel(directory),
+        scorecard=scorecard,
+        tables=_exam_tables(scorecard) if scorecard else [],
+        data_lines=_data_lines(directory, record),
+        chart=charts.plot_training(_read_log(directory / "train" / "log.jsonl")),
+        samples=_choose_samples(directory),
         receipts=receipts,
-        files=_files(receipts),
+        files=_output_files(receipts),
     )
     path = directory / "report.html"
     write_text(path, page)
@@ -55,11 +59,11 @@ def write(directory: Path) -> Path:
 
 
 def _template() -> jinja2.Template:
-    # A rejected trace may lack anything: what is not there is shown as nothing.
+    # A rejected trace may lack any field; a missing field renders as empty text.
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["shown"] = _shown
+    environment.filters["text"] = _as_text
     environment.filters["size"] = _size
     environment.filters["duration"] = _duration
     environment.filters["when"] = lambda time: time[:16].replace("T", " ") + " UTC"
@@ -69,24 +73,25 @@ def _template() -> jinja2.Template:
     )
 
 
-# ------------------------------------------------------------------------------------- what the run has
+# ------------------------------------------------------------------------------------- the run's files
 
 
-def _json(path: Path) -> Any:
+def _read_optional(path: Path) -> Any:
+    """The value of a JSON file, or None where its stage has not run."""
     return read_json(path) if path.is_file() else None
 
 
-def _funnel(directory: Path) -> dict[str, Any] | None:
-    """The filter's ledger with its rejections, the most frequent first."""
-    ledger = _json(directory / "filter" / "ledger.json")
+def _read_funnel(directory: Path) -> dict[str, Any] | None:
+    """The filter's ledger, with `rejected` as a list of (reason, count), most frequent first."""
+    ledger: Ledger | None = _read_optional(directory / "filter" / "ledger.json")
     if ledger is None:
         return None
     rejected = sorted(ledger["rejected"].items(), key=lambda item: -item[1])
     return {**ledger, "rejected": [(reason, count) for reason, count in rejected if count]}
 
 
-def _log(path: Path) -> list[dict[str, Any]]:
-    """Rows of the training log. Its last line may be half written: the run may still be going on."""
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of the training log. Its last line may be incomplete, because the run may still be training."""
     rows = []
     if path.is_file():
         for line in path.read_text(encoding="utf-8").splitlines():
@@ -97,16 +102,16 @@ def _log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _learned(directory: Path, record: dict[str, Any]) -> list[str]:
-    """What was learned from and what was left out, as the run's log said it."""
-    counts = _json(directory / "train" / "examples.json")
+def _data_lines(directory: Path, record: dict[str, Any]) -> list[str]:
+    """Lines about the training data and what was left out of it, as in the run's log."""
+    counts = _read_optional(directory / "train" / "examples.json")
     return lines(counts, record["recipe"]["train"]["epochs"]) if counts else []
 
 
-def _tables(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any, Any]]]]:
-    """(title, [(name, base, student)]) for each way that the exam is broken down."""
+def _exam_tables(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any, Any]]]]:
+    """(title, [(name, base, student)]) for each breakdown of the exam."""
     base, student = scorecard["models"]["base"], scorecard["models"]["student"]
-    nothing = {"tasks": 0, "passed": 0}
+    no_tasks = {"tasks": 0, "passed": 0}
     tables = []
     for title, key in (
         ("Calls needed", "by_calls"),
@@ -114,52 +119,52 @@ def _tables(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any, A
         ("Template", "by_template"),
     ):
         names = sorted({*base[key], *student[key]})
-        rows = [(n, base[key].get(n, nothing), student[key].get(n, nothing)) for n in names]
+        rows = [(n, base[key].get(n, no_tasks), student[key].get(n, no_tasks)) for n in names]
         tables.append((title, rows))
     return tables
 
 
-def _samples(directory: Path) -> dict[str, list[Any]]:
-    """Some kept traces, of different templates, and one rejected trace of each of the first reasons."""
-    found: dict[str, list[Any]] = {}
-    limits = {"kept": SAMPLES_KEPT, "rejected": SAMPLES_REJECTED}
-    for name, limit in limits.items():
+def _choose_samples(directory: Path) -> dict[str, list[Any]]:
+    """{"kept": traces of different templates, "rejected": traces with different reasons}."""
+    samples: dict[str, list[Any]] = {}
+    for name, limit in SAMPLES.items():
         path = directory / "filter" / f"{name}.jsonl"
-        samples: dict[str, Any] = {}
+        candidates: dict[str, Trace] = {}
         if path.is_file():
-            # A run may hold a million traces; the first thousands show enough.
-            for trace in islice(read_jsonl(path), 5000):
+            for trace in islice(read_jsonl(path), SAMPLED_ROWS):
                 key = trace["task"]["template"] if name == "kept" else trace["verdict"]["reason"]
-                samples.setdefault(key, trace)
-        # Where traces have images, at least half of those shown do.
-        visual = [trace for trace in samples.values() if trace.get("images")][: -(-limit // 2)]
-        others = [trace for trace in samples.values() if trace not in visual]
-        chosen = [*visual, *others][:limit]
-        found[name] = [_with_images(trace, directory / "images") for trace in chosen]
-    return found
+                candidates.setdefault(key, trace)
+        # Where traces have images, at least half of the samples do.
+        visual = [trace for trace in candidates.values() if trace.get("images")][: -(-limit // 2)]
+        others = [trace for trace in candidates.values() if trace not in visual]
+        samples[name] = [
+            _embed_images(trace, directory / "images") for trace in [*visual, *others][:limit]
+        ]
+    return samples
 
 
-def _with_images(trace: dict[str, Any], directory: Path) -> dict[str, Any]:
-    """A trace whose messages have the pictures that they show, scaled down, as `pictures`: [data URL]."""
-    if not trace.get("images") or trace["verdict"].get("reason") == "malformed_trace":
-        return trace
-    messages = []
+def _embed_images(trace: Trace, directory: Path) -> dict[str, Any]:
+    """The trace with a further field `embedded` in its messages: their images, scaled down, as data URLs."""
+    reason = trace["verdict"].get("reason") if trace["verdict"] else None
+    if not trace.get("images") or reason == "malformed_trace":
+        return {**trace}
+    messages: list[Message] = []
     for message in named(trace["messages"], trace["images"]):
         content = message.get("content")
         if isinstance(content, list):
-            shown = [_data_url(directory / f"{name}.png") for name in names_in([message])]
+            urls = [_data_url(directory / f"{name}.png") for name in names_in([message])]
             texts = [part["text"] for part in content if part["type"] == "text"]
             message = {
                 **message,
                 "content": "\n".join(texts),
-                "pictures": [url for url in shown if url],
+                "embedded": [url for url in urls if url],
             }
         messages.append(message)
     return {**trace, "messages": messages}
 
 
 def _data_url(path: Path) -> str | None:
-    """A picture in the page itself; None where its file is gone."""
+    """An image file as a data URL, scaled down; None where the file is missing."""
     if not path.is_file():
         return None
     with Image.open(path) as opened:
@@ -170,27 +175,27 @@ def _data_url(path: Path) -> str | None:
     return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-def _files(receipts: dict[str, Any]) -> list[tuple[str, int, str]]:
-    """(path, bytes, sha256) of every output that a receipt names."""
+def _output_files(receipts: dict[str, Any]) -> list[tuple[str, int, str]]:
+    """(path, bytes, sha256) of every output file that a receipt names."""
     return [
-        (path, wrote["bytes"], wrote["sha256"])
+        (path, output["bytes"], output["sha256"])
         for receipt in receipts.values()
         if receipt
-        for path, wrote in receipt["outputs"].items()
+        for path, output in receipt["outputs"].items()
     ]
 
 
-# ------------------------------------------------------------------------------------- words
+# ------------------------------------------------------------------------------------- filters of the template
 
 
-def _shown(value: Any) -> str:
-    """A message's content as text, cut where it is long."""
+def _as_text(value: Any) -> str:
+    """A message's content as text, cut to TEXT_CHARACTERS."""
     if isinstance(value, jinja2.Undefined):
         return ""
     text = value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
-    if len(text) <= TEXT_SHOWN:
+    if len(text) <= TEXT_CHARACTERS:
         return text
-    return f"{text[:TEXT_SHOWN]}\n... and {len(text) - TEXT_SHOWN:,} more characters"
+    return f"{text[:TEXT_CHARACTERS]}\n... and {len(text) - TEXT_CHARACTERS:,} more characters"
 
 
 def _size(count: int) -> str:

@@ -146,7 +146,7 @@ def test_a_run_with_a_text_only_teacher_is_planned_generated_filtered_and_report
 
     page = html.write(context.directory).read_text(encoding="utf-8")
     assert page.count("data:image/jpeg;base64,") >= 2
-    assert "the teacher read what the images show" in page
+    assert "images shown as source data" in page
 
     rows = tmp_path / "published.jsonl"
     write_jsonl(rows, [{key: t[key] for key in ("messages", "tools", "images")} for t in kept])
