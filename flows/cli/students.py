@@ -166,7 +166,7 @@ def verify(
     """
     from student.export.verify import verify as compare
 
-    report = compare(gguf, against, mmproj, traces)
+    report = compare(gguf, against, projector=mmproj, conversations=traces)
     write_result(report, json_)
     if str(json_) != "-":
         for check in report["checks"]:

@@ -9,7 +9,7 @@ Writes export/gguf/*.gguf, export/vllm and export/gate.json. Each GGUF file must
 import itertools
 import shutil
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from flows.progress import log
 from flows.run_context import RunContext
@@ -30,7 +30,9 @@ _GATE_CONTEXT = 4096
     outputs=("export",),
 )
 def export(context: RunContext) -> dict[str, Any]:
-    from student.export import gate, gguf, merge
+    from student.export import gguf, merge
+    from student.export.checks import Check
+    from student.export.gate import run_gate
     from student.models import base
     from student.registry.artifact import PROJECTOR
     from student.rendering.examples import as_served
@@ -54,7 +56,7 @@ def export(context: RunContext) -> dict[str, Any]:
             gguf.convert(merged, projector, log, projector=True)
             # Prompts with images may be longer than the context of a text-only check.
             gate_context = max(gate_context, context.recipe.train.max_length + 512)
-        checks_by_variant: dict[str, list[dict[str, Any]]] = {}
+        checks_by_variant: dict[str, list[Check]] = {}
         for variant in settings.variants:
             file = temporary / "gguf" / context.gguf_name(variant)
             gguf.quantize(full, file, variant)
@@ -62,13 +64,13 @@ def export(context: RunContext) -> dict[str, Any]:
             log(
                 f"checking {file.name}: template, prompts, token ids, end of turn, tool call{image}"
             )
-            checks = gate.gate(
+            checks = run_gate(
                 file,
-                traces,
+                cast(Any, traces),
                 renderer,
-                min(student["context"], gate_context),
-                context.path("logs", f"gate-{variant}.log"),
-                projector,
+                context=min(student["context"], gate_context),
+                log=context.path("logs", f"gate-{variant}.log"),
+                projector=projector,
             )
             checks_by_variant[variant] = checks
             failed = [check for check in checks if not check["passed"]]

@@ -1,1 +1,7 @@
-"""Merge, GGUF and the export gate."""
+"""Export: merges the adapter, converts to GGUF, and checks that the file behaves as the trained student.
+
+In: the untrained student's directory, the adapter, kept traces. Out: a directory for vLLM, GGUF files, and the
+results of the gate's checks. merge.py merges, gguf.py converts and quantizes, gate.py runs the checks (checks.py,
+image_check.py) against llama.cpp's server, verify.py runs them on any GGUF (`stillhouse verify`).
+May import schemas, teacher, and student's training, rendering and models.
+"""

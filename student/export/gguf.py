@@ -1,4 +1,4 @@
-"""GGUF files with llama.cpp's own tools: convert, then quantise."""
+"""Writes GGUF files with llama.cpp's own tools: converts a Hugging Face directory, then quantizes the file."""
 
 import subprocess
 import sys
@@ -10,9 +10,18 @@ from schemas.files import whole
 from teacher.inference.llamacpp import Progress, converter_environment, run_tool, source
 
 
-def convert(directory: Path, to: Path, say: Progress = print, projector: bool = False) -> None:
-    """A Hugging Face directory as a 16-bit GGUF; with `projector` its vision tower alone (llama.cpp's mmproj)."""
-    script = source(say) / "convert_hf_to_gguf.py"
+def convert(
+    directory: Path, to: Path, report: Progress = print, *, projector: bool = False
+) -> None:
+    """Converts a Hugging Face directory to a 16-bit GGUF.
+
+    report: called with a line where llama.cpp's source is fetched first. projector: converts the vision tower alone
+    (llama.cpp's mmproj).
+
+    Raises:
+        StageError: the converter failed; the message has its last line.
+    """
+    script = source(report) / "convert_hf_to_gguf.py"
     with whole(to) as temporary:
         command = [
             sys.executable,
@@ -24,14 +33,18 @@ def convert(directory: Path, to: Path, say: Progress = print, projector: bool = 
             "f16" if projector else "bf16",
             *(["--mmproj"] if projector else []),
         ]
-        done = subprocess.run(
+        process = subprocess.run(
             command, env=converter_environment(), capture_output=True, text=True, errors="replace"
         )
-        if done.returncode:
-            raise StageError(f"converting {directory} to GGUF failed: {last_line(done.stderr)}")
+        if process.returncode:
+            raise StageError(f"converting {directory} to GGUF failed: {last_line(process.stderr)}")
 
 
 def quantize(gguf: Path, to: Path, variant: str) -> None:
-    """A 16-bit GGUF quantised to a variant such as Q8_0 or Q4_K_M (llama-quantize's names)."""
+    """Quantizes a 16-bit GGUF to a variant such as Q8_0 or Q4_K_M (llama-quantize's names).
+
+    Raises:
+        StageError: llama-quantize failed.
+    """
     with whole(to) as temporary:
         run_tool("llama-quantize", str(gguf), str(temporary), variant)

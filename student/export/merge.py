@@ -1,7 +1,7 @@
-"""The adapter merged into the 16-bit weights, shard by shard, as a directory that vLLM and transformers load.
+"""Merges the adapter into the 16-bit weights and writes a directory that vLLM and transformers load.
 
-W + scale * B A is computed in float32 for one tensor at a time and rounded once, so a 70B model is merged in the memory
-of its largest shard, and never on 4-bit weights, where merging would quantise again.
+W + scale * B A is computed in float32 for one tensor at a time and rounded once. So merging a 70B model needs the
+memory of its largest shard. The base is never the 4-bit weights: merging into them would quantize a second time.
 """
 
 import json
@@ -20,12 +20,11 @@ def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
 
     Args:
         base: the untrained student: config, tokenizer, safetensors in 16 bits.
-        adapter: what student/training/sft.py wrote: a LoRA adapter, or full weights.
-        template: Jinja text; it goes where both transformers (chat_template.jinja) and llama.cpp's converter
-            (tokenizer_config.json) look first.
+        adapter: the output of student/training/sft.py: a LoRA adapter, or full weights.
+        template: Jinja text.
 
     Raises:
-        StageError: the adapter names a tensor that the base does not have, or the disk is full.
+        StageError: the adapter has a tensor that the base has not, or the disk is full.
     """
     with whole(to) as temporary:
         shutil.copytree(base, temporary, ignore=shutil.ignore_patterns(*_WEIGHTS, ".*"))
@@ -38,12 +37,17 @@ def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
             ]:
                 shutil.copy2(file, temporary / file.name)
         set_template(temporary, template)
-        (temporary / "chat_template.json").unlink(missing_ok=True)  # an older name of the template
+        (temporary / "chat_template.json").unlink(
+            missing_ok=True
+        )  # older name of chat_template.jinja
         limit_pictures(temporary)
 
 
 def set_template(directory: Path, template: str) -> None:
-    """Puts the chat template into both files that carry it, so that no reader finds another."""
+    """Writes the chat template to both files that hold it.
+
+    transformers reads chat_template.jinja first, llama.cpp's converter tokenizer_config.json.
+    """
     (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
     path = directory / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
@@ -52,6 +56,7 @@ def set_template(directory: Path, template: str) -> None:
 
 
 def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
+    """Writes the base's shards to `to`, with the LoRA adapter merged into the tensors that it has."""
     import torch
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file, save_file
@@ -59,7 +64,8 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
     config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     lora = load_file(adapter / "adapter_model.safetensors")
     pairs = {
-        _named(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight")) + ".weight": (
+        _bare_name(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
+        + ".weight": (
             tensor,
             lora[name.replace(".lora_A.", ".lora_B.")],
         )
@@ -73,26 +79,29 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
         with safe_open(shard, framework="pt") as file:
             for name in file.keys():  # noqa: SIM118 - not a dict
                 weight = file.get_tensor(name)
-                if _named(name) in pairs:
-                    a, b = pairs[_named(name)]
+                if _bare_name(name) in pairs:
+                    a, b = pairs[_bare_name(name)]
                     delta = b.to(torch.float32) @ a.to(torch.float32)
                     weight = (weight.to(torch.float32) + scale * delta).to(weight.dtype)
-                    merged.add(_named(name))
+                    merged.add(_bare_name(name))
                 tensors[name] = weight
         try:
             save_file(tensors, to / shard.name, metadata={"format": "pt"})
-        except SafetensorError as error:  # a full disk is no OSError there
+        except SafetensorError as error:  # safetensors raises it, not OSError, for a full disk
             raise StageError(f"{to / shard.name}: cannot be written: {error}") from error
     for index in base.glob("model.safetensors.index.json"):
         shutil.copy2(index, to / index.name)
     missing = sorted(set(pairs) - merged)
     if missing:
         raise StageError(
-            f"{adapter}: the base model has no tensor {missing[0]} (and {len(missing) - 1} others)"
+            f"{adapter}: found an adapter for {missing[0]} and {len(missing) - 1} other tensors that the base model"
+            f" {base} does not have: expected an adapter that was trained on this base"
         )
 
 
-def _named(tensor: str) -> str:
-    """A tensor's name wherever its checkpoint puts the language model: Qwen2.5-VL's files call model.layers what is
-    model.language_model.layers once it is loaded."""
+def _bare_name(tensor: str) -> str:
+    """Returns a tensor's name without the place of the language model in a vision-language model.
+
+    Qwen2.5-VL's files have model.layers where the loaded model has model.language_model.layers.
+    """
     return tensor.replace("language_model.", "")

@@ -1,34 +1,45 @@
-"""The export gate on any model: does a GGUF render, tokenise, end turns and call tools as its Hugging Face original?
+"""Verifies any GGUF against its Hugging Face original: does it render, tokenize, end turns and call tools as it does?
 
     stillhouse verify model-Q4_K_M.gguf --against ./model
 
-The checks are those of a student's export (student/export/gate.py). They need the original's config, tokenizer and chat
-template, not its weights. Without conversations of one's own they are made on a few that are written down here.
+The checks are those of a student's export (student/export/gate.py). They need the original's config, tokenizer and
+chat template, but not its weights. By default they use the conversations that are written down here.
 """
 
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from schemas.error_text import brief, one_line
 from schemas.errors import InputError
 from schemas.files import sha256
 from schemas.trace_file import Row, judge_rows
-from student.export import gate
+from student.export.checks import Check, Conversation
+from student.export.gate import run_gate
 from student.models import introspect
 from student.rendering.chat_template import chat_template
 from student.rendering.examples import Renderer, Unrenderable, as_served
 from student.training.vision import SeeingRenderer, must_be_known
 from teacher.scenes.images import Album
 
-# Tokens that a conversation may have where the original allows more.
-_CONTEXT = 8192
+# Most tokens of a conversation.
+_MAX_CONTEXT = 8192
 
 
-def _tool(name: str, says: str, **properties: dict[str, Any]) -> dict[str, Any]:
+class Verification(TypedDict):
+    """The result of `verify`. passed: whether no check failed; an undecided one (passed is None) does not count."""
+
+    gguf: str
+    sha256: str
+    against: str
+    passed: bool
+    checks: list[Check]
+
+
+def _tool(name: str, description: str, **properties: dict[str, Any]) -> dict[str, Any]:
     parameters = {"type": "object", "properties": properties, "required": list(properties)}
-    function = {"name": name, "description": says, "parameters": parameters}
+    function = {"name": name, "description": description, "parameters": parameters}
     return {"type": "function", "function": function}
 
 
@@ -38,15 +49,15 @@ def _call(name: str, arguments: dict[str, Any], number: int = 0) -> dict[str, An
 
 
 _SYSTEM = {"role": "system", "content": "You are a helpful clerk. Look things up with the tools."}
-# Few values each, so that also a model which was never trained to call comes to an end when it has to.
+# Few values each, so that a constrained call ends soon also for a model that was never trained to call.
 _CITY = {"type": "string", "enum": ["Zürich", "Oslo", 'Saint John\'s "\n"']}
 _DAYS = {"type": "array", "items": {"type": "integer", "enum": [0, 1]}, "maxItems": 2}
 _WEATHER = _tool(
     "get_weather", "Get the weather of a city, days from today.", city=_CITY, days=_DAYS
 )
 _TIME = _tool("get_time", "Get the time of a city.", city=_CITY)
-# Talk, a call and its result, two calls at once with text that is easily escaped wrongly, two requests.
-CONVERSATIONS: list[dict[str, Any]] = [
+# A talk without tools, a call and its result, and two calls at once with text that is often escaped wrongly.
+CONVERSATIONS: list[Conversation] = [
     {
         "id": "talk",
         "messages": [
@@ -99,48 +110,45 @@ CONVERSATIONS: list[dict[str, Any]] = [
 def verify(
     gguf: Path,
     directory: Path,
+    *,
     projector: Path | None = None,
     conversations: Path | None = None,
-) -> dict[str, Any]:
+) -> Verification:
     """Runs the gate's checks on one GGUF file.
 
     Args:
         directory: the original: config, tokenizer, chat template.
-        projector: the GGUF of the vision tower; then pictures are checked too.
-        conversations: rows of {"id"?, "messages", "tools"}, as `stillhouse validate` reads, instead of CONVERSATIONS.
-
-    Returns:
-        {"gguf", "sha256", "against", "passed", "checks": [{"name", "passed", "detail"}]}; a check's passed is None
-        where the model gave no occasion to tell, as one that calls no tools.
+        projector: the GGUF of the vision tower; with it, images are checked too.
+        conversations: rows of {"id"?, "messages", "tools"}, as `stillhouse validate` reads; default CONVERSATIONS.
 
     Raises:
-        InputError: a file or directory is not what it should be.
+        InputError: a file or directory is missing or of another kind, or a conversation cannot be rendered.
     """
     for path in (gguf, projector):
         if path is not None:
-            _must_be_gguf(path)
-    renderer, context = _original(directory, projector is not None)
-    traces = _traces(conversations, renderer)
+            _check_is_gguf(path)
+    renderer, context = _original(directory, with_images=projector is not None)
+    traces = _read_conversations(conversations, renderer)
     with TemporaryDirectory() as logs:
-        found = gate.gate(
+        checks = run_gate(
             gguf,
             traces,
             renderer,
-            context,
-            Path(logs) / "log",
-            projector,
+            context=context,
+            log=Path(logs) / "log",
+            projector=projector,
             trained=False,
         )
     return {
         "gguf": str(gguf),
         "sha256": sha256(gguf),
         "against": str(directory),
-        "passed": all(check["passed"] is not False for check in found),
-        "checks": found,
+        "passed": all(check["passed"] is not False for check in checks),
+        "checks": checks,
     }
 
 
-def _must_be_gguf(path: Path) -> None:
+def _check_is_gguf(path: Path) -> None:
     if not path.is_file():
         raise InputError(f"{path}: no such file, expected a GGUF")
     with path.open("rb") as file:
@@ -148,49 +156,52 @@ def _must_be_gguf(path: Path) -> None:
             raise InputError(f"{path}: not a GGUF file: it does not begin with GGUF")
 
 
-def _original(directory: Path, sees: bool) -> tuple[Renderer, int]:
-    """How the original renders and tokenises, and the tokens to give a conversation."""
+def _original(directory: Path, *, with_images: bool) -> tuple[Renderer, int]:
+    """Returns a renderer with the original's tokenizer and template, and the tokens of a conversation."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory, expected one in Hugging Face's form")
     config, tokenizer = introspect.read(str(directory), directory)
     template = chat_template({"template": None}, directory)
     stop = introspect.stop_tokens(directory, tokenizer)
     if not stop:
-        raise InputError(f"{directory}: no end-of-turn token in its tokenizer or generation config")
+        raise InputError(
+            f"{directory}: found no end-of-turn token, expected eos_token in tokenizer_config.json"
+            " or eos_token_id in generation_config.json"
+        )
     longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    context = min(_CONTEXT, longest or _CONTEXT)
-    if not sees:
+    context = min(_MAX_CONTEXT, longest or _MAX_CONTEXT)
+    if not with_images:
         return Renderer(tokenizer, template, stop), context
     must_be_known(directory, config, "with --mmproj")
     return SeeingRenderer(tokenizer, template, stop, Album(directory), directory), context
 
 
-def _traces(conversations: Path | None, renderer: Renderer) -> list[dict[str, Any]]:
-    """The conversations as a server with the original's template could have led them."""
-    if conversations is None:
-        rows = {str(row["id"]): row for row in CONVERSATIONS}
+def _read_conversations(file: Path | None, renderer: Renderer) -> list[Conversation]:
+    """Returns the file's conversations, or CONVERSATIONS, as a server with the original's template could lead them."""
+    rows: dict[str, Conversation] = {}  # by the place that messages name
+    if file is None:
+        rows = {row["id"]: row for row in CONVERSATIONS}
     else:
-        rows = {}
-        for row in judge_rows(conversations):
-            where = f"{conversations}: line {row.number}"
-            if problem := _problem(row):
-                raise InputError(f"{where}: {problem}")
-            rows[where] = {"id": f"line {row.number}", **row.value}
-    traces = []
-    for where, conversation in rows.items():
+        for row in judge_rows(file):
+            place = f"{file}: line {row.number}"
+            if problem := _row_problem(row):
+                raise InputError(f"{place}: {problem}")
+            rows[place] = cast(Conversation, {"id": f"line {row.number}", **row.value})
+    conversations = []
+    for place, conversation in rows.items():
         try:
-            traces.append(_served(conversation, renderer))
+            conversations.append(_as_served(conversation, renderer))
         except Unrenderable as error:
             raise InputError(
-                f"{where}: messages, tools: expected what the original's template shows: {one_line(str(error))}"
+                f"{place}: messages, tools: expected what the original's template renders: {one_line(str(error))}"
             ) from error
-    if not traces:
-        raise InputError(f"{conversations}: no rows, expected conversations")
-    return traces
+    if not conversations:
+        raise InputError(f"{file}: found no rows, expected conversations")
+    return conversations
 
 
-def _problem(row: Row) -> str | None:
-    """Why nothing can be checked with a row: it cannot be read, or lacks what is asked or what is answered."""
+def _row_problem(row: Row) -> str | None:
+    """Returns why no check can use a row: it cannot be read, or has no request, no answer or an image."""
     verdict = row.verdict
     if verdict["reason"] in ("malformed_trace", "invalid_json_arguments"):
         at = verdict["message_index"]
@@ -199,22 +210,30 @@ def _problem(row: Row) -> str | None:
     if messages[-1]["role"] != "assistant":
         return "messages: expected an assistant's turn last"
     if messages[0]["role"] == "assistant":
-        return "messages[0]: found an assistant's turn, expected what it answers"
+        return "messages[0]: found an assistant's turn, expected the message that it answers"
     for index, message in enumerate(messages):
         if isinstance(content := message.get("content"), list):
             for place, part in enumerate(content):
                 if part["type"] != "text":
-                    found = f"found {brief(part['type'])}, expected text"
-                    return f"messages[{index}].content[{place}]: {found}"
+                    return f"messages[{index}].content[{place}]: found {brief(part['type'])}, expected text"
     return None
 
 
-def _served(row: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
-    """Raises Unrenderable where the template cannot show a prompt of it, or all of it."""
-    trace = {key: row[key] for key in ("id", "messages")} | {"tools": row.get("tools") or []}
-    trace = as_served({**trace, "outcome": {"tool_errors": []}}, renderer)
-    for index, message in enumerate(trace["messages"]):
+def _as_served(row: Conversation, renderer: Renderer) -> Conversation:
+    """Returns the conversation as the server would lead it.
+
+    Raises:
+        Unrenderable: the template cannot render the conversation or one of its prompts.
+    """
+    trace = {
+        "id": row["id"],
+        "messages": row["messages"],
+        "tools": row.get("tools") or [],
+        "outcome": {"tool_errors": []},
+    }
+    served = cast(Conversation, as_served(cast(Any, trace), renderer))
+    for index, message in enumerate(served["messages"]):
         if message["role"] == "assistant":
-            renderer.text(trace["messages"][:index], trace["tools"], add_generation_prompt=True)
-    renderer.text(trace["messages"], trace["tools"])
-    return trace
+            renderer.text(served["messages"][:index], served["tools"], add_generation_prompt=True)
+    renderer.text(served["messages"], served["tools"])
+    return served

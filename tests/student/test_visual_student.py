@@ -168,7 +168,7 @@ def test_what_is_exported_is_complete_and_was_shown_pictures(finished: SimpleNam
     assert set(gate) == {"Q8_0", "Q4_K_M"}
     for checks in gate.values():
         assert all(check["passed"] for check in checks)
-        assert "prompts with pictures" in checks[-1]["detail"]
+        assert "prompts with images" in checks[-1]["detail"]
 
 
 def test_base_and_student_sit_the_exam_with_pixels(finished: SimpleNamespace) -> None:

@@ -9,7 +9,7 @@ import pytest
 from gguf import GGUFWriter
 from test_examples import END, SHIPPED, TOOLS, tiny_tokenizer
 
-from student.export import gate
+from student.export import checks, gate
 from student.export.gguf import convert
 from student.models import base
 from student.rendering.examples import Renderer
@@ -82,8 +82,8 @@ def gguf(path: Path, **metadata) -> Path:
     ids=["equal", "a letter", "a line feed more", "cut short", "none"],
 )
 def test_the_template_in_the_file_is_the_trained_one_to_the_byte(tmp_path, metadata, problem):
-    [found] = gate.metadata(gguf(tmp_path / "a.gguf", **metadata), "tokenizer.chat_template")
-    check = gate._template(found, SHIPPED)
+    [found] = gate.read_metadata(gguf(tmp_path / "a.gguf", **metadata), "tokenizer.chat_template")
+    check = checks.check_template(found, RENDERER)
     assert check["name"] == "template"
     assert check["passed"] == (problem is None)
     assert (problem or f"{len(SHIPPED.encode())} bytes, equal") in check["detail"]
@@ -93,14 +93,16 @@ def test_the_file_ends_a_turn_by_one_of_the_students_stop_tokens(tmp_path):
     end, start = RENDERER.tokenizer.convert_tokens_to_ids([END, "<|im_start|>"])
 
     def checked(file, renderer=RENDERER):
-        [found] = gate.metadata(file, "tokenizer.ggml.eos_token_id")
-        return gate._stop_token(found, renderer)
+        [found] = gate.read_metadata(file, "tokenizer.ggml.eos_token_id")
+        return checks.check_stop_token(found, renderer)
 
     assert checked(gguf(tmp_path / "a.gguf", eos=end))["passed"]
     for metadata in ({"eos": start}, {}):
         check = checked(gguf(tmp_path / "b.gguf", **metadata))
         assert (check["name"], check["passed"]) == ("stop_token", False)
-        assert check["detail"].startswith(f"the file ends a turn with token {metadata.get('eos')}")
+        assert check["detail"].startswith(
+            f"the file's end-of-turn token is {metadata.get('eos')}, expected {end} ({END})"
+        )
     either = Renderer(RENDERER.tokenizer, SHIPPED, [END, "<|im_start|>"])
     assert checked(gguf(tmp_path / "c.gguf", eos=start), either)["passed"]
 
@@ -159,7 +161,7 @@ GOOD_CALL = reply(calls=call({"key": "C-1"}, number=7)["tool_calls"])
 
 def test_turns_that_end_pass_and_the_last_turn_is_what_is_asked_for(scripted):
     server = scripted(reply("On 2 March."), reply(None))
-    check = gate._ends_turns(server.endpoint, [trace(), TALK], RENDERER)
+    check = checks.check_ends_turns(server.endpoint, [trace(), TALK], RENDERER)
     assert check == {"name": "ends_turns", "passed": True, "detail": "2 turns ended"}
     assert [path for path, _ in server.asked] == ["/v1/chat/completions"] * 2
     assert server.asked[0][1]["messages"] == trace()["messages"][:-1]
@@ -169,19 +171,19 @@ def test_turns_that_end_pass_and_the_last_turn_is_what_is_asked_for(scripted):
 @pytest.mark.parametrize(
     ("bad", "detail"),
     [
-        (reply("and so on", finish_reason="length"), "t/0: no end after 512 tokens"),
-        (reply(f"In 2027.{END}"), "t/0: the stop token is in the text"),
+        (reply("and so on", finish_reason="length"), "t/0: the turn did not end within 512 tokens"),
+        (reply(f"In 2027.{END}"), f"t/0: the stop token {END} is in the text of the turn"),
     ],
 )
 def test_a_turn_that_does_not_end_or_says_its_stop_token_fails(scripted, bad, detail):
     server = scripted(reply("Hello."), bad, reply("never asked"))
-    check = gate._ends_turns(server.endpoint, [TALK, trace(), TALK], RENDERER)
+    check = checks.check_ends_turns(server.endpoint, [TALK, trace(), TALK], RENDERER)
     assert check == {"name": "ends_turns", "passed": False, "detail": detail}
 
 
 def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
     server = scripted(GOOD_CALL, reply("On 2 March."))
-    check = gate._round_trip(server.endpoint, [trace()], RENDERER)
+    check = checks.check_tool_round_trip(server.endpoint, [trace()], RENDERER)
     assert check["passed"], check
     assert check["detail"] == "called find, took its result"
     first, second = (body["messages"] for _, body in server.asked)
@@ -198,21 +200,21 @@ def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
         ([reply("I will look.")], "answered without a call"),
         ([reply(calls=call('{"key": ')["tool_calls"])], "invalid_json_arguments: find"),
         ([reply(calls=call({"key": 1})["tool_calls"])], "invalid_arguments: find: key: found 1"),
-        ([GOOD_CALL, reply("")], "nothing came after the tool's result"),
+        ([GOOD_CALL, reply("")], "the turn after the tool's result is empty"),
         ([500], 'the server answered 500: {"error": "cannot parse"}'),
         (
             [reply(calls=call({"key": "C-1"})["tool_calls"], finish_reason="length")],
-            "no end after 256 tokens",
+            "the turn did not end within 256 tokens",
         ),
     ],
     ids=["no call", "no JSON", "wrong type", "silence", "unreadable", "endless"],
 )
 def test_one_trace_that_comes_back_is_enough_and_none_is_a_failure(scripted, replies, detail):
-    check = gate._round_trip(scripted(*replies).endpoint, [trace()], RENDERER)
+    check = checks.check_tool_round_trip(scripted(*replies).endpoint, [trace()], RENDERER)
     assert (check["name"], check["passed"]) == ("tool_round_trip", False)
     assert detail in check["detail"]
     again = scripted(*replies, GOOD_CALL, reply("On 2 March."))
-    assert gate._round_trip(again.endpoint, [trace(), trace()], RENDERER)["passed"]
+    assert checks.check_tool_round_trip(again.endpoint, [trace(), trace()], RENDERER)["passed"]
 
 
 def test_of_a_model_that_was_not_trained_on_the_traces_the_file_is_judged_and_not_its_skill(
@@ -220,38 +222,46 @@ def test_of_a_model_that_was_not_trained_on_the_traces_the_file_is_judged_and_no
 ):
     endless = reply("and so on", finish_reason="length")
     ended = scripted(endless, reply("Hello."))
-    check = gate._ends_turns(ended.endpoint, [trace(), TALK], RENDERER, trained=False)
+    check = checks.check_ends_turns(ended.endpoint, [trace(), TALK], RENDERER, trained=False)
     assert check == {"name": "ends_turns", "passed": True, "detail": "1 of 2 turns ended"}
-    check = gate._ends_turns(scripted(endless).endpoint, [trace()], RENDERER, trained=False)
+    check = checks.check_ends_turns(scripted(endless).endpoint, [trace()], RENDERER, trained=False)
     assert check["passed"] is False
 
     server = scripted(reply("I find nothing."))
-    check = gate._round_trip(server.endpoint, [trace()], RENDERER, trained=False)
+    check = checks.check_tool_round_trip(server.endpoint, [trace()], RENDERER, trained=False)
     assert check["passed"] is None and "without a call" in check["detail"]
     assert server.asked[0][1]["tool_choice"] == "required"
     left = scripted(reply('<tool>{"name": "find", "arguments": {"key": "C-1"}}'))
-    check = gate._round_trip(left.endpoint, [trace()], RENDERER, trained=False)
+    check = checks.check_tool_round_trip(left.endpoint, [trace()], RENDERER, trained=False)
     assert check["passed"] is False  # a call that the server did not take for one
     for wrong in (reply(calls=call({"key": 1})["tool_calls"]), 500):
         # The fault is what is said, also where another trace is not even called for.
         server = scripted(wrong, reply("I find nothing."))
-        check = gate._round_trip(server.endpoint, [trace(), trace()], RENDERER, trained=False)
+        check = checks.check_tool_round_trip(
+            server.endpoint, [trace(), trace()], RENDERER, trained=False
+        )
         assert check["passed"] is False and "without a call" not in check["detail"]
     endless = scripted(reply(calls=call({"key": 1})["tool_calls"], finish_reason="length"))
-    check = gate._round_trip(endless.endpoint, [trace()], RENDERER, trained=False)
-    assert check["passed"] is None and "no end" in check["detail"]
+    check = checks.check_tool_round_trip(endless.endpoint, [trace()], RENDERER, trained=False)
+    assert check["passed"] is None and "did not end" in check["detail"]
 
 
 def test_a_further_call_after_the_result_is_a_turn_too(scripted):
-    assert gate._round_trip(scripted(GOOD_CALL, GOOD_CALL).endpoint, [trace()], RENDERER)["passed"]
+    assert checks.check_tool_round_trip(
+        scripted(GOOD_CALL, GOOD_CALL).endpoint, [trace()], RENDERER
+    )["passed"]
 
 
 @pytest.mark.parametrize("traces", [[], [TALK]])
 def test_where_no_trace_has_a_call_the_round_trip_is_not_proven_and_nothing_is_asked(
     scripted, traces
 ):
-    check = gate._round_trip(scripted().endpoint, traces, RENDERER)
-    assert check == {"name": "tool_round_trip", "passed": False, "detail": "no trace to try"}
+    check = checks.check_tool_round_trip(scripted().endpoint, traces, RENDERER)
+    assert check == {
+        "name": "tool_round_trip",
+        "passed": False,
+        "detail": "no conversation with a tool call, expected at least one",
+    }
 
 
 def test_what_the_server_refuses_fails_the_check_that_asked(scripted, tmp_path, monkeypatch):
@@ -259,7 +269,7 @@ def test_what_the_server_refuses_fails_the_check_that_asked(scripted, tmp_path, 
     from contextlib import nullcontext
 
     text = RENDERER.text(TALK["messages"], TOOLS)
-    texts = [*gate.ODD_TEXTS, text]
+    texts = [*checks.ODD_TEXTS, text]
     server = scripted(
         {"prompt": RENDERER.text(TALK["messages"][:1], TOOLS, add_generation_prompt=True)},
         *({"tokens": RENDERER.ids(odd)} for odd in texts),
@@ -268,8 +278,8 @@ def test_what_the_server_refuses_fails_the_check_that_asked(scripted, tmp_path, 
     monkeypatch.setattr(gate, "serve", lambda *args, **more: nullcontext(server.endpoint))
     end = RENDERER.tokenizer.convert_tokens_to_ids(END)
     file = gguf(tmp_path / "a.gguf", template=SHIPPED, eos=end)
-    checks = gate.gate(file, [TALK], RENDERER, 4096, tmp_path / "log")
-    assert [(check["name"], check["passed"]) for check in checks] == [
+    results = gate.run_gate(file, [TALK], RENDERER, context=4096, log=tmp_path / "log")
+    assert [(check["name"], check["passed"]) for check in results] == [
         ("template", True),
         ("stop_token", True),
         ("rendering", True),
@@ -277,18 +287,21 @@ def test_what_the_server_refuses_fails_the_check_that_asked(scripted, tmp_path, 
         ("ends_turns", False),
         ("tool_round_trip", False),
     ]
-    assert checks[4]["detail"] == 'the server answered 500: {"error": "cannot parse"}'
+    assert results[4]["detail"] == 'the server answered 500: {"error": "cannot parse"}'
 
 
 def test_prompts_and_token_ids_that_differ_fail_where_they_first_differ(scripted):
     prompt = RENDERER.text(TALK["messages"][:1], TOOLS, add_generation_prompt=True)
-    check = gate._rendering(scripted({"prompt": prompt[:-1]}).endpoint, [TALK], RENDERER)
+    check = checks.check_rendering(scripted({"prompt": prompt[:-1]}).endpoint, [TALK], RENDERER)
     assert (check["name"], check["passed"]) == ("rendering", False)
-    assert check["detail"] == f"talk/0: message 1: differs at character {len(prompt) - 1}"
-    ids = RENDERER.ids(gate.ODD_TEXTS[0])
-    check = gate._token_ids(scripted({"tokens": [*ids[:3], -1]}).endpoint, [TALK], RENDERER)
+    assert check["detail"] == (
+        "talk/0: the prompt of message 1 differs from the trained one"
+        f" at character {len(prompt) - 1}: found '', expected {prompt[-1]!r}"
+    )
+    ids = RENDERER.ids(checks.ODD_TEXTS[0])
+    check = checks.check_token_ids(scripted({"tokens": [*ids[:3], -1]}).endpoint, [TALK], RENDERER)
     assert (check["name"], check["passed"]) == ("token_ids", False)
-    assert check["detail"].endswith("differs at token 3")
+    assert check["detail"].endswith(f": differs at token 3: found [-1], expected {ids[3:6]}")
 
 
 # ------------------------------------------------------------------------------------- llama.cpp itself
@@ -339,9 +352,9 @@ CONVERSATIONS = [
 BEFORE_TRAINING = ("template", "stop_token", "rendering", "token_ids")
 
 
-def failed(checks):
+def failed(results):
     return {
-        c["name"]: c["detail"] for c in checks if not c["passed"] and c["name"] in BEFORE_TRAINING
+        c["name"]: c["detail"] for c in results if not c["passed"] and c["name"] in BEFORE_TRAINING
     }
 
 
@@ -386,22 +399,22 @@ def tiny(untrained, tmp_path_factory):
 @pytest.mark.slow
 def test_the_untouched_student_passes_what_needs_no_training(renderer, tmp_path):
     file = base.gguf(base.load("smollm2-135m"), "Q8_0")
-    checks = gate.gate(file, CONVERSATIONS[:1], renderer, 2048, tmp_path / "log")
-    assert [check["name"] for check in checks] == [
+    results = gate.run_gate(file, CONVERSATIONS[:1], renderer, context=2048, log=tmp_path / "log")
+    assert [check["name"] for check in results] == [
         *BEFORE_TRAINING,
         "ends_turns",
         "tool_round_trip",
     ]
-    assert failed(checks) == {}
+    assert failed(results) == {}
 
 
 @pytest.mark.slow
 def test_the_server_renders_every_prompt_as_the_student_was_trained_on(renderer, tmp_path):
     file = base.gguf(base.load("smollm2-135m"), "Q8_0")
     with serve(file, tmp_path / "log", slots=1, context=2048) as endpoint:
-        rendering = gate._rendering(endpoint, CONVERSATIONS, renderer)
+        rendering = checks.check_rendering(endpoint, CONVERSATIONS, renderer)
         assert rendering == {"name": "rendering", "passed": True, "detail": "11 prompts, equal"}
-        token_ids = gate._token_ids(endpoint, CONVERSATIONS, renderer)
+        token_ids = checks.check_token_ids(endpoint, CONVERSATIONS, renderer)
         assert token_ids["passed"], token_ids
 
 
@@ -410,8 +423,10 @@ def test_a_model_with_another_template_fails_by_its_template_alone(tiny, rendere
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "chat_template.jinja").write_text(SHIPPED + "{#- the same prompts -#}")
     convert(other, tmp_path / "other.gguf")
-    checks = gate.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
-    assert list(failed(checks)) == ["template"]
+    results = gate.run_gate(
+        tmp_path / "other.gguf", CONVERSATIONS, renderer, context=2048, log=tmp_path / "log"
+    )
+    assert list(failed(results)) == ["template"]
 
 
 @pytest.mark.slow
@@ -421,8 +436,10 @@ def test_a_model_whose_template_renders_otherwise_fails_by_its_prompts_too(
     other = Path(shutil.copytree(tiny, tmp_path / "other"))
     (other / "chat_template.jinja").write_text(SHIPPED.replace("\\nTools:", "\\nTools are:"))
     convert(other, tmp_path / "other.gguf")
-    checks = gate.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
-    assert list(failed(checks)) == ["template", "rendering"]
+    results = gate.run_gate(
+        tmp_path / "other.gguf", CONVERSATIONS, renderer, context=2048, log=tmp_path / "log"
+    )
+    assert list(failed(results)) == ["template", "rendering"]
 
 
 @pytest.mark.slow
@@ -436,7 +453,9 @@ def test_a_model_with_another_end_of_turn_fails_by_its_stop_token_alone(tiny, re
             settings["eos_token"] = "<|im_start|>"
         (other / name).write_text(json.dumps(settings))
     convert(other, tmp_path / "other.gguf")
-    checks = gate.gate(tmp_path / "other.gguf", CONVERSATIONS, renderer, 2048, tmp_path / "log")
-    assert failed(checks) == {
-        "stop_token": "the file ends a turn with token 1, expected {2: '<|im_end|>'}"
+    results = gate.run_gate(
+        tmp_path / "other.gguf", CONVERSATIONS, renderer, context=2048, log=tmp_path / "log"
+    )
+    assert failed(results) == {
+        "stop_token": "the file's end-of-turn token is 1, expected 2 (<|im_end|>)"
     }

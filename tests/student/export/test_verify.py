@@ -33,12 +33,12 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def like_the_file(original: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The original with the template that is in the file."""
-    from student.export.gate import metadata
+    from student.export.gate import read_metadata
 
     directory = tmp_path_factory.mktemp("original")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(original / name, directory)
-    [template] = metadata(exported, "tokenizer.chat_template")
+    [template] = read_metadata(exported, "tokenizer.chat_template")
     (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
     return directory
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_compared_is_one_line(
         (directory / "tokenizer.json").write_text("{")
     projector = gguf if spoil == "mmproj" else None
     with pytest.raises(InputError) as raised:
-        verify.verify(gguf, directory, projector)
+        verify.verify(gguf, directory, projector=projector)
     assert said in str(raised.value) and "\n" not in str(raised.value)
 
 
@@ -120,9 +120,12 @@ LOOK_UP = {"type": "function", "function": {"name": "look_up"}}
         ('{"messages": [', "not JSON: "),
         ("[]", "expected one object a line"),
         ({"tools": []}, "messages: found None, expected a list of at least one message"),
-        ({"messages": [ASKED]}, "messages: no message of an assistant"),
+        ({"messages": [ASKED]}, "messages: found no assistant message, expected"),
         ({"messages": [ASKED, ANSWERED, ASKED]}, "messages: expected an assistant's turn last"),
-        ({"messages": [ANSWERED]}, "messages[0]: found an assistant's turn, expected what it"),
+        (
+            {"messages": [ANSWERED]},
+            "messages[0]: found an assistant's turn, expected the message that",
+        ),
         (
             {"messages": [{"role": "robot", "content": "?"}, ANSWERED]},
             "messages[0]: role: found 'robot', expected one of system, developer, user",
@@ -164,7 +167,7 @@ def test_a_conversation_that_the_template_refuses_is_named(original: Path, tmp_p
     with pytest.raises(InputError) as raised:
         verify.verify(gguf, directory, conversations=rows)
     assert str(raised.value) == (
-        f"{rows}: line 2: messages, tools: expected what the original's template shows:"
+        f"{rows}: line 2: messages, tools: expected what the original's template renders:"
         " the student's template: One turn, no more"
     )
 
@@ -176,7 +179,7 @@ def test_a_file_without_conversations_is_bad_input(original: Path, tmp_path: Pat
     rows.write_text("")
     done = command(gguf, "--against", original, "--traces", rows)
     assert done.returncode == 2
-    assert done.stderr == f"stillhouse: {rows}: no rows, expected conversations\n"
+    assert done.stderr == f"stillhouse: {rows}: found no rows, expected conversations\n"
     with pytest.raises(InputError, match="cannot be read: Is a directory$"):
         verify.verify(gguf, original, conversations=tmp_path)
 
@@ -184,9 +187,11 @@ def test_a_file_without_conversations_is_bad_input(original: Path, tmp_path: Pat
 def test_the_conversations_show_every_call_and_result_by_the_embedded_template(
     original: Path,
 ) -> None:
-    renderer, context = verify._original(original, sees=False)
+    renderer, context = verify._original(original, with_images=False)
     assert context == 8192
-    for trace, served in zip(verify.CONVERSATIONS, verify._traces(None, renderer), strict=True):
+    for trace, served in zip(
+        verify.CONVERSATIONS, verify._read_conversations(None, renderer), strict=True
+    ):
         text = renderer.text(served["messages"], served["tools"])
         for message in trace["messages"]:
             assert message["content"].strip() in text

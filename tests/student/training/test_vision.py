@@ -442,7 +442,7 @@ def test_the_server_reads_pixels_of_any_size_as_transformers_does_in_training(
     import torch
     from transformers import AutoModelForImageTextToText
 
-    from student.export import gate
+    from student.export import image_check
 
     directory, renderer = embedded
     model = AutoModelForImageTextToText.from_pretrained(trained[0] / "merged", dtype=torch.float32)
@@ -462,7 +462,7 @@ def test_the_server_reads_pixels_of_any_size_as_transformers_does_in_training(
             logits = model(**asked, image_grid_thw=two, pixel_values=patches).logits
         expected = logits[0, -1].log_softmax(-1)
         messages = as_served(conversation(shown), renderer)["messages"][:2]
-        tokens, likely = gate._next(served, renderer.sent(messages), TOOLS)
+        tokens, likely = image_check.next_token(served, renderer.sent(messages), TOOLS)
         assert tokens == end
         for token, logprob in likely:  # the server computes in bfloat16
             assert logprob == pytest.approx(expected[token].item(), abs=0.05)
@@ -475,19 +475,19 @@ def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_rea
     import torch
     from safetensors.torch import load_file, save_file
 
-    from student.export import gate, gguf
+    from student.export import gguf, image_check
     from teacher.inference.llama_server import serve
 
     renderer = embedded[1]
-    traces = [as_served(conversation(pages), renderer)]
-    assert gate._image_trip(served, traces, renderer)["passed"]
+    traces: list[Any] = [as_served(conversation(pages), renderer)]
+    assert image_check.check_image_round_trip(served, traces, renderer)["passed"]
     with monkeypatch.context() as larger:
         larger.setattr(vision, "FEWEST_TOKENS", 200)
-        found = gate._image_trip(served, traces, renderer)
+        found = image_check.check_image_round_trip(served, traces, renderer)
     assert not found["passed"] and "in training" in found["detail"]
     # Where no trace has a picture, one is drawn.
-    plain = trace([user("Hi"), says("Hello.")]) | {"id": "t/2"}
-    assert gate._image_trip(served, [plain], renderer)["passed"]
+    plain: Any = trace([user("Hi"), says("Hello.")]) | {"id": "t/2"}
+    assert image_check.check_image_round_trip(served, [plain], renderer)["passed"]
 
     blind = tmp_path / "blind"
     blind.mkdir()
@@ -501,8 +501,8 @@ def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_rea
     gguf.convert(blind, tmp_path / "mmproj.gguf", projector=True)
     work, tower = trained[0], tmp_path / "mmproj.gguf"
     with serve(work / "full.gguf", tmp_path / "log", 1, 8192, projector=tower) as endpoint:
-        found = gate._image_trip(endpoint, traces, renderer)
-    assert not found["passed"] and "not seen" in found["detail"]
+        found = image_check.check_image_round_trip(endpoint, traces, renderer)
+    assert not found["passed"] and "not read" in found["detail"]
 
 
 @pytest.mark.slow
@@ -521,12 +521,17 @@ def test_the_exported_student_passes_the_gate_with_pictures(trained, embedded, p
     from student.export import gate
 
     work, renderer = trained[0], embedded[1]
-    traces = [as_served(conversation(pages), renderer)]
-    checks = gate.gate(
-        work / "q8.gguf", traces, renderer, 8192, tmp_path / "log", work / "mmproj.gguf"
+    traces: list[Any] = [as_served(conversation(pages), renderer)]
+    checks = gate.run_gate(
+        work / "q8.gguf",
+        traces,
+        renderer,
+        context=8192,
+        log=tmp_path / "log",
+        projector=work / "mmproj.gguf",
     )
     found = {check["name"]: check for check in checks}
     # A random student neither ends a turn nor calls a tool.
     for name in ("template", "stop_token", "rendering", "token_ids", "image_round_trip"):
         assert found[name]["passed"], found[name]
-    assert "3 prompts with pictures" in found["image_round_trip"]["detail"]
+    assert "3 prompts with images" in found["image_round_trip"]["detail"]

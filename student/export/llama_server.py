@@ -1,0 +1,33 @@
+"""Requests to llama-server's own API (/props, /tokenize, /apply-template), which no client library covers."""
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from teacher.inference.endpoint import Endpoint
+
+_TIMEOUT_SECONDS = 300
+
+
+def get(endpoint: Endpoint, path: str) -> Any:
+    """Returns the JSON at a path of the server. Raises urllib's HTTPError for any status but 2xx."""
+    return _send(endpoint, path, None)
+
+
+def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Any:
+    """Posts JSON to a path of the server and returns the JSON of its reply. Raises as `get`."""
+    return _send(endpoint, path, json.dumps(body).encode())
+
+
+def refusal(error: urllib.error.HTTPError) -> str:
+    """Returns what the server answered in place of a result: its status, and the beginning of its message."""
+    return f"the server answered {error.code}: {error.read().decode(errors='replace')[:200]}"
+
+
+def _send(endpoint: Endpoint, path: str, body: bytes | None) -> Any:
+    root = endpoint.url.removesuffix("/v1")
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.key}"}
+    request = urllib.request.Request(root + path, body, headers)
+    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as reply:
+        return json.load(reply)
