@@ -1,0 +1,123 @@
+"""The one way into a run, with stages that only write a file: order, --until, one stage, Prefect, the summary."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import distill, prefect_server, recipe_file
+from flows.run_context import RunContext
+from flows.run_directory import STAGES, read_receipt
+from flows.stages.stage import Stage
+from schemas.errors import GateError, InputError, StageError
+from schemas.files import write_json
+
+RECIPE = recipe_file.load("local")
+
+
+@pytest.fixture(autouse=True)
+def bodies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
+    """Replaces the stages and Prefect; returns the names of the stages whose bodies ran, and of the flows."""
+    ran: list[str] = []
+
+    def body(name: str) -> Callable[[RunContext], dict[str, Any]]:
+        def write(context: RunContext) -> dict[str, Any]:
+            ran.append(name)
+            fits = {"name": "m", "fits": context.recipe.name != "large", "reason": "too large"}
+            write_json(context.path("plan.json" if name == "plan" else name), {"teacher": fits})
+            if name == "plan":
+                write_json(context.path("plan.json"), {"teacher": fits, "student": fits})
+            if name == context.recipe.name:
+                raise StageError("it failed")
+            return {"name": "legal", "tag": "1", "store": "s", "requests": 1, "replayed": 0}
+
+        return write
+
+    def run_flow(directory: Path, run: Callable[[], Any]) -> Any:
+        ran.append("flow")
+        return run()
+
+    pipeline = {
+        name: Stage(
+            body(name), name, outputs=("plan.json" if name == "plan" else name,), reads=("name",)
+        )
+        for name in STAGES
+    }
+    monkeypatch.setattr(distill, "PIPELINE", pipeline)
+    monkeypatch.setattr(prefect_server, "run_flow", run_flow)
+    monkeypatch.chdir(tmp_path)
+    return ran
+
+
+def run(recipe_name: str = "local", **options: Any) -> dict[str, Any]:
+    recipe = RECIPE.model_copy(update={"name": recipe_name})
+    return distill.distill("legal", recipe, Path("run"), **options)
+
+
+def test_all_stages_run_in_order_in_one_flow(bodies: list[str], tmp_path: Path) -> None:
+    summary = run()
+    assert bodies == ["flow", *STAGES]
+    assert list(summary["stages"]) == list(STAGES)
+    assert summary["run"] == str(tmp_path / "run") and summary["domain"] == "legal"
+    assert summary["published"]["tag"] == "1"
+    assert Path(summary["report"]).is_file()
+
+
+def test_finished_stages_are_not_repeated(
+    bodies: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    run()
+    bodies.clear()
+    run()
+    assert bodies == ["flow"]
+    assert capfd.readouterr().err.count("is done already") == len(STAGES)
+
+
+def test_the_plan_alone_needs_no_flow(bodies: list[str]) -> None:
+    run(until="plan", hardware="8xH200")
+    assert bodies == ["plan"]
+
+
+def test_until_ends_after_a_stage_and_only_runs_one(bodies: list[str]) -> None:
+    run(until="filter")
+    assert bodies == ["flow", "plan", "generate", "filter"]
+    bodies.clear()
+    run(only="train")
+    assert bodies == ["flow", "train"]
+
+
+def test_a_plan_that_does_not_fit_ends_the_run_before_the_teacher_starts(bodies: list[str]) -> None:
+    with pytest.raises(GateError, match="m: does not fit: too large"):
+        run("large")
+    assert bodies == ["flow", "plan"]
+
+
+def test_a_stage_that_fails_ends_the_run_and_the_report_has_what_is_there(
+    bodies: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(StageError, match="it failed"):
+        run("filter")
+    assert bodies == ["flow", "plan", "generate", "filter"]
+    assert read_receipt(tmp_path / "run", "filter") is None
+    assert (tmp_path / "run" / "report.html").is_file()
+
+
+def test_invalid_input_is_reported_before_anything_starts(
+    bodies: list[str], tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="generate.mode"):
+        distill.distill("legal", recipe_file.load("local", ["generate.mode=x"]), Path("run"))
+    assert bodies == [] and not (tmp_path / "run").exists()
+
+
+def test_a_deployment_goes_the_same_way_in_a_directory_of_its_own(
+    bodies: list[str], tmp_path: Path
+) -> None:
+    distill.distill_flow.fn("legal", settings=["train.epochs=1"])
+    assert (tmp_path / "runs" / "legal-local" / "run.json").is_file()
+    distill.distill_flow.fn("legal", fresh=True)
+    distill.distill_flow.fn("legal", run="mine")
+    assert bodies == ["flow", *STAGES] * 3
+    assert len(list((tmp_path / "runs").glob("legal-local-20*"))) == 1
+    assert (tmp_path / "mine" / "report.html").is_file()
