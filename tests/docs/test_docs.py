@@ -138,6 +138,10 @@ def test_files_that_are_named_exist(page: Path) -> None:
         pattern = re.sub(r"<\w+>", "*", span).rstrip("/")
         if not any(list(base.glob(pattern)) for base in (ROOT, page.parent)):
             missing.append(span)
+    own = (
+        r"(?<![\w./-])((?:flows|student|teacher|schemas|benchmarks|tests|docs)/[\w./-]+\.[a-z]\w+)"
+    )
+    missing += [path for path in re.findall(own, text_of(page)) if not (ROOT / path).exists()]
     assert not missing
 
 
