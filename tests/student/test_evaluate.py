@@ -29,13 +29,13 @@ def says(content):
     return {"role": "assistant", "content": content}
 
 
-def calls(*made, content=""):
+def calls(*named_calls, content=""):
     return {
         "role": "assistant",
         "content": content,
         "tool_calls": [
             {"id": str(i), "type": "function", "function": {"name": name, "arguments": arguments}}
-            for i, (name, arguments) in enumerate(made)
+            for i, (name, arguments) in enumerate(named_calls)
         ],
     }
 

@@ -140,8 +140,8 @@ def test_an_adapter_of_a_larger_model_is_refused_by_the_first_tensor_that_is_mis
     untrained, adapter, tmp_path
 ):
     (tmp_path / "smaller").mkdir()
-    kept = {k: v for k, v in tensors(untrained).items() if ".layers.1." not in k}
-    save_file(kept, tmp_path / "smaller" / "model.safetensors", metadata={"format": "pt"})
+    first_layer = {k: v for k, v in tensors(untrained).items() if ".layers.1." not in k}
+    save_file(first_layer, tmp_path / "smaller" / "model.safetensors", metadata={"format": "pt"})
     (tmp_path / "smaller" / "tokenizer_config.json").write_text("{}")
     missing = (
         r"adapter for model\.layers\.1\.mlp\.down_proj\.weight and 6 other tensors that the base"

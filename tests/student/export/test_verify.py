@@ -1,4 +1,4 @@
-"""`stillhouse verify`: a GGUF against the directory that it was made from, whoever made it."""
+"""`stillhouse verify`: a GGUF against its Hugging Face original."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from student.models import base
 
 @pytest.fixture(scope="module")
 def original() -> Path:
-    """The embedded student as a directory, with the template that it is trained with."""
+    """The embedded student as a directory, with the template of its training."""
     return base.prepare(base.load("smollm2-135m"))
 
 
@@ -26,8 +26,8 @@ def exported() -> Path:
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:
-    asked = [sys.executable, "-m", "flows.cli", "verify", *map(str, arguments)]
-    return subprocess.run(asked, capture_output=True, text=True, check=False)
+    command_line = [sys.executable, "-m", "flows.cli", "verify", *map(str, arguments)]
+    return subprocess.run(command_line, capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,12 @@ def test_a_faithful_export_passes_and_one_with_another_template_does_not(
     exported: Path, like_the_file: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "verdict.json"
-    done = command(exported, "--against", like_the_file, "--json", out)
-    assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(out.read_text())
-    assert found["passed"] and found["gguf"] == str(exported)
-    passed = {check["name"]: check["passed"] for check in found["checks"]}
-    assert passed.pop("tool_round_trip") in (None, True)  # untrained, it may call nothing
+    process = command(exported, "--against", like_the_file, "--json", out)
+    assert process.returncode == 0, process.stdout + process.stderr
+    report = json.loads(out.read_text())
+    assert report["passed"] and report["gguf"] == str(exported)
+    passed = {check["name"]: check["passed"] for check in report["checks"]}
+    assert passed.pop("tool_round_trip") in (None, True)  # an untrained model may call no tool
     assert passed == dict.fromkeys(
         ("template", "stop_token", "rendering", "token_ids", "ends_turns"), True
     )
@@ -62,15 +62,17 @@ def test_a_faithful_export_passes_and_one_with_another_template_does_not(
     shutil.copytree(like_the_file, changed)
     file = changed / "chat_template.jinja"
     file.write_text(file.read_text().replace("<|im_start|>", "<|im_start|> "))
-    done = command(exported, "--against", changed, "--json", out)
-    assert done.returncode == 3
+    process = command(exported, "--against", changed, "--json", out)
+    assert process.returncode == 3
     failed = {c["name"] for c in json.loads(out.read_text())["checks"] if c["passed"] is False}
     assert failed == {"template", "rendering"}
-    assert done.stderr.splitlines()[-1].startswith(f"stillhouse: {exported}: not as {changed}: ")
+    assert process.stderr.splitlines()[-1].startswith(
+        f"stillhouse: {exported}: differs from {changed}: "
+    )
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "message"),
     [
         ("gguf", "not a GGUF file"),
         ("gone", "no such file, expected a GGUF"),
@@ -79,8 +81,8 @@ def test_a_faithful_export_passes_and_one_with_another_template_does_not(
         ("mmproj", "model_type: found llama, expected one of qwen2_5_vl, qwen3_vl with --mmproj"),
     ],
 )
-def test_what_cannot_be_compared_is_one_line(
-    spoil: str, said: str, original: Path, tmp_path: Path
+def test_an_input_that_cannot_be_compared_is_reported_in_one_line(
+    spoil: str, message: str, original: Path, tmp_path: Path
 ) -> None:
     gguf, directory = tmp_path / "a.gguf", tmp_path / "model"
     gguf.write_bytes(b"GGUF" if spoil != "gguf" else b"PK")
@@ -94,7 +96,7 @@ def test_what_cannot_be_compared_is_one_line(
     projector = gguf if spoil == "mmproj" else None
     with pytest.raises(InputError) as raised:
         verify.verify(gguf, directory, projector=projector)
-    assert said in str(raised.value) and "\n" not in str(raised.value)
+    assert message in str(raised.value) and "\n" not in str(raised.value)
 
 
 ASKED = {"role": "user", "content": "?"}
@@ -115,7 +117,7 @@ LOOK_UP = {"type": "function", "function": {"name": "look_up"}}
 
 
 @pytest.mark.parametrize(
-    ("row", "said"),
+    ("row", "message"),
     [
         ('{"messages": [', "not JSON: "),
         ("[]", "expected one object a line"),
@@ -144,8 +146,8 @@ LOOK_UP = {"type": "function", "function": {"name": "look_up"}}
         ({"messages": [PICTURE, ANSWERED]}, "messages[0].content[1]: found 'image', expected text"),
     ],
 )
-def test_a_row_that_nothing_can_be_checked_with_is_one_line(
-    row: object, said: str, original: Path, tmp_path: Path
+def test_a_row_that_no_check_can_use_is_reported_in_one_line(
+    row: object, message: str, original: Path, tmp_path: Path
 ) -> None:
     gguf, rows = tmp_path / "a.gguf", tmp_path / "rows.jsonl"
     gguf.write_bytes(b"GGUF")
@@ -153,7 +155,7 @@ def test_a_row_that_nothing_can_be_checked_with_is_one_line(
     rows.write_text(f"{good}\n\n{row if isinstance(row, str) else json.dumps(row)}\n")
     with pytest.raises(InputError) as raised:
         verify.verify(gguf, original, conversations=rows)
-    assert str(raised.value).startswith(f"{rows}: line 3: ") and said in str(raised.value)
+    assert str(raised.value).startswith(f"{rows}: line 3: ") and message in str(raised.value)
     assert "\n" not in str(raised.value)
 
 
@@ -177,14 +179,14 @@ def test_a_file_without_conversations_is_bad_input(original: Path, tmp_path: Pat
     gguf, rows = tmp_path / "a.gguf", tmp_path / "rows.jsonl"
     gguf.write_bytes(b"GGUF")
     rows.write_text("")
-    done = command(gguf, "--against", original, "--traces", rows)
-    assert done.returncode == 2
-    assert done.stderr == f"stillhouse: {rows}: found no rows, expected conversations\n"
+    process = command(gguf, "--against", original, "--traces", rows)
+    assert process.returncode == 2
+    assert process.stderr == f"stillhouse: {rows}: found no rows, expected conversations\n"
     with pytest.raises(InputError, match="cannot be read: Is a directory$"):
         verify.verify(gguf, original, conversations=tmp_path)
 
 
-def test_the_conversations_show_every_call_and_result_by_the_embedded_template(
+def test_the_embedded_template_renders_every_call_and_result_of_the_conversations(
     original: Path,
 ) -> None:
     renderer, context = verify._original(original, with_images=False)

@@ -40,7 +40,7 @@ def test_a_corrupted_manifest_is_one_clear_line(store: Path, tmp_path: Path) -> 
         list_models(store)
 
 
-def test_only_a_directory_is_a_store_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_store_must_be_a_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("STILLHOUSE_STORE", raising=False)
     assert store_directory() == Path("store")
     monkeypatch.setenv("STILLHOUSE_STORE", "oci://registry.example/students")

@@ -80,7 +80,7 @@ def test_skopeo_reads_and_copies_the_layout(store: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("{", "index.json: not JSON"),
         ("[]", "index.json: top level: "),
@@ -91,7 +91,7 @@ def test_skopeo_reads_and_copies_the_layout(store: Path, tmp_path: Path) -> None
     ],
 )
 def test_a_broken_index_is_one_clear_line(
-    store: Path, tmp_path: Path, text: str | None, said: str
+    store: Path, tmp_path: Path, text: str | None, message: str
 ) -> None:
     publish_legal(store, tmp_path / "run")
     if text is None:
@@ -104,7 +104,7 @@ def test_a_broken_index_is_one_clear_line(
         lambda: pull(store, "legal", tmp_path / "out"),
         lambda: publish_legal(store, tmp_path / "run", q8=b"new"),
     ]:
-        with pytest.raises(InputError, match=said) as raised:
+        with pytest.raises(InputError, match=message) as raised:
             act()
         assert "\n" not in str(raised.value)
 

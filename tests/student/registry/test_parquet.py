@@ -11,7 +11,7 @@ from student.registry import parquet
 from teacher.scenes.images import Album
 
 
-def test_a_parquet_file_has_messages_tools_and_the_bytes_of_pictures(tmp_path):
+def test_a_parquet_file_has_messages_tools_and_the_bytes_of_images(tmp_path):
     import datasets
 
     album = Album(tmp_path / "images")
@@ -34,13 +34,13 @@ def test_a_parquet_file_has_messages_tools_and_the_bytes_of_pictures(tmp_path):
     assert stored[0]["bytes"] == album.png(names[0])
     assert Image.open(io.BytesIO(stored[1]["bytes"])).size == (80, 90)
     assert json.loads(first["tools"]) == TOOLS and json.loads(second["tools"]) == []
-    asked, called, page_shown, _, said = first["messages"]
-    assert [part["type"] for part in asked["content"]] == ["image", "text"]
-    assert [c["function"] for c in called["tool_calls"]] == [
+    request, call, page_result, _, answer = first["messages"]
+    assert [part["type"] for part in request["content"]] == ["image", "text"]
+    assert [c["function"] for c in call["tool_calls"]] == [
         c["function"] for c in messages[1]["tool_calls"]
     ]
-    assert called["reasoning_content"] == "I look." and page_shown["tool_call_id"] == "call_0"
-    assert said["content"] == [{"type": "text", "text": "Never."}]
+    assert call["reasoning_content"] == "I look." and page_result["tool_call_id"] == "call_0"
+    assert answer["content"] == [{"type": "text", "text": "Never."}]
     assert second["images"] == []
     assert [turn["from"] for turn in first["llama_factory"]] == [
         "human",
@@ -48,16 +48,16 @@ def test_a_parquet_file_has_messages_tools_and_the_bytes_of_pictures(tmp_path):
         "observation",
         "gpt",
     ]
-    asked, called, shown, said = (turn["value"] for turn in first["llama_factory"])
-    assert asked == "<image>When does it end?" and said == "Never."
-    assert called.startswith("<think>\nI look.\n</think>\n\n[{")
-    assert json.loads(called.split("\n\n")[1]) == [
+    request, call, observation, answer = (turn["value"] for turn in first["llama_factory"])
+    assert request == "<image>When does it end?" and answer == "Never."
+    assert call.startswith("<think>\nI look.\n</think>\n\n[{")
+    assert json.loads(call.split("\n\n")[1]) == [
         {"name": "find", "arguments": {"key": "C-1"}},
         {"name": "find", "arguments": {"z": [1, None]}},
     ]
-    assert shown == "page<image>\n</tool_response>\n<tool_response>\n{}"
+    assert observation == "page<image>\n</tool_response>\n<tool_response>\n{}"
 
 
-def test_a_text_that_spells_llama_factorys_placeholder_is_no_picture():
+def test_a_text_with_llama_factorys_placeholder_does_not_become_an_image():
     (turn,) = parquet._turns([user("What is <image>?")])
     assert "<image>" not in turn["value"]

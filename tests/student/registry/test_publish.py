@@ -99,7 +99,9 @@ def test_publishing_an_old_version_again_does_not_move_latest_back(
     assert resolve(store, "legal").tag == "2"
 
 
-def test_a_tag_of_ones_own_names_a_version_and_moves_on(store: Path, tmp_path: Path) -> None:
+def test_a_chosen_tag_names_a_version_and_moves_to_the_next_one_under_it(
+    store: Path, tmp_path: Path
+) -> None:
     def tagged(q8: bytes, tag: str | None, gate_passed: bool = True) -> str:
         files = make_files(tmp_path / "run", q8)
         return publish(store, "legal", files, make_manifest(), gate_passed=gate_passed, tag=tag).tag
@@ -109,7 +111,7 @@ def test_a_tag_of_ones_own_names_a_version_and_moves_on(store: Path, tmp_path: P
     assert resolve(store, "legal:2026-03").tag == "1"
     assert list_models(store)[1].tags == ("1", "2026-03")
 
-    # A version that did not pass takes the name too, as it was asked for; latest stays.
+    # A version that did not pass takes the tag too, as the recipe asks for it; latest stays.
     assert tagged(b"three", "2026-03", gate_passed=False) == "3"
     assert [resolve(store, f"legal:{tag}").tag for tag in ("2026-03", "latest", "1")] == [
         "3",
@@ -213,7 +215,7 @@ def test_a_full_disk_is_one_clear_line_and_what_was_published_stays(
 
 
 @pytest.mark.parametrize("name", ["../legal", "Legal", "", "legal:1", "a/b", "legal\n"])
-def test_a_name_that_no_registry_would_take_is_refused(
+def test_a_name_that_registries_do_not_accept_is_refused(
     store: Path, tmp_path: Path, name: str
 ) -> None:
     with pytest.raises(InputError, match="expected a name"):

@@ -68,11 +68,11 @@ def test_an_unknown_variant_names_those_that_exist(store: Path, tmp_path: Path) 
 
 def test_progress_ends_at_the_whole(store: Path, tmp_path: Path) -> None:
     publish_legal(store, tmp_path / "run")
-    heard: list[tuple[int, int, str]] = []
-    paths = pull(store, "legal", tmp_path / "out", progress=lambda *step: heard.append(step))
+    steps: list[tuple[int, int, str]] = []
+    paths = pull(store, "legal", tmp_path / "out", progress=lambda *step: steps.append(step))
     total = sum(path.stat().st_size for path in paths)
-    assert heard[-1][:2] == (total, total)
-    assert [done for done, _, _ in heard] == sorted(done for done, _, _ in heard)
+    assert steps[-1][:2] == (total, total)
+    assert [done for done, _, _ in steps] == sorted(done for done, _, _ in steps)
 
 
 def test_what_is_there_and_right_is_left_alone_and_what_is_wrong_replaced(
@@ -81,10 +81,10 @@ def test_what_is_there_and_right_is_left_alone_and_what_is_wrong_replaced(
     publish_legal(store, tmp_path / "run")
     pull(store, "legal", tmp_path / "out")
     right, wrong = tmp_path / "out" / "legal-Q8_0.gguf", tmp_path / "out" / "README.md"
-    kept = right.stat().st_ino
+    inode = right.stat().st_ino
     wrong.write_text("# LEGAL\n")
     pull(store, "legal", tmp_path / "out")
-    assert right.stat().st_ino == kept
+    assert right.stat().st_ino == inode
     assert wrong.read_text() == "# legal\n"
 
 
@@ -124,8 +124,8 @@ def test_a_corrupted_blob_is_named_and_nothing_of_it_is_left(store: Path, tmp_pa
         pull(store, "legal", tmp_path / "out")
     message = str(raised.value)
     assert "\n" not in message
-    for said in [str(blob), "legal-Q8_0.gguf", blob.name, sha256(blob)]:
-        assert said in message
+    for part in [str(blob), "legal-Q8_0.gguf", blob.name, sha256(blob)]:
+        assert part in message
     assert not [name for name in names_in(tmp_path / "out") if "Q8_0" in name]
 
 
