@@ -20,7 +20,9 @@ from collections.abc import Iterator
 
 from PIL import Image
 
-from teacher.scenes.scene import KINDS, Picture, SceneError, check, draw, example
+from teacher.scenes.kinds import KINDS, draw, example
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import DrawnImage, SceneError
 
 
 def main() -> None:
@@ -35,7 +37,7 @@ def main() -> None:
         _speed(arguments.kinds, arguments.count or 100, arguments.seed)
 
 
-def _pictures(kind: str, seed: int) -> Iterator[Picture]:
+def _pictures(kind: str, seed: int) -> Iterator[DrawnImage]:
     number = 0
     while True:
         try:

@@ -12,7 +12,7 @@ from schemas.errors import InputError
 from schemas.recipe import Recipe
 from teacher.domain.pack import Domain
 from teacher.planning.hardware import Hardware
-from teacher.scenes.images import Album
+from teacher.scenes.images import ImageStore
 
 if TYPE_CHECKING:
     from student.rendering.examples import Renderer
@@ -44,9 +44,9 @@ class RunContext:
         return self.directory.joinpath(*parts)
 
     @property
-    def album(self) -> Album:
+    def album(self) -> ImageStore:
         """The images of the tasks and of what tools returned."""
-        return Album(self.path("images"))
+        return ImageStore(self.path("images"))
 
     @property
     def teacher_grounding(self) -> Literal["pixels", "source"]:

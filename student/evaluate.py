@@ -23,7 +23,7 @@ from teacher.inference.journal import Journal
 from teacher.inference.llama_server import serve
 from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import rollouts
-from teacher.scenes.images import Album
+from teacher.scenes.images import ImageStore
 
 _REPLY_SECONDS = 300
 
@@ -100,7 +100,7 @@ async def run_exam(
     journal: Path,
     log: Path,
     images: Grounding,
-    album: Album,
+    album: ImageStore,
     report_episode: Callable[[], None],
 ) -> list[Trace]:
     """Runs the candidate on the tasks and returns a trace for each, in the tasks' order.

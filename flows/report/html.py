@@ -20,7 +20,7 @@ from schemas.files import read_json, read_jsonl, write_text
 from schemas.ledger import Ledger
 from schemas.trace import Message, Trace
 from student.training.mixture import lines
-from teacher.scenes.images import named, names_in
+from teacher.scenes.images import attach_images, message_images
 
 SAMPLES = {"kept": 3, "rejected": 6}
 # A run may hold a million traces; samples are chosen among the first of them.
@@ -149,10 +149,10 @@ def _embed_images(trace: Trace, directory: Path) -> dict[str, Any]:
     if not trace.get("images") or reason == "malformed_trace":
         return {**trace}
     messages: list[Message] = []
-    for message in named(trace["messages"], trace["images"]):
+    for message in attach_images(trace["messages"], trace["images"]):
         content = message.get("content")
         if isinstance(content, list):
-            urls = [_data_url(directory / f"{name}.png") for name in names_in([message])]
+            urls = [_data_url(directory / f"{name}.png") for name in message_images([message])]
             texts = [part["text"] for part in content if part["type"] == "text"]
             message = {
                 **message,

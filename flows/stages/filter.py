@@ -13,7 +13,7 @@ from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import StageError
 from schemas.files import read_jsonl, write_json, write_jsonl
-from teacher.scenes.images import names_of
+from teacher.scenes.images import task_images
 
 
 @partial(
@@ -43,7 +43,7 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     traces = list(read_jsonl(context.path("traces.jsonl")))
     exam = list(read_jsonl(context.path("tasks", "exam.jsonl")))
     names = {name for row in (*traces, *exam) for name in _image_names(row)}
-    looks = {name: context.album.look(name) for name in names}
+    looks = {name: context.album.fingerprint(name) for name in names}
     judged, ledger = judge_traces(traces, exam, FilterSettings(**limits), turn_lengths, looks)
     write_jsonl(context.path("filter", "kept.jsonl"), [row for row in judged if is_kept(row)])
     rejected = [row for row in judged if not is_kept(row)]
@@ -64,4 +64,4 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
 
 def _image_names(row: dict[str, Any]) -> list[str]:
     """The images that a trace or a task names."""
-    return row.get("images") or names_of(row)
+    return row.get("images") or task_images(row)

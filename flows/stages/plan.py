@@ -17,7 +17,7 @@ from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256_text, write_json, write_jsonl
 from teacher.domain import tasks, unanswerable
 from teacher.planning import cost
-from teacher.scenes.images import names_of
+from teacher.scenes.images import task_images
 
 
 def _hardware(context: RunContext) -> dict[str, str]:
@@ -28,7 +28,7 @@ def _has_images(context: RunContext) -> bool:
     """Whether the images of the tasks are there: the tasks name them, the receipt does not."""
     files = [context.path("tasks", name) for name in ("train.jsonl", "exam.jsonl")]
     rows = (row for file in files for row in read_jsonl(file))
-    return not context.album.missing(name for row in rows for name in names_of(row))
+    return not context.album.missing(name for row in rows for name in task_images(row))
 
 
 def _print_plan(context: RunContext) -> None:

@@ -15,8 +15,9 @@ from student.export.checks import MAX_TRIES, Check, Conversation, result
 from student.export.llama_server import post
 from student.training.vision import SeeingRenderer
 from teacher.inference.endpoint import Endpoint
-from teacher.scenes.images import Album, image
-from teacher.scenes.scene import Scene, draw
+from teacher.scenes.images import ImageStore, image_part
+from teacher.scenes.kinds import draw
+from teacher.scenes.scene import Scene
 
 _NAME = "image_round_trip"
 
@@ -30,7 +31,7 @@ def check_image_round_trip(
     replaced by blank ones of the same size. Without an image in the traces, one is drawn.
     """
     with TemporaryDirectory() as directory:
-        album = Album(Path(directory))
+        album = ImageStore(Path(directory))
         if not any(renderer.pictures(trace["messages"]) for trace in traces):
             renderer, traces = copy.copy(renderer), [_conversation_with_image(album)]
             renderer.album = album
@@ -48,7 +49,7 @@ def check_image_round_trip(
                 if tokens != expected:
                     problem = f"{tokens} tokens of prompt, expected {expected} as in training"
                     return result(_NAME, f"{trace['id']}: message {index}: {problem}")
-                blank = [_blank_image(renderer.album.about(name)) for name in names]
+                blank = [_blank_image(renderer.album.description(name)) for name in names]
                 blank_messages = _with_images(renderer.sent(messages), blank)
                 _, likely_if_blank = next_token(endpoint, blank_messages, trace["tools"])
                 compared, changed = compared + 1, changed + (likely != likely_if_blank)
@@ -103,10 +104,13 @@ def _with_images(messages: list[Message], urls: list[str]) -> list[Message]:
     ]
 
 
-def _conversation_with_image(album: Album) -> Conversation:
+def _conversation_with_image(album: ImageStore) -> Conversation:
     """Draws a letter into the album and returns a conversation about it."""
     data = {"variant": "letter", "title": "Notice", "fields": {"Number": "C-17"}}
-    content = [image(album.add(draw(Scene("document", data, 1)))), {"type": "text", "text": "?"}]
+    content = [
+        image_part(album.add(draw(Scene("document", data, 1)))),
+        {"type": "text", "text": "?"},
+    ]
     messages: list[Message] = [
         {"role": "user", "content": content},
         {"role": "assistant", "content": "C-17"},

@@ -21,7 +21,7 @@ from student.models import introspect
 from student.rendering.chat_template import chat_template
 from student.rendering.examples import Renderer, Unrenderable, as_served
 from student.training.vision import SeeingRenderer, must_be_known
-from teacher.scenes.images import Album
+from teacher.scenes.images import ImageStore
 
 # Most tokens of a conversation.
 _MAX_CONTEXT = 8192
@@ -173,7 +173,7 @@ def _original(directory: Path, *, with_images: bool) -> tuple[Renderer, int]:
     if not with_images:
         return Renderer(tokenizer, template, stop), context
     must_be_known(directory, config, "with --mmproj")
-    return SeeingRenderer(tokenizer, template, stop, Album(directory), directory), context
+    return SeeingRenderer(tokenizer, template, stop, ImageStore(directory), directory), context
 
 
 def _read_conversations(file: Path | None, renderer: Renderer) -> list[Conversation]:

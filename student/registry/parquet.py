@@ -15,7 +15,7 @@ from typing import Any
 
 from schemas.files import whole
 from schemas.trace import Message, Trace
-from teacher.scenes.images import Album
+from teacher.scenes.images import ImageStore
 
 # Rows of a row group; so many are in memory at once, with their images.
 _ROW_GROUP = 100
@@ -29,7 +29,7 @@ def llama_factory_info(name: str, file: str) -> dict[str, Any]:
     return {name: {"file_name": file, "formatting": "sharegpt", "columns": columns}}
 
 
-def write(traces: Iterable[Trace], album: Album, to: Path) -> int:
+def write(traces: Iterable[Trace], album: ImageStore, to: Path) -> int:
     """Writes traces to a Parquet file and returns how many. album: the images that the traces name.
 
     Raises:
@@ -68,7 +68,7 @@ def write(traces: Iterable[Trace], album: Album, to: Path) -> int:
     return written
 
 
-def _row(trace: Trace, album: Album) -> dict[str, Any]:
+def _row(trace: Trace, album: ImageStore) -> dict[str, Any]:
     return {
         "messages": [
             {

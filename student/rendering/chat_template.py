@@ -14,7 +14,7 @@ from schemas.errors import InputError
 from student.rendering.examples import Renderer, Unrenderable
 from student.training.vision import SeeingRenderer
 from teacher.models import catalog
-from teacher.scenes.images import Album
+from teacher.scenes.images import ImageStore
 
 SAY_IT = "describe the student in a file (as student/models/*.yaml) and name that"
 
@@ -64,7 +64,7 @@ def must_see(student: dict[str, Any], directory: Path, tokenizer: Any = None) ->
 
     template = chat_template(student, directory)
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(directory)
-    album = Album(directory)  # none of its pictures is asked for
+    album = ImageStore(directory)  # none of its pictures is asked for
     try:
         renderer = SeeingRenderer(tokenizer, template, student["stop"], album, directory)
     except (OSError, ValueError) as error:  # what transformers raises where a file is broken

@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from schemas.json_text import parse_json
-from teacher.scenes.images import Album, as_sent, named, names_in
+from teacher.scenes.images import ImageStore, attach_images, message_images, request_messages
 
 IGNORED = -100  # PyTorch's cross entropy skips this label
 
@@ -61,7 +61,7 @@ class Renderer:
     """
 
     def __init__(
-        self, tokenizer: Any, template: str, stop: list[str], album: Album | None = None
+        self, tokenizer: Any, template: str, stop: list[str], album: ImageStore | None = None
     ) -> None:
         self.tokenizer, self.template, self.stop = tokenizer, template, stop
         self.album = album
@@ -87,7 +87,7 @@ class Renderer:
 
     def shown(self, messages: Sequence[dict]) -> list[dict]:
         """Messages as the template is given them."""
-        return as_sent(messages, "source", self.album)
+        return request_messages(messages, "source", self.album)
 
     def sent(self, messages: Sequence[dict]) -> list[dict]:
         """Messages as the student's server is sent them."""
@@ -188,7 +188,7 @@ def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
     if len(images) != count:
         raise Unrenderable(f"{count} pictures in the messages, {len(images)} named in `images`")
     if images:
-        trace = {**trace, "messages": named(trace["messages"], images)}
+        trace = {**trace, "messages": attach_images(trace["messages"], images)}
     messages = trace["messages"]
     if not renderer.one_call_a_turn or all(len(m.get("tool_calls") or []) < 2 for m in messages):
         return trace
@@ -211,7 +211,7 @@ def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
         if not calls:
             shown.append(message)
     served = {**trace, "messages": shown, "outcome": {**trace["outcome"], "tool_errors": errors}}
-    return served | ({"images": names_in(shown)} if images else {})
+    return served | ({"images": message_images(shown)} if images else {})
 
 
 def _pictures_in(messages: list[dict]) -> int:

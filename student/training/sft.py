@@ -16,7 +16,7 @@ from student.rendering.examples import Example
 from student.training import vision
 from teacher.inference.llamacpp import Progress
 from teacher.planning import hardware
-from teacher.scenes.images import Album
+from teacher.scenes.images import ImageStore
 
 # Bytes left alone on a GPU: the logits of a few rows, workspaces, what the allocator cannot use.
 _MARGIN = 2 * hardware.GIB
@@ -30,7 +30,7 @@ def train(
     settings: Any,
     work: Path,
     say: Progress = print,
-    album: Album | None = None,
+    album: ImageStore | None = None,
 ) -> dict[str, Any]:
     """Trains a student and leaves the adapter (or, with method full, the weights) in `work`/adapter.
 

@@ -23,7 +23,7 @@ from PIL import Image
 
 from schemas.errors import InputError
 from student.rendering.examples import Renderer, Unrenderable
-from teacher.scenes.images import Album, as_sent, names_in, with_pixels
+from teacher.scenes.images import ImageStore, inline_pixels, message_images, request_messages
 
 # config.json's model_type of the families whose templates, positions and converters are known here.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
@@ -137,7 +137,7 @@ class SeeingRenderer(Renderer):
     """A tokenizer, its template and an image processor. Arguments as Renderer's; directory: the student's."""
 
     def __init__(
-        self, tokenizer: Any, template: str, stop: list[str], album: Album, directory: Path
+        self, tokenizer: Any, template: str, stop: list[str], album: ImageStore, directory: Path
     ) -> None:
         from transformers import AutoConfig
 
@@ -155,10 +155,10 @@ class SeeingRenderer(Renderer):
         return list(messages)
 
     def sent(self, messages: Sequence[dict]) -> list[dict]:
-        return with_pixels(as_sent(messages, "pixels", self.album), self.album)
+        return inline_pixels(request_messages(messages, "pixels", self.album), self.album)
 
     def pictures(self, messages: Sequence[dict]) -> list[str]:
-        return names_in(messages)
+        return message_images(messages)
 
     def ids(self, text: str, pictures: Sequence[str] | None = None) -> list[int]:
         """Token ids of rendered text. With `pictures` (their sha256, in order) each placeholder is repeated for the
@@ -180,7 +180,7 @@ class SeeingRenderer(Renderer):
     def tokens(self, name: str) -> int:
         """How many tokens a picture of the album takes."""
         assert self.album
-        about = self.album.about(name)
+        about = self.album.description(name)
         width, height = fitted(about["width"], about["height"], self.side)
         return width * height // self.side**2
 
@@ -193,7 +193,7 @@ class Collator:
     directory: the student's. A picture is read from the album when its batch is made.
     """
 
-    def __init__(self, directory: Path, album: Album | None) -> None:
+    def __init__(self, directory: Path, album: ImageStore | None) -> None:
         from transformers import AutoConfig
 
         self.processor, self.album = image_processor(directory), album

@@ -9,15 +9,16 @@ from typing import Any
 
 from schemas.filter import HINT_HEADER
 from teacher.domain.pack import Domain
-from teacher.scenes.images import Album, image, names_of
-from teacher.scenes.scene import Scene, draw
+from teacher.scenes.images import ImageStore, image_part, task_images
+from teacher.scenes.kinds import draw
+from teacher.scenes.scene import Scene
 
 
 def request_content(task: dict[str, Any]) -> str | list[dict[str, Any]]:
     """Returns the content of the user's message: the request, after the task's images if it has any."""
     if "pictures" not in task:
         return task["request"]
-    images = [image(name) for name in names_of(task)]
+    images = [image_part(name) for name in task_images(task)]
     return [*images, {"type": "text", "text": task["request"]}]
 
 
@@ -37,7 +38,7 @@ def hint(task: dict[str, Any], step: int | None = None) -> str:
     return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
 
 
-def result_content(result: Any, album: Album | None) -> str | list[dict[str, Any]]:
+def result_content(result: Any, album: ImageStore | None) -> str | list[dict[str, Any]]:
     """Returns a tool's result as the content of a tool message. A scene is drawn, and its image stored in the album.
 
     Raises:
@@ -47,12 +48,12 @@ def result_content(result: Any, album: Album | None) -> str | list[dict[str, Any
         picture = draw(result)
         name = album.add(picture) if album else picture.sha256
         size = f"{picture.width} x {picture.height} pixels"
-        return [image(name), {"type": "text", "text": f"{result.kind}, {size}"}]
+        return [image_part(name), {"type": "text", "text": f"{result.kind}, {size}"}]
     return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
 def demonstration(
-    task: dict[str, Any], domain: Domain, *, hinted: bool = False, album: Album | None = None
+    task: dict[str, Any], domain: Domain, *, hinted: bool = False, album: ImageStore | None = None
 ) -> list[dict[str, Any]]:
     """Returns a worked example: the messages of a task from the user's request over its solution to the reply.
 

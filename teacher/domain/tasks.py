@@ -13,8 +13,10 @@ from schemas.tool_calls import check_arguments
 from teacher.domain.pack import Answer, Blueprint, Domain
 from teacher.domain.questions import ProgramError, run, used
 from teacher.domain.scoring import answer_matches, state_hash
-from teacher.scenes.images import Album, names_of
-from teacher.scenes.scene import Picture, Scene, SceneError, check, draw
+from teacher.scenes.images import ImageStore, task_images
+from teacher.scenes.kinds import draw
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import DrawnImage, Scene, SceneError
 
 # Train and exam draw their seeds from disjoint ranges; the domain keeps their entities apart by `split`.
 _FIRST_SEED = {"train": 0, "exam": 500_000_000}
@@ -35,7 +37,7 @@ def sample(
     seed: int,
     mix: dict[str, float] | None = None,
     pixels: bool = True,
-    album: Album | None = None,
+    album: ImageStore | None = None,
 ) -> list[dict]:
     """`count` tasks, proven, distinct in what the user says, templates in turn.
 
@@ -67,7 +69,7 @@ def sample(
                     raise
                 continue
             # The same words about another picture ask for something else.
-            asked = (task["request"], *names_of(task))
+            asked = (task["request"], *task_images(task))
             if asked not in seen:
                 break
         else:
@@ -81,7 +83,7 @@ def sample(
 
 
 def build(
-    domain: Domain, template: str, split: str, seed: int, album: Album | None = None
+    domain: Domain, template: str, split: str, seed: int, album: ImageStore | None = None
 ) -> dict[str, Any]:
     """One task (schemas/task.schema.json), proven; its pictures are put into `album` where there is one.
 
@@ -145,7 +147,7 @@ def _file(domain: Domain, template: str) -> str:
     return domain.templates[template].__code__.co_filename
 
 
-def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
+def _draw(blueprint: Blueprint, place: str) -> list[DrawnImage]:
     """The blueprint's pictures, drawn, checked, and showing what its program asks for."""
     pictures = [
         _picture(scene, f"{place}: picture {number} ({scene.kind})")
@@ -164,7 +166,7 @@ def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
     return pictures
 
 
-def _picture(scene: Scene, place: str) -> Picture:
+def _picture(scene: Scene, place: str) -> DrawnImage:
     try:
         picture = draw(scene)
     except SceneError as error:
@@ -178,7 +180,7 @@ def _answer(
     domain: Domain,
     template: str,
     blueprint: Blueprint,
-    pictures: list[Picture],
+    pictures: list[DrawnImage],
     unchanged: bool,
     place: str,
 ) -> dict[str, Any] | None:
@@ -209,7 +211,7 @@ def scenes_of(domain: Domain, template: str, split: str, seed: int) -> list[Scen
     return _blueprint(domain, template, split, seed)[2].pictures
 
 
-def described(picture: Picture) -> dict[str, Any]:
+def described(picture: DrawnImage) -> dict[str, Any]:
     """A picture as a task names it."""
     kind, width, height = picture.scene.kind, picture.width, picture.height
     return {"sha256": picture.sha256, "kind": kind, "width": width, "height": height}
@@ -225,7 +227,9 @@ def as_json(answer: Answer) -> dict[str, Any]:
     return made
 
 
-def _shown(blueprint: Blueprint, pictures: list[Picture], album: Album | None) -> dict[str, Any]:
+def _shown(
+    blueprint: Blueprint, pictures: list[DrawnImage], album: ImageStore | None
+) -> dict[str, Any]:
     """What a task says of its pictures; nothing where it has none."""
     if not pictures:
         return {}

@@ -11,8 +11,10 @@ from typing import Any
 from teacher.domain import tasks
 from teacher.domain.pack import Answer, Domain
 from teacher.domain.scoring import answer_matches, says, state_hash
-from teacher.scenes.images import Album
-from teacher.scenes.scene import Picture, check, draw
+from teacher.scenes.images import ImageStore
+from teacher.scenes.kinds import draw
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import DrawnImage
 
 # Pictures come from seeds of which no task and no worked example is made, `_TRIES` for each task.
 _SEEDS, _SPAN, _TRIES = 450_000_000, 1_000_000, 24
@@ -22,7 +24,7 @@ _NOUNS = {"document": "page", "chart": "chart", "diagram": "diagram", "screen": 
 
 
 def swap_some(
-    sampled: list[dict[str, Any]], domain: Domain, share: float, album: Album
+    sampled: list[dict[str, Any]], domain: Domain, share: float, album: ImageStore
 ) -> list[dict[str, Any]]:
     """The tasks, of which a share of those with pictures now shows another picture of the same kind.
 
@@ -41,13 +43,13 @@ def swap_some(
     return made
 
 
-def _swapped(task: dict[str, Any], domain: Domain, album: Album) -> dict[str, Any] | None:
+def _swapped(task: dict[str, Any], domain: Domain, album: ImageStore) -> dict[str, Any] | None:
     """The task with the picture that it asks about replaced; None where no other will do."""
     places = {place for place, _ in task.get("cells", [])}
     if len(places) != 1 or task["program"]["op"] not in _OPERATIONS:
         return None
     place = places.pop()
-    asked = _asked_for(task, album.about(task["pictures"][place]["sha256"]))
+    asked = _asked_for(task, album.description(task["pictures"][place]["sha256"]))
     answer = tasks.as_json(Answer("not_shown"))
     if not asked or answer_matches(answer, task["request"]):
         return None
@@ -70,7 +72,7 @@ def _swapped(task: dict[str, Any], domain: Domain, album: Album) -> dict[str, An
     }
 
 
-def _other(task: dict[str, Any], domain: Domain, kind: str, asked: set[str]) -> Picture | None:
+def _other(task: dict[str, Any], domain: Domain, kind: str, asked: set[str]) -> DrawnImage | None:
     """A picture of this kind, of another task of the domain, that shows nothing of what is asked for."""
     names = [n for n, t in domain.templates.items() if t.kind == task["kind"]]  # type: ignore[attr-defined]
     first = _SEEDS + task["seed"] % _SPAN * _TRIES

@@ -14,7 +14,7 @@ from schemas.errors import StageError
 from schemas.trace import Message, Tool, Usage
 from teacher.inference.endpoint import Endpoint, on_this_machine
 from teacher.inference.journal import Journal, key
-from teacher.scenes.images import Album, with_pixels
+from teacher.scenes.images import ImageStore, inline_pixels
 
 # Seconds before a retry: doubled each time, with jitter so that many clients do not return at once.
 _FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.5, 30.0, 6
@@ -61,7 +61,7 @@ class Client:
         journal: Journal,
         concurrency: int,
         timeout: float,
-        album: Album | None = None,
+        album: ImageStore | None = None,
     ) -> None:
         self._endpoint, self._identity, self._journal = endpoint, identity, journal
         self._slots = asyncio.Semaphore(concurrency)
@@ -140,7 +140,7 @@ class Client:
                     # Image files are read here, so that memory holds only those of the requests in flight.
                     body_with_pixels = {
                         **body,
-                        "messages": with_pixels(body["messages"], self._album),
+                        "messages": inline_pixels(body["messages"], self._album),
                     }
                     with self._endpoint.request_in_flight():
                         completion = await self._openai.chat.completions.create(

@@ -11,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.trace import Grounding, Message
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration, request_content
 from teacher.planning import hardware as gpus
 from teacher.planning.memory import Fit, host_tokens_s
-from teacher.scenes.images import Album, Grounding, Message, as_sent, names_in
+from teacher.scenes.images import ImageStore, message_images, request_messages
 
 # Characters a token, by Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system messages, 3.1 to 3.6
 # in requests, 3.7 in the tools' schemas; 2.5 to 2.8 in calls and results, whose ids, dates and figures are short
@@ -69,7 +70,7 @@ class Conversation:
 def measure(
     tasks: Sequence[dict[str, Any]],
     domain: Domain,
-    album: Album,
+    album: ImageStore,
     shown: Grounding,
     read: Grounding,
 ) -> list[Conversation]:
@@ -108,14 +109,14 @@ def measure(
     made = []
     for task in tasks:
         answer = task["checks"]["answer"]
-        pictures = task.get("pictures") or any(map(names_in, solved[task["template"]]))
+        pictures = task.get("pictures") or any(map(message_images, solved[task["template"]]))
         asked_blind = pictures and not (answer and answer["type"] == "not_shown")
         blind = one(task, "none") if asked_blind else None
         made.append(Conversation(len(task["plan"]), one(task, shown), blind, one(task, read)))
     return made
 
 
-def _parts(solved: list[list[Message]], images: Grounding, album: Album) -> dict[str, float]:
+def _parts(solved: list[list[Message]], images: Grounding, album: ImageStore) -> dict[str, float]:
     """What the tasks of one template have in common, of their messages when they are solved."""
     requests = [_tokens(messages[:1], images, album) for messages in solved]
     rest = [_tokens(messages[1:], images, album) for messages in solved]
@@ -134,14 +135,16 @@ def _parts(solved: list[list[Message]], images: Grounding, album: Album) -> dict
     }
 
 
-def _tokens(messages: Sequence[Message], images: Grounding, album: Album) -> float:
+def _tokens(messages: Sequence[Message], images: Grounding, album: ImageStore) -> float:
     """Tokens of messages as a reader is shown them, pictures as pixels or in words included."""
     total = 0.0
     if images == "pixels":
-        total += sum(picture_tokens(album.about(name)) for name in names_in(messages))
+        total += sum(picture_tokens(album.description(name)) for name in message_images(messages))
     elif images == "source":
-        total += sum(len(album.about(n)["source"]) for n in names_in(messages)) / _OF_VALUES
-    for message in as_sent(messages, "none", album):
+        total += (
+            sum(len(album.description(n)["source"]) for n in message_images(messages)) / _OF_VALUES
+        )
+    for message in request_messages(messages, "none", album):
         rate = _OF_VALUES if message["role"] == "tool" else _OF_WORDS
         total += _MARKS + len(message["content"]) / rate
         for call in message.get("tool_calls", []):

@@ -21,7 +21,7 @@ from teacher.domain import tasks
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration
 from teacher.inference.client import Reply
-from teacher.scenes.images import Album, as_sent
+from teacher.scenes.images import ImageStore, request_messages
 
 Row = dict[str, Any]  # {"request": {"messages", "tools"}, "calls": bool}
 
@@ -36,7 +36,7 @@ def of_domain(domain: Domain, seed: int = 0, thinking: bool = False) -> list[Row
         thinking: give the calls of the history a line of reasoning, as Moonshot's API requires it.
     """
     with TemporaryDirectory() as directory:
-        album = Album(Path(directory))
+        album = ImageStore(Path(directory))
         return [
             row
             for task in tasks.sample(domain, "train", _TASKS, seed, pixels=False, album=album)
@@ -44,11 +44,11 @@ def of_domain(domain: Domain, seed: int = 0, thinking: bool = False) -> list[Row
         ]
 
 
-def _rows(task: dict[str, Any], domain: Domain, thinking: bool, album: Album) -> list[Row]:
+def _rows(task: dict[str, Any], domain: Domain, thinking: bool, album: ImageStore) -> list[Row]:
     """A row for each turn of a task; what pictures show is told in words."""
     rows = []
     system = {"role": "system", "content": task["system"]}
-    solved = as_sent(demonstration(task, domain, album=album), "source", album)
+    solved = request_messages(demonstration(task, domain, album=album), "source", album)
     conversation = [system, *solved]
     tools = [domain.tools[name] for name in task["tools"]]
     for place, message in enumerate(conversation):

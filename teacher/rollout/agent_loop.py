@@ -13,6 +13,7 @@ from typing import Any
 from schemas.errors import InputError
 from schemas.json_text import parse_json
 from schemas.tool_calls import check_arguments
+from schemas.trace import Grounding
 from teacher.dialects.base import (
     AdaptedRequest,
     Detection,
@@ -27,7 +28,7 @@ from teacher.domain.pack import Domain
 from teacher.domain.prompts import hint, request_content, result_content
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.inference.client import Reply
-from teacher.scenes.images import Album, Grounding, TooMany, as_sent, stored
+from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages
 from teacher.scenes.scene import SceneError
 
 Complete = Callable[..., Awaitable[Reply]]
@@ -61,7 +62,7 @@ class Settings:
     mode: str | None = None
     dialect: Dialect = Dialect()
     images: Grounding = "source"
-    album: Album | None = None
+    album: ImageStore | None = None
     image_limits: dict[str, int] | None = None
 
 
@@ -123,8 +124,10 @@ async def run(
             # llama.cpp parses no call here, but lets the model write one: its first character is ruled out.
             parameters["extra_body"] = {"logit_bias": [[settings.call_prefix[0], False]]}
         try:
-            asked = as_sent(shown + begun, settings.images, settings.album, settings.image_limits)
-        except TooMany as too_many:
+            asked = request_messages(
+                shown + begun, settings.images, settings.album, settings.image_limits
+            )
+        except ImageLimitError as too_many:
             ended, error = "teacher_error", str(too_many)
             break
         sent = settings.dialect.adapt_request(asked, tools, parameters, settings.mode)
@@ -182,7 +185,7 @@ async def run(
         "answer": bool(said.strip()) if answer is None else answer_matches(answer, said),
         "state": state_hash(world._state()) == task["checks"]["state"],
     }
-    kept, images = stored(messages)
+    kept, images = detach_images(messages)
     return {
         "version": 1,
         "id": f"{task['id']}/{attempt}",
@@ -259,7 +262,11 @@ def _wording(message: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _execute(
-    function: dict[str, Any], domain: Domain, world: Any, offered: list[str], album: Album | None
+    function: dict[str, Any],
+    domain: Domain,
+    world: Any,
+    offered: list[str],
+    album: ImageStore | None,
 ) -> tuple[str | list[dict[str, Any]], bool]:
     """Validates and runs one call. Returns the tool message's content and whether it is an error."""
     name = function["name"]

@@ -18,11 +18,11 @@ from jsonschema import Draft202012Validator
 
 from schemas.documents import check_document
 from schemas.files import dumps
+from teacher import scenes
 from teacher.domain.pack import Answer, Blueprint, dealt, load
 from teacher.domain.questions import run, used
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.domain.tasks import build
-from teacher.scenes import scene as scenes
 
 pytestmark = pytest.mark.slow
 

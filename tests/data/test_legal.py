@@ -1,7 +1,6 @@
 """The legal pack: every task is solvable, none is free, train and exam share nothing, tools hold."""
 
 import datetime as dt
-import importlib
 import random
 import re
 import sys
@@ -21,7 +20,8 @@ from schemas.files import dumps
 from teacher.domain.pack import Blueprint, load
 from teacher.domain.questions import run, used
 from teacher.domain.scoring import answer_matches, state_hash
-from teacher.scenes.scene import KINDS, check, draw
+from teacher.scenes.kinds import KINDS, draw
+from teacher.scenes.legibility import check
 
 LEGAL = load("legal")
 PACKAGE = LEGAL.environment.__module__.rpartition(".")[0]
@@ -42,7 +42,7 @@ def build(split: str, seed: int) -> tuple[str, Blueprint]:
 
 def shown(blueprint: Blueprint) -> str:
     """What the pictures of a task say, in words."""
-    modules = [importlib.import_module(KINDS[scene.kind]) for scene in blueprint.pictures]
+    modules = [KINDS[scene.kind]() for scene in blueprint.pictures]
     words = [m.source(s.data) for m, s in zip(modules, blueprint.pictures, strict=True)]
     return "\n".join(words)
 

@@ -18,7 +18,9 @@ from teacher.domain.pack import Blueprint, load
 from teacher.domain.questions import run
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.domain.tasks import build
-from teacher.scenes.scene import Scene, check, draw
+from teacher.scenes.kinds import draw
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import Scene
 
 pytestmark = pytest.mark.slow
 

@@ -41,7 +41,7 @@ from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.llama_server import serve
 from teacher.models import catalog
-from teacher.scenes.images import as_sent
+from teacher.scenes.images import request_messages
 
 pytestmark = pytest.mark.slow
 
@@ -237,7 +237,7 @@ def test_a_pulled_variant_comes_with_its_tower_and_is_asked_about_a_picture(
             journal = Journal(directory / "journal")
             identity = {"model": "m", "revision": "r"}
             async with Client(endpoint, identity, journal, 1, 120, work.album) as client:
-                sent = as_sent(messages, "pixels", work.album)
+                sent = request_messages(messages, "pixels", work.album)
                 return await client.complete(sent, trace["tools"], 0, max_tokens=32)
 
     reply = asyncio.run(ask())

@@ -25,6 +25,7 @@ from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter
 from PIL import Image
 
+from teacher.scenes.canvas import wrap
 from teacher.scenes.chart.measure import cells_of, fits, overlap
 from teacher.scenes.chart.samples import example
 from teacher.scenes.chart.style import (
@@ -37,7 +38,8 @@ from teacher.scenes.chart.style import (
     ticks,
 )
 from teacher.scenes.colour import contrast
-from teacher.scenes.scene import MAX_SIDE, Cell, SceneError, covering, font, wrap
+from teacher.scenes.fonts import covering, font
+from teacher.scenes.scene import MAX_SIDE, Cell, SceneError
 
 __all__ = ["VARIANTS", "build", "example", "paint", "source"]
 

@@ -10,7 +10,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.ticker import MaxNLocator
 
 from teacher.scenes.colour import contrast
-from teacher.scenes.scene import SANS, SERIF
+from teacher.scenes.fonts import SANS, SERIF
 
 # Told apart by readers with any kind of colour blindness: Okabe and Ito (2008); Paul Tol's bright, muted and high
 # contrast sets (SRON/EPS/TN/09-002, 2021); steps of matplotlib's viridis and cividis; greys.

@@ -15,7 +15,9 @@ from typing import Any
 import graphlay
 from PIL import ImageFont
 
-from teacher.scenes.scene import MAX_SIDE, SANS, SERIF, Box, covering, font, wrap
+from teacher.scenes.canvas import wrap
+from teacher.scenes.fonts import SANS, SERIF, covering, font
+from teacher.scenes.scene import MAX_SIDE, Box
 
 Point = tuple[float, float]
 

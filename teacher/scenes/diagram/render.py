@@ -16,6 +16,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from teacher.scenes.canvas import Canvas, wrap
 from teacher.scenes.diagram.layout import (
     Placed,
     Point,
@@ -30,7 +31,7 @@ from teacher.scenes.diagram.layout import (
     sequence,
 )
 from teacher.scenes.diagram.samples import example
-from teacher.scenes.scene import MAX_SIDE, Box, Canvas, Cell, SceneError, wrap
+from teacher.scenes.scene import MAX_SIDE, Box, Cell, SceneError
 
 __all__ = ["VARIANTS", "example", "paint", "source"]
 

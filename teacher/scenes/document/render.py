@@ -18,19 +18,13 @@ from typing import Any
 
 from PIL import Image
 
+from teacher.scenes.canvas import Canvas, wrap
 from teacher.scenes.document.samples import example as example
 from teacher.scenes.document.scan import scanned
 from teacher.scenes.document.style import Style
 from teacher.scenes.document.table import draw_table
-from teacher.scenes.scene import (
-    MAX_SIDE,
-    Canvas,
-    Cell,
-    SceneError,
-    covering,
-    font,
-    wrap,
-)
+from teacher.scenes.fonts import covering, font
+from teacher.scenes.scene import MAX_SIDE, Cell, SceneError
 
 VARIANTS = ("contract", "amendment", "invoice", "table", "letter")
 _OPTIONAL = {

@@ -6,7 +6,8 @@ import random
 import numpy as np
 from PIL import Image, ImageFilter
 
-from teacher.scenes.scene import Cell, rotated
+from teacher.scenes.canvas import rotated
+from teacher.scenes.scene import Cell
 
 
 def scanned(image: Image.Image, cells: list[Cell], seed: int) -> tuple[Image.Image, list[Cell]]:

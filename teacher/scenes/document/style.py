@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass
 
-from teacher.scenes.scene import HAND, SANS, SERIF
+from teacher.scenes.fonts import HAND, SANS, SERIF
 
 # Dark enough for text on white and for white text on them: 5:1 and more by WCAG's measure.
 _ACCENTS = ("#1f3a5f", "#5b2333", "#22543d", "#3b3b3b", "#4a2c6d", "#7a3b12", "#0b5563", "#111111")

@@ -5,7 +5,9 @@ from typing import Any
 
 from PIL import ImageFont
 
-from teacher.scenes.scene import Canvas, SceneError, covering, wrap
+from teacher.scenes.canvas import Canvas, wrap
+from teacher.scenes.fonts import covering
+from teacher.scenes.scene import SceneError
 
 _PAD = 9
 

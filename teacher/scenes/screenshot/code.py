@@ -8,8 +8,10 @@ from pygments.styles import get_style_by_name
 from pygments.token import Token
 from pygments.util import ClassNotFound
 
+from teacher.scenes.canvas import Canvas
 from teacher.scenes.colour import mix
-from teacher.scenes.scene import MAX_SIDE, Box, Canvas, SceneError, font
+from teacher.scenes.fonts import font
+from teacher.scenes.scene import MAX_SIDE, Box, SceneError
 from teacher.scenes.screenshot.widgets import readable
 
 _LIGHT = ("default", "friendly", "vs", "xcode", "tango", "solarized-light", "gruvbox-light", "sas")

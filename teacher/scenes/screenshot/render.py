@@ -16,8 +16,10 @@ from typing import Any
 
 from PIL import Image
 
+from teacher.scenes.canvas import Canvas
 from teacher.scenes.colour import mix
-from teacher.scenes.scene import MAX_SIDE, Canvas, Cell, SceneError, font
+from teacher.scenes.fonts import font
+from teacher.scenes.scene import MAX_SIDE, Cell, SceneError
 from teacher.scenes.screenshot.code import Editor, needed_width
 from teacher.scenes.screenshot.samples import example
 from teacher.scenes.screenshot.widgets import DARK, LIGHT, Pane, Style, readable, shown, table_width

@@ -8,8 +8,10 @@ import random
 from dataclasses import dataclass
 from typing import Any
 
+from teacher.scenes.canvas import Canvas, wrap
 from teacher.scenes.colour import contrast, luminance, mix
-from teacher.scenes.scene import SANS, Box, Canvas, SceneError, covering, font, wrap
+from teacher.scenes.fonts import SANS, covering, font
+from teacher.scenes.scene import Box, SceneError
 
 # Text against its ground; WCAG 2.2, success criterion 1.4.3. Anti-aliasing takes some of it on the pixels.
 _LEAST_CONTRAST = 5.5

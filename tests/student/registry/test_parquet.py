@@ -8,13 +8,13 @@ from test_examples import TOOLS, calls, result, says, trace, user
 from test_vision import IMAGE, page, text
 
 from student.registry import parquet
-from teacher.scenes.images import Album
+from teacher.scenes.images import ImageStore
 
 
 def test_a_parquet_file_has_messages_tools_and_the_bytes_of_images(tmp_path):
     import datasets
 
-    album = Album(tmp_path / "images")
+    album = ImageStore(tmp_path / "images")
     names = [album.add(page("C-1", 100, 60)), album.add(page("C-2", 80, 90))]
     messages = [
         user([IMAGE, text("When does it end?")]),

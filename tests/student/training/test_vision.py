@@ -39,8 +39,9 @@ from student.rendering.examples import (
 )
 from student.training import vision
 from teacher.models import catalog
-from teacher.scenes import scene as scenes
-from teacher.scenes.images import Album
+from teacher.scenes import kinds
+from teacher.scenes.images import ImageStore
+from teacher.scenes.scene import MAX_SIDE, DrawnImage, Scene
 
 # Each family with the template that its students have: the hub's own where it shows tools.
 TEMPLATES = {
@@ -57,7 +58,7 @@ def text(words):
 
 @pytest.fixture(scope="module")
 def album(tmp_path_factory):
-    return Album(tmp_path_factory.mktemp("images"))
+    return ImageStore(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +72,8 @@ def page(number, width, height):
     ImageDraw.Draw(image).text((10, 10), f"Contract {number}", fill="black")
     file = io.BytesIO()
     image.save(file, "PNG")
-    scene = scenes.Scene("document", {"variant": "letter", "title": number}, 0)
-    return scenes.Picture(scene, file.getvalue(), width, height, (), f"Contract {number}")
+    scene = Scene("document", {"variant": "letter", "title": number}, 0)
+    return DrawnImage(scene, file.getvalue(), width, height, (), f"Contract {number}")
 
 
 @pytest.fixture(scope="module", params=vision.FAMILIES)
@@ -236,7 +237,7 @@ def test_a_text_only_student_reads_what_its_server_is_sent(album, pages):
     assert only.pictures == []
     read = TINY.decode(only.input_ids)
     for name in pages:
-        assert scenes.as_text(album.about(name)["source"]) in read
+        assert kinds.as_text(album.description(name)["source"]) in read
     served = as_served(made, renderer)
     shown: Any = renderer.text(renderer.sent(served["messages"]), TOOLS)
     assert shown in f"{read}\n"
@@ -276,13 +277,13 @@ def test_a_batch_has_the_pixels_of_its_pictures_and_their_places(seeing, directo
 
 def test_a_picture_that_is_missing_is_said(seeing, pages, album):
     made = conversation(["0" * 64, *pages[1:]])
-    with pytest.raises(Exception, match="no such picture"):
+    with pytest.raises(Exception, match="no such image"):
         examples(made, seeing)
 
 
 def test_the_largest_picture_takes_no_more_tokens_than_the_server_gives_it(seeing, monkeypatch):
-    about = {"height": scenes.MAX_SIDE, "width": scenes.MAX_SIDE}
-    monkeypatch.setattr(Album, "about", lambda self, name: about)
+    about = {"height": MAX_SIDE, "width": MAX_SIDE}
+    monkeypatch.setattr(ImageStore, "description", lambda self, name: about)
     assert 4000 < seeing.tokens("large") <= vision.MOST_TOKENS
     about.update(height=20, width=20)
     assert seeing.tokens("small") >= vision.FEWEST_TOKENS

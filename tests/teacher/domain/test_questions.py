@@ -20,7 +20,8 @@ from teacher.domain.questions import (
     used,
     value,
 )
-from teacher.scenes import scene as scenes
+from teacher.scenes import kinds
+from teacher.scenes.scene import Cell
 
 INVOICE: dict[str, Any] = {
     "variant": "invoice",
@@ -101,17 +102,17 @@ _SETTINGS = {"variant", "labels", "unit", "language", "highlight", "scan", "page
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", list(scenes.KINDS))
+@pytest.mark.parametrize("kind", list(kinds.KINDS))
 def test_a_thousand_scenes_of_a_kind_show_what_their_questions_need_and_both_evaluators_agree(
     kind: str,
 ) -> None:
     asked: dict[str, int] = {}
     for number in range(1000):
         rng = random.Random(f"questions/{kind}/{number}")
-        scene = scenes.example(kind, rng)
+        scene = kinds.example(kind, rng)
         data, shown = scene.data, None
         if number < 100:  # tests of each kind draw a thousand
-            shown = {cell.key for cell in scenes.draw(scene).cells}
+            shown = {cell.key for cell in kinds.draw(scene).cells}
         for program in programs(data, rng):
             try:
                 answer = run(program, [data])
@@ -231,7 +232,7 @@ def test_a_trend_is_named_only_where_no_step_goes_against_it(
 
 def test_a_point_is_the_box_of_the_cell_in_the_drawing() -> None:
     class Drawn:
-        cells = (scenes.Cell("title", "Invoice 77", (10, 20, 90, 40)),)
+        cells = (Cell("title", "Invoice 77", (10, 20, 90, 40)),)
 
     program = {"op": "point", "cell": at(INVOICE, "title")}
     answer = run(program, [INVOICE], [Drawn()])
@@ -295,7 +296,7 @@ def test_the_tolerance_never_exceeds_a_fiftieth_of_the_axis_that_is_drawn() -> N
     seen = 0
     for number in range(40):
         rng = random.Random(f"axes/{number}")
-        scene = scenes.example("chart", rng)
+        scene = kinds.example("chart", rng)
         data = scene.data
         if data["variant"] in ("pie", "stacked_bar") or data.get("labels"):
             continue

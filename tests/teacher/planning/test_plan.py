@@ -19,6 +19,7 @@ from vllm_parser import serve_arguments
 from flows import recipe_file
 from schemas.errors import InputError
 from schemas.recipe import Recipe, Train
+from schemas.trace import Grounding
 from student.models import base
 from student.training.memory import activation_bytes, for_machine, layers_to_keep, memory
 from teacher.domain import pack as domain
@@ -34,7 +35,7 @@ from teacher.planning.plan import plan
 from teacher.rollout import agent_loop
 from teacher.rollout import blind_baseline as blind
 from teacher.rollout.scheduler import rollouts
-from teacher.scenes.images import Album, Grounding
+from teacher.scenes.images import ImageStore
 
 KIMI_RECIPES = sorted(path.stem for path in recipe_file.RECIPES.glob("kimi-*.yaml"))
 
@@ -331,7 +332,7 @@ class Solver:
             message = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
         return Reply("key", message, "stop", 0.0, {"prompt_tokens": 0, "completion_tokens": 0})
 
-    def tokens(self, album: Album) -> float:
+    def tokens(self, album: ImageStore) -> float:
         """Of the last requests, each of which holds all of its conversation."""
         total = 0.0
         for messages, tools in self.last.values():
@@ -361,7 +362,7 @@ _SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("legal", "tech-
 @pytest.fixture(scope="module", params=["code-review", *_SLOW])
 def pack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A pack, tasks of it with many pictures, and their album."""
-    loaded, album = domain.load(request.param), Album(tmp_path_factory.mktemp("album"))
+    loaded, album = domain.load(request.param), ImageStore(tmp_path_factory.mktemp("album"))
     mix = dict.fromkeys(loaded.spec["kinds"], 1.0)
     return loaded, sampled.sample(loaded, "train", 20, 0, mix, album=album), album
 
@@ -429,7 +430,7 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
 ) -> None:
     """A run of 180 tasks on two idle cores with AVX-512: generation took 500 s, training 493 s."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    recipe, loaded, album = recipe_file.load("local"), domain.load("legal"), Album(tmp_path)
+    recipe, loaded, album = recipe_file.load("local"), domain.load("legal"), ImageStore(tmp_path)
     tasks = sampled.sample(loaded, "train", 180, 0, recipe.tasks.mix, pixels=False, album=album)
     tasks = swap_some(tasks, loaded, recipe.tasks.swapped, album)
     measured = cost.measure(tasks, loaded, album, shown="source", read="source")

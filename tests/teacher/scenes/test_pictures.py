@@ -27,8 +27,8 @@ from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.rollout import agent_loop, blind_baseline
 from teacher.rollout.agent_loop import Settings
-from teacher.scenes import images as pictures
-from teacher.scenes.images import Album
+from teacher.scenes import images as images_module
+from teacher.scenes.images import ImageStore
 
 TEACHER = {"model": "m", "revision": "r", "engine": "vllm", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
@@ -37,8 +37,8 @@ Task = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
-def album(tmp_path_factory: pytest.TempPathFactory) -> Album:
-    return Album(tmp_path_factory.mktemp("run") / "images")
+def album(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+    return ImageStore(tmp_path_factory.mktemp("run") / "images")
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +47,18 @@ def fees(tmp_path_factory: pytest.TempPathFactory) -> Domain:
 
 
 @pytest.fixture(scope="module")
-def train(fees: Domain, album: Album) -> list[Task]:
+def train(fees: Domain, album: ImageStore) -> list[Task]:
     """Tasks of every template."""
     return sample(fees, "train", 24, 0, album=album)
 
 
 @pytest.fixture(scope="module")
-def page(fees: Domain, album: Album) -> Task:
+def page(fees: Domain, album: ImageStore) -> Task:
     return build(fees, "fee_on_page", "train", 3, album)
 
 
 @pytest.fixture(scope="module")
-def stored_note(fees: Domain, album: Album) -> Task:
+def stored_note(fees: Domain, album: ImageStore) -> Task:
     return build(fees, "fee_of_stored_note", "train", 5, album)
 
 
@@ -93,12 +93,12 @@ def parts(message: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_task_names_its_pictures_and_the_cells_that_its_question_uses(
-    page: Task, album: Album
+    page: Task, album: ImageStore
 ) -> None:
     check_document(page, "task", page["id"])
     (picture,) = page["pictures"]
     assert page["cells"] == [[0, "fields.Fee due"]]
-    about = album.about(picture["sha256"])
+    about = album.description(picture["sha256"])
     assert (about["kind"], about["variant"]) == ("document", "letter")
     assert (about["width"], about["height"]) == (picture["width"], picture["height"])
     cell = next(cell for cell in about["cells"] if cell["key"] == "fields.Fee due")
@@ -107,16 +107,16 @@ def test_a_task_names_its_pictures_and_the_cells_that_its_question_uses(
 
 
 def test_the_pictures_of_a_task_are_the_same_files_each_time(
-    fees: Domain, page: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
-    again = Album(tmp_path)
+    again = ImageStore(tmp_path)
     assert build(fees, "fee_on_page", "train", 3, again) == page
     for file in tmp_path.iterdir():
         assert file.read_bytes() == (album.directory / file.name).read_bytes()
 
 
 def test_all_templates_are_proven_in_both_splits(
-    fees: Domain, album: Album, train: list[Task]
+    fees: Domain, album: ImageStore, train: list[Task]
 ) -> None:
     for made in (train, sample(fees, "exam", 24, 0, album=album)):
         assert {task["template"] for task in made} == set(fees.templates)
@@ -125,20 +125,22 @@ def test_all_templates_are_proven_in_both_splits(
             assert not album.missing(p["sha256"] for p in task.get("pictures", []))
 
 
-def test_who_reads_what_pictures_show_is_asked_for_no_point(fees: Domain, album: Album) -> None:
+def test_who_reads_what_pictures_show_is_asked_for_no_point(
+    fees: Domain, album: ImageStore
+) -> None:
     tasks = sample(fees, "train", 24, 0, pixels=False, album=album)
     assert "where_is_the_fee" not in {task["template"] for task in tasks}
 
 
 def test_a_picture_that_is_gone_or_damaged_is_named(
-    page: Task, album: Album, tmp_path: Path
+    page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     name = page["pictures"][0]["sha256"]
-    with pytest.raises(StageError, match=rf"{name}\.png: no such picture"):
-        Album(tmp_path).png(name)
+    with pytest.raises(StageError, match=rf"{name}\.png: no such image"):
+        ImageStore(tmp_path).png(name)
     (tmp_path / f"{name}.png").write_bytes(album.png(name)[:-1])
     with pytest.raises(StageError, match=rf"{name}\.png: damaged: its sha256 is not its name"):
-        Album(tmp_path).png(name)
+        ImageStore(tmp_path).png(name)
 
 
 @pytest.mark.parametrize(
@@ -233,7 +235,7 @@ def test_a_template_of_both_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
-    fees: Domain, album: Album, train: list[Task]
+    fees: Domain, album: ImageStore, train: list[Task]
 ) -> None:
     tasks = train
     visual = [task for task in tasks if "pictures" in task]
@@ -248,7 +250,7 @@ def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
         assert task["request"] == original["request"] and task["plan"] == []
         (picture,) = task["pictures"]
         assert picture["kind"] == original["pictures"][0]["kind"]
-        shown = {cell["key"] for cell in album.about(picture["sha256"])["cells"]}
+        shown = {cell["key"] for cell in album.description(picture["sha256"])["cells"]}
         assert not shown & {key for _, key in original["cells"]}
         answer = task["checks"]["answer"]
         assert answer_matches(answer, task["reply"])
@@ -256,7 +258,9 @@ def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
     assert [t for t in made if "swapped" not in t] == [t for t in tasks if t in made]
 
 
-def test_with_no_share_nothing_is_swapped(fees: Domain, album: Album, train: list[Task]) -> None:
+def test_with_no_share_nothing_is_swapped(
+    fees: Domain, album: ImageStore, train: list[Task]
+) -> None:
     assert swap_some(train, fees, 0, album) == train
 
 
@@ -264,7 +268,7 @@ def test_with_no_share_nothing_is_swapped(fees: Domain, album: Album, train: lis
 
 
 def test_pixels_are_sent_as_data_urls_and_stored_by_hash(
-    fees: Domain, page: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=LIMITS)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
@@ -283,19 +287,19 @@ def test_pixels_are_sent_as_data_urls_and_stored_by_hash(
 
 
 def test_a_teacher_that_reads_is_sent_one_text_with_what_the_picture_shows(
-    fees: Domain, page: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     loop = dataclasses.replace(LOOP, images="source", album=album)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
     content = requests[0]["messages"][1]["content"]
     assert content.startswith("[Image: ") and content.endswith(f"]\n\n{page['request']}")
-    assert album.about(trace["images"][0])["source"] in content
+    assert album.description(trace["images"][0])["source"] in content
     assert (trace["images"], trace["grounding"]) == ([page["pictures"][0]["sha256"]], "source")
     assert trace["messages"][1]["content"][0] == {"type": "image"}
 
 
 def test_who_is_blind_is_sent_the_request_alone(
-    fees: Domain, page: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     loop = dataclasses.replace(LOOP, images="none", album=album)
     _, requests = play(fees, page, plan(page), tmp_path, loop)
@@ -304,13 +308,13 @@ def test_who_is_blind_is_sent_the_request_alone(
 
 @pytest.mark.parametrize("how", ["pixels", "source", "none"])
 def test_a_tool_that_returns_a_picture_shows_it_in_its_message(
-    how: Any, fees: Domain, stored_note: Task, album: Album, tmp_path: Path
+    how: Any, fees: Domain, stored_note: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     loop = dataclasses.replace(LOOP, images=how, album=album, image_limits=LIMITS)
     trace, requests = play(fees, stored_note, plan(stored_note), tmp_path, loop)
     told = trace["messages"][3]
     assert told["role"] == "tool" and told["content"][0] == {"type": "image"}
-    about = album.about(trace["images"][0])
+    about = album.description(trace["images"][0])
     size = f"document, {about['width']} x {about['height']} pixels"
     assert told["content"][1] == {"type": "text", "text": size}
     sent = requests[1]["messages"][3]["content"]
@@ -324,7 +328,7 @@ def test_a_tool_that_returns_a_picture_shows_it_in_its_message(
 
 
 def test_a_reply_is_remembered_by_the_hash_of_its_picture_and_by_what_was_shown_of_it(
-    fees: Domain, page: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     other = build(fees, "fee_on_page", "train", 5, album)
     assert (other["request"], other["tools"]) == (page["request"], page["tools"])
@@ -341,7 +345,7 @@ def test_a_reply_is_remembered_by_the_hash_of_its_picture_and_by_what_was_shown_
 
 
 def test_more_images_than_the_server_takes_end_the_episode_before_they_are_sent(
-    fees: Domain, stored_note: Task, album: Album, tmp_path: Path
+    fees: Domain, stored_note: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     look = calls("get_note", stored_note["plan"][0]["arguments"])
     count = calls("count_notes", {})
@@ -354,7 +358,7 @@ def test_more_images_than_the_server_takes_end_the_episode_before_they_are_sent(
 
 
 def test_an_image_larger_than_the_server_takes_is_not_sent(
-    fees: Domain, page: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     limits = {"max_count": 2, "max_bytes": 100}
     loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=limits)
@@ -363,7 +367,7 @@ def test_an_image_larger_than_the_server_takes_is_not_sent(
 
 
 def test_worked_examples_show_their_pictures(
-    fees: Domain, page: Task, stored_note: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, stored_note: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     loop = dataclasses.replace(LOOP, images="pixels", album=album)
     shown = [demonstration(task, fees, album=album) for task in (stored_note, page)]
@@ -378,7 +382,7 @@ def test_worked_examples_show_their_pictures(
 def test_a_task_without_pictures_is_sent_as_ever() -> None:
     messages = [{"role": "system", "content": "s"}, {"role": "assistant", "content": None}]
     for how in ("pixels", "source", "none"):
-        assert pictures.as_sent(messages, how, None) == messages  # type: ignore[arg-type]
+        assert images_module.request_messages(messages, how, None) == messages  # type: ignore[arg-type]
 
 
 names = st.text("0123456789abcdef", min_size=64, max_size=64)
@@ -389,7 +393,7 @@ messages_with_pictures = st.lists(
             {
                 "role": st.sampled_from(["user", "tool"]),
                 "content": st.lists(
-                    names.map(pictures.image)
+                    names.map(images_module.image_part)
                     | st.text().map(lambda text: {"type": "text", "text": text}),
                     min_size=1,
                 ),
@@ -401,8 +405,8 @@ messages_with_pictures = st.lists(
 
 @given(messages_with_pictures)
 def test_stored_messages_and_their_images_give_the_messages_back(messages: list[Any]) -> None:
-    kept, images = pictures.stored(messages)
-    assert pictures.named(kept, images) == messages
+    kept, images = images_module.detach_images(messages)
+    assert images_module.attach_images(kept, images) == messages
     assert "sha256" not in {
         key for m in kept for p in m["content"] if isinstance(p, dict) for key in p
     }
@@ -411,7 +415,7 @@ def test_stored_messages_and_their_images_give_the_messages_back(messages: list[
 # ------------------------------------------------------------------------------------- blind
 
 
-def check_blind(fees: Domain, task: Task, album: Album, tmp_path: Path, said: str) -> Any:
+def check_blind(fees: Domain, task: Task, album: ImageStore, tmp_path: Path, said: str) -> Any:
     """The outcome's `blind` of a passed trace after a blind teacher said something."""
 
     async def scene() -> Any:
@@ -431,7 +435,7 @@ def check_blind(fees: Domain, task: Task, album: Album, tmp_path: Path, said: st
 
 
 def test_a_task_that_is_solved_without_its_picture_is_found(
-    fees: Domain, page: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     found, made, asked = check_blind(fees, page, album, tmp_path, page["reply"])
     assert found is True and made == 1
@@ -439,14 +443,14 @@ def test_a_task_that_is_solved_without_its_picture_is_found(
 
 
 def test_a_task_that_needs_its_picture_is_found_to(
-    fees: Domain, page: Task, album: Album, tmp_path: Path
+    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     found, made, _ = check_blind(fees, page, album, tmp_path, "I see no page.")
     assert found is False and made == 1
 
 
 def test_what_a_picture_does_not_show_is_not_asked_blind(
-    fees: Domain, album: Album, train: list[Task], tmp_path: Path
+    fees: Domain, album: ImageStore, train: list[Task], tmp_path: Path
 ) -> None:
     some = swap_some(train, fees, 0.25, album)
     swapped = next(task for task in some if "swapped" in task)

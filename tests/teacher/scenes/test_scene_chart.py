@@ -12,7 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle, Wedge
 
 from teacher.scenes.chart.render import VARIANTS, build, paint, source
-from teacher.scenes.scene import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
+from teacher.scenes.kinds import draw, example
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import MAX_BYTES, MAX_SIDE, Scene, SceneError
 
 pytestmark = pytest.mark.slow
 

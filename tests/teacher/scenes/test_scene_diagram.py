@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from teacher.scenes.diagram import layout, render
 from teacher.scenes.diagram.render import VARIANTS, paint, source
-from teacher.scenes.scene import MAX_BYTES, MAX_SIDE, Scene, SceneError, check, draw, example
+from teacher.scenes.kinds import draw, example
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import MAX_BYTES, MAX_SIDE, Scene, SceneError
 
 pytestmark = pytest.mark.slow
 

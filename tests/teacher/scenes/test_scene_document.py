@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from teacher.scenes.scene import Picture, Scene, SceneError, check, draw, example
+from teacher.scenes.kinds import draw, example
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import DrawnImage, Scene, SceneError
 
 
 def expected(data: dict[str, Any]) -> dict[str, str]:
@@ -29,7 +31,7 @@ def expected(data: dict[str, Any]) -> dict[str, str]:
     return cells
 
 
-def faults(picture: Picture) -> list[str]:
+def faults(picture: DrawnImage) -> list[str]:
     shown = {cell.key: cell.text for cell in picture.cells}
     wanted = expected(picture.scene.data)
     found = check(picture)

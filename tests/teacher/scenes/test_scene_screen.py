@@ -11,8 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from teacher.scenes import scene as scenes
-from teacher.scenes.scene import Canvas, Picture, Scene, SceneError, check, draw, example
+from teacher.scenes import kinds, legibility
+from teacher.scenes.canvas import Canvas
+from teacher.scenes.kinds import draw, example
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import Box, DrawnImage, Scene, SceneError
 from teacher.scenes.screenshot.widgets import DARK, LIGHT, mix, readable, shown
 
 FORM: dict[str, Any] = {
@@ -49,11 +52,11 @@ EDITOR: dict[str, Any] = {
 SCREENS = {"form": FORM, "table": TABLE, "dialog": DIALOG, "editor": EDITOR}
 
 
-def drawn(data: dict[str, Any], seed: int = 0) -> Picture:
+def drawn(data: dict[str, Any], seed: int = 0) -> DrawnImage:
     return draw(Scene("screen", data, seed))
 
 
-def pixels(picture: Picture) -> np.ndarray:
+def pixels(picture: DrawnImage) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(picture.png)).convert("RGB")).astype(int)
 
 
@@ -93,10 +96,10 @@ def test_no_text_lies_on_another_or_leaves_the_screen_labels_and_line_numbers_in
     numbers: range, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write = Canvas.text
-    written: dict[int, list[tuple[str, scenes.Box]]] = defaultdict(list)
+    written: dict[int, list[tuple[str, Box]]] = defaultdict(list)
     kept: list[Canvas] = []  # so that no two canvases have the same id
 
-    def recording(self: Canvas, xy: Any, text: str, *arguments: Any, **named: Any) -> scenes.Box:
+    def recording(self: Canvas, xy: Any, text: str, *arguments: Any, **named: Any) -> Box:
         box = write(self, xy, text, *arguments, **named)
         kept.append(self)
         written[id(self)].append((text, box))
@@ -122,7 +125,7 @@ def test_no_text_lies_on_another_or_leaves_the_screen_labels_and_line_numbers_in
 def test_the_same_seed_gives_the_same_file_and_another_seed_another_look() -> None:
     files = []
     for seed in (1, 1, 2):
-        scenes._draw.cache_clear()
+        kinds._draw.cache_clear()
         files.append(drawn(FORM, seed).png)
     assert files[0] == files[1] != files[2]
 
@@ -204,7 +207,9 @@ def test_the_colours_of_a_theme_can_be_read_on_its_grounds(theme: Any) -> None:
 @given(st.integers(0, 0xFFFFFF), st.integers(0, 0xFFFFFF))
 def test_any_colour_can_be_made_readable_on_any_ground(ink: int, ground: int) -> None:
     made = readable(f"#{ink:06x}", f"#{ground:06x}", 4.5)
-    tints = [scenes._luminance(Image.new("RGB", (1, 1), c))[0, 0] for c in (made, f"#{ground:06x}")]
+    tints = [
+        legibility._luminance(Image.new("RGB", (1, 1), c))[0, 0] for c in (made, f"#{ground:06x}")
+    ]
     assert (max(tints) + 0.05) / (min(tints) + 0.05) >= 4.4
 
 

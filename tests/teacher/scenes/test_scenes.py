@@ -12,24 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from teacher.scenes.scene import (
-    HAND,
-    MAX_SIDE,
-    MONO,
-    SANS,
-    SERIF,
-    Canvas,
-    Cell,
-    Picture,
-    Scene,
-    SceneError,
-    as_text,
-    check,
-    draw,
-    font,
-    rotated,
-    wrap,
-)
+from teacher.scenes.canvas import Canvas, rotated, wrap
+from teacher.scenes.fonts import HAND, MONO, SANS, SERIF, font
+from teacher.scenes.kinds import as_text, draw
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import MAX_SIDE, Cell, DrawnImage, Scene, SceneError
 
 FAMILIES = SERIF + SANS + MONO + HAND
 PAGE = Scene(
@@ -44,13 +31,13 @@ PAGE = Scene(
 )
 
 
-def picture(image: Image.Image, cells: list[Cell]) -> Picture:
+def picture(image: Image.Image, cells: list[Cell]) -> DrawnImage:
     file = io.BytesIO()
     image.save(file, "PNG")
-    return Picture(PAGE, file.getvalue(), image.width, image.height, tuple(cells), "")
+    return DrawnImage(PAGE, file.getvalue(), image.width, image.height, tuple(cells), "")
 
 
-def spoilt(change: str) -> Picture:
+def spoilt(change: str) -> DrawnImage:
     """A right drawing with one thing wrong with it."""
     page = Canvas(400, 200)
     face = font("Lato", 18)
@@ -119,10 +106,10 @@ def test_a_cell_that_only_claims_to_be_drawn_is_found_on_every_example() -> None
 
 
 def test_the_same_scene_gives_the_same_bytes_and_another_seed_others() -> None:
-    from teacher.scenes import scene
+    from teacher.scenes import kinds
 
     first = draw(PAGE)
-    scene._draw.cache_clear()
+    kinds._draw.cache_clear()
     again = draw(Scene(PAGE.kind, dict(PAGE.data), PAGE.seed))
     assert first.png == again.png and first.sha256 == again.sha256 and first is not again
     looks = {draw(dataclasses.replace(PAGE, seed=seed)).sha256 for seed in range(12)}
@@ -159,7 +146,7 @@ def test_an_unknown_kind_and_a_character_without_glyph_are_refused() -> None:
     page = Canvas(100, 50)
     with pytest.raises(SceneError, match="no font here has '\U0001f9ff'"):
         page.text((5, 5), "\U0001f9ff", font("Lato", 20), "a")
-    with pytest.raises(SceneError, match="nothing to be seen"):
+    with pytest.raises(SceneError, match="no visible character"):
         page.text((5, 5), " ", font("Lato", 20), "a")
 
 
