@@ -99,8 +99,8 @@ async def run_exam(
     context: int,
     journal: Path,
     log: Path,
-    images: Grounding,
-    album: ImageStore,
+    grounding: Grounding,
+    image_store: ImageStore,
     report_episode: Callable[[], None],
 ) -> list[Trace]:
     """Runs the candidate on the tasks and returns a trace for each, in the tasks' order.
@@ -108,7 +108,7 @@ async def run_exam(
     Args:
         context: tokens of one conversation.
         log: the file for the server's output.
-        images: what the model is shown of the tasks' images, which are stored in `album`.
+        grounding: what the model is shown of the tasks' images, which `image_store` has.
         report_episode: called at the end of each episode.
 
     Raises:
@@ -126,8 +126,8 @@ async def run_exam(
         max_tokens=settings.max_tokens,
         temperature=settings.temperature,
         top_p=1.0,
-        images=images,
-        album=album,
+        images=grounding,
+        album=image_store,
     )
     replies = Journal(journal)
     slots = settings.concurrency
@@ -135,7 +135,9 @@ async def run_exam(
     with serve(
         candidate.file, log, slots, context, candidate.template, projector=candidate.projector
     ) as endpoint:
-        async with Client(endpoint, identity, replies, slots, _REPLY_SECONDS, album) as client:
+        async with Client(
+            endpoint, identity, replies, slots, _REPLY_SECONDS, image_store
+        ) as client:
             async for trace in rollouts(
                 cast(Any, tasks), domain, client, loop, cast(Any, maker), slots
             ):

@@ -56,8 +56,8 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                     context=min(student["context"], tokens),
                     journal=context.path("journal"),
                     log=context.path("logs", f"exam-{name}.log"),
-                    images="pixels" if context.student_reads_pixels else "source",
-                    album=context.album,
+                    grounding="pixels" if context.student_reads_pixels else "source",
+                    image_store=context.album,
                     report_episode=advance,
                 )
             )

@@ -31,10 +31,10 @@ def check_image_round_trip(
     replaced by blank ones of the same size. Without an image in the traces, one is drawn.
     """
     with TemporaryDirectory() as directory:
-        album = ImageStore(Path(directory))
+        image_store = ImageStore(Path(directory))
         if not any(renderer.pictures(trace["messages"]) for trace in traces):
-            renderer, traces = copy.copy(renderer), [_conversation_with_image(album)]
-            renderer.album = album
+            renderer, traces = copy.copy(renderer), [_conversation_with_image(image_store)]
+            renderer.album = image_store
         assert renderer.album
         compared = changed = 0
         for trace in traces[:MAX_TRIES]:
@@ -104,11 +104,11 @@ def _with_images(messages: list[Message], urls: list[str]) -> list[Message]:
     ]
 
 
-def _conversation_with_image(album: ImageStore) -> Conversation:
-    """Draws a letter into the album and returns a conversation about it."""
+def _conversation_with_image(image_store: ImageStore) -> Conversation:
+    """Draws a letter, stores its image and returns a conversation about it."""
     data = {"variant": "letter", "title": "Notice", "fields": {"Number": "C-17"}}
     content = [
-        image_part(album.add(draw(Scene("document", data, 1)))),
+        image_part(image_store.add(draw(Scene("document", data, 1)))),
         {"type": "text", "text": "?"},
     ]
     messages: list[Message] = [

@@ -29,8 +29,8 @@ def llama_factory_info(name: str, file: str) -> dict[str, Any]:
     return {name: {"file_name": file, "formatting": "sharegpt", "columns": columns}}
 
 
-def write(traces: Iterable[Trace], album: ImageStore, to: Path) -> int:
-    """Writes traces to a Parquet file and returns how many. album: the images that the traces name.
+def write(traces: Iterable[Trace], image_store: ImageStore, to: Path) -> int:
+    """Writes traces to a Parquet file and returns how many. image_store: has the images that the traces name.
 
     Raises:
         StageError: an image is missing or damaged, or the file cannot be written.
@@ -61,14 +61,16 @@ def write(traces: Iterable[Trace], album: ImageStore, to: Path) -> int:
         whole(to) as temporary,
         ParquetWriter(temporary, features.arrow_schema, compression="zstd") as file,
     ):
-        while rows := [_row(trace, album) for trace in itertools.islice(remaining, _ROW_GROUP)]:
+        while rows := [
+            _row(trace, image_store) for trace in itertools.islice(remaining, _ROW_GROUP)
+        ]:
             table = datasets.Dataset.from_list(rows, features=features).data.table
             file.write_table(table.cast(features.arrow_schema))
             written += len(rows)
     return written
 
 
-def _row(trace: Trace, album: ImageStore) -> dict[str, Any]:
+def _row(trace: Trace, image_store: ImageStore) -> dict[str, Any]:
     return {
         "messages": [
             {
@@ -82,7 +84,8 @@ def _row(trace: Trace, album: ImageStore) -> dict[str, Any]:
         ],
         "tools": json.dumps(trace["tools"], ensure_ascii=False),
         "images": [
-            {"bytes": album.png(name), "path": f"{name}.png"} for name in trace.get("images") or []
+            {"bytes": image_store.png(name), "path": f"{name}.png"}
+            for name in trace.get("images") or []
         ],
         "llama_factory": _turns(trace["messages"]),
     }

@@ -309,8 +309,8 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
             context=8192,
             journal=work.path("journal"),
             log=work.path("logs", "exam-base.log"),
-            images="pixels",
-            album=work.album,
+            grounding="pixels",
+            image_store=work.album,
             report_episode=lambda: None,
         )
         [trace] = asyncio.run(exam)
