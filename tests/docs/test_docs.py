@@ -153,7 +153,7 @@ def test_functions_that_are_named_are_in_their_files(page: Path) -> None:
         defined = rf"^ *(async def|def|class) {name}\b|^{name}\b.*="
         if not path.is_file() or not re.search(defined, path.read_text(encoding="utf-8"), re.M):
             missing.append(f"{file}:{name}")
-    assert not missing
+    assert not missing, f"{page.name} names what was renamed or moved: name the new place there"
 
 
 def test_every_page_is_linked_in_the_readme() -> None:
