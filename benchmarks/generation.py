@@ -1,13 +1,13 @@
-"""Output tokens a second of the pipeline's generation against `vllm bench serve` on the same server, as a ratio.
+"""Compares the pipeline's output tokens per second with `vllm bench serve` on the same server.
 
     .venv-vllm/bin/python -m vllm.entrypoints.openai.api_server --model DIR --served-model-name teacher \\
       --enable-auto-tool-choice --tool-call-parser kimi_k2 --port 8000
     python -m benchmarks.generation --url http://127.0.0.1:8000/v1 --model teacher --tokenizer DIR
 
-Both sides send chat requests with the same number in flight. The pipeline runs real episodes of a domain: tasks,
-tools, checks, journal. `vllm bench serve` then sends as many requests of the pipeline's mean prompt and reply lengths.
-They take turns. The pipeline's tokens are counted by the server (vllm:generation_tokens_total), the bench counts its
-own; each side's start-up is left out.
+Both send chat requests with the same number in flight. The pipeline runs real episodes of a domain, with tasks, tools,
+checks and journal. `vllm bench serve` then sends the same number of requests with the pipeline's mean prompt and reply
+lengths. They alternate. The server counts the pipeline's tokens (vllm:generation_tokens_total), the bench counts its
+own; start-up times are left out.
 """
 
 import argparse
@@ -38,11 +38,11 @@ _GENERATED, _PROMPT = "vllm:generation_tokens_total", "vllm:prompt_tokens_total"
 def main() -> None:
     arguments = _parser().parse_args()
     domain = domains.load(arguments.domain)
-    words = {kind: 0.0 for kind in domain.spec["kinds"] if kind not in ("lookup", "workflow")}
-    rows = tasks.sample(domain, "train", arguments.episodes, 0, words)
-    ours: list[float] = []
-    theirs: list[float] = []
-    # The first turn warms the server up (kernels, prefix cache) and is not counted.
+    other_kinds = {kind: 0.0 for kind in domain.spec["kinds"] if kind not in ("lookup", "workflow")}
+    rows = tasks.sample(domain, "train", arguments.episodes, 0, other_kinds)
+    pipeline_rates: list[float] = []
+    bench_rates: list[float] = []
+    # The first turn warms up the server (kernels, prefix cache) and is not counted.
     for turn in range(arguments.turns + 1):
         pipeline = asyncio.run(_pipeline(arguments, domain, rows, turn))
         bench = _bench(arguments, pipeline)
@@ -52,10 +52,10 @@ def main() -> None:
             flush=True,
         )
         if turn:
-            ours.append(pipeline["tokens_s"])
-            theirs.append(bench)
-    first, second = statistics.median(ours), statistics.median(theirs)
-    result = {"pipeline_tokens_s": first, "bench_tokens_s": second, "ratio": first / second}
+            pipeline_rates.append(pipeline["tokens_s"])
+            bench_rates.append(bench)
+    ours, theirs = statistics.median(pipeline_rates), statistics.median(bench_rates)
+    result = {"pipeline_tokens_s": ours, "bench_tokens_s": theirs, "ratio": ours / theirs}
     print(json.dumps({name: round(value, 3) for name, value in result.items()}))
 
 
@@ -101,20 +101,20 @@ async def _pipeline(
     }
 
 
-def _bench(arguments: argparse.Namespace, like: dict[str, float]) -> float:
-    """Output tokens a second of `vllm bench serve` with as many requests of the same mean lengths."""
+def _bench(arguments: argparse.Namespace, pipeline: dict[str, float]) -> float:
+    """Output tokens per second of `vllm bench serve` with the pipeline's number and mean lengths of requests."""
     with tempfile.TemporaryDirectory() as scratch:
         command = [
             *(str(vllm_server.interpreter()), "-m", "vllm.entrypoints.cli.main", "bench", "serve"),
             *("--backend", "openai-chat", "--endpoint", "/v1/chat/completions"),
             *("--base-url", arguments.url.removesuffix("/v1"), "--model", arguments.model),
             *("--tokenizer", arguments.tokenizer, "--dataset-name", "random", "--ignore-eos"),
-            *("--random-input-len", f"{like['prompt']:.0f}"),
+            *("--random-input-len", f"{pipeline['prompt']:.0f}"),
             *(
                 "--random-output-len",
-                f"{like['reply']:.0f}",
+                f"{pipeline['reply']:.0f}",
                 "--num-prompts",
-                str(like["requests"]),
+                str(pipeline["requests"]),
             ),
             *("--max-concurrency", str(arguments.concurrency), "--disable-tqdm"),
             *("--temperature", "1.0", "--save-result", "--result-dir", scratch),
@@ -128,6 +128,7 @@ def _bench(arguments: argparse.Namespace, like: dict[str, float]) -> float:
 
 
 def _metrics(url: str) -> dict[str, float]:
+    """The server's counters of prompt and generated tokens."""
     text = urllib.request.urlopen(url.removesuffix("/v1") + "/metrics").read().decode()
     return {
         name: sum(
@@ -141,12 +142,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", required=True, help="of a running vLLM server, with /v1")
-    parser.add_argument("--model", required=True, help="the name it is served by")
-    parser.add_argument(
-        "--tokenizer", required=True, help="its tokenizer's directory, for the bench"
-    )
-    parser.add_argument("--key", default="none", help="the server's API key, if it wants one")
+    parser.add_argument("--url", required=True, help="base URL of a running vLLM server, with /v1")
+    parser.add_argument("--model", required=True, help="the model's name in that API")
+    parser.add_argument("--tokenizer", required=True, help="the model's tokenizer, for the bench")
+    parser.add_argument("--key", default="none", help="the server's API key, if it needs one")
     parser.add_argument("--domain", default="legal")
     parser.add_argument("--episodes", type=int, default=512)
     parser.add_argument("--concurrency", type=int, default=64)

@@ -1,10 +1,11 @@
-"""What a template that rewrites earlier turns costs in training: tokens computed against tokens of the traces.
+"""Measures what a template that rewrites earlier turns costs in training: tokens computed per token of the traces.
 
     python -m benchmarks.prefixes [FILE.jsonl]
 
-The traces are those of a file in chat format ({"messages", "tools"?} a line), or the gold plans of 200 tasks of the
-legal pack. The templates are the originals in TRL's wheel and the project's own; the tokenizer is SmolLM2's with their
-special tokens, and text split as Qwen's and Llama 3's tokenizers split it (line feeds apart from what follows).
+The traces come from a file in chat format ({"messages", "tools"?} a line), or are the solutions of 200 tasks of the
+legal pack. The templates are the originals in TRL's wheel and the project's own. The tokenizer is SmolLM2's with the
+templates' special tokens, and splits text as the tokenizers of Qwen and Llama 3 do (a line feed is separate from the
+text after it).
 """
 
 import argparse
@@ -23,15 +24,16 @@ from teacher.domain import pack, tasks
 from teacher.domain.prompts import demonstration
 from teacher.models import catalog
 
-# tokenizer.json of Llama 3 and, but for the number of digits, of Qwen2.5 and Qwen3.
+# From tokenizer.json of Llama 3; Qwen2.5 and Qwen3 differ only in the number of digits.
 SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-THOUGHT = "The user wants to know this; I look up what is there first, and then say it."
+REASONING = "The user wants to know this; I look up what is there first, and then say it."
 
 
-def gold() -> list[dict[str, Any]]:
+def solutions() -> list[dict[str, Any]]:
+    """The solutions of 200 tasks of the legal pack, as rows in chat format."""
     legal = pack.load("legal")
     return [
         {
@@ -45,20 +47,20 @@ def gold() -> list[dict[str, Any]]:
     ]
 
 
-def thinking(row: dict[str, Any]) -> dict[str, Any]:
-    """The row with a thought before each turn of the assistant."""
-    thought = {"reasoning_content": THOUGHT}
-    messages = [{**m, **(thought if m["role"] == "assistant" else {})} for m in row["messages"]]
+def with_reasoning(row: dict[str, Any]) -> dict[str, Any]:
+    """The row with reasoning before each turn of the assistant."""
+    reasoning = {"reasoning_content": REASONING}
+    messages = [{**m, **(reasoning if m["role"] == "assistant" else {})} for m in row["messages"]]
     return {**row, "messages": messages}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument(
-        "file", nargs="?", type=Path, help="traces in chat format (default: gold plans)"
+        "file", nargs="?", type=Path, help="traces in chat format (default: solutions)"
     )
     file = parser.parse_args().file
-    rows = list(read_jsonl(file)) if file else gold()
+    rows = list(read_jsonl(file)) if file else solutions()
     directory = base.prepare(base.load("smollm2-135m"))
     tokenizer = AutoTokenizer.from_pretrained(directory)
     tokenizer.backend_tokenizer.pre_tokenizer = Sequence(
@@ -72,7 +74,7 @@ def main() -> None:
     )
     wheel = Path(trl.__file__).parent / "chat_templates"
     print(
-        "| template | thoughts | traces | turns | examples | tokens computed / tokens of the traces |"
+        "| template | reasoning | traces | turns | examples | tokens computed / tokens of the traces |"
     )
     print("|---|---|---|---|---|---|")
     for path, stop in (
@@ -82,18 +84,19 @@ def main() -> None:
         (wheel / "llama3_1.jinja", "<|eot_id|>"),
     ):
         renderer = Renderer(tokenizer, path.read_text(encoding="utf-8"), [stop])
-        for thinks in (False, True):
+        for reasoning in (False, True):
             computed = whole = examples = count = 0
-            for row in map(thinking, rows) if thinks else rows:
-                made = turns({"tools": [], "outcome": {"tool_errors": []}, **row}, renderer)
-                joined = list(join(made))
-                count += len(made)
+            for row in map(with_reasoning, rows) if reasoning else rows:
+                own_turns = turns({"tools": [], "outcome": {"tool_errors": []}, **row}, renderer)
+                joined = list(join(own_turns))
+                count += len(own_turns)
                 examples += len(joined)
                 computed += sum(len(example.input_ids) for example in joined)
-                whole += max(map(len, made), default=0)
-            said = "yes" if thinks else "no"
+                whole += max(map(len, own_turns), default=0)
+            answer, ratio = "yes" if reasoning else "no", computed / whole
             print(
-                f"| {path.stem} | {said} | {len(rows)} | {count} | {examples} | {computed / whole:.2f} |"
+                f"| {path.stem} | {answer} | {len(rows)} | {count} | {examples} | {ratio:.2f} |",
+                flush=True,
             )
 
 

@@ -1,12 +1,12 @@
-"""Pictures a second on one core for each kind of scene, the memory of thousands of pages, and contact sheets.
+"""Measures images per second on one core for each kind of scene, and the memory of drawing thousands of pages.
 
-    python -m benchmarks.scenes                                  speed of each kind, 100 pictures each
-    python -m benchmarks.scenes --pages 10000                    peak memory while drawing that many pages
-    python -m benchmarks.scenes --sheet sheet.png --width 640    what they look like, a row or more a kind
+    python -m benchmarks.scenes                                  # speed of each kind, 100 images each
+    python -m benchmarks.scenes --pages 10000                    # peak memory while drawing that many pages
+    python -m benchmarks.scenes --sheet sheet.png --width 640    # a contact sheet, one or more rows for each kind
 
-Time is the processor's, of one process with one thread, so that other load does not count; drawing (with its PNG file)
-and checking are timed apart, since a task pays for both. Pages are drawn of all kinds in turn, checked, and dropped, as
-sampling tasks does; the peak is the process's resident memory, told at each tenth, so that a leak would show.
+Times are CPU times of one process with one thread, so other load does not count. Drawing (with encoding the PNG) and
+checking are timed separately, because each task pays for both. --pages draws the kinds in turn, checks each page and
+drops it, as sampling tasks does. It prints the peak of the resident memory at each tenth, which would show a leak.
 """
 
 import argparse
@@ -37,7 +37,8 @@ def main() -> None:
         _speed(arguments.kinds, arguments.count or 100, arguments.seed)
 
 
-def _pictures(kind: str, seed: int) -> Iterator[DrawnImage]:
+def _images(kind: str, seed: int) -> Iterator[DrawnImage]:
+    """Draws the example scenes of a kind; a scene that cannot be drawn is reported and skipped."""
     number = 0
     while True:
         try:
@@ -49,47 +50,47 @@ def _pictures(kind: str, seed: int) -> Iterator[DrawnImage]:
 
 def _speed(kinds: list[str], count: int, seed: int) -> None:
     for kind in kinds:
-        pictures = _pictures(kind, seed)
-        next(pictures)  # imports, fonts
+        images = _images(kind, seed)
+        next(images)  # loads modules and fonts
         drawing, checking, faults = [], [], 0
         sizes, areas = [], []
         for _ in range(count):
             start = time.process_time()
-            picture = next(pictures)
-            drawn = time.process_time()
-            faults += bool(check(picture))
-            drawing.append(drawn - start)
-            checking.append(time.process_time() - drawn)
-            sizes.append(len(picture.png) / 1000)
-            areas.append(picture.width * picture.height / 1e6)
+            image = next(images)
+            middle = time.process_time()
+            faults += bool(check(image))
+            drawing.append(middle - start)
+            checking.append(time.process_time() - middle)
+            sizes.append(len(image.png) / 1000)
+            areas.append(image.width * image.height / 1e6)
         slowest = sorted(drawing)[int(0.95 * count)]
         print(
-            f"{kind}: {count / sum(drawing):.1f} drawn a second ({slowest * 1000:.0f} ms at the 95th percentile),"
-            f" {count / (sum(drawing) + sum(checking)):.1f} drawn and checked; mean"
-            f" {statistics.mean(sizes):.0f} kB, {statistics.mean(areas):.2f} megapixels; {faults} faulty",
+            f"{kind}: {count / sum(drawing):.1f} drawn per second ({slowest * 1000:.0f} ms at the 95th percentile),"
+            f" {count / (sum(drawing) + sum(checking)):.1f} drawn and checked per second; mean"
+            f" {statistics.mean(sizes):.0f} kB, {statistics.mean(areas):.2f} megapixels; {faults} failed the checks",
             flush=True,
         )
 
 
 def _memory(kinds: list[str], pages: int, seed: int) -> None:
-    sources = [_pictures(kind, seed) for kind in kinds]
+    sources = [_images(kind, seed) for kind in kinds]
     start = time.process_time()
     for number in range(1, pages + 1):
         check(next(sources[number % len(sources)]))
         if number % max(1, pages // 10) == 0 or number == 1:
-            # Kilobytes on Linux.
+            # ru_maxrss is in kilobytes on Linux.
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
             seconds = time.process_time() - start
-            print(f"{number} pages: peak {peak:.0f} MB, {seconds:.0f} s of one core", flush=True)
+            print(f"{number} pages: peak {peak:.0f} MB, {seconds:.0f} s of CPU time", flush=True)
 
 
 def _sheet(kinds: list[str], count: int, width: int, seed: int) -> Image.Image:
-    """`count` pictures of each kind, each at most `width` px wide and high, six a row."""
+    """A contact sheet: `count` images of each kind, at most `width` pixels wide and high, six to a row."""
     columns = min(6, count)
     thumbs = []
     for kind in kinds:
-        pictures = _pictures(kind, seed)
-        row = [Image.open(io.BytesIO(next(pictures).png)).convert("RGB") for _ in range(count)]
+        images = _images(kind, seed)
+        row = [Image.open(io.BytesIO(next(images).png)).convert("RGB") for _ in range(count)]
         thumbs += [row[i : i + columns] for i in range(0, count, columns)]
     for row in thumbs:
         for image in row:
@@ -110,12 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument(
-        "--count", type=int, help="pictures of each kind (100 timed, 12 on a sheet)"
+        "--count", type=int, help="images of each kind (default: 100 timed, 12 on a sheet)"
     )
     parser.add_argument("--pages", type=int, help="measure the memory of that many pages instead")
     parser.add_argument("--sheet", metavar="FILE", help="write a contact sheet (PNG) instead")
-    parser.add_argument("--width", type=int, default=320, help="of a picture on the sheet, in px")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other scenes")
+    parser.add_argument(
+        "--width", type=int, default=320, help="width of an image on the sheet, in pixels"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="seed of the scenes")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""llama.cpp's server on this machine: the same weights in several GGUF types, prompts and generation, as ratios.
+"""Compares GGUF types in llama.cpp's server on this machine: prompt and generated tokens per second, same weights.
 
 python -m benchmarks.serving
 """
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def measure(endpoint: Endpoint, prompt: int, generated: int) -> float:
-    """Tokens a second over all slots: of the prompts where one token is generated, else of what is generated."""
+    """Tokens per second over all slots: prompt tokens if one token is generated, else generated tokens."""
 
     def one(seed: int) -> None:
         tokens = random.Random(f"{seed}/{prompt}").choices(range(1000, 40000), k=prompt)

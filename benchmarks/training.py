@@ -1,4 +1,4 @@
-"""Training steps of the embedded student on this machine's CPU: tokens a second with and without freed memory kept.
+"""Measures training steps of the embedded student on this CPU: tokens per second with and without keeping freed memory.
 
 python -m benchmarks.training
 """
@@ -19,9 +19,7 @@ STEPS, BATCH, LENGTH, LEARNED = 8, 4, 340, 80
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument(
-        "mode", nargs="?", choices=["kept", "given"], help="measures this one alone"
-    )
+    parser.add_argument("mode", nargs="?", choices=["kept", "given"], help="measure only this mode")
     if mode := parser.parse_args().mode:
         print(measure(mode == "kept"))
         return
@@ -39,6 +37,7 @@ def main() -> None:
 
 
 def measure(keep: bool) -> float:
+    """Tokens per second of training. keep: whether glibc keeps freed memory, as sft.train sets it."""
     if not keep:
         sft._keep_freed_memory = lambda: None
     from flows.recipe_file import load
