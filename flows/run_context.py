@@ -44,7 +44,7 @@ class RunContext:
         return self.directory.joinpath(*parts)
 
     @property
-    def album(self) -> ImageStore:
+    def image_store(self) -> ImageStore:
         """The images of the tasks and of what tools returned."""
         return ImageStore(self.path("images"))
 
@@ -97,8 +97,8 @@ class RunContext:
         tokenizer = AutoTokenizer.from_pretrained(directory)
         template, stop = chat_template(self.student, directory), self.student["stop"]
         if self.student_reads_pixels:
-            return vision.SeeingRenderer(tokenizer, template, stop, self.album, directory)
-        return Renderer(tokenizer, template, stop, self.album)
+            return vision.SeeingRenderer(tokenizer, template, stop, self.image_store, directory)
+        return Renderer(tokenizer, template, stop, self.image_store)
 
 
 @contextmanager

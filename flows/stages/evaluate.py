@@ -57,7 +57,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                     journal=context.path("journal"),
                     log=context.path("logs", f"exam-{name}.log"),
                     grounding="pixels" if context.student_reads_pixels else "source",
-                    image_store=context.album,
+                    image_store=context.image_store,
                     report_episode=advance,
                 )
             )

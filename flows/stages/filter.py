@@ -43,7 +43,7 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     traces = list(read_jsonl(context.path("traces.jsonl")))
     exam = list(read_jsonl(context.path("tasks", "exam.jsonl")))
     names = {name for row in (*traces, *exam) for name in _image_names(row)}
-    looks = {name: context.album.fingerprint(name) for name in names}
+    looks = {name: context.image_store.fingerprint(name) for name in names}
     judged, ledger = judge_traces(traces, exam, FilterSettings(**limits), turn_lengths, looks)
     write_jsonl(context.path("filter", "kept.jsonl"), [row for row in judged if is_kept(row)])
     rejected = [row for row in judged if not is_kept(row)]

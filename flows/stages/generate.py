@@ -98,7 +98,7 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     loop = _loop_settings(context, endpoint)
     example_tasks = {
         name: [
-            tasks.build(context.domain, name, "train", _EXAMPLE_SEEDS + i, context.album)
+            tasks.build(context.domain, name, "train", _EXAMPLE_SEEDS + i, context.image_store)
             for i in range(settings.examples)
         ]
         for name in sorted({row["template"] for row in todo})
@@ -108,7 +108,7 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
         # A hint gives the solution; one example shows how to follow it.
         chosen = example_tasks[row["template"]][: 1 if hinted else None]
         return [
-            demonstration(task, context.domain, hinted=hinted, album=context.album)
+            demonstration(task, context.domain, hinted=hinted, album=context.image_store)
             for task in chosen
         ]
 
@@ -119,7 +119,7 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     blind: list[dict[str, Any]] = []
     all_attempts = context.recipe.filter.agreement is not None
     async with Client(
-        endpoint, identity, journal, settings.concurrency, settings.timeout_s, context.album
+        endpoint, identity, journal, settings.concurrency, settings.timeout_s, context.image_store
     ) as client:
         with track("attempts", len(todo) * settings.attempts) as advance:
             async for trace in rollouts(
@@ -175,6 +175,6 @@ def _loop_settings(context: RunContext, endpoint: Endpoint) -> agent_loop.Settin
         mode=settings.mode or teacher.get("mode"),
         dialect=for_teacher(teacher, endpoint.url),
         images=context.teacher_grounding,
-        album=context.album,
+        album=context.image_store,
         image_limits=teacher.get("images"),
     )

@@ -28,7 +28,7 @@ def _has_images(context: RunContext) -> bool:
     """Whether the images of the tasks are there: the tasks name them, the receipt does not."""
     files = [context.path("tasks", name) for name in ("train.jsonl", "exam.jsonl")]
     rows = (row for file in files for row in read_jsonl(file))
-    return not context.album.missing(name for row in rows for name in task_images(row))
+    return not context.image_store.missing(name for row in rows for name in task_images(row))
 
 
 def _print_plan(context: RunContext) -> None:
@@ -50,19 +50,20 @@ def plan(context: RunContext) -> dict[str, Any]:
     from student.training.memory import memory
     from teacher.planning.plan import plan as make_plan
 
-    settings, album, domain = context.recipe.tasks, context.album, context.domain
+    settings, domain = context.recipe.tasks, context.domain
+    image_store = context.image_store
     student_pixels = context.student_reads_pixels
     # A training task must suit both models; the exam is for the student and its base.
     both_pixels = context.teacher_grounding == "pixels" and student_pixels
     train = tasks.sample(
-        domain, "train", settings.train, settings.seed, settings.mix, both_pixels, album
+        domain, "train", settings.train, settings.seed, settings.mix, both_pixels, image_store
     )
     # Base and student are compared on the domain's own mix, whatever the training mix is.
     exam = tasks.sample(
-        domain, "exam", settings.exam, settings.seed, pixels=student_pixels, album=album
+        domain, "exam", settings.exam, settings.seed, pixels=student_pixels, album=image_store
     )
-    train = unanswerable.swap_some(train, domain, settings.swapped, album)
-    exam = unanswerable.swap_some(exam, domain, settings.swapped, album)
+    train = unanswerable.swap_some(train, domain, settings.swapped, image_store)
+    exam = unanswerable.swap_some(exam, domain, settings.swapped, image_store)
     _check_image_limit(context, train)
     for row in (*train, *exam):
         check_document(row, "task", row["id"])
@@ -73,7 +74,7 @@ def plan(context: RunContext) -> dict[str, Any]:
     conversations = cost.measure(
         train,
         domain,
-        album,
+        image_store,
         shown=context.teacher_grounding,
         read="pixels" if student_pixels else "source",
     )

@@ -93,7 +93,7 @@ def _collect(
         files += files_under(context.path("export", "vllm"), "vllm", "vllm")
     if context.recipe.publish.data:
         data = to / "data" / "train.parquet"
-        parquet.write(read_jsonl(context.path("filter", "kept.jsonl")), context.album, data)
+        parquet.write(read_jsonl(context.path("filter", "kept.jsonl")), context.image_store, data)
         dataset_info = data.with_name("dataset_info.json")
         write_json(dataset_info, parquet.llama_factory_info(context.domain.name, data.name))
         files += [

@@ -69,7 +69,7 @@ def train(context: RunContext) -> dict[str, Any]:
         settings,
         directory,
         log,
-        context.album,
+        context.image_store,
     )
 
 

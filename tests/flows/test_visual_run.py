@@ -124,7 +124,7 @@ def test_a_run_with_a_text_only_teacher_is_planned_generated_filtered_and_report
     for trace in traces:
         check_document(trace, "trace", trace["id"])
         assert trace["grounding"] == ("source" if trace["images"] else None)
-        assert not context.album.missing(trace["images"])
+        assert not context.image_store.missing(trace["images"])
         images = {image["sha256"] for image in tasks[trace["task"]["id"]].get("pictures", [])}
         assert images <= set(trace["images"])
     blind = [t for t in traces if t["outcome"].get("blind")]
@@ -179,14 +179,14 @@ def test_missing_images_are_drawn_again_and_no_request_is_repeated(
     with context.run:
         traces = plan_and_generate(context)
         requests, names = len(Teacher.requests), {n for t in traces for n in t["images"]}
-        before = {n: context.album.png(n) for n in names}
+        before = {n: context.image_store.png(n) for n in names}
         planned = {p["sha256"] for t in Teacher.tasks.values() for p in t.get("pictures", [])}
         for name in planned:
-            (context.album.directory / f"{name}.png").unlink()
-            (context.album.directory / f"{name}.json").unlink()
+            (context.image_store.directory / f"{name}.png").unlink()
+            (context.image_store.directory / f"{name}.json").unlink()
         assert plan_and_generate(context) == traces
         assert len(Teacher.requests) == requests
-        assert {n: context.album.png(n) for n in names} == before
+        assert {n: context.image_store.png(n) for n in names} == before
 
 
 def test_pixels_for_a_text_only_teacher_are_refused(tmp_path: Path) -> None:

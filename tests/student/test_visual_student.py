@@ -236,8 +236,8 @@ def test_a_pulled_variant_comes_with_its_tower_and_is_asked_about_a_picture(
         with serve(weights, directory / "log", 1, 4096, projector=tower) as endpoint:
             journal = Journal(directory / "journal")
             identity = {"model": "m", "revision": "r"}
-            async with Client(endpoint, identity, journal, 1, 120, work.album) as client:
-                sent = request_messages(messages, "pixels", work.album)
+            async with Client(endpoint, identity, journal, 1, 120, work.image_store) as client:
+                sent = request_messages(messages, "pixels", work.image_store)
                 return await client.complete(sent, trace["tools"], 0, max_tokens=32)
 
     reply = asyncio.run(ask())
@@ -310,7 +310,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
             journal=work.path("journal"),
             log=work.path("logs", "exam-base.log"),
             grounding="pixels",
-            image_store=work.album,
+            image_store=work.image_store,
             report_episode=lambda: None,
         )
         [trace] = asyncio.run(exam)
@@ -341,7 +341,7 @@ def test_a_student_that_sees_learns_in_words_by_recipe(
         asked = [*read_jsonl(work.path("tasks", "exam.jsonl"))]
         assert "where_is_the_fee" not in {row["template"] for row in asked}
         renderer = work.renderer()
-    renderer.album = finished.work.album
+    renderer.album = finished.work.image_store
     kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
     learned = [example for trace in kept for example in examples(trace, renderer)]
     assert not any(example.pictures for example in learned)
