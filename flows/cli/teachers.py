@@ -169,12 +169,12 @@ def check_teacher(
         rows = run.record(endpoint, description, packs.load(domain), record, mode=mode)
         print(f"wrote {record}: {rows} rows")
         return
-    report = run.run(
+    report = run.check_url(
         url, model, teacher, domain, mode=mode, tokenizer=tokenizer, reference_file=reference
     )
     write_result(report, json_)
     if str(json_) != "-":
-        print("\n".join(run.lines(report)))
+        print("\n".join(run.format_lines(report)))
     failed = [check["name"] for check in report["checks"] if check["passed"] is False]
     if failed:
         raise GateError(f"{url}: {model}: {len(failed)} checks failed: {', '.join(failed)}")

@@ -79,7 +79,7 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
         limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
     )
     write_json(file, verdict)
-    for line in run.lines(verdict):
+    for line in run.format_lines(verdict):
         log(f"  {line}")
     failed = [check["name"] for check in verdict["checks"] if check["passed"] is False]
     if failed:

@@ -1,4 +1,4 @@
-"""The checks of the pre-flight on what reaches the model: a picture, and each token of a prompt."""
+"""The pre-flight's checks of what reaches the model: an image, and the tokens of a prompt."""
 
 import base64
 import io
@@ -13,43 +13,47 @@ from schemas.error_text import one_line
 from schemas.errors import InputError
 from teacher.models import catalog
 from teacher.preflight.checks import Check, result
-from teacher.preflight.target import Served, content
+from teacher.preflight.target import ChatRequest, Target, content
 from teacher.preflight.vendor_verifier import Row
 
-# From messages, tools and extra body, as they are sent, to the tokens of the prompt.
+# The number of prompt tokens of the messages, tools and extra body of an adapted request.
 Count = Callable[[list[dict[str, Any]], list[dict[str, Any]], dict[str, Any]], int]
 
-WORDS_READ = 0.75  # one word of four may be misread: that is not blindness
+# One of the four words may be misread; a model that does not get the image reads none.
+WORDS_READ = 0.75
 
 
-async def image(served: Served, seed: int) -> list[Check]:
-    """A picture drawn for this check, with words that nobody can guess."""
-    if not served.teacher["capabilities"]["vision"]:
-        return [result("image", None, "the teacher claims no vision")]
-    picture, words = _picture(seed)
-    url = f"data:image/png;base64,{base64.b64encode(picture).decode()}"
-    wish = "Write down every word and every number in this picture, as they stand there."
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": wish}]
-    reply = await served.ask([{"role": "user", "content": parts}])
+async def check_image(target: Target, seed: int) -> list[Check]:
+    """image: the teacher must read random words from an image drawn for this check."""
+    if not target.teacher["capabilities"]["vision"]:
+        return [result("image", None, "the teacher's description claims no vision")]
+    png, words = draw_words(seed)
+    url = f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    instruction = "Write down every word and every number in this picture, as they stand there."
+    parts = [
+        {"type": "image_url", "image_url": {"url": url}},
+        {"type": "text", "text": instruction},
+    ]
+    reply = await target.request([{"role": "user", "content": parts}])
     if reply.message is None:
         advice = "start vLLM without --language-model-only, with room for images in --limit-mm-per-prompt"
         return [
-            result("image", False, f"a request with a picture was refused: {reply.error}: {advice}")
+            result("image", False, f"a request with an image was refused: {reply.error}: {advice}")
         ]
-    said = content(reply)
-    read = [word for word in words if word in re.sub(r"[^A-Z0-9]", " ", said.upper()).split()]
+    text = content(reply)
+    read = [word for word in words if word in re.sub(r"[^A-Z0-9]", " ", text.upper()).split()]
     passed = len(read) >= WORDS_READ * len(words)
-    detail = f"read {len(read)} of {len(words)} words in a picture"
+    detail = f"read {len(read)} of {len(words)} words in an image"
     if not passed:
         detail += (
-            f': it shows {" ".join(words)}, the teacher said "{one_line(said, 100)}": the picture does not reach the'
-            " model, or its image processor is another one"
+            f': it shows {" ".join(words)}, the teacher replied "{one_line(text, 100)}": the image does not reach the'
+            " model, or the server has another image processor"
         )
     return [result("image", passed, detail, shown=words, read=read)]
 
 
-def _picture(seed: int) -> tuple[bytes, list[str]]:
-    """A PNG with two invented words and two numbers, and what they are; no letter or digit that looks like another."""
+def draw_words(seed: int) -> tuple[bytes, list[str]]:
+    """A PNG with two invented words and two numbers, and their text. No two of the letters and digits look alike."""
     from PIL import Image, ImageDraw, ImageFont
 
     rng = random.Random(f"picture {seed}")
@@ -65,18 +69,26 @@ def _picture(seed: int) -> tuple[bytes, list[str]]:
     return file.getvalue(), words
 
 
-async def prompt_tokens(served: Served, rows: list[Row], count: Count | None) -> list[Check]:
-    """usage.prompt_tokens of a plain request and of the longest of `rows`, with its tools, against the rendering."""
+async def check_prompt_tokens(target: Target, rows: list[Row], count: Count | None) -> list[Check]:
+    """prompt_tokens: usage.prompt_tokens must equal the count of the rendered prompt.
+
+    Compared for a plain request, and for the row with the most messages, with its tools.
+    """
     name = "prompt_tokens"
     if count is None:
-        return [result(name, None, "no tokenizer was given to count with (--tokenizer DIR)")]
+        return [result(name, None, "no tokenizer to count with (--tokenizer DIR)")]
     history = max((row["request"] for row in rows), key=lambda request: len(request["messages"]))
-    plain = {"messages": [{"role": "user", "content": "Größe und 大きさ: 12,5 m²?"}], "tools": []}
+    plain: ChatRequest = {
+        "messages": [{"role": "user", "content": "Größe und 大きさ: 12,5 m²?"}],
+        "tools": [],
+    }
     measured: dict[str, Any] = {}
     for label, request in (("plain", plain), ("tools", history)):
-        sent, tools, parameters = served.prepare(**request, max_tokens=1)
-        expected = count(sent, tools, parameters.get("extra_body", {}))
-        reply = await served.complete(sent, tools, 0, **parameters)
+        messages, tools, parameters = target.prepare(
+            request["messages"], request["tools"], max_tokens=1
+        )
+        expected = count(messages, tools, parameters.get("extra_body", {}))
+        reply = await target.complete(messages, tools, 0, **parameters)
         if reply.message is None:
             return [result(name, False, f"a request ({label}) was refused: {reply.error}")]
         measured[label] = {"expected": expected, "found": reply.usage["prompt_tokens"]}
@@ -88,31 +100,33 @@ async def prompt_tokens(served: Served, rows: list[Row], count: Count | None) ->
     )
     if wrong:
         detail += (
-            ". The server renders another prompt: one token more is a start token added twice, other differences are"
-            " another chat template or tokenizer, or template arguments that do not reach it"
+            ". The server renders another prompt. One token more: the start token is added twice. Other differences: another"
+            " chat template or tokenizer, or template arguments that do not reach it"
         )
     return [result(name, not wrong, detail, **measured)]
 
 
 def token_counter(teacher: dict[str, Any], directory: Path) -> Count:
-    """Counts with the tokenizer in a directory, and its chat template unless the teacher has one in teacher/templates.
+    """A function that counts prompt tokens with the tokenizer in a directory.
+
+    The chat template is the teacher's own in teacher/templates if it has one, else the tokenizer's.
 
     Raises:
-        InputError: there is no tokenizer, or none with a template.
+        InputError: the directory has no tokenizer, or there is no chat template.
     """
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory: expected one with a tokenizer")
     from transformers import AutoTokenizer
 
-    # Kimi's tokenizer comes as code; the teacher's description says whether code that comes with it may run.
+    # Kimi's tokenizer is Python code in its repository; the teacher's description allows or forbids to run it.
     trusted = teacher.get("vllm", {}).get("trust_remote_code", False)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(directory, trust_remote_code=trusted)
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise InputError(f"{directory}: no tokenizer: {one_line(str(error), 160)}") from None
-    own = catalog.template(teacher)
-    if own:
-        tokenizer.chat_template = own.read_text(encoding="utf-8")
+    template = catalog.template(teacher)
+    if template:
+        tokenizer.chat_template = template.read_text(encoding="utf-8")
     if not tokenizer.chat_template:
         raise InputError(f"{directory}: the tokenizer has no chat template")
 
@@ -120,7 +134,7 @@ def token_counter(teacher: dict[str, Any], directory: Path) -> Count:
         messages: list[dict[str, Any]], tools: list[dict[str, Any]], body: dict[str, Any]
     ) -> int:
         text = tokenizer.apply_chat_template(
-            [_parsed(message) for message in messages],
+            [_with_parsed_arguments(message) for message in messages],
             tools=tools or None,
             add_generation_prompt=True,
             tokenize=False,
@@ -131,8 +145,8 @@ def token_counter(teacher: dict[str, Any], directory: Path) -> Count:
     return count
 
 
-def _parsed(message: dict[str, Any]) -> dict[str, Any]:
-    """A message with its calls' arguments as objects, as vLLM gives them to the template."""
+def _with_parsed_arguments(message: dict[str, Any]) -> dict[str, Any]:
+    """A message with its calls' arguments as objects, the form in which vLLM passes them to the chat template."""
     calls = []
     for call in message.get("tool_calls", []):
         function = {**call["function"], "arguments": json.loads(call["function"]["arguments"])}

@@ -1,17 +1,16 @@
-"""The pre-flight of a served teacher: is what answers at a URL the teacher that was meant, and all of it?
+"""Runs the pre-flight: does the model at a URL do everything that the teacher's description claims?
 
     stillhouse check-teacher http://127.0.0.1:8000/v1 --model teacher --teacher kimi-k2.5 --domain legal
 
-A parser that was not switched on, another chat template or a gateway that drops a field costs nothing at the start and
-a generation at the end. Each check asks for one thing that a faithful teacher does, and its failure says what to do.
-The requests are what a generation would send (teacher/dialects/base.py); calls are judged as the server gave them, before
-any repair.
+A missing parser, a wrong chat template or a gateway that drops a field goes unnoticed at the start and spoils a whole
+generation. Each check tests one ability, and its failure names a remedy. Requests are adapted to the teacher's dialect, as
+in a generation (teacher/dialects/base.py); calls are judged before any repair.
 
-Requests: 1 for health; 1 a tool of the domain; 2 in each of two modes for the thinking toggle; 2 for each of 3 round
-trips (one more where a reply is tried again); 1 with a picture; 1 a row of the reference (about 20 by default); 2 for
-prompt tokens. That is about 50 for the legal domain and a teacher that thinks and sees, 8 at a time.
+Requests: 1 for health; 1 per tool of the domain; 2 in each of two modes for the thinking toggle; 2 for each of 3 round
+trips (3 if a reply is retried); 1 with an image; 1 per row of the reference (about 20 by default); 2 for prompt tokens.
+For the legal domain and a teacher with vision and thinking these are about 50, of which 8 are in flight at once.
 
-schema_accuracy and tool_call_f1 are defined by Moonshot AI's K2 Vendor Verifier: teacher/preflight/vendor_verifier.py has both.
+schema_accuracy and tool_call_f1 are metrics of Moonshot AI's K2 Vendor Verifier (teacher/preflight/vendor_verifier.py).
 """
 
 import asyncio
@@ -20,7 +19,7 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 from urllib.parse import urlsplit
 
 from schemas.errors import InputError, StageError
@@ -32,13 +31,12 @@ from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
 from teacher.models import catalog
-from teacher.preflight import checks as fidelity_checks
-from teacher.preflight import inputs, vendor_verifier
+from teacher.preflight import checks, inputs, vendor_verifier
 from teacher.preflight.checks import Check, result
-from teacher.preflight.target import Limits, Served
+from teacher.preflight.target import Limits, Target
 from teacher.preflight.vendor_verifier import Row
 
-# In the order in which they are reported.
+# The checks in the order in which they are reported.
 NAMES = (
     "health",
     "model_name",
@@ -56,7 +54,26 @@ _WORDS = {True: "ok", False: "FAILED", None: "skipped"}
 T = TypeVar("T")
 
 
-def run(
+class Result(TypedDict):
+    """The result of a pre-flight (schemas/fidelity.schema.json).
+
+    detected: counts of the known failures in the replies.
+    """
+
+    version: int
+    url: str
+    model: str
+    teacher: str
+    mode: str | None
+    domain: str
+    passed: bool
+    requests: int
+    seconds: float
+    checks: list[Check]
+    detected: dict[str, int]
+
+
+def check_url(
     url: str,
     model: str,
     teacher: str,
@@ -66,16 +83,16 @@ def run(
     tokenizer: Path | None = None,
     reference_file: Path | None = None,
     limits: Limits | None = None,
-) -> dict[str, Any]:
-    """`check` of a URL, with everything given as a person gives it.
+) -> Result:
+    """`check` of a URL, with the teacher and the domain by their names.
 
     Args:
-        url: base address of the API, such as http://127.0.0.1:8000/v1; its key is where `serving.served` finds it.
-        model: the name it is served under.
-        teacher, domain: names or files, as `catalog.load` and `domain.load` take them.
+        url: base URL of the API, such as http://127.0.0.1:8000/v1; its key is found as in `launch.connect`.
+        model: the name under which the API serves the teacher.
+        teacher, domain: names or paths, as `catalog.load` and `pack.load` take them.
 
     Raises:
-        InputError: no such teacher, domain, mode, tokenizer or reference; an address that is none.
+        InputError: the URL is invalid, or there is no such teacher, domain, mode, tokenizer or reference.
     """
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise InputError(f"{url}: expected the address of an API, such as http://127.0.0.1:8000/v1")
@@ -101,45 +118,47 @@ def check(
     reference_file: Path | None = None,
     limits: Limits | None = None,
     seed: int = 0,
-) -> dict[str, Any]:
-    """Asks a served teacher for all that it claims to do.
+) -> Result:
+    """Checks that a served teacher does everything that its description claims.
 
     Args:
-        teacher: what it is judged by (schemas/teacher.schema.json).
+        teacher: the description that it is judged by (schemas/teacher.schema.json).
         mode: the mode that a generation will use; None for the teacher's default.
-        tokenizer: directory of the teacher's tokenizer; without it prompt tokens are not counted.
-        reference_file: `reference.read` says what it holds; None for the proven tasks of the domain.
-        seed: another one takes other tasks and draws another picture.
+        tokenizer: directory of the teacher's tokenizer; without it, the check prompt_tokens is skipped.
+        reference_file: a file for `vendor_verifier.read_reference`; None for the proven tasks of the domain.
+        seed: of the choice of tasks and of the image.
 
     Returns:
-        The result (schemas/fidelity.schema.json). A server that is gone, refuses or talks nonsense is a failed check.
+        The result. A server that is lost, refuses requests or sends invalid answers is a failed check.
 
     Raises:
-        InputError: no such mode, a tokenizer or a reference that is none.
+        InputError: there is no such mode, or the tokenizer or reference is invalid.
     """
     started = time.monotonic()
     thinking = teacher["capabilities"]["thinking"]
-    rows = vendor_verifier.of_domain(domain, seed, thinking)
-    judged = vendor_verifier.read(reference_file) if reference_file else rows
+    rows = vendor_verifier.reference_of_domain(domain, seed, thinking)
+    reference = vendor_verifier.read_reference(reference_file) if reference_file else rows
     count = inputs.token_counter(teacher, tokenizer) if tokenizer else None
 
-    async def scene(served: Served) -> dict[str, Any]:
-        checks = await _checks(served, domain, rows, judged, count, seed)
+    async def run_checks(target: Target) -> Result:
+        results = await _run_checks(
+            target, domain, rows=rows, reference=reference, count=count, seed=seed
+        )
         return {
             "version": 1,
             "url": endpoint.url,
             "model": endpoint.model,
             "teacher": teacher["name"],
-            "mode": served.mode,
+            "mode": target.mode,
             "domain": domain.name,
-            "passed": all(check["passed"] is not False for check in checks),
-            "requests": served.client.sent,
+            "passed": all(check["passed"] is not False for check in results),
+            "requests": target.client.sent,
             "seconds": round(time.monotonic() - started, 1),
-            "checks": checks,
-            "detected": dict(served.detected),
+            "checks": results,
+            "detected": dict(target.detected),
         }
 
-    return _with_served(scene, endpoint, teacher, mode, limits)
+    return _with_target(run_checks, endpoint, teacher, mode, limits)
 
 
 def record(
@@ -152,16 +171,16 @@ def record(
     limits: Limits | None = None,
     seed: int = 0,
 ) -> int:
-    """Writes a reference: the requests of `reference.of_domain` and whether this endpoint, the official API, calls.
+    """Writes a reference: the requests of the domain, and whether this endpoint (the official API) calls a tool in reply.
 
     Args as `check`'s. Returns the number of rows.
 
     Raises:
-        StageError: the endpoint is lost, or gives no message to one of the requests.
+        StageError: the endpoint is lost, or answers one of the requests without a message.
     """
-    rows = vendor_verifier.of_domain(domain, seed, teacher["capabilities"]["thinking"])
-    replies = _with_served(
-        lambda served: served.ask_all([row["request"] for row in rows]),
+    rows = vendor_verifier.reference_of_domain(domain, seed, teacher["capabilities"]["thinking"])
+    replies = _with_target(
+        lambda target: target.request_all([row["request"] for row in rows]),
         endpoint,
         teacher,
         mode,
@@ -170,90 +189,94 @@ def record(
     for reply in replies:
         if reply.message is None:
             raise StageError(f"{endpoint.url}: a request of the reference failed: {reply.error}")
-    answered = zip(rows, replies, strict=True)
-    write_jsonl(to, ({**row, "calls": vendor_verifier.calls(reply)} for row, reply in answered))
+    pairs = zip(rows, replies, strict=True)
+    write_jsonl(to, ({**row, "calls": vendor_verifier.calls_tool(reply)} for row, reply in pairs))
     return len(rows)
 
 
-def lines(found: dict[str, Any]) -> list[str]:
-    """A result as a terminal shows it."""
-    mode = f", {found['mode']}" if found["mode"] else ""
-    shown = [
-        f"{found['url']}: {found['model']}, judged as {found['teacher']}{mode}, on {found['domain']}"
+def format_lines(preflight: Result) -> list[str]:
+    """The lines that a terminal shows for a result."""
+    mode = f", {preflight['mode']}" if preflight["mode"] else ""
+    lines = [
+        f"{preflight['url']}: {preflight['model']}, judged as {preflight['teacher']}{mode}, on {preflight['domain']}"
     ]
-    for each in found["checks"]:
-        head = f"  {_WORDS[each['passed']]:8}{each['name']:22}"
-        shown += textwrap.wrap(
-            each["detail"], 110, initial_indent=head, subsequent_indent=" " * len(head)
+    for check in preflight["checks"]:
+        head = f"  {_WORDS[check['passed']]:8}{check['name']:22}"
+        lines += textwrap.wrap(
+            check["detail"], 110, initial_indent=head, subsequent_indent=" " * len(head)
         )
-    if found["detected"]:
-        counts = ", ".join(f"{name} {count}" for name, count in found["detected"].items())
-        shown.append(f"  known failures seen in its replies: {counts}")
-    failed = [each["name"] for each in found["checks"] if each["passed"] is False]
+    if preflight["detected"]:
+        counts = ", ".join(f"{name} {count}" for name, count in preflight["detected"].items())
+        lines.append(f"  known failures in its replies: {counts}")
+    failed = [check["name"] for check in preflight["checks"] if check["passed"] is False]
     verdict = f"failed: {', '.join(failed)}" if failed else "no check failed"
-    shown.append(f"{verdict} ({found['requests']} requests, {found['seconds']:g} s)")
-    return shown
+    lines.append(f"{verdict} ({preflight['requests']} requests, {preflight['seconds']:g} s)")
+    return lines
 
 
-def _with_served(
-    scene: Callable[[Served], Awaitable[T]],
+def _with_target(
+    work: Callable[[Target], Awaitable[T]],
     endpoint: Endpoint,
     teacher: dict[str, Any],
     mode: str | None,
     limits: Limits | None,
 ) -> T:
-    """What `scene` does with the served teacher. Its replies are remembered for as long as that."""
+    """The result of `work` on the served teacher. Its replies are journalled until `work` ends."""
     limits = limits or Limits()
 
-    async def play(journal: Journal) -> T:
+    async def run_work(journal: Journal) -> T:
         identity = {"model": endpoint.model, "revision": "pre-flight"}
         async with Client(
             endpoint, identity, journal, limits.concurrency, limits.timeout_s
         ) as client:
-            return await scene(Served(client, endpoint, teacher, mode, limits))
+            return await work(Target(client, endpoint, teacher, mode, limits))
 
     with TemporaryDirectory() as directory:
         journal = Journal(Path(directory))
         try:
-            return asyncio.run(play(journal))
+            return asyncio.run(run_work(journal))
         finally:
             journal.close()
 
 
-async def _checks(
-    served: Served,
+async def _run_checks(
+    target: Target,
     domain: Domain,
+    *,
     rows: list[Row],
-    judged: list[Row],
+    reference: list[Row],
     count: inputs.Count | None,
     seed: int,
 ) -> list[Check]:
-    """All checks in the order of NAMES; those that need a teacher that answers are skipped where none does.
+    """The results of all checks in the order of NAMES. If health or model_name fails, the other checks are skipped.
 
-    rows: of the domain. judged: those whose replies are judged.
+    Args:
+        rows: of the domain; they supply the request of prompt_tokens. reference: the rows that the metrics compare with.
     """
-    health, model_name = await fidelity_checks.health(served)
-    checks = {"health": health, "model_name": model_name}
+    health, model_name = await checks.check_health(target)
+    results = {"health": health, "model_name": model_name}
     if health["passed"] and model_name["passed"] is not False:
         parts = (
-            (("strict_tool_call",), fidelity_checks.strict_tool_call(served, domain)),
-            (("thinking_toggle",), fidelity_checks.thinking_toggle(served)),
+            (("strict_tool_call",), checks.check_strict_tool_call(target, domain)),
+            (("thinking_toggle",), checks.check_thinking_toggle(target)),
             (
                 ("reasoning_round_trip", "tool_round_trip"),
-                fidelity_checks.round_trips(served, domain, seed),
+                checks.check_round_trips(target, domain, seed),
             ),
-            (("image",), inputs.image(served, seed)),
-            (("schema_accuracy", "tool_call_f1"), fidelity_checks.metrics(served, judged)),
-            (("prompt_tokens",), inputs.prompt_tokens(served, rows, count)),
+            (("image",), inputs.check_image(target, seed)),
+            (("schema_accuracy", "tool_call_f1"), checks.check_metrics(target, reference)),
+            (("prompt_tokens",), inputs.check_prompt_tokens(target, rows, count)),
         )
-        for found in await asyncio.gather(*(_guarded(names, part) for names, part in parts)):
-            checks |= {each["name"]: each for each in found}
-    unasked = "not asked: see health and model_name"
-    return [checks.get(name) or result(name, None, unasked) for name in NAMES]
+        for part in await asyncio.gather(*(_fail_if_lost(names, part) for names, part in parts)):
+            results |= {check["name"]: check for check in part}
+    skipped = "not checked: see health and model_name"
+    return [results.get(name) or result(name, None, skipped) for name in NAMES]
 
 
-async def _guarded(names: tuple[str, ...], part: Coroutine[Any, Any, list[Check]]) -> list[Check]:
-    """A check during which the server is lost has failed."""
+async def _fail_if_lost(
+    names: tuple[str, ...], part: Coroutine[Any, Any, list[Check]]
+) -> list[Check]:
+    """The results of checks; they count as failed if the server is lost during one of them."""
     try:
         return await part
     except StageError as error:

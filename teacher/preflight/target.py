@@ -1,28 +1,30 @@
-"""A served teacher as the pre-flight asks it: in its dialect, bounded, and never again once it is lost."""
+"""The served teacher that a pre-flight checks: requests in its dialect, within limits, and none after it is lost."""
 
 import asyncio
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 from schemas.errors import StageError
 from schemas.tool_calls import functions_by_name
+from schemas.trace import Message, Tool
 from teacher.dialects.base import AdaptedRequest, for_teacher, plain_text, reasoning_of
 from teacher.inference.client import Client, Reply
 from teacher.inference.endpoint import Endpoint
 from teacher.models import catalog
 
-INSTANT = "instant"  # the mode without thinking, of a teacher that can do both
-_MAX_TOKENS = 1024  # of a reply, where neither the limits nor the teacher's mode say
+INSTANT = "instant"  # the mode without thinking of a teacher that has both
+_MAX_TOKENS = 1024  # of a reply, if neither the limits nor the teacher's mode set it
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a pre-flight may use.
+    """Limits of a pre-flight.
 
-    concurrency: requests in flight.
-    timeout_s: seconds a request may take, all tries included.
-    max_tokens: of a reply; None for what the teacher's mode asks for.
+    Attributes:
+        concurrency: requests in flight at once.
+        timeout_s: seconds for one request, retries included.
+        max_tokens: of a reply; None for the value of the teacher's mode.
     """
 
     concurrency: int = 8
@@ -30,13 +32,21 @@ class Limits:
     max_tokens: int | None = None
 
 
-class Served:
+class ChatRequest(TypedDict):
+    """A request before adaptation to the teacher's dialect."""
+
+    messages: list[Message]
+    tools: list[Tool]
+
+
+class Target:
     """The teacher behind an endpoint.
 
     Attributes:
-        mode: the mode that is checked, None for a teacher without modes. thinking: whether it thinks in it.
-        modes: all of the teacher's. teacher: its description.
-        detected: the known failures that its dialect found in its replies.
+        teacher: its description. modes: all its modes.
+        mode: the mode that is checked; None for a teacher without modes.
+        thinking: whether the teacher thinks in that mode.
+        detected: counts of the known failures that its dialect detected in its replies.
 
     Raises:
         InputError: the teacher has no such mode.
@@ -55,36 +65,37 @@ class Served:
         self.modes: dict[str, Any] = teacher.get("modes", {})
         self.thinking = teacher["capabilities"]["thinking"] and self.mode != INSTANT
         self.dialect = for_teacher(teacher, endpoint.url)
-        catalog.sampling(teacher, self.mode)  # for its error
+        catalog.sampling(teacher, self.mode)  # raises InputError for an unknown mode
         self.detected: Counter[str] = Counter()
         self._limits = limits
         self._slots = asyncio.Semaphore(limits.concurrency)
         self._lost = ""
 
+    @property
+    def plainest_mode(self) -> str | None:
+        """The mode without thinking; None for the default if the teacher has no such mode."""
+        return INSTANT if INSTANT in self.modes else None
+
     def parameters(self, mode: str | None) -> dict[str, Any]:
-        """What a request in a mode is sampled with."""
-        own = self.modes[mode].get("max_tokens") if mode else None
-        max_tokens = self._limits.max_tokens or own or _MAX_TOKENS
+        """The sampling parameters of a request in a mode."""
+        mode_limit = self.modes[mode].get("max_tokens") if mode else None
+        max_tokens = self._limits.max_tokens or mode_limit or _MAX_TOKENS
         return {**catalog.sampling(self.teacher, mode), "max_tokens": max_tokens}
 
     def prepare(
-        self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]],
-        mode: str | None = None,
-        **parameters: Any,
+        self, messages: list[Message], tools: list[Tool], mode: str | None = None, **parameters: Any
     ) -> AdaptedRequest:
-        """What `ask` sends for these arguments."""
+        """The adapted request that `request` sends for these arguments."""
         mode = mode or self.mode
         return self.dialect.adapt_request(
             messages, tools, {**self.parameters(mode), **parameters}, mode
         )
 
     async def complete(self, *request: Any, **parameters: Any) -> Reply:
-        """`Client.complete`, within the time.
+        """`Client.complete` within the limits.
 
         Raises:
-            StageError: the time is up or the server is lost, now or at an earlier request.
+            StageError: the request took too long or the server is lost, now or at an earlier request.
         """
         async with self._slots:
             if self._lost:
@@ -99,25 +110,27 @@ class Served:
                 self._lost = str(error)
             raise StageError(self._lost)
 
-    async def ask(
+    async def request(
         self,
-        messages: list[dict[str, Any]],
-        tools: list[dict[str, Any]] | None = None,
+        messages: list[Message],
+        tools: list[Tool] | None = None,
         mode: str | None = None,
         **parameters: Any,
     ) -> Reply:
-        """The reply to a request in a mode; without one, in the mode that is checked."""
-        sent, sent_tools, parameters = self.prepare(messages, tools or [], mode, **parameters)
-        reply = await self.complete(sent, sent_tools, 0, **parameters)
+        """Sends a request and returns the reply. By default it is sent in the mode that is checked."""
+        adapted = self.prepare(messages, tools or [], mode, **parameters)
+        reply = await self.complete(adapted.messages, adapted.tools, 0, **adapted.parameters)
         if reply.message is not None:
             offered = list(functions_by_name(tools or []))
-            found = self.dialect.parse_reply(reply.message, reply.finish_reason, offered).detected
-            self.detected.update(detection.name for detection in found)
+            parsed = self.dialect.parse_reply(reply.message, reply.finish_reason, offered)
+            self.detected.update(detection.name for detection in parsed.detected)
         return reply
 
-    async def ask_all(self, requests: list[dict[str, Any]]) -> list[Reply]:
-        """The replies to requests ({"messages", "tools"}), in their order."""
-        return await asyncio.gather(*(self.ask(**request) for request in requests))
+    async def request_all(self, requests: list[ChatRequest]) -> list[Reply]:
+        """The replies to several requests, in their order."""
+        return await asyncio.gather(
+            *(self.request(request["messages"], request["tools"]) for request in requests)
+        )
 
 
 def content(reply: Reply) -> str:

@@ -1,39 +1,46 @@
-"""What a faithful teacher does at each of a list of requests, and how well another one agrees.
+"""Reference replies, and the two metrics that compare a teacher with them: schema_accuracy and tool_call_f1.
 
-The two measures are those of Moonshot AI's K2 Vendor Verifier (github.com/MoonshotAI/K2-Vendor-Verifier: README,
-"Evaluation Metrics", and src/kimi_vendor_verifier/tool_calls_eval.py), which asks a vendor what the official API was
-asked: `schema_accuracy` and `tool_call_f1` say how they are defined. A reference is a JSON Lines file, or, without one,
-the proven tasks of a domain.
+The metrics are those of Moonshot AI's K2 Vendor Verifier (github.com/MoonshotAI/K2-Vendor-Verifier: README, "Evaluation
+Metrics", and src/kimi_vendor_verifier/tool_calls_eval.py), which sends a vendor the requests that the official API got.
+`schema_accuracy` and `tool_call_f1` have their definitions. A reference is a JSON Lines file or, without one, the proven
+tasks of a domain.
 """
 
 from collections import Counter
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypedDict
 
 from schemas.error_text import one_line
 from schemas.errors import InputError
 from schemas.files import read_jsonl
 from schemas.messages import check_messages
 from schemas.tool_calls import call_problem, functions_by_name
+from schemas.trace import Message, Tool
 from teacher.dialects.base import calls_of, json_text
 from teacher.domain import tasks
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration
 from teacher.inference.client import Reply
+from teacher.preflight.target import ChatRequest
 from teacher.scenes.images import ImageStore, request_messages
-
-Row = dict[str, Any]  # {"request": {"messages", "tools"}, "calls": bool}
 
 CUT_OFF = "cut off by max_tokens"
 _TASKS = 8
 
 
-def of_domain(domain: Domain, seed: int = 0, thinking: bool = False) -> list[Row]:
-    """Proven tasks of a domain as a reference: before each step of a plan "call", after the last "answer".
+class Row(TypedDict):
+    """One row of a reference. calls: whether the reference calls a tool in reply to the request."""
+
+    request: ChatRequest
+    calls: bool
+
+
+def reference_of_domain(domain: Domain, seed: int = 0, thinking: bool = False) -> list[Row]:
+    """Proven tasks of a domain as a reference: it calls at each step of a task's solution, and answers after the last.
 
     Args:
-        thinking: give the calls of the history a line of reasoning, as Moonshot's API requires it.
+        thinking: whether the calls of the history get a line of reasoning, which Moonshot's API requires.
     """
     with TemporaryDirectory() as directory:
         album = ImageStore(Path(directory))
@@ -45,33 +52,34 @@ def of_domain(domain: Domain, seed: int = 0, thinking: bool = False) -> list[Row
 
 
 def _rows(task: dict[str, Any], domain: Domain, thinking: bool, album: ImageStore) -> list[Row]:
-    """A row for each turn of a task; what pictures show is told in words."""
-    rows = []
+    """A row for each assistant turn of a solved task. Images are described in words."""
+    rows: list[Row] = []
     system = {"role": "system", "content": task["system"]}
     solved = request_messages(demonstration(task, domain, album=album), "source", album)
     conversation = [system, *solved]
     tools = [domain.tools[name] for name in task["tools"]]
-    for place, message in enumerate(conversation):
+    for index, message in enumerate(conversation):
         if message["role"] != "assistant":
             continue
-        request = {"messages": conversation[:place], "tools": tools}
+        request: ChatRequest = {"messages": conversation[:index], "tools": tools}
         rows.append({"request": request, "calls": "tool_calls" in message})
         if thinking and "tool_calls" in message:
             name = message["tool_calls"][0]["function"]["name"]
-            conversation[place] = {**message, "reasoning_content": f"This takes {name}."}
+            conversation[index] = {**message, "reasoning_content": f"This takes {name}."}
     return rows
 
 
-def read(path: Path) -> list[Row]:
+def read_reference(path: Path) -> list[Row]:
     """The rows of a reference file.
 
-    Each is {"request": {"messages", "tools"}, "calls": bool}, as `fidelity.record` writes it, or a result of the
-    vendor verifier, which says "finish_reason" instead of "calls".
+    A line is {"request": {"messages", "tools"}, "calls": bool}, as `run.record` writes it, or a result of the vendor
+    verifier, which has "finish_reason" instead of "calls".
 
     Raises:
-        InputError: names the line and what it lacks; also where all rows call or none does, which measures nothing.
+        InputError: a line is invalid (the message names the line and the field), or the rows all call or all answer, so
+            that they measure nothing.
     """
-    rows = []
+    rows: list[Row] = []
     for number, row in enumerate(read_jsonl(path), start=1):
         place = f"{path}: line {number}"
         request = row.get("request") if isinstance(row, dict) else None
@@ -80,15 +88,15 @@ def read(path: Path) -> list[Row]:
         called = row["calls"] if "calls" in row else row.get("finish_reason") == "tool_calls"
         if not isinstance(called, bool) or not {"calls", "finish_reason"} & set(row):
             raise InputError(f"{place}: calls: expected true or false")
-        # The verifier's own name for a system message inside a conversation.
-        messages = [
+        # The verifier names a system message inside a conversation "_input".
+        messages: list[Message] = [
             {**message, "role": "system"} if message.get("role") == "_input" else message
             for message in request["messages"]
             if isinstance(message, dict)
         ]
-        tools = request.get("tools") or []
-        due = {"role": "assistant", "content": "the reply that the request is for"}
-        verdict = check_messages([*messages, due], tools)
+        tools: list[Tool] = request.get("tools") or []
+        reply = {"role": "assistant", "content": "the reply that the request is for"}
+        verdict = check_messages([*messages, reply], tools)
         if verdict["reason"] == "malformed_trace":
             raise InputError(f"{place}: request: {verdict['detail']}")
         rows.append({"request": {"messages": messages, "tools": tools}, "calls": called})
@@ -98,15 +106,15 @@ def read(path: Path) -> list[Row]:
 
 
 def schema_accuracy(rows: list[Row], replies: list[Reply]) -> dict[str, Any]:
-    """Replies whose calls all satisfy their tools' schemas, as a share of the replies with finish_reason tool_calls.
+    """The share of replies with finish_reason tool_calls whose calls all satisfy their tools' schemas.
 
-    As the verifier defines it: count_successful_tool_call / count_finish_reason_tool_calls. A reply that says
-    tool_calls and makes none is not successful. `share` is None where no reply says so.
+    Definition of the verifier: count_successful_tool_call / count_finish_reason_tool_calls. A reply with finish_reason
+    tool_calls but without a call is not successful. `share` is None if no reply has that finish_reason.
     """
     problems = [
         calls_problem(reply, row["request"]["tools"])
         for row, reply in zip(rows, replies, strict=True)
-        if calls(reply)
+        if calls_tool(reply)
     ]
     successful = problems.count(None)
     return {
@@ -120,11 +128,13 @@ def schema_accuracy(rows: list[Row], replies: list[Reply]) -> dict[str, Any]:
 def tool_call_f1(rows: list[Row], replies: list[Reply]) -> dict[str, Any]:
     """Agreement with the reference on whether to call a tool: the harmonic mean of precision and recall.
 
-    As the verifier defines it, a reply calls when its finish_reason is tool_calls. TP: it and the reference call;
-    FP: it does, the reference does not; FN: the other way round. precision = TP / (TP + FP), recall = TP / (TP + FN).
-    `always` is the F1 of a teacher that calls whatever it is asked.
+    Definition of the verifier: a reply calls if its finish_reason is tool_calls. TP: the reply and the reference call;
+    FP: only the reply calls; FN: only the reference calls. precision = TP / (TP + FP), recall = TP / (TP + FN). `always`
+    is the F1 of a teacher that always calls.
     """
-    pairs = Counter((row["calls"], calls(reply)) for row, reply in zip(rows, replies, strict=True))
+    pairs = Counter(
+        (row["calls"], calls_tool(reply)) for row, reply in zip(rows, replies, strict=True)
+    )
     tp, fp, fn, tn = pairs[True, True], pairs[False, True], pairs[True, False], pairs[False, False]
     return {
         "f1": round(2 * tp / (2 * tp + fp + fn), 4) if tp else 0.0,
@@ -136,13 +146,13 @@ def tool_call_f1(rows: list[Row], replies: list[Reply]) -> dict[str, Any]:
     }
 
 
-def calls(reply: Reply) -> bool:
-    """Whether a reply calls a tool, as the verifier takes it."""
+def calls_tool(reply: Reply) -> bool:
+    """Whether a reply calls a tool, by the verifier's definition."""
     return reply.finish_reason == "tool_calls"
 
 
-def calls_problem(reply: Reply, tools: list[dict[str, Any]]) -> str | None:
-    """What is wrong with the calls of a reply by the tools' full schemas; None when nothing is."""
+def calls_problem(reply: Reply, tools: list[Tool]) -> str | None:
+    """The first violation of the tools' full schemas by the calls of a reply; None if all calls are valid."""
     functions = functions_by_name(tools)
     calls = calls_of(reply.message or {})
     if reply.finish_reason == "length":
