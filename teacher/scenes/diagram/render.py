@@ -3,9 +3,8 @@
     {"variant": "flow", "title": "Approval", "nodes": {"a": "Check order", "b": "In budget?"},
      "edges": [["a", "b", ""], ["b", "a", "no"]], "groups": {"Purchasing": ["a"]}}
 
-Where nodes, arrows and labels go is computed by graphlay (a layered layout; rows of messages in a sequence are our
-own) and accepted only if no label lies on a node, on another label or on another arrow: otherwise the next of a few
-arrangements is tried. A label with a line break keeps it.
+A layout (layered.py or sequence.py) is accepted only if no label touches a node, another label or another arrow;
+otherwise the next layout is tried. Line breaks in labels are kept.
 """
 
 import itertools
@@ -17,39 +16,31 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from teacher.scenes.canvas import Canvas, wrap
-from teacher.scenes.diagram.layout import (
-    Placed,
-    Point,
-    Style,
-    Theme,
-    choose,
-    clear,
-    face_for,
-    graph,
-    groups_of,
-    line_height,
-    sequence,
-)
+from teacher.scenes.diagram.labels import face_for, groups_of, line_height
+from teacher.scenes.diagram.layered import graph
+from teacher.scenes.diagram.placement import Placed, Point, clear
 from teacher.scenes.diagram.samples import example
+from teacher.scenes.diagram.sequence import sequence
+from teacher.scenes.diagram.style import Style, Theme, choose
 from teacher.scenes.scene import MAX_SIDE, Box, Cell, SceneError
 
 __all__ = ["VARIANTS", "example", "paint", "source"]
 
 VARIANTS = ("flow", "organisation", "sequence", "dependency")
-# Below 12 px labels are hard to read for a model that sees the picture scaled down.
+# Smaller labels are hard to read for a model that receives the image scaled down.
 SMALLEST = 12
-# Shapes are drawn at twice the size and scaled down, which smooths them; text is drawn at its own size.
+# Shapes are drawn at twice the size and scaled down for anti-aliasing; text is drawn at its final size.
 _FINE = 2
 
-# Long strips are taken only if nothing else fits: scaled to the square that many vision models see, their text is lost.
+# Longer strips are a last resort: many vision models scale images to a square, which makes their text illegible.
 _LONGEST = 4
 
 
 def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
-    """The drawing and its cells: "title", "nodes.ID", "edges.N" of labelled edges, "groups.NAME".
+    """Draws a diagram; returns the image and its cells "title", "nodes.ID", "edges.N" (labelled edges), "groups.NAME".
 
     Raises:
-        SceneError: data of another shape, or that no arrangement shows within 2,048 px without overlaps.
+        SceneError: invalid data, or no layout within 2,048 px without overlaps.
     """
     _valid(data)
     style = choose(data, random.Random(seed))
@@ -74,7 +65,7 @@ def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
 
 
 def source(data: dict[str, Any]) -> str:
-    """The diagram in words, an arrow a line; nodes that bear the same label are told apart by their ids."""
+    """The diagram in words, an arrow per line; nodes with equal labels get their ids appended."""
     labels = [" ".join(str(label).split()) for label in data["nodes"].values()]
     names = {
         node: f"{label} [{node}]" if labels.count(label) > 1 else label
@@ -103,7 +94,7 @@ def _valid(data: dict[str, Any]) -> None:
             raise SceneError(f'edges.{number}: {edge!r}: expected [node, node, label or ""]')
     members = [node for _, ids in groups_of(data) for node in ids]
     if unknown := [node for node in members if node not in data["nodes"]]:
-        raise SceneError(f"groups: {unknown[0]!r} is no node")
+        raise SceneError(f"groups: {unknown[0]!r} is not a node")
     if len(set(members)) < len(members):
         raise SceneError("groups: expected each node in at most one group")
     if members and data["variant"] == "sequence":
@@ -116,7 +107,7 @@ def _valid(data: dict[str, Any]) -> None:
 def _render(
     data: dict[str, Any], style: Style, face: ImageFont.FreeTypeFont, placed: Placed
 ) -> tuple[Image.Image, list[Cell]] | None:
-    """The drawing, or None if it is larger than a picture may be."""
+    """The image and its cells, or None if a side exceeds MAX_SIDE."""
     theme, size = style.theme, face.size
     margin = round(1.6 * size)
     large = face.font_variant(size=round(size * 1.35))
@@ -197,6 +188,7 @@ def _render(
 def _shape(
     pen: ImageDraw.ImageDraw, shape: str, box: list[Point], style: Style, size: float
 ) -> None:
+    """Draws the outline and fill of a node."""
     theme, width = style.theme, style.stroke * _FINE
     (left, top), (right, bottom) = box
     x, y = (left + right) / 2, (top + bottom) / 2
@@ -222,7 +214,7 @@ def _shape(
 
 
 def _rounded(route: list[Point], radius: float) -> list[Point]:
-    """The route with its corners as arcs of at most `radius`."""
+    """The route with its corners replaced by arcs of at most `radius`."""
     if radius == 0:
         return route
     points = [route[0]]
@@ -245,6 +237,7 @@ def _between(a: Point, b: Point, share: float) -> Point:
 def _stroke(
     pen: ImageDraw.ImageDraw, route: list[Point], fill: str, width: int, dashed: bool
 ) -> None:
+    """Draws the line of an arrow."""
     if not dashed:
         pen.line(route, fill, width, joint="curve")
         return
@@ -265,6 +258,7 @@ def _stroke(
 def _head(
     pen: ImageDraw.ImageDraw, before: Point, tip: Point, style: Style, size: float, theme: Theme
 ) -> None:
+    """Draws the head of an arrow from `before` to `tip`."""
     length = math.dist(before, tip) or 1.0
     ux, uy = (tip[0] - before[0]) / length, (tip[1] - before[1]) / length
     wings = [

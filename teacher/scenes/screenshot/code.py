@@ -1,4 +1,4 @@
-"""A code editor's panes: code in the colours of a Pygments style, and what it printed."""
+"""The panes of a code editor: code in the colours of a Pygments style, and the console with its output."""
 
 import random
 from typing import Any
@@ -12,7 +12,7 @@ from teacher.scenes.canvas import Canvas
 from teacher.scenes.colour import mix
 from teacher.scenes.fonts import font
 from teacher.scenes.scene import MAX_SIDE, Box, SceneError
-from teacher.scenes.screenshot.widgets import readable
+from teacher.scenes.screenshot.style import readable
 
 _LIGHT = ("default", "friendly", "vs", "xcode", "tango", "solarized-light", "gruvbox-light", "sas")
 _DARK = (
@@ -26,17 +26,17 @@ _DARK = (
     "zenburn",
 )
 _PAD = 14
-_DIGITS = 4  # the width of the gutter, in figures
+_DIGITS = 4  # width of the gutter, in digits
 
 
 def needed_width(text: str, size: int) -> int:
-    """How wide a pane is, in px, in which no line of `text` is broken."""
+    """The width of a pane, in px, that holds each line of `text` unwrapped."""
     longest = max((len(line.rstrip().expandtabs(4)) for line in text.splitlines()), default=0)
     return round((longest + _DIGITS) * font("DejaVu Mono", size).getlength("0")) + 2 * _PAD
 
 
 class Editor:
-    """Draws code and output on a canvas; the colours are `rng`'s choice. size: of the letters, in px."""
+    """Draws code and output on a canvas, in random colours. size: of the font, in px."""
 
     def __init__(self, canvas: Canvas, rng: random.Random, size: int) -> None:
         self.canvas = canvas
@@ -52,18 +52,18 @@ class Editor:
         self.bold_tokens = rng.random() < 0.5
 
     def _ink(self, kind: Any, ground: str) -> str:
-        """The style's colour for a kind of token, as it can be read on `ground`."""
+        """The style's colour for a kind of token, made readable on `ground`."""
         return readable("#" + (self.style.style_for_token(kind)["color"] or "808080"), ground)
 
     def fill(self, left: int, right: int, top: int, bottom: int) -> None:
-        """Paints the editor's ground where no code is."""
+        """Fills an area with the editor's background."""
         self.canvas.pen.rectangle((left, top, right, bottom), self.ground)
 
     def code(self, data: dict[str, Any], left: int, right: int, top: int) -> int:
-        """Draws data["code"], its highlighted line on another ground; returns where the pane ends.
+        """Draws data["code"] with its highlighted line; returns the bottom of the pane.
 
         Raises:
-            SceneError: a language that Pygments does not know, or a highlighted line that is none.
+            SceneError: a language that Pygments does not know, or a highlighted line that the code does not have.
         """
         lines = self._lines(data["code"], data["language"])
         bottom = top + len(lines) * self.step + _PAD
@@ -97,13 +97,13 @@ class Editor:
                     boxes.append(self.canvas.text(xy, piece.strip(), face, fill=ink, anchor="lm"))
                 column += len(piece)
             text = "".join(piece for _, piece in pieces).strip()
-            # Nothing is asked about a line of brackets alone, and thin strokes do not show how clear they are.
+            # Lines of brackets alone are not cells: no question needs them, and their thin strokes fail the contrast check.
             if any(c.isalnum() for c in text):
                 self.canvas.record(f"code.{number}", text, boxes)
         return bottom
 
     def output(self, text: str, left: int, right: int, top: int) -> int:
-        """What the code printed, in a console below; returns where the pane ends."""
+        """Draws the output of the code in a console; returns the bottom of the pane."""
         lines = text.rstrip().splitlines()
         bottom = top + len(lines) * self.step + 2 * _PAD
         self.canvas.pen.rectangle((left, top, right, MAX_SIDE), self.console)
@@ -120,7 +120,7 @@ class Editor:
         return bottom
 
     def _lines(self, code: str, language: str) -> list[list[tuple[Any, str]]]:
-        """The code's lines, each in pieces of one kind."""
+        """The lines of the code, each as (token kind, text) pieces."""
         try:
             lexer = get_lexer_by_name(language, stripnl=False, ensurenl=False)
         except ClassNotFound:

@@ -1,13 +1,13 @@
-"""Application screens: forms, tables, dialogs, and code next to what it renders or prints.
+"""Application screens: forms, tables, dialogs, and editors with the page or output of their code.
 
 Data: {"variant": form | table | dialog | editor, "title", "application"?, "message"?, "fields"? {label: value},
 "table"? {"columns", "rows"}, "buttons"? [..]}; an editor also has "code", "language" (a name of Pygments), "output"?
 and "highlight"? (a line, from 1), and shows message, fields, table and buttons as the page that the code renders. Cells
-are called "application", "title", "message", "fields.LABEL", "table.columns.1", "table.ROW.COLUMN", "buttons.0",
+are "application", "title", "message", "fields.LABEL", "table.columns.1", "table.ROW.COLUMN", "buttons.0",
 "code.LINE", "output.LINE" (lines from 1).
 
-No text is drawn but the data's, the names of its fields and the numbers of lines: menus, icons and what lies behind a
-dialog are shapes.
+All text comes from the data, the names of its fields and line numbers. Menus, icons and the application behind a dialog
+are drawn as shapes without text.
 """
 
 import random
@@ -22,7 +22,8 @@ from teacher.scenes.fonts import font
 from teacher.scenes.scene import MAX_SIDE, Cell, SceneError
 from teacher.scenes.screenshot.code import Editor, needed_width
 from teacher.scenes.screenshot.samples import example
-from teacher.scenes.screenshot.widgets import DARK, LIGHT, Pane, Style, readable, shown, table_width
+from teacher.scenes.screenshot.style import DARK, LIGHT, Style, readable, shown
+from teacher.scenes.screenshot.widgets import Pane, table_width
 
 __all__ = ["VARIANTS", "example", "paint", "source"]
 
@@ -31,15 +32,15 @@ _FIELDS = {
     *("variant", "title", "application", "message", "fields", "table", "buttons"),
     *("code", "language", "output", "highlight"),
 }
-_WIDEST = 1900  # leaves the desktop around a window its margin
-_PREVIEW = 360  # the least width of a page beside its code
+_WIDEST = 1900  # px; leaves a margin for the desktop around the window
+_PREVIEW = 360  # px; least width of a page beside its code
 
 
 def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
-    """Draws a screen; returns it and what it shows.
+    """Draws a screen; returns the image and its cells.
 
     Raises:
-        SceneError: a field that is not one of a screen, or more than a screen holds.
+        SceneError: invalid data, or content that exceeds the size of a screen.
     """
     _validate(data)
     rng = random.Random(f"screen/{data['variant']}/{seed}")
@@ -54,7 +55,7 @@ def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
 
 
 def source(data: dict[str, Any]) -> str:
-    """What the screen says, in lines."""
+    """The content of the screen as lines of text."""
     lines = [", ".join(shown(data[name]) for name in ("application", "title") if data.get(name))]
     if data.get("code"):
         lines.append(f"Code ({data['language']}):")
@@ -96,7 +97,7 @@ def _validate(data: dict[str, Any]) -> None:
 
 
 def _body(pane: Pane, data: dict[str, Any]) -> None:
-    """Everything of the data but titles and code, one below the other."""
+    """Draws message, fields, table and buttons, one below the other."""
     if data.get("message"):
         pane.notice(data["message"])
     if data.get("fields"):
@@ -108,7 +109,7 @@ def _body(pane: Pane, data: dict[str, Any]) -> None:
 
 
 def _window(data: dict[str, Any], style: Style, rng: random.Random) -> tuple[Canvas, int]:
-    """A form or a table in its application's window; returns the canvas and where the window ends."""
+    """Draws a form or a table in its application's window; returns the canvas and the bottom of the window."""
     pad = style.space(1.2)
     side = rng.choice((0, 0, rng.randrange(60, 200)))
     width = rng.choice((640, 720, 800, 960, 1120, 1280))
@@ -131,7 +132,7 @@ def _window(data: dict[str, Any], style: Style, rng: random.Random) -> tuple[Can
 
 
 def _dialog(data: dict[str, Any], style: Style, rng: random.Random) -> tuple[Canvas, int]:
-    """A dialog in front of its application, of which nothing can be read; the window ends below both."""
+    """Draws a dialog in front of a dimmed application without text; returns the canvas and the bottom of the window."""
     width = rng.choice((720, 840, 960, 1120))
     pad = style.space(1.1)
     inner = rng.randrange(440, 640, 20)
@@ -157,10 +158,10 @@ def _dialog(data: dict[str, Any], style: Style, rng: random.Random) -> tuple[Can
             canvas.pen.rounded_rectangle((x, y, end, y + style.size // 2), 4, dimmed.line)
             x += length + 40
     left, top = (width - inner) // 2, bar + rng.randrange(40, 120)
-    # Once to learn how high it is, on a canvas of its own, once on its ground.
-    measured = Pane(Canvas(width, MAX_SIDE), style, left + pad, left + inner - pad, top + pad)
-    _dialog_body(measured, data)
-    box = (left, top, left + inner, measured.y + pad // 2)
+    # The first pass, on a canvas of its own, measures the height; the second draws over the background.
+    trial = Pane(Canvas(width, MAX_SIDE), style, left + pad, left + inner - pad, top + pad)
+    _dialog_body(trial, data)
+    box = (left, top, left + inner, trial.y + pad // 2)
     shadow = (box[0] + 6, box[1] + 8, box[2] + 6, box[3] + 8)
     canvas.pen.rounded_rectangle(shadow, style.radius, mix(dimmed.ground, "#000000", 0.4))
     canvas.pen.rounded_rectangle(box, style.radius, style.theme.ground, style.theme.line)
@@ -176,14 +177,14 @@ def _dialog_body(pane: Pane, data: dict[str, Any]) -> None:
 
 
 def _editor(data: dict[str, Any], style: Style, rng: random.Random) -> tuple[Canvas, int]:
-    """Code, beside or above what it renders, with what it prints below."""
+    """Draws an editor: code beside or above the page that it renders, with its output below."""
     size = rng.randrange(13, 18)
     pad = style.space(0.8)
     page = {name: data.get(name) for name in ("message", "fields", "table", "buttons")}
     preview = any(page.values())
     code = needed_width(data["code"], size)
     output = needed_width(data.get("output") or "", size)
-    # The page that the code renders has colours of its own.
+    # The rendered page has its own colours.
     page_style = replace(style, theme=rng.choice(LIGHT if rng.random() < 0.7 else DARK))
     beside = 0
     if preview:
@@ -197,7 +198,7 @@ def _editor(data: dict[str, Any], style: Style, rng: random.Random) -> tuple[Can
         raise SceneError(f"code: a line of {width} px: at most {_WIDEST}")
     canvas = Canvas(width, MAX_SIDE, style.theme.ground)
     bar = _title_bar(canvas, data, style, rng)
-    # Of the width that is left over, the code gets half.
+    # The code gets half of the remaining width.
     edge = code + (width - code - beside) // 2 if split else width
     editor = Editor(canvas, rng, size)
     tab = _tab(canvas, data["title"], style, bar, edge)
@@ -222,7 +223,7 @@ def _editor(data: dict[str, Any], style: Style, rng: random.Random) -> tuple[Can
 
 
 def _tab(canvas: Canvas, title: str, style: Style, top: int, right: int) -> int:
-    """The editor's row of tabs, with the file's name; returns where it ends."""
+    """Draws the row of tabs with the file's name; returns its bottom."""
     theme, face = style.theme, font(style.family, style.size)
     height = round(style.size * 1.9)
     canvas.pen.rectangle((0, top, right, top + height), theme.surface)
@@ -236,7 +237,7 @@ def _tab(canvas: Canvas, title: str, style: Style, top: int, right: int) -> int:
 
 
 def _title_bar(canvas: Canvas, data: dict[str, Any], style: Style, rng: random.Random) -> int:
-    """The bar at the top of a window, with the application's name; returns where it ends."""
+    """Draws the title bar of a window with the application's name; returns its bottom."""
     theme, width, pen = style.theme, canvas.image.width, canvas.pen
     face = font(style.family, style.size, bold=rng.random() < 0.5)
     height = round(style.size * rng.choice((2.0, 2.4, 3.0)))
@@ -274,7 +275,7 @@ def _title_bar(canvas: Canvas, data: dict[str, Any], style: Style, rng: random.R
 
 
 def _side_bar(canvas: Canvas, style: Style, top: int, width: int, rng: random.Random) -> None:
-    """A navigation of icons and strokes."""
+    """Draws a navigation bar of icons and strokes."""
     theme, pen = style.theme, canvas.pen
     pen.rectangle((0, top, width, MAX_SIDE), theme.surface)
     pen.line((width, top, width, MAX_SIDE), theme.line, 1)
@@ -290,7 +291,7 @@ def _side_bar(canvas: Canvas, style: Style, top: int, width: int, rng: random.Ra
 
 
 def _on_desktop(canvas: Canvas, style: Style, rng: random.Random) -> tuple[Image.Image, list[Cell]]:
-    """The window as the whole picture, or with some of the desktop around it."""
+    """The window as the whole image, or with part of the desktop around it."""
     margin = rng.choice((0, 0, rng.randrange(12, 60)))
     window = canvas.image
     if not margin or window.height + 2 * margin > MAX_SIDE:

@@ -1,139 +1,35 @@
-"""What screens are made of: colours, and a pane that stacks titles, notices, fields, tables and buttons.
+"""The widgets of a screen. A pane stacks titles, notices, fields, tables and buttons from top to bottom.
 
-A pane draws on a canvas between its left and right edge, downwards from `y`. Values get their cells; labels, icons and
-borders get none.
+Values become cells; labels, icons and borders do not.
 """
 
-import random
-from dataclasses import dataclass
 from typing import Any
 
 from teacher.scenes.canvas import Canvas, wrap
-from teacher.scenes.colour import contrast, luminance, mix
-from teacher.scenes.fonts import SANS, covering, font
+from teacher.scenes.colour import mix
+from teacher.scenes.fonts import covering, font
 from teacher.scenes.scene import Box, SceneError
-
-# Text against its ground; WCAG 2.2, success criterion 1.4.3. Anti-aliasing takes some of it on the pixels.
-_LEAST_CONTRAST = 5.5
-
-
-@dataclass(frozen=True)
-class Theme:
-    """The colours of an application: `surface` of bars, `field` of inputs, `accent` of what asks to be pressed."""
-
-    ground: str
-    surface: str
-    field: str
-    line: str
-    text: str
-    muted: str
-    accent: str
-
-
-LIGHT = (
-    Theme("#ffffff", "#f3f5f8", "#ffffff", "#cbd2dc", "#1d2430", "#505b6b", "#1f5fbf"),
-    Theme("#fbfaf7", "#efece4", "#ffffff", "#d3ccbd", "#2a2620", "#62594c", "#8a4b12"),
-    Theme("#f6f9f8", "#e4ece9", "#ffffff", "#bccfc8", "#13241d", "#45594f", "#0f6b4a"),
-    Theme("#f8f6fc", "#ebe6f5", "#ffffff", "#cdc4e0", "#221a33", "#574c70", "#5b2fb0"),
-    Theme("#e9e9e9", "#d9d9d9", "#ffffff", "#979797", "#000000", "#3c3c3c", "#0a3d91"),
-    Theme("#ffffff", "#fdeff0", "#fff9f9", "#e3c5c8", "#2b1517", "#6b494c", "#a3182b"),
-)
-DARK = (
-    Theme("#1e1f24", "#27292f", "#2f3239", "#4a4e57", "#e8e9ec", "#b3b7bf", "#7db0ff"),
-    Theme("#0f1720", "#16212d", "#1b2937", "#35495f", "#e2ebf3", "#a6bacb", "#53c1e8"),
-    Theme("#20201d", "#2a2a26", "#32322d", "#504f46", "#f0eee4", "#bdbaaa", "#f0b54a"),
-    Theme("#1a1523", "#241d31", "#2c243d", "#4b4164", "#ece6f7", "#b9aed0", "#c79bff"),
-    Theme("#0b0b0b", "#161616", "#202020", "#484848", "#ffffff", "#c0c0c0", "#4be38a"),
-)
-# A word of a status has one colour on every screen: green is well, red is not, blue is under way, amber waits, grey is
-# out of the way.
-_MEANINGS = {
-    "#1f7d45": "done merged passed delivered approved approve accepted adopt completed performed resolved confirmed"
-    " paid signed active published",
-    "#b3261e": "failed overdue blocked rejected error critical urgent expired disputed withdrawn avoid",
-    "#2b62b8": "open running started new in_transit in_progress in_review normal medium trial",
-    "#9a6700": "pending queued waiting on_hold outstanding request_changes high watch",
-    "#626973": "closed draft cancelled archived skipped low",
-}
-_CHIPS = {
-    word.replace("_", " "): colour for colour, words in _MEANINGS.items() for word in words.split()
-}
-
-
-@dataclass(frozen=True)
-class Style:
-    """How an application draws its parts. size: of text, in px; roomy: 1.0 is dense, 1.8 airy."""
-
-    theme: Theme
-    family: str
-    size: int
-    roomy: float
-    radius: int
-    labels: str  # above, left, right: right-aligned to the left of the value
-    form_columns: int
-    field: str  # box, filled, underline, plain
-    table: str  # grid, rules, zebra
-    chips: bool
-    upper_edge: bool  # the notice's accent: a stripe above it rather than at its left
-    buttons_right: bool
-
-    @classmethod
-    def of(cls, rng: random.Random) -> "Style":
-        return cls(
-            theme=rng.choice(rng.choice((LIGHT, LIGHT, DARK))),
-            family=rng.choice(SANS),
-            size=rng.randrange(13, 20),
-            roomy=rng.choice((1.0, 1.2, 1.5, 1.8)),
-            radius=rng.choice((0, 3, 6, 10)),
-            labels=rng.choice(("above", "left", "right")),
-            form_columns=rng.choice((1, 1, 2)),
-            field=rng.choice(("box", "box", "filled", "underline", "plain")),
-            table=rng.choice(("grid", "rules", "zebra")),
-            chips=rng.random() < 0.5,
-            upper_edge=rng.random() < 0.3,
-            buttons_right=rng.random() < 0.6,
-        )
-
-    def space(self, lines: float) -> int:
-        """A distance in px, in lines of text, as wide as the style is roomy."""
-        return round(self.size * lines * self.roomy)
-
-
-def shown(value: Any) -> str:
-    """A value as the screen writes it."""
-    if isinstance(value, bool):
-        return "Yes" if value else "No"
-    return "" if value is None else " ".join(str(value).split())
-
-
-def readable(colour: str, ground: str, least: float = _LEAST_CONTRAST) -> str:
-    """The colour, moved towards black or white as far as it takes to be read on `ground`."""
-    # At this luminance black and white stand out equally, 4.6 to 1.
-    end = "#000000" if luminance(ground) > 0.179 else "#ffffff"
-    for step in range(11):
-        mixed = mix(colour, end, step / 10)
-        if contrast(mixed, ground) >= least:
-            return mixed
-    return end
+from teacher.scenes.screenshot.style import Style, chip_colour, readable, shown
 
 
 def table_width(table: dict[str, Any], style: Style) -> int:
-    """How wide a table is whose values all stand on one line."""
+    """The width of a table, in px, whose values are not wrapped."""
     pad = 2 * style.space(0.6)
     return sum(_widest(table, column, style) + pad for column in range(len(table["columns"]))) + 2
 
 
 def _widest(table: dict[str, Any], column: int, style: Style) -> int:
+    """The width of a column, in px, whose values are not wrapped."""
     texts = [shown(row[column]) for row in table["rows"]]
     head = font(style.family, style.size, bold=True).getlength(shown(table["columns"][column]))
-    # A chip has a rim of its own.
+    # Chips have a margin around the text.
     rim = style.size if style.chips else 0
     face = font(style.family, style.size)
     return round(max([head, *(covering(t, face).getlength(t) + rim for t in texts)])) + 2
 
 
 class Pane:
-    """A column of a screen; each method draws one part and moves `y` below it."""
+    """A column of a screen; each method draws one widget at `y` and moves `y` below it."""
 
     def __init__(self, canvas: Canvas, style: Style, left: int, right: int, y: int) -> None:
         self.canvas, self.style = canvas, style
@@ -144,6 +40,7 @@ class Pane:
         self.step = round(style.size * 1.4)
 
     def title(self, text: str, key: str = "title", times: float = 1.45) -> None:
+        """Writes a title. times: its size relative to other text."""
         face = font(self.style.family, round(self.style.size * times), bold=True)
         self.y = round(
             self.canvas.paragraph(
@@ -157,7 +54,7 @@ class Pane:
         ) + self.style.space(0.5)
 
     def notice(self, text: str, key: str = "message") -> None:
-        """A message on a tinted ground with a stripe of the accent."""
+        """Draws a message on a tinted background with a stripe in the accent colour."""
         style, theme = self.style, self.style.theme
         pad = style.space(0.6) + 4
         lines = wrap(shown(text), self.face, self.right - self.left - 2 * pad)
@@ -174,17 +71,18 @@ class Pane:
         self.y = bottom + style.space(0.8)
 
     def text(self, text: str, key: str) -> None:
+        """Writes text, wrapped to the width of the pane."""
         lines = wrap(shown(text), self.face, self.right - self.left)
         self._lines(self.left, self.y, lines, self.face, key, shown(text), self.style.theme.text)
         self.y += len(lines) * self.step + self.style.space(0.7)
 
     def form(self, fields: dict[str, Any]) -> None:
-        """Labelled values, in one column or two."""
+        """Draws labelled values in one column or two."""
         style = self.style
         gap = style.space(1.0)
         columns = style.form_columns if self.right - self.left >= style.size * 42 else 1
         width = (self.right - self.left - gap * (columns - 1)) // columns
-        # The label's column is as wide as its longest label, but leaves the values most of the room.
+        # As wide as the longest label, but at most 42 % of the width.
         beside = max(self.small.getlength(shown(label)) for label in fields) + gap
         beside = round(min(beside, width * 0.42))
         above = style.labels == "above" or width < style.size * 18
@@ -198,7 +96,7 @@ class Pane:
         self.y += style.space(0.3)
 
     def _field(self, x: int, width: int, label: str, value: Any, beside: int) -> int:
-        """One label and its value, from `self.y`; returns where they end. beside: the label's width, 0: above."""
+        """Draws a label and its value at `self.y`; returns their bottom. beside: width of the label, 0 for a label above."""
         style, theme = self.style, self.style.theme
         names = wrap(
             shown(label), self.small, (beside or width) - (style.space(0.5) if beside else 0)
@@ -208,7 +106,7 @@ class Pane:
         top = self.y if beside else self.y + len(names) * small_step + 2
         text, plain = shown(value), style.field == "plain" or isinstance(value, bool)
         pad_x, pad_y = (0, 2) if plain else (style.space(0.5), style.space(0.28))
-        # A drop-down's arrow for short words; which fields have one is the layout's choice, not the data's.
+        # Some short values get the arrow of a drop-down list; the choice carries no information.
         arrow = not plain and 0 < len(text) < 24 and (len(label) + len(text)) % 3 == 0
         room = width - beside - 2 * pad_x - (self.step if arrow or isinstance(value, bool) else 0)
         face = covering(text, self.face)
@@ -226,7 +124,7 @@ class Pane:
         ink = readable(theme.text, ground)
         self._lines(start, top + pad_y, lines, face, f"fields.{label}", text, ink)
         for i, name in enumerate(names):
-            # Beside its value a label stands on the same line; right-aligned ones end where the value begins.
+            # A label beside its value shares its line; right-aligned labels end where the value begins.
             drop = pad_y + round((self.step - small_step) / 2) if beside else 0
             at = inner - style.space(0.5) if beside and style.labels == "right" else x
             anchor = "ra" if beside and style.labels == "right" else "la"
@@ -235,7 +133,7 @@ class Pane:
         return max(box[3], self.y + len(names) * small_step)
 
     def _input(self, box: Box, plain: bool) -> str:
-        """The frame of an input field; returns the colour in it."""
+        """Draws the frame of an input field; returns its background colour."""
         style, theme = self.style, self.style.theme
         if plain:
             return theme.ground
@@ -248,6 +146,7 @@ class Pane:
         return ground
 
     def _tick(self, xy: tuple[int, int], on: bool) -> None:
+        """Draws a check box."""
         theme, side = self.style.theme, round(self.style.size * 1.05)
         x, y = xy[0], xy[1] + (self.step - side) // 2
         self.canvas.pen.rounded_rectangle(
@@ -259,7 +158,7 @@ class Pane:
             self.canvas.pen.line(points, readable(theme.ground, theme.accent, 3), 2)
 
     def table(self, table: dict[str, Any]) -> None:
-        """A table; columns share the width, and values that need more than their share are broken into lines."""
+        """Draws a table; columns share the width, and longer values are wrapped."""
         style, theme, pen = self.style, self.style.theme, self.canvas.pen
         pad_x, pad_y = style.space(0.6), style.space(0.32)
         count = len(table["columns"])
@@ -267,7 +166,7 @@ class Pane:
         widths = _shared([_widest(table, i, style) for i in range(count)], room)
         numeric = [all(_is_number(row[i]) for row in table["rows"]) for i in range(count)]
         chips = [
-            style.chips and all(_chip_colour(row[i]) for row in table["rows"]) for i in range(count)
+            style.chips and all(chip_colour(row[i]) for row in table["rows"]) for i in range(count)
         ]
         top = self.y
         for number, row in enumerate([table["columns"], *table["rows"]]):
@@ -287,7 +186,7 @@ class Pane:
                 key = f"table.columns.{i}" if head else f"table.{number - 1}.{i}"
                 xy, ink = (x + pad_x, self.y + pad_y), theme.text
                 if chips[i] and not head and len(lines) == 1:
-                    self._chip(xy, texts[i], _chip_colour(row[i]), key)
+                    self._chip(xy, texts[i], chip_colour(row[i]), key)
                 else:
                     edge = xy[0] + widths[i] if numeric[i] else None
                     self._lines(*xy, lines, covering(texts[i], face), key, texts[i], ink, edge)
@@ -304,7 +203,7 @@ class Pane:
         self.y += style.space(0.8)
 
     def _chip(self, xy: tuple[int, int], text: str, colour: str, key: str) -> None:
-        """A value on a rounded ground of its colour."""
+        """Draws a status value on a rounded background in its colour."""
         ground = mix(self.style.theme.ground, colour, 0.22)
         rim, face = self.style.size // 2, covering(text, self.face)
         right = xy[0] + 2 * rim + round(face.getlength(text))
@@ -313,7 +212,7 @@ class Pane:
         self.canvas.text((xy[0] + rim, xy[1]), text, face, key, readable(colour, ground))
 
     def buttons(self, names: list[str], to_right: bool | None = None) -> None:
-        """Buttons in a row, or in as many as it takes; the first asks to be pressed."""
+        """Draws buttons in one or more rows; the first is the primary button."""
         style, theme = self.style, self.style.theme
         pad, gap = style.space(0.8), style.space(0.5)
         height = self.step + style.space(0.6)
@@ -348,7 +247,7 @@ class Pane:
         ink: str,
         right: int | None = None,
     ) -> None:
-        """Writes lines as one cell, from `x` or up to `right`."""
+        """Writes lines as one cell, left-aligned at `x` or right-aligned at `right`."""
         boxes = [
             self.canvas.text(
                 (x if right is None else right, y + i * self.step),
@@ -365,7 +264,7 @@ class Pane:
 
 
 def _shared(natural: list[int], room: int) -> list[int]:
-    """Widths of columns that fill `room`: short columns get what they need, long ones share the rest."""
+    """Widths of columns that fill `room`: short columns get their natural width, long ones share the rest."""
     if sum(natural) <= room:
         spare = (room - sum(natural)) // len(natural)
         return [width + spare for width in natural]
@@ -375,15 +274,11 @@ def _shared(natural: list[int], room: int) -> list[int]:
         share = (room - sum(widths.values())) // (len(order) - done)
         widths[i] = min(natural[i], share)
         if widths[i] < 40:
-            raise SceneError(f"table: {len(natural)} columns are more than a screen is wide")
+            raise SceneError(f"table: {len(natural)} columns do not fit on a screen")
     return [widths[i] for i in range(len(natural))]
 
 
 def _is_number(value: Any) -> bool:
+    """Whether a column of such values is right-aligned."""
     digits = shown(value).replace(",", "").replace(".", "").lstrip("-").removesuffix("%").strip()
     return digits.isdecimal()
-
-
-def _chip_colour(value: Any) -> str:
-    """The colour of a status's word, "" for any other value."""
-    return _CHIPS.get(shown(value).casefold().replace("_", " "), "")

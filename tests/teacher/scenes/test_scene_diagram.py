@@ -8,8 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from teacher.scenes.diagram import layout, render
+from teacher.scenes.diagram import render
+from teacher.scenes.diagram.labels import face_for
+from teacher.scenes.diagram.layered import graph
+from teacher.scenes.diagram.placement import Placed, clear
 from teacher.scenes.diagram.render import VARIANTS, paint, source
+from teacher.scenes.diagram.sequence import sequence
+from teacher.scenes.diagram.style import choose
 from teacher.scenes.kinds import draw, example
 from teacher.scenes.legibility import check
 from teacher.scenes.scene import MAX_BYTES, MAX_SIDE, Scene, SceneError
@@ -55,14 +60,14 @@ def test_groups_are_named_and_hold_their_nodes() -> None:
         assert (shown["groups.Sales"], shown["groups.Finance"]) == ("Sales", "Finance")
 
 
-def placed_for(data: dict[str, Any], seed: int) -> layout.Placed:
+def placed_for(data: dict[str, Any], seed: int) -> Placed:
     """The arrangement that `paint` takes first."""
-    style = layout.choose(data, random.Random(seed))
-    arrange = layout.sequence if data["variant"] == "sequence" else layout.graph
+    style = choose(data, random.Random(seed))
+    arrange = sequence if data["variant"] == "sequence" else graph
     for size in range(style.size, render.SMALLEST - 1, -1):
-        face = layout.face_for(data, style.family, size)
+        face = face_for(data, style.family, size)
         for placed in arrange(data, style, face):
-            if layout.clear(placed):
+            if clear(placed):
                 return placed
     raise AssertionError("no arrangement")
 
@@ -184,7 +189,7 @@ def test_long_labels_are_shown_whole() -> None:
         ({"nodes": {"a": " "}, "edges": []}, "nodes.a: expected a label"),
         ({"edges": [["a", "z", ""]]}, "edges.0: .*expected .node, node, label"),
         ({"edges": [["a", "b"]]}, "edges.0: .*expected .node, node, label"),
-        ({"groups": {"G": ["z"]}}, "groups: 'z' is no node"),
+        ({"groups": {"G": ["z"]}}, "groups: 'z' is not a node"),
         ({"groups": {"G": ["a"], "H": ["a"]}}, "each node in at most one group"),
         ({"variant": "sequence", "groups": {"G": ["a"]}}, "groups: a sequence has none"),
     ],

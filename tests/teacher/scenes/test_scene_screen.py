@@ -13,10 +13,11 @@ from PIL import Image
 
 from teacher.scenes import kinds, legibility
 from teacher.scenes.canvas import Canvas
+from teacher.scenes.colour import mix
 from teacher.scenes.kinds import draw, example
 from teacher.scenes.legibility import check
 from teacher.scenes.scene import Box, DrawnImage, Scene, SceneError
-from teacher.scenes.screenshot.widgets import DARK, LIGHT, mix, readable, shown
+from teacher.scenes.screenshot.style import DARK, LIGHT, readable, shown
 
 FORM: dict[str, Any] = {
     "variant": "form",
