@@ -1,4 +1,4 @@
-"""Invented charts of every variant, for tests and measurements: plausible figures, names and units."""
+"""Invented charts of every variant, for tests and benchmarks, with plausible figures, names and units."""
 
 import random
 from typing import Any
@@ -16,7 +16,7 @@ _MODELS = [
 ]  # fmt: skip
 _TEAMS = ["North", "South", "East", "West", "Online", "Retail", "Wholesale", "Export"]
 _THINGS = ["Contracts", "Licences", "Services", "Hardware", "Training", "Support", "Spare parts"]
-# What is measured: label of the value axis, unit, least, most, decimals.
+# (label of the value axis, unit, least value, greatest value, decimals)
 _MEASURES = [
     ("Revenue", "EUR million", 2, 90, 1), ("Units sold", "", 120, 9800, 0), ("Average duration", "days", 3, 240, 0),
     ("Share of cases", "%", 4, 96, 1), ("Latency", "ms", 2, 480, 1), ("Amount in dispute", "EUR thousand", 15, 2400, 0),
@@ -60,6 +60,7 @@ def example(rng: random.Random) -> dict[str, Any]:
 
 
 def _categories(rng: random.Random, variant: str, count: int) -> tuple[str, list[str]]:
+    """The label of the category axis, and the categories."""
     if variant == "line" or rng.random() < 0.3:
         kind = rng.choice(["Year", "Month", "Quarter", "Week"])
         if kind == "Year":

@@ -1,4 +1,4 @@
-"""How a chart looks: palettes, axis styles and legends by a seed, and what may be changed to make its texts fit."""
+"""The look of a chart: palettes, axes and legends chosen by the seed, and the arrangements that make texts fit."""
 
 import itertools
 import random
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from teacher.scenes.colour import contrast
 from teacher.scenes.fonts import SANS, SERIF
 
-# Told apart by readers with any kind of colour blindness: Okabe and Ito (2008); Paul Tol's bright, muted and high
+# Distinguishable with any kind of colour blindness: Okabe and Ito (2008); Paul Tol's bright, muted and high
 # contrast sets (SRON/EPS/TN/09-002, 2021); steps of matplotlib's viridis and cividis; greys.
 _PALETTES = (
     ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00", "#f0e442", "#333333"),
@@ -23,18 +23,20 @@ _PALETTES = (
     ("#00224e", "#fee838", "#7d7c78", "#bcaf6f", "#35456c", "#a59c74", "#575d6d", "#d2c060"),
     ("#222222", "#bbbbbb", "#777777", "#e4e4e4", "#4d4d4d", "#a0a0a0", "#606060", "#d0d0d0"),
 )  # fmt: skip
-_MANY = 3  # the first three, of eight hues each
-# Lines need 3:1 against their ground (WCAG 2.2, 1.4.11): the dark ones of the same sets; light ones for dark grounds.
+_MANY = 3  # the first three palettes have eight hues each
+# Lines need a contrast of 3:1 to their background (WCAG 2.2, 1.4.11): dark colours of the same sets, light ones on dark.
 _ON_LIGHT = ("#332288", "#d55e00", "#117733", "#0072b2", "#882255", "#000000", "#aa4499", "#7a6a00")
 _ON_DARK = ("#88ccee", "#ddcc77", "#66ccaa", "#ee99aa", "#ffffff", "#cc99ff", "#ffaa55", "#bbbbbb")
 
 
 @dataclass(frozen=True)
 class Style:
+    """The look of a chart. Colours are hex strings, sizes are inches unless a comment says otherwise."""
+
     family: str
     points: float  # size of text
     ground: str
-    panel: str  # the ground within the axes
+    panel: str  # background inside the axes
     ink: str
     grid_colour: str
     grid: str
@@ -67,6 +69,7 @@ class Style:
 
 
 def choose(data: dict[str, Any], rng: random.Random) -> Style:
+    """Chooses a look that suits the data."""
     ground, panel, ink, grid = rng.choice([
         ("#ffffff", "#ffffff", "#1a1a1a", "#d9d9d9"),
         ("#ffffff", "#ffffff", "#1a1a1a", "#d9d9d9"),
@@ -80,12 +83,12 @@ def choose(data: dict[str, Any], rng: random.Random) -> Style:
         colours = list(_ON_DARK if dark else _ON_LIGHT)
         rng.shuffle(colours)
     else:
-        # One scale of hue or grey holds no more than four colours that are told apart.
+        # A scale of one hue or of greys has at most four distinguishable colours.
         shown = len(data["categories"] if data["variant"] == "pie" else data["series"])
         place = rng.randrange(len(_PALETTES) if shown <= 4 else _MANY)
         turn = rng.randrange(3) if place < _MANY else 0
         colours = [*_PALETTES[place][turn:], *_PALETTES[place][:turn]]
-        # Colours near to their ground come last (they get an outline).
+        # Colours close to the background come last; they get an outline.
         colours.sort(key=lambda colour: contrast(colour, panel) < 1.5)
     long = max(len(str(category)) for category in data["categories"])
     return Style(
@@ -130,17 +133,17 @@ def choose(data: dict[str, Any], rng: random.Random) -> Style:
 
 @dataclass(frozen=True)
 class Option:
-    """What may be changed in a style to make its texts fit."""
+    """The properties of a style that vary to make its texts fit."""
 
     horizontal: bool
     turn: int  # of category labels
     label_turn: int  # of written values
-    start: int  # pie: where the first wedge begins
+    start: int  # pie: angle of the first wedge, degrees
     beside: bool
 
 
 def attempts(data: dict[str, Any], style: Style) -> Iterator[tuple[float, Option]]:
-    """Arrangements, the style's own first, then with other turns, then larger."""
+    """Yields (factor of size, arrangement): first the style's own, then rotated labels, then larger figures."""
     for grown in (1.0, 1.4, 2.0, 3.0):
         if data["variant"] == "pie":
             for start, beside in itertools.product(
@@ -163,7 +166,7 @@ def attempts(data: dict[str, Any], style: Style) -> Iterator[tuple[float, Option
 
 
 def ticks(low: float, high: float, parts: int) -> list[float]:
-    """Round numbers from `low` or less to `high` or more that part the axis in at least five."""
+    """Round numbers from at most `low` to at least `high` that divide the axis into five or more intervals."""
     locator = MaxNLocator(nbins=parts, steps=[1, 2, 2.5, 5, 10], min_n_ticks=6)
     places = [float(place) for place in locator.tick_values(low, high)]
     while len(places) > 7 and places[1] <= low:
@@ -174,7 +177,7 @@ def ticks(low: float, high: float, parts: int) -> list[float]:
 
 
 def readable(colour: str, ground: str, ink: str) -> str:
-    """A colour for small numbers: the series' own, moved towards the ink until thin strokes show on the ground."""
+    """A colour for small numbers: the series' colour, moved towards the ink until its contrast to the ground is 9:1."""
     for share in (0.0, 0.2, 0.4, 0.6, 0.8):
         pairs = zip(to_rgb(colour), to_rgb(ink), strict=True)
         red, green, blue = (one * (1 - share) + other * share for one, other in pairs)
@@ -185,4 +188,5 @@ def readable(colour: str, ground: str, ink: str) -> str:
 
 
 def ink_on(colour: str) -> str:
+    """Black or white, whichever has more contrast to the colour."""
     return max(("#000000", "#ffffff"), key=lambda ink: contrast(ink, colour))

@@ -1,4 +1,4 @@
-"""Invented diagrams of every variant, for tests and measurements: many shapes and sizes, plausible words."""
+"""Invented diagrams of every variant, for tests and benchmarks, in many shapes and sizes."""
 
 import random
 from typing import Any
@@ -95,7 +95,7 @@ _RELATIONS = ["subject to", "refers to", "defined in", "overrides", "survives", 
 
 
 def example(rng: random.Random) -> dict[str, Any]:
-    """The data of a diagram: 3 to 16 nodes, any variant."""
+    """The data of a diagram: any variant, 3 to 16 nodes."""
     return rng.choice([_flow, _organisation, _ownership, _sequence, _dependency])(rng)
 
 

@@ -1,1 +1,4 @@
-"""Pages of documents."""
+"""Document pages (contract, amendment, invoice, table, letter), printed or scanned, drawn with Pillow.
+
+In: the data of a scene and its seed (render.paint). Out: a Pillow image and its cells. May import teacher/scenes.
+"""

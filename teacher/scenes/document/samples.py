@@ -1,4 +1,4 @@
-"""Invented pages of every variant, for tests and measurements; domain packs bring data of their own."""
+"""Invented pages of every variant, for tests and benchmarks."""
 
 import datetime as dt
 import random
@@ -61,7 +61,7 @@ _STAMPS = ("EXECUTED", "PAID", "RECEIVED", "COPY", "APPROVED", "ORIGINAL", "FILE
 
 
 def example(rng: random.Random) -> dict[str, Any]:
-    """A page of a random variant: every optional part is there in some and missing in others."""
+    """The data of a page: any variant, with a random choice of optional parts."""
     variant = rng.choice(("contract", "amendment", "invoice", "table", "letter"))
     data: dict[str, Any] = {"variant": variant, "title": _title(variant, rng)}
     if rng.random() < 0.8:

@@ -1,24 +1,26 @@
-"""How a page looks, apart from what it says: everything that a document's seed chooses before a word is written."""
+"""The look of a page: everything that the seed chooses before text is written."""
 
 import random
 from dataclasses import dataclass
 
 from teacher.scenes.fonts import HAND, SANS, SERIF
 
-# Dark enough for text on white and for white text on them: 5:1 and more by WCAG's measure.
+# The contrast of these colours to white is at least 5:1 (WCAG).
 _ACCENTS = ("#1f3a5f", "#5b2333", "#22543d", "#3b3b3b", "#4a2c6d", "#7a3b12", "#0b5563", "#111111")
 _INKS = ("#12266b", "#111111", "#1c2c63")
 
 
 @dataclass(frozen=True)
 class Style:
+    """The look of a page; sizes in px."""
+
     width: int
     margin: int
     ratio: float  # height over width of an empty page
     size: int  # of the body's text, px
     body: str
     head: str
-    hand: str | None  # how fields are filled in, where by hand
+    hand: str | None  # font of handwritten field values, or None for print
     accent: str
     ink: str
     header: str
@@ -30,6 +32,7 @@ class Style:
 
     @classmethod
     def of(cls, rng: random.Random, variant: str, scan: bool) -> "Style":
+        """Chooses a random look for a variant; only scans have handwriting."""
         body = rng.choice(SERIF + SANS)
         size = rng.randrange(16, 20)
         return cls(
@@ -51,5 +54,5 @@ class Style:
         )
 
     def title_times(self) -> float:
-        """How much larger than the body's the title's text is."""
+        """The size of the title's font relative to the body's."""
         return 1.7 if self.header in ("centre", "band") else 1.5

@@ -1,4 +1,4 @@
-"""A table on a page: columns as wide as their text, the widest wrapped where there is too little room."""
+"""A table on a page. Columns are as wide as their text; the widest are wrapped if space is short."""
 
 import re
 from typing import Any
@@ -21,14 +21,14 @@ def draw_table(
     form: str,
     accent: str,
 ) -> float:
-    """Draws {"columns", "rows"} between two sides; returns where it ends. Cells: "table.columns.1", "table.2.1".
+    """Draws {"columns", "rows"} between two sides; returns its bottom. Cells: "table.columns.1", "table.2.1".
 
     Args:
         faces: the fonts of the head and of the rows.
         form: grid, rules, striped or filled. accent: the colour of a filled head.
 
     Raises:
-        SceneError: more columns than there is room for.
+        SceneError: the columns do not fit on the page.
     """
     bold, face = faces
     rows = [[str(value) for value in row] for row in table["rows"]]
@@ -74,12 +74,12 @@ def draw_table(
 
 
 def _is_number(text: str) -> bool:
-    """Whether a column of such texts is set flush right."""
+    """Whether a column of such texts is right-aligned."""
     return re.fullmatch(r"(?:[A-Z]{3} |[€$£])?-?[\d,]+(?:\.\d+)?(?: ?%)?", text) is not None
 
 
 def _column_widths(natural: list[float], room: float) -> list[float]:
-    """Natural widths, stretched to fill most of the room; the widest give way where there is too little."""
+    """Natural widths, stretched to fill the room; if it is too small, the widest columns are narrowed."""
     if sum(natural) <= room:
         spare = (room - sum(natural)) / len(natural)
         return [width + spare for width in natural]
@@ -87,7 +87,7 @@ def _column_widths(natural: list[float], room: float) -> list[float]:
     while sum(widths) > room + 0.5:
         widest = max(widths)
         if widest < 40:
-            raise SceneError(f"table: {len(widths)} columns are more than the page is wide")
+            raise SceneError(f"table: {len(widths)} columns do not fit on the page")
         second = max([w for w in widths if w < widest], default=40.0)
         many = [i for i, w in enumerate(widths) if w == widest]
         cut = min(widest - max(second, 39.0), (sum(widths) - room) / len(many))

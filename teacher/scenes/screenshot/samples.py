@@ -1,4 +1,4 @@
-"""Screens of invented applications, for tests and measurements: orders, settings, code and its page."""
+"""Screens of invented applications, for tests and benchmarks: forms, tables, dialogs and editors."""
 
 import datetime as dt
 import random
@@ -35,53 +35,53 @@ _WORDS = (
 
 
 def example(rng: random.Random) -> dict[str, Any]:
-    """The data of a screen, one of many kinds."""
-    made = rng.choice((_form, _table, _table, _dialog, _editor, _editor))(rng)
+    """The data of a screen of any variant."""
+    data = rng.choice((_form, _table, _table, _dialog, _editor, _editor))(rng)
     if rng.random() < 0.9:
-        made["application"] = rng.choice(_APPLICATIONS)
-    return made
+        data["application"] = rng.choice(_APPLICATIONS)
+    return data
 
 
 def _form(rng: random.Random) -> dict[str, Any]:
     fields = _fields(rng, rng.randrange(3, 13))
-    made: dict[str, Any] = {"variant": "form", "title": _title(rng), "fields": fields}
+    data: dict[str, Any] = {"variant": "form", "title": _title(rng), "fields": fields}
     if rng.random() < 0.4:
-        made["message"] = _message(rng)
+        data["message"] = _message(rng)
     if rng.random() < 0.3:
-        made["table"] = _rows(rng, rng.randrange(2, 5), 3)
-    made["buttons"] = rng.sample(_BUTTONS, rng.randrange(1, 4))
-    return made
+        data["table"] = _rows(rng, rng.randrange(2, 5), 3)
+    data["buttons"] = rng.sample(_BUTTONS, rng.randrange(1, 4))
+    return data
 
 
 def _table(rng: random.Random) -> dict[str, Any]:
     table = _rows(rng, rng.randrange(3, 19), rng.randrange(3, 8))
-    made: dict[str, Any] = {"variant": "table", "title": _title(rng), "table": table}
+    data: dict[str, Any] = {"variant": "table", "title": _title(rng), "table": table}
     if rng.random() < 0.3:
-        made["message"] = _message(rng)
+        data["message"] = _message(rng)
     if rng.random() < 0.6:
-        made["buttons"] = rng.sample(_BUTTONS, rng.randrange(1, 5))
+        data["buttons"] = rng.sample(_BUTTONS, rng.randrange(1, 5))
     if rng.random() < 0.3:
-        made["fields"] = _fields(rng, 2)
-    return made
+        data["fields"] = _fields(rng, 2)
+    return data
 
 
 def _dialog(rng: random.Random) -> dict[str, Any]:
-    made: dict[str, Any] = {"variant": "dialog", "title": _title(rng), "message": _message(rng)}
+    data: dict[str, Any] = {"variant": "dialog", "title": _title(rng), "message": _message(rng)}
     if rng.random() < 0.6:
-        made["fields"] = _fields(rng, rng.randrange(1, 6))
+        data["fields"] = _fields(rng, rng.randrange(1, 6))
     elif rng.random() < 0.3:
-        made["table"] = _rows(rng, rng.randrange(2, 5), 3)
-    made["buttons"] = rng.sample(_BUTTONS, rng.randrange(1, 4))
-    return made
+        data["table"] = _rows(rng, rng.randrange(2, 5), 3)
+    data["buttons"] = rng.sample(_BUTTONS, rng.randrange(1, 4))
+    return data
 
 
 def _editor(rng: random.Random) -> dict[str, Any]:
-    made = rng.choice((_python, _query, _page, _script))(rng)
-    made |= {"variant": "editor"}
+    data = rng.choice((_python, _query, _page, _script))(rng)
+    data |= {"variant": "editor"}
     if rng.random() < 0.5:
-        lines = made["code"].splitlines()
-        made["highlight"] = rng.choice([n for n, line in enumerate(lines, 1) if line.strip()])
-    return made
+        lines = data["code"].splitlines()
+        data["highlight"] = rng.choice([n for n, line in enumerate(lines, 1) if line.strip()])
+    return data
 
 
 # ---------------------------------------------------------------------------------- forms and tables
@@ -208,12 +208,12 @@ def _query(rng: random.Random) -> dict[str, Any]:
         "ORDER BY quantity DESC\n"
         "LIMIT 20;\n"
     )
-    made: dict[str, Any] = {"title": f"{rng.choice(_WORDS)}.sql", "code": code, "language": "sql"}
+    data: dict[str, Any] = {"title": f"{rng.choice(_WORDS)}.sql", "code": code, "language": "sql"}
     if rows:
-        made["table"] = {"columns": ["item", "quantity", "town"], "rows": rows}
+        data["table"] = {"columns": ["item", "quantity", "town"], "rows": rows}
     else:
-        made["output"] = "0 rows"
-    return made
+        data["output"] = "0 rows"
+    return data
 
 
 def _page(rng: random.Random) -> dict[str, Any]:
@@ -232,8 +232,8 @@ def _page(rng: random.Random) -> dict[str, Any]:
             entry = f'<input value="{value}">'
         lines += ["  <label>", f"    {label}", f"    {entry}", "  </label>"]
     lines += [f"  <button>{button}</button>", "</form>"]
-    made = {"title": f"{name}.html", "code": "\n".join(lines) + "\n", "language": "html"}
-    return {**made, "fields": fields, "buttons": [button]}
+    data = {"title": f"{name}.html", "code": "\n".join(lines) + "\n", "language": "html"}
+    return {**data, "fields": fields, "buttons": [button]}
 
 
 def _script(rng: random.Random) -> dict[str, Any]:

@@ -196,8 +196,8 @@ def test_the_source_holds_every_value_and_name() -> None:
         ({"series": {"A": [1, 2, float("nan")]}}, "series.A.2: nan: expected a finite number"),
         ({"series": {"A": [1, 2, "3"]}}, "series.A.2: '3': expected a number"),
         ({"series": {"A": [1, 2, 3], "B": [1, 2, 3]}}, "series: 2: expected at most 1 in a bar"),
-        ({"variant": "pie", "series": {"A": [1, 2, -3]}}, "a pie chart shows none below 0"),
-        ({"variant": "pie", "series": {"A": [0, 0, 0]}}, "a pie of nothing"),
+        ({"variant": "pie", "series": {"A": [1, 2, -3]}}, "a pie chart shows no values below 0"),
+        ({"variant": "pie", "series": {"A": [0, 0, 0]}}, "a pie needs a sum above 0"),
     ],
 )
 def test_data_that_is_no_chart_is_refused(changes: dict[str, Any], expected: str) -> None:
