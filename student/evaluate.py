@@ -1,6 +1,6 @@
 """The held-out exam: llama.cpp serves a GGUF file, which solves held-out tasks through the teacher's agent loop.
 
-The model is shown no worked examples and no hints, and decoding is not constrained: as a user would run the file.
+The model gets no worked examples and no hints, and decoding is not constrained: a user runs the file the same way.
 In: a Candidate and the exam's tasks. Out: a trace for each task, and from the traces the parts of the scorecard
 (schemas/scorecard.schema.json).
 """
@@ -156,7 +156,8 @@ def score(candidate: Candidate, traces: list[Trace], tasks: list[Task], *, model
     by_kind, by_calls, by_template = _counts(), _counts(), _counts()
     turns: Turns = {"total": 0, "well_formed": 0}
     for trace, task in zip(traces, tasks, strict=True):
-        calls = str(len(task["plan"])) if len(task["plan"]) < 2 else "2+"
+        solution = task["plan"]
+        calls = str(len(solution)) if len(solution) < 2 else "2+"
         for count in (by_kind[task["kind"]], by_calls[calls], by_template[task["template"]]):
             count["tasks"] += 1
             count["passed"] += _passed(trace)
