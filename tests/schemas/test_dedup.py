@@ -1,4 +1,4 @@
-"""What counts as said before, and what as asked in the exam."""
+"""Near-duplicates among traces, and requests that repeat an exam request."""
 
 import random
 
@@ -47,19 +47,19 @@ def test_the_threshold_decides_how_much_may_differ():
     assert near_duplicates([ask(), ask()], 1.0) == [None, 0]
 
 
-def test_what_repeats_only_a_duplicate_is_kept():
+def test_a_text_that_repeats_only_a_near_duplicate_is_kept():
     start = "a b c d e f g h i j"
     near, far = "a b c d e f g h i j k l", "a b c d e f g h i j k l m n"
     assert near_duplicates([start, near, far], 0.8) == [None, 0, None]
     assert near_duplicates([near, far], 0.8) == [None, 0]
 
 
-def test_texts_without_words_repeat_nothing():
+def test_texts_without_words_match_nothing():
     assert near_duplicates(["", "", "a"], 0.9) == [None, None, None]
     assert contaminations(["", "a"], ["", "b"], 0.5) == [None, None]
 
 
-def test_particulars_are_names_and_numbers_and_not_how_a_sentence_begins():
+def test_particulars_are_names_and_numbers_and_not_the_first_word_of_a_sentence():
     text = "What ends first? The lease C-7 of Harrow & Vane, on 2026-03-02. Please say. Quill Marsh asks."
     assert particulars(text) == {"C", "7", "Harrow", "Vane", "2026", "03", "02", "Quill", "Marsh"}
 
@@ -75,7 +75,7 @@ def test_particulars_are_names_and_numbers_and_not_how_a_sentence_begins():
         + " Many thanks for your help!",
     ],
 )
-def test_an_exam_request_is_found_as_it_is_reworded_a_little_or_quoted(leak):
+def test_an_exam_request_is_detected_where_it_is_slightly_reworded_or_quoted(leak):
     assert contaminations([leak], ["What else?", ask()], 0.7) == [1]
 
 
@@ -84,7 +84,7 @@ def test_another_question_about_the_same_contract_is_no_contamination():
     assert contaminations([other], [ask()], 0.7) == [None]
 
 
-def test_a_trace_is_told_apart_by_request_and_calls_and_not_by_how_the_answer_is_put():
+def test_the_text_of_a_trace_has_its_request_and_calls_but_not_its_answer():
     def trace(arguments, answer):
         call = {"id": "a", "function": {"name": "get", "arguments": arguments}}
         return [
@@ -121,5 +121,5 @@ def test_no_pair_is_missed_that_comparing_all_would_find(texts, threshold):
 def test_thousands_of_templated_requests_take_seconds():
     rng = random.Random(0)
     texts = [ask(f"C-{rng.randrange(3000)}") for _ in range(5000)]
-    found = near_duplicates(texts, 0.9)
-    assert found.count(None) == len(set(texts))
+    matches = near_duplicates(texts, 0.9)
+    assert matches.count(None) == len(set(texts))

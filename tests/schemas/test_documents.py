@@ -45,7 +45,7 @@ def test_a_wrong_document_is_one_line_with_file_field_and_expectation(change, me
     assert "\n" not in str(caught.value)
 
 
-def test_a_document_that_is_no_object_or_contains_itself_is_one_line_too():
+def test_a_document_that_is_not_an_object_or_contains_itself_is_one_line_too():
     with pytest.raises(InputError, match="^x.yaml: top level: found None, expected object$"):
         check_document(None, "teacher", "x.yaml")
     loop: dict = {}
@@ -54,7 +54,7 @@ def test_a_document_that_is_no_object_or_contains_itself_is_one_line_too():
         check_document(loop, "teacher", "x.yaml")
 
 
-def test_right_documents_pass():
+def test_valid_documents_pass():
     check_document(SMOLLM, "teacher", "x.yaml")
     for source in ({"hub": "a/b", "revision": "main"}, {"path": "m"}, {"url": "http://h:1/v1"}):
         check_document({**SMOLLM, "source": source}, "teacher", "x.yaml")

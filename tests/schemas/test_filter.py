@@ -99,7 +99,7 @@ def trace(
 
 
 def retried(*, errors):
-    """A trace of two calls, of which those at `errors` came back as errors."""
+    """A trace with two calls; the results at the indexes `errors` report an error."""
     one = trace(tool_errors=errors)
     messages = one["messages"]
     one["messages"] = [*messages[:4], *copy.deepcopy(messages[2:4]), messages[4]]
@@ -129,7 +129,7 @@ def unknown_tool():
 
 
 def cut_off():
-    """What is left when the teacher fails at the first request."""
+    """The trace of an episode whose first request failed."""
     one = trace(ended="teacher_error", error="HTTP 500", checks={"answer": False, "state": False})
     one["messages"] = one["messages"][:2]
     return one
@@ -144,14 +144,14 @@ LOOKS = {
 }
 
 
-def seen(number=1, picture=PAGE, request="What is the fee on this page?", **more):
-    """A trace that passes, about a picture that is shown with the request."""
+def visual(number=1, image=PAGE, request="What is the fee on this page?", **more):
+    """A trace that passes, about an image shown with the request."""
     one = trace(number, template="fee", **more)
     one["messages"] = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request}]},
         {"role": "assistant", "content": "The fee is EUR 500."},
     ]
-    return {**one, "images": [picture], "grounding": "source"}
+    return {**one, "images": [image], "grounding": "source"}
 
 
 WRONG = {"answer": False, "state": False}
@@ -159,9 +159,9 @@ REJECTED = [
     ("malformed_trace", without("outcome")),
     ("malformed_trace", without("messages")),
     ("malformed_trace", {**trace(), "extra": 1}),
-    ("malformed_trace", {**seen(), "images": []}),
-    ("malformed_trace", {**seen(), "images": [PAGE, SCAN]}),
-    ("blind_answerable", seen(blind=True)),
+    ("malformed_trace", {**visual(), "images": []}),
+    ("malformed_trace", {**visual(), "images": [PAGE, SCAN]}),
+    ("blind_answerable", visual(blind=True)),
     ("malformed_trace", trace(ended="gave_up")),
     ("malformed_trace", {**trace(), "images": ["data:image/png;base64,AAAA"]}),
     ("unknown_tool", unknown_tool()),
@@ -209,18 +209,18 @@ def test_a_near_miss_is_kept(one):
     assert check_trace(one, SETTINGS)["kept"], check_trace(one, SETTINGS)
 
 
-def test_a_malformed_message_is_pointed_at():
+def test_the_verdict_of_a_malformed_message_has_its_index():
     one = trace()
     one["messages"][3]["role"] = "function"
     assert check_trace(one, SETTINGS)["message_index"] == 3
 
 
-def test_too_long_is_counted_by_the_caller_and_only_above_the_limit():
+def test_a_trace_is_too_long_only_above_the_limit_of_tokens_that_the_caller_counts():
     assert check_trace(trace(), SETTINGS, lambda _: [300, 1000])["kept"]
     assert check_trace(trace(), SETTINGS, lambda _: [300, 1001])["reason"] == "too_long"
 
 
-def test_where_long_turns_are_left_out_one_has_to_be_short_enough():
+def test_with_max_turn_at_least_one_turn_must_end_within_it():
     splits = SETTINGS.model_copy(update={"max_turn": 200})
     assert check_trace(trace(), splits, lambda _: [200, 900])["kept"]
     verdict = check_trace(trace(), splits, lambda _: [201, 900])
@@ -230,7 +230,7 @@ def test_where_long_turns_are_left_out_one_has_to_be_short_enough():
     )
 
 
-def test_a_trace_that_the_students_template_cannot_show_is_rejected_in_the_templates_words():
+def test_a_trace_that_the_template_cannot_render_is_rejected_with_the_templates_message():
     def refuses(_):
         raise ValueError("the student's template: only user\nand assistant")
 
@@ -239,7 +239,7 @@ def test_a_trace_that_the_students_template_cannot_show_is_rejected_in_the_templ
     assert verdict["detail"] == "the student's template: only user and assistant"
 
 
-def test_a_trace_of_which_nothing_may_be_learned_is_rejected():
+def test_a_trace_without_a_turn_to_learn_from_is_rejected():
     assert check_trace(trace(), SETTINGS, lambda _: [])["reason"] == "tool_error_unrecovered"
 
 
@@ -251,7 +251,7 @@ def details(judged):
     return [one["verdict"].get("detail") for one in judged]
 
 
-def test_of_the_same_trace_twice_the_first_is_kept_and_other_contracts_are_other_traces():
+def test_of_near_duplicates_the_first_is_kept_and_another_contract_makes_another_trace():
     again = trace(attempt=1, answer="It ends on 2 March 2027.")
     judged, _ = filter_traces([trace(), trace(2), again], [], SETTINGS)
     assert reasons(judged) == [None, None, "near_duplicate"]
@@ -259,13 +259,13 @@ def test_of_the_same_trace_twice_the_first_is_kept_and_other_contracts_are_other
     assert judged[0]["verdict"] == {"kept": True}
 
 
-def test_a_rejected_trace_makes_no_duplicate_of_a_good_one():
+def test_a_trace_is_not_a_near_duplicate_of_a_rejected_one():
     bad = trace(checks={"answer": False, "state": True})
     judged, _ = filter_traces([bad, trace(attempt=1)], [], SETTINGS)
     assert reasons(judged) == ["wrong_answer", None]
 
 
-def test_what_the_exam_asks_is_not_learnt_and_what_its_template_asks_of_others_is():
+def test_a_request_of_the_exam_is_contaminated_and_its_template_about_another_contract_is_not():
     exam: Any = [
         {"id": "legal-exam-end_date-000001", "request": trace(1)["messages"][1]["content"]}
     ]
@@ -274,25 +274,25 @@ def test_what_the_exam_asks_is_not_learnt_and_what_its_template_asks_of_others_i
     assert details(judged)[0] == "like the exam task legal-exam-end_date-000001"
 
 
-def asked(number, how):
-    """Attempts at task 1 that differ enough to be no duplicates."""
-    return trace(attempt=number, request=how)
+def reworded(number, request):
+    """An attempt at task 1 with another wording, so that it is not a near-duplicate."""
+    return trace(attempt=number, request=request)
 
 
-def test_a_task_keeps_only_so_many_traces():
+def test_a_task_keeps_at_most_per_task_traces():
     ways = [
         "When does C-1 end?",
         "Please look up the last day of the contract called C-1 for me",
         "I need to know until which date our agreement C-1 will be running, and no longer",
     ]
-    attempts = [asked(number, how) for number, how in enumerate(ways)]
+    attempts = [reworded(number, request) for number, request in enumerate(ways)]
     judged, _ = filter_traces([*attempts, trace(2)], [], SETTINGS)
     assert reasons(judged) == [None, None, "over_represented", None]
     judged, _ = filter_traces(attempts, [], SETTINGS.model_copy(update={"per_task": 3}))
     assert reasons(judged) == [None, None, None]
 
 
-def test_a_template_keeps_only_its_share():
+def test_a_template_keeps_at_most_its_share():
     many = [trace(number) for number in range(8)]
     few = [
         trace(number, template="who_signed", request=f"Who signed C-{number}?") for number in (8, 9)
@@ -306,7 +306,7 @@ def test_a_template_keeps_only_its_share():
     assert reasons(judged) == [None] * 5 + ["over_represented"] * 3 + [None] * 2
 
 
-def test_the_ledger_adds_up_and_names_the_tasks_of_which_nothing_was_kept():
+def test_the_ledger_adds_up_and_names_the_tasks_without_a_kept_trace():
     traces = [
         trace(1, checks={"answer": False, "state": True}),
         trace(1, attempt=1, hinted=True),
@@ -327,7 +327,7 @@ def test_the_ledger_adds_up_and_names_the_tasks_of_which_nothing_was_kept():
     }
 
 
-def test_judging_does_not_change_the_traces_and_judging_again_gives_the_same():
+def test_judging_changes_no_trace_and_judging_twice_gives_the_same_result():
     traces = [trace(), trace(attempt=1), trace(2, ended="truncated")]
     before = copy.deepcopy(traces)
     judged, ledger = filter_traces(iter(traces), [], SETTINGS)
@@ -348,7 +348,7 @@ def test_every_reason_has_a_case_and_the_trace_schema_knows_them_all():
     assert tuple(rejected["properties"]["reason"]["enum"]) == REASONS
 
 
-# ------------------------------------------------------------------------------------- pictures
+# ------------------------------------------------------------------------------------- images
 
 
 def judged_reasons(traces, exam=(), **changes):
@@ -358,46 +358,55 @@ def judged_reasons(traces, exam=(), **changes):
     return reasons(judged)
 
 
-def test_the_same_request_about_another_picture_is_no_duplicate():
-    assert judged_reasons([seen(1, PAGE), seen(2, OTHER)]) == [None, None]
+def test_the_same_request_about_another_image_is_not_a_near_duplicate():
+    assert judged_reasons([visual(1, PAGE), visual(2, OTHER)]) == [None, None]
 
 
-def test_a_picture_that_looks_like_one_of_another_task_is_a_near_duplicate():
+def test_an_image_that_looks_like_one_of_another_task_makes_a_near_duplicate():
     other_words = "Which amount does the letter name as the monthly charge for storage?"
-    assert judged_reasons([seen(1, PAGE), seen(2, SCAN)]) == [None, "near_duplicate"]
-    assert judged_reasons([seen(1, PAGE), seen(2, SCAN, other_words)]) == [None, "near_duplicate"]
-    assert judged_reasons([seen(1, PAGE), seen(1, PAGE, other_words, attempt=1)]) == [None, None]
+    assert judged_reasons([visual(1, PAGE), visual(2, SCAN)]) == [None, "near_duplicate"]
+    assert judged_reasons([visual(1, PAGE), visual(2, SCAN, other_words)]) == [
+        None,
+        "near_duplicate",
+    ]
+    assert judged_reasons([visual(1, PAGE), visual(1, PAGE, other_words, attempt=1)]) == [
+        None,
+        None,
+    ]
 
 
-def test_pictures_that_look_alike_and_show_other_values_are_two():
+def test_images_that_look_alike_with_other_content_are_different():
     looks = {PAGE: ("f0" * 32, "500"), SCAN: ("f0" * 32, "501")}
-    judged, _ = filter_traces([seen(1, PAGE), seen(2, SCAN)], [], SETTINGS, images=looks)
+    judged, _ = filter_traces([visual(1, PAGE), visual(2, SCAN)], [], SETTINGS, images=looks)
     assert reasons(judged) == [None, None]
 
 
-def test_a_rejected_trace_keeps_no_other_from_showing_its_picture():
-    assert judged_reasons([seen(1, PAGE, blind=True), seen(2, SCAN)]) == ["blind_answerable", None]
+def test_the_image_of_a_rejected_trace_may_be_used_by_another():
+    assert judged_reasons([visual(1, PAGE, blind=True), visual(2, SCAN)]) == [
+        "blind_answerable",
+        None,
+    ]
 
 
-def test_a_request_contaminates_only_about_the_same_picture():
+def test_a_request_is_contaminated_only_with_the_same_image():
     exam = {"id": "e", "request": "What is the fee on this page?"}
     about = {**exam, "pictures": [{"sha256": SCAN}]}
     another = {**exam, "pictures": [{"sha256": OTHER}]}
-    assert judged_reasons([seen()], [about]) == ["contaminated"]
-    assert judged_reasons([seen()], [another]) == [None]
+    assert judged_reasons([visual()], [about]) == ["contaminated"]
+    assert judged_reasons([visual()], [another]) == [None]
 
 
 def test_a_task_needs_as_many_passed_attempts_as_agreement_says():
     agreed = [trace(1, attempt=n) for n in range(2)]
     alone = [trace(2), trace(2, attempt=1, checks=WRONG)]
     hinted = [trace(3), trace(3, attempt=1, hinted=True)]
-    found = judged_reasons([*agreed, *alone, *hinted], agreement=2)
-    assert found[:2] == [None, "near_duplicate"]
-    assert found[2:] == ["disagreed", "wrong_answer", "disagreed", "disagreed"]
+    actual = judged_reasons([*agreed, *alone, *hinted], agreement=2)
+    assert actual[:2] == [None, "near_duplicate"]
+    assert actual[2:] == ["disagreed", "wrong_answer", "disagreed", "disagreed"]
 
 
 def test_the_ledger_counts_traces_with_images_by_what_the_teacher_was_shown():
-    traces = [seen(), {**seen(2, OTHER), "grounding": "pixels"}, seen(3, SCAN), trace(4)]
+    traces = [visual(), {**visual(2, OTHER), "grounding": "pixels"}, visual(3, SCAN), trace(4)]
     ledger = filter_traces(traces, [], SETTINGS, images=LOOKS)[1]
     assert ledger["images"] == {
         "pixels": {"traces": 1, "kept": 1},
@@ -426,7 +435,7 @@ json_values = st.recursive(
         max_size=8,
     )
 )
-def test_whatever_the_traces_every_one_is_accounted_for(traces):
+def test_every_trace_is_accounted_for_whatever_the_input(traces):
     judged, ledger = filter_traces(traces, [], SETTINGS)
     assert ledger["traces"] == len(traces) == ledger["kept"] + sum(ledger["rejected"].values())
     assert all(reason is None or reason in REASONS for reason in reasons(judged))

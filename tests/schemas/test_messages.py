@@ -35,18 +35,18 @@ def user(text="When does C-1 end?"):
     return {"role": "user", "content": text}
 
 
-def says(text):
+def answer(text):
     return {"role": "assistant", "content": text}
 
 
-def calls(*wanted, content=None):
+def calls(*triples, content=None):
     """An assistant's turn of (id, tool, arguments) calls."""
     return {
         "role": "assistant",
         "content": content,
         "tool_calls": [
             {"id": i, "type": "function", "function": {"name": name, "arguments": arguments}}
-            for i, name, arguments in wanted
+            for i, name, arguments in triples
         ],
     }
 
@@ -59,7 +59,7 @@ def get(call_id="a", arguments='{"contract_id": "C-1"}'):
     return call_id, "get_contract", arguments
 
 
-ANSWER = says("It ends on 2 March 2027.")
+ANSWER = answer("It ends on 2 March 2027.")
 GOOD = [user(), calls(get()), result("a"), ANSWER]
 
 
@@ -69,7 +69,7 @@ def around(turn):
     return [user(), turn, *answers, ANSWER]
 
 
-# For each reason: conversations that have it, and conversations that come close and are kept.
+# For each reason: conversations that are rejected with it, and near misses that are kept.
 REJECTED = {
     "malformed_trace": [
         [],
@@ -137,7 +137,7 @@ REJECTED = {
     "unanswered_call": [
         [user(), calls(get("a")), ANSWER],
         [user(), calls(get("a"), get("b")), result("a"), ANSWER],
-        [user(), calls(get("a")), user("Well?"), says("Sorry, it ends in May.")],
+        [user(), calls(get("a")), user("Well?"), answer("Sorry, it ends in May.")],
         [user(), calls(get("a"), get("b")), result("a")],
     ],
     "duplicate_call_id": [
@@ -145,7 +145,7 @@ REJECTED = {
         [user(), calls(get("a"), get("a")), result("a"), ANSWER],
     ],
     "marker_leak": [
-        around(says(text))
+        around(answer(text))
         for text in (
             "<|tool_calls_section_begin|><|tool_call_begin|>functions.get_contract:0",
             '<tool_call>{"name": "get_contract"}</tool_call>',
@@ -164,16 +164,16 @@ REJECTED = {
         around({"role": "assistant", "content": [{"type": "text", "text": "<think>"}]}),
     ],
     "empty_turn": [
-        around(says(content))
+        around(answer(content))
         for content in (None, "", " \n\t", [], [{"type": "text", "text": " "}])
     ]
     + [
-        around({**says(None), "tool_calls": []}),
-        around({**says(None), "reasoning_content": "I should answer."}),
+        around({**answer(None), "tool_calls": []}),
+        around({**answer(None), "reasoning_content": "I should answer."}),
         around({"role": "assistant"}),
     ],
     "narrated_call": [
-        [user(), says(text)]
+        [user(), answer(text)]
         for text in (
             "Let me check the contract.",
             "Now let me check its amendments.",
@@ -221,7 +221,7 @@ KEPT = {
         [user(), calls(get("a")), result("a"), ANSWER, user(), calls(get("a")), result("a"), ANSWER]
     ],
     "marker_leak": [
-        around(says(text))
+        around(answer(text))
         for text in (
             "Use a <b> tag.",
             "1 < 2 and 3 |> f",
@@ -238,12 +238,12 @@ KEPT = {
     ],
     "empty_turn": [
         around(calls(get(), content="")),
-        around(says("0")),
+        around(answer("0")),
         around({"role": "assistant", "content": [{"type": "image_url", "image_url": {}}]}),
         [user(""), ANSWER],
     ],
     "narrated_call": [
-        [user(), says(text)]
+        [user(), answer(text)]
         for text in (
             "Let me know if you need anything else.",
             "I checked: it ends on 2 March 2027. Let me know if I should look further.",
@@ -258,7 +258,7 @@ KEPT = {
         )
     ]
     + [
-        [user(), says("Let me check the contract."), user("Well?"), ANSWER],
+        [user(), answer("Let me check the contract."), user("Well?"), ANSWER],
         [user(), calls(get(), content="Let me check the contract.")],
     ],
 }
@@ -273,7 +273,7 @@ def cases(table):
 
 
 @pytest.mark.parametrize(("reason", "messages"), cases(REJECTED))
-def test_a_bad_conversation_is_rejected_by_its_name(reason, messages):
+def test_a_bad_conversation_is_rejected_with_its_reason(reason, messages):
     verdict = check_messages(messages, TOOLS)
     assert (verdict["kept"], verdict["reason"]) == (False, reason), verdict
     assert verdict["detail"] and "\n" not in verdict["detail"]
@@ -290,7 +290,7 @@ def test_every_reason_has_conversations_on_both_sides():
     assert set(REJECTED) == set(KEPT) == set(MESSAGE_REASONS)
 
 
-def test_a_verdict_says_where_and_what():
+def test_a_verdict_has_the_message_and_the_problem():
     bad = [*GOOD, user(), calls(("b", "get_contract", '{"contract_id": 5}')), result("b"), ANSWER]
     assert check_messages(bad, TOOLS) == {
         "kept": False,
@@ -301,7 +301,7 @@ def test_a_verdict_says_where_and_what():
 
 
 def test_the_first_reason_in_order_wins_over_the_first_in_the_conversation():
-    empty_then_unknown = [user(), says(""), user(), calls(("a", "no_tool", "{")), result("a")]
+    empty_then_unknown = [user(), answer(""), user(), calls(("a", "no_tool", "{")), result("a")]
     assert check_messages(empty_then_unknown, TOOLS)["reason"] == "unknown_tool"
 
 
@@ -315,11 +315,11 @@ def test_without_tools_every_call_is_to_an_unknown_tool(tools):
     "tools",
     ["[]", [None], [{"type": "function"}], [{"function": {"name": 5}}], {"get_contract": {}}],
 )
-def test_tools_that_are_none_make_a_malformed_trace(tools):
+def test_tools_of_another_type_make_a_malformed_trace(tools):
     assert check_messages(GOOD, tools)["reason"] == "malformed_trace"
 
 
-def test_a_tool_may_be_listed_twice_but_not_with_two_meanings():
+def test_a_tool_may_be_listed_twice_but_not_with_two_definitions():
     other: Any = copy.deepcopy(TOOLS[0])
     assert check_messages(GOOD, [*TOOLS, other])["kept"]
     other["function"]["parameters"]["required"] = []
@@ -345,7 +345,7 @@ def test_a_schema_that_cannot_be_evaluated_is_reported_with_its_tool(parameters)
     verdict = check_messages(GOOD, tools)
     assert verdict["reason"] == "malformed_trace"
     assert (verdict["detail"] or "").startswith("get_contract: schema not supported: ")
-    # One that nobody calls does no harm.
+    # The schema of a tool that is not called does not matter.
     assert check_messages([user(), ANSWER], tools)["kept"]
 
 
@@ -356,7 +356,7 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
     max_leaves=20,
 )
-# Values that get past the first checks often enough to reach the later ones.
+# Values that pass the first checks often enough to reach the later ones.
 nearly = {
     "role": st.sampled_from(["user", "assistant", "tool", "system"]) | json_values,
     "content": st.none() | st.text() | json_values,

@@ -43,7 +43,7 @@ def test_every_recipe_loads_follows_the_schema_and_begins_with_its_launch_comman
 @pytest.mark.parametrize(
     "path", sorted(recipe_file.RECIPES.glob("*.yaml")), ids=lambda path: path.stem
 )
-def test_every_recipe_names_a_teacher_and_a_student_that_exist_and_asks_within_their_means(
+def test_every_recipe_names_an_existing_teacher_and_student_and_stays_within_their_limits(
     path: Path,
 ):
     loaded = recipe_file.load(path.stem)
@@ -60,7 +60,7 @@ def test_the_json_schema_is_current():
     )
 
 
-def test_every_knob_says_what_it_is_and_gives_an_example():
+def test_every_setting_has_a_description_with_an_example():
     sections: list[type[recipe.Section]] = [recipe.Recipe]
     for section in sections:
         for name, field in section.model_fields.items():
@@ -84,12 +84,12 @@ def test_the_examples_in_the_descriptions_are_valid():
             recipe_file.load("local", [f"{section_name}.{name}={example}"])
 
 
-def test_a_file_with_teacher_and_student_takes_all_else_from_the_defaults(tmp_path):
+def test_a_file_with_teacher_and_student_takes_the_rest_from_the_defaults(tmp_path):
     loaded = recipe_file.load(written(tmp_path, SMALL))
     assert (loaded.name, loaded.teacher, loaded.train) == ("mine", "a", recipe.Train())
 
 
-def test_nothing_of_a_recipe_can_be_changed():
+def test_a_loaded_recipe_cannot_be_changed():
     loaded = recipe_file.load("local")
     with pytest.raises(ValidationError):
         loaded.train.epochs = 7  # type: ignore[misc]
@@ -131,7 +131,7 @@ def test_a_digest_of_a_dotted_field_changes_with_that_setting_alone():
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "parts"),
     [
         (
             "teacher: a\nstudent: b\ngenerat: {}\n",
@@ -176,16 +176,16 @@ def test_a_digest_of_a_dotted_field_changes_with_that_setting_alone():
         ("teacher: !!python/object:os.system x\n", ["line 1: not YAML"]),
     ],
 )
-def test_a_bad_recipe_is_one_line_with_file_field_found_and_expected(tmp_path, text, says):
+def test_a_bad_recipe_is_one_line_with_file_field_found_and_expected(tmp_path, text, parts):
     path = written(tmp_path, text)
     message = error_of(path)
     assert message.startswith(f"{path}: ")
-    for words in says:
-        assert words in message
+    for part in parts:
+        assert part in message
 
 
 @pytest.mark.parametrize(
-    ("override", "says"),
+    ("override", "part"),
     [
         ("generate.atempts=3", "did you mean generate.attempts?"),
         ("generate.attempts=x", "generate.attempts: found 'x', expected a valid integer"),
@@ -197,10 +197,10 @@ def test_a_bad_recipe_is_one_line_with_file_field_found_and_expected(tmp_path, t
         ("publish.tag=3", "publish.tag: found '3', expected a name that the store does not assign"),
     ],
 )
-def test_a_bad_set_is_blamed_on_the_command_line(override, says):
+def test_an_error_in_set_names_the_command_line(override, part):
     message = error_of("local", override)
     assert message.startswith(f"--set {override}: ")
-    assert says in message
+    assert part in message
 
 
 def test_an_unknown_recipe_suggests_the_nearest(tmp_path):

@@ -35,7 +35,7 @@ def write(path, *lines):
     return path
 
 
-def test_the_report_has_the_described_form(tmp_path):
+def test_the_report_has_the_documented_fields(tmp_path):
     report = judge_file(write(tmp_path / "x.jsonl", GOOD, UNKNOWN, {**UNKNOWN, "id": 7}))
     rejected = {
         "kept": False,
@@ -55,7 +55,7 @@ def test_the_report_has_the_described_form(tmp_path):
     }
 
 
-SEEN = {
+VISUAL = {
     "messages": [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "What is due?"}]},
         {"role": "assistant", "content": None, "tool_calls": [CALL]},
@@ -69,12 +69,16 @@ SEEN = {
 def test_rows_with_image_parts_are_judged_and_each_part_needs_its_image(tmp_path):
     hashes = ["a1" * 32, "b2" * 32]
     right = [
-        SEEN,
-        {**SEEN, "images": hashes},
-        {**SEEN, "images": [{"bytes": "", "path": None}] * 2},
+        VISUAL,
+        {**VISUAL, "images": hashes},
+        {**VISUAL, "images": [{"bytes": "", "path": None}] * 2},
     ]
     placeholders = {**GOOD, "images": ["page.png"]}
-    wrong = [{**SEEN, "images": hashes[:1]}, {**SEEN, "images": []}, {**SEEN, "images": "page.png"}]
+    wrong = [
+        {**VISUAL, "images": hashes[:1]},
+        {**VISUAL, "images": []},
+        {**VISUAL, "images": "page.png"},
+    ]
     report = judge_file(write(tmp_path / "x.jsonl", *right, placeholders, *wrong))
     assert [verdict["reason"] for verdict in report["verdicts"]] == [None] * 4 + [
         "malformed_trace"
@@ -111,13 +115,13 @@ def test_a_hostile_line_is_a_malformed_trace_and_its_neighbours_are_judged(tmp_p
 
 
 @pytest.mark.parametrize("row_id", [None, True, 1.5, [], {}])
-def test_a_row_without_a_usable_id_is_called_by_its_line(tmp_path, row_id):
+def test_a_row_without_a_usable_id_is_named_by_its_line(tmp_path, row_id):
     blank, row = b"  ", {**GOOD, "id": row_id}
     report = judge_file(write(tmp_path / "x.jsonl", GOOD, blank, row, b"{"))
     assert [verdict["id"] for verdict in report["verdicts"]] == ["good", "line-3", "line-4"]
 
 
-def test_blank_lines_line_ends_of_windows_and_a_byte_order_mark_are_no_rows(tmp_path):
+def test_blank_lines_windows_line_ends_and_a_byte_order_mark_are_not_rows(tmp_path):
     path = tmp_path / "x.jsonl"
     good = json.dumps(GOOD).encode()
     path.write_bytes(b"\xef\xbb\xbf" + good + b"\r\n\r\n \n" + good + b"\n\n")
@@ -130,7 +134,7 @@ def test_blank_lines_line_ends_of_windows_and_a_byte_order_mark_are_no_rows(tmp_
     assert judge_file(write(tmp_path / "empty.jsonl"))["rows"] == 0
 
 
-def test_kept_rows_are_written_as_they_were(tmp_path):
+def test_kept_rows_are_written_byte_for_byte(tmp_path):
     odd = b' {"messages":[{"role":"assistant","content":"\\u00e9 \xc3\xa9"}] , "x":1e2}'
     path, kept = write(tmp_path / "x.jsonl", GOOD, b"torn", odd, UNKNOWN), tmp_path / "kept.jsonl"
     judge_file(path, kept)
@@ -169,7 +173,7 @@ lines = st.lists(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(lines)
-def test_whatever_the_file_every_row_is_accounted_for(tmp_path, lines):
+def test_every_row_is_accounted_for_whatever_the_file(tmp_path, lines):
     report = judge_file(write(tmp_path / "x.jsonl", *lines), tmp_path / "kept.jsonl")
     assert report["rows"] == report["kept"] + sum(report["rejected"].values())
     assert report["rows"] == len(report["verdicts"])

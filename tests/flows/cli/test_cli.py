@@ -38,7 +38,7 @@ def stillhouse(capsys):
 
 @pytest.fixture
 def stages(monkeypatch):
-    """Stands in for flows.distill: keeps what it was called with, and does what a test says."""
+    """Stands in for flows.distill: records its calls, and behaves as a test sets."""
     calls = []
     module = types.ModuleType("flows.distill")
 
@@ -130,7 +130,7 @@ def test_the_installed_command_exits_with_the_code_and_without_a_traceback(tmp_p
     assert_one_line(done.stderr, "../x: no such domain")
 
 
-def test_without_arguments_it_teaches(stillhouse):
+def test_without_arguments_it_prints_help(stillhouse):
     code, out, error = stillhouse()
     assert (code, error) == (0, "")
     for name in (
@@ -174,7 +174,7 @@ def test_help_and_validate_start_without_the_training_stack():
 # ------------------------------------------------------------------------------------- the pipeline
 
 
-def test_distill_hands_recipe_directory_and_stage_on(stillhouse, stages):
+def test_distill_passes_on_recipe_directory_and_stage(stillhouse, stages):
     pack(stillhouse, "desk")
     code, _, error = stillhouse(
         "distill", "./desk", "--set", "tasks.train=7", "--until", "filter", "--json", "out.json"
@@ -187,7 +187,7 @@ def test_distill_hands_recipe_directory_and_stage_on(stillhouse, stages):
     assert json.loads(Path("out.json").read_text()) == {"kept": 3}
 
 
-def test_plan_hands_the_hardware_on(stillhouse, stages):
+def test_plan_passes_on_the_hardware(stillhouse, stages):
     pack(stillhouse, "desk")
     assert stillhouse("plan", "./desk", "--gpus", "8xH200")[0] == 0
     (call,) = stages.calls
@@ -210,20 +210,20 @@ def test_plan_hands_the_hardware_on(stillhouse, stages):
         ),
     ],
 )
-def test_what_cannot_run_is_said_in_one_line_before_anything_starts(stillhouse, arguments, words):
+def test_input_that_cannot_run_is_one_line_before_anything_starts(stillhouse, arguments, words):
     code, _, error = stillhouse(*arguments)
     assert code == 2
     assert_one_line(error, words)
 
 
 def test_a_teacher_that_does_not_fit_is_not_served(stillhouse):
-    # This machine, or the tests' next one: no node of eight H200.
+    # No machine that runs these tests has eight H200.
     code, _, error = stillhouse("serve", "kimi-k2.5")
     assert code == 3
     assert_one_line(error, "kimi-k2.5: does not fit")
 
 
-def test_a_server_that_is_gone_fails_the_check(stillhouse):
+def test_an_unreachable_server_fails_the_check(stillhouse):
     code, out, error = stillhouse("check-teacher", "http://127.0.0.1:1/v1", "--model", "teacher")
     assert code == 3
     assert "FAILED  health" in out
@@ -306,7 +306,7 @@ def test_a_new_domain_loads_and_its_tasks_are_solvable(stillhouse):
     assert not numbers[0] & numbers[1]
 
 
-def test_a_new_domain_is_not_written_over_what_is_there(stillhouse, tmp_path):
+def test_a_new_domain_overwrites_nothing(stillhouse, tmp_path):
     pack(stillhouse, "desk")
     (tmp_path / "desk" / "domain.yaml").write_text("mine")
     code, _, error = stillhouse("new-domain", "desk")
@@ -318,7 +318,7 @@ def test_a_new_domain_is_not_written_over_what_is_there(stillhouse, tmp_path):
 # ------------------------------------------------------------------------------------- validate, store
 
 
-def test_validate_judges_every_line_and_writes_what_it_was_asked_for(stillhouse, tmp_path):
+def test_validate_judges_every_line_and_writes_report_and_kept_rows(stillhouse, tmp_path):
     row = {"id": "a", "messages": [{"role": "user", "content": "hi"}], "tools": []}
     good = {**row, "messages": [*row["messages"], {"role": "assistant", "content": "Hello."}]}
     Path("t.jsonl").write_text(f"{json.dumps(good)}\n{{not json\n")
@@ -342,7 +342,7 @@ def test_validate_keeps_every_real_trace(stillhouse):
     assert (code, judged["rows"], judged["kept"], judged["rejected"]) == (0, 80, 80, {})
 
 
-def test_an_empty_store_says_how_to_fill_it(stillhouse):
+def test_models_of_an_empty_store_names_the_command_that_fills_it(stillhouse):
     code, out, _ = stillhouse("models")
     assert code == 0
     assert "no published students yet: `stillhouse distill DOMAIN` publishes one" in out
@@ -353,7 +353,7 @@ def test_an_empty_store_says_how_to_fill_it(stillhouse):
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """make with the set-up taken as done, and not as a part of the `make test` that may run this."""
+    """Runs make with the set-up taken as done, and without the flags of an outer `make test`."""
     command = ["make", "--no-print-directory", "-o", ".venv/.ready", *arguments]
     outer = {"MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "ARGS"}
     env = {name: value for name, value in os.environ.items() if name not in outer}
@@ -370,7 +370,7 @@ def test_make_help_lists_every_target():
 
 @pytest.mark.skipif(not (ROOT / ".venv/bin/stillhouse").exists(), reason="not set up by make")
 @pytest.mark.parametrize("domain", ["../no such domain", "../it's", '../"quoted"', "../$(false)"])
-def test_make_hands_a_domain_on_as_one_argument(domain):
+def test_make_passes_on_a_domain_as_one_argument(domain):
     done = make("distill", f"DOMAIN={domain.replace('$', '$$')}")
     first, *others = done.stderr.splitlines()
     assert done.returncode == 2
@@ -379,7 +379,7 @@ def test_make_hands_a_domain_on_as_one_argument(domain):
 
 
 @pytest.mark.parametrize("python", ["/bin/false", "/nowhere/python3"])
-def test_make_setup_without_a_python_new_enough_is_one_line(tmp_path, python):
+def test_make_setup_with_too_old_a_python_fails_with_one_line(tmp_path, python):
     (tmp_path / "Makefile").write_text((ROOT / "Makefile").read_text())
     (tmp_path / "pyproject.toml").write_text("")
     bin_ = tmp_path / "bin"
@@ -389,9 +389,9 @@ def test_make_setup_without_a_python_new_enough_is_one_line(tmp_path, python):
     )
     (bin_ / "python3").chmod(0o755)
     for tool in ("sh", "make", "rm", "sed"):
-        found = shutil.which(tool)
-        assert found
-        (bin_ / tool).symlink_to(found)
+        path = shutil.which(tool)
+        assert path
+        (bin_ / tool).symlink_to(path)
     done = subprocess.run(
         ["make", "setup", f"PYTHON={python}"],
         cwd=tmp_path,
@@ -404,7 +404,7 @@ def test_make_setup_without_a_python_new_enough_is_one_line(tmp_path, python):
     assert not (tmp_path / ".venv").exists()
 
 
-def test_help_does_not_wait_for_the_heavy_libraries():
+def test_help_imports_no_heavy_library():
     code = (
         "import sys, flows.cli.main\n"
         "sys.argv = ['stillhouse', '--help']\n"

@@ -1,4 +1,4 @@
-"""`make setup` installs what the machine can use, asked of a copy whose Python only writes down what it is told."""
+"""`make setup` installs the extras that fit the machine. A stand-in for Python records its arguments."""
 
 import os
 import shutil
@@ -30,12 +30,12 @@ def test_the_extra_gpu_is_installed_where_an_nvidia_gpu_is(
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
     script(tmp_path / "bin" / "nvidia-smi", listed)
-    script(tmp_path / ".venv" / "bin" / "python", 'echo "$@" >> asked')
-    # A make above this one would hand on its flags.
+    script(tmp_path / ".venv" / "bin" / "python", 'echo "$@" >> arguments')
+    # An outer make would pass on its flags.
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     clean["PATH"] = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         ["make", "setup"], cwd=tmp_path, env=clean, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "asked").read_text().splitlines()[-1].endswith(f"-e {extras}")
+    assert (tmp_path / "arguments").read_text().splitlines()[-1].endswith(f"-e {extras}")

@@ -80,7 +80,7 @@ def model(name: str, passed: int) -> dict:
 
 
 def finished(directory: Path) -> Path:
-    """A run with everything in it, its texts as hostile as texts can be."""
+    """A run with all stages up to evaluate, with hostile texts."""
     pack = directory.parent / "pack"
     pack.mkdir()
     (pack / "domain.yaml").write_text("name: pack\n")
@@ -166,7 +166,7 @@ def test_the_report_shows_funnel_scorecard_loss_samples_and_stages(page):
         assert text in words, text
 
 
-def test_rejections_come_the_most_frequent_first(page):
+def test_rejections_are_listed_most_frequent_first(page):
     assert (
         page.index("wrong_answer") < page.index("tool_error_unrecovered") < page.index("truncated")
     )
@@ -186,12 +186,12 @@ def test_hostile_text_of_a_model_is_text_in_the_page(page):
     assert "default-src 'none'" in page
 
 
-def test_the_page_needs_nothing_from_elsewhere(page):
+def test_the_page_is_self_contained(page):
     assert not re.search(r'(src|href)="(?!#)', page)
     assert "@import" not in page
 
 
-def test_a_run_that_has_only_begun_says_what_has_not_run_yet(tmp_path):
+def test_the_report_of_a_new_run_names_the_stages_that_have_not_run(tmp_path):
     pack = tmp_path / "pack"
     pack.mkdir()
     Run.open(tmp_path / "run", recipe_file.load("local"), "pack", pack).close()
@@ -200,7 +200,7 @@ def test_a_run_that_has_only_begun_says_what_has_not_run_yet(tmp_path):
         assert f"{stage}: not run yet" in page
 
 
-def test_a_run_in_the_middle_of_training_has_a_report_despite_a_torn_line(tmp_path):
+def test_a_report_can_be_written_during_training_despite_a_torn_line(tmp_path):
     directory = finished(tmp_path / "run")
     with (directory / "train" / "log.jsonl").open("a") as file:
         file.write('{"step": 125, "lo')
@@ -220,7 +220,7 @@ def test_a_malformed_trace_does_not_break_the_report(tmp_path):
     assert "malformed_trace" in html.write(directory).read_text()
 
 
-def test_a_directory_that_is_no_run_is_refused(tmp_path):
+def test_a_directory_that_is_not_a_run_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a run"):
         html.write(tmp_path)
 
