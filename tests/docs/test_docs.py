@@ -310,6 +310,16 @@ def test_modules_that_are_run_exist(page: Path) -> None:
     } == set()
 
 
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_options_of_benchmarks_that_are_shown_exist(page: Path) -> None:
+    missing = []
+    for module, rest in re.findall(r"python -m (benchmarks\.\w+)([^\n`#]*)", text_of(page)):
+        script = ROOT.joinpath(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
+        options_shown = re.findall(r"--[a-z][\w-]*", rest)
+        missing += [f"{module} {option}" for option in options_shown if f'"{option}"' not in script]
+    assert not missing
+
+
 def is_recipe_field(path: str) -> bool:
     """Whether a dotted name such as train.max_length is a field of a recipe."""
     from schemas.recipe import Recipe
