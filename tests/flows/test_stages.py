@@ -1,4 +1,4 @@
-"""What makes a stage run again: each setting, model and file that it reads, and nothing else. No stage does its work."""
+"""What makes a stage run again: each setting, model and file that it reads, and nothing else. No stage body runs."""
 
 import os
 from collections.abc import Iterator
