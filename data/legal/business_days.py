@@ -1,4 +1,4 @@
-"""Business days as a lawyer counts them: the day itself is left out, weekends and public holidays are skipped.
+"""Business days, counted as lawyers do: without the start, and skipping weekends and public holidays.
 
 One-off bank holidays are not modelled.
 """
@@ -23,7 +23,7 @@ def _easter(year: int) -> dt.date:
 def _monday(year: int, month: int, last: bool = False) -> dt.date:
     """The first or the last Monday of a month."""
     if last:
-        end = dt.date(year, month, 31)  # only asked of months of 31 days
+        end = dt.date(year, month, 31)  # callers pass only months with 31 days
         return end - dt.timedelta(end.weekday())
     start = dt.date(year, month, 1)
     return start + dt.timedelta(-start.weekday() % 7)
@@ -40,7 +40,7 @@ def holidays(jurisdiction: str, year: int) -> frozenset[dt.date]:
     if jurisdiction == "England":
         days = {good_friday, easter_monday, _monday(year, 5)}
         days |= {_monday(year, 5, last=True), _monday(year, 8, last=True)}
-        # A bank holiday on a weekend moves to the next weekday that is not one already.
+        # A bank holiday on a weekend moves to the next weekday that is not a holiday.
         for day in sorted(fixed | {second}):
             while day.weekday() > 4 or day in days:
                 day += dt.timedelta(1)
@@ -62,7 +62,7 @@ def holidays(jurisdiction: str, year: int) -> frozenset[dt.date]:
 
 
 def business_days_from(start: dt.date, days: int, jurisdiction: str) -> dt.date:
-    """The business day `days` after `start` (before it when negative), not counting `start`."""
+    """The business day `days` after `start`, or before it for negative `days`; `start` is not counted."""
     step, day = dt.timedelta(1 if days > 0 else -1), start
     for _ in range(abs(days)):
         day += step

@@ -1,16 +1,14 @@
-"""The legal desk: contracts and their amendments, matters, deadlines, conflicts, obligations, time.
+"""The world of the legal desk: contracts and amendments, matters, deadlines, conflicts, obligations and time.
 
-A world is six contracts and the six matters they are handled under, built from the task's seed.
-Everything in it is invented. Names and numbers of train and exam worlds come from disjoint pools,
-dealt out so that every digit and every syllable occurs in both: a student meets new entities, not a
-new alphabet. textual.py and visual.py hold what people ask of it.
+A world has six contracts and their six matters, built from the task's seed. Everything in it is invented. Names and
+numbers of train and exam worlds come from disjoint pools, split so that every digit and every syllable occurs in both:
+the exam has new entities, not a new alphabet. textual.py and visual.py hold the task templates.
 """
 
 import datetime as dt
 import random
 import re
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 from teacher.domain import (
     Environment,
@@ -24,111 +22,31 @@ from teacher.domain import (
 )
 
 from .business_days import business_days_from
+from .records import (
+    AMENDED_TOPICS,
+    COURT_EVENTS,
+    DUTIES,
+    EVENTS,
+    GIVEN,
+    JURISDICTIONS,
+    STATUSES,
+    STEMS,
+    TOPICS,
+    TRADES,
+    Amendment,
+    Clause,
+    Contract,
+    Duty,
+    Event,
+    Jurisdiction,
+    Matter,
+    Status,
+    Topic,
+    clause_value,
+    workday,
+)
 
-Topic = Literal[
-    "liability_cap",
-    "indemnity_cap",
-    "termination_fee",
-    "notice_period",
-    "payment_term",
-    "late_interest",
-]
-Jurisdiction = Literal["England", "Ireland", "Germany", "France"]
-Event = Literal["defence", "disclosure", "witness_statement", "appeal", "non_renewal"]
-Duty = Literal["insurance_certificate", "audit_report", "royalty_statement", "data_deletion"]
-Status = Literal["open", "on_hold", "closed"]
-
-TOPICS = {
-    "liability_cap": ("liability cap", "EUR"),
-    "indemnity_cap": ("indemnity cap", "EUR"),
-    "termination_fee": ("early termination fee", "EUR"),
-    "notice_period": ("notice period", "business days"),
-    "payment_term": ("payment term", "business days"),
-    "late_interest": ("late payment interest", "percent"),
-}
-AMENDED_TOPICS = ("liability_cap", "indemnity_cap", "notice_period", "payment_term")
-JURISDICTIONS = get_args(Jurisdiction)
-EVENTS = get_args(Event)
-COURT_EVENTS = tuple(event for event in EVENTS if event != "non_renewal")
-DUTIES = get_args(Duty)
-STATUSES = get_args(Status)
 MAX_DAYS = 400
-
-# ----------------------------------------------------------------------------------- invented names
-
-_ONSETS = (
-    "Ard Bel Bren Cal Cor Dar Dun Ell Fen Gar Hal Hol Kel Lan Mar Nor Oss Pell Quil Ros Sel Tav Ul"
-    " Ver Wex"
-)
-_ENDINGS = (
-    "by combe dane den fold gate ham ley low mere mond more nard rick stead ton vale wick worth"
-)
-_TRADES = (
-    "Analytics Ceramics Dairy Energy Foods Freight Glass Logistics Marine Media Optics Packaging"
-    " Paper Pharma Rail Robotics Software Steel Textiles Timber"
-)
-_GIVEN = (
-    "Ada Anton Bea Carl Cleo Dora Emil Edith Felix Greta Hugo Ida Ines Jonas Karin Leo Lena Marta"
-    " Nils Nora Otto Petra Quinn Rosa Simon Tilda Ugo Vera Willa Yves"
-)
-_STEMS = sorted({onset + ending for onset in _ONSETS.split() for ending in _ENDINGS.split()})
-
-
-# ---------------------------------------------------------------------------------------- the world
-
-
-@dataclass
-class Clause:
-    number: str
-    value: int
-    unit: str
-    amendments: list[str]
-
-
-@dataclass
-class Contract:
-    id: str
-    counterparty: str
-    governing_law: str
-    expiry: dt.date
-    matter: str
-    clauses: dict[str, Clause]
-    obligations: dict[str, str]  # duty -> obligation
-
-
-@dataclass
-class Amendment:
-    id: str
-    value: int
-    unit: str
-    effective: dt.date
-
-
-@dataclass
-class Matter:
-    id: str
-    client: str
-    adverse: str
-    lawyer: str
-    status: str
-    retainer: int
-    billed: int
-    deadlines: dict[str, str]  # event -> ISO date
-    tenths: int  # time logged on the desk, in units of six minutes
-
-
-def _value(topic: str, rng: random.Random) -> int:
-    if topic in ("liability_cap", "indemnity_cap"):
-        return rng.randrange(2, 80) * 25_000
-    if topic == "termination_fee":
-        return rng.randrange(8, 120) * 500
-    return rng.randrange(2, 15) if topic == "late_interest" else rng.randrange(2, 19) * 5
-
-
-def workday(rng: random.Random, first: str, last: str) -> str:
-    """A day from `first` to `last`, or the Friday before it."""
-    day = day_between(rng, first, last)
-    return (day - dt.timedelta(max(0, day.weekday() - 4))).isoformat()
 
 
 class LegalDesk(Environment):
@@ -138,9 +56,9 @@ class LegalDesk(Environment):
         self._task = task
         split = task["split"]
         rng = random.Random(f"{split}:{task['seed']}")
-        stems = rng.sample(dealt(_STEMS, split), 24)
-        companies = [f"{stem} {rng.choice(_TRADES.split())}" for stem in stems[:18]]
-        lawyers = [f"{rng.choice(_GIVEN.split())} {stem}" for stem in stems[18:]]
+        stems = rng.sample(dealt(STEMS, split), 24)
+        companies = [f"{stem} {rng.choice(TRADES.split())}" for stem in stems[:18]]
+        lawyers = [f"{rng.choice(GIVEN.split())} {stem}" for stem in stems[18:]]
         numbers = [rng.sample(dealt_numbers(split), count) for count in (6, 6, 6, 12)]
         contract_ids, matter_ids, amendment_ids, obligation_ids = (
             [f"{letter}-{number}" for number in pool]
@@ -152,7 +70,7 @@ class LegalDesk(Environment):
             event, due = rng.choice(COURT_EVENTS), workday(rng, "2026-05-04", "2027-03-31")
             self._matters[matter] = Matter(
                 matter,
-                # The newest client is the other side of an older matter: run the check.
+                # The newest client is the adverse party of an older matter: a conflict to find.
                 client=companies[6] if i == 5 else companies[i],
                 adverse=companies[6 + i],
                 lawyer=lawyers[i],
@@ -167,14 +85,14 @@ class LegalDesk(Environment):
         self._conflicts: set[tuple[str, str]] = set()
         self._performed = dict.fromkeys(obligation_ids, False)
         self._due = {o: workday(rng, "2026-03-09", "2026-12-31") for o in obligation_ids}
-        # Two contracts as signed, two amended once, two twice; one of each in its notice period.
+        # Two contracts are unamended, two amended once, two amended twice, with one notice period each.
         amended = ["", "", "notice_period", *rng.choices(AMENDED_TOPICS, k=2), "notice_period"]
         for i, contract in enumerate(contract_ids):
             clauses = {}
             article = rng.sample(range(3, 24), len(TOPICS))
             for topic, section in zip(TOPICS, article, strict=True):
                 number = f"{section}.{rng.randrange(1, 6)}"
-                clauses[topic] = Clause(number, _value(topic, rng), TOPICS[topic][1], [])
+                clauses[topic] = Clause(number, clause_value(topic, rng), TOPICS[topic][1], [])
             if topic := amended[i]:
                 self._amend(
                     clauses[topic], topic, [amendment_ids.pop() for _ in range(1 + i // 4)], rng
@@ -194,11 +112,11 @@ class LegalDesk(Environment):
         return None
 
     def _amend(self, clause: Clause, topic: str, ids: list[str], rng: random.Random) -> None:
-        """All values and dates differ; the order of the numbers is not that of the dates."""
+        """Adds amendments with distinct values and dates; the order of their numbers is not the order of their dates."""
         values: set[int] = {clause.value}
         dates: set[dt.date] = set()
         for amendment in sorted(ids):
-            while (value := _value(topic, rng)) in values:
+            while (value := clause_value(topic, rng)) in values:
                 continue
             while (effective := day_between(rng, "2024-01-08", "2026-02-20")) in dates:
                 continue
@@ -416,7 +334,7 @@ class LegalDesk(Environment):
         other = known(self._matters, conflicts_with, "matter")
         if matter is other:
             raise ValueError(f"conflicts_with: {other.id} cannot conflict with itself")
-        # A conflict is mutual: flagged from either side it is the same one.
+        # A conflict is mutual, so both directions are the same entry.
         self._conflicts.add((min(matter.id, other.id), max(matter.id, other.id)))
         return {"matter_id": matter.id, "conflicts_with": other.id}
 
@@ -433,12 +351,13 @@ class LegalDesk(Environment):
 
 
 def _date(text: Any) -> dt.date:
-    wrong = ValueError(
+    """The date of an argument. Raises ValueError for anything but an ISO date from 2000 to 2099."""
+    error = ValueError(
         f"date: {quoted(text)}: expected a date from 2000 to 2099, such as 2026-04-01"
     )
     if not isinstance(text, str) or not re.fullmatch(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", text):
-        raise wrong
+        raise error
     try:
         return dt.date.fromisoformat(text)
     except ValueError:
-        raise wrong from None
+        raise error from None

@@ -1,4 +1,4 @@
-"""The desk's tasks in words: requests.yaml holds what people ask, the templates say what it takes."""
+"""The text-only task templates of the legal desk. requests.yaml holds the wordings of the requests."""
 
 import datetime as dt
 import random
@@ -11,26 +11,31 @@ import yaml
 from teacher.domain import Answer, Blueprint, Plan, template
 
 from .business_days import business_days_from
-from .environment import JURISDICTIONS, TOPICS, Clause, Contract, LegalDesk, Matter, workday
+from .environment import LegalDesk
+from .records import JURISDICTIONS, TOPICS, Clause, Contract, Matter, workday
 
 REQUESTS = yaml.safe_load(Path(__file__).with_name("requests.yaml").read_text(encoding="utf-8"))
 
 
-def say(what: str, rng: random.Random, **facts: Any) -> str:
-    return rng.choice(REQUESTS[what]).format(**facts)
+def phrase(which: str, rng: random.Random, **facts: Any) -> str:
+    """A random wording of a request, filled in with the facts."""
+    return rng.choice(REQUESTS[which]).format(**facts)
 
 
 def a_contract(world: LegalDesk, rng: random.Random) -> Contract:
+    """A random contract."""
     return rng.choice(list(world._contracts.values()))
 
 
 def a_matter(world: LegalDesk, rng: random.Random) -> Matter:
+    """A random matter."""
     return rng.choice(list(world._matters.values()))
 
 
 def a_clause(
     world: LegalDesk, rng: random.Random, fits: Callable[[str, Clause], bool]
 ) -> tuple[Contract, str, Clause]:
+    """A random contract, topic and clause that satisfy `fits(topic, clause)`."""
     return rng.choice(
         [
             (contract, topic, clause)
@@ -42,20 +47,20 @@ def a_clause(
 
 
 def _term(topic: str, value: int) -> tuple[str, Answer]:
-    """A clause's value as a sentence says it, and as a check reads it."""
+    """The reply that states a clause's value, and the answer that checks it."""
     name, unit = TOPICS[topic]
     if unit == "EUR":
         return f"The {name} is EUR {value}.", Answer("amount", value)
     return f"The {name} is {value} {unit}.", Answer("number", value)
 
 
-# --------------------------------------------------------------------------- what people ask: reads
+# ------------------------------------------------------------------------------------------ lookups
 
 
 @template(kind="lookup")
 def clause_term(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(world, rng, lambda _, clause: not clause.amendments)
-    request = say("clause_term", rng, term=TOPICS[topic][0], contract=contract.id)
+    request = phrase("clause_term", rng, term=TOPICS[topic][0], contract=contract.id)
     reply, answer = _term(topic, clause.value)
     return Blueprint(
         request, [("get_clause", {"contract_id": contract.id, "topic": topic})], reply, answer
@@ -65,7 +70,7 @@ def clause_term(world: LegalDesk, rng: random.Random) -> Blueprint:
 @template(kind="lookup")
 def contract_expiry(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract = a_contract(world, rng)
-    request = say("contract_expiry", rng, contract=contract.id)
+    request = phrase("contract_expiry", rng, contract=contract.id)
     expiry = contract.expiry.isoformat()
     return Blueprint(
         request,
@@ -78,7 +83,7 @@ def contract_expiry(world: LegalDesk, rng: random.Random) -> Blueprint:
 @template(kind="lookup")
 def next_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
     matter = a_matter(world, rng)
-    request = say("next_deadline", rng, matter=matter.id)
+    request = phrase("next_deadline", rng, matter=matter.id)
     event, due = next(iter(matter.deadlines.items()))
     return Blueprint(
         request,
@@ -91,7 +96,7 @@ def next_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
 @template(kind="lookup")
 def unused_retainer(world: LegalDesk, rng: random.Random) -> Blueprint:
     matter = a_matter(world, rng)
-    request = say("unused_retainer", rng, matter=matter.id)
+    request = phrase("unused_retainer", rng, matter=matter.id)
     unused = matter.retainer - matter.billed
     return Blueprint(
         request,
@@ -104,7 +109,7 @@ def unused_retainer(world: LegalDesk, rng: random.Random) -> Blueprint:
 @template(kind="lookup")
 def responsible_lawyer(world: LegalDesk, rng: random.Random) -> Blueprint:
     matter = a_matter(world, rng)
-    request = say("responsible_lawyer", rng, matter=matter.id)
+    request = phrase("responsible_lawyer", rng, matter=matter.id)
     return Blueprint(
         request,
         [("get_matter", {"matter_id": matter.id})],
@@ -116,7 +121,7 @@ def responsible_lawyer(world: LegalDesk, rng: random.Random) -> Blueprint:
 @template(kind="lookup")
 def adverse_matter(world: LegalDesk, rng: random.Random) -> Blueprint:
     matter = a_matter(world, rng)
-    request = say("adverse_matter", rng, party=matter.adverse)
+    request = phrase("adverse_matter", rng, party=matter.adverse)
     return Blueprint(
         request,
         [("check_conflict", {"party": matter.adverse})],
@@ -125,13 +130,15 @@ def adverse_matter(world: LegalDesk, rng: random.Random) -> Blueprint:
     )
 
 
-# ------------------------------------------------------------------- what people ask: several steps
+# ---------------------------------------------------------------------------------------- workflows
 
 
 @template(kind="workflow")
 def term_with_counterparty(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(world, rng, lambda _, clause: not clause.amendments)
-    request = say("term_with_counterparty", rng, term=TOPICS[topic][0], name=contract.counterparty)
+    request = phrase(
+        "term_with_counterparty", rng, term=TOPICS[topic][0], name=contract.counterparty
+    )
     plan: Plan = [
         ("find_contract", {"counterparty": contract.counterparty}),
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
@@ -143,7 +150,7 @@ def term_with_counterparty(world: LegalDesk, rng: random.Random) -> Blueprint:
 def amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(world, rng, lambda _, clause: len(clause.amendments) == 1)
     amendment = clause.amendments[0]
-    request = say("amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
+    request = phrase("amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
     plan: Plan = [
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
         ("get_amendment", {"amendment_id": amendment}),
@@ -154,7 +161,7 @@ def amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
 @template(kind="workflow")
 def twice_amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(world, rng, lambda _, clause: len(clause.amendments) == 2)
-    request = say("twice_amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
+    request = phrase("twice_amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
     latest = max((world._amendments[a] for a in clause.amendments), key=lambda a: a.effective)
     plan: Plan = [("get_clause", {"contract_id": contract.id, "topic": topic})]
     plan += [("get_amendment", {"amendment_id": amendment}) for amendment in clause.amendments]
@@ -164,7 +171,7 @@ def twice_amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
 @template(kind="workflow")
 def time_on_contract(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, hours = a_contract(world, rng), rng.randrange(2, 60) / 10
-    request = say("time_on_contract", rng, hours=hours, contract=contract.id)
+    request = phrase("time_on_contract", rng, hours=hours, contract=contract.id)
     plan: Plan = [
         ("get_contract", {"contract_id": contract.id}),
         ("log_time", {"matter_id": contract.matter, "hours": hours}),
@@ -175,7 +182,7 @@ def time_on_contract(world: LegalDesk, rng: random.Random) -> Blueprint:
 @template(kind="workflow")
 def contract_matter_status(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, status = a_contract(world, rng), rng.choice(("on_hold", "closed"))
-    request = say(f"contract_matter_{status}", rng, contract=contract.id)
+    request = phrase(f"contract_matter_{status}", rng, contract=contract.id)
     plan: Plan = [
         ("get_contract", {"contract_id": contract.id}),
         ("set_matter_status", {"matter_id": contract.matter, "status": status}),
@@ -187,7 +194,7 @@ def contract_matter_status(world: LegalDesk, rng: random.Random) -> Blueprint:
 def performed_obligation(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract = a_contract(world, rng)
     duty, obligation = rng.choice(list(contract.obligations.items()))
-    request = say("performed_obligation", rng, duty=duty.replace("_", " "), contract=contract.id)
+    request = phrase("performed_obligation", rng, duty=duty.replace("_", " "), contract=contract.id)
     plan: Plan = [
         ("get_obligation", {"contract_id": contract.id, "duty": duty}),
         ("close_obligation", {"obligation_id": obligation}),
@@ -200,7 +207,7 @@ def conflict_at_intake(world: LegalDesk, rng: random.Random) -> Blueprint:
     matters = list(world._matters.values())
     new = matters[5]
     old = next(m for m in matters if m.adverse == new.client)
-    request = say("conflict_at_intake", rng, party=new.client, matter=new.id)
+    request = phrase("conflict_at_intake", rng, party=new.client, matter=new.id)
     plan: Plan = [
         ("check_conflict", {"party": new.client}),
         ("flag_conflict", {"matter_id": new.id, "conflicts_with": old.id}),
@@ -214,7 +221,7 @@ def payment_due(world: LegalDesk, rng: random.Random) -> Blueprint:
         world, rng, lambda topic, clause: topic == "payment_term" and not clause.amendments
     )
     invoice, law = workday(rng, "2026-01-05", "2026-02-27"), contract.governing_law
-    request = say("payment_due", rng, contract=contract.id, date=invoice, law=law)
+    request = phrase("payment_due", rng, contract=contract.id, date=invoice, law=law)
     due = business_days_from(dt.date.fromisoformat(invoice), clause.value, law).isoformat()
     plan: Plan = [
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
@@ -227,7 +234,7 @@ def payment_due(world: LegalDesk, rng: random.Random) -> Blueprint:
 def extended_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
     matter, days, law = a_matter(world, rng), rng.randrange(2, 29), rng.choice(JURISDICTIONS)
     event, old = next(iter(matter.deadlines.items()))
-    request = say("extended_deadline", rng, matter=matter.id, days=days, law=law)
+    request = phrase("extended_deadline", rng, matter=matter.id, days=days, law=law)
     new = business_days_from(dt.date.fromisoformat(old), days, law).isoformat()
     plan: Plan = [
         ("get_deadline", {"matter_id": matter.id}),
@@ -239,7 +246,7 @@ def extended_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
 
 
 def _back(contract: Contract, days: int) -> dict[str, Any]:
-    """Counting a notice period back from expiry, under the contract's own law."""
+    """The arguments that count a notice period back from expiry, under the contract's own law."""
     return {
         "date": contract.expiry.isoformat(),
         "days": -days,
@@ -248,6 +255,7 @@ def _back(contract: Contract, days: int) -> dict[str, Any]:
 
 
 def _last_day(contract: Contract, days: int) -> str:
+    """The last day for notice, `days` business days before expiry."""
     return business_days_from(contract.expiry, -days, contract.governing_law).isoformat()
 
 
@@ -256,7 +264,7 @@ def non_renewal_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(
         world, rng, lambda topic, clause: topic == "notice_period" and not clause.amendments
     )
-    request = say("non_renewal_deadline", rng, contract=contract.id)
+    request = phrase("non_renewal_deadline", rng, contract=contract.id)
     last = _last_day(contract, clause.value)
     plan: Plan = [
         ("get_contract", {"contract_id": contract.id}),
@@ -272,7 +280,7 @@ def amended_notice_day(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(
         world, rng, lambda topic, clause: topic == "notice_period" and len(clause.amendments) == 1
     )
-    request = say("amended_notice_day", rng, name=contract.counterparty)
+    request = phrase("amended_notice_day", rng, name=contract.counterparty)
     amendment = world._amendments[clause.amendments[0]]
     last = _last_day(contract, amendment.value)
     plan: Plan = [

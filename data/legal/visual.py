@@ -1,7 +1,7 @@
-"""The desk's pages and charts: an amendment, a court's letter or a time sheet arrives as an image; hours as a chart.
+"""The task templates of the legal desk with images: amendments, court letters and time sheets, and charts of hours.
 
-What a picture shows is planted, and a task's tools are called with it: the request says none of it. Pages are short, so
-that the words behind them are, too.
+The tools must be called with values that only the image shows; the request does not contain them. Pages are short, so
+that their source in words is short, too.
 """
 
 import random
@@ -11,8 +11,9 @@ from teacher.domain import Answer, Blueprint, template
 from teacher.domain.questions import at, every
 from teacher.scenes import Scene
 
-from .environment import COURT_EVENTS, LegalDesk, workday
-from .textual import a_clause, a_contract, say
+from .environment import LegalDesk
+from .records import COURT_EVENTS, workday
+from .textual import a_clause, a_contract, phrase
 
 _DAYS = {"notice_period": "Notice period", "payment_term": "Payment term"}
 _CAPS = {"liability_cap": "Liability cap", "indemnity_cap": "Indemnity cap"}
@@ -20,12 +21,14 @@ _STAMPS = ("EXECUTED", "RECEIVED", "COPY", "FILED", None, None)
 
 
 def _soon(rng: random.Random) -> str:
+    """A working day from March to November 2026."""
     return workday(rng, "2026-03-09", "2026-11-03")
 
 
 def _page(
     variant: str, title: str, fields: dict[str, str], rng: random.Random, **more: Any
 ) -> Scene:
+    """A page with fields, often stamped or scanned."""
     data = {"variant": variant, "title": title, "fields": fields, **more}
     if stamp := rng.choice(_STAMPS):
         data["stamp"] = stamp
@@ -34,7 +37,7 @@ def _page(
 
 
 def _hours_chart(world: LegalDesk, rng: random.Random) -> Scene:
-    """Hours of three or four matters, no two within an hour of each other."""
+    """A bar chart of the hours of three or four matters, which differ by at least one hour."""
     matters = rng.sample(list(world._matters), rng.choice((3, 3, 4)))
     hours: list[float] = []
     while len(hours) < len(matters):
@@ -58,7 +61,7 @@ def _hours_chart(world: LegalDesk, rng: random.Random) -> Scene:
 
 @template(kind="document")
 def page_term_end(world: LegalDesk, rng: random.Random) -> Blueprint:
-    """Contract, term and first day stand on the page; the law on the desk."""
+    """The page shows contract, term and first day; the desk knows the governing law."""
     contract = a_contract(world, rng)
     topic, days, start = rng.choice(sorted(_DAYS)), rng.randrange(2, 19) * 5, _soon(rng)
     fields = {"Contract": contract.id, _DAYS[topic]: f"{days} business days", "Effective": start}
@@ -67,7 +70,7 @@ def page_term_end(world: LegalDesk, rng: random.Random) -> Blueprint:
     counted = {"date": start, "days": days, "jurisdiction": contract.governing_law}
     end = world.add_business_days(**counted)["date"]
     return Blueprint(
-        say("page_term_end", rng, term=_DAYS[topic].lower()),
+        phrase("page_term_end", rng, term=_DAYS[topic].lower()),
         [("get_contract", {"contract_id": contract.id}), ("add_business_days", counted)],
         f"It ends on {end}.",
         Answer("date", end),
@@ -78,19 +81,19 @@ def page_term_end(world: LegalDesk, rng: random.Random) -> Blueprint:
 
 @template(kind="document")
 def page_against_record(world: LegalDesk, rng: random.Random) -> Blueprint:
-    """The page says another figure than the desk's record of the same amendment."""
+    """The page shows another value than the desk's record of the same amendment."""
     contract, topic, clause = a_clause(world, rng, lambda _, clause: bool(clause.amendments))
     record = world._amendments[rng.choice(clause.amendments)]
     caps = topic in _CAPS
     gap = rng.randrange(1, 9) * (25_000 if caps else 5)
     value = record.value + (gap if record.value <= gap or rng.random() < 0.5 else -gap)
     label = {**_DAYS, **_CAPS}[topic]
-    said = f"EUR {value:,}" if caps else f"{value} business days"
-    fields = {"Contract": contract.id, label: said}
+    text = f"EUR {value:,}" if caps else f"{value} business days"
+    fields = {"Contract": contract.id, label: text}
     page = _page("amendment", "Amendment", fields, rng, number=record.id)
     amount = f"EUR {gap}" if caps else f"{gap} business days"
     return Blueprint(
-        say("page_against_record", rng, term=label.lower()),
+        phrase("page_against_record", rng, term=label.lower()),
         [("get_amendment", {"amendment_id": record.id})],
         f"They differ by {amount}.",
         None,
@@ -101,14 +104,14 @@ def page_against_record(world: LegalDesk, rng: random.Random) -> Blueprint:
 
 @template(kind="document")
 def page_new_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
-    """A court's letter: matter, event and date, all from the page."""
+    """A court's letter shows matter, event and date."""
     matter, event, due = rng.choice(list(world._matters)), rng.choice(COURT_EVENTS), _soon(rng)
     while any(due in m.deadlines.values() for m in world._matters.values()):
-        due = _soon(rng)  # a date that the desk has already could be had without the page
+        due = _soon(rng)  # a date on the desk could be guessed without the page
     label = event.replace("_", " ").capitalize()
     page = _page("letter", "Order of the court", {"Matter": matter, label: due}, rng)
     return Blueprint(
-        say("page_new_deadline", rng),
+        phrase("page_new_deadline", rng),
         [("set_deadline", {"matter_id": matter, "event": event, "date": due})],
         f"The {event.replace('_', ' ')} deadline of {matter} is now {due}.",
         Answer("date", due),
@@ -119,7 +122,7 @@ def page_new_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
 
 @template(kind="document")
 def page_time_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
-    """One row of a time sheet is logged: the row of the lawyer who is named."""
+    """The row of the named lawyer in a time sheet is logged."""
     matters = rng.sample(list(world._matters.values()), 3)
     rows = [[m.lawyer, m.id, str(rng.randrange(2, 60) / 10)] for m in matters]
     number = rng.randrange(3)
@@ -127,7 +130,7 @@ def page_time_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
     sheet = {"columns": ["Lawyer", "Matter", "Hours"], "rows": rows}
     data = {"variant": "table", "title": "Time sheet", "table": sheet, "scan": rng.random() < 0.6}
     return Blueprint(
-        say("page_time_sheet", rng, lawyer=lawyer),
+        phrase("page_time_sheet", rng, lawyer=lawyer),
         [("log_time", {"matter_id": matter, "hours": float(hours)})],
         f"Logged {hours} hours on {matter}.",
         Answer("number", float(hours)),
@@ -141,13 +144,13 @@ def page_time_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
 
 @template(kind="chart")
 def chart_busiest_lawyer(world: LegalDesk, rng: random.Random) -> Blueprint:
-    """Which matter has the most hours is on the chart, who runs it on the desk."""
+    """The chart shows the matter with the most hours; the desk knows its lawyer."""
     chart = _hours_chart(world, rng)
     names, hours = chart.data["categories"], chart.data["series"]["Hours"]
     matter = names[hours.index(max(hours))]
     lawyer = world._matters[matter].lawyer
     return Blueprint(
-        say("chart_busiest_lawyer", rng),
+        phrase("chart_busiest_lawyer", rng),
         [("get_matter", {"matter_id": matter})],
         f"The responsible lawyer is {lawyer}.",
         Answer("text", lawyer),
@@ -162,12 +165,12 @@ def chart_busiest_lawyer(world: LegalDesk, rng: random.Random) -> Blueprint:
 
 @template(kind="chart")
 def chart_log_hours(world: LegalDesk, rng: random.Random) -> Blueprint:
-    """The hours that one bar shows are logged."""
+    """The hours that a bar shows are logged."""
     chart = _hours_chart(world, rng)
     number = rng.randrange(len(chart.data["categories"]))
     matter, hours = chart.data["categories"][number], chart.data["series"]["Hours"][number]
     return Blueprint(
-        say("chart_log_hours", rng, matter=matter),
+        phrase("chart_log_hours", rng, matter=matter),
         [("log_time", {"matter_id": matter, "hours": hours})],
         f"Logged {hours} hours on {matter}.",
         Answer("number", hours),
@@ -183,7 +186,7 @@ def chart_idle_matter(world: LegalDesk, rng: random.Random) -> Blueprint:
     names, hours = chart.data["categories"], chart.data["series"]["Hours"]
     matter = names[hours.index(min(hours))]
     return Blueprint(
-        say("chart_idle_matter", rng),
+        phrase("chart_idle_matter", rng),
         [("set_matter_status", {"matter_id": matter, "status": "on_hold"})],
         f"Matter {matter} is now on hold.",
         Answer("text", matter),

@@ -1,0 +1,117 @@
+"""The records of the legal desk: their types, the vocabulary of the tools, and invented names and values."""
+
+import datetime as dt
+import random
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from teacher.domain import day_between
+
+Topic = Literal[
+    "liability_cap",
+    "indemnity_cap",
+    "termination_fee",
+    "notice_period",
+    "payment_term",
+    "late_interest",
+]
+Jurisdiction = Literal["England", "Ireland", "Germany", "France"]
+Event = Literal["defence", "disclosure", "witness_statement", "appeal", "non_renewal"]
+Duty = Literal["insurance_certificate", "audit_report", "royalty_statement", "data_deletion"]
+Status = Literal["open", "on_hold", "closed"]
+
+TOPICS = {
+    "liability_cap": ("liability cap", "EUR"),
+    "indemnity_cap": ("indemnity cap", "EUR"),
+    "termination_fee": ("early termination fee", "EUR"),
+    "notice_period": ("notice period", "business days"),
+    "payment_term": ("payment term", "business days"),
+    "late_interest": ("late payment interest", "percent"),
+}
+AMENDED_TOPICS = ("liability_cap", "indemnity_cap", "notice_period", "payment_term")
+JURISDICTIONS = get_args(Jurisdiction)
+EVENTS = get_args(Event)
+COURT_EVENTS = tuple(event for event in EVENTS if event != "non_renewal")
+DUTIES = get_args(Duty)
+STATUSES = get_args(Status)
+
+
+_ONSETS = (
+    "Ard Bel Bren Cal Cor Dar Dun Ell Fen Gar Hal Hol Kel Lan Mar Nor Oss Pell Quil Ros Sel Tav Ul"
+    " Ver Wex"
+)
+_ENDINGS = (
+    "by combe dane den fold gate ham ley low mere mond more nard rick stead ton vale wick worth"
+)
+TRADES = (
+    "Analytics Ceramics Dairy Energy Foods Freight Glass Logistics Marine Media Optics Packaging"
+    " Paper Pharma Rail Robotics Software Steel Textiles Timber"
+)
+GIVEN = (
+    "Ada Anton Bea Carl Cleo Dora Emil Edith Felix Greta Hugo Ida Ines Jonas Karin Leo Lena Marta"
+    " Nils Nora Otto Petra Quinn Rosa Simon Tilda Ugo Vera Willa Yves"
+)
+STEMS = sorted({onset + ending for onset in _ONSETS.split() for ending in _ENDINGS.split()})
+
+
+@dataclass
+class Clause:
+    """A clause as signed. unit: EUR, business days or percent. amendments: their ids."""
+
+    number: str
+    value: int
+    unit: str
+    amendments: list[str]
+
+
+@dataclass
+class Contract:
+    """A contract; clauses by topic."""
+
+    id: str
+    counterparty: str
+    governing_law: str
+    expiry: dt.date
+    matter: str
+    clauses: dict[str, Clause]
+    obligations: dict[str, str]  # duty -> obligation id
+
+
+@dataclass
+class Amendment:
+    """A new value of a clause, from the day `effective`."""
+
+    id: str
+    value: int
+    unit: str
+    effective: dt.date
+
+
+@dataclass
+class Matter:
+    """A matter of a client; retainer and billed in EUR."""
+
+    id: str
+    client: str
+    adverse: str
+    lawyer: str
+    status: str
+    retainer: int
+    billed: int
+    deadlines: dict[str, str]  # event -> ISO date
+    tenths: int  # logged time, in tenths of an hour
+
+
+def clause_value(topic: str, rng: random.Random) -> int:
+    """A random value of a clause, in the unit of its topic."""
+    if topic in ("liability_cap", "indemnity_cap"):
+        return rng.randrange(2, 80) * 25_000
+    if topic == "termination_fee":
+        return rng.randrange(8, 120) * 500
+    return rng.randrange(2, 15) if topic == "late_interest" else rng.randrange(2, 19) * 5
+
+
+def workday(rng: random.Random, first: str, last: str) -> str:
+    """A day from `first` to `last`; a weekend is moved to the Friday before it."""
+    day = day_between(rng, first, last)
+    return (day - dt.timedelta(max(0, day.weekday() - 4))).isoformat()
