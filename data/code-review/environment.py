@@ -1,85 +1,37 @@
-"""The review desk: pull requests, their files, checks and reviews, the merge queue, issues with screenshots.
+"""The world of the review desk: pull requests with files, checks and reviews, the merge queue, issues with screenshots.
 
-A world is six pull requests, each with three files and the issue it closes, built from the task's seed. Everything in
-it is invented. Names and numbers of train and exam worlds come from disjoint pools, dealt out so that every digit and
-every word part occurs in both. snippets.py makes the code of the screenshots; textual.py and visual.py hold what people
-ask of the desk.
+A world has six pull requests, each with three files and the issue it closes, built from the task's seed. Everything in
+it is invented. Names and numbers of train and exam worlds come from disjoint pools, split so that every digit and every
+word part occurs in both. snippets.py makes the code of the screenshots; textual.py and visual.py hold the task templates.
 """
 
 import random
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any
 
 from teacher.domain import Environment, dealt, dealt_numbers, known, one_of, quoted
 from teacher.scenes import Scene
 
+from .records import (
+    CHECKS,
+    COMPONENTS,
+    CONCERNS,
+    GIVEN,
+    PAIRS,
+    SEVERITIES,
+    SUFFIXES,
+    SURNAMES,
+    VERDICTS,
+    Check,
+    Component,
+    Concern,
+    Issue,
+    Pull,
+    Run,
+    Severity,
+    Verdict,
+    language_of,
+)
 from .snippets import Code, crash, mistake, query
-
-Check = Literal["lint", "types", "unit", "build", "docs", "licences", "coverage", "browser"]
-Severity = Literal["low", "medium", "high", "critical"]
-Component = Literal[
-    "billing", "search", "accounts", "exports", "sync", "mobile", "reports", "alerts"
-]
-Verdict = Literal["approve", "request_changes"]
-Concern = Literal["bug", "naming", "style", "question"]
-
-CHECKS = get_args(Check)
-SEVERITIES = get_args(Severity)
-COMPONENTS = get_args(Component)
-VERDICTS = get_args(Verdict)
-CONCERNS = get_args(Concern)
-SUFFIXES = {"python": "py", "javascript": "js", "sql": "sql"}
-
-# ----------------------------------------------------------------------------------- invented names
-
-_GIVEN = (
-    "ada anton bea carl cleo dora emil edith felix greta hugo ida ines jonas karin leo lena marta"
-    " nils nora otto petra quinn rosa simon tilda ugo vera willa yves"
-)
-_ONSETS = "al bar cor dren esk fal gor hem il jor kes lum mor nav or pel ras sol tam ur vin wes"
-_ENDINGS = "ano by dahl ett fors gren holm ik land mark nes olt quist ric sund tal vik wen"
-_ADJECTIVES = (
-    "amber brisk calm copper dusty early fallow gentle hollow ivory late lucid mellow narrow pale"
-    " quiet rapid silent steady tidy upper vivid western young"
-)
-_THINGS = (
-    "anchor basin cable delta ember ferry gable harbour inlet jetty kettle lantern meadow needle"
-    " orchard pepper quarry ribbon saddle timber valley willow"
-)
-_SURNAMES = [onset + ending for onset in _ONSETS.split() for ending in _ENDINGS.split()]
-_PAIRS = [(one, other) for one in _ADJECTIVES.split() for other in _THINGS.split()]
-
-# ---------------------------------------------------------------------------------------- the world
-
-
-@dataclass
-class Run:
-    id: str
-    status: str
-    seconds: int
-
-
-@dataclass
-class Issue:
-    id: str
-    component: str
-    severity: str
-    assignee: str
-    build: int
-
-
-@dataclass
-class Pull:
-    id: str
-    branch: str
-    author: str
-    issue: str
-    files: dict[str, int]  # path -> lines changed
-    checks: dict[str, Run]
-    reviews: dict[str, str]  # reviewer -> approved or pending
-    labels: list[str] = field(default_factory=list)
-    requested: list[str] = field(default_factory=list)
-    verdict: str | None = None
 
 
 class ReviewDesk(Environment):
@@ -89,9 +41,9 @@ class ReviewDesk(Environment):
         self._task = task
         self._split = split = task["split"]
         rng = random.Random(f"{split}:{task['seed']}")
-        pairs = rng.sample(dealt(_PAIRS, split), 24)
-        surnames = rng.sample(dealt(_SURNAMES, split), 12)
-        self._people = [f"{rng.choice(_GIVEN.split())}-{surname}" for surname in surnames]
+        pairs = rng.sample(dealt(PAIRS, split), 24)
+        surnames = rng.sample(dealt(SURNAMES, split), 12)
+        self._people = [f"{rng.choice(GIVEN.split())}-{surname}" for surname in surnames]
         pulls, issues = rng.sample(dealt_numbers(split), 6), rng.sample(dealt_numbers(split), 8)
         runs = rng.sample(dealt_numbers(split, 10000), 40)
         builds = rng.sample(dealt_numbers(split, 1000), 8)
@@ -127,7 +79,7 @@ class ReviewDesk(Environment):
             pull = Pull(f"PR-{number}", branch, author, issue.id, files, checks, reviews)
             self._issues[issue.id], self._pulls[pull.id] = issue, pull
         self._queue = rng.sample(list(self._pulls), 4)
-        # What only screenshots show: the build of an issue that nobody has opened yet.
+        # The build of an issue that is not open yet; only screenshots show it.
         self._new_build = builds[-1]
         self._next_issue = f"IS-{issues[-1]}"
         self._comments: set[tuple[str, str, int, str]] = set()
@@ -149,16 +101,19 @@ class ReviewDesk(Environment):
         }
 
     def _crash(self, path: str, rng: random.Random) -> Code:
-        return crash(_language(path), path, self._split, rng)
+        """A program that fails, in the language of the path."""
+        return crash(language_of(path), path, self._split, rng)
 
     def _mistake(self, path: str, rng: random.Random) -> Code:
-        return mistake(_language(path), path, self._split, rng)
+        """A function with a wrong line, in the language of the path."""
+        return mistake(language_of(path), path, self._split, rng)
 
     def _query(self, rng: random.Random) -> tuple[str, list[str], list[list[Any]]]:
+        """A query: its text, its columns and its rows."""
         return query(self._split, rng)
 
     def _screenshot(self, issue_id: str) -> tuple[str, Code]:
-        """The screenshot of an issue: a path of its pull request, and the code that fails there."""
+        """The content of an issue's screenshot: a path of its pull request, and the failing code."""
         rng = random.Random(f"{self._split}:{self._task['seed']}:{issue_id}")
         pull = next(pull for pull in self._pulls.values() if pull.issue == issue_id)
         path = rng.choice(list(pull.files))
@@ -415,11 +370,7 @@ class ReviewDesk(Environment):
         return known(self._issues, issue_id, "issue", "IS-100")
 
     def _person(self, name: Any, what: str) -> str:
+        """The argument, if it is the name of a person. Raises ValueError for any other."""
         if not isinstance(name, str) or name not in self._people:
             raise ValueError(f"{what}: no {quoted(name)} here: expected a name such as sam-example")
         return name
-
-
-def _language(path: str) -> str:
-    suffix = path.rpartition(".")[2]
-    return next(language for language, known in SUFFIXES.items() if known == suffix)

@@ -1,6 +1,6 @@
-"""The code that screenshots show: snippets.yaml filled in, run, and printed as it was printed.
+"""The code of the screenshots: templates of snippets.yaml, filled in, with the output of running them.
 
-Python and SQL are run here; what JavaScript prints is written in snippets.yaml.
+Python and SQL run here; the output of JavaScript is written in snippets.yaml.
 """
 
 import contextlib
@@ -26,26 +26,26 @@ _NOUNS = (
 
 @dataclass(frozen=True)
 class Code:
-    """A file as an editor shows it, and what the program printed. line: the one at fault. error: its exception."""
+    """A file as an editor shows it, and its output. line: the wrong one. error: the name of the exception."""
 
     language: str
     text: str
     output: str
     line: int
     error: str = ""
-    fix: str = ""  # the line as it should be
+    fix: str = ""  # the corrected line
     cases: tuple[
         tuple[str, Any, Any], ...
-    ] = ()  # of a mistake: the call, what it should give, what it gives
+    ] = ()  # of a mistake: (call, expected result, actual result)
 
     def screen(self, path: str) -> dict[str, Any]:
-        """The data of a Scene: the file, and what running it printed."""
-        shown = {"variant": "editor", "title": path, "language": self.language}
-        return {**shown, "code": self.text, "output": self.output}
+        """The data of a scene: the file and its output."""
+        editor = {"variant": "editor", "title": path, "language": self.language}
+        return {**editor, "code": self.text, "output": self.output}
 
 
 def crash(language: str, path: str, split: str, rng: random.Random) -> Code:
-    """A program that fails when it is run."""
+    """A program that fails at run time."""
     snippet = rng.choice(_SNIPPETS["crashes"][language])
     facts = _facts(snippet, split, rng)
     text = _preludes(language, facts, rng) + _fill(snippet["code"], facts)
@@ -66,12 +66,12 @@ def crash(language: str, path: str, split: str, rng: random.Random) -> Code:
             f"    at {inside} ({path}:{line}:{column})\n"
             f"    at Object.<anonymous> ({path}:{caller}:{at})"
         )
-    error = next((said.partition(":")[0] for said in output.splitlines() if "Error: " in said), "")
+    error = next((o.partition(":")[0] for o in output.splitlines() if "Error: " in o), "")
     return Code(language, text.rstrip("\n"), output, line, error)
 
 
 def mistake(language: str, path: str, split: str, rng: random.Random) -> Code:
-    """A function that gives a wrong result because of one line, and the test that says so."""
+    """A function with one wrong line, and the failing test that shows it."""
     snippet = rng.choice(_SNIPPETS["bugs"][language])
     facts = _facts(snippet, split, rng)
     bug, fix = _fill(snippet["bug"], facts), _fill(snippet["fix"], facts)
@@ -81,24 +81,26 @@ def mistake(language: str, path: str, split: str, rng: random.Random) -> Code:
     while len(cases) < 4:
         call = _fill(snippet["call"], facts)
         if language == "python":
-            wanted, got = _value_of(right, call), _value_of(wrong, call)
+            expected, actual = _value_of(right, call), _value_of(wrong, call)
         elif language == "sql":
-            wanted, got = _last_row(right), _last_row(wrong)
+            expected, actual = _last_row(right), _last_row(wrong)
         else:
-            wanted, got = (_value_of("", _fill(snippet[name], facts)) for name in ("wants", "gets"))
-        if wanted != got:  # chance may hide a mistake
-            cases.append((call, wanted, got))
+            expected, actual = (
+                _value_of("", _fill(snippet[name], facts)) for name in ("wants", "gets")
+            )
+        if expected != actual:  # with some arguments the mistake does not matter
+            cases.append((call, expected, actual))
         if language == "sql":
-            break  # its values are part of the code
+            break  # the values are part of the code, so there is one case
         facts |= _values(snippet, rng)
-    call, wanted, got = cases[0]
-    output = f"FAIL {path}\n{call}\nexpected {wanted}\ngot {got}"
+    call, expected, actual = cases[0]
+    output = f"FAIL {path}\n{call}\nexpected {expected}\ngot {actual}"
     line = around[: around.index("<<bug>>")].count("\n") + 1
     return Code(language, wrong.rstrip("\n"), output, line, fix=fix, cases=tuple(cases))
 
 
 def query(split: str, rng: random.Random) -> tuple[str, list[str], list[list[Any]]]:
-    """A query over invented rows: its text, its columns, and what it really returns, five rows or so."""
+    """A query over invented rows: its text, its columns, and the four to six rows that it returns."""
     noun = rng.choice(dealt(_NOUNS.split(), split))
     low, count = rng.randrange(10, 40), rng.randrange(9, 15)
     codes = rng.sample(range(10, 99), count)
@@ -116,6 +118,7 @@ def query(split: str, rng: random.Random) -> tuple[str, list[str], list[list[Any
 
 
 def _facts(snippet: dict[str, Any], split: str, rng: random.Random) -> dict[str, str]:
+    """The words and values that fill in a snippet."""
     noun = rng.choice(dealt(_NOUNS.split(), split))
     nouns = f"{noun}es" if noun.endswith(("s", "sh", "ch", "x")) else f"{noun}s"
     facts = {"noun": noun, "nouns": nouns, "Noun": noun.title(), "Nouns": nouns.title()}
@@ -124,61 +127,63 @@ def _facts(snippet: dict[str, Any], split: str, rng: random.Random) -> dict[str,
 
 
 def _values(snippet: dict[str, Any], rng: random.Random) -> dict[str, str]:
-    drawn: dict[str, Any] = {}
+    """Random values of a snippet, from the ranges in snippets.yaml."""
+    values: dict[str, Any] = {}
     for name, (low, high, *count) in snippet["values"].items():
         span = range(low, high + 1)
-        drawn[name] = rng.sample(span, *count) if count else rng.choice(span)
-    return {name: str(value) for name, value in drawn.items()}
+        values[name] = rng.sample(span, *count) if count else rng.choice(span)
+    return {name: str(value) for name, value in values.items()}
 
 
 def _preludes(language: str, facts: dict[str, str], rng: random.Random) -> str:
-    """What stands before the code that matters, so that no line number is known beforehand."""
+    """Code before the snippet, so that line numbers cannot be guessed."""
     pool = _SNIPPETS["preludes"][language]
     chosen = sorted(rng.sample(range(len(pool)), rng.randrange(len(pool))))
     return _fill("".join(pool[i] for i in chosen), facts)
 
 
 def _fill(text: str, facts: dict[str, str]) -> str:
+    """Replaces each <<name>> in a text."""
     for name, value in facts.items():
         text = text.replace(f"<<{name}>>", value)
     return text
 
 
 def _run_python(text: str, path: str) -> tuple[str, int]:
-    """What a program of snippets.yaml prints, its traceback included, and the line that raised."""
+    """The output of a program, including its traceback, and the line that raised."""
     printed = io.StringIO()
     try:
         with contextlib.redirect_stdout(printed):
             exec(compile(text, path, "exec"), {"__name__": "__main__"})
     except Exception as error:
-        said, frames, trace = [], [], error.__traceback__
+        lines, frames, trace = [], [], error.__traceback__
         while trace:
             if trace.tb_frame.f_code.co_filename == path:
                 frames.append((trace.tb_lineno, trace.tb_frame.f_code.co_name))
             trace = trace.tb_next
         for number, name in frames:
-            said.append(f'  File "{path}", line {number}, in {name}')
-        said = ["Traceback (most recent call last):", *said, f"{type(error).__name__}: {error}"]
-        return printed.getvalue() + "\n".join(said), frames[-1][0]
+            lines.append(f'  File "{path}", line {number}, in {name}')
+        lines = ["Traceback (most recent call last):", *lines, f"{type(error).__name__}: {error}"]
+        return printed.getvalue() + "\n".join(lines), frames[-1][0]
     raise RuntimeError(f"snippets.yaml: crashes: runs to its end:\n{text}")
 
 
 def _statements(text: str) -> list[tuple[int, str]]:
-    """The statements of a script, each with the line that it begins on."""
-    found, begun, first = [], "", 0
+    """The statements of a script, each with the number of its first line."""
+    statements, begun, first = [], "", 0
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         if not begun and (not line.strip() or line.startswith("--")):
             continue
         first = number if not begun else first
         begun += line
         if sqlite3.complete_statement(begun):
-            found.append((first, begun))
+            statements.append((first, begun))
             begun = ""
-    return found
+    return statements
 
 
 def _run_sql(text: str) -> tuple[str, int]:
-    """What a script prints up to its first error, and the line of the statement that failed."""
+    """The output of a script up to its first error, and the line of the failed statement."""
     printed: list[str] = []
     with contextlib.closing(sqlite3.connect(":memory:")) as opened:
         for line, statement in _statements(text):
@@ -191,6 +196,7 @@ def _run_sql(text: str) -> tuple[str, int]:
 
 
 def _last_row(text: str) -> Any:
+    """The first value of the last statement of a script."""
     with contextlib.closing(sqlite3.connect(":memory:")) as opened:
         for _, statement in _statements(text):
             rows = opened.execute(statement).fetchall()
@@ -198,6 +204,7 @@ def _last_row(text: str) -> Any:
 
 
 def _value_of(text: str, call: str) -> Any:
+    """The value of an expression after running Python code."""
     space: dict[str, Any] = {}
     exec(compile(text, "snippets.yaml", "exec"), space)
     return eval(call, space)

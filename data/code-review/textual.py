@@ -1,4 +1,4 @@
-"""The desk's tasks in words: requests.yaml holds what people ask, the templates say what it takes."""
+"""The text-only task templates of the review desk. requests.yaml holds the wordings of the requests."""
 
 import random
 from pathlib import Path
@@ -8,28 +8,31 @@ import yaml
 
 from teacher.domain import Answer, Blueprint, Plan, template
 
-from .environment import CHECKS, SEVERITIES, Pull, ReviewDesk, Run
+from .environment import ReviewDesk
+from .records import CHECKS, SEVERITIES, Pull, Run
 
 REQUESTS = yaml.safe_load(Path(__file__).with_name("requests.yaml").read_text(encoding="utf-8"))
 
 
-def say(what: str, rng: random.Random, **facts: Any) -> str:
-    return rng.choice(REQUESTS[what]).format(**facts)
+def phrase(name: str, rng: random.Random, /, **facts: Any) -> str:
+    """A random wording of a request, filled in with the facts."""
+    return rng.choice(REQUESTS[name]).format(**facts)
 
 
 def a_pull(world: ReviewDesk, rng: random.Random) -> Pull:
+    """A random pull request."""
     return rng.choice(list(world._pulls.values()))
 
 
 def failed(pull: Pull) -> tuple[str, Run]:
-    """The one check of a pull request that failed."""
+    """The name and the run of the pull request's failed check."""
     return next((name, run) for name, run in pull.checks.items() if run.status == "failed")
 
 
 @template(kind="lookup")
 def pull_author(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)
-    request = say("pull_author", rng, pull=pull.id)
+    request = phrase("pull_author", rng, pull=pull.id)
     plan: Plan = [("get_pull_request", {"pull_id": pull.id})]
     return Blueprint(request, plan, f"{pull.author} wrote it.", Answer("text", pull.author))
 
@@ -37,7 +40,7 @@ def pull_author(world: ReviewDesk, rng: random.Random) -> Blueprint:
 @template(kind="lookup")
 def file_owner(world: ReviewDesk, rng: random.Random) -> Blueprint:
     path, owner = rng.choice(list(world._owners.items()))
-    request = say("file_owner", rng, path=path)
+    request = phrase("file_owner", rng, path=path)
     plan: Plan = [("find_owner", {"path": path})]
     return Blueprint(request, plan, f"{owner} owns it.", Answer("text", owner))
 
@@ -46,7 +49,7 @@ def file_owner(world: ReviewDesk, rng: random.Random) -> Blueprint:
 def failing_check(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)
     name, _ = failed(pull)
-    request = say("failing_check", rng, pull=pull.id)
+    request = phrase("failing_check", rng, pull=pull.id)
     plan: Plan = [("list_checks", {"pull_id": pull.id})]
     answer = Answer("choice", name, options=CHECKS)
     return Blueprint(request, plan, f"The check that failed is {name}.", answer)
@@ -56,7 +59,7 @@ def failing_check(world: ReviewDesk, rng: random.Random) -> Blueprint:
 def lines_changed(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)
     total = sum(pull.files.values())
-    request = say("lines_changed", rng, pull=pull.id)
+    request = phrase("lines_changed", rng, pull=pull.id)
     plan: Plan = [("list_files", {"pull_id": pull.id})]
     return Blueprint(request, plan, f"It changes {total} lines.", Answer("number", total))
 
@@ -65,7 +68,7 @@ def lines_changed(world: ReviewDesk, rng: random.Random) -> Blueprint:
 def queue_position(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = rng.choice(world._queue)
     place = world._queue.index(pull) + 1
-    request = say("queue_position", rng, pull=pull)
+    request = phrase("queue_position", rng, pull=pull)
     plan: Plan = [("get_queue_position", {"pull_id": pull})]
     return Blueprint(request, plan, f"{pull} is number {place}.", Answer("number", place))
 
@@ -73,7 +76,7 @@ def queue_position(world: ReviewDesk, rng: random.Random) -> Blueprint:
 @template(kind="lookup")
 def issue_severity(world: ReviewDesk, rng: random.Random) -> Blueprint:
     issue = rng.choice(list(world._issues.values()))
-    request = say("issue_severity", rng, issue=issue.id)
+    request = phrase("issue_severity", rng, issue=issue.id)
     plan: Plan = [("get_issue", {"issue_id": issue.id})]
     answer = Answer("choice", issue.severity, options=SEVERITIES)
     return Blueprint(request, plan, f"The severity of {issue.id} is {issue.severity}.", answer)
@@ -83,7 +86,7 @@ def issue_severity(world: ReviewDesk, rng: random.Random) -> Blueprint:
 def linked_build(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)
     build = world._issues[pull.issue].build
-    request = say("linked_build", rng, pull=pull.id)
+    request = phrase("linked_build", rng, pull=pull.id)
     plan: Plan = [
         ("get_pull_request", {"pull_id": pull.id}),
         ("get_issue", {"issue_id": pull.issue}),
@@ -96,7 +99,7 @@ def largest_file_review(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)
     path = max(pull.files, key=lambda one: pull.files[one])
     owner = world._owners[path]
-    request = say("largest_file_review", rng, pull=pull.id)
+    request = phrase("largest_file_review", rng, pull=pull.id)
     plan: Plan = [
         ("list_files", {"pull_id": pull.id}),
         ("find_owner", {"path": path}),
@@ -110,7 +113,7 @@ def largest_file_review(world: ReviewDesk, rng: random.Random) -> Blueprint:
 def rerun_failed(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)
     name, run = failed(pull)
-    request = say("rerun_failed", rng, pull=pull.id)
+    request = phrase("rerun_failed", rng, pull=pull.id)
     plan: Plan = [
         ("list_checks", {"pull_id": pull.id}),
         ("get_check", {"pull_id": pull.id, "check": name}),
@@ -122,7 +125,7 @@ def rerun_failed(world: ReviewDesk, rng: random.Random) -> Blueprint:
 @template(kind="workflow")
 def approve_and_queue(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = rng.choice([pull for pull in world._pulls.values() if pull.id not in world._queue])
-    request = say("approve_and_queue", rng, branch=pull.branch)
+    request = phrase("approve_and_queue", rng, branch=pull.branch)
     plan: Plan = [
         ("find_pull_request", {"branch": pull.branch}),
         ("submit_review", {"pull_id": pull.id, "verdict": "approve"}),
@@ -134,7 +137,7 @@ def approve_and_queue(world: ReviewDesk, rng: random.Random) -> Blueprint:
 @template(kind="workflow")
 def hold_back(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull, label = world._pulls[rng.choice(world._queue)], rng.choice(("hold", "blocked", "waiting"))
-    request = say("hold_back", rng, branch=pull.branch, label=label)
+    request = phrase("hold_back", rng, branch=pull.branch, label=label)
     plan: Plan = [
         ("find_pull_request", {"branch": pull.branch}),
         ("leave_queue", {"pull_id": pull.id}),
@@ -146,7 +149,7 @@ def hold_back(world: ReviewDesk, rng: random.Random) -> Blueprint:
 @template(kind="workflow")
 def assign_to_author(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)
-    request = say("assign_to_author", rng, pull=pull.id)
+    request = phrase("assign_to_author", rng, pull=pull.id)
     plan: Plan = [
         ("get_pull_request", {"pull_id": pull.id}),
         ("assign_issue", {"issue_id": pull.issue, "assignee": pull.author}),
@@ -158,7 +161,7 @@ def assign_to_author(world: ReviewDesk, rng: random.Random) -> Blueprint:
 def remind_reviewer(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)
     late = next(name for name, state in pull.reviews.items() if state == "pending")
-    request = say("remind_reviewer", rng, pull=pull.id)
+    request = phrase("remind_reviewer", rng, pull=pull.id)
     plan: Plan = [
         ("list_reviews", {"pull_id": pull.id}),
         ("request_review", {"pull_id": pull.id, "reviewer": late}),

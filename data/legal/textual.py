@@ -17,9 +17,9 @@ from .records import JURISDICTIONS, TOPICS, Clause, Contract, Matter, workday
 REQUESTS = yaml.safe_load(Path(__file__).with_name("requests.yaml").read_text(encoding="utf-8"))
 
 
-def phrase(which: str, rng: random.Random, **facts: Any) -> str:
+def phrase(name: str, rng: random.Random, /, **facts: Any) -> str:
     """A random wording of a request, filled in with the facts."""
-    return rng.choice(REQUESTS[which]).format(**facts)
+    return rng.choice(REQUESTS[name]).format(**facts)
 
 
 def a_contract(world: LegalDesk, rng: random.Random) -> Contract:

@@ -28,8 +28,8 @@ pytestmark = pytest.mark.slow
 
 PACK = load("code-review")
 PACKAGE = PACK.environment.__module__.rpartition(".")[0]
-DESK, SNIPPETS, TEXTUAL = (
-    sys.modules[f"{PACKAGE}.{name}"] for name in ("environment", "snippets", "textual")
+RECORDS, SNIPPETS, TEXTUAL = (
+    sys.modules[f"{PACKAGE}.{name}"] for name in ("records", "snippets", "textual")
 )
 NAMES = sorted(PACK.templates)
 POINTS = {name for name in NAMES if PACK.templates[name].pixels}  # type: ignore[attr-defined]
@@ -249,7 +249,7 @@ def test_results_are_small_and_arguments_fit_the_schemas() -> None:
 
 def codes(kind: str, language: str, split: str = "train") -> list[tuple[str, Any]]:
     """Each snippet several times, with other preludes and values."""
-    path = f"sync/plain_example.{DESK.SUFFIXES[language]}"
+    path = f"sync/plain_example.{RECORDS.SUFFIXES[language]}"
     make = SNIPPETS.crash if kind == "crashes" else SNIPPETS.mistake
     return [(path, make(language, path, split, random.Random(seed))) for seed in range(60)]
 
