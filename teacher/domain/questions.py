@@ -1,48 +1,56 @@
-"""Questions about pictures as small programs over the data that the pictures were drawn from.
+"""Questions about images as small programs over the data of the scenes that the images were drawn from.
 
-A program is JSON and part of its task; running it gives the answer, so an answer is computed and never guessed. Its
-operands are cells, `{"picture": 0, "key": "table.2.1"}`, or literals, `{"value": 12500}` (what a record says):
+A program is JSON and part of its task. Running it gives the answer, so every answer is computed. Its operands are
+cells, `{"picture": 0, "key": "table.2.1"}`, or literals, `{"value": 12500}` (a value from a record). C is an operand:
 
-    {"op": "lookup",          "cell": C}                             the value itself
-    {"op": "count",           "cells": [C..], "where"?}              how many of the cells
-    {"op": "sum",             "cells": [C..], "where"?}              their sum
-    {"op": "difference",      "cells": [C, C]}                       how far apart: numbers, or days between dates
+    {"op": "lookup",          "cell": C}                             the value of the cell
+    {"op": "count",           "cells": [C..], "where"?}              the number of cells
+    {"op": "sum",             "cells": [C..], "where"?}              the sum of the cells
+    {"op": "difference",      "cells": [C, C]}                       the distance of two numbers, or days between dates
     {"op": "argmax"|"argmin", "cells": [C..], "names": [C..], "where"?}   the name that goes with the extreme value
     {"op": "trend",           "cells": [C..]}                        rising, falling or mixed, in the cells' order
-    {"op": "cross_reference", "cell": C, "among": [C..], "values": [C..]}   `cell` is found in `among`, once; its value
-    {"op": "consistency",     "cells": [C, C], "tell"?}              yes if both say the same, else no; with
-                                                                     "tell" (0, 1), what that cell says instead of no
-    {"op": "point",           "cell": C}                             the box of the cell in the drawing
+    {"op": "cross_reference", "cell": C, "among": [C..], "values": [C..]}   the value beside the one cell of `among`
+                                                                     that equals `cell`
+    {"op": "consistency",     "cells": [C, C], "tell"?}              yes if both are equal, else no; with "tell"
+                                                                     (0, 1), the value of that cell instead of no
+    {"op": "point",           "cell": C}                             the box of the cell in the image
 
-`where` keeps the cells whose value, or whose neighbour's of the same place in `cells`, meets a condition:
+`where` keeps the cells whose value, or the value at the same index of `where`'s own `cells`, meets a condition:
 {"cells"?: [C..], "is": "=" | "!=" | "<" | "<=" | ">" | ">=" | "contains", "value": X}. `at` and `every` make operands.
 
-A question that a careful reader of the picture could not decide is refused: equal extremes, a name found twice, values
-of a chart without written values that lie closer together than they can be read.
+A program raises ProgramError if a careful reader of the image could not decide the question: equal extremes, a value
+that occurs twice, values of a chart without written values that are too close to be told apart.
 """
 
-import datetime as dt
 import operator
-import re
 from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from teacher.domain.pack import Answer
+from teacher.domain.blueprint import Answer
+from teacher.domain.question_cells import (
+    AXIS_SHARE,
+    Operand,
+    at,
+    axis,
+    every,
+    resolution,
+    tolerance,
+    value,
+)
+from teacher.domain.question_values import (
+    YES_NO,
+    ProgramError,
+    parse_date,
+    require_number,
+    require_number_or_date,
+    to_answer,
+    to_comparable,
+    to_number,
+)
 
 TREND = ("rising", "falling", "mixed")
-YES_NO = ("yes", "no")
 
-# What can be read off an axis without written values: its ticks part it in five or more, and a reader who places a
-# mark to a tenth of the way between two of them is within a fiftieth of the whole. A share of the value, as the 5 % of
-# ChartQA's relaxed accuracy, would let a reader of the largest bar off lightly and ask the impossible at the smallest.
-AXIS_SHARE = 0.02
-
-_AMOUNT = re.compile(
-    r"(?:[A-Z]{3} ?|[€$£] ?)?(?P<number>-?(?:\d{1,3}(?:,\d{3})+|[1-9]\d*|0)(?:\.\d+)?)"
-    r"(?: ?%| ?[€$£]| [A-Z]{3}|(?: [a-z]+){1,2})?"
-)
-_DATES = ("%Y-%m-%d", "%d %B %Y", "%d %b %Y", "%B %d, %Y")
 _CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     "=": operator.eq,
     "!=": operator.ne,
@@ -51,40 +59,38 @@ _CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+# The data of each scene of a task, in order.
 Scenes = Sequence[dict[str, Any]]
-Operand = dict[str, Any]
 
 
-class ProgramError(ValueError):
-    """A program that is none, or a question that the pictures do not decide; one line that says which part."""
-
-
-def run(program: dict[str, Any], scenes: Scenes, pictures: Sequence[Any] = ()) -> Answer:
-    """The program's answer, from the scenes' data alone.
+def run_program(
+    program: dict[str, Any], scenes: Scenes, pictures: Sequence[Any] = ()
+) -> Answer:
+    """Returns the program's answer, computed from the scenes' data alone.
 
     Args:
         program: as this module's docstring describes.
-        scenes: the data of each picture (`Scene.data`), in the task's order.
-        pictures: the drawn `Picture`s; only `point` looks at them, for the box.
+        scenes: the data of each scene (`Scene.data`), in the task's order.
+        pictures: the drawn images; only `point` uses them, for the box.
 
     Raises:
         ProgramError: names the operation and what was expected.
     """
     op = program.get("op")
-    if op not in _RUN:
-        raise ProgramError(f"op: {op!r}: expected one of {', '.join(_RUN)}")
+    if op not in _OPERATIONS:
+        raise ProgramError(f"op: {op!r}: expected one of {', '.join(_OPERATIONS)}")
     try:
         if op == "point":
             return _point(program, scenes, pictures)
-        return _RUN[op](program, scenes)
+        return _OPERATIONS[op](program, scenes)
     except ProgramError as error:
         raise ProgramError(f"{op}: {error}") from None
     except KeyError as error:
         raise ProgramError(f"{op}: {error}: the program does not give it") from None
 
 
-def used(program: dict[str, Any]) -> list[tuple[int, str]]:
-    """The cells (picture, key) that who answers has to see, each once, in the order of the program.
+def used_cells(program: dict[str, Any]) -> list[tuple[int, str]]:
+    """Returns the cells (image, key) that a reader needs for the answer, each once, in the order of the program.
 
     A value read off an axis has no cell of its own: the category and the series that lead to it stand for it.
     """
@@ -93,139 +99,42 @@ def used(program: dict[str, Any]) -> list[tuple[int, str]]:
     for name in ("cells", "names", "among", "values"):
         operands += program.get(name, [])
     operands += where.get("cells", [])
-    found: dict[tuple[int, str], None] = {}
+    cells: dict[tuple[int, str], None] = {}
     for operand in operands:
         if "value" in operand:
             continue
         for key in operand.get("axis", [operand["key"]]):
-            found[operand["picture"], key] = None
-    return list(found)
-
-
-def value(data: dict[str, Any], key: str) -> Any:
-    """What `data` holds at a cell's key: "fields.Payment term", "table.2.1", "series.Sales.3", "code.12".
-
-    A name may contain dots: the longest that fits is taken. Rows and columns count from 0, lines of code from 1.
-
-    Raises:
-        ProgramError: `data` has no such key.
-    """
-    head, _, rest = key.partition(".")
-    found: Any = data.get(head)
-    if head in ("code", "output") and isinstance(found, str):
-        lines = found.splitlines()
-        if rest.isdecimal() and 1 <= int(rest) <= len(lines):
-            return lines[int(rest) - 1]
-    elif head == "table" and isinstance(found, dict):
-        found = found if rest.partition(".")[0] == "columns" else found.get("rows")
-        return _inside(found, rest, key)
-    elif head == "series" and isinstance(found, dict) and rest in found:
-        return rest  # the series' name in the legend
-    elif head == "edges" and rest.isdecimal() and isinstance(found, list):
-        if int(rest) < len(found):
-            edge = found[int(rest)]
-            if len(edge) > 2 and edge[2]:
-                return edge[2]
-            raise ProgramError(f"{key}: the edge bears no label")
-    elif head == "groups" and isinstance(found, dict) and rest in found:
-        return rest
-    elif head in data:
-        return _inside(found, rest, key)
-    raise ProgramError(f"{key}: no such key in the data of the picture")
-
-
-def at(data: dict[str, Any], key: str, picture: int = 0) -> Operand:
-    """The operand for the cell `key` of picture number `picture`, whose data is `data`.
-
-    Where a chart does not write its values, the operand names the cells that lead to the mark ("axis").
-    """
-    value(data, key)
-    operand: Operand = {"picture": picture, "key": key}
-    if _is_mark(data, key) and not data.get("labels"):
-        name, _, index = key.removeprefix("series.").rpartition(".")
-        # A chart of one series has no legend.
-        legend = [f"series.{name}"] if len(data["series"]) > 1 else []
-        operand["axis"] = [f"categories.{index}", *legend]
-    return operand
-
-
-def every(data: dict[str, Any], pattern: str, picture: int = 0) -> list[Operand]:
-    """The operands of a whole column, row, series: in `pattern` one part is *, "table.*.2", "series.Sales.*"."""
-    head, star, tail = pattern.partition("*")
-    if not star:
-        raise ProgramError(f"{pattern}: expected a * for the part that runs")
-    parent = head.rstrip(".")
-    if parent == "table":
-        found: Any = data["table"]["rows"]
-    elif parent in data:
-        found = data[parent]
-    elif parent.startswith("series."):
-        found = data["series"].get(parent.removeprefix("series."))
-    else:
-        found = value(data, parent)
-    if isinstance(found, str):
-        found = range(1, len(found.splitlines()) + 1)
-    elif isinstance(found, list):
-        found = range(len(found))
-    elif not isinstance(found, dict):
-        raise ProgramError(f"{pattern}: nothing in the data of the picture runs there")
-    return [at(data, f"{head}{part}{tail}", picture) for part in found]
-
-
-def tolerance(data: dict[str, Any], key: str) -> float:
-    """How far off, in the chart's units, a value read from the drawing may be; 0 where the value is written.
-
-    A segment of a stacked bar is the distance of two edges, each read as well as any other.
-
-    Raises:
-        ProgramError: a pie without written values: it has no axis.
-    """
-    if not _is_mark(data, key) or data.get("labels"):
-        return 0.0
-    if data["variant"] == "pie":
-        raise ProgramError(f"{key}: a pie has no axis to read a value from")
-    return _resolution(data) * (2 if data["variant"] == "stacked_bar" else 1)
-
-
-def axis(data: dict[str, Any]) -> tuple[float, float]:
-    """The least axis (low, high) that shows a chart's values: bars stand on zero, lines need not."""
-    series = list(data["series"].values())
-    if data["variant"] == "stacked_bar":
-        tops = [float(sum(values)) for values in zip(*series, strict=True)]
-        return 0.0, max(tops)
-    numbers = [float(number) for values in series for number in values]
-    if data["variant"] == "line":
-        return min(numbers), max(numbers)
-    return min(0.0, *numbers), max(0.0, *numbers)
+            cells[operand["picture"], key] = None
+    return list(cells)
 
 
 # ------------------------------------------------------------------------------------ the operations
 
 
 def _lookup(program: dict[str, Any], scenes: Scenes) -> Answer:
-    return _answer(_read(program["cell"], scenes), _slack([program["cell"]], scenes))
+    cell = program["cell"]
+    return to_answer(_read(cell, scenes), _total_tolerance([cell], scenes))
 
 
 def _count(program: dict[str, Any], scenes: Scenes) -> Answer:
-    return Answer("number", len(_kept(program, scenes)))
+    return Answer("number", len(_select(program, scenes)))
 
 
 def _sum(program: dict[str, Any], scenes: Scenes) -> Answer:
-    kept = _kept(program, scenes)
-    if not kept:
+    cells = _select(program, scenes)
+    if not cells:
         raise ProgramError("where: no cell meets it, there is nothing to add up")
-    total = sum((_number(_read(cell, scenes), cell) for cell in kept), Decimal(0))
-    return Answer("number", _plain(total), _slack(kept, scenes))
+    total = sum((_read_number(cell, scenes) for cell in cells), Decimal(0))
+    return Answer("number", to_number(total), _total_tolerance(cells, scenes))
 
 
 def _difference(program: dict[str, Any], scenes: Scenes) -> Answer:
     first, second = _pair(program)
-    a, b = _read(first, scenes), _read(second, scenes)
-    dates = _date(a), _date(b)
+    dates = parse_date(_read(first, scenes)), parse_date(_read(second, scenes))
     if dates[0] and dates[1]:
         return Answer("number", abs((dates[0] - dates[1]).days))
-    distance = abs(_number(a, first) - _number(b, second))
-    return Answer("number", _plain(distance), _slack([first, second], scenes))
+    distance = abs(_read_number(first, scenes) - _read_number(second, scenes))
+    return Answer("number", to_number(distance), _total_tolerance([first, second], scenes))
 
 
 def _extreme(program: dict[str, Any], scenes: Scenes) -> Answer:
@@ -234,19 +143,21 @@ def _extreme(program: dict[str, Any], scenes: Scenes) -> Answer:
         raise ProgramError(
             f"names: found {len(names)}, expected one for each of {len(cells)} cells"
         )
-    kept = _kept(program, scenes)
-    if len(kept) < 2:
-        raise ProgramError(f"cells: found {len(kept)} to compare, expected two or more")
-    found = {id(cell): _comparable(_read(cell, scenes), cell) for cell in kept}
-    if len({type(one) for one in found.values()}) > 1:
+    selected = _select(program, scenes)
+    if len(selected) < 2:
+        raise ProgramError(f"cells: found {len(selected)} to compare, expected two or more")
+    values: dict[int, Any] = {
+        id(cell): require_number_or_date(_read(cell, scenes), _name(cell)) for cell in selected
+    }
+    if len({type(each) for each in values.values()}) > 1:
         raise ProgramError("cells: some are numbers and some dates")
-    order = sorted(kept, key=lambda cell: found[id(cell)], reverse=program["op"] == "argmax")
+    order = sorted(selected, key=lambda cell: values[id(cell)], reverse=program["op"] == "argmax")
     best, second = order[:2]
-    a, b = found[id(best)], found[id(second)]
-    unclear = _apart([best, second], scenes)
-    if a == b or (unclear and abs(a - b) <= unclear):
+    a, b = values[id(best)], values[id(second)]
+    threshold = _visible_difference([best, second], scenes)
+    if a == b or (threshold and abs(a - b) <= threshold):
         raise ProgramError(f"cells: {best['key']} and {second['key']} cannot be told apart")
-    return _answer(_read(names[cells.index(best)], scenes))
+    return to_answer(_read(names[cells.index(best)], scenes))
 
 
 def _trend(program: dict[str, Any], scenes: Scenes) -> Answer:
@@ -255,8 +166,9 @@ def _trend(program: dict[str, Any], scenes: Scenes) -> Answer:
         raise ProgramError(f"cells: found {len(cells)}, expected two or more")
     steps = []
     for before, after in zip(cells, cells[1:], strict=False):
-        step = _number(_read(after, scenes), after) - _number(_read(before, scenes), before)
-        if abs(step) <= (unclear := _apart([before, after], scenes)) and unclear:
+        step = _read_number(after, scenes) - _read_number(before, scenes)
+        threshold = _visible_difference([before, after], scenes)
+        if threshold and abs(step) <= threshold:
             raise ProgramError(f"cells: {before['key']} and {after['key']} cannot be told apart")
         steps.append(step)
     if any(steps) and min(steps) >= 0:
@@ -267,42 +179,43 @@ def _trend(program: dict[str, Any], scenes: Scenes) -> Answer:
 
 
 def _cross_reference(program: dict[str, Any], scenes: Scenes) -> Answer:
-    wanted = _comparable(_read(program["cell"], scenes))
+    target = to_comparable(_read(program["cell"], scenes))
     among, values = program["among"], program["values"]
     if len(among) != len(values):
         raise ProgramError(f"values: found {len(values)}, expected one for each of {len(among)}")
-    places = [i for i, cell in enumerate(among) if _comparable(_read(cell, scenes)) == wanted]
+    places = [i for i, cell in enumerate(among) if to_comparable(_read(cell, scenes)) == target]
     if len(places) != 1:
-        raise ProgramError(f"among: holds {wanted!r} {len(places)} times, expected once")
-    return _answer(_read(values[places[0]], scenes), _slack([values[places[0]]], scenes))
+        raise ProgramError(f"among: holds {target!r} {len(places)} times, expected once")
+    cell = values[places[0]]
+    return to_answer(_read(cell, scenes), _total_tolerance([cell], scenes))
 
 
 def _consistency(program: dict[str, Any], scenes: Scenes) -> Answer:
     first, second = _pair(program)
-    if _slack([first, second], scenes):
+    if _total_tolerance([first, second], scenes):
         raise ProgramError("cells: a value read off an axis is never exactly another's")
-    said = _read(first, scenes), _read(second, scenes)
-    same = _comparable(said[0]) == _comparable(said[1])
-    if "tell" in program and not same:
-        told = said[1 if program["tell"] else 0]
-        if _comparable(told) in YES_NO:
-            raise ProgramError(f"tell: {told!r} cannot be told apart from a word on both cells")
-        return _answer(told)
-    return Answer("choice", "yes" if same else "no", options=YES_NO)
+    values = _read(first, scenes), _read(second, scenes)
+    is_same = to_comparable(values[0]) == to_comparable(values[1])
+    if "tell" in program and not is_same:
+        chosen = values[1 if program["tell"] else 0]
+        if to_comparable(chosen) in YES_NO:
+            raise ProgramError(f"tell: {chosen!r} cannot be told apart from a word on both cells")
+        return to_answer(chosen)
+    return Answer("choice", "yes" if is_same else "no", options=YES_NO)
 
 
 def _point(program: dict[str, Any], scenes: Scenes, pictures: Sequence[Any]) -> Answer:
     cell = program["cell"]
     _read(cell, scenes)
     if not pictures:
-        raise ProgramError("only the drawn pictures know where a cell is")
+        raise ProgramError("only the drawn images know where a cell is")
     boxes = [c.box for c in pictures[cell["picture"]].cells if c.key == cell["key"]]
     if len(boxes) != 1:
         raise ProgramError(f"{cell['key']}: drawn {len(boxes)} times, expected once")
     return Answer("point", list(boxes[0]))
 
 
-_RUN: dict[str, Callable[..., Answer]] = {
+_OPERATIONS: dict[str, Callable[..., Answer]] = {
     "lookup": _lookup,
     "count": _count,
     "difference": _difference,
@@ -316,21 +229,30 @@ _RUN: dict[str, Callable[..., Answer]] = {
 }
 
 
-# ---------------------------------------------------------------------------------- cells and values
+# ---------------------------------------------------------------------------------- operands
+
+
+def _name(operand: Operand) -> str:
+    return operand.get("key", "value")
 
 
 def _read(operand: Operand, scenes: Scenes) -> Any:
+    """Returns the value of an operand. Raises ProgramError if it names no single value, or its axis is wrong."""
     if "value" in operand:
         return operand["value"]
-    picture = operand["picture"]
-    if not 0 <= picture < len(scenes):
-        raise ProgramError(f"picture {picture}: the task has {len(scenes)}")
-    found = value(scenes[picture], operand["key"])
-    if at(scenes[picture], operand["key"], picture) != operand:
+    number = operand["picture"]
+    if not 0 <= number < len(scenes):
+        raise ProgramError(f"image {number}: the task has {len(scenes)}")
+    content = value(scenes[number], operand["key"])
+    if at(scenes[number], operand["key"], number) != operand:
         raise ProgramError(f"{operand['key']}: axis: does not say how this chart shows the value")
-    if found is None or isinstance(found, (dict, list)):
-        raise ProgramError(f"{operand['key']}: expected one value, found {type(found).__name__}")
-    return found
+    if content is None or isinstance(content, (dict, list)):
+        raise ProgramError(f"{operand['key']}: expected one value, found {type(content).__name__}")
+    return content
+
+
+def _read_number(operand: Operand, scenes: Scenes) -> Decimal:
+    return require_number(_read(operand, scenes), _name(operand))
 
 
 def _pair(program: dict[str, Any]) -> tuple[Operand, Operand]:
@@ -339,10 +261,10 @@ def _pair(program: dict[str, Any]) -> tuple[Operand, Operand]:
     return program["cells"][0], program["cells"][1]
 
 
-def _kept(program: dict[str, Any], scenes: Scenes) -> list[Operand]:
-    """The cells that meet the program's `where`; all of them where it has none."""
+def _select(program: dict[str, Any], scenes: Scenes) -> list[Operand]:
+    """Returns the cells that meet the program's `where`, or all of them if it has none."""
     cells, where = program["cells"], program.get("where")
-    values = [_read(cell, scenes) for cell in cells]  # also without a condition: the cells must be
+    values = [_read(cell, scenes) for cell in cells]  # without a condition, too: it checks the cells
     if where is None:
         return list(cells)
     beside = where.get("cells", cells)
@@ -354,121 +276,59 @@ def _kept(program: dict[str, Any], scenes: Scenes) -> list[Operand]:
         )
     if "cells" in where:
         values = [_read(cell, scenes) for cell in beside]
-    kept = []
-    for cell, neighbour, found in zip(cells, beside, values, strict=True):
-        if where["is"] == "contains":
-            holds = str(where["value"]).casefold() in str(found).casefold()
-        else:
-            a, b = _comparable(found), _comparable(where["value"])
-            if type(a) is not type(b):
-                raise ProgramError(f"where: {found!r} cannot be compared with {where['value']!r}")
-            slack = Decimal(str(_slack([neighbour], scenes)))
-            if slack and abs(a - b) <= slack:
-                raise ProgramError(
-                    f"where: {neighbour['key']} cannot be told from {where['value']!r}"
-                )
-            holds = _CONDITIONS[where["is"]](a, b)
-        if holds:
-            kept.append(cell)
-    return kept
+    return [
+        cell
+        for cell, neighbour, content in zip(cells, beside, values, strict=True)
+        if _meets(where, neighbour, content, scenes)
+    ]
 
 
-def _slack(cells: list[Operand], scenes: Scenes) -> float:
-    """How far off the sum or difference of the cells' values may be, as read: errors add up."""
+def _meets(where: dict[str, Any], cell: Operand, content: Any, scenes: Scenes) -> bool:
+    """Returns whether a cell's content meets a condition. Raises ProgramError if a reader could not decide it."""
+    if where["is"] == "contains":
+        return str(where["value"]).casefold() in str(content).casefold()
+    a, b = to_comparable(content), to_comparable(where["value"])
+    if type(a) is not type(b):
+        raise ProgramError(f"where: {content!r} cannot be compared with {where['value']!r}")
+    threshold = Decimal(str(_total_tolerance([cell], scenes)))
+    if threshold and abs(a - b) <= threshold:
+        raise ProgramError(f"where: {cell['key']} cannot be told from {where['value']!r}")
+    return _CONDITIONS[where["is"]](a, b)
+
+
+def _total_tolerance(cells: list[Operand], scenes: Scenes) -> float:
+    """Returns the largest error of the cells' sum or difference, as read: errors add up."""
     return sum(
         tolerance(scenes[cell["picture"]], cell["key"]) for cell in cells if "value" not in cell
     )
 
 
-def _apart(cells: list[Operand], scenes: Scenes) -> Decimal:
-    """How much two values must differ for a reader to see which is larger; 0 where both are written."""
-    unclear = 0.0
+def _visible_difference(cells: list[Operand], scenes: Scenes) -> Decimal:
+    """Returns the smallest difference of the cells' values that a reader can see; 0 if all values are written."""
+    threshold = 0.0
     for cell in cells:
         if "value" not in cell and "axis" in cell:
-            unclear = max(unclear, _resolution(scenes[cell["picture"]]))
-    return Decimal(str(unclear))
+            threshold = max(threshold, resolution(scenes[cell["picture"]]))
+    return Decimal(str(threshold))
 
 
-def _resolution(data: dict[str, Any]) -> float:
-    if data["variant"] == "pie":
-        return AXIS_SHARE * float(sum(sum(values) for values in data["series"].values()))
-    low, high = axis(data)
-    return AXIS_SHARE * (high - low)
+run = run_program  # old name
+used = used_cells  # old name
 
-
-def _is_mark(data: dict[str, Any], key: str) -> bool:
-    """Whether the key is a value of a chart, rather than the name of a series."""
-    series = data.get("series", {})
-    return key.startswith("series.") and bool(series) and key.removeprefix("series.") not in series
-
-
-def _inside(found: Any, rest: str, key: str) -> Any:
-    """Goes down from `found` by the parts of `rest`."""
-    if not rest:
-        return found
-    if isinstance(found, list):
-        part, _, rest = rest.partition(".")
-        if part.isdecimal() and int(part) < len(found):
-            return _inside(found[int(part)], rest, key)
-    elif isinstance(found, dict):
-        for name in sorted(found, key=len, reverse=True):
-            if rest == name or rest.startswith(f"{name}."):
-                return _inside(found[name], rest[len(name) + 1 :], key)
-    raise ProgramError(f"{key}: no such key in the data of the picture")
-
-
-def _answer(found: Any, slack: float = 0.0) -> Answer:
-    """The answer that says `found`: its type is what the value looks like to a reader."""
-    if isinstance(found, bool):
-        return Answer("choice", "yes" if found else "no", options=YES_NO)
-    if (date := _date(found)) is not None:
-        return Answer("date", date.isoformat())
-    if (amount := _amount(found)) is not None:
-        return Answer("number", _plain(amount), slack)
-    return Answer("text", str(found))
-
-
-def _comparable(found: Any, cell: Operand | None = None) -> Any:
-    """A value by which cells are compared: a number as Decimal, a date, words whatever their case.
-
-    cell: given where words will not do.
-    """
-    if not isinstance(found, bool):
-        if (date := _date(found)) is not None:
-            return date
-        if (amount := _amount(found)) is not None:
-            return amount
-    if cell is not None:
-        raise ProgramError(f"{cell.get('key', 'value')}: {found!r}: expected a number or a date")
-    words = ("yes" if found else "no") if isinstance(found, bool) else str(found)
-    return " ".join(words.split()).casefold()
-
-
-def _number(found: Any, cell: Operand) -> Decimal:
-    amount = None if isinstance(found, bool) else _amount(found)
-    if amount is None:
-        raise ProgramError(f"{cell.get('key', 'value')}: {found!r}: expected a number")
-    return amount
-
-
-def _amount(found: Any) -> Decimal | None:
-    """12500, "12,500", "EUR 12,500.00", "3.5 %", "45 business days"; None for identifiers and words."""
-    if isinstance(found, (int, float)):
-        return Decimal(str(found))
-    match = _AMOUNT.fullmatch(found.strip()) if isinstance(found, str) else None
-    return Decimal(match["number"].replace(",", "")) if match else None
-
-
-def _date(found: Any) -> dt.date | None:
-    if not isinstance(found, str):
-        return None
-    for form in _DATES:
-        try:
-            return dt.datetime.strptime(found.strip(), form).date()
-        except ValueError:
-            continue
-    return None
-
-
-def _plain(number: Decimal) -> int | float:
-    return int(number) if number == number.to_integral_value() else float(number)
+__all__ = [
+    "AXIS_SHARE",
+    "Operand",
+    "ProgramError",
+    "Scenes",
+    "TREND",
+    "YES_NO",
+    "at",
+    "axis",
+    "every",
+    "run",
+    "run_program",
+    "tolerance",
+    "used",
+    "used_cells",
+    "value",
+]

@@ -1,7 +1,7 @@
-"""Whether an episode reached its goal: the answer in the final text, the state of the world.
+"""Scores an episode: whether its final text gives the answer, and the hash by which two states of a world are compared.
 
-Checks read the text as a person would: an amount may be written 12500, 12,500 or EUR 12,500.00, a date
-2026-03-02 or 2 March 2026. A text that lists many values in the hope that one is right does not pass.
+Answers are read as a person would read them: an amount may be written 12500, 12,500 or EUR 12,500.00, a date
+2026-03-02 or 2 March 2026. A text that lists more than MAX_CANDIDATES values does not pass.
 """
 
 import datetime as dt
@@ -9,11 +9,12 @@ import re
 from typing import Any
 
 from schemas.files import dumps, sha256_text
+from schemas.task import Answer
 
 MAX_CANDIDATES = 3
 MAX_TEXT = 600
 
-# A comma parts thousands: 12,5 is no 125, and which number it is cannot be known.
+# A comma separates thousands. 12,5 is ambiguous, so it matches no number.
 _NUMBER = re.compile(r"(?<![\w.,-])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)")
 _MONTHS = (
     "january february march april may june july august september october november december".split()  # noqa: SIM905
@@ -33,8 +34,8 @@ _POINT = re.compile(
     re.IGNORECASE,
 )
 
-# The ways in which English says that something is not to be seen. Each names the showing or the page: that something
-# "is not 30" or "not yet due" says nothing of what is shown.
+# The ways in which English states that an image does not show something. Each names the showing or the page: "is not 30"
+# and "not yet due" do not match, because they state facts that the image does show.
 _PAGE = (
     r"(?:on|in|from|of) (?:the|this|that|these|any of the) (?:\w+ )?(?:page|image|picture|document|chart|diagram|screen"
     r"|screenshot|table|figure|scan|form|letter|invoice)s?"
@@ -55,66 +56,68 @@ _NOT_SHOWN = re.compile(
 )
 
 
-def answer_matches(answer: dict[str, Any], text: str) -> bool:
-    """Whether the final text gives the expected answer.
+def answer_matches(answer: Answer, text: str) -> bool:
+    """Returns whether the final text gives the expected answer.
 
     Args:
-        answer: {"type", "value", "tolerance"?, "options"?} of a task. `amount`, `number`: the value within
-            `tolerance` (absolute, 0 by default); `date`: an ISO date; `text`: the words, in order, whatever
-            the case; `choice`: one of `options`, and no other of them; `point`: one pair of coordinates, in the
-            box `value`; `not_shown`: that the picture does not show what was asked for, whatever else is said.
+        answer: of a task. `amount`, `number`: the text has the value within `tolerance` (absolute, 0 by default).
+            `date`: it has the ISO date. `text`: it has the words, in order, whatever their case. `choice`: it has this
+            one of the `options` and no other. `point`: it has one pair of coordinates, inside the box `value`.
+            `not_shown`: it states that the image does not show the requested fact, whatever else it states.
         text: the assistant's last message.
     """
     if not text.strip() or len(text) > MAX_TEXT:
         return False
     kind, value = answer["type"], answer["value"]
     if kind == "choice":
-        named = {option for option in answer["options"] if says(text, option)}
-        # "not active" contains "active": a longer option that is named hides the shorter ones inside it.
-        named = {o for o in named if not any(o != p and says(p, o) for p in named)}
-        return named == {value}
+        options = {option for option in answer["options"] if says(text, option)}
+        # "not active" contains "active": a longer option in the text hides the shorter ones inside it.
+        options = {o for o in options if not any(o != p and says(p, o) for p in options)}
+        return options == {value}
     if kind == "text":
         return says(text, value)
     if kind == "point":
-        points = {tuple(float(n) for n in found if n) for found in _POINT.findall(text)}
+        points = {tuple(float(n) for n in groups if n) for groups in _POINT.findall(text)}
         left, top, right, bottom = value
         return len(points) == 1 and all(left <= x < right and top <= y < bottom for x, y in points)
     if kind == "not_shown":
         return _NOT_SHOWN.search(text) is not None
     if kind == "date":
-        dates = _dates(text)
+        dates = _dates_in(text)
         return value in dates and len(dates) <= MAX_CANDIDATES
     # Digits of dates and of identifiers such as C-1042 are not amounts.
-    bare = _ISO.sub(" ", _DAY_MONTH.sub(" ", _MONTH_DAY.sub(" ", text)))
-    numbers = {float(match.replace(",", "")) for match in _NUMBER.findall(bare)}
-    near = any(abs(number - value) <= answer.get("tolerance", 0) for number in numbers)
-    return near and len(numbers) <= MAX_CANDIDATES
+    without_dates = _ISO.sub(" ", _DAY_MONTH.sub(" ", _MONTH_DAY.sub(" ", text)))
+    numbers = {float(match.replace(",", "")) for match in _NUMBER.findall(without_dates)}
+    is_near = any(abs(number - value) <= answer.get("tolerance", 0) for number in numbers)
+    return is_near and len(numbers) <= MAX_CANDIDATES
 
 
 def state_hash(state: Any) -> str:
-    """sha256 of the world's state, an answer to "did the agent change what it should, and only that"."""
+    """Returns the sha256 of a world's state (`Environment._state`), by which two states are compared."""
     return sha256_text(dumps(state))
 
 
 def says(text: str, words: str) -> bool:
-    """Whether a text has these words, in order, whatever the case and the space between them."""
+    """Returns whether a text has these words, in order, whatever the case and the space between them."""
     spaced = r"\s+".join(re.escape(word) for word in words.split())
     return re.search(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE) is not None
 
 
-def _dates(text: str) -> set[str]:
-    found = [(int(y), int(m), int(d)) for y, m, d in _ISO.findall(text)]
-    found += [(int(y), _month(m), int(d)) for d, m, y in _DAY_MONTH.findall(text)]
-    found += [(int(y), _month(m), int(d)) for m, d, y in _MONTH_DAY.findall(text)]
+def _dates_in(text: str) -> set[str]:
+    """Returns the dates in a text, in ISO form."""
+    parts = [(int(y), int(m), int(d)) for y, m, d in _ISO.findall(text)]
+    parts += [(int(y), _month_number(m), int(d)) for d, m, y in _DAY_MONTH.findall(text)]
+    parts += [(int(y), _month_number(m), int(d)) for m, d, y in _MONTH_DAY.findall(text)]
     dates = set()
-    for year, month, day in found:
+    for year, month, day in parts:
         try:
             dates.add(dt.date(year, month, day).isoformat())
         except ValueError:
-            continue  # 31 June, or a word that is no month: not a date
+            continue  # not a date: 31 June, or a word that names no month
     return dates
 
 
-def _month(word: str) -> int:
-    found = (number for number, name in enumerate(_MONTHS, 1) if name.startswith(word.lower()))
-    return next(found, 0)
+def _month_number(word: str) -> int:
+    """Returns the number of a month by its name or abbreviation, or 0 if the word is neither."""
+    numbers = (i for i, name in enumerate(_MONTHS, 1) if name.startswith(word.lower()))
+    return next(numbers, 0)

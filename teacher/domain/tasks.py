@@ -1,101 +1,113 @@
-"""Samples tasks from a domain and proves each solvable before anything is spent on it.
+"""Samples tasks of a pack and proves that each can be solved, before any request to a teacher.
 
-A task is its template's blueprint, made concrete by a seed. It counts only when replaying its plan in a fresh world
-passes the task's own checks, and when neither an agent that does nothing nor one that repeats the request would pass.
+A task is a template's blueprint for one seed. `build` accepts it only if replaying its solution in a fresh world passes
+the task's own checks, and if an agent that does nothing, or one that repeats the request, fails them.
+
+In: a loaded pack, a split and a seed. Out: Task rows (schemas/task.py); their images are stored in an album.
 """
 
 import itertools
 import random
-from typing import Any
+from typing import Any, TypedDict
 
 from schemas.errors import InputError
+from schemas.task import Answer as AnswerRow
+from schemas.task import Split, Task, TaskImage
 from schemas.tool_calls import check_arguments
-from teacher.domain.pack import Answer, Blueprint, Domain
-from teacher.domain.questions import ProgramError, run, used
+from teacher.domain.blueprint import Blueprint, Template, make_blueprint
+from teacher.domain.pack import Domain
+from teacher.domain.questions import ProgramError, run_program, used_cells
 from teacher.domain.scoring import answer_matches, state_hash
-from teacher.scenes.images import ImageStore, task_images
-from teacher.scenes.kinds import draw
-from teacher.scenes.legibility import check
-from teacher.scenes.scene import DrawnImage, Scene, SceneError
+from teacher.scenes.images import Album, names_of
+from teacher.scenes.scene import Picture, Scene, SceneError, check, draw
 
-# Train and exam draw their seeds from disjoint ranges; the domain keeps their entities apart by `split`.
+# Train and exam tasks have seeds from disjoint ranges; the pack keeps their entities apart by `split`.
 _FIRST_SEED = {"train": 0, "exam": 500_000_000}
 _SEEDS_A_RECIPE = 1_000_000
 _TRIES = 50
-_BAD_DRAWINGS = 3
+_ILLEGIBLE_LIMIT = 3
 _TOOL_SETS = 2
 
 
-class BadDrawing(InputError):
-    """A task's picture cannot be drawn so that it can be read."""
+class _ImageFields(TypedDict, total=False):
+    """The fields of a Task that only a task with images has."""
+
+    pictures: list[TaskImage]
+    program: dict[str, Any]
+    cells: list[list[Any]]
+
+
+class IllegibleImage(InputError):
+    """An image of a task cannot be drawn so that it is legible."""
 
 
 def sample(
     domain: Domain,
-    split: str,
+    split: Split,
     count: int,
+    *,
     seed: int,
     mix: dict[str, float] | None = None,
     pixels: bool = True,
-    album: ImageStore | None = None,
-) -> list[dict]:
-    """`count` tasks, proven, distinct in what the user says, templates in turn.
+    album: Album | None = None,
+) -> list[Task]:
+    """Returns `count` proven tasks with distinct requests, their templates interleaved.
 
     Args:
-        split: "train" or "exam".
-        seed: another seed gives other tasks; the same seed the same.
-        mix: share of each kind, or of a template, overriding domain.yaml's shares of kinds.
-        pixels: whether who does the tasks sees pictures; without, there is no task of a template that needs it.
-        album: where the tasks' pictures are put.
+        seed: the same seed gives the same tasks, another seed gives others.
+        mix: share of a kind or of a template; it overrides the shares of kinds in domain.yaml.
+        pixels: whether the models that solve the tasks have vision; if not, templates that need it are left out.
+        album: stores the tasks' images.
 
     Raises:
-        InputError: an unknown name in `mix`, or a template whose tasks cannot be proven.
+        InputError: `mix` has an unknown name, or a template's tasks cannot be proven.
     """
     first = _FIRST_SEED[split] + seed * _SEEDS_A_RECIPE
     rng = random.Random(first)
-    names = _shares(domain, mix, pixels)
-    order = _interleave(names, count, rng)
+    names = _interleave(_shares(domain, mix, pixels=pixels), count, rng)
     seeds = itertools.count(first)
-    tasks, seen = [], set()
-    for name in order:
-        bad = 0
+    tasks: list[Task] = []
+    seen: set[tuple[str, ...]] = set()
+    for name in names:
+        illegible = 0
         for _ in range(_TRIES):
             try:
-                task = build(domain, name, split, next(seeds), album)
-            except BadDrawing:
-                # One seed in some hundreds lays something out that cannot be read; a template that does is at fault.
-                bad += 1
-                if bad == _BAD_DRAWINGS:
+                task = build(domain, name, split, next(seeds), album=album)
+            except IllegibleImage:
+                # One seed in some hundreds gives an illegible layout; more in a row are the template's fault.
+                illegible += 1
+                if illegible == _ILLEGIBLE_LIMIT:
                     raise
                 continue
-            # The same words about another picture ask for something else.
-            asked = (task["request"], *task_images(task))
-            if asked not in seen:
+            # The same text with another image is another request.
+            request = (task["request"], *names_of(task))
+            if request not in seen:
                 break
         else:
             raise InputError(
-                f"{_file(domain, name)}: {name}: no new request in {_TRIES} seeds: it has too few"
+                f"{domain.templates[name].file}: {name}: no new request in {_TRIES} seeds: it has too few"
                 f" variants for {count} tasks"
             )
-        seen.add(asked)
+        seen.add(request)
         tasks.append(task)
     return tasks
 
 
 def build(
-    domain: Domain, template: str, split: str, seed: int, album: ImageStore | None = None
-) -> dict[str, Any]:
-    """One task (schemas/task.schema.json), proven; its pictures are put into `album` where there is one.
+    domain: Domain, template: str, split: Split, seed: int, *, album: Album | None = None
+) -> Task:
+    """Returns one proven task; stores its images in `album` if there is one.
 
     Raises:
-        InputError: the template's plan does not pass its own checks, a null agent does, or a picture does not show
-            what it should; names template and seed.
+        InputError: the template's solution fails the task's checks, an agent that does nothing passes them, or an image
+            does not show what it should; the message names template and seed.
     """
-    world, note, blueprint = _blueprint(domain, template, split, seed)
-    place = f"{_file(domain, template)}: {template}: seed {seed} ({split})"
-    pictures = _draw(blueprint, place)
-    before, after = _replay(domain, blueprint, split, seed, place)
-    answer = _answer(domain, template, blueprint, pictures, before == after, place)
+    chosen = domain.templates[template]
+    place = f"{chosen.file}: {template}: seed {seed} ({split})"
+    note, blueprint = make_blueprint(domain.environment, chosen, split=split, seed=seed)
+    images = _draw(blueprint, place)
+    before, after = _replay(domain, blueprint, split=split, seed=seed, place=place)
+    answer = _find_answer(chosen, blueprint, images, is_read_only=before == after, place=place)
     if answer:
         if not answer_matches(answer, blueprint.reply):
             raise InputError(
@@ -107,152 +119,128 @@ def build(
         raise InputError(
             f"{place}: no answer to check and a state that does not change: doing nothing would pass"
         )
-    needed = {tool for tool, _ in blueprint.plan}
-    others = sorted(set(domain.tools) - needed)
-    # A task offers what it needs and one or two tools it does not: choosing is part of the work. A template has few
-    # such sets, so that prompts begin alike and the server's cache serves them.
-    choice = random.Random(f"{template}/{seed % _TOOL_SETS}")
-    offered = sorted(needed | set(choice.sample(others, min(len(others), choice.choice((1, 2))))))
     system = domain.spec["system"] + (f" {note}" if note else "")
     return {
         "version": 1,
         "id": f"{domain.name}-{split}-{template}-{seed}",
         "domain": domain.name,
         "split": split,
-        "kind": domain.templates[template].kind,  # type: ignore[attr-defined]
+        "kind": chosen.kind,
         "template": template,
         "seed": seed,
         "system": system,
         "request": blueprint.request,
-        "tools": offered,
-        **_shown(blueprint, pictures, album),
+        "tools": _choose_tools(domain, chosen, blueprint, seed),
+        **_image_fields(blueprint, images, album),
         "plan": [{"tool": tool, "arguments": arguments} for tool, arguments in blueprint.plan],
         "reply": blueprint.reply,
         "checks": {"state": after, "answer": answer},
     }
 
 
-def _blueprint(
-    domain: Domain, template: str, split: str, seed: int
-) -> tuple[Any, str | None, Blueprint]:
-    """A template's blueprint by its seed, the world it was made in, and that world's note for the system message."""
-    world = domain.environment()
-    note = world.reset(seed=seed, split=split)
-    rng = random.Random(f"{template}/{split}/{seed}")
-    return world, note, domain.templates[template](world, rng)
+def _choose_tools(domain: Domain, template: Template, blueprint: Blueprint, seed: int) -> list[str]:
+    """Returns the tools that the task offers: those of its solution and one or two others, so that it has a choice.
+
+    A template has few such sets, so that prompts share their beginning and hit the server's prefix cache.
+    """
+    needed = {tool for tool, _ in blueprint.plan}
+    others = sorted(set(domain.tools) - needed)
+    rng = random.Random(f"{template.name}/{seed % _TOOL_SETS}")
+    return sorted(needed | set(rng.sample(others, min(len(others), rng.choice((1, 2))))))
 
 
-def _file(domain: Domain, template: str) -> str:
-    """The file of the pack that a template is defined in."""
-    return domain.templates[template].__code__.co_filename
+def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
+    """Returns the blueprint's images, legible, and with every cell that its program uses.
 
-
-def _draw(blueprint: Blueprint, place: str) -> list[DrawnImage]:
-    """The blueprint's pictures, drawn, checked, and showing what its program asks for."""
-    pictures = [
-        _picture(scene, f"{place}: picture {number} ({scene.kind})")
+    Raises:
+        InputError: an image is not legible, or lacks a cell.
+    """
+    images = [
+        _draw_legible(scene, f"{place}: image {number} ({scene.kind})")
         for number, scene in enumerate(blueprint.pictures)
     ]
-    for number, key in used(blueprint.program) if blueprint.program else []:
-        if not 0 <= number < len(pictures):
+    for number, key in used_cells(blueprint.program) if blueprint.program else []:
+        if not 0 <= number < len(images):
             raise InputError(
-                f"{place}: program: picture {number}: the blueprint has {len(pictures)} pictures"
+                f"{place}: program: image {number}: the blueprint has {len(images)} images"
             )
-        if key not in {cell.key for cell in pictures[number].cells}:
+        if key not in {cell.key for cell in images[number].cells}:
             raise InputError(
-                f"{place}: program: {key}: expected a cell that picture {number}"
-                f" ({pictures[number].scene.kind}) shows"
+                f"{place}: program: {key}: expected a cell that image {number}"
+                f" ({images[number].scene.kind}) shows"
             )
-    return pictures
+    return images
 
 
-def _picture(scene: Scene, place: str) -> DrawnImage:
+def _draw_legible(scene: Scene, place: str) -> Picture:
     try:
-        picture = draw(scene)
+        image = draw(scene)
     except SceneError as error:
-        raise BadDrawing(f"{place}: {error}") from None
-    if faults := check(picture):
-        raise BadDrawing(f"{place}: {faults[0]}")
-    return picture
+        raise IllegibleImage(f"{place}: {error}") from None
+    if faults := check(image):
+        raise IllegibleImage(f"{place}: {faults[0]}")
+    return image
 
 
-def _answer(
-    domain: Domain,
-    template: str,
+def _find_answer(
+    template: Template,
     blueprint: Blueprint,
-    pictures: list[DrawnImage],
-    unchanged: bool,
+    images: list[Picture],
+    *,
+    is_read_only: bool,
     place: str,
-) -> dict[str, Any] | None:
-    """A task's answer: the blueprint's own, or where that leaves it open, what its program computes."""
+) -> AnswerRow | None:
+    """Returns the blueprint's answer, or if it has none and the task is read-only, the result of its program."""
     answer = blueprint.answer
     if blueprint.program:
         try:
-            computed = run(blueprint.program, [p.scene.data for p in pictures], pictures)
+            result = run_program(blueprint.program, [i.scene.data for i in images], images)
         except ProgramError as error:
             raise InputError(f"{place}: program: {error}") from None
-        if answer is None and unchanged:
-            answer = computed
-        elif answer and not blueprint.plan and answer.value != computed.value:
+        if answer is None and is_read_only:
+            answer = result
+        elif answer and not blueprint.plan and answer.value != result.value:
             raise InputError(
-                f"{place}: its answer is {answer.value!r}, and its program computes {computed.value!r}"
+                f"{place}: its answer is {answer.value!r}, and its program computes {result.value!r}"
             )
-        pixels = getattr(domain.templates[template], "pixels", False)
-        if computed.type == "point" and not pixels:
+        if result.type == "point" and not template.needs_pixels:
             raise InputError(
-                f"{place}: asks for a point: expected @template(..., pixels=True), since only who sees the"
-                " picture can point into it"
+                f"{place}: asks for a point: expected @template(..., pixels=True), since only a model with"
+                " vision can point into an image"
             )
-    return None if answer is None else as_json(answer)
+    return answer.as_row() if answer else None
 
 
-def scenes_of(domain: Domain, template: str, split: str, seed: int) -> list[Scene]:
-    """The pictures that a template's task of this seed would show, neither drawn nor checked."""
-    return _blueprint(domain, template, split, seed)[2].pictures
-
-
-def described(picture: DrawnImage) -> dict[str, Any]:
-    """A picture as a task names it."""
-    kind, width, height = picture.scene.kind, picture.width, picture.height
-    return {"sha256": picture.sha256, "kind": kind, "width": width, "height": height}
-
-
-def as_json(answer: Answer) -> dict[str, Any]:
-    """An answer as a task holds it."""
-    made = {"type": answer.type, "value": answer.value}
-    if answer.tolerance:
-        made["tolerance"] = answer.tolerance
-    if answer.options:
-        made["options"] = list(answer.options)
-    return made
-
-
-def _shown(
-    blueprint: Blueprint, pictures: list[DrawnImage], album: ImageStore | None
-) -> dict[str, Any]:
-    """What a task says of its pictures; nothing where it has none."""
-    if not pictures:
+def _image_fields(
+    blueprint: Blueprint, images: list[Picture], album: Album | None
+) -> _ImageFields:
+    """Returns the fields of a task with images, and stores the images in the album; no field if there is no image."""
+    if not images:
         return {}
     if album:
-        for picture in pictures:
-            album.add(picture)
-    return {
-        "pictures": [described(picture) for picture in pictures],
-        **(
-            {
-                "program": blueprint.program,
-                "cells": [list(cell) for cell in used(blueprint.program)],
-            }
-            if blueprint.program
-            else {}
-        ),
-    }
+        for image in images:
+            album.add(image)
+    fields: _ImageFields = {"pictures": [image_row(image) for image in images]}
+    if blueprint.program:
+        fields["program"] = blueprint.program
+        fields["cells"] = [list(cell) for cell in used_cells(blueprint.program)]
+    return fields
+
+
+def image_row(image: Picture) -> TaskImage:
+    """Returns an image as a task's row names it."""
+    kind, width, height = image.scene.kind, image.width, image.height
+    return {"sha256": image.sha256, "kind": kind, "width": width, "height": height}  # type: ignore[typeddict-item]
 
 
 def _replay(
-    domain: Domain, blueprint: Blueprint, split: str, seed: int, place: str
+    domain: Domain, blueprint: Blueprint, *, split: Split, seed: int, place: str
 ) -> tuple[str, str]:
-    """State hashes before and after the plan, in a fresh world."""
+    """Returns the hashes of a fresh world's state before and after the solution.
+
+    Raises:
+        InputError: the solution calls an unknown tool, its arguments are invalid, or a call fails.
+    """
     world = domain.environment()
     world.reset(seed=seed, split=split)
     before = state_hash(world._state())
@@ -267,12 +255,12 @@ def _replay(
         except ValueError as error:
             raise InputError(f"{place}: the plan fails at {tool}: {error}") from None
         if isinstance(result, Scene):
-            _picture(result, f"{place}: the picture that {tool} returns ({result.kind})")
+            _draw_legible(result, f"{place}: the image that {tool} returns ({result.kind})")
     return before, state_hash(world._state())
 
 
-def _shares(domain: Domain, mix: dict[str, float] | None, pixels: bool) -> dict[str, float]:
-    """Share of each template: that of its kind, split evenly, unless the mix names the template."""
+def _shares(domain: Domain, mix: dict[str, float] | None, *, pixels: bool) -> dict[str, float]:
+    """Returns the share of each template: its kind's, divided evenly, unless the mix names the template."""
     kinds = {kind: entry["share"] for kind, entry in domain.spec["kinds"].items()}
     mix = dict(mix or {})
     unknown = set(mix) - set(kinds) - set(domain.templates)
@@ -282,20 +270,18 @@ def _shares(domain: Domain, mix: dict[str, float] | None, pixels: bool) -> dict[
         )
     shares = {}
     for kind, share in kinds.items():
-        own = [n for n, t in domain.templates.items() if t.kind == kind]  # type: ignore[attr-defined]
-        for name in own:
-            shares[name] = mix.get(name, mix.get(kind, share) / len(own))
+        names = [name for name, template in domain.templates.items() if template.kind == kind]
+        for name in names:
+            shares[name] = mix.get(name, mix.get(kind, share) / len(names))
     if not pixels:
-        shares = {
-            n: s for n, s in shares.items() if not getattr(domain.templates[n], "pixels", False)
-        }
+        shares = {n: s for n, s in shares.items() if not domain.templates[n].needs_pixels}
     if sum(shares.values()) <= 0:
         raise InputError("tasks.mix: expected at least one share above 0")
     return shares
 
 
 def _interleave(shares: dict[str, float], count: int, rng: random.Random) -> list[str]:
-    """`count` template names in the proportion of the shares (largest remainder), shuffled."""
+    """Returns `count` template names in the proportion of the shares (largest remainder), shuffled."""
     total = sum(shares.values())
     exact = {name: count * share / total for name, share in shares.items()}
     counts = {name: int(value) for name, value in exact.items()}

@@ -1,6 +1,8 @@
-"""Tasks whose picture is another one: the right answer is that it does not show what was asked for.
+"""Tasks that show another task's image: the correct answer is that the image does not show the requested fact.
 
-A model that was only ever shown the right page learns to find an answer on any page.
+A model that is always shown the right page learns to find an answer on any page.
+
+In: sampled tasks and their album. Out: the same tasks, a share of them with `swapped`, their new images in the album.
 """
 
 import json
@@ -8,92 +10,95 @@ import random
 import re
 from typing import Any
 
-from teacher.domain import tasks
-from teacher.domain.pack import Answer, Domain
+from schemas.task import Task
+from teacher.domain.blueprint import Answer, make_blueprint
+from teacher.domain.pack import Domain
 from teacher.domain.scoring import answer_matches, says, state_hash
-from teacher.scenes.images import ImageStore
-from teacher.scenes.kinds import draw
-from teacher.scenes.legibility import check
-from teacher.scenes.scene import DrawnImage
+from teacher.domain.tasks import image_row
+from teacher.scenes.images import Album
+from teacher.scenes.scene import Picture, check, draw
 
-# Pictures come from seeds of which no task and no worked example is made, `_TRIES` for each task.
+# Replacement images come from seeds of which no task and no worked example is made, `_TRIES` for each task.
 _SEEDS, _SPAN, _TRIES = 450_000_000, 1_000_000, 24
-# Any picture answers "how many", if only with none; those questions are left as they are.
+# Any image answers "how many", if only with 0, so questions that count are never swapped.
 _OPERATIONS = {"lookup", "difference", "argmax", "argmin", "trend", "consistency", "point"}
 _NOUNS = {"document": "page", "chart": "chart", "diagram": "diagram", "screen": "screen"}
 
 
-def swap_some(
-    sampled: list[dict[str, Any]], domain: Domain, share: float, album: ImageStore
-) -> list[dict[str, Any]]:
-    """The tasks, of which a share of those with pictures now shows another picture of the same kind.
+def swap_images(tasks: list[Task], domain: Domain, *, share: float, album: Album) -> list[Task]:
+    """Returns the tasks, a share of those with images now with another image of the same kind of scene.
 
-    Fewer, where too few of them ask for something that other pictures of the domain do not show.
+    There are fewer swapped tasks if too few ask for a fact that the pack's other images do not show.
 
     Args:
-        share: of the tasks with pictures, 0 to 1.
+        share: of the tasks with images, 0 to 1.
     """
-    visual = [place for place, task in enumerate(sampled) if "pictures" in task]
-    wanted = round(share * len(visual))
-    random.Random(f"swap {[sampled[place]['id'] for place in visual]}").shuffle(visual)
-    made = list(sampled)
-    for place in visual:
-        if wanted and (other := _swapped(sampled[place], domain, album)):
-            made[place], wanted = other, wanted - 1
-    return made
+    visual = [index for index, task in enumerate(tasks) if "pictures" in task]
+    left = round(share * len(visual))
+    random.Random(f"swap {[tasks[index]['id'] for index in visual]}").shuffle(visual)
+    result = list(tasks)
+    for index in visual:
+        if left and (swapped := _swap(tasks[index], domain, album)):
+            result[index], left = swapped, left - 1
+    return result
 
 
-def _swapped(task: dict[str, Any], domain: Domain, album: ImageStore) -> dict[str, Any] | None:
-    """The task with the picture that it asks about replaced; None where no other will do."""
-    places = {place for place, _ in task.get("cells", [])}
-    if len(places) != 1 or task["program"]["op"] not in _OPERATIONS:
+def _swap(task: Task, domain: Domain, album: Album) -> Task | None:
+    """Returns the task with the image that its question is about replaced, or None if no other image will do."""
+    numbers = {number for number, _ in task.get("cells", [])}
+    if len(numbers) != 1 or task["program"]["op"] not in _OPERATIONS:
         return None
-    place = places.pop()
-    asked = _asked_for(task, album.description(task["pictures"][place]["sha256"]))
-    answer = tasks.as_json(Answer("not_shown"))
-    if not asked or answer_matches(answer, task["request"]):
+    number = numbers.pop()
+    names = _requested_names(task, album.about(task["pictures"][number]["sha256"]))
+    answer = Answer("not_shown").as_row()
+    if not names or answer_matches(answer, task["request"]):
         return None
-    picture = _other(task, domain, task["pictures"][place]["kind"], asked)
-    if picture is None:
+    image = _find_image(task, domain, kind=task["pictures"][number]["kind"], without=names)
+    if image is None:
         return None
     world = domain.environment()
     world.reset(seed=task["seed"], split=task["split"])
-    pictures = list(task["pictures"])
-    pictures[place] = tasks.described(picture)
-    album.add(picture)
-    return {
-        **{name: value for name, value in task.items() if name != "cells"},
-        "id": f"{task['id']}-swapped",
-        "pictures": pictures,
-        "swapped": True,
-        "plan": [],
-        "reply": f"The {_NOUNS[picture.scene.kind]} does not show that.",
-        "checks": {"state": state_hash(world._state()), "answer": answer},
-    }
+    album.add(image)
+    images = list(task["pictures"])
+    images[number] = image_row(image)
+    swapped = task.copy()
+    del swapped["cells"]
+    swapped.update(
+        id=f"{task['id']}-swapped",
+        pictures=images,
+        swapped=True,
+        plan=[],
+        reply=f"The {_NOUNS[image.scene.kind]} does not show that.",
+        checks={"state": state_hash(world._state()), "answer": answer},
+    )
+    return swapped
 
 
-def _other(task: dict[str, Any], domain: Domain, kind: str, asked: set[str]) -> DrawnImage | None:
-    """A picture of this kind, of another task of the domain, that shows nothing of what is asked for."""
-    names = [n for n, t in domain.templates.items() if t.kind == task["kind"]]  # type: ignore[attr-defined]
+def _find_image(task: Task, domain: Domain, *, kind: str, without: set[str]) -> Picture | None:
+    """Returns an image of another task of the pack, of this kind of scene, that shows none of the given names."""
+    templates = [t for t in domain.templates.values() if t.kind == task["kind"]]
     first = _SEEDS + task["seed"] % _SPAN * _TRIES
-    for number in range(_TRIES):
-        name = names[(first + number) % len(names)]
-        for scene in tasks.scenes_of(domain, name, task["split"], first + number):
-            # The data holds all that the drawing could show, and is much sooner looked through.
-            said = json.dumps(scene.data, ensure_ascii=False)
-            if scene.kind != kind or any(says(said, words) for words in asked):
+    for seed in range(first, first + _TRIES):
+        template = templates[seed % len(templates)]
+        _, blueprint = make_blueprint(
+            domain.environment, template, split=task["split"], seed=seed
+        )
+        for scene in blueprint.pictures:
+            # The data holds all that the image could show, and is searched much faster than an image is drawn.
+            data = json.dumps(scene.data, ensure_ascii=False)
+            if scene.kind != kind or any(says(data, name) for name in without):
                 continue
-            picture = draw(scene)
-            said = " ".join([picture.source, *(cell.text for cell in picture.cells)])
-            if not check(picture) and not any(says(said, words) for words in asked):
-                return picture
+            image = draw(scene)
+            text = " ".join([image.source, *(cell.text for cell in image.cells)])
+            if not check(image) and not any(says(text, name) for name in without):
+                return image
     return None
 
 
-def _asked_for(task: dict[str, Any], about: dict[str, Any]) -> set[str]:
-    """What a picture must be without so that it cannot answer the task.
+def _requested_names(task: Task, about: dict[str, Any]) -> set[str]:
+    """Returns the names that an image must not show if it is not to answer the task.
 
-    The names of the fields and series that the question uses, and whatever of the picture the request itself says.
+    They are the fields, series and groups that the question uses, and every text of the image that the request has.
     """
     names = set()
     for _, key in task["cells"]:

@@ -326,7 +326,7 @@ def test_the_tolerance_never_exceeds_a_fiftieth_of_the_axis_that_is_drawn() -> N
             r"fields\.Colour: no such",
         ),
         ({"op": "lookup", "cell": {"picture": 0, "key": "table.9.0"}}, r"table\.9\.0: no such key"),
-        ({"op": "lookup", "cell": {"picture": 3, "key": "title"}}, "picture 3: the task has 1"),
+        ({"op": "lookup", "cell": {"picture": 3, "key": "title"}}, "image 3: the task has 1"),
         (
             {"op": "lookup", "cell": {"picture": 0, "key": "fields"}},
             "expected one value, found dict",
@@ -350,7 +350,7 @@ def test_the_tolerance_never_exceeds_a_fiftieth_of_the_axis_that_is_drawn() -> N
             {"op": "cross_reference", "cell": {"value": "paid"}, "among": STATUS, "values": ITEMS},
             "among: holds 'paid' 2 times, expected once",
         ),
-        ({"op": "point", "cell": at(INVOICE, "title")}, "only the drawn pictures know"),
+        ({"op": "point", "cell": at(INVOICE, "title")}, "only the drawn images know"),
     ],
 )
 def test_a_program_that_is_none_says_in_one_line_what_is_wrong(

@@ -1,0 +1,129 @@
+"""What a pack defines: its world (Environment) and the templates that make tasks of it (template, Blueprint, Answer).
+
+`teacher.domain.pack` loads them, and `teacher.domain.tasks` turns a blueprint into a proven task.
+"""
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from schemas.task import Answer as AnswerRow
+from teacher.domain.scoring import state_hash
+from teacher.scenes.scene import Scene
+
+# The gold calls of a task, in order: [(tool, arguments)].
+Solution = list[tuple[str, dict[str, Any]]]
+AnswerType = Literal["amount", "number", "date", "text", "choice", "point", "not_shown"]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the final message must state; `teacher.domain.scoring.answer_matches` decides whether it does.
+
+    type: amount, number, date (value: an ISO string), text, choice (one of `options`), point (value: the box [left,
+        top, right, bottom], in pixels, that the coordinates must lie in), or not_shown (no value: the correct reply
+        states that the image does not show the requested fact).
+    tolerance: the largest absolute error of an amount or a number.
+    """
+
+    type: AnswerType
+    value: Any = None
+    tolerance: float = 0
+    options: tuple[str, ...] = ()
+
+    def as_row(self) -> AnswerRow:
+        """Returns the answer as a task's row stores it, without the fields that are empty."""
+        row: AnswerRow = {"type": self.type, "value": self.value}
+        if self.tolerance:
+            row["tolerance"] = self.tolerance
+        if self.options:
+            row["options"] = list(self.options)
+        return row
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """A task before it is proven: the user's request, the solution and the answer.
+
+    plan: the solution, [(tool, arguments)] in order.
+    reply: the final message that a good assistant would write after the solution.
+    answer: None if only the world's final state is checked.
+    pictures: the scenes whose images are shown before the request's text.
+    program: the question about the images (teacher/domain/questions.py). The images must show every cell that it uses.
+        If the solution changes nothing and `answer` is None, the program's result is the answer. If there is no
+        solution at all, an `answer` must equal the program's result.
+    """
+
+    request: str
+    plan: Solution
+    reply: str
+    answer: Answer | None = None
+    pictures: list[Scene] = field(default_factory=list)
+    program: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Template:
+    """A task template of a pack: a function that makes a blueprint of a world and a random generator.
+
+    needs_pixels: whether its tasks can be solved only from the pixels. file: the file of the pack that defines it.
+    A template is called as its function is, so that a pack's templates may call each other.
+    """
+
+    name: str
+    kind: str
+    needs_pixels: bool
+    function: Callable[..., Blueprint]
+    file: Path
+
+    def __call__(self, *arguments: Any, **named: Any) -> Blueprint:
+        return self.function(*arguments, **named)
+
+
+def template(kind: str, pixels: bool = False) -> Callable[[Callable[..., Blueprint]], Template]:
+    """Decorates a function of a pack, `(world, rng) -> Blueprint`, as a task template with the function's name.
+
+    kind: one of the kinds in domain.yaml.
+    pixels: whether its tasks can be solved only from the pixels, not from the image's source data in words, because
+        they ask for a point. A run with a text-only teacher or student samples none of them.
+    """
+
+    def decorate(function: Callable[..., Blueprint]) -> Template:
+        file = Path(function.__code__.co_filename)
+        return Template(function.__name__, kind, pixels, function, file)
+
+    return decorate
+
+
+class Environment:
+    """The world of a domain. The public methods of a subclass are the tools.
+
+    A tool returns a JSON value or a Scene. It raises ValueError for a call that makes no sense in this world (an
+    unknown contract, an impossible date); the model reads the message. Any other exception is a bug of the pack.
+    """
+
+    _task: dict[str, Any]
+
+    def reset(self, **task: Any) -> str | None:
+        """Builds the world of a task (at least seed and split). Returns text for the system message, or None."""
+        raise TypeError(f"{type(self).__name__} must define reset(**task)")
+
+    def _state(self) -> Any:
+        """Returns everything that a tool can change, as a JSON value; two worlds are equal when their states are."""
+        raise TypeError(f"{type(self).__name__} must define _state()")
+
+    def get_reward(self) -> float:
+        """Returns 1.0 if the world is in the state that the task's solution leads to, else 0.0 (TRL's convention)."""
+        return float(state_hash(self._state()) == self._task["checks"]["state"])
+
+
+def make_blueprint(
+    environment: type[Environment], template: Template, *, split: str, seed: int
+) -> tuple[str | None, Blueprint]:
+    """Returns a template's blueprint for a seed, and the text that its world adds to the system message."""
+    world = environment()
+    note = world.reset(seed=seed, split=split)
+    rng = random.Random(f"{template.name}/{split}/{seed}")
+    return note, template(world, rng)
