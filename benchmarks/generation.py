@@ -39,7 +39,7 @@ def main() -> None:
     arguments = _parser().parse_args()
     domain = domains.load(arguments.domain)
     other_kinds = {kind: 0.0 for kind in domain.spec["kinds"] if kind not in ("lookup", "workflow")}
-    rows = tasks.sample(domain, "train", arguments.episodes, 0, other_kinds)
+    rows = tasks.sample(domain, "train", arguments.episodes, seed=0, mix=other_kinds)
     pipeline_rates: list[float] = []
     bench_rates: list[float] = []
     # The first turn warms up the server (kernels, prefix cache) and is not counted.

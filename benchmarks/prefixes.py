@@ -43,7 +43,7 @@ def solutions() -> list[dict[str, Any]]:
             ],
             "tools": [legal.tools[name] for name in task["tools"]],
         }
-        for task in tasks.sample(legal, "train", 200, 0, {"document": 0, "chart": 0})
+        for task in tasks.sample(legal, "train", 200, seed=0, mix={"document": 0, "chart": 0})
     ]
 
 

@@ -15,6 +15,7 @@ from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import GateError
 from schemas.files import read_json, read_jsonl, write_json, write_jsonl
+from schemas.task import Task
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
 from teacher.domain.prompts import demonstration
@@ -98,13 +99,15 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     loop = _loop_settings(context, endpoint)
     example_tasks = {
         name: [
-            tasks.build(context.domain, name, "train", _EXAMPLE_SEEDS + i, context.image_store)
+            tasks.build(
+                context.domain, name, "train", _EXAMPLE_SEEDS + i, album=context.image_store
+            )
             for i in range(settings.examples)
         ]
         for name in sorted({row["template"] for row in todo})
     }
 
-    def examples(row: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
+    def examples(row: Task, hinted: bool) -> list[list[dict[str, Any]]]:
         # A hint gives the solution; one example shows how to follow it.
         chosen = example_tasks[row["template"]][: 1 if hinted else None]
         return [

@@ -15,6 +15,7 @@ from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256_text, write_json, write_jsonl
+from schemas.task import Task
 from teacher.domain import tasks, unanswerable
 from teacher.planning import cost
 from teacher.scenes.images import task_images
@@ -56,14 +57,20 @@ def plan(context: RunContext) -> dict[str, Any]:
     # A training task must suit both models; the exam is for the student and its base.
     both_pixels = context.teacher_grounding == "pixels" and student_pixels
     train = tasks.sample(
-        domain, "train", settings.train, settings.seed, settings.mix, both_pixels, image_store
+        domain,
+        "train",
+        settings.train,
+        seed=settings.seed,
+        mix=settings.mix,
+        pixels=both_pixels,
+        album=image_store,
     )
     # Base and student are compared on the domain's own mix, whatever the training mix is.
     exam = tasks.sample(
-        domain, "exam", settings.exam, settings.seed, pixels=student_pixels, album=image_store
+        domain, "exam", settings.exam, seed=settings.seed, pixels=student_pixels, album=image_store
     )
-    train = unanswerable.swap_some(train, domain, settings.swapped, image_store)
-    exam = unanswerable.swap_some(exam, domain, settings.swapped, image_store)
+    train = unanswerable.swap_images(train, domain, share=settings.swapped, album=image_store)
+    exam = unanswerable.swap_images(exam, domain, share=settings.swapped, album=image_store)
     _check_image_limit(context, train)
     for row in (*train, *exam):
         check_document(row, "task", row["id"])
@@ -100,7 +107,7 @@ def check_fit(context: RunContext, stages: Sequence[str]) -> None:
             raise GateError(f"{estimate[model]['name']}: does not fit: {estimate[model]['reason']}")
 
 
-def _check_image_limit(context: RunContext, sampled: list[dict[str, Any]]) -> None:
+def _check_image_limit(context: RunContext, sampled: list[Task]) -> None:
     """Raises InputError where a task's first request has more images than the teacher's server takes."""
     limits = context.teacher.get("images")
     if not limits or context.teacher_grounding != "pixels":

@@ -147,7 +147,9 @@ def _make_tools(environment: type[Environment], file: Path) -> dict[str, Tool]:
         try:
             schema = get_json_schema(method)
         except Exception as error:
-            raise InputError(f"{file}: {environment.__name__}.{name}: no tool schema: {error}") from None
+            raise InputError(
+                f"{file}: {environment.__name__}.{name}: no tool schema: {error}"
+            ) from None
         schema["function"].pop("return", None)
         schema["function"]["parameters"]["additionalProperties"] = False
         schema["function"]["parameters"].setdefault("required", [])

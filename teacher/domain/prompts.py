@@ -8,13 +8,18 @@ import json
 from typing import Any
 
 from schemas.filter import HINT_HEADER
+from schemas.task import Task
+from schemas.trace import Message
 from teacher.domain.pack import Domain
 from teacher.scenes.images import ImageStore, image_part, task_images
 from teacher.scenes.kinds import draw
 from teacher.scenes.scene import Scene
 
+# What a message holds: text, or parts {"type": "text", "text"} and {"type": "image", "sha256"}.
+Content = str | list[dict[str, Any]]
 
-def request_content(task: dict[str, Any]) -> str | list[dict[str, Any]]:
+
+def request_content(task: Task) -> Content:
     """Returns the content of the user's message: the request, after the task's images if it has any."""
     if "pictures" not in task:
         return task["request"]
@@ -22,7 +27,7 @@ def request_content(task: dict[str, Any]) -> str | list[dict[str, Any]]:
     return [*images, {"type": "text", "text": task["request"]}]
 
 
-def hint(task: dict[str, Any], step: int | None = None) -> str:
+def hint(task: Task, step: int | None = None) -> str:
     """Returns the text that shows the solution of a task and its reply (STaR, arXiv:2203.14465, also hints).
 
     step: only this call of the solution (from 0), or the reply if there are no more. It serves a teacher that is too
@@ -38,23 +43,23 @@ def hint(task: dict[str, Any], step: int | None = None) -> str:
     return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
 
 
-def result_content(result: Any, album: ImageStore | None) -> str | list[dict[str, Any]]:
+def result_content(result: Any, album: ImageStore | None) -> Content:
     """Returns a tool's result as the content of a tool message. A scene is drawn, and its image stored in the album.
 
     Raises:
         SceneError: the scene cannot be drawn.
     """
     if isinstance(result, Scene):
-        picture = draw(result)
-        name = album.add(picture) if album else picture.sha256
-        size = f"{picture.width} x {picture.height} pixels"
+        image = draw(result)
+        name = album.add(image) if album else image.sha256
+        size = f"{image.width} x {image.height} pixels"
         return [image_part(name), {"type": "text", "text": f"{result.kind}, {size}"}]
     return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
 def demonstration(
-    task: dict[str, Any], domain: Domain, *, hinted: bool = False, album: ImageStore | None = None
-) -> list[dict[str, Any]]:
+    task: Task, domain: Domain, *, hinted: bool = False, album: ImageStore | None = None
+) -> list[Message]:
     """Returns a worked example: the messages of a task from the user's request over its solution to the reply.
 
     hinted: with the hint before each turn, so that the example shows how a hint is followed.
@@ -62,7 +67,7 @@ def demonstration(
     """
     world = domain.environment()
     world.reset(**task)
-    messages: list[dict[str, Any]] = [{"role": "user", "content": request_content(task)}]
+    messages: list[Message] = [{"role": "user", "content": request_content(task)}]
     for number, step in enumerate(task["plan"]):
         if hinted:
             messages.append({"role": "system", "content": hint(task, number)})

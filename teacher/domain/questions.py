@@ -63,9 +63,7 @@ _CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
 Scenes = Sequence[dict[str, Any]]
 
 
-def run_program(
-    program: dict[str, Any], scenes: Scenes, pictures: Sequence[Any] = ()
-) -> Answer:
+def run_program(program: dict[str, Any], scenes: Scenes, pictures: Sequence[Any] = ()) -> Answer:
     """Returns the program's answer, computed from the scenes' data alone.
 
     Args:
@@ -264,7 +262,9 @@ def _pair(program: dict[str, Any]) -> tuple[Operand, Operand]:
 def _select(program: dict[str, Any], scenes: Scenes) -> list[Operand]:
     """Returns the cells that meet the program's `where`, or all of them if it has none."""
     cells, where = program["cells"], program.get("where")
-    values = [_read(cell, scenes) for cell in cells]  # without a condition, too: it checks the cells
+    values = [
+        _read(cell, scenes) for cell in cells
+    ]  # without a condition, too: it checks the cells
     if where is None:
         return list(cells)
     beside = where.get("cells", cells)

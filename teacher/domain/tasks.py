@@ -18,8 +18,10 @@ from teacher.domain.blueprint import Blueprint, Template, make_blueprint
 from teacher.domain.pack import Domain
 from teacher.domain.questions import ProgramError, run_program, used_cells
 from teacher.domain.scoring import answer_matches, state_hash
-from teacher.scenes.images import Album, names_of
-from teacher.scenes.scene import Picture, Scene, SceneError, check, draw
+from teacher.scenes.images import ImageStore, task_images
+from teacher.scenes.kinds import draw
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import DrawnImage, Scene, SceneError
 
 # Train and exam tasks have seeds from disjoint ranges; the pack keeps their entities apart by `split`.
 _FIRST_SEED = {"train": 0, "exam": 500_000_000}
@@ -49,7 +51,7 @@ def sample(
     seed: int,
     mix: dict[str, float] | None = None,
     pixels: bool = True,
-    album: Album | None = None,
+    album: ImageStore | None = None,
 ) -> list[Task]:
     """Returns `count` proven tasks with distinct requests, their templates interleaved.
 
@@ -80,7 +82,7 @@ def sample(
                     raise
                 continue
             # The same text with another image is another request.
-            request = (task["request"], *names_of(task))
+            request = (task["request"], *task_images(task))
             if request not in seen:
                 break
         else:
@@ -94,7 +96,7 @@ def sample(
 
 
 def build(
-    domain: Domain, template: str, split: Split, seed: int, *, album: Album | None = None
+    domain: Domain, template: str, split: Split, seed: int, *, album: ImageStore | None = None
 ) -> Task:
     """Returns one proven task; stores its images in `album` if there is one.
 
@@ -149,7 +151,7 @@ def _choose_tools(domain: Domain, template: Template, blueprint: Blueprint, seed
     return sorted(needed | set(rng.sample(others, min(len(others), rng.choice((1, 2))))))
 
 
-def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
+def _draw(blueprint: Blueprint, place: str) -> list[DrawnImage]:
     """Returns the blueprint's images, legible, and with every cell that its program uses.
 
     Raises:
@@ -172,7 +174,7 @@ def _draw(blueprint: Blueprint, place: str) -> list[Picture]:
     return images
 
 
-def _draw_legible(scene: Scene, place: str) -> Picture:
+def _draw_legible(scene: Scene, place: str) -> DrawnImage:
     try:
         image = draw(scene)
     except SceneError as error:
@@ -185,7 +187,7 @@ def _draw_legible(scene: Scene, place: str) -> Picture:
 def _find_answer(
     template: Template,
     blueprint: Blueprint,
-    images: list[Picture],
+    images: list[DrawnImage],
     *,
     is_read_only: bool,
     place: str,
@@ -212,7 +214,7 @@ def _find_answer(
 
 
 def _image_fields(
-    blueprint: Blueprint, images: list[Picture], album: Album | None
+    blueprint: Blueprint, images: list[DrawnImage], album: ImageStore | None
 ) -> _ImageFields:
     """Returns the fields of a task with images, and stores the images in the album; no field if there is no image."""
     if not images:
@@ -227,7 +229,7 @@ def _image_fields(
     return fields
 
 
-def image_row(image: Picture) -> TaskImage:
+def image_row(image: DrawnImage) -> TaskImage:
     """Returns an image as a task's row names it."""
     kind, width, height = image.scene.kind, image.width, image.height
     return {"sha256": image.sha256, "kind": kind, "width": width, "height": height}  # type: ignore[typeddict-item]

@@ -15,8 +15,10 @@ from teacher.domain.blueprint import Answer, make_blueprint
 from teacher.domain.pack import Domain
 from teacher.domain.scoring import answer_matches, says, state_hash
 from teacher.domain.tasks import image_row
-from teacher.scenes.images import Album
-from teacher.scenes.scene import Picture, check, draw
+from teacher.scenes.images import ImageStore
+from teacher.scenes.kinds import draw
+from teacher.scenes.legibility import check
+from teacher.scenes.scene import DrawnImage
 
 # Replacement images come from seeds of which no task and no worked example is made, `_TRIES` for each task.
 _SEEDS, _SPAN, _TRIES = 450_000_000, 1_000_000, 24
@@ -25,7 +27,9 @@ _OPERATIONS = {"lookup", "difference", "argmax", "argmin", "trend", "consistency
 _NOUNS = {"document": "page", "chart": "chart", "diagram": "diagram", "screen": "screen"}
 
 
-def swap_images(tasks: list[Task], domain: Domain, *, share: float, album: Album) -> list[Task]:
+def swap_images(
+    tasks: list[Task], domain: Domain, *, share: float, album: ImageStore
+) -> list[Task]:
     """Returns the tasks, a share of those with images now with another image of the same kind of scene.
 
     There are fewer swapped tasks if too few ask for a fact that the pack's other images do not show.
@@ -43,13 +47,13 @@ def swap_images(tasks: list[Task], domain: Domain, *, share: float, album: Album
     return result
 
 
-def _swap(task: Task, domain: Domain, album: Album) -> Task | None:
+def _swap(task: Task, domain: Domain, album: ImageStore) -> Task | None:
     """Returns the task with the image that its question is about replaced, or None if no other image will do."""
     numbers = {number for number, _ in task.get("cells", [])}
     if len(numbers) != 1 or task["program"]["op"] not in _OPERATIONS:
         return None
     number = numbers.pop()
-    names = _requested_names(task, album.about(task["pictures"][number]["sha256"]))
+    names = _requested_names(task, album.description(task["pictures"][number]["sha256"]))
     answer = Answer("not_shown").as_row()
     if not names or answer_matches(answer, task["request"]):
         return None
@@ -63,26 +67,22 @@ def _swap(task: Task, domain: Domain, album: Album) -> Task | None:
     images[number] = image_row(image)
     swapped = task.copy()
     del swapped["cells"]
-    swapped.update(
-        id=f"{task['id']}-swapped",
-        pictures=images,
-        swapped=True,
-        plan=[],
-        reply=f"The {_NOUNS[image.scene.kind]} does not show that.",
-        checks={"state": state_hash(world._state()), "answer": answer},
-    )
+    swapped["id"] = f"{task['id']}-swapped"
+    swapped["pictures"] = images
+    swapped["swapped"] = True
+    swapped["plan"] = []
+    swapped["reply"] = f"The {_NOUNS[image.scene.kind]} does not show that."
+    swapped["checks"] = {"state": state_hash(world._state()), "answer": answer}
     return swapped
 
 
-def _find_image(task: Task, domain: Domain, *, kind: str, without: set[str]) -> Picture | None:
+def _find_image(task: Task, domain: Domain, *, kind: str, without: set[str]) -> DrawnImage | None:
     """Returns an image of another task of the pack, of this kind of scene, that shows none of the given names."""
     templates = [t for t in domain.templates.values() if t.kind == task["kind"]]
     first = _SEEDS + task["seed"] % _SPAN * _TRIES
     for seed in range(first, first + _TRIES):
         template = templates[seed % len(templates)]
-        _, blueprint = make_blueprint(
-            domain.environment, template, split=task["split"], seed=seed
-        )
+        _, blueprint = make_blueprint(domain.environment, template, split=task["split"], seed=seed)
         for scene in blueprint.pictures:
             # The data holds all that the image could show, and is searched much faster than an image is drawn.
             data = json.dumps(scene.data, ensure_ascii=False)

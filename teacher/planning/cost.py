@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from schemas.task import Task
 from schemas.trace import Grounding, Message
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration, request_content
@@ -68,7 +69,7 @@ class Conversation:
 
 
 def measure(
-    tasks: Sequence[dict[str, Any]],
+    tasks: Sequence[Task],
     domain: Domain,
     album: ImageStore,
     shown: Grounding,
@@ -83,7 +84,7 @@ def measure(
         album: where the tasks' pictures lie; those that tools return are added.
         shown, read: what the teacher and the student are shown of pictures.
     """
-    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    groups: dict[str, list[Task]] = defaultdict(list)
     for task in sorted(tasks, key=lambda task: "swapped" in task):  # no example is a swapped task
         groups[task["template"]].append(task)
     solved = {
@@ -97,8 +98,8 @@ def measure(
         for images in readers
     }
 
-    def one(task: dict[str, Any], images: Grounding) -> Shown:
-        opening = [
+    def one(task: Task, images: Grounding) -> Shown:
+        opening: list[Message] = [
             {"role": "system", "content": task["system"]},
             {"role": "user", "content": request_content(task)},
         ]

@@ -7,6 +7,7 @@ serves them, their tokens and GPU-hours (teacher/planning/cost.py).
 
 from typing import Any
 
+from schemas.task import Task
 from teacher.inference import vllm_server
 from teacher.planning import cost
 from teacher.planning import hardware as gpus
@@ -26,7 +27,7 @@ _FIXED_SECONDS = 90  # export, its checks, publishing
 
 def plan(
     tasks: list[Conversation],
-    exam: list[dict[str, Any]],
+    exam: list[Task],
     teacher: dict[str, Any],
     student: dict[str, Any],
     recipe: Any,
@@ -93,7 +94,7 @@ def plan(
 
 def _embedded(
     tasks: list[Conversation],
-    exam: list[dict[str, Any]],
+    exam: list[Task],
     teacher: dict[str, Any],
     student: dict[str, Any],
     recipe: Any,
@@ -188,7 +189,7 @@ def _command(teacher: dict[str, Any], recipe: Any, options: dict[str, Any]) -> s
 # ------------------------------------------------------------------------------------- in words
 
 
-def _task_line(tasks: list[Conversation], exam: list[dict[str, Any]], recipe: Any) -> str:
+def _task_line(tasks: list[Conversation], exam: list[Task], recipe: Any) -> str:
     calls, blind = sum(task.calls for task in tasks), _blind(tasks, recipe)
     attempts = "all" if recipe.filter.agreement else "up to"
     again = f", {blind} asked again without their pictures" if blind else ""

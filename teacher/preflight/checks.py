@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
+from schemas.task import Task
 from schemas.text_heuristics import marker_in
 from teacher.domain import tasks
 from teacher.domain.pack import Domain
@@ -275,7 +276,7 @@ def _tool_round_trip(target: Target, has_tasks: bool, trips: _RoundTrips) -> Che
     return result(name, passed, detail, **measured)
 
 
-def _two_step_tasks(domain: Domain, seed: int) -> list[dict[str, Any]]:
+def _two_step_tasks(domain: Domain, seed: int) -> list[Task]:
     """Tasks of different templates whose second call has an argument that only the first call's result contains."""
     names = random.Random(f"round trips {seed}").sample(
         sorted(domain.templates), len(domain.templates)

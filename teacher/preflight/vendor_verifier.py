@@ -15,6 +15,7 @@ from schemas.error_text import one_line
 from schemas.errors import InputError
 from schemas.files import read_jsonl
 from schemas.messages import check_messages
+from schemas.task import Task
 from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Message, Tool
 from teacher.dialects.base import calls_of, json_text
@@ -46,12 +47,12 @@ def reference_of_domain(domain: Domain, seed: int = 0, thinking: bool = False) -
         album = ImageStore(Path(directory))
         return [
             row
-            for task in tasks.sample(domain, "train", _TASKS, seed, pixels=False, album=album)
+            for task in tasks.sample(domain, "train", _TASKS, seed=seed, pixels=False, album=album)
             for row in _rows(task, domain, thinking, album)
         ]
 
 
-def _rows(task: dict[str, Any], domain: Domain, thinking: bool, album: ImageStore) -> list[Row]:
+def _rows(task: Task, domain: Domain, thinking: bool, album: ImageStore) -> list[Row]:
     """A row for each assistant turn of a solved task. Images are described in words."""
     rows: list[Row] = []
     system = {"role": "system", "content": task["system"]}

@@ -12,6 +12,7 @@ from typing import Any
 
 from schemas.errors import InputError
 from schemas.json_text import parse_json
+from schemas.task import Task
 from schemas.tool_calls import check_arguments
 from schemas.trace import Grounding
 from teacher.dialects.base import (
@@ -67,7 +68,7 @@ class Settings:
 
 
 async def run(
-    task: dict[str, Any],
+    task: Task,
     domain: Domain,
     complete: Complete,
     settings: Settings,

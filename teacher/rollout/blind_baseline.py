@@ -5,6 +5,7 @@ import math
 from collections import Counter, defaultdict
 from typing import Any
 
+from schemas.task import Task
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.rollout import agent_loop
@@ -16,7 +17,7 @@ _DEVIATIONS = 2
 
 async def check(
     traces: list[dict[str, Any]],
-    tasks: list[dict[str, Any]],
+    tasks: list[Task],
     domain: Domain,
     client: Client,
     settings: agent_loop.Settings,
@@ -54,7 +55,7 @@ async def check(
     return made
 
 
-def answered(asked: list[dict[str, Any]], right: set[str]) -> set[str]:
+def answered(asked: list[Task], right: set[str]) -> set[str]:
     """Those of the tasks asked blind whose answer needs no picture, by the ids of those answered right.
 
     One of a few options is right by chance: to reject each lucky guess would leave, of a teacher that always guesses
@@ -62,13 +63,15 @@ def answered(asked: list[dict[str, Any]], right: set[str]) -> set[str]:
     only where more of the tasks are right than its choices would be by chance or, where other answers tell, by always
     the same word.
     """
-    templates: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    templates: dict[str, list[Task]] = defaultdict(list)
     for task in asked:
         templates[task["template"]].append(task)
     found = set(right)
     for group in templates.values():
         choices = {
-            task["id"]: task["checks"]["answer"] for task in group if _type(task) == "choice"
+            task["id"]: answer
+            for task in group
+            if (answer := task["checks"]["answer"]) and answer["type"] == "choice"
         }
         if not choices:
             continue
@@ -84,6 +87,6 @@ def answered(asked: list[dict[str, Any]], right: set[str]) -> set[str]:
     return found
 
 
-def _type(task: dict[str, Any]) -> str | None:
+def _type(task: Task) -> str | None:
     answer = task["checks"]["answer"]
     return answer["type"] if answer else None

@@ -6,13 +6,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from schemas.task import Task
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.rollout import agent_loop
 
 
 async def rollouts(
-    tasks: list[dict[str, Any]],
+    tasks: list[Task],
     domain: Domain,
     client: Client,
     settings: agent_loop.Settings,
@@ -20,9 +21,7 @@ async def rollouts(
     workers: int,
     attempts: int = 1,
     hint: str = "never",
-    examples: Callable[
-        [dict[str, Any], bool], list[list[dict[str, Any]]]
-    ] = lambda task, hinted: [],
+    examples: Callable[[Task, bool], list[list[dict[str, Any]]]] = lambda task, hinted: [],
     every: bool = False,
 ) -> AsyncIterator[dict[str, Any]]:
     """Yields each trace as it ends.
@@ -71,7 +70,7 @@ async def rollouts(
             done.put_nowait(error)
 
     for attempt in range(attempts):
-        failed: list[dict[str, Any]] = []
+        failed: list[Task] = []
         # Each worker has a stretch of neighbours, so that the server's slots do not each read every prompt's beginning;
         # one that is through takes from the end of the longest stretch.
         size = -(-len(todo) // workers) or 1

@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from jsonschema import Draft202012Validator
 from schemas.documents import check_document
 from schemas.files import dumps
 from teacher import scenes
-from teacher.domain.pack import Answer, Blueprint, dealt, load
+from teacher.domain import Answer, Blueprint, load, split_pool
 from teacher.domain.questions import run, used
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.domain.tasks import build
@@ -32,8 +31,8 @@ RECORDS, SNIPPETS, TEXTUAL = (
     sys.modules[f"{PACKAGE}.{name}"] for name in ("records", "snippets", "textual")
 )
 NAMES = sorted(PACK.templates)
-POINTS = {name for name in NAMES if PACK.templates[name].pixels}  # type: ignore[attr-defined]
-SCREENS = [name for name in NAMES if PACK.templates[name].kind == "screen"]  # type: ignore[attr-defined]
+POINTS = {name for name in NAMES if PACK.templates[name].needs_pixels}
+SCREENS = [name for name in NAMES if PACK.templates[name].kind == "screen"]
 WORDS = [name for name in NAMES if name not in SCREENS]
 NODE, SQLITE = shutil.which("node"), shutil.which("sqlite3")
 Made = tuple[str, int, str, Blueprint, list[Any], str, str]
@@ -76,7 +75,7 @@ def answer_of(task: Blueprint, unchanged: bool) -> Answer | None:
 
 
 def passes(answer: Answer | None, state: str, after: str, text: str) -> bool:
-    answered = bool(text.strip()) if answer is None else answer_matches(asdict(answer), text)
+    answered = bool(text.strip()) if answer is None else answer_matches(answer.as_row(), text)
     return answered and state == after
 
 
@@ -212,7 +211,7 @@ def test_train_and_exam_share_no_entity() -> None:
         seen[split] |= {*desk._issues, *desk._people, f"build {desk._new_build}"}
     assert len(seen["train"]) > 1000 and len(seen["exam"]) > 500
     assert not seen["train"] & seen["exam"]
-    nouns = {split: set(dealt(SNIPPETS._NOUNS.split(), split)) for split in seen}
+    nouns = {split: set(split_pool(SNIPPETS._NOUNS.split(), split)) for split in seen}
     assert not nouns["train"] & nouns["exam"] and len(nouns["exam"]) > 15
     examples = set(re.findall(r"\b(?:PR|IS|R)-\d+\b|\b[a-z]+-example\b", dumps(PACK.tools)))
     assert examples and not examples & (seen["train"] | seen["exam"])

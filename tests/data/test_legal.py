@@ -4,7 +4,7 @@ import datetime as dt
 import random
 import re
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -17,7 +17,7 @@ from jsonschema import Draft202012Validator
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import dumps
-from teacher.domain.pack import Blueprint, load
+from teacher.domain import Blueprint, load
 from teacher.domain.questions import run, used
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.scenes.kinds import KINDS, draw
@@ -73,7 +73,7 @@ def tasks() -> list[tuple[str, int, str, Blueprint, list[Any], str, str]]:
 
 
 def passes(blueprint: Blueprint, state: str, after: str, text: str) -> bool:
-    answered = blueprint.answer is None or answer_matches(asdict(blueprint.answer), text)
+    answered = blueprint.answer is None or answer_matches(blueprint.answer.as_row(), text)
     return answered and state == after
 
 
@@ -96,7 +96,7 @@ def test_plans_pass_their_own_checks_and_build_the_same_way_twice() -> None:
 
 def test_lookups_are_one_reading_call() -> None:
     for _, _, name, blueprint, _, before, after in tasks():
-        kind = LEGAL.templates[name].kind  # type: ignore[attr-defined]
+        kind = LEGAL.templates[name].kind
         if kind == "lookup":
             assert len(blueprint.plan) == 1 and before == after and blueprint.answer
         elif kind == "workflow":
@@ -186,17 +186,17 @@ def visual_tasks() -> list[tuple[str, int, str, Blueprint]]:
     return [
         (split, seed, name, blueprint)
         for split, seed, name, blueprint, *_ in tasks()
-        if LEGAL.templates[name].kind in ("document", "chart")  # type: ignore[attr-defined]
+        if LEGAL.templates[name].kind in ("document", "chart")
     ]
 
 
 def test_there_are_pages_and_charts_of_few_words() -> None:
-    kinds = [t.kind for t in LEGAL.templates.values()]  # type: ignore[attr-defined]
+    kinds = [t.kind for t in LEGAL.templates.values()]
     assert kinds.count("document") >= 2 and kinds.count("chart") >= 2
     assert len(visual_tasks()) > 300
     for _, _, name, blueprint in visual_tasks():
         assert len(blueprint.pictures) == 1 and blueprint.program
-        assert blueprint.pictures[0].kind == LEGAL.templates[name].kind  # type: ignore[attr-defined]
+        assert blueprint.pictures[0].kind == LEGAL.templates[name].kind
         assert len(shown(blueprint).split()) < 60
 
 

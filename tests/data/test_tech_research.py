@@ -4,7 +4,6 @@ import random
 import re
 import sys
 from collections import Counter
-from dataclasses import asdict
 from functools import cache
 from typing import Any
 
@@ -14,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.files import dumps
-from teacher.domain.pack import Blueprint, load
+from schemas.task import Answer, Split
+from teacher.domain import Blueprint, load
 from teacher.domain.questions import run
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.domain.tasks import build
@@ -25,9 +25,9 @@ from teacher.scenes.scene import Scene
 pytestmark = pytest.mark.slow
 
 RESEARCH = load("tech-research")
-TEXTUAL = sys.modules[RESEARCH.templates["score_gap"].__module__]
+TEXTUAL = sys.modules[RESEARCH.templates["score_gap"].function.__module__]
 NAMES = sorted(RESEARCH.templates)
-VISUAL = [n for n in NAMES if RESEARCH.templates[n].kind in ("chart", "diagram", "document")]  # type: ignore[attr-defined]
+VISUAL = [n for n in NAMES if RESEARCH.templates[n].kind in ("chart", "diagram", "document")]
 TEXT = [n for n in NAMES if n not in VISUAL]
 READ_FROM_PICTURES = {"record_score", "set_price", "mark_component", "set_contact"}
 ENTITY = re.compile(r"\b[PVRF]-\d+\b")
@@ -39,12 +39,12 @@ def world(split: str, seed: int) -> Any:
     return environment
 
 
-def answer_of(made: Blueprint) -> dict[str, Any] | None:
+def answer_of(made: Blueprint) -> Answer | None:
     """The answer as teacher.domain.tasks finds it, without drawing anything."""
     if made.answer:
-        return asdict(made.answer)
+        return made.answer.as_row()
     if made.program and not made.plan and made.program["op"] != "point":
-        return asdict(run(made.program, [scene.data for scene in made.pictures]))
+        return run(made.program, [scene.data for scene in made.pictures]).as_row()
     return None
 
 
@@ -207,7 +207,8 @@ def test_where_page_and_chart_differ_the_answer_is_what_the_page_says() -> None:
     asked = [one for name, *_, one, _, _, _ in tasks() if name == "page_against_chart"]
     agree = 0
     for one in asked:
-        answer = answer_of(one) or {}
+        answer = answer_of(one)
+        assert answer
         if answer["value"] == "yes":
             agree += 1
         else:
@@ -217,7 +218,7 @@ def test_where_page_and_chart_differ_the_answer_is_what_the_page_says() -> None:
 
 def test_no_answer_of_a_choice_dominates() -> None:
     trends = Counter(
-        (answer_of(one) or {})["value"]
+        (answer_of(one) or {"value": None})["value"]
         for name, *_, one, _, _, _ in tasks()
         if name == "chart_trend"
     )
@@ -275,7 +276,8 @@ def test_a_task_with_pictures_is_proven(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_template_is_proven_in_both_splits(name: str) -> None:
-    for split, count in (("train", 6), ("exam", 3)):
+    splits: tuple[Split, ...] = ("train", "exam")
+    for split, count in zip(splits, (6, 3), strict=True):
         for seed in range(count):
             build(RESEARCH, name, split, 1000 + seed)
 

@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
+
+from schemas.task import Split
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -395,8 +397,8 @@ def test_the_task_of_the_readme_is_made_by_the_code_and_its_checks_judge_its_tra
     readme = text_of(ROOT / "README.md")
     marker = re.search(r"<!-- trace: (\S+) (\S+) (\S+) (\d+) -->", readme)
     assert marker
-    domain = pack.load(marker[1])
-    task = tasks.build(domain, marker[2], marker[3], int(marker[4]))
+    domain, split = pack.load(marker[1]), cast(Split, marker[3])
+    task = tasks.build(domain, marker[2], split, int(marker[4]))
     block = next(code.text for code in code_of(ROOT / "README.md") if task["id"] in code.text)
     for part in (task["request"], ", ".join(task["tools"])):
         assert part in block
@@ -408,6 +410,7 @@ def test_the_task_of_the_readme_is_made_by_the_code_and_its_checks_judge_its_tra
         assert block.count(shown) == 3 and block.count(f"tool       {result}") == 2
     finals = re.findall(r"assistant  (The .+)", block)
     answer = task["checks"]["answer"]
+    assert answer
     assert [answer_matches(answer, final) for final in finals] == [False, True]
 
 

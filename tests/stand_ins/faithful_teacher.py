@@ -112,7 +112,7 @@ class Faithful:
     """A faithful Kimi: solves the domain's tasks by their solutions, thinks in thinking mode, reads the image."""
 
     def __init__(self, domain: Domain) -> None:
-        known = tasks.sample(domain, "train", 8, 0)
+        known = tasks.sample(domain, "train", 8, seed=0)
         known += [tasks.build(domain, name, "train", 0) for name in domain.templates]
         self.tasks = {task["request"]: task for task in known}
         self.png, self.words = inputs.draw_words(0)

@@ -296,9 +296,12 @@ def test_a_new_domain_loads_and_its_tasks_are_solvable(stillhouse):
     pack(stillhouse, "My Desk")
     loaded = packs.load("./My Desk")
     assert loaded.name == "my-desk"
-    assert {t.kind for t in loaded.templates.values()} == {"lookup", "workflow"}  # type: ignore[attr-defined]
+    assert {t.kind for t in loaded.templates.values()} == {"lookup", "workflow"}
     tasks = pytest.importorskip("teacher.domain.tasks")
-    train, exam = tasks.sample(loaded, "train", 200, 0), tasks.sample(loaded, "exam", 60, 0)
+    train, exam = (
+        tasks.sample(loaded, "train", 200, seed=0),
+        tasks.sample(loaded, "exam", 60, seed=0),
+    )
     assert len(train) == 200
     numbers = [
         {n for task in part for n in re.findall(r"S-\d+", str(task))} for part in (train, exam)

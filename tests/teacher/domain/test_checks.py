@@ -1,18 +1,22 @@
 """Answers are read as a person reads them, near misses and shotguns are not answers."""
 
 import datetime as dt
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.task import Answer
 from teacher.domain.scoring import MAX_TEXT, answer_matches, state_hash
 
-STATUS = {"type": "choice", "value": "active", "options": ["active", "not active", "closed"]}
+STATUS: Answer = {
+    "type": "choice",
+    "value": "active",
+    "options": ["active", "not active", "closed"],
+}
 
 
-def amount(value: float, tolerance: float = 0) -> dict[str, Any]:
+def amount(value: float, tolerance: float = 0) -> Answer:
     return {"type": "amount", "value": value, "tolerance": tolerance}
 
 
@@ -105,7 +109,7 @@ def test_a_date_that_is_nearly_right_is_wrong(text: str) -> None:
 
 @given(date=st.dates(dt.date(1900, 1, 1), dt.date(2100, 1, 1)))
 def test_every_date_is_found_in_each_of_its_spellings(date: dt.date) -> None:
-    answer = {"type": "date", "value": date.isoformat()}
+    answer: Answer = {"type": "date", "value": date.isoformat()}
     for form in ("%Y-%m-%d", "%d %B %Y", "%d %b %Y", "%B %d, %Y", "%b. %d, %Y"):
         assert answer_matches(answer, f"It is {date.strftime(form)}.")
 
@@ -137,7 +141,7 @@ def test_a_longer_option_hides_the_shorter_one_inside_it() -> None:
 
 
 def test_text_is_found_whole_whatever_its_case_and_spacing() -> None:
-    answer = {"type": "text", "value": "Ann O'Neil (jr.)"}
+    answer: Answer = {"type": "text", "value": "Ann O'Neil (jr.)"}
     assert answer_matches(answer, "ann o'neil\n(JR.) signed it.")
     assert not answer_matches(answer, "Ann O'Neil signed it.")
     assert not answer_matches({"type": "text", "value": "M-10"}, "It is M-104.")
@@ -159,7 +163,7 @@ def test_an_empty_or_endless_text_answers_nothing(text: str) -> None:
 
 @given(text=st.text(max_size=200), value=st.integers(-(10**6), 10**6))
 def test_no_text_makes_a_check_fail_to_decide(text: str, value: int) -> None:
-    answers: list[dict[str, Any]] = [
+    answers: list[Answer] = [
         amount(value),
         {"type": "date", "value": "2026-03-02"},
         {"type": "text", "value": "x"},
@@ -180,8 +184,8 @@ def test_equal_states_hash_alike_and_others_do_not() -> None:
 
 # ------------------------------------------------------------------------------------- pictures
 
-BOX = {"type": "point", "value": [100, 40, 180, 60]}
-NOT_SHOWN = {"type": "not_shown", "value": None}
+BOX: Answer = {"type": "point", "value": [100, 40, 180, 60]}
+NOT_SHOWN: Answer = {"type": "not_shown", "value": None}
 
 
 @pytest.mark.parametrize(

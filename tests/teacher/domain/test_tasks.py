@@ -16,7 +16,7 @@ from teacher.domain.tasks import build, sample
 
 LEGAL = load("legal")
 # Its tasks in words; those with pictures are tested in test_legal.py, and drawing takes time.
-NAMES = sorted(n for n, t in LEGAL.templates.items() if t.kind in ("lookup", "workflow"))  # type: ignore[attr-defined]
+NAMES = sorted(n for n, t in LEGAL.templates.items() if t.kind in ("lookup", "workflow"))
 WORDS = {"document": 0.0, "chart": 0.0}
 STARTER = Path(__file__).parents[3] / "flows" / "starter"
 
@@ -35,13 +35,13 @@ def pack(tmp_path: Path, *changes: tuple[str, str]) -> Domain:
     return load(str(directory))
 
 
-def world(domain: Domain, task: dict[str, Any]) -> Any:
+def world(domain: Domain, task: Any) -> Any:
     opened = domain.environment()
     opened.reset(**task)
     return opened
 
 
-def passes(domain: Domain, task: dict[str, Any], calls: list[dict[str, Any]], text: str) -> bool:
+def passes(domain: Domain, task: Any, calls: list[Any], text: str) -> bool:
     """Whether these calls and this last message pass a task's checks."""
     opened = world(domain, task)
     for call in calls:
@@ -55,7 +55,7 @@ def passes(domain: Domain, task: dict[str, Any], calls: list[dict[str, Any]], te
 
 
 @pytest.fixture(scope="module")
-def legal() -> list[dict[str, Any]]:
+def legal() -> list[Any]:
     """1,000 tasks of each split, templates in turn. That they are built proves them solvable."""
     return [
         build(LEGAL, NAMES[seed % len(NAMES)], split, seed)
@@ -65,7 +65,7 @@ def legal() -> list[dict[str, Any]]:
 
 
 def test_two_thousand_tasks_of_all_templates_are_solvable_and_valid(
-    legal: list[dict[str, Any]],
+    legal: list[Any],
 ) -> None:
     assert {task["template"] for task in legal} == set(NAMES)
     for task in legal[::7]:
@@ -74,7 +74,7 @@ def test_two_thousand_tasks_of_all_templates_are_solvable_and_valid(
 
 
 def test_an_agent_that_does_nothing_or_repeats_the_request_fails_every_task(
-    legal: list[dict[str, Any]],
+    legal: list[Any],
 ) -> None:
     for task in legal:
         for text in ("", "Done.", task["request"]):
@@ -82,7 +82,7 @@ def test_an_agent_that_does_nothing_or_repeats_the_request_fails_every_task(
 
 
 def test_a_task_offers_what_it_needs_and_one_or_two_tools_more_and_never_all(
-    legal: list[dict[str, Any]],
+    legal: list[Any],
 ) -> None:
     extras = set()
     for task in legal:
@@ -94,13 +94,13 @@ def test_a_task_offers_what_it_needs_and_one_or_two_tools_more_and_never_all(
 
 
 def test_a_template_has_few_sets_of_tools_so_that_prompts_begin_alike(
-    legal: list[dict[str, Any]],
+    legal: list[Any],
 ) -> None:
     for name in NAMES:
         assert len({tuple(t["tools"]) for t in legal if t["template"] == name}) <= 2
 
 
-def test_train_and_exam_share_no_id_and_no_request(legal: list[dict[str, Any]]) -> None:
+def test_train_and_exam_share_no_id_and_no_request(legal: list[Any]) -> None:
     assert len({task["id"] for task in legal}) == 2000
     requests = {
         split: {task["request"] for task in legal if task["split"] == split}
@@ -113,19 +113,19 @@ def test_train_and_exam_share_no_id_and_no_request(legal: list[dict[str, Any]]) 
 
 
 def test_the_same_seed_gives_the_same_tasks_and_another_seed_others() -> None:
-    first = sample(LEGAL, "train", 60, 3, WORDS)
-    assert sample(LEGAL, "train", 60, 3, WORDS) == first
-    other = sample(LEGAL, "train", 60, 4, WORDS)
+    first = sample(LEGAL, "train", 60, seed=3, mix=WORDS)
+    assert sample(LEGAL, "train", 60, seed=3, mix=WORDS) == first
+    other = sample(LEGAL, "train", 60, seed=4, mix=WORDS)
     assert not {task["id"] for task in first} & {task["id"] for task in other}
 
 
 def test_sampled_tasks_are_distinct_in_what_the_user_says() -> None:
-    tasks = sample(LEGAL, "train", 400, 0, WORDS)
+    tasks = sample(LEGAL, "train", 400, seed=0, mix=WORDS)
     assert len({task["request"] for task in tasks}) == len({t["id"] for t in tasks}) == 400
 
 
 def test_train_and_exam_are_sampled_from_disjoint_seeds() -> None:
-    train, exam = (sample(LEGAL, split, 100, 0, WORDS) for split in ("train", "exam"))
+    train, exam = (sample(LEGAL, split, 100, seed=0, mix=WORDS) for split in ("train", "exam"))
     assert not {task["seed"] for task in train} & {task["seed"] for task in exam}
     assert {task["split"] for task in train} == {"train"}
     assert not {task["id"] for task in train} & {task["id"] for task in exam}
@@ -133,33 +133,33 @@ def test_train_and_exam_are_sampled_from_disjoint_seeds() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2, 17, 100])
 def test_as_many_tasks_are_sampled_as_were_asked_for(count: int) -> None:
-    assert len(sample(LEGAL, "exam", count, 0, WORDS)) == count
+    assert len(sample(LEGAL, "exam", count, seed=0, mix=WORDS)) == count
 
 
 def test_the_mix_is_followed_to_one_task() -> None:
-    tasks = sample(LEGAL, "train", 40, 0, {**WORDS, "lookup": 3, "workflow": 1})
+    tasks = sample(LEGAL, "train", 40, seed=0, mix={**WORDS, "lookup": 3, "workflow": 1})
     assert sum(task["kind"] == "lookup" for task in tasks) in (29, 30, 31)
 
 
 def test_a_template_in_the_mix_overrides_its_kind() -> None:
-    name = next(n for n in NAMES if LEGAL.templates[n].kind == "workflow")  # type: ignore[attr-defined]
-    tasks = sample(LEGAL, "train", 10, 0, {**WORDS, "lookup": 0, "workflow": 0, name: 1})
+    name = next(n for n in NAMES if LEGAL.templates[n].kind == "workflow")
+    tasks = sample(LEGAL, "train", 10, seed=0, mix={**WORDS, "lookup": 0, "workflow": 0, name: 1})
     assert {task["template"] for task in tasks} == {name}
 
 
 def test_a_kind_with_no_share_is_not_sampled() -> None:
-    tasks = sample(LEGAL, "train", 30, 0, {**WORDS, "lookup": 0})
+    tasks = sample(LEGAL, "train", 30, seed=0, mix={**WORDS, "lookup": 0})
     assert {task["kind"] for task in tasks} == {"workflow"}
 
 
 def test_an_unknown_name_in_the_mix_is_named() -> None:
     with pytest.raises(InputError, match=r"^tasks\.mix\.lookups: expected a kind or a template"):
-        sample(LEGAL, "train", 10, 0, {"lookups": 1, "workflow": 1})
+        sample(LEGAL, "train", 10, seed=0, mix={"lookups": 1, "workflow": 1})
 
 
 def test_a_mix_of_nothing_is_refused() -> None:
     with pytest.raises(InputError, match=r"^tasks\.mix: expected at least one share above 0"):
-        sample(LEGAL, "train", 10, 0, {**WORDS, "lookup": 0, "workflow": 0})
+        sample(LEGAL, "train", 10, seed=0, mix={**WORDS, "lookup": 0, "workflow": 0})
 
 
 def test_a_template_with_too_few_variants_is_refused(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_template_with_too_few_variants_is_refused(tmp_path: Path) -> None:
         tmp_path, ("request=request,\n        plan=[(", 'request="Stock?",\n        plan=[(')
     )
     with pytest.raises(InputError, match=r"environment\.py: count_of_item: no new request in 50"):
-        sample(domain, "train", 5, 0, {"workflow": 0})
+        sample(domain, "train", 5, seed=0, mix={"workflow": 0})
 
 
 # ------------------------------------------------------------------------------------- refusals
@@ -176,7 +176,7 @@ def test_a_template_with_too_few_variants_is_refused(tmp_path: Path) -> None:
 def test_the_starter_pack_is_proven(tmp_path: Path) -> None:
     domain = pack(tmp_path)
     for split in ("train", "exam"):
-        for task in sample(domain, split, 50, 0):
+        for task in sample(domain, split, 50, seed=0):
             check_document(task, "task", task["id"])
             assert passes(domain, task, task["plan"], task["reply"])
 
@@ -218,7 +218,7 @@ def test_a_task_that_does_not_prove_itself_is_refused_by_file_template_and_seed(
     domain = pack(tmp_path, (old, new))
     kinds = {"lookup": 0.0, "workflow": 0.0, template: 1.0}
     with pytest.raises(InputError) as raised:
-        sample(domain, "train", 60, 0, kinds)
+        sample(domain, "train", 60, seed=0, mix=kinds)
     message = str(raised.value)
     place = f"{tmp_path / 'stock' / 'environment.py'}: {template}: seed "
     assert message.startswith(place) and message[len(place)].isdigit()
@@ -256,7 +256,7 @@ def test_a_hinted_demonstration_has_a_hint_before_each_turn(tmp_path: Path) -> N
     assert [m for m in messages if m["role"] != "system"] == demonstration(task, domain)
 
 
-def test_plans_follow_the_schemas_of_the_tools(legal: list[dict[str, Any]]) -> None:
+def test_plans_follow_the_schemas_of_the_tools(legal: list[Any]) -> None:
     for task in legal[::5]:
         for step in task["plan"]:
             assert check_arguments(LEGAL.tools[step["tool"]], step["arguments"]) is None

@@ -25,7 +25,7 @@ from student.training.memory import activation_bytes, for_machine, layers_to_kee
 from teacher.domain import pack as domain
 from teacher.domain import tasks as sampled
 from teacher.domain.prompts import demonstration
-from teacher.domain.unanswerable import swap_some
+from teacher.domain.unanswerable import swap_images
 from teacher.inference.client import Reply
 from teacher.models import catalog
 from teacher.planning import cost
@@ -45,7 +45,7 @@ def task(calls: int = 2, prompt: float = 350.0, blind: bool = False) -> Conversa
     return Conversation(calls, shown, replace(shown, prompt=prompt - 100) if blind else None, shown)
 
 
-EXAM: list[dict[str, Any]] = [{"plan": [{}] * 2}] * 20
+EXAM: Any = [{"plan": [{}] * 2}] * 20
 
 
 TASKS = [task(1), task(2), task(4)] * 100
@@ -364,7 +364,7 @@ def pack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A pack, tasks of it with many pictures, and their album."""
     loaded, album = domain.load(request.param), ImageStore(tmp_path_factory.mktemp("album"))
     mix = dict.fromkeys(loaded.spec["kinds"], 1.0)
-    return loaded, sampled.sample(loaded, "train", 20, 0, mix, album=album), album
+    return loaded, sampled.sample(loaded, "train", 20, seed=0, mix=mix, album=album), album
 
 
 @pytest.mark.parametrize("images", ["pixels", "source"])
@@ -375,7 +375,7 @@ def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
     maker = {"model": "m", "revision": "r", "engine": "openai", "licence": "l"}
     settings = agent_loop.Settings(8, 512, 0.0, 1.0, images=images, album=album)
     shown = {
-        name: [sampled.build(loaded, name, "train", 400_000_000 + n, album) for n in range(2)]
+        name: [sampled.build(loaded, name, "train", 400_000_000 + n, album=album) for n in range(2)]
         for name in {task["template"] for task in tasks}
     }
 
@@ -431,8 +431,10 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
     """A run of 180 tasks on two idle cores with AVX-512: generation took 500 s, training 493 s."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     recipe, loaded, album = recipe_file.load("local"), domain.load("legal"), ImageStore(tmp_path)
-    tasks = sampled.sample(loaded, "train", 180, 0, recipe.tasks.mix, pixels=False, album=album)
-    tasks = swap_some(tasks, loaded, recipe.tasks.swapped, album)
+    tasks = sampled.sample(
+        loaded, "train", 180, seed=0, mix=recipe.tasks.mix, pixels=False, album=album
+    )
+    tasks = swap_images(tasks, loaded, share=recipe.tasks.swapped, album=album)
     measured = cost.measure(tasks, loaded, album, shown="source", read="source")
     seconds = made("local", None, tasks=measured)["seconds"]
     assert seconds["generate"] == pytest.approx(500, rel=0.1)

@@ -73,7 +73,7 @@ def test_tool_call_f1_is_the_harmonic_mean_of_precision_and_recall_of_calling() 
 
 def test_the_default_reference_calls_at_each_step_of_a_plan_and_answers_after_it() -> None:
     rows = vendor_verifier.reference_of_domain(legal(), thinking=True)
-    planned = sum(len(task["plan"]) for task in tasks.sample(legal(), "train", 8, 0))
+    planned = sum(len(task["plan"]) for task in tasks.sample(legal(), "train", 8, seed=0))
     assert [row["calls"] for row in rows].count(True) == planned
     assert [row["calls"] for row in rows].count(False) == 8
     for row in rows:

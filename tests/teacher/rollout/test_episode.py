@@ -14,8 +14,9 @@ from scripted_server import Scripted, says
 from schemas.documents import check_document
 from schemas.filter import HINT_HEADER
 from schemas.messages import check_messages
+from schemas.task import Task
 from schemas.trace import Usage
-from teacher.domain.pack import Domain, Environment, load
+from teacher.domain import Domain, Environment, load
 from teacher.domain.prompts import demonstration, hint
 from teacher.domain.scoring import state_hash
 from teacher.domain.tasks import build
@@ -27,7 +28,6 @@ from teacher.rollout.agent_loop import Settings, passed
 TEACHER = {"model": "m", "revision": "r", "engine": "llama.cpp", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
 USAGE: Usage = {"prompt_tokens": 9, "completion_tokens": 3}
-Task = dict[str, Any]
 Turn = dict[str, Any] | str | None
 
 
@@ -245,7 +245,7 @@ def test_a_bad_call_is_an_error_message_and_changes_nothing(
 
 
 def test_a_tool_that_was_not_offered_does_not_run(stock: Domain, count: Task) -> None:
-    task = {**count, "tools": ["get_item"]}
+    task: Task = {**count, "tools": ["get_item"]}
     item = count["plan"][0]["arguments"]["item"]
     trace = play(stock, task, [calls(("take_item", {"item": item, "count": 1})), *solution(count)])
     assert trace["outcome"]["tool_errors"] == [3]
@@ -255,7 +255,7 @@ def test_a_tool_that_was_not_offered_does_not_run(stock: Domain, count: Task) ->
 def test_a_number_of_many_digits_reaches_only_the_tools_own_check(
     stock: Domain, count: Task
 ) -> None:
-    task = {**count, "tools": ["get_item", "take_item"]}
+    task: Task = {**count, "tools": ["get_item", "take_item"]}
     item = count["plan"][0]["arguments"]["item"]
     huge = calls(("take_item", f'{{"item": "{item}", "count": 1{"0" * 400}}}'))
     trace = play(stock, task, [huge, *solution(count)])
@@ -515,6 +515,7 @@ SHELF = Domain(
     },
 )
 COUNT: Task = {
+    "version": 1,
     "id": "shelf-train-count-1",
     "domain": "shelf",
     "split": "train",

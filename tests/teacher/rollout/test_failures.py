@@ -12,6 +12,7 @@ import teacher.inference.client as client_module
 from schemas.documents import check_document
 from schemas.errors import StageError
 from schemas.filter import DETECTED, REASONS, FilterSettings, check_trace, filter_traces
+from schemas.task import Task
 from teacher.dialects.base import for_teacher
 from teacher.domain.pack import Domain, load
 from teacher.domain.tasks import build
@@ -41,7 +42,7 @@ def legal() -> Domain:
 
 
 @pytest.fixture(scope="module")
-def task(legal: Domain) -> dict[str, Any]:
+def task(legal: Domain) -> Task:
     """A lookup: one call and an answer."""
     return build(legal, "contract_expiry", "train", 1)
 
@@ -51,12 +52,12 @@ def settings(url: str | None = None, mode: str = "thinking") -> Settings:
     return Settings(5, 100, 1.0, 0.95, mode=mode, dialect=for_teacher(teacher, url))
 
 
-def gold(task: dict[str, Any], **message: Any) -> Line:
+def gold(task: Task, **message: Any) -> Line:
     step = task["plan"][0]
     return calls(step["tool"], step["arguments"], f"functions.{step['tool']}:0", **message)
 
 
-def raw(task: dict[str, Any]) -> str:
+def raw(task: Task) -> str:
     step = task["plan"][0]
     return (
         f"<|tool_calls_section_begin|><|tool_call_begin|>functions.{step['tool']}:0"
@@ -67,7 +68,7 @@ def raw(task: dict[str, Any]) -> str:
 
 def play(
     domain: Domain,
-    task: dict[str, Any],
+    task: Task,
     script: list[Line],
     where: Path,
     loop: Settings | None = None,
@@ -110,7 +111,7 @@ def found(trace: Trace) -> list[tuple[int, str, str]]:
     "name", ["raw_markers", "call_in_reasoning", "malformed_id", "parsed arguments"]
 )
 def test_what_was_said_in_the_wrong_form_is_repaired_without_asking_again(
-    legal: Domain, task: dict[str, Any], tmp_path: Path, name: str
+    legal: Domain, task: Task, tmp_path: Path, name: str
 ) -> None:
     step = task["plan"][0]
     line = {
@@ -133,7 +134,7 @@ def test_what_was_said_in_the_wrong_form_is_repaired_without_asking_again(
 
 
 def test_reasoning_in_vllms_field_goes_back_in_the_field_of_both(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     script = [gold(task, reasoning="It is in the contract."), says(task["reply"])]
     trace, sent = play(legal, task, script, tmp_path)
@@ -166,7 +167,7 @@ FAILURES: list[tuple[str, str, Line, dict[str, Any]]] = [
 @pytest.mark.parametrize(("name", "where", "bad", "asked"), FAILURES)
 def test_a_failure_is_asked_again_once_and_the_better_reply_is_kept(
     legal: Domain,
-    task: dict[str, Any],
+    task: Task,
     tmp_path: Path,
     name: str,
     where: str,
@@ -193,7 +194,7 @@ def test_a_failure_is_asked_again_once_and_the_better_reply_is_kept(
 @pytest.mark.parametrize(("name", "where", "bad", "asked"), FAILURES)
 def test_a_failure_that_stays_is_rejected_by_its_name(
     legal: Domain,
-    task: dict[str, Any],
+    task: Task,
     tmp_path: Path,
     name: str,
     where: str,
@@ -213,7 +214,7 @@ def test_a_failure_that_stays_is_rejected_by_its_name(
 
 
 def test_a_second_try_that_fails_in_another_way_is_named_too(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     script = [says("I will look up the contract."), calls("search_the_web", {})]
     trace, _ = play(legal, task, script, tmp_path)
@@ -222,7 +223,7 @@ def test_a_second_try_that_fails_in_another_way_is_named_too(
 
 
 def test_a_second_try_that_is_itself_repaired_is_used(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     script = [says("", "tool_calls"), says(raw(task)), says(task["reply"])]
     trace, _ = play(legal, task, script, tmp_path)
@@ -231,7 +232,7 @@ def test_a_second_try_that_is_itself_repaired_is_used(
 
 
 def test_a_second_try_that_the_server_refuses_leaves_the_first_failure(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     script = [says("I will look up the contract."), fails(400, "tool_choice is not supported")]
     trace, _ = play(legal, task, script, tmp_path)
@@ -241,9 +242,7 @@ def test_a_second_try_that_the_server_refuses_leaves_the_first_failure(
     assert trace["messages"][-1]["content"] == "I will look up the contract."
 
 
-def test_each_step_has_its_own_second_try(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
-) -> None:
+def test_each_step_has_its_own_second_try(legal: Domain, task: Task, tmp_path: Path) -> None:
     script = [says("", "tool_calls"), gold(task), says(None, reasoning="Hm."), says(task["reply"])]
     trace, _ = play(legal, task, script, tmp_path)
     assert passed(trace)
@@ -254,7 +253,7 @@ def test_each_step_has_its_own_second_try(
 
 
 def test_where_there_is_no_other_mode_the_failure_is_rejected_at_once(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     trace, sent = play(legal, task, [says("!!!!!!!!")], tmp_path, settings(mode="instant"))
     assert found(trace) == [(1, "degenerate_output", "rejected")] and len(sent) == 1
@@ -262,7 +261,7 @@ def test_where_there_is_no_other_mode_the_failure_is_rejected_at_once(
 
 
 def test_at_moonshot_a_call_is_required_without_thinking_and_thinking_goes_on_after(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     script = [
         says("I will look up the contract."),
@@ -293,7 +292,7 @@ def test_at_moonshot_a_call_is_required_without_thinking_and_thinking_goes_on_af
 )
 @pytest.mark.parametrize("before", [0, 1])
 def test_a_reply_that_was_cut_off_is_truncated_and_not_asked_again(
-    legal: Domain, task: dict[str, Any], tmp_path: Path, cut_off: Line, before: int
+    legal: Domain, task: Task, tmp_path: Path, cut_off: Line, before: int
 ) -> None:
     trace, sent = play(legal, task, [*[gold(task)] * before, cut_off], tmp_path)
     assert len(sent) == before + 1 and found(trace) == []
@@ -305,7 +304,7 @@ def test_a_reply_that_was_cut_off_is_truncated_and_not_asked_again(
 
 
 def test_a_request_that_is_refused_for_good_is_a_teacher_error(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     trace, _ = play(legal, task, [fails(400, "the prompt is too long")], tmp_path)
     assert verdict(trace) == ("teacher_error", trace["outcome"]["error"])
@@ -316,7 +315,7 @@ def test_a_request_that_is_refused_for_good_is_a_teacher_error(
     "dead", [fails(500, "EngineDeadError: EngineCore"), fails(503, "loading"), DROPS]
 )
 def test_a_dead_engine_is_revived_and_asked_again(
-    legal: Domain, task: dict[str, Any], tmp_path: Path, dead: Line
+    legal: Domain, task: Task, tmp_path: Path, dead: Line
 ) -> None:
     restarts = []
 
@@ -334,7 +333,7 @@ def test_a_dead_engine_is_revived_and_asked_again(
 
 
 def test_an_engine_that_stays_dead_ends_the_stage_and_no_reply_is_lost(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     async def scene(script: list[Line]) -> tuple[Trace, int]:
         async with Scripted(script) as server:
@@ -388,7 +387,7 @@ def test_every_name_has_a_reason_of_the_filter() -> None:
 
 
 def test_a_trace_file_that_names_no_failure_is_still_judged(
-    legal: Domain, task: dict[str, Any], tmp_path: Path
+    legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     trace, _ = play(legal, task, [says("!!!!!!!!")] * 2, tmp_path)
     for detected in ([], [{"step": 1, "name": "of_a_later_version", "action": "rejected"}]):

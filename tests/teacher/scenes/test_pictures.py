@@ -17,12 +17,11 @@ from scripted_server import Line, Scripted, calls, says
 from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.messages import check_messages
-from teacher.domain import tasks
-from teacher.domain.pack import Answer, Domain
+from teacher.domain import Answer, Domain, tasks
 from teacher.domain.prompts import demonstration
 from teacher.domain.scoring import answer_matches
-from teacher.domain.tasks import as_json, build, sample
-from teacher.domain.unanswerable import swap_some
+from teacher.domain.tasks import build, sample
+from teacher.domain.unanswerable import swap_images
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.rollout import agent_loop, blind_baseline
@@ -33,7 +32,7 @@ from teacher.scenes.images import ImageStore
 TEACHER = {"model": "m", "revision": "r", "engine": "vllm", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
 LIMITS = {"max_count": 2, "max_bytes": 4_000_000}
-Task = dict[str, Any]
+Task = Any
 
 
 @pytest.fixture(scope="module")
@@ -49,17 +48,17 @@ def fees(tmp_path_factory: pytest.TempPathFactory) -> Domain:
 @pytest.fixture(scope="module")
 def train(fees: Domain, album: ImageStore) -> list[Task]:
     """Tasks of every template."""
-    return sample(fees, "train", 24, 0, album=album)
+    return sample(fees, "train", 24, seed=0, album=album)
 
 
 @pytest.fixture(scope="module")
 def page(fees: Domain, album: ImageStore) -> Task:
-    return build(fees, "fee_on_page", "train", 3, album)
+    return build(fees, "fee_on_page", "train", 3, album=album)
 
 
 @pytest.fixture(scope="module")
 def stored_note(fees: Domain, album: ImageStore) -> Task:
-    return build(fees, "fee_of_stored_note", "train", 5, album)
+    return build(fees, "fee_of_stored_note", "train", 5, album=album)
 
 
 def play(
@@ -110,7 +109,7 @@ def test_the_pictures_of_a_task_are_the_same_files_each_time(
     fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     again = ImageStore(tmp_path)
-    assert build(fees, "fee_on_page", "train", 3, again) == page
+    assert build(fees, "fee_on_page", "train", 3, album=again) == page
     for file in tmp_path.iterdir():
         assert file.read_bytes() == (album.directory / file.name).read_bytes()
 
@@ -118,7 +117,7 @@ def test_the_pictures_of_a_task_are_the_same_files_each_time(
 def test_all_templates_are_proven_in_both_splits(
     fees: Domain, album: ImageStore, train: list[Task]
 ) -> None:
-    for made in (train, sample(fees, "exam", 24, 0, album=album)):
+    for made in (train, sample(fees, "exam", 24, seed=0, album=album)):
         assert {task["template"] for task in made} == set(fees.templates)
         for task in made:
             check_document(task, "task", task["id"])
@@ -128,7 +127,7 @@ def test_all_templates_are_proven_in_both_splits(
 def test_who_reads_what_pictures_show_is_asked_for_no_point(
     fees: Domain, album: ImageStore
 ) -> None:
-    tasks = sample(fees, "train", 24, 0, pixels=False, album=album)
+    tasks = sample(fees, "train", 24, seed=0, pixels=False, album=album)
     assert "where_is_the_fee" not in {task["template"] for task in tasks}
 
 
@@ -164,7 +163,7 @@ def test_a_picture_that_is_gone_or_damaged_is_named(
             'f"Is {world._fee} the fee due on this page?"',
             "the request already says the answer",
         ),
-        ("fee_on_page", '"variant": "letter",', '"variant": "poster",', "picture 0 (document): "),
+        ("fee_on_page", '"variant": "letter",', '"variant": "poster",', "image 0 (document): "),
         (
             "where_is_the_fee",
             '@template(kind="document", pixels=True)',
@@ -175,7 +174,7 @@ def test_a_picture_that_is_gone_or_damaged_is_named(
             "fee_of_stored_note",
             'return Scene("document", data',
             'return Scene("poster", data',
-            "the picture that get_note returns (poster): kind: 'poster'",
+            "the image that get_note returns (poster): kind: 'poster'",
         ),
     ],
 )
@@ -202,9 +201,9 @@ def test_a_seed_that_is_drawn_badly_is_passed_over_but_not_three_in_a_row(
     monkeypatch.setattr(tasks, "check", lambda picture: next(left, []))
     if spoilt > 2:
         with pytest.raises(InputError, match="unreadable"):
-            sample(fees, "train", 4, 0)
+            sample(fees, "train", 4, seed=0)
     else:
-        assert len(sample(fees, "train", 4, 0)) == 4
+        assert len(sample(fees, "train", 4, seed=0)) == 4
 
 
 def test_a_question_about_a_cell_that_is_not_drawn_is_refused(tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_a_question_about_a_cell_that_is_not_drawn_is_refused(tmp_path: Path) ->
     message = str(raised.value)
     assert message.startswith(f"{tmp_path / 'fees' / 'visual.py'}: fee_on_page: seed 3 (train): ")
     assert message.endswith(
-        "program: fields.Fee due: expected a cell that picture 0 (document) shows"
+        "program: fields.Fee due: expected a cell that image 0 (document) shows"
     )
 
 
@@ -239,8 +238,8 @@ def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
 ) -> None:
     tasks = train
     visual = [task for task in tasks if "pictures" in task]
-    made = swap_some(tasks, fees, 0.25, album)
-    assert swap_some(tasks, fees, 0.25, album) == made
+    made = swap_images(tasks, fees, share=0.25, album=album)
+    assert swap_images(tasks, fees, share=0.25, album=album) == made
     swapped = [task for task in made if "swapped" in task]
     assert len(swapped) == round(0.25 * len(visual))
     originals = {f"{task['id']}-swapped": task for task in tasks}
@@ -253,7 +252,7 @@ def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
         shown = {cell["key"] for cell in album.description(picture["sha256"])["cells"]}
         assert not shown & {key for _, key in original["cells"]}
         answer = task["checks"]["answer"]
-        assert answer_matches(answer, task["reply"])
+        assert answer and answer_matches(answer, task["reply"])
         assert not answer_matches(answer, original["reply"])
     assert [t for t in made if "swapped" not in t] == [t for t in tasks if t in made]
 
@@ -261,7 +260,7 @@ def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
 def test_with_no_share_nothing_is_swapped(
     fees: Domain, album: ImageStore, train: list[Task]
 ) -> None:
-    assert swap_some(train, fees, 0, album) == train
+    assert swap_images(train, fees, share=0, album=album) == train
 
 
 # ------------------------------------------------------------------------------------- what is sent
@@ -330,7 +329,7 @@ def test_a_tool_that_returns_a_picture_shows_it_in_its_message(
 def test_a_reply_is_remembered_by_the_hash_of_its_picture_and_by_what_was_shown_of_it(
     fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
-    other = build(fees, "fee_on_page", "train", 5, album)
+    other = build(fees, "fee_on_page", "train", 5, album=album)
     assert (other["request"], other["tools"]) == (page["request"], page["tools"])
     keys = []
     for task in (page, other):
@@ -371,7 +370,7 @@ def test_worked_examples_show_their_pictures(
 ) -> None:
     loop = dataclasses.replace(LOOP, images="pixels", album=album)
     shown = [demonstration(task, fees, album=album) for task in (stored_note, page)]
-    other = build(fees, "fee_on_page", "train", 4, album)
+    other = build(fees, "fee_on_page", "train", 4, album=album)
     trace, requests = play(fees, other, plan(other), tmp_path, loop, examples=shown)
     sent = requests[0]["messages"]
     lists = [m for m in sent if isinstance(m["content"], list)]
@@ -452,14 +451,14 @@ def test_a_task_that_needs_its_picture_is_found_to(
 def test_what_a_picture_does_not_show_is_not_asked_blind(
     fees: Domain, album: ImageStore, train: list[Task], tmp_path: Path
 ) -> None:
-    some = swap_some(train, fees, 0.25, album)
+    some = swap_images(train, fees, share=0.25, album=album)
     swapped = next(task for task in some if "swapped" in task)
     found, made, _ = check_blind(fees, swapped, album, tmp_path, "I see no page.")
     assert found is None and made == 0
 
 
 def choice(number: int, value: str) -> Task:
-    answer = as_json(Answer("choice", value, options=("yes", "no")))
+    answer = Answer("choice", value, options=("yes", "no")).as_row()
     return {"id": str(number), "template": "agrees", "checks": {"answer": answer}}
 
 
@@ -482,7 +481,7 @@ def test_a_choice_that_is_always_the_same_needs_no_picture() -> None:
 
 
 def test_where_only_some_answers_are_a_choice_the_others_say_whether_a_picture_is_needed() -> None:
-    value = as_json(Answer("number", 41))
+    value = Answer("number", 41).as_row()
     others = [
         {"id": str(number), "template": "agrees", "checks": {"answer": value}}
         for number in range(20, 60)
