@@ -138,9 +138,7 @@ async def run_exam(
         async with Client(
             endpoint, identity, replies, slots, _REPLY_SECONDS, image_store
         ) as client:
-            async for trace in rollouts(
-                cast(Any, tasks), domain, client, loop, cast(Any, maker), slots
-            ):
+            async for trace in rollouts(tasks, domain, client, loop, cast(Any, maker), slots):
                 traces[trace["task"]["id"]] = cast(Trace, trace)
                 report_episode()
     replies.close()
