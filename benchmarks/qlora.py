@@ -8,8 +8,8 @@
     python -m benchmarks.qlora --model 32b --check           # gradients against float32, two layers
     python -m benchmarks.qlora --model 32b --profile         # time per kind of kernel in a step of the loop
 
-Needs an NVIDIA GPU and the packages torch, triton, transformers, peft and bitsandbytes, and jinja2, jsonschema and
-pillow, which student/rendering/examples.py imports. The trainers need more: see qlora_baselines.py. Downloads nothing.
+Needs an NVIDIA GPU and the packages torch, triton, transformers, peft and bitsandbytes; the rest of the project's
+environment is not needed. The trainers need more: see qlora_baselines.py. Downloads nothing.
 
 The weights are random: one layer is quantised (NF4, double quantisation) and repeated. The adapters have rank 16, on
 all linear layers, in bfloat16 as in stock TRL. AdamW trains them on random tokens that all count in the loss. Results

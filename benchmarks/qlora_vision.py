@@ -6,7 +6,8 @@
 
 A row is a conversation with images of A4 pages at 144 dpi (1,190 x 1,684 px); its text tokens count in the loss. The
 language model is built by qlora_setup.py: random weights, NF4, adapters of rank 16. The vision tower has random weights
-in bfloat16. Needs an NVIDIA GPU and the packages that benchmarks/qlora.py names; downloads nothing.
+in bfloat16. Needs an NVIDIA GPU and the packages torch, triton, transformers, peft, bitsandbytes, jinja2, jsonschema,
+pillow and pyyaml; downloads nothing.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch
 from student.kernels import fused_layers
 from student.kernels.linear_cross_entropy import linear_cross_entropy
 from student.models.introspect import shape_of
-from student.rendering.examples import IGNORED
+from student.rendering.labels import IGNORED
 from student.training import memory
 from student.training.vision import TOWER, prepare_tower
 

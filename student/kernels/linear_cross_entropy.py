@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from student.kernels.triton_ops import ops
-from student.rendering.examples import IGNORED
+from student.rendering.labels import IGNORED
 
 
 def linear_cross_entropy(

@@ -17,9 +17,8 @@ from typing import Any
 from jinja2 import TemplateError
 
 from schemas.json_text import parse_json
+from student.rendering.labels import IGNORED
 from teacher.scenes.images import ImageStore, attach_images, message_images, request_messages
-
-IGNORED = -100  # PyTorch's cross entropy skips this label
 
 
 @dataclass

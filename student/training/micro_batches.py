@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from student.kernels.linear_cross_entropy import linear_cross_entropy
-from student.rendering.examples import IGNORED
+from student.rendering.labels import IGNORED
 
 Row = dict[str, Any]
 # cuDNN's attention is used for lengths that are multiples of this (student/kernels/attention.py).
