@@ -1,17 +1,16 @@
-"""The research desk: reports with figures and pages, products and their vendors, what is on record of them.
+"""The world of the research desk: reports with figures and pages, products and their vendors, and recorded scores.
 
-A world is six products of one category by six vendors, and six reports on them: four benchmark reports, whose
-measurements are shown by a chart and a results page, and two market reports. Every report also has a diagram. The
-records lag behind the reports: of each metric one score was never entered and one was copied wrongly.
+A world has six products of one category by six vendors, and six reports on them: four benchmark reports, whose
+measurements are in a chart and on a results page, and two market reports. Every report also has a diagram. The records
+lag behind the reports: for each metric, one score was never entered and one was copied wrongly.
 
-Everything is invented. Names and numbers of train and exam worlds come from disjoint pools; world.yaml holds the words,
-pictures.py draws up what reports show; textual.py and visual.py hold what people ask of the desk.
+Everything is invented. Names and numbers of train and exam worlds come from disjoint pools. world.yaml holds the words,
+figures.py makes the scenes of the reports; textual.py and visual.py hold the task templates.
 """
 
 import random
-from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, Literal, get_args
+from typing import Any
 
 from teacher.domain import (
     Environment,
@@ -25,65 +24,31 @@ from teacher.domain import (
 )
 from teacher.scenes import Scene
 
-from .pictures import WORDS, diagram, market_chart, result_pages, score_chart, spread
+from .figures import WORDS, diagram, market_chart, result_pages, score_chart, spread
+from .records import (
+    FINDINGS,
+    LEVELS,
+    METRICS,
+    STATUSES,
+    Figure,
+    Finding,
+    Level,
+    Metric,
+    Product,
+    Report,
+    Status,
+    Vendor,
+)
 
-Metric = Literal["throughput", "latency", "power", "accuracy", "memory", "startup"]
-Level = Literal["watch", "trial", "adopt", "avoid"]
-Finding = Literal["confirmed", "disputed"]
-Status = Literal["draft", "published", "withdrawn"]
-
-METRICS = get_args(Metric)
-LEVELS = get_args(Level)
-FINDINGS = get_args(Finding)
-STATUSES = get_args(Status)
 PRODUCTS = 6
 MAX_VALUE = 1_000_000
 
 
 @cache
 def _stems(split: str) -> list[str]:
+    """The invented names of a split."""
     stems = sorted(o + e for o in WORDS["onsets"].split() for e in WORDS["endings"].split())
     return dealt(stems, split)
-
-
-@dataclass
-class Product:
-    id: str
-    name: str
-    vendor: str
-    released: str
-    price: int
-    level: str | None = None
-
-
-@dataclass
-class Vendor:
-    id: str
-    name: str
-    people: list[str]  # the head first
-    contact: str
-
-
-@dataclass
-class Report:
-    id: str
-    title: str
-    analyst: str
-    published: str
-    metric: str | None  # None: a market report
-    status: str
-    figures: list[str] = field(default_factory=list)
-    pages: list[Scene] = field(default_factory=list)
-    product: str = ""  # the product, or the vendor, that the diagram is about
-    samples: dict[str, str] = field(default_factory=dict)  # product -> sample number
-
-
-@dataclass
-class Figure:
-    id: str
-    report: str
-    scene: Scene
-    marks: dict[str, str] = field(default_factory=dict)  # product -> key of its score
 
 
 class ResearchDesk(Environment):
@@ -124,8 +89,8 @@ class ResearchDesk(Environment):
             for metric in self._metrics
         }
         self._scores: dict[tuple[str, str], Any] = {}
-        self._slips: dict[str, str] = {}  # metric -> the product whose score was copied wrongly
-        self._gaps: dict[str, str] = {}  # metric -> the product whose score was never entered
+        self._slips: dict[str, str] = {}  # metric -> product with a wrong score on record
+        self._gaps: dict[str, str] = {}  # metric -> product without a score on record
         for metric, measured in self._measured.items():
             gap, slip = rng.sample(sorted(measured), 2)
             self._gaps[metric], self._slips[metric] = gap, slip
@@ -156,28 +121,28 @@ class ResearchDesk(Environment):
             )
             self._reports[report.id] = report
             report.figures = numbers["F"][2 * i : 2 * i + 2]
-            self._picture(report, charts[i], diagrams[i], rng)
+            self._illustrate(report, charts[i], diagrams[i], rng)
         self._notes: dict[str, list[Any]] = {}
         self._marked: set[tuple[str, str]] = set()
         self._citations: set[tuple[str, str]] = set()
         return None
 
-    def _picture(self, report: Report, chart: str, variant: str, rng: random.Random) -> None:
-        """Gives a report its two figures, the chart and the diagram, and its two pages."""
+    def _illustrate(self, report: Report, chart: str, variant: str, rng: random.Random) -> None:
+        """Adds the two figures (a chart and a diagram) and the two pages of a report."""
         names = {product.id: product.name for product in self._products.values()}
         measured = self._measured[report.metric] if report.metric else {}
         marks: dict[str, str] = {}
         if report.metric:
-            shown, marks = score_chart(chart, report.title, report.metric, measured, names, rng)
+            scene, marks = score_chart(chart, report.title, report.metric, measured, names, rng)
         else:
             vendors = [vendor.name for vendor in self._vendors.values()]
-            shown = market_chart(chart, self.category, vendors, rng)
+            scene = market_chart(chart, self.category, vendors, rng)
         first, second = report.figures
-        self._figures[first] = Figure(first, report.id, shown, marks)
+        self._figures[first] = Figure(first, report.id, scene, marks)
         vendor = self._vendors[self._products[report.product].vendor]
         about = names[report.product], vendor.name, vendor.people, self.category
-        drawn = diagram(variant, *about, self._task["split"], rng)
-        self._figures[second] = Figure(second, report.id, drawn)
+        scene = diagram(variant, *about, self._task["split"], rng)
+        self._figures[second] = Figure(second, report.id, scene)
         head = {"title": report.title, "number": report.id, "date": report.published}
         report.pages, report.samples = result_pages(
             head, report.analyst, report.metric, measured, names, rng
@@ -335,11 +300,11 @@ class ResearchDesk(Environment):
             person: Full name
         """
         vendor = known(self._vendors, vendor_id, "vendor")
-        found = next((p for p in vendor.people if same_name(p, person)), None)
-        if found is None:
+        contact = next((p for p in vendor.people if same_name(p, person)), None)
+        if contact is None:
             raise ValueError(f"nobody called {quoted(person)} at {vendor.name}")
-        vendor.contact = found
-        return {"vendor_id": vendor.id, "contact": found}
+        vendor.contact = contact
+        return {"vendor_id": vendor.id, "contact": contact}
 
     def note_figure(self, figure_id: str, finding: Finding, shown: float) -> dict:
         """Note on a figure whether our record agrees with a value it shows.
@@ -363,11 +328,11 @@ class ResearchDesk(Environment):
         """
         figure = known(self._figures, figure_id, "figure")
         boxes = figure.scene.data.get("nodes", {}).values()
-        found = next((label for label in boxes if same_name(label, component)), None)
-        if found is None:
+        box = next((label for label in boxes if same_name(label, component)), None)
+        if box is None:
             raise ValueError(f"figure {figure.id} has no box {quoted(component)}")
-        self._marked.add((figure.id, found))
-        return {"figure_id": figure.id, "marked": found}
+        self._marked.add((figure.id, box))
+        return {"figure_id": figure.id, "marked": box}
 
     def cite_figure(self, report_id: str, figure_id: str) -> dict:
         """Cite a figure in a report.
@@ -396,12 +361,14 @@ class ResearchDesk(Environment):
 
 
 def _title(metric: str | None, category: str, number: int) -> str:
+    """The title of a report. number: its index, for market reports."""
     if metric:
         return f"{WORDS['metrics'][metric]['title']} of {category}"
     return f"The market for {category}, part {number - 3}"
 
 
 def _positive(value: Any, what: str) -> float:
+    """The argument, if it is a number above 0. Raises ValueError for any other."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_VALUE:
         raise ValueError(f"{what}: {quoted(value)}: expected a number above 0, at most {MAX_VALUE}")
     return value

@@ -1,6 +1,6 @@
-"""Pictures of an invented world, as scenes made from its names and values: charts, diagrams, pages.
+"""The scenes of an invented world, made from its names and values: charts, diagrams and pages.
 
-world.yaml holds the words. Which report shows which picture is decided in environment.py.
+world.yaml holds the words. environment.py decides which report has which scenes.
 """
 
 import random
@@ -21,14 +21,14 @@ Shape = tuple[dict[str, str], list[list[str]]]  # nodes: key -> label; edges: [f
 
 
 @cache
-def _pairs(what: str, split: str) -> list[str]:
-    """Names made of a word of each of two lists: of components, steps, messages."""
-    pairs = [f"{a} {b}" for a in WORDS[f"{what}_first"] for b in WORDS[f"{what}_last"]]
+def _pairs(kind: str, split: str) -> list[str]:
+    """Names of a kind (component, step, message) in a split, combined from the words of two lists."""
+    pairs = [f"{a} {b}" for a in WORDS[f"{kind}_first"] for b in WORDS[f"{kind}_last"]]
     return dealt(pairs, split)
 
 
 def spread(rng: random.Random, count: int, metric: str) -> list[Any]:
-    """Values of a metric, far enough apart to be told from each other on a chart's axis."""
+    """Values of a metric, far enough apart to be distinguished on the axis of a chart."""
     scale = WORDS["metrics"][metric]
     bins = 2 * count + 4
     width = (scale["high"] - scale["low"]) / bins
@@ -51,9 +51,9 @@ def score_chart(
     names: dict[str, str],
     rng: random.Random,
 ) -> tuple[Scene, dict[str, str]]:
-    """A chart of what was measured, and where it shows that of which product: its number and its mark's key.
+    """A chart of measured values, and for each product the key of the cell that shows its value.
 
-    measured, names: by a product's number.
+    measured, names: by product id.
     """
     scale = WORDS["metrics"][metric]
     data: dict[str, Any] = {
@@ -69,7 +69,7 @@ def score_chart(
         data["series"] = {scale["title"]: list(measured.values())}
         marks = {product: f"series.{scale['title']}.{i}" for i, product in enumerate(measured)}
     elif variant == "grouped_bar":
-        # Last year's values, then the measured ones, of four products: two hold no mark here.
+        # Values of 2024 beside the measured ones, of four products; two products are not in the chart.
         products = _some(measured, 4, rng)
         data["categories"] = [names[product] for product in products]
         before = spread(rng, 4, metric)
@@ -84,12 +84,12 @@ def score_chart(
 
 
 def _some(measured: dict[str, Any], count: int, rng: random.Random) -> list[str]:
-    """So many of the products, in their order."""
+    """`count` random products, in their order."""
     return [list(measured)[i] for i in sorted(rng.sample(range(len(measured)), count))]
 
 
 def market_chart(variant: str, category: str, vendors: list[str], rng: random.Random) -> Scene:
-    """Shares of the vendors as a pie, or revenue by segment as stacked bars."""
+    """The vendors' shares as a pie, or revenue by segment as stacked bars."""
     if variant == "pie":
         cuts = sorted(rng.sample(range(1, 20), len(vendors) - 1))
         shares = [5 * (b - a) for a, b in zip([0, *cuts], [*cuts, 20], strict=True)]
@@ -98,7 +98,7 @@ def market_chart(variant: str, category: str, vendors: list[str], rng: random.Ra
             "title": f"Market shares in {category}, 2025",
             "unit": "percent",
             "categories": vendors,
-            # No two slices alike: move a point from one to the next where they are.
+            # Equal slices are made distinct.
             "series": {"Share": _distinct(shares)},
             "labels": True,
         }
@@ -118,7 +118,7 @@ def market_chart(variant: str, category: str, vendors: list[str], rng: random.Ra
 
 
 def _distinct(shares: list[int]) -> list[int]:
-    """Shares whose sum stays and of which no two are equal."""
+    """Shares with the same sum of which no two are equal."""
     order = sorted(range(len(shares)), key=lambda i: shares[i])
     for rank, i in enumerate(order):
         shares[i] += rank - (len(shares) - 1) // 2
@@ -127,7 +127,7 @@ def _distinct(shares: list[int]) -> list[int]:
 
 
 def development(metrics: list[str], names: list[str], rng: random.Random) -> Scene:
-    """Two products over eight quarters, as a line chart: each rises, falls or does neither throughout."""
+    """A line chart of two products over eight quarters; each series rises, falls or is mixed."""
     metric = rng.choice(metrics)
     series = {}
     for name in rng.sample(names, 2):
@@ -161,7 +161,7 @@ def diagram(
     split: str,
     rng: random.Random,
 ) -> Scene:
-    """A diagram about a product, its vendor, or how products of its category are tested."""
+    """A diagram of a product, its vendor, or the test procedure of its category."""
     if variant == "organisation":
         title, (nodes, edges) = f"Organisation of {vendor}", _tree(people, rng)
     elif variant == "dependency":
@@ -179,19 +179,19 @@ def diagram(
 
 
 def _tree(people: list[str], rng: random.Random) -> Shape:
-    """A head, two or three who report to her, and the others below those."""
+    """A head, two or three leads who report to the head, and the others below the leads."""
     below = people[1:]
     leads = below[: rng.choice((2, 3))]
     edges = [["p0", f"p{1 + i}", ""] for i in range(len(leads))]
     for i in range(len(leads), len(below)):
-        # Every lead has somebody; who has how many is drawn.
+        # Every lead has at least one report; the others are distributed at random.
         lead = i - len(leads) if i < 2 * len(leads) else rng.randrange(len(leads))
         edges.append([f"p{1 + lead}", f"p{1 + i}", ""])
     return {f"p{i}": person for i, person in enumerate(people)}, edges
 
 
 def _graph(names: list[str], rng: random.Random) -> Shape:
-    """Components that depend on later ones: one or two each, and every one but the first has a dependant."""
+    """Components that depend on later ones; every component but the first has a dependant."""
     edges = {(rng.randrange(max(0, i - 2), i), i) for i in range(1, len(names))}
     for i in rng.sample(range(len(names) - 2), 3):
         edges.add((i, rng.randrange(i + 1, min(i + 4, len(names)))))
@@ -200,7 +200,7 @@ def _graph(names: list[str], rng: random.Random) -> Shape:
 
 
 def _procedure(names: list[str], rng: random.Random) -> Shape:
-    """Steps one after another, and one that sends who fails it back."""
+    """Steps in sequence; one of them leads back to an earlier step on failure."""
     names = names[: rng.choice((5, 6, 7))]
     nodes = {f"s{i}": name for i, name in enumerate(names)}
     edges = [[f"s{i}", f"s{i + 1}", ""] for i in range(len(names) - 1)]
@@ -211,7 +211,7 @@ def _procedure(names: list[str], rng: random.Random) -> Shape:
 
 
 def _exchange(names: list[str], messages: list[str], rng: random.Random) -> Shape:
-    """Messages between parts, each sent by who got the last one."""
+    """Messages between components, each sent by the receiver of the last one."""
     nodes = {f"m{i}": name for i, name in enumerate(names)}
     edges, at = [], 0
     for message in messages[: rng.choice((5, 6, 7))]:
@@ -232,9 +232,9 @@ def result_pages(
     names: dict[str, str],
     rng: random.Random,
 ) -> tuple[list[Scene], dict[str, str]]:
-    """Page 1: what was found, by sample number; page 2: which sample was which product. And each product's sample.
+    """Page 1, the results by sample number; page 2, the products of the samples; and the sample number of each product.
 
-    head: title, number and date of the report. metric: None for a market report, whose pages give street prices.
+    head: title, number and date of the report. metric: None for a market report, whose pages show street prices.
     """
     products = list(names)
     numbers = [f"S{n}" for n in rng.sample(range(11, 99), len(products))]
@@ -276,7 +276,7 @@ def result_pages(
 
 
 def quote(vendor: str, product: str, listed: float, rng: random.Random) -> Scene:
-    """A vendor's quote for its product, at another price than the one that is listed."""
+    """A vendor's quote for its product, at another price than the list price."""
     price = rng.choice([p for p in range(225, 12000, 25) if p != listed])
     lines = [(product, rng.randrange(2, 30), price)]
     lines += [(s, 1, rng.randrange(8, 90) * 25) for s in rng.sample(SERVICES, 2)]

@@ -1,4 +1,4 @@
-"""The desk's tasks in words: requests.yaml holds what people ask, the templates say what it takes."""
+"""The text-only task templates of the research desk. requests.yaml holds the wordings of the requests."""
 
 import random
 from pathlib import Path
@@ -8,23 +8,26 @@ import yaml
 
 from teacher.domain import Answer, Blueprint, Plan, template
 
-from .environment import LEVELS, STATUSES, Report, ResearchDesk
-from .pictures import WORDS
+from .environment import ResearchDesk
+from .figures import WORDS
+from .records import LEVELS, STATUSES, Report
 
 REQUESTS = yaml.safe_load(Path(__file__).with_name("requests.yaml").read_text(encoding="utf-8"))
 
 
-def say(what: str, rng: random.Random, **facts: Any) -> str:
-    text = rng.choice(REQUESTS[what]).format(**facts)
+def phrase(name: str, rng: random.Random, /, **facts: Any) -> str:
+    """A random wording of a request, filled in with the facts."""
+    text = rng.choice(REQUESTS[name]).format(**facts)
     return text[0].upper() + text[1:]
 
 
 def pick(table: dict[str, Any], rng: random.Random) -> Any:
+    """A random value of a table."""
     return rng.choice(list(table.values()))
 
 
 def title_of(metric: str) -> str:
-    """A metric as a sentence says it."""
+    """The name of a metric in a sentence."""
     return WORDS["metrics"][metric]["title"].lower()
 
 
@@ -32,7 +35,7 @@ def title_of(metric: str) -> str:
 def product_released(world: ResearchDesk, rng: random.Random) -> Blueprint:
     product = pick(world._products, rng)
     return Blueprint(
-        say("product_released", rng, product=product.id),
+        phrase("product_released", rng, product=product.id),
         [("get_product", {"product_id": product.id})],
         f"{product.id} was released on {product.released}.",
         Answer("date", product.released),
@@ -43,7 +46,7 @@ def product_released(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def product_price(world: ResearchDesk, rng: random.Random) -> Blueprint:
     product = pick(world._products, rng)
     return Blueprint(
-        say("product_price", rng, product=product.id),
+        phrase("product_price", rng, product=product.id),
         [("get_product", {"product_id": product.id})],
         f"The list price of {product.id} is EUR {product.price}.",
         Answer("amount", product.price),
@@ -54,7 +57,7 @@ def product_price(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def report_analyst(world: ResearchDesk, rng: random.Random) -> Blueprint:
     report = pick(world._reports, rng)
     return Blueprint(
-        say("report_analyst", rng, report=report.id),
+        phrase("report_analyst", rng, report=report.id),
         [("get_report", {"report_id": report.id})],
         f"{report.id} is by {report.analyst}.",
         Answer("text", report.analyst),
@@ -65,7 +68,7 @@ def report_analyst(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def report_published(world: ResearchDesk, rng: random.Random) -> Blueprint:
     report = pick(world._reports, rng)
     return Blueprint(
-        say("report_published", rng, report=report.id),
+        phrase("report_published", rng, report=report.id),
         [("get_report", {"report_id": report.id})],
         f"{report.id} is dated {report.published}.",
         Answer("date", report.published),
@@ -76,7 +79,7 @@ def report_published(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def score_on_record(world: ResearchDesk, rng: random.Random) -> Blueprint:
     (product, metric), score = rng.choice(list(world._scores.items()))
     return Blueprint(
-        say("score_on_record", rng, product=product, metric=title_of(metric)),
+        phrase("score_on_record", rng, product=product, metric=title_of(metric)),
         [("get_score", {"product_id": product, "metric": metric})],
         f"The {title_of(metric)} on record is {score} {WORDS['metrics'][metric]['unit']}.",
         Answer("number", score),
@@ -87,7 +90,7 @@ def score_on_record(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def vendor_contact(world: ResearchDesk, rng: random.Random) -> Blueprint:
     vendor = pick(world._vendors, rng)
     return Blueprint(
-        say("vendor_contact", rng, vendor=vendor.id),
+        phrase("vendor_contact", rng, vendor=vendor.id),
         [("get_vendor", {"vendor_id": vendor.id})],
         f"Our contact is {vendor.contact}.",
         Answer("text", vendor.contact),
@@ -102,7 +105,7 @@ def price_by_name(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("get_product", {"product_id": product.id}),
     ]
     reply = f"The list price is EUR {product.price}."
-    request = say("price_by_name", rng, name=product.name)
+    request = phrase("price_by_name", rng, name=product.name)
     return Blueprint(request, plan, reply, Answer("amount", product.price))
 
 
@@ -114,7 +117,7 @@ def contact_for_product(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("find_product", {"name": product.name}),
         ("get_vendor", {"vendor_id": product.vendor}),
     ]
-    request = say("contact_for_product", rng, name=product.name)
+    request = phrase("contact_for_product", rng, name=product.name)
     return Blueprint(request, plan, f"Our contact there is {contact}.", Answer("text", contact))
 
 
@@ -125,12 +128,12 @@ def watch_by_name(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("find_product", {"name": product.name}),
         ("watch_product", {"product_id": product.id, "level": level}),
     ]
-    request = say("watch_by_name", rng, name=product.name, level=level)
+    request = phrase("watch_by_name", rng, name=product.name, level=level)
     return Blueprint(request, plan, f"{product.name} is on the watch list as {level}.")
 
 
 def _two_scores(world: ResearchDesk, rng: random.Random) -> tuple[str, list[str], Plan]:
-    """A metric, two products that differ in it by our records, and the calls that read both."""
+    """A metric, two products whose recorded scores differ, and the calls that read both scores."""
     while True:
         metric = rng.choice(world._metrics)
         scored = [product for product, of in world._scores if of == metric]
@@ -146,7 +149,7 @@ def score_gap(world: ResearchDesk, rng: random.Random) -> Blueprint:
     metric, (one, other), plan = _two_scores(world, rng)
     unit = WORDS["metrics"][metric]["unit"]
     gap = abs(world._scores[one, metric] - world._scores[other, metric])
-    request = say("score_gap", rng, product=one, other=other, metric=title_of(metric), unit=unit)
+    request = phrase("score_gap", rng, product=one, other=other, metric=title_of(metric), unit=unit)
     return Blueprint(request, plan, f"They differ by {gap} {unit}.", Answer("number", gap))
 
 
@@ -156,7 +159,7 @@ def watch_better(world: ResearchDesk, rng: random.Random) -> Blueprint:
     best, level = WORDS["metrics"][metric]["best"], rng.choice(("watch", "trial", "adopt"))
     two_by_score = sorted(two, key=lambda product: world._scores[product, metric])
     better = two_by_score[-1 if best == "highest" else 0]
-    request = say(
+    request = phrase(
         "watch_better",
         rng,
         product=two[0],
@@ -178,12 +181,12 @@ def cite_figure_of_report(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("get_report", {"report_id": cited.id}),
         ("cite_figure", {"report_id": report.id, "figure_id": figure}),
     ]
-    request = say("cite_figure_of_report", rng, report=report.id, source=cited.id, which=which)
+    request = phrase("cite_figure_of_report", rng, report=report.id, source=cited.id, which=which)
     return Blueprint(request, plan, f"{report.id} now cites {figure}.")
 
 
 def _a_measurement(world: ResearchDesk, rng: random.Random) -> tuple[str, Report]:
-    """A metric that a report is about, and the report."""
+    """A random benchmark report and its metric."""
     return rng.choice([(r.metric, r) for r in world._reports.values() if r.metric])
 
 
@@ -196,7 +199,7 @@ def status_by_metric(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("set_report_status", {"report_id": report.id, "status": status}),
     ]
     facts = {"metric": title_of(metric), "name": pick(world._products, rng).name}
-    request = say("status_by_metric", rng, status=status, **facts)
+    request = phrase("status_by_metric", rng, status=status, **facts)
     return Blueprint(request, plan, f"{report.id} is now {status}.")
 
 
@@ -208,5 +211,5 @@ def analyst_by_metric(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("get_report", {"report_id": report.id}),
     ]
     facts = {"metric": title_of(metric), "name": pick(world._products, rng).name}
-    request = say("analyst_by_metric", rng, **facts)
+    request = phrase("analyst_by_metric", rng, **facts)
     return Blueprint(request, plan, f"It is by {report.analyst}.", Answer("text", report.analyst))

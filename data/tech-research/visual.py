@@ -1,51 +1,45 @@
-"""Tasks about pictures: charts, diagrams and pages, sent with the request or fetched with a tool.
+"""The task templates of the research desk with images: charts, diagrams and pages, in the request or from a tool.
 
-Where a picture comes with the request, a program (teacher/domain/questions.py) computes the answer from its data. Where a
-tool returns it, the agent has to read it to make the next call: arguments must equal what the picture shows.
+For an image in the request, a program (teacher/domain/questions.py) computes the answer from its data. For an image from
+a tool, the agent must read it to make the next call: arguments must equal the values that the image shows.
 """
 
 import random
-from typing import Any
 
 from teacher.domain import Blueprint, Plan, template
 from teacher.domain.questions import at, every, run
 from teacher.scenes import Scene, draw
 
-from .environment import LEVELS, Figure, Product, ResearchDesk
-from .operands import Program, column_of, ends_of, marks, reached, row_of, rows_of, source_of
-from .pictures import WORDS, development, quote
-from .textual import pick, say, title_of
+from .environment import ResearchDesk
+from .figures import WORDS, development
+from .operands import (
+    column_of,
+    cross_reference,
+    ends_of,
+    lookup,
+    marks,
+    reached,
+    row_of,
+    rows_of,
+    source_of,
+)
+from .records import LEVELS
+from .subjects import (
+    a_diagram,
+    figures_of,
+    question,
+    quote_of,
+    reference_to,
+    scored_mark,
+    unrecorded_mark,
+    without_values,
+)
+from .textual import phrase, pick, title_of
 
 ENDS = {
     "argmax": ("the highest", "the largest", "at the top"),
     "argmin": ("the lowest", "the smallest", "at the bottom"),
 }
-
-
-def _asked(request: str, program: Program, pictures: list[Scene], reply: str) -> Blueprint:
-    """A question about pictures and nothing else: its program's answer goes into the reply's braces."""
-    value = run(program, [picture.data for picture in pictures]).value
-    return Blueprint(request, [], reply.format(value), pictures=pictures, program=program)
-
-
-def _charts(world: ResearchDesk, *variants: str) -> list[Figure]:
-    return [f for f in world._figures.values() if f.scene.data["variant"] in variants]
-
-
-def _diagram(world: ResearchDesk, variant: str, rng: random.Random) -> tuple[Figure, dict]:
-    figure = rng.choice(_charts(world, variant))
-    return figure, figure.scene.data
-
-
-def _without_values(scene: Scene) -> Scene:
-    return Scene("chart", {**scene.data, "labels": False}, scene.seed)
-
-
-def _named(product: Product, rng: random.Random) -> tuple[str, Plan]:
-    """How a product is called in a request, and the call that leads from there to its number and name."""
-    if rng.random() < 0.5:
-        return product.id, [("get_product", {"product_id": product.id})]
-    return f"the {product.name}", [("find_product", {"name": product.name})]
 
 
 # ------------------------------------------------------------------------------------------- charts
@@ -54,36 +48,36 @@ def _named(product: Product, rng: random.Random) -> tuple[str, Plan]:
 @template(kind="chart")
 def chart_value(world: ResearchDesk, rng: random.Random) -> Blueprint:
     variants = ("bar", "grouped_bar", "line", "stacked_bar", "pie")
-    scene = rng.choice(_charts(world, *variants)).scene
+    scene = rng.choice(figures_of(world, *variants)).scene
     key, mark = rng.choice(list(marks(scene.data).items()))
-    program = {"op": "lookup", "cell": at(scene.data, key)}
-    request = say("chart_value", rng, mark=mark)
-    return _asked(request, program, [scene], f"The chart gives {{}} {scene.data['unit']}.")
+    program = lookup(scene.data, key)
+    request = phrase("chart_value", rng, mark=mark)
+    return question(request, program, [scene], f"The chart gives {{}} {scene.data['unit']}.")
 
 
 @template(kind="chart")
 def chart_estimate(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    scene = _without_values(rng.choice(_charts(world, "bar", "stacked_bar")).scene)
+    scene = without_values(rng.choice(figures_of(world, "bar", "stacked_bar")).scene)
     key, mark = rng.choice(list(marks(scene.data).items()))
-    program = {"op": "lookup", "cell": at(scene.data, key)}
-    request = say("chart_estimate", rng, mark=mark)
-    return _asked(request, program, [scene], f"It is about {{}} {scene.data['unit']}.")
+    program = lookup(scene.data, key)
+    request = phrase("chart_estimate", rng, mark=mark)
+    return question(request, program, [scene], f"It is about {{}} {scene.data['unit']}.")
 
 
 @template(kind="chart")
 def chart_gap(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    scene = rng.choice(_charts(world, "bar", "grouped_bar", "line", "pie")).scene
+    scene = rng.choice(figures_of(world, "bar", "grouped_bar", "line", "pie")).scene
     (one, mark), (two, other) = rng.sample(list(marks(scene.data).items()), 2)
     program = {"op": "difference", "cells": [at(scene.data, one), at(scene.data, two)]}
-    request = say("chart_gap", rng, mark=mark, other=other)
-    return _asked(request, program, [scene], f"They are {{}} {scene.data['unit']} apart.")
+    request = phrase("chart_gap", rng, mark=mark, other=other)
+    return question(request, program, [scene], f"They are {{}} {scene.data['unit']} apart.")
 
 
 @template(kind="chart")
 def chart_extreme(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    scene = rng.choice(_charts(world, "bar", "grouped_bar", "pie")).scene
+    scene = rng.choice(figures_of(world, "bar", "grouped_bar", "pie")).scene
     if scene.data["variant"] == "bar" and rng.random() < 0.5:
-        scene = _without_values(scene)
+        scene = without_values(scene)
     op, series = rng.choice(("argmax", "argmin")), rng.choice(list(scene.data["series"]))
     program = {
         "op": op,
@@ -91,8 +85,8 @@ def chart_extreme(world: ResearchDesk, rng: random.Random) -> Blueprint:
         "names": every(scene.data, "categories.*"),
     }
     where = f" for {series}" if len(scene.data["series"]) > 1 else ""
-    request = say("chart_extreme", rng, end=rng.choice(ENDS[op]), where=where)
-    return _asked(request, program, [scene], "That is {}.")
+    request = phrase("chart_extreme", rng, end=rng.choice(ENDS[op]), where=where)
+    return question(request, program, [scene], "That is {}.")
 
 
 @template(kind="chart")
@@ -101,106 +95,90 @@ def chart_trend(world: ResearchDesk, rng: random.Random) -> Blueprint:
     scene = development(world._metrics, names, rng)
     series = rng.choice(list(scene.data["series"]))
     program = {"op": "trend", "cells": every(scene.data, f"series.{series}.*")}
-    request = say("chart_trend", rng, series=series)
-    return _asked(request, program, [scene], f"The values of {series} are {{}}.")
+    request = phrase("chart_trend", rng, series=series)
+    return question(request, program, [scene], f"The values of {series} are {{}}.")
 
 
 @template(kind="chart")
 def chart_total(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    scene = rng.choice(_charts(world, "stacked_bar")).scene
+    scene = rng.choice(figures_of(world, "stacked_bar")).scene
     i = rng.randrange(len(scene.data["categories"]))
     program = {"op": "sum", "cells": every(scene.data, f"series.*.{i}")}
-    request = say("chart_total", rng, category=scene.data["categories"][i])
-    return _asked(request, program, [scene], f"Together {{}} {scene.data['unit']}.")
+    request = phrase("chart_total", rng, category=scene.data["categories"][i])
+    return question(request, program, [scene], f"Together {{}} {scene.data['unit']}.")
 
 
 @template(kind="chart")
 def figure_of_report(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure = rng.choice(_charts(world, "bar", "grouped_bar", "line", "stacked_bar", "pie"))
+    figure = rng.choice(figures_of(world, "bar", "grouped_bar", "line", "stacked_bar", "pie"))
     data = figure.scene.data
     key, mark = rng.choice(list(marks(data).items()))
-    answer = run({"op": "lookup", "cell": at(data, key)}, [data])
+    answer = run(lookup(data, key), [data])
     plan: Plan = [
         ("get_report", {"report_id": figure.report}),
         ("get_figure", {"figure_id": figure.id}),
     ]
-    request = say("figure_of_report", rng, report=figure.report, mark=mark)
+    request = phrase("figure_of_report", rng, report=figure.report, mark=mark)
     return Blueprint(request, plan, f"It gives {answer.value} {data['unit']}.", answer)
-
-
-def _gap(world: ResearchDesk, rng: random.Random) -> tuple[Figure, str, Product, str]:
-    """A figure, its metric, the product whose score was never entered, and the key of its mark."""
-    found = []
-    for figure in world._figures.values():
-        metric = world._reports[figure.report].metric
-        product = world._gaps.get(metric)
-        if product in figure.marks:
-            found.append((figure, metric, world._products[product], figure.marks[product]))
-    return rng.choice(found)
 
 
 @template(kind="chart")
 def enter_from_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, metric, product, key = _gap(world, rng)
+    figure, metric, product, key = unrecorded_mark(world, rng)
     data = figure.scene.data
-    score = run({"op": "lookup", "cell": at(data, key)}, [data]).value
-    said, plan = _named(product, rng)
+    score = run(lookup(data, key), [data]).value
+    reference, plan = reference_to(product, rng)
     plan.append(("record_score", {"product_id": product.id, "metric": metric, "score": score}))
     return Blueprint(
-        say("enter_from_chart", rng, metric=title_of(metric), product=said),
+        phrase("enter_from_chart", rng, metric=title_of(metric), product=reference),
         plan,
         f"The {title_of(metric)} of {product.id} is on record as {score} {data['unit']}.",
         pictures=[figure.scene],
-        program={"op": "lookup", "cell": at(data, key)},
+        program=lookup(data, key),
     )
 
 
 @template(kind="chart")
 def enter_from_figure(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, metric, product, key = _gap(world, rng)
+    figure, metric, product, key = unrecorded_mark(world, rng)
     data = figure.scene.data
-    score = run({"op": "lookup", "cell": at(data, key)}, [data]).value
-    said, plan = _named(product, rng)
+    score = run(lookup(data, key), [data]).value
+    reference, plan = reference_to(product, rng)
     plan += [
         ("get_figure", {"figure_id": figure.id}),
         ("record_score", {"product_id": product.id, "metric": metric, "score": score}),
     ]
-    request = say("enter_from_figure", rng, figure=figure.id, metric=title_of(metric), product=said)
+    request = phrase(
+        "enter_from_figure", rng, figure=figure.id, metric=title_of(metric), product=reference
+    )
     reply = f"The {title_of(metric)} of {product.id} is on record as {score} {data['unit']}."
     return Blueprint(request, plan, reply)
 
 
 @template(kind="chart")
 def check_figure(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    # Half of the findings are that the record was copied wrongly, though that is one score of each metric.
-    slips: list[Any] = []
-    others: list[Any] = []
-    for figure in world._figures.values():
-        metric = world._reports[figure.report].metric
-        for product, key in figure.marks.items():
-            if (product, metric) in world._scores:
-                group = slips if world._slips[metric] == product else others
-                group.append((figure, metric, world._products[product], key))
-    figure, metric, product, key = rng.choice(rng.choice((slips, others)))
+    figure, metric, product, key = scored_mark(world, rng)
     data = figure.scene.data
-    shown = at(data, key)
+    cell = at(data, key)
     record = {"value": world._scores[product.id, metric]}
-    same = run({"op": "consistency", "cells": [shown, record]}, [data]).value == "yes"
-    value = run({"op": "lookup", "cell": shown}, [data]).value
+    same = run({"op": "consistency", "cells": [cell, record]}, [data]).value == "yes"
+    value = run({"op": "lookup", "cell": cell}, [data]).value
     finding = "confirmed" if same else "disputed"
-    said, plan = _named(product, rng)
+    reference, plan = reference_to(product, rng)
     plan += [
         ("get_figure", {"figure_id": figure.id}),
         ("get_score", {"product_id": product.id, "metric": metric}),
         ("note_figure", {"figure_id": figure.id, "finding": finding, "shown": value}),
     ]
-    request = say("check_figure", rng, figure=figure.id, metric=title_of(metric), product=said)
+    request = phrase(
+        "check_figure", rng, figure=figure.id, metric=title_of(metric), product=reference
+    )
     return Blueprint(request, plan, f"{figure.id} shows {value}: {finding}.")
 
 
 @template(kind="chart")
 def watch_leader(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure = rng.choice(_charts(world, "bar"))
+    figure = rng.choice(figures_of(world, "bar"))
     data = figure.scene.data
     op, level = rng.choice(("argmax", "argmin")), rng.choice(LEVELS)
     (series,) = data["series"]
@@ -213,7 +191,7 @@ def watch_leader(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("watch_product", {"product_id": product.id, "level": level}),
     ]
     best = "highest" if op == "argmax" else "lowest"
-    request = say("watch_leader", rng, figure=figure.id, best=best, level=level)
+    request = phrase("watch_leader", rng, figure=figure.id, best=best, level=level)
     return Blueprint(request, plan, f"{name} is on the watch list as {level}.")
 
 
@@ -222,116 +200,111 @@ def watch_leader(world: ResearchDesk, rng: random.Random) -> Blueprint:
 
 @template(kind="diagram")
 def depends_on(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "dependency", rng)
+    figure, data = a_diagram(world, "dependency", rng)
     node = reached(data, lambda arrows: arrows == 1, rng)
-    request = say("depends_on", rng, component=data["nodes"][node])
-    return _asked(request, source_of(data, node), [figure.scene], "The {} depends on it.")
+    request = phrase("depends_on", rng, component=data["nodes"][node])
+    return question(request, source_of(data, node), [figure.scene], "The {} depends on it.")
 
 
 @template(kind="diagram")
 def dependants(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "dependency", rng)
+    figure, data = a_diagram(world, "dependency", rng)
     node = reached(data, lambda arrows: arrows > 0, rng)
     starts, ends = ends_of(data)
     where = {"cells": ends, "is": "=", "value": data["nodes"][node]}
-    request = say("dependants", rng, component=data["nodes"][node])
+    request = phrase("dependants", rng, component=data["nodes"][node])
     program = {"op": "count", "cells": starts, "where": where}
-    return _asked(request, program, [figure.scene], "Components that depend on it directly: {}.")
+    return question(request, program, [figure.scene], "Components that depend on it directly: {}.")
 
 
 @template(kind="diagram")
 def reports_to(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "organisation", rng)
+    figure, data = a_diagram(world, "organisation", rng)
     node = reached(data, lambda arrows: arrows == 1, rng)
-    request = say("reports_to", rng, person=data["nodes"][node])
-    return _asked(request, source_of(data, node), [figure.scene], "That is {}.")
+    request = phrase("reports_to", rng, person=data["nodes"][node])
+    return question(request, source_of(data, node), [figure.scene], "That is {}.")
 
 
 @template(kind="diagram")
 def team_size(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "organisation", rng)
+    figure, data = a_diagram(world, "organisation", rng)
     starts, ends = ends_of(data)
     person = data["nodes"][rng.choice(sorted({start for start, _, _ in data["edges"]}))]
     where = {"cells": starts, "is": "=", "value": person}
-    request = say("team_size", rng, person=person)
+    request = phrase("team_size", rng, person=person)
     program = {"op": "count", "cells": ends, "where": where}
-    return _asked(request, program, [figure.scene], "Direct reports: {}.")
+    return question(request, program, [figure.scene], "Direct reports: {}.")
 
 
 @template(kind="diagram")
 def steps_between(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "flow", rng)
+    figure, data = a_diagram(world, "flow", rng)
     steps = list(data["nodes"])
     first = rng.randrange(len(steps) - 2)
     last = rng.randrange(first + 2, len(steps))
     between = [at(data, f"nodes.{step}") for step in steps[first + 1 : last]]
     ends = {"first": data["nodes"][steps[first]], "last": data["nodes"][steps[last]]}
-    request = say("steps_between", rng, **ends)
-    return _asked(request, {"op": "count", "cells": between}, [figure.scene], "Between them: {}.")
+    request = phrase("steps_between", rng, **ends)
+    return question(request, {"op": "count", "cells": between}, [figure.scene], "Between them: {}.")
 
 
 @template(kind="diagram")
 def step_back(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "flow", rng)
+    figure, data = a_diagram(world, "flow", rng)
     start, end = next((start, end) for start, end, label in data["edges"] if label == "failed")
     here, there = at(data, f"nodes.{start}"), at(data, f"nodes.{end}")
-    program = {"op": "cross_reference", "cell": here, "among": [here], "values": [there]}
-    request = say("step_back", rng, step=data["nodes"][start])
-    return _asked(request, program, [figure.scene], "It goes back to {}.")
+    program = cross_reference(here, [here], [there])
+    request = phrase("step_back", rng, step=data["nodes"][start])
+    return question(request, program, [figure.scene], "It goes back to {}.")
 
 
 @template(kind="diagram")
 def next_message(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "sequence", rng)
+    figure, data = a_diagram(world, "sequence", rng)
     i = rng.randrange(len(data["edges"]) - 1)
     messages = every(data, "edges.*")
-    program = {
-        "op": "cross_reference",
-        "cell": messages[i],
-        "among": messages[:-1],
-        "values": messages[1:],
-    }
-    request = say("next_message", rng, message=data["edges"][i][2])
-    return _asked(request, program, [figure.scene], "The next message is {}.")
+    program = cross_reference(messages[i], messages[:-1], messages[1:])
+    request = phrase("next_message", rng, message=data["edges"][i][2])
+    return question(request, program, [figure.scene], "The next message is {}.")
 
 
 @template(kind="diagram")
 def receiver(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "sequence", rng)
+    figure, data = a_diagram(world, "sequence", rng)
     messages, (_, ends) = every(data, "edges.*"), ends_of(data)
     i = rng.randrange(len(messages))
-    program = {"op": "cross_reference", "cell": messages[i], "among": messages, "values": ends}
-    request = say("receiver", rng, message=data["edges"][i][2])
-    return _asked(request, program, [figure.scene], "The {} receives it.")
+    program = cross_reference(messages[i], messages, ends)
+    request = phrase("receiver", rng, message=data["edges"][i][2])
+    return question(request, program, [figure.scene], "The {} receives it.")
 
 
 @template(kind="diagram", pixels=True)
 def point_at(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    scene = rng.choice(_charts(world, "dependency", "organisation", "flow")).scene
+    scene = rng.choice(figures_of(world, "dependency", "organisation", "flow")).scene
     node = rng.choice(list(scene.data["nodes"]))
     program = {"op": "point", "cell": at(scene.data, f"nodes.{node}")}
     left, top, right, bottom = run(program, [scene.data], [draw(scene)]).value
-    request = say("point_at", rng, box=f'"{scene.data["nodes"][node]}"')
+    request = phrase("point_at", rng, box=f'"{scene.data["nodes"][node]}"')
     reply = f"It is at ({(left + right) // 2}, {(top + bottom) // 2})."
     return Blueprint(request, [], reply, pictures=[scene], program=program)
 
 
 @template(kind="diagram")
 def mark_dependant(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "dependency", rng)
+    figure, data = a_diagram(world, "dependency", rng)
     node = reached(data, lambda arrows: arrows == 1, rng)
-    found = run(source_of(data, node), [data]).value
+    component = run(source_of(data, node), [data]).value
     plan: Plan = [
         ("get_figure", {"figure_id": figure.id}),
-        ("mark_component", {"figure_id": figure.id, "component": found}),
+        ("mark_component", {"figure_id": figure.id, "component": component}),
     ]
-    request = say("mark_dependant", rng, figure=figure.id, component=data["nodes"][node])
-    return Blueprint(request, plan, f"The {found} is marked for review.")
+    request = phrase("mark_dependant", rng, figure=figure.id, component=data["nodes"][node])
+    return Blueprint(request, plan, f"The {component} is marked for review.")
 
 
 @template(kind="diagram")
 def contact_above(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "organisation", rng)
+    figure, data = a_diagram(world, "organisation", rng)
     node = reached(data, lambda arrows: arrows == 1, rng)
     manager = run(source_of(data, node), [data]).value
     vendor = world._products[world._reports[figure.report].product].vendor
@@ -341,20 +314,20 @@ def contact_above(world: ResearchDesk, rng: random.Random) -> Blueprint:
     ]
     facts = {"person": data["nodes"][node], "vendor": vendor, "figure": figure.id}
     return Blueprint(
-        say("contact_above", rng, **facts), plan, f"Our contact at {vendor} is now {manager}."
+        phrase("contact_above", rng, **facts), plan, f"Our contact at {vendor} is now {manager}."
     )
 
 
 @template(kind="diagram")
 def mark_step(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure, data = _diagram(world, "flow", rng)
+    figure, data = a_diagram(world, "flow", rng)
     steps = list(data["nodes"].values())
     i = rng.randrange(len(steps) - 1)
     plan: Plan = [
         ("get_figure", {"figure_id": figure.id}),
         ("mark_component", {"figure_id": figure.id, "component": steps[i + 1]}),
     ]
-    request = say("mark_step", rng, figure=figure.id, step=steps[i])
+    request = phrase("mark_step", rng, figure=figure.id, step=steps[i])
     return Blueprint(request, plan, f'"{steps[i + 1]}" is marked for review.')
 
 
@@ -365,29 +338,19 @@ def mark_step(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def page_value(world: ResearchDesk, rng: random.Random) -> Blueprint:
     page = pick(world._reports, rng).pages[0]
     row = rng.choice(page.data["table"]["rows"])
-    # The sample's number leads to its row.
-    program = {
-        "op": "cross_reference",
-        "cell": {"value": row[0]},
-        "among": rows_of(page, 0),
-        "values": rows_of(page, 1),
-    }
-    request = say("page_value", rng, column=column_of(page), sample=row[0])
-    return _asked(request, program, [page], f"Sample {row[0]}: {{}}.")
+    # The number of the sample identifies its row.
+    program = cross_reference({"value": row[0]}, rows_of(page, 0), rows_of(page, 1))
+    request = phrase("page_value", rng, column=column_of(page), sample=row[0])
+    return question(request, program, [page], f"Sample {row[0]}: {{}}.")
 
 
 @template(kind="document")
 def sample_of_product(world: ResearchDesk, rng: random.Random) -> Blueprint:
     report, product = (pick(table, rng) for table in (world._reports, world._products))
     page = report.pages[1]
-    program = {
-        "op": "cross_reference",
-        "cell": {"value": product.name},
-        "among": rows_of(page, 1),
-        "values": rows_of(page, 0),
-    }
-    return _asked(
-        say("sample_of_product", rng, name=product.name), program, [page], "It was sample {}."
+    program = cross_reference({"value": product.name}, rows_of(page, 1), rows_of(page, 0))
+    return question(
+        phrase("sample_of_product", rng, name=product.name), program, [page], "It was sample {}."
     )
 
 
@@ -396,14 +359,9 @@ def two_pages(world: ResearchDesk, rng: random.Random) -> Blueprint:
     report, product = (pick(table, rng) for table in (world._reports, world._products))
     results, key = report.pages
     sample = at(key.data, f"table.{row_of(key, product.name)}.0", 1)
-    program = {
-        "op": "cross_reference",
-        "cell": sample,
-        "among": rows_of(results, 0),
-        "values": rows_of(results, 1),
-    }
-    request = say("two_pages", rng, column=column_of(results), name=product.name)
-    return _asked(request, program, [results, key], f"{product.name}: {{}}.")
+    program = cross_reference(sample, rows_of(results, 0), rows_of(results, 1))
+    request = phrase("two_pages", rng, column=column_of(results), name=product.name)
+    return question(request, program, [results, key], f"{product.name}: {{}}.")
 
 
 @template(kind="document")
@@ -413,18 +371,18 @@ def count_on_page(world: ResearchDesk, rng: random.Random) -> Blueprint:
     limit = rng.randrange(min(runs), max(runs))
     where = {"cells": rows_of(page, 2), "is": ">", "value": limit}
     program = {"op": "count", "cells": rows_of(page, 0), "where": where}
-    request = say("count_on_page", rng, limit=limit)
-    return _asked(request, program, [page], "Samples with more runs: {}.")
+    request = phrase("count_on_page", rng, limit=limit)
+    return question(request, program, [page], "Samples with more runs: {}.")
 
 
 @template(kind="document")
 def page_against_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    figure = rng.choice([f for f in _charts(world, "bar", "grouped_bar", "line") if f.marks])
+    figure = rng.choice([f for f in figures_of(world, "bar", "grouped_bar", "line") if f.marks])
     report, (product, key) = world._reports[figure.report], rng.choice(list(figure.marks.items()))
     page, sample = report.pages[0], report.samples[product]
     row = row_of(page, sample)
     if rng.random() < 0.65:
-        # A page that was typed wrongly: another number in the one cell.
+        # A page with a typing error: another number in the cell.
         step = WORDS["metrics"][report.metric]["step"]
         rows = [list(cells) for cells in page.data["table"]["rows"]]
         slipped = world._measured[report.metric][product] + step * rng.choice((-3, -2, -1, 1, 2, 3))
@@ -433,39 +391,35 @@ def page_against_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
         page = Scene("document", {**page.data, "table": table}, page.seed)
     cells = [at(page.data, f"table.{row}.1"), at(figure.scene.data, key, 1)]
     name = world._products[product].name
-    request = say("page_against_chart", rng, name=name, sample=sample)
-    # A no alone would be guessed.
+    request = phrase("page_against_chart", rng, name=name, sample=sample)
+    # The value is asked for as well, because a bare "no" could be guessed.
     program = {"op": "consistency", "cells": cells, "tell": 0}
     agree = run(program, [page.data, figure.scene.data]).value == "yes"
-    said = "The answer is {}: they agree." if agree else "They differ: the page says {}."
-    return _asked(request, program, [page, figure.scene], said)
-
-
-def _quote(world: ResearchDesk, product: Product, rng: random.Random) -> Scene:
-    return quote(world._vendors[product.vendor].name, product.name, product.price, rng)
+    reply = "The answer is {}: they agree." if agree else "They differ: the page says {}."
+    return question(request, program, [page, figure.scene], reply)
 
 
 @template(kind="document")
 def quote_total(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    page = _quote(world, pick(world._products, rng), rng)
+    page = quote_of(world, pick(world._products, rng), rng)
     label = rng.choice(list(page.data["fields"]))
     field = {"Valid until": "last day of validity", "Delivery": "delivery time", "Total": "total"}
-    program = {"op": "lookup", "cell": at(page.data, f"fields.{label}")}
-    request = say("quote_total", rng, field=field[label])
+    program = lookup(page.data, f"fields.{label}")
+    request = phrase("quote_total", rng, field=field[label])
     unit = {"Valid until": "{}", "Delivery": "{} business days", "Total": "EUR {}"}[label]
-    return _asked(request, program, [page], f"The quote says {unit}.")
+    return question(request, program, [page], f"The quote says {unit}.")
 
 
 @template(kind="document")
 def price_from_quote(world: ResearchDesk, rng: random.Random) -> Blueprint:
     product = pick(world._products, rng)
-    page = _quote(world, product, rng)
-    program = {"op": "lookup", "cell": at(page.data, f"table.{row_of(page, product.name)}.2")}
+    page = quote_of(world, product, rng)
+    program = lookup(page.data, f"table.{row_of(page, product.name)}.2")
     price = run(program, [page.data]).value
-    said, plan = _named(product, rng)
+    reference, plan = reference_to(product, rng)
     plan.append(("set_price", {"product_id": product.id, "price": price}))
     return Blueprint(
-        say("price_from_quote", rng, product=said),
+        phrase("price_from_quote", rng, product=reference),
         plan,
         f"The list price of {product.id} is now EUR {price}.",
         pictures=[page],
@@ -478,12 +432,9 @@ def record_from_pages(world: ResearchDesk, rng: random.Random) -> Blueprint:
     report = rng.choice([r for r in world._reports.values() if r.metric])
     product = world._products[world._gaps[report.metric]]
     results, _ = report.pages
-    program = {
-        "op": "cross_reference",
-        "cell": {"value": report.samples[product.id]},
-        "among": rows_of(results, 0),
-        "values": rows_of(results, 1),
-    }
+    program = cross_reference(
+        {"value": report.samples[product.id]}, rows_of(results, 0), rows_of(results, 1)
+    )
     score = run(program, [results.data]).value
     plan: Plan = [
         ("find_product", {"name": product.name}),
@@ -494,4 +445,4 @@ def record_from_pages(world: ResearchDesk, rng: random.Random) -> Blueprint:
     facts = {"report": report.id, "metric": title_of(report.metric), "name": product.name}
     unit = WORDS["metrics"][report.metric]["unit"]
     reply = f"The {facts['metric']} of {product.name} is on record as {score} {unit}."
-    return Blueprint(say("record_from_pages", rng, **facts), plan, reply)
+    return Blueprint(phrase("record_from_pages", rng, **facts), plan, reply)

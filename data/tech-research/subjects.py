@@ -1,0 +1,71 @@
+"""The subjects of tasks with images: figures, marks and quotes of a world, and how a request refers to a product."""
+
+import random
+from typing import Any
+
+from teacher.domain import Blueprint, Plan
+from teacher.domain.questions import run
+from teacher.scenes import Scene
+
+from .environment import ResearchDesk
+from .figures import quote
+from .operands import Program
+from .records import Figure, Product
+
+
+def question(request: str, program: Program, pictures: list[Scene], reply: str) -> Blueprint:
+    """A task that only asks a question about images; the program's answer fills the braces of the reply."""
+    value = run(program, [picture.data for picture in pictures]).value
+    return Blueprint(request, [], reply.format(value), pictures=pictures, program=program)
+
+
+def figures_of(world: ResearchDesk, *variants: str) -> list[Figure]:
+    """The figures of the given variants."""
+    return [f for f in world._figures.values() if f.scene.data["variant"] in variants]
+
+
+def a_diagram(world: ResearchDesk, variant: str, rng: random.Random) -> tuple[Figure, dict]:
+    """A random diagram of a variant, and its data."""
+    figure = rng.choice(figures_of(world, variant))
+    return figure, figure.scene.data
+
+
+def without_values(scene: Scene) -> Scene:
+    """A chart without written values, which must be estimated from the axis."""
+    return Scene("chart", {**scene.data, "labels": False}, scene.seed)
+
+
+def reference_to(product: Product, rng: random.Random) -> tuple[str, Plan]:
+    """How a request refers to a product, and the call that finds its id and name from there."""
+    if rng.random() < 0.5:
+        return product.id, [("get_product", {"product_id": product.id})]
+    return f"the {product.name}", [("find_product", {"name": product.name})]
+
+
+def unrecorded_mark(world: ResearchDesk, rng: random.Random) -> tuple[Figure, str, Product, str]:
+    """A figure, its metric, the product without a score on record, and the key of its mark."""
+    marks = []
+    for figure in world._figures.values():
+        metric = world._reports[figure.report].metric
+        product = world._gaps.get(metric)
+        if product in figure.marks:
+            marks.append((figure, metric, world._products[product], figure.marks[product]))
+    return rng.choice(marks)
+
+
+def scored_mark(world: ResearchDesk, rng: random.Random) -> tuple[Figure, str, Product, str]:
+    """A figure, its metric, a product with a score on record, and the key of its mark; half of the scores are wrong."""
+    slips: list[Any] = []
+    others: list[Any] = []
+    for figure in world._figures.values():
+        metric = world._reports[figure.report].metric
+        for product, key in figure.marks.items():
+            if (product, metric) in world._scores:
+                group = slips if world._slips[metric] == product else others
+                group.append((figure, metric, world._products[product], key))
+    return rng.choice(rng.choice((slips, others)))
+
+
+def quote_of(world: ResearchDesk, product: Product, rng: random.Random) -> Scene:
+    """The quote of a product's vendor."""
+    return quote(world._vendors[product.vendor].name, product.name, product.price, rng)
