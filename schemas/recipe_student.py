@@ -148,7 +148,7 @@ class Export(Section):
 
 
 class Evaluate(Section):
-    """How base and student are evaluated on the held-out exam: without worked examples, hints or constrained decoding."""
+    """How base and student are evaluated on the held-out exam: no worked examples, hints or constrained decoding."""
 
     variant: Variant = Field(
         "Q8_0",

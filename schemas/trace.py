@@ -93,8 +93,8 @@ class Outcome(TypedDict):
 class Verdict(TypedDict):
     """kept, or the first reason in the order of the checks.
 
-    message_index: of the message at fault, or None. A kept trace has {"kept": True} alone in its file; the checks return
-    the other fields too, as None.
+    message_index: of the message at fault, or None. In its file, a kept trace has {"kept": True} alone; the checks
+    return the other fields too, as None.
     """
 
     kept: bool
