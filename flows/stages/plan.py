@@ -82,17 +82,17 @@ def plan(context: RunContext) -> dict[str, Any]:
         train,
         domain,
         image_store,
-        shown=context.teacher_grounding,
-        read="pixels" if student_pixels else "source",
+        teacher=context.teacher_grounding,
+        student="pixels" if student_pixels else "source",
     )
     estimate = make_plan(
         conversations,
         exam,
-        context.teacher,
-        context.student,
-        context.recipe,
-        context.hardware,
-        memory(context.student, context.recipe.train, context.hardware),
+        teacher=context.teacher,
+        student=context.student,
+        recipe=context.recipe,
+        hardware=context.hardware,
+        training=memory(context.student, context.recipe.train, context.hardware),
     )
     write_json(context.path("plan.json"), estimate)
     swapped = sum("swapped" in row for row in train)

@@ -1,7 +1,7 @@
-"""How many tokens a large teacher will read and write for a recipe's tasks, and how long its server takes for them.
+"""Estimates the tokens that a large teacher reads and writes for a recipe's tasks, and the time of its server.
 
-Prompts are measured on the tasks themselves (`measure`); how much a teacher writes is not known before it is asked, so
-every number of `tokens` is a range, [low, high]: it tells hours from days, and no more.
+Prompts are measured on the tasks themselves (`measure`). How much a teacher writes is unknown before the run, so `tokens`
+returns ranges, [low, high], which distinguish hours from days and are no more precise than that.
 """
 
 import json
@@ -9,44 +9,48 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
+from schemas.recipe import Recipe
 from schemas.task import Task
 from schemas.trace import Grounding, Message
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration, request_content
-from teacher.planning import hardware as gpus
+from teacher.planning.hardware import Hardware, parse
 from teacher.planning.memory import Fit, host_tokens_s
 from teacher.scenes.images import ImageStore, message_images, request_messages
 
-# Characters a token, by Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system messages, 3.1 to 3.6
-# in requests, 3.7 in the tools' schemas; 2.5 to 2.8 in calls and results, whose ids, dates and figures are short
-# tokens, and 2.1 to 4.0 in the data behind a picture.
-_OF_WORDS, _OF_VALUES = 3.7, 2.6
-# Tokens with which a template marks a message, or a call: its role, where it begins and ends.
-_MARKS = 5
-# MoonViT of Kimi K2.5: patches of 14 px, merged 2 x 2, and of larger pictures at most 16,384 patches (transformers,
-# models/kimi_k25/image_processing_kimi_k25.py). Qwen2.5-VL's are as large, Qwen3-VL's 32 px.
-_SIDE, _MOST = 2 * 14, 16384 // 4
-# Tasks of a template that are solved by their plans, to measure results and worked examples.
+# Characters per token, measured with Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system messages,
+# 3.1 to 3.6 in requests, 3.7 in tool schemas; 2.5 to 2.8 in calls and results, whose ids, dates and figures are short
+# tokens, and 2.1 to 4.0 in the source data of images.
+_CHARACTERS_PER_WORD_TOKEN, _CHARACTERS_PER_VALUE_TOKEN = 3.7, 2.6
+# Tokens that a chat template adds to a message or a call: its role, begin and end markers.
+_MARKERS = 5
+# MoonViT of Kimi K2.5: patches of 14 px, merged 2 x 2; at most 16,384 patches of a larger image (transformers,
+# models/kimi_k25/image_processing_kimi_k25.py). Qwen2.5-VL's patches have the same size, Qwen3-VL's 32 px after merging.
+_IMAGE_TOKEN_SIDE, _MAX_IMAGE_TOKENS = 2 * 14, 16384 // 4
+# Tasks of each template whose solutions are replayed to measure results and worked examples.
 _SOLVED = 3
-# A reply that thinks: the 200 to 300 calls within 262,144 tokens of Kimi K2 Thinking's model card leave it about 1,000
-# a step, the result included. One that does not: a call or a short answer.
-_THOUGHT_REPLY, _REPLY = (300, 1200), (60, 250)
-# The longest result where a tool is asked for more than the plans ask for: a page of a document.
+# Tokens of a reply, [low, high]. With thinking: 200 to 300 calls in 262,144 tokens (model card of Kimi K2 Thinking) leave
+# about 1,000 per step, result included. Without: a call or a short answer.
+_THINKING_REPLY, _REPLY = (300, 1200), (60, 250)
+# Tokens of the longest result if the teacher requests more than the solutions do: a page of a document.
 _RESULT = 500
-# Steps over those of the plan: a teacher that goes straight, and one that looks twice.
+# Steps of the teacher, relative to the solution's: the direct way, and one with detours.
 _STEPS = (1.0, 1.5)
 # Prompt tokens/s of llama.cpp on a CPU host: 107 and 106 on the two servers of teacher/planning/memory.py.
 _HOST_PROMPT_S = 107.0
 
 
 @dataclass(frozen=True)
-class Shown:
-    """Tokens of a task's conversation as one reader is shown it.
+class ConversationTokens:
+    """Tokens of a task's conversation in the form that one model gets.
 
-    prompt: system message, tools and request. example: a worked example of the task's template. solution: what follows
-    the request there: calls, results, reply. result: of one call, on average; longest: of any.
+    Attributes:
+        prompt: system message, tools and request.
+        example: a worked example of the task's template.
+        solution: calls, results and reply of the worked example.
+        result: the average result of a call. longest: the longest result of a call.
     """
 
     prompt: float
@@ -58,71 +62,96 @@ class Shown:
 
 @dataclass(frozen=True)
 class Conversation:
-    """A task's conversation, measured: calls of its plan, and its tokens as the teacher is shown it (`shown`), as the
-    teacher is asked again without its pictures (`blind`, None for a task that is not), and as the student reads it
-    (`read`)."""
+    """A task's conversation, measured.
+
+    Attributes:
+        calls: calls of the task's solution.
+        teacher, student: its tokens as the teacher and the student get it.
+        blind: its tokens when it is repeated without its images; None for a task that is not repeated.
+    """
 
     calls: int
-    shown: Shown
-    blind: Shown | None
-    read: Shown
+    teacher: ConversationTokens
+    blind: ConversationTokens | None
+    student: ConversationTokens
+
+
+class TokenRanges(TypedDict):
+    """Estimates as [low, high]. trace_tokens: tokens of one trace as the student reads it."""
+
+    traces: list[int]
+    prompt_tokens: list[int]
+    output_tokens: list[int]
+    trace_tokens: list[int]
+
+
+# Tokens/s at full load as [low, high] for prompts and output; "from" names the measurement.
+Rates = TypedDict("Rates", {"prompt": list[float], "output": list[float], "from": str})
 
 
 def measure(
     tasks: Sequence[Task],
     domain: Domain,
-    album: ImageStore,
-    shown: Grounding,
-    read: Grounding,
+    images: ImageStore,
+    *,
+    teacher: Grounding,
+    student: Grounding,
 ) -> list[Conversation]:
-    """The tasks' conversations, by the messages that a run sends.
+    """Measures the tasks' conversations, in the form of the messages that a run sends.
 
-    What is not known of a task before it is asked (results of tools, worked examples) is measured on the first tasks of
-    its template, solved by their plans.
+    Tool results and worked examples are measured on the first tasks of each template, by replaying their solutions.
 
     Args:
-        album: where the tasks' pictures lie; those that tools return are added.
-        shown, read: what the teacher and the student are shown of pictures.
+        images: the images of the tasks; those that tools return are added.
+        teacher, student: how each model gets images.
     """
     groups: dict[str, list[Task]] = defaultdict(list)
-    for task in sorted(tasks, key=lambda task: "swapped" in task):  # no example is a swapped task
+    for task in sorted(tasks, key=lambda task: "swapped" in task):  # no swapped task is an example
         groups[task["template"]].append(task)
     solved = {
-        name: [demonstration(task, domain, album=album) for task in group[:_SOLVED]]
+        name: [demonstration(task, domain, album=images) for task in group[:_SOLVED]]
         for name, group in groups.items()
     }
-    readers = {shown, read, "none"}
+    groundings: set[Grounding] = {teacher, student, "none"}
     parts = {
-        (name, images): _parts(messages, images, album)
+        (name, grounding): _template_tokens(messages, grounding, images)
         for name, messages in solved.items()
-        for images in readers
+        for grounding in groundings
     }
 
-    def one(task: Task, images: Grounding) -> Shown:
+    def count(task: Task, grounding: Grounding) -> ConversationTokens:
         opening: list[Message] = [
             {"role": "system", "content": task["system"]},
             {"role": "user", "content": request_content(task)},
         ]
-        tools = len(json.dumps([domain.tools[name] for name in task["tools"]])) / _OF_WORDS
-        prompt = tools + _tokens(opening, images, album)
-        return Shown(prompt, **parts[task["template"], images])
+        schemas = json.dumps([domain.tools[name] for name in task["tools"]])
+        prompt = len(schemas) / _CHARACTERS_PER_WORD_TOKEN + _tokens(opening, grounding, images)
+        return ConversationTokens(prompt, **parts[task["template"], grounding])
 
-    made = []
+    conversations = []
     for task in tasks:
         answer = task["checks"]["answer"]
-        pictures = task.get("pictures") or any(map(message_images, solved[task["template"]]))
-        asked_blind = pictures and not (answer and answer["type"] == "not_shown")
-        blind = one(task, "none") if asked_blind else None
-        made.append(Conversation(len(task["plan"]), one(task, shown), blind, one(task, read)))
-    return made
+        has_images = task.get("pictures") or any(map(message_images, solved[task["template"]]))
+        is_repeated = has_images and not (answer and answer["type"] == "not_shown")
+        conversations.append(
+            Conversation(
+                calls=len(task["plan"]),
+                teacher=count(task, teacher),
+                blind=count(task, "none") if is_repeated else None,
+                student=count(task, student),
+            )
+        )
+    return conversations
 
 
-def _parts(solved: list[list[Message]], images: Grounding, album: ImageStore) -> dict[str, float]:
-    """What the tasks of one template have in common, of their messages when they are solved."""
-    requests = [_tokens(messages[:1], images, album) for messages in solved]
-    rest = [_tokens(messages[1:], images, album) for messages in solved]
+def _template_tokens(
+    solved: list[list[Message]], grounding: Grounding, images: ImageStore
+) -> dict[str, float]:
+    """The fields of ConversationTokens that the tasks of one template share, from the messages of solved tasks."""
+    requests = [_tokens(messages[:1], grounding, images) for messages in solved]
+    rest = [_tokens(messages[1:], grounding, images) for messages in solved]
     results = [
-        _tokens([message], images, album)
+        _tokens([message], grounding, images)
         for messages in solved
         for message in messages
         if message["role"] == "tool"
@@ -136,136 +165,146 @@ def _parts(solved: list[list[Message]], images: Grounding, album: ImageStore) ->
     }
 
 
-def _tokens(messages: Sequence[Message], images: Grounding, album: ImageStore) -> float:
-    """Tokens of messages as a reader is shown them, pictures as pixels or in words included."""
+def _tokens(messages: Sequence[Message], grounding: Grounding, images: ImageStore) -> float:
+    """Tokens of messages with their images, as pixels or as source data in words."""
     total = 0.0
-    if images == "pixels":
-        total += sum(picture_tokens(album.description(name)) for name in message_images(messages))
-    elif images == "source":
-        total += (
-            sum(len(album.description(n)["source"]) for n in message_images(messages)) / _OF_VALUES
-        )
-    for message in request_messages(messages, "none", album):
-        rate = _OF_VALUES if message["role"] == "tool" else _OF_WORDS
-        total += _MARKS + len(message["content"]) / rate
+    if grounding == "pixels":
+        total += sum(image_tokens(images.description(name)) for name in message_images(messages))
+    elif grounding == "source":
+        sources = (images.description(name)["source"] for name in message_images(messages))
+        total += sum(map(len, sources)) / _CHARACTERS_PER_VALUE_TOKEN
+    for message in request_messages(messages, "none", images):
+        is_result = message["role"] == "tool"
+        rate = _CHARACTERS_PER_VALUE_TOKEN if is_result else _CHARACTERS_PER_WORD_TOKEN
+        total += _MARKERS + len(message["content"]) / rate
         for call in message.get("tool_calls", []):
-            total += _MARKS + len("".join(call["function"].values())) / _OF_VALUES
+            characters = len("".join(call["function"].values()))
+            total += _MARKERS + characters / _CHARACTERS_PER_VALUE_TOKEN
     return total
 
 
-def picture_tokens(size: dict[str, Any]) -> int:
-    """Tokens that a picture of "width" x "height" px takes where its pixels are shown."""
-    across, down = (math.ceil(size[side] / _SIDE) for side in ("width", "height"))
-    return min(across * down, _MOST)
+def image_tokens(size: dict[str, Any]) -> int:
+    """Tokens of an image of size["width"] x size["height"] px whose pixels are sent."""
+    across, down = (math.ceil(size[side] / _IMAGE_TOKEN_SIDE) for side in ("width", "height"))
+    return min(across * down, _MAX_IMAGE_TOKENS)
 
 
 def context_needed(
-    conversations: Sequence[Conversation], teacher: dict[str, Any], recipe: Any
+    conversations: Sequence[Conversation], teacher: dict[str, Any], recipe: Recipe
 ) -> int:
     """Tokens of the longest conversation that the recipe allows, at most the teacher's context.
 
-    The longest prompt, and as many of the longest replies, each with a tool's longest result, as there may be steps; in
-    whole 1,024s.
+    The longest prompt plus, for each allowed step, the longest reply and the longest result; rounded up to a multiple of
+    1,024.
     """
     settings = recipe.generate
-    prompt = max((_prompt(one.shown, recipe) for one in conversations), default=0)
-    result = max((one.shown.longest for one in conversations), default=0)
+    prompt = max((_prompt(one.teacher, recipe) for one in conversations), default=0)
+    result = max((one.teacher.longest for one in conversations), default=0)
     longest = prompt + settings.max_steps * (settings.max_tokens + max(result, _RESULT))
     return min(teacher["context"], 1024 * math.ceil(longest / 1024))
 
 
 def tokens(
-    conversations: Sequence[Conversation], teacher: dict[str, Any], recipe: Any
-) -> dict[str, list[int]]:
-    """{"traces", "prompt_tokens", "output_tokens", "trace_tokens"}; the last is what a student reads of one trace.
+    conversations: Sequence[Conversation], teacher: dict[str, Any], recipe: Recipe
+) -> TokenRanges:
+    """Estimates traces and tokens of a run.
 
-    prompt_tokens: what a server that keeps prefixes has to read: each token of a conversation once. Read and written
-    tokens include those of the tasks that are asked again without their pictures, which leave no traces.
+    prompt_tokens counts each token of a conversation once, because the server's prefix cache holds the earlier ones.
+    Prompt and output tokens include the tasks that are repeated without their images, which leave no traces.
     """
     settings = recipe.generate
     mode = settings.mode or teacher.get("mode")
     thinks = teacher["capabilities"]["thinking"] and mode != "instant"
-    found: dict[str, list[int]] = {
-        name: [] for name in ("traces", "prompt_tokens", "output_tokens", "trace_tokens")
+    ranges: TokenRanges = {
+        "traces": [],
+        "prompt_tokens": [],
+        "output_tokens": [],
+        "trace_tokens": [],
     }
     fewest = settings.attempts if recipe.filter.agreement else 1
     for end, attempts in enumerate((fewest, settings.attempts)):
-        reply = min((_THOUGHT_REPLY if thinks else _REPLY)[end], settings.max_tokens)
-        read = written = learned = 0.0
+        reply = min((_THINKING_REPLY if thinks else _REPLY)[end], settings.max_tokens)
+        prompt = output = trained = 0.0
         for one in conversations:
             steps = min(settings.max_steps, math.ceil(_STEPS[end] * (one.calls + 1)))
-            read += attempts * (
-                _prompt(one.shown, recipe) + (steps - 1) * (reply + one.shown.result)
+            prompt += attempts * (
+                _prompt(one.teacher, recipe) + (steps - 1) * (reply + one.teacher.result)
             )
-            written += attempts * steps * reply
-            more = max(0, steps - 1 - one.calls) * one.read.result
-            learned += one.read.prompt + one.read.solution + more + steps * reply
+            output += attempts * steps * reply
+            detours = max(0, steps - 1 - one.calls) * one.student.result
+            trained += one.student.prompt + one.student.solution + detours + steps * reply
             if settings.blind and one.blind:
-                # A teacher that goes straight says at once that there is no picture.
+                # In the best case the teacher replies at once that there is no image.
                 steps = steps if end else 1
-                read += _prompt(one.blind, recipe) + (steps - 1) * (reply + one.blind.result)
-                written += steps * reply
-        found["traces"].append(attempts * len(conversations))
-        found["prompt_tokens"].append(round(read))
-        found["output_tokens"].append(round(written))
-        found["trace_tokens"].append(round(learned / max(1, len(conversations))))
-    return found
+                prompt += _prompt(one.blind, recipe) + (steps - 1) * (reply + one.blind.result)
+                output += steps * reply
+        ranges["traces"].append(attempts * len(conversations))
+        ranges["prompt_tokens"].append(round(prompt))
+        ranges["output_tokens"].append(round(output))
+        ranges["trace_tokens"].append(round(trained / max(1, len(conversations))))
+    return ranges
 
 
-def _prompt(shown: Shown, recipe: Any) -> float:
-    """Tokens of a first request, with its worked examples."""
-    return shown.prompt + recipe.generate.examples * shown.example
+def _prompt(conversation: ConversationTokens, recipe: Recipe) -> float:
+    """Tokens of the first request, including worked examples."""
+    return conversation.prompt + recipe.generate.examples * conversation.example
 
 
-def rates(
-    teacher: dict[str, Any], hardware: gpus.Hardware, found: Fit, used: int
-) -> dict[str, Any] | None:
-    """Tokens/s at full load on `used` GPUs: {"prompt", "output", "from": in words}; None where nobody measured.
+def rates(teacher: dict[str, Any], hardware: Hardware, fit: Fit, gpu_count: int) -> Rates | None:
+    """Tokens/s at full load on `gpu_count` GPUs; None without a measurement of the teacher.
 
-    What was measured on other GPUs is scaled by memory bandwidth, which bounds decoding.
+    A measurement on other GPUs is scaled by memory bandwidth, which bounds decoding.
     """
     if teacher["engine"] == "llama.cpp":
         if hardware.gpu:
             return None
         speeds = list(host_tokens_s(teacher, teacher["memory"]["weights_bytes"]))
-        words = "one reply at a time, bound by the memory bandwidth of one to two sockets"
-        return {"prompt": [_HOST_PROMPT_S] * 2, "output": speeds, "from": words}
+        origin = "one reply at a time, bound by the memory bandwidth of one to two sockets"
+        return {"prompt": [_HOST_PROMPT_S] * 2, "output": speeds, "from": origin}
     gpu = hardware.gpu
-    measured = [row for row in teacher["memory"].get("measured", []) if "total_tokens_s" in row]
-    if not gpu or not gpu.bandwidth or not measured:
+    measurements = [row for row in teacher["memory"].get("measured", []) if "total_tokens_s" in row]
+    if not gpu or not gpu.bandwidth or not measurements:
         return None
 
-    def unlike(row: dict[str, Any]) -> tuple[bool, int]:
+    def distance(row: dict[str, Any]) -> tuple[bool, int]:
         parts = row.get("decode_context_parallel", 1)
-        return gpus.parse(row["gpus"]).gpu != gpu, abs(parts - found.decode_context_parallel)
+        return parse(row["gpus"]).gpu != gpu, abs(parts - fit.decode_context_parallel)
 
-    row = min(measured, key=unlike)
-    machine = gpus.parse(row["gpus"])
+    row = min(measurements, key=distance)
+    machine = parse(row["gpus"])
     assert machine.gpu and machine.gpu.bandwidth
-    scale = used * gpu.bandwidth / (machine.gpus * machine.gpu.bandwidth)
+    scale = gpu_count * gpu.bandwidth / (machine.gpus * machine.gpu.bandwidth)
     output, total = row["output_tokens_s"], row["total_tokens_s"]
-    words = f"{output:,.0f} output of {total:,.0f} total tokens/s measured on {row['gpus']}"
+    origin = f"{output:,.0f} output of {total:,.0f} total tokens/s measured on {row['gpus']}"
     if scale != 1:
-        words += f", times {scale:.2f} for the memory bandwidth here"
-    return {"prompt": [(total - output) * scale] * 2, "output": [output * scale] * 2, "from": words}
+        origin += f", times {scale:.2f} for the memory bandwidth here"
+    return {
+        "prompt": [(total - output) * scale] * 2,
+        "output": [output * scale] * 2,
+        "from": origin,
+    }
 
 
-def seconds(amounts: dict[str, list[int]], speeds: dict[str, Any]) -> list[float]:
-    """Least and most time to generate.
+def seconds(
+    prompt_tokens: Sequence[int], output_tokens: Sequence[int], rates: Rates
+) -> list[float]:
+    """Seconds to generate, as [low, high].
 
-    Prompt and output rates were measured at once, on one mix of both: the slower of the two alone is too short a time
-    for another mix, their sum too long.
+    Prompt and output rates were measured together on one mix of both. For another mix, the slower of the two alone is a
+    lower bound, and their sum an upper bound.
     """
-    kinds = ("prompt", "output")
-    fast = [amounts[f"{kind}_tokens"][0] / speeds[kind][1] for kind in kinds]
-    slow = [amounts[f"{kind}_tokens"][1] / speeds[kind][0] for kind in kinds]
+    fast = [prompt_tokens[0] / rates["prompt"][1], output_tokens[0] / rates["output"][1]]
+    slow = [prompt_tokens[1] / rates["prompt"][0], output_tokens[1] / rates["output"][0]]
     return [max(fast), sum(slow)]
 
 
-def on_a_host(teacher: dict[str, Any], amounts: dict[str, list[int]]) -> list[float] | None:
-    """Least and most time on a CPU host that holds the largest GGUF, or None where there is none."""
+def seconds_on_cpu_host(
+    teacher: dict[str, Any], prompt_tokens: Sequence[int], output_tokens: Sequence[int]
+) -> list[float] | None:
+    """Seconds on a CPU host that holds the teacher's largest GGUF, as [low, high]; None if no GGUF is described."""
     sizes = [file["bytes"] for file in teacher["memory"].get("gguf", [])]
     if not sizes:
         return None
     output = list(host_tokens_s(teacher, max(sizes)))
-    return seconds(amounts, {"prompt": [_HOST_PROMPT_S] * 2, "output": output})
+    rates: Rates = {"prompt": [_HOST_PROMPT_S] * 2, "output": output, "from": ""}
+    return seconds(prompt_tokens, output_tokens, rates)

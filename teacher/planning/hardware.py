@@ -1,6 +1,6 @@
-"""What a machine has: its GPUs, or its host memory. Named ("8xH200", "2x8xH100-80GB", "cpu-768GB") or found.
+"""Describes a machine by its GPUs or its host memory: from a name ("8xH200", "2x8xH100-80GB", "cpu-768GB") or detected.
 
-Nothing here needs CUDA: `nvidia-smi` is asked once, and a machine without it is a CPU host.
+Nothing here needs CUDA: detection runs `nvidia-smi` once, and a machine without it is a CPU host.
 """
 
 import os
@@ -19,8 +19,11 @@ GIB = 2**30
 class Gpu:
     """One GPU.
 
-    memory: bytes that a process can use. bandwidth: bytes/s. flops: dense bf16, 1/s; both None where the GPU is not
-    known. fp8_mla: whether vLLM can keep an MLA model's KV cache in fp8 on it.
+    Attributes:
+        memory: bytes that a process can use.
+        bandwidth: bytes/s; None for an unknown GPU.
+        flops: dense bf16 operations/s; None for an unknown GPU.
+        fp8_mla: whether vLLM can keep an MLA model's KV cache in fp8 on it.
     """
 
     name: str
@@ -32,7 +35,13 @@ class Gpu:
 
 @dataclass(frozen=True)
 class Hardware:
-    """One or more equal machines. count: GPUs of one machine. host_memory: bytes, None where only GPUs were named."""
+    """One or more equal machines.
+
+    Attributes:
+        gpu: the GPU that all machines have; None for a CPU host.
+        count: GPUs of one machine. nodes: machines.
+        host_memory: bytes; None for a machine named by its GPUs.
+    """
 
     gpu: Gpu | None
     count: int
@@ -42,6 +51,7 @@ class Hardware:
 
     @property
     def gpus(self) -> int:
+        """GPUs of all machines together."""
         return self.count * self.nodes
 
     def __str__(self) -> str:
@@ -53,10 +63,10 @@ class Hardware:
         return cores + memory
 
 
-# Memory: what PyTorch's out-of-memory errors call the total capacity, which is less than what is sold (several issues
-# and logs on GitHub for each). Bandwidth and dense bf16 rate: NVIDIA's and AMD's data sheets, SXM or OAM form.
-# fp8_mla: vLLM 0.32, v1/attention/backends/mla: FlashMLA (compute capability 9 and 10), FlashInfer (10), Triton (from
-# 8.9 on: "native FP8 requires SM89+"), AITER on ROCm; nothing on an A100, whose compute capability is 8.0.
+# Memory: the total capacity in PyTorch's out-of-memory errors (several issues and logs on GitHub for each GPU), which is
+# less than the nominal size. Bandwidth and dense bf16 rate: NVIDIA's and AMD's data sheets, SXM or OAM form. fp8_mla:
+# vLLM 0.32, v1/attention/backends/mla: FlashMLA (compute capability 9 and 10), FlashInfer (10), Triton (from 8.9 on:
+# "native FP8 requires SM89+"), AITER on ROCm; no backend for an A100, whose compute capability is 8.0.
 _KNOWN = {
     gpu.name: gpu
     for gpu in (
@@ -71,7 +81,7 @@ _KNOWN = {
         Gpu("MI300X-192GB", int(191.98 * GIB), 5.3e12, 1307e12, True),
     )
 }
-# A name without its memory means the larger or only one.
+# A name without the memory size means the larger or only variant.
 _SHORT = {"A100": "A100-80GB"} | {name.split("-")[0]: name for name in _KNOWN if "A100" not in name}
 _FORM = (
     "expected COUNTxGPU such as 8xH200, MACHINESxCOUNTxGPU such as 2x8xH100-80GB, cpu, or cpu-768GB"
@@ -79,63 +89,65 @@ _FORM = (
 
 
 def parse(text: str) -> Hardware:
-    """The machine that a person names.
+    """The machine with a name, such as 8xH200 or cpu-768GB.
 
     Raises:
-        InputError: neither of the forms, or a GPU that is not known.
+        InputError: the name has none of the forms, or the GPU is unknown.
     """
     host = re.fullmatch(r"cpu(?:-(\d+)\s*GB)?", text.strip(), re.IGNORECASE)
     if host:
         memory = int(host[1]) * 10**9 if host[1] else host_memory()
         return Hardware(None, 0, host_memory=memory, cores=None if host[1] else cores())
-    named = re.fullmatch(
+    match = re.fullmatch(
         r"(?:(\d+)x)?(?:(\d+)x)?([A-Za-z]\w*(?:-\d+GB)?)", text.strip(), re.IGNORECASE
     )
-    name = named[3].upper() if named else ""
+    name = match[3].upper() if match else ""
     gpu = _KNOWN.get(_SHORT.get(name, name))
-    if not named or not gpu:
+    if not match or not gpu:
         raise InputError(f"--gpus {text}: {_FORM}; known GPUs: {', '.join(_KNOWN)}")
-    counts = [int(number) for number in named.groups()[:2] if number] or [1]
+    counts = [int(number) for number in match.groups()[:2] if number] or [1]
     if not all(counts):
         raise InputError(f"--gpus {text}: found a count of 0, {_FORM}")
     if len(counts) == 1 and counts[0] > 8 and counts[0] % 8 == 0:
-        counts = [counts[0] // 8, 8]  # a machine has eight at most, as far as these GPUs are sold
+        counts = [counts[0] // 8, 8]  # these GPUs are sold in machines of at most eight
     return Hardware(gpu, counts[-1], counts[0] if len(counts) == 2 else 1)
 
 
 def find() -> Hardware:
-    """This machine: the GPUs that nvidia-smi lists and CUDA_VISIBLE_DEVICES leaves, else the CPU."""
-    bare = Hardware(None, 0, host_memory=host_memory(), cores=cores())
+    """This machine: the GPUs of nvidia-smi that CUDA_VISIBLE_DEVICES allows, else the CPU."""
+    cpu_host = Hardware(None, 0, host_memory=host_memory(), cores=cores())
     if not shutil.which("nvidia-smi"):
-        return bare
+        return cpu_host
     query = [
         "nvidia-smi",
         "--query-gpu=name,memory.total,compute_cap",
         "--format=csv,noheader,nounits",
     ]
     try:
-        listed = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
+        output = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError):
-        return bare
-    # "[N/A]" stands where a GPU has no memory of its own.
-    rows = re.findall(r"^(.+), (\d+), ([\d.]+)$", listed.stdout, re.MULTILINE)
+        return cpu_host
+    # A GPU without memory of its own has "[N/A]" in that column, and is skipped.
+    rows = re.findall(r"^(.+), (\d+), ([\d.]+)$", output.stdout, re.MULTILINE)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and all(part.strip().isdigit() for part in visible.split(",") if part):
         rows = [rows[int(part)] for part in visible.split(",") if part and int(part) < len(rows)]
     if not rows:
-        return bare
-    # One server wants equal GPUs: the most frequent kind, the larger of two as frequent.
+        return cpu_host
+    # One server needs equal GPUs: take the most frequent kind, and of equally frequent ones the larger.
     kind = max(rows, key=lambda row: (rows.count(row), row[1]))
-    return Hardware(_gpu(*kind), rows.count(kind), host_memory=bare.host_memory, cores=bare.cores)
+    return Hardware(
+        _gpu(*kind), rows.count(kind), host_memory=cpu_host.host_memory, cores=cpu_host.cores
+    )
 
 
 def _gpu(name: str, mebibytes: str, capability: str) -> Gpu:
-    """A GPU as nvidia-smi tells of it; the known one of that name and memory where there is one."""
+    """The known GPU of that name and memory, else a GPU with the values of nvidia-smi."""
     memory = int(float(mebibytes) * 2**20)
     for known in _KNOWN.values():
         if known.name.split("-")[0] in name.upper() and abs(known.memory / memory - 1) < 0.05:
             return known
-    # What a process can use is up to 1 % less than what nvidia-smi counts (79.18 of 79.65 GiB on an H100).
+    # A process can use up to 1 % less than nvidia-smi counts (79.18 of 79.65 GiB on an H100).
     return Gpu(name, int(0.99 * memory), None, None, float(capability) >= 8.9)
 
 
@@ -147,7 +159,7 @@ def cores() -> int:
 
 
 def host_memory() -> int:
-    """Bytes of memory that this machine, or the container that this is, has."""
+    """Bytes of memory of this machine, or of this container if it has a limit."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit = Path("/sys/fs/cgroup/memory.max")
     text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"

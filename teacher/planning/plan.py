@@ -1,233 +1,307 @@
-"""What a run will do, on what, and roughly how long and for how much: before anything starts.
+"""Makes the plan of a run before anything starts: what it does, on which hardware, and about how long and for how much.
 
-Embedded runs: rates measured (benchmarks/README.md) on two CPU cores with a 135M model and scaled by cores and
-parameters; they say minutes or hours, not seconds. Large teachers: whether they fit (teacher/planning/memory.py), the command that
-serves them, their tokens and GPU-hours (teacher/planning/cost.py).
+The time of an embedded run is estimated from rates measured with a 135M model on two CPU cores (benchmarks/README.md),
+scaled by cores and parameters; it distinguishes minutes from hours. For a large teacher the plan has the fit
+(teacher/planning/memory.py), the command that serves it, and its tokens and GPU-hours (teacher/planning/cost.py).
 """
 
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
+from schemas.recipe import Recipe
 from schemas.task import Task
 from teacher.inference import vllm_server
 from teacher.planning import cost
-from teacher.planning import hardware as gpus
 from teacher.planning.cost import Conversation
+from teacher.planning.hardware import Hardware, cores, find
 from teacher.planning.memory import chosen, count, fit
 
 _MEASURED_PARAMETERS, _MEASURED_CORES = 134_515_008, 2
-# Requests a second of the constrained teacher (939 in 500 s on the legal pack); of the student at the exam.
+# Requests per second of the constrained teacher (939 in 500 s on the legal pack), and of the student in the exam.
 _TEACHER_REQUESTS, _EXAM_REQUESTS = 1.9, 3.0
-_AGAIN = 0.6  # of the tasks need a second attempt, or as many requests
-# Tokens of a trace in the embedded models' template, which names tools without their schemas, to those measured: 386 of
-# 564 there.
-_SHORT = 0.69
-_KEPT = 0.95  # of the tasks have a trace that is kept: 174 of 180 there
+_RETRIED = 0.6  # share of the tasks that need a second attempt
+# Tokens of a trace in the embedded models' template, relative to the measured ones: 386 to 564 tokens. The template lists
+# tools by name, without their schemas.
+_TEMPLATE_TOKENS = 0.69
+_KEPT = 0.95  # share of the tasks with a trace that is kept: 174 of 180 in the same run
 _FIXED_SECONDS = 90  # export, its checks, publishing
+
+
+class TeacherPlan(TypedDict):
+    """The teacher's part of a plan. Pairs are [low, high].
+
+    Attributes:
+        options: fields of the recipe's `serve` section that the plan decides.
+        context: tokens of the longest conversation. blind: tasks that are repeated without their images.
+        cost: price of the GPU-hours. load_seconds: part of `seconds`.
+        on_a_host: seconds on a CPU host, if the teacher does not fit.
+        The fields after it are those of memory.Fit.
+    """
+
+    name: str
+    fits: bool
+    reason: str
+    options: dict[str, int]
+    command: NotRequired[str]
+    context: NotRequired[int]
+    traces: NotRequired[list[int]]
+    prompt_tokens: NotRequired[list[int]]
+    output_tokens: NotRequired[list[int]]
+    trace_tokens: NotRequired[list[int]]
+    blind: NotRequired[int]
+    seconds: NotRequired[list[int] | None]
+    gpu_hours: NotRequired[list[float] | None]
+    cost: NotRequired[list[float] | None]
+    load_seconds: NotRequired[float]
+    rates: NotRequired[cost.Rates]
+    on_a_host: NotRequired[list[float] | None]
+    alternatives: NotRequired[list[str]]
+    concurrency: NotRequired[float]
+    weights_per_rank: NotRequired[int]
+    kv_per_rank: NotRequired[int]
+    kv_tokens: NotRequired[int]
+
+
+class Plan(TypedDict):
+    """The content of plan.json.
+
+    Attributes:
+        lines: the plan as a person reads it.
+        seconds: of each stage.
+        machine: {"cores", "hardware"}.
+        fits: whether the teacher does.
+        command: shell commands that serve the teacher, one per line.
+        student: what training takes (student.training.memory.memory), with the student's name.
+    """
+
+    lines: list[str]
+    seconds: dict[str, int]
+    machine: dict[str, Any]
+    fits: bool
+    command: str | None
+    teacher: TeacherPlan
+    student: dict[str, Any]
 
 
 def plan(
     tasks: list[Conversation],
     exam: list[Task],
+    *,
     teacher: dict[str, Any],
     student: dict[str, Any],
-    recipe: Any,
-    hardware: gpus.Hardware | None = None,
-    learner: dict[str, Any] | None = None,
-) -> dict[str, Any]:
+    recipe: Recipe,
+    hardware: Hardware | None = None,
+    training: dict[str, Any] | None = None,
+) -> Plan:
     """The plan of a run.
 
     Args:
-        tasks: what is to be solved, as teacher/planning/cost.py measures it. exam: the tasks held out.
-        teacher, student: their descriptions. recipe: the whole recipe.
-        hardware: what it runs on; what this machine has, when None.
-        learner: what training takes (student.training.memory.memory); not planned when None.
-
-    Returns:
-        {"lines": what is said, "seconds": of each stage, "machine", "fits": whether the teacher does, "command": that
-        serves it or None, "teacher": {"name", "fits", "reason", "options": what the recipe's `serve` left open, ...},
-        "student": {"name", "fits", "reason", ...}}.
+        tasks: the training tasks, measured by `cost.measure`. exam: the held-out tasks.
+        teacher, student: their descriptions.
+        hardware: the machine of the run; by default this one.
+        training: what training takes (student.training.memory.memory); None leaves it out of the plan.
 
     Raises:
-        InputError: a `serve` section with which no machine can serve this teacher.
+        InputError: no machine can serve this teacher with the recipe's `serve` section.
     """
-    hardware = hardware or gpus.find()
-    cores = hardware.cores or gpus.cores()
-    trainee = {"name": student["name"], "fits": True, "reason": "not planned", **(learner or {})}
+    hardware = hardware or find()
+    core_count = hardware.cores or cores()
+    student_plan = {"name": student["name"], "fits": True, "reason": "not planned"}
+    student_plan |= training or {}
+    trained_tokens_s = student_plan.get("tokens_s")
+    seconds: dict[str, float] = {}
+    teacher_plan: TeacherPlan
     if teacher["engine"] == "llama.cpp" and "memory" not in teacher and not recipe.serve.url:
-        made: dict[str, Any] = {"name": teacher["name"], "fits": True, "reason": "it is embedded"}
-        seconds = _embedded(tasks, exam, teacher, student, recipe, cores, trainee.get("tokens_s"))
+        teacher_plan = {
+            "options": {},
+            "name": teacher["name"],
+            "fits": True,
+            "reason": "it is embedded",
+        }
+        seconds = _embedded_seconds(
+            tasks,
+            exam,
+            recipe,
+            teacher_speed=_speed(teacher, core_count),
+            student_speed=_speed(student, core_count),
+            trained_tokens_s=trained_tokens_s,
+        )
         lines = [
             f"teacher   {teacher['name']}: {teacher['description']}",
             f"student   {student['name']}: {student['description']}",
-            f"machine   {cores} CPU cores",
+            f"machine   {core_count} CPU cores",
             _task_line(tasks, exam, recipe),
             "time      "
             + ", ".join(f"{stage} {_minutes(value)}" for stage, value in seconds.items()),
             f"in all    {_minutes(sum(seconds.values()))}, roughly",
         ]
-        if not trainee["fits"]:
-            lines.append(f"no fit    {trainee['reason']}")
+        if not student_plan["fits"]:
+            lines.append(f"no fit    {student_plan['reason']}")
     else:
-        made = _large(tasks, teacher, recipe, hardware)
-        seconds = {}
-        if made["seconds"]:
-            seconds["generate"] = sum(made["seconds"]) / 2
-        if trainee.get("tokens_s"):
-            trained = len(tasks) * sum(made["trace_tokens"]) / 2
-            seconds["train"] = _trained(trained, recipe) / trainee["tokens_s"]
+        teacher_plan = _large_teacher(tasks, teacher, recipe, hardware)
+        if teacher_seconds := teacher_plan["seconds"]:
+            seconds["generate"] = sum(teacher_seconds) / 2
+        if trained_tokens_s:
+            trace_tokens = len(tasks) * sum(teacher_plan["trace_tokens"]) / 2
+            seconds["train"] = _trained_tokens(trace_tokens, recipe) / trained_tokens_s
         lines = [
-            *_teacher_lines(made, teacher, hardware, recipe),
+            *_teacher_lines(teacher_plan, teacher, hardware, recipe),
             _task_line(tasks, exam, recipe),
-            *_cost_lines(made),
-            *_student_lines(student, trainee, seconds.get("train")),
+            *_cost_lines(teacher_plan),
+            *_student_lines(student, student_plan, seconds.get("train")),
         ]
     return {
         "lines": lines,
         "seconds": {k: round(v) for k, v in seconds.items()},
-        "machine": {"cores": cores, "hardware": str(hardware)},
-        "fits": made["fits"],
-        "command": made.get("command"),
-        "teacher": {"options": {}, **made},
-        "student": trainee,
+        "machine": {"cores": core_count, "hardware": str(hardware)},
+        "fits": teacher_plan["fits"],
+        "command": teacher_plan.get("command"),
+        "teacher": teacher_plan,
+        "student": student_plan,
     }
 
 
-def _embedded(
+def _embedded_seconds(
     tasks: list[Conversation],
     exam: list[Task],
-    teacher: dict[str, Any],
-    student: dict[str, Any],
-    recipe: Any,
-    cores: int,
-    tokens_s: float | None,
+    recipe: Recipe,
+    *,
+    teacher_speed: float,
+    student_speed: float,
+    trained_tokens_s: float | None,
 ) -> dict[str, float]:
-    """Seconds of each stage, for models that a CPU serves and trains."""
-    attempts = recipe.generate.attempts
+    """Seconds of each stage, for models that a CPU serves and trains. Speeds are relative to the measured run."""
+    attempts: float = recipe.generate.attempts
     if not recipe.filter.agreement:
-        attempts = 1 + _AGAIN * (attempts > 1)
+        attempts = 1 + _RETRIED * (attempts > 1)
     steps = attempts * sum(task.calls + 1 for task in tasks)
     if recipe.generate.blind:
         steps += sum(task.calls + 1 for task in tasks if task.blind)
     exam_steps = sum(len(task["plan"]) + 1 for task in exam) * 2
-    # This teacher says no more than the plan does.
-    trained = _SHORT * sum(task.read.prompt + task.read.solution for task in tasks)
-    return {
-        "generate": steps / (_TEACHER_REQUESTS * _speed(teacher, cores)),
-        **({"train": _trained(trained, recipe) / tokens_s} if tokens_s else {}),
-        "evaluate": exam_steps / (_EXAM_REQUESTS * _speed(student, cores)),
-        "the rest": _FIXED_SECONDS,
-    }
-
-
-def _trained(tokens: float, recipe: Any) -> float:
-    """Tokens that training computes, of those of one trace of each task."""
-    return _KEPT * (1 - recipe.train.holdout) * tokens * recipe.train.epochs
-
-
-def _speed(model: dict[str, Any], cores: int) -> float:
-    return (cores / _MEASURED_CORES) * (
-        _MEASURED_PARAMETERS / (model.get("parameters") or _MEASURED_PARAMETERS)
+    # The replies of this teacher are no longer than those of the solutions.
+    trace_tokens = _TEMPLATE_TOKENS * sum(
+        task.student.prompt + task.student.solution for task in tasks
     )
+    seconds = {"generate": steps / (_TEACHER_REQUESTS * teacher_speed)}
+    if trained_tokens_s:
+        seconds["train"] = _trained_tokens(trace_tokens, recipe) / trained_tokens_s
+    seconds["evaluate"] = exam_steps / (_EXAM_REQUESTS * student_speed)
+    seconds["the rest"] = _FIXED_SECONDS
+    return seconds
 
 
-def _large(
-    tasks: list[Conversation], teacher: dict[str, Any], recipe: Any, hardware: gpus.Hardware
-) -> dict[str, Any]:
-    """What is known of a large teacher's part, as numbers; ranges are [low, high]."""
-    wanted = cost.context_needed(tasks, teacher, recipe)
-    made: dict[str, Any] = {
+def _trained_tokens(trace_tokens: float, recipe: Recipe) -> float:
+    """Tokens that training computes, from the tokens of one trace of each task."""
+    return _KEPT * (1 - recipe.train.holdout) * trace_tokens * recipe.train.epochs
+
+
+def _speed(model: dict[str, Any], core_count: int) -> float:
+    """Speed of a model on a CPU, relative to the measured one."""
+    parameters = model.get("parameters") or _MEASURED_PARAMETERS
+    return (core_count / _MEASURED_CORES) * (_MEASURED_PARAMETERS / parameters)
+
+
+def _large_teacher(
+    tasks: list[Conversation], teacher: dict[str, Any], recipe: Recipe, hardware: Hardware
+) -> TeacherPlan:
+    """The plan of a teacher that is not embedded."""
+    context = cost.context_needed(tasks, teacher, recipe)
+    ranges = cost.tokens(tasks, teacher, recipe)
+    base: TeacherPlan = {
+        "options": {},
         "name": teacher["name"],
         "fits": True,
-        "context": wanted,
-        **cost.tokens(tasks, teacher, recipe),
-        "blind": _blind(tasks, recipe),
+        "reason": "",
+        "context": context,
+        **ranges,  # type: ignore[typeddict-item]
+        "blind": _blind_tasks(tasks, recipe),
         "seconds": None,
         "gpu_hours": None,
         "cost": None,
     }
     if recipe.serve.url or teacher["engine"] == "openai":
         url = recipe.serve.url or teacher["source"]["url"]
-        return made | {"reason": f"it is served already at {url}"}
+        return {**base, "reason": f"it is already served at {url}"}
     if "memory" not in teacher:
-        return made | {"reason": "not planned: its description has no memory section"}
-    found = fit(teacher, hardware, wanted, recipe.serve)
-    made |= {
-        "fits": found.fits,
-        "reason": found.reason,
-        "alternatives": list(found.alternatives),
-        "concurrency": found.concurrency,
-        "weights_per_rank": found.weights_per_rank,
-        "kv_per_rank": found.kv_per_rank,
-        "kv_tokens": found.kv_tokens,
+        return {**base, "reason": "not planned: its description has no memory section"}
+    fitted = fit(teacher, hardware, context, recipe.serve)
+    base |= {
+        "fits": fitted.fits,
+        "reason": fitted.reason,
+        "alternatives": list(fitted.alternatives),
+        "concurrency": fitted.concurrency,
+        "weights_per_rank": fitted.weights_per_rank,
+        "kv_per_rank": fitted.kv_per_rank,
+        "kv_tokens": fitted.kv_tokens,
     }
-    if not found.fits:
-        return made | {"on_a_host": cost.on_a_host(teacher, made)}
+    prompt, output = ranges["prompt_tokens"], ranges["output_tokens"]
+    if not fitted.fits:
+        return {**base, "on_a_host": cost.seconds_on_cpu_host(teacher, prompt, output)}
     if teacher["engine"] == "vllm":
-        made["options"] = chosen(found)
-        made["command"] = _command(teacher, recipe, made["options"])
-    used = found.tensor_parallel * recipe.serve.data_parallel * recipe.serve.replicas * found.nodes
-    rates = cost.rates(teacher, hardware, found, used)
+        base["options"] = chosen(fitted)
+        base["command"] = vllm_server.shell_commands(
+            teacher,
+            teacher["source"].get("hub") or teacher["source"]["path"],
+            recipe.serve.model_copy(update=base["options"]),
+        )
+    serve = recipe.serve
+    gpu_count = fitted.tensor_parallel * serve.data_parallel * serve.replicas * fitted.nodes
+    rates = cost.rates(teacher, hardware, fitted, gpu_count)
     if rates is None:
-        return made
+        return base
     load = teacher["memory"].get("load_seconds", 0)
-    made |= {"load_seconds": load, "rates": rates}
-    made["seconds"] = [round(load + time) for time in cost.seconds(made, rates)]
+    base |= {"load_seconds": load, "rates": rates}
+    seconds = [round(load + time) for time in cost.seconds(prompt, output, rates)]
+    base["seconds"] = seconds
     if hardware.gpu:
-        made["gpu_hours"] = [round(used * time / 3600, 1) for time in made["seconds"]]
-        if recipe.serve.price_per_gpu_hour:
-            made["cost"] = [
-                round(recipe.serve.price_per_gpu_hour * hours, 2) for hours in made["gpu_hours"]
-            ]
-    return made
+        gpu_hours = [round(gpu_count * time / 3600, 1) for time in seconds]
+        base["gpu_hours"] = gpu_hours
+        if serve.price_per_gpu_hour:
+            base["cost"] = [round(serve.price_per_gpu_hour * hours, 2) for hours in gpu_hours]
+    return base
 
 
-def _command(teacher: dict[str, Any], recipe: Any, options: dict[str, Any]) -> str:
-    weights = teacher["source"].get("hub") or teacher["source"]["path"]
-    return vllm_server.shell_commands(teacher, weights, recipe.serve.model_copy(update=options))
+# ------------------------------------------------------------------------------------- the lines of a plan
 
 
-# ------------------------------------------------------------------------------------- in words
-
-
-def _task_line(tasks: list[Conversation], exam: list[Task], recipe: Any) -> str:
-    calls, blind = sum(task.calls for task in tasks), _blind(tasks, recipe)
+def _task_line(tasks: list[Conversation], exam: list[Task], recipe: Recipe) -> str:
+    calls, blind = sum(task.calls for task in tasks), _blind_tasks(tasks, recipe)
     attempts = "all" if recipe.filter.agreement else "up to"
-    again = f", {blind} asked again without their pictures" if blind else ""
+    repeated = f", {blind} repeated without their images" if blind else ""
     return (
-        f"tasks     {len(tasks)} to solve ({calls} calls in their plans), {attempts} {recipe.generate.attempts}"
-        f" attempts each{again}; {len(exam)} held out; all proven solvable"
+        f"tasks     {len(tasks)} to solve ({calls} calls in their solutions), {attempts} {recipe.generate.attempts}"
+        f" attempts each{repeated}; {len(exam)} held out; all proven solvable"
     )
 
 
-def _blind(tasks: list[Conversation], recipe: Any) -> int:
-    """How many of the tasks are asked again without their pictures."""
+def _blind_tasks(tasks: list[Conversation], recipe: Recipe) -> int:
+    """The number of tasks that are repeated without their images."""
     return sum(task.blind is not None for task in tasks) if recipe.generate.blind else 0
 
 
 def _teacher_lines(
-    made: dict[str, Any], teacher: dict[str, Any], hardware: gpus.Hardware, recipe: Any
+    plan: TeacherPlan, teacher: dict[str, Any], hardware: Hardware, recipe: Recipe
 ) -> list[str]:
     lines = [
         f"teacher   {teacher['name']}: {teacher['description']}",
         f"machine   {hardware}",
-        f"{'fits' if made['fits'] else 'no fit':10}{made['reason']}",
+        f"{'fits' if plan['fits'] else 'no fit':10}{plan['reason']}",
     ]
-    for index, line in enumerate(made.get("alternatives", [])):
+    for index, line in enumerate(plan.get("alternatives", [])):
         lines.append(f"{'instead' if index == 0 else '':10}{line}")
-    if made.get("on_a_host"):
-        low, high = made["on_a_host"]
+    if on_a_host := plan.get("on_a_host"):
+        low, high = on_a_host
         lines.append(
             f"          these traces from a CPU host: {_minutes(low)} to {_minutes(high)} (estimate)"
         )
-    for index, line in enumerate(made.get("command", "").splitlines()):
+    for index, line in enumerate(plan.get("command", "").splitlines()):
         lines.append(f"{'serve' if index == 0 else '':10}{line}")
-    if made.get("options", {}).get("nodes", 1) != recipe.serve.nodes:
-        lines.append(f"set       serve.nodes={made['options']['nodes']}")
+    if (nodes := plan["options"].get("nodes", 1)) != recipe.serve.nodes and plan["options"]:
+        lines.append(f"set       serve.nodes={nodes}")
     mode = recipe.generate.mode or teacher.get("mode")
     least = teacher.get("modes", {}).get(mode, {}).get("max_tokens", 0)
     if recipe.generate.max_tokens < least:
         lines.append(
-            f"warning   generate.max_tokens={recipe.generate.max_tokens} cuts replies short: mode {mode} wants"
+            f"warning   generate.max_tokens={recipe.generate.max_tokens} cuts replies short: mode {mode} needs"
             f" {least:,} or more"
         )
     if teacher.get("advice"):
@@ -235,43 +309,43 @@ def _teacher_lines(
     return lines
 
 
-def _cost_lines(made: dict[str, Any]) -> list[str]:
-    traces, read, written = made["traces"], made["prompt_tokens"], made["output_tokens"]
+def _cost_lines(plan: TeacherPlan) -> list[str]:
+    traces, prompt, output = plan["traces"], plan["prompt_tokens"], plan["output_tokens"]
     lines = [
-        f"tokens    {traces[0]:,} to {traces[1]:,} traces: {count(read[0])} to {count(read[1])} read,"
-        f" {count(written[0])} to {count(written[1])} written (estimate); {made['context']:,} in the longest"
+        f"tokens    {traces[0]:,} to {traces[1]:,} traces: {count(prompt[0])} to {count(prompt[1])} read,"
+        f" {count(output[0])} to {count(output[1])} written (estimate); {plan['context']:,} in the longest"
     ]
-    if made["seconds"]:
-        low, high = made["seconds"]
-        line = f"time      {_minutes(low)} to {_minutes(high)}"
-        if made["load_seconds"]:
-            line += f", {_minutes(made['load_seconds'])} of it to load"
-        if made["gpu_hours"]:
-            line += f"; {made['gpu_hours'][0]:,.0f} to {made['gpu_hours'][1]:,.0f} GPU-hours"
-        lines.append(f"{line} (estimate from {made['rates']['from']})")
-    elif made["fits"]:
+    if seconds := plan["seconds"]:
+        line = f"time      {_minutes(seconds[0])} to {_minutes(seconds[1])}"
+        if plan["load_seconds"]:
+            line += f", {_minutes(plan['load_seconds'])} of it to load"
+        if gpu_hours := plan["gpu_hours"]:
+            line += f"; {gpu_hours[0]:,.0f} to {gpu_hours[1]:,.0f} GPU-hours"
+        lines.append(f"{line} (estimate from {plan['rates']['from']})")
+    elif plan["fits"]:
         lines.append("time      not known: no measurement of this teacher on such a machine")
-    if made["cost"]:
+    if price := plan["cost"]:
         lines.append(
-            f"money     {made['cost'][0]:,.0f} to {made['cost'][1]:,.0f} for the teacher's GPUs (estimate)"
+            f"money     {price[0]:,.0f} to {price[1]:,.0f} for the teacher's GPUs (estimate)"
         )
     return lines
 
 
 def _student_lines(
-    student: dict[str, Any], trainee: dict[str, Any], seconds: float | None
+    student: dict[str, Any], plan: dict[str, Any], seconds: float | None
 ) -> list[str]:
-    line = f"student   {student['name']}: {trainee['reason']}"
-    if not trainee["fits"]:
-        line += f"; {trainee['advice']}"
+    line = f"student   {student['name']}: {plan['reason']}"
+    if not plan["fits"]:
+        line += f"; {plan['advice']}"
     elif seconds:
-        line += f"; about {trainee['tokens_s']:,.0f} tokens/s, {_minutes(seconds)} (estimate)"
+        line += f"; about {plan['tokens_s']:,.0f} tokens/s, {_minutes(seconds)} (estimate)"
     if student.get("advice"):
         return [line, f"advice    {' '.join(student['advice'].split())}"]
     return [line]
 
 
 def _minutes(seconds: float) -> str:
+    """Seconds as minutes, hours and minutes, or days."""
     minutes = max(1, round(seconds / 60))
     if minutes >= 72 * 60:
         return f"{minutes / 60 / 24:,.0f} days"
