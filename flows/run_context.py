@@ -71,14 +71,14 @@ class RunContext:
         Raises:
             InputError: pixels for a text-only student.
         """
-        from student.training.vision import sees
+        from student.models.base import has_vision
 
         requested = self.recipe.train.images
-        if requested == "pixels" and not sees(self.student):
+        if requested == "pixels" and not has_vision(self.student):
             raise InputError(
                 f"train.images: found pixels, expected source: {self.student['name']} is a text-only model"
             )
-        return sees(self.student) and requested != "source"
+        return has_vision(self.student) and requested != "source"
 
     def gguf_name(self, variant: str) -> str:
         """The file name of the exported student in a variant, such as Q8_0."""
@@ -89,15 +89,15 @@ class RunContext:
         from transformers import AutoTokenizer
 
         from student.models import base
-        from student.rendering.chat_template import chat_template
+        from student.models.chat_template import chat_template
         from student.rendering.examples import Renderer
-        from student.training import vision
+        from student.rendering.vision import VisionRenderer
 
         directory = base.prepare(self.student, log)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         template, stop = chat_template(self.student, directory), self.student["stop"]
         if self.student_reads_pixels:
-            return vision.SeeingRenderer(tokenizer, template, stop, self.image_store, directory)
+            return VisionRenderer(tokenizer, template, stop, self.image_store, directory)
         return Renderer(tokenizer, template, stop, self.image_store)
 
 

@@ -88,11 +88,11 @@ def evaluate(context: RunContext) -> dict[str, Any]:
 def _candidates(context: RunContext) -> list["Candidate"]:
     """The untrained base, whose own template may have no tools, and the exported student, as the same variant."""
     from student.evaluate import Candidate
-    from student.models import base
+    from student.export import untrained
     from student.registry.artifact import PROJECTOR
 
     variant, pixels = context.recipe.evaluate.variant, context.student_reads_pixels
-    base_file = base.gguf(context.student, variant, log)
+    base_file = untrained.gguf(context.student, variant, log)
     student_file = context.path("export", "gguf", context.gguf_name(variant))
     projector = context.path("export", "gguf", context.gguf_name(PROJECTOR))
     return [
@@ -101,7 +101,7 @@ def _candidates(context: RunContext) -> list["Candidate"]:
             base_file,
             sha256(base_file),
             template=catalog.template(context.student),
-            projector=base.projector(context.student, log) if pixels else None,
+            projector=untrained.projector(context.student, log) if pixels else None,
         ),
         Candidate(
             "student", student_file, sha256(student_file), projector=projector if pixels else None

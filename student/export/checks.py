@@ -12,7 +12,7 @@ from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Message, Tool
 from student.export.llama_server import get, post, refusal
 from student.rendering.examples import Renderer
-from student.training.vision import SeeingRenderer
+from student.rendering.vision import VisionRenderer
 from teacher.inference.endpoint import Endpoint
 
 # Texts on which tokenizers differ: spaces, digits, other scripts, emoji, markup, special tokens as plain text.
@@ -88,7 +88,7 @@ def check_rendering(
     """Compares the prompt of every assistant's turn as the server renders it with the one that was trained on."""
     count = 0
     # The server renders a marker of its own for an image and replaces it by the image's tokens.
-    marker = get(endpoint, "/props")["media_marker"] if isinstance(renderer, SeeingRenderer) else ""
+    marker = get(endpoint, "/props")["media_marker"] if isinstance(renderer, VisionRenderer) else ""
     for trace in traces:
         for index, message in enumerate(trace["messages"]):
             if message["role"] != "assistant":
@@ -96,7 +96,7 @@ def check_rendering(
             messages = trace["messages"][:index]
             body = {"messages": renderer.sent(messages), "tools": trace["tools"]}
             served = post(endpoint, "/apply-template", body)["prompt"]
-            if isinstance(renderer, SeeingRenderer):
+            if isinstance(renderer, VisionRenderer):
                 served = served.replace(marker, renderer.shows)
             expected = renderer.text(messages, trace["tools"], add_generation_prompt=True)
             if served != expected:

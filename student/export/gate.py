@@ -14,7 +14,7 @@ from student.export.checks import Check, Conversation
 from student.export.image_check import check_image_round_trip
 from student.export.llama_server import refusal
 from student.rendering.examples import Renderer
-from student.training.vision import SeeingRenderer
+from student.rendering.vision import VisionRenderer
 from teacher.inference.llama_server import serve
 
 
@@ -52,7 +52,7 @@ def run_gate(
                 endpoint, traces, renderer, trained=trained
             ),
         }
-        if isinstance(renderer, SeeingRenderer):
+        if isinstance(renderer, VisionRenderer):
             with_vision = renderer
             server_checks["image_round_trip"] = lambda: check_image_round_trip(
                 endpoint, traces, with_vision

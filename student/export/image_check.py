@@ -13,7 +13,7 @@ from PIL import Image
 from schemas.trace import Message, Tool
 from student.export.checks import MAX_TRIES, Check, Conversation, result
 from student.export.llama_server import post
-from student.training.vision import SeeingRenderer
+from student.rendering.vision import VisionRenderer
 from teacher.inference.endpoint import Endpoint
 from teacher.scenes.images import ImageStore, image_part
 from teacher.scenes.kinds import draw
@@ -23,7 +23,7 @@ _NAME = "image_round_trip"
 
 
 def check_image_round_trip(
-    endpoint: Endpoint, traces: Sequence[Conversation], renderer: SeeingRenderer
+    endpoint: Endpoint, traces: Sequence[Conversation], renderer: VisionRenderer
 ) -> Check:
     """Checks prompts with images in two ways.
 

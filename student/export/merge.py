@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schemas.errors import StageError
 from schemas.files import whole
-from student.training.vision import limit_pictures
+from student.export.image_limits import limit_images
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "model.safetensors.index.json")
 
@@ -40,7 +40,7 @@ def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
         (temporary / "chat_template.json").unlink(
             missing_ok=True
         )  # older name of chat_template.jinja
-        limit_pictures(temporary)
+        limit_images(temporary)
 
 
 def set_template(directory: Path, template: str) -> None:

@@ -18,9 +18,9 @@ from schemas.trace_file import Row, judge_rows
 from student.export.checks import Check, Conversation
 from student.export.gate import run_gate
 from student.models import introspect
-from student.rendering.chat_template import chat_template
+from student.models.chat_template import chat_template
 from student.rendering.examples import Renderer, Unrenderable, as_served
-from student.training.vision import SeeingRenderer, must_be_known
+from student.rendering.vision import VisionRenderer, must_be_known
 from teacher.scenes.images import ImageStore
 
 # Most tokens of a conversation.
@@ -173,7 +173,7 @@ def _original(directory: Path, *, with_images: bool) -> tuple[Renderer, int]:
     if not with_images:
         return Renderer(tokenizer, template, stop), context
     must_be_known(directory, config, "with --mmproj")
-    return SeeingRenderer(tokenizer, template, stop, ImageStore(directory), directory), context
+    return VisionRenderer(tokenizer, template, stop, ImageStore(directory), directory), context
 
 
 def _read_conversations(file: Path | None, renderer: Renderer) -> list[Conversation]:

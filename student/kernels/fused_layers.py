@@ -31,9 +31,9 @@ import torch
 from torch import Tensor
 
 from student.kernels.attention import Attention, Batch
+from student.kernels.families import FUSED, padded_rank
 from student.kernels.lora_linear import Buffer, Linears, check
 from student.kernels.triton_ops import ops
-from student.training.memory import FUSED, padded_rank
 
 # Pre-norm layers with RMSNorm, rotary embedding and a SwiGLU, by the names of their parts.
 LAYERS = set(FUSED.values())

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from student.kernels.triton_ops import ops
-from student.rendering.labels import IGNORED
+
+# The label that torch.nn.functional.cross_entropy ignores by default.
+IGNORE_INDEX = -100
 
 
 def linear_cross_entropy(
@@ -34,7 +36,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         count: Tensor | float | None,
         chunk: int,
     ) -> Tensor:
-        rows = (labels != IGNORED).nonzero().flatten()
+        rows = (labels != IGNORE_INDEX).nonzero().flatten()
         number = len(rows) if count is None else count
         scale = 1 / torch.as_tensor(number, dtype=torch.float32, device=hidden.device).clamp(min=1)
         grad = torch.zeros_like(hidden)

@@ -11,16 +11,15 @@ from typing import Any
 
 from schemas.cache import cache_directory, make_once
 from schemas.errors import InputError
-from schemas.files import sha256, sha256_text, whole
+from schemas.files import sha256, whole
+from student.models.chat_template import chat_template, must_see
 from student.models.introspect import describe
-from student.rendering.chat_template import chat_template, must_see
-from student.training.vision import sees
 from teacher.inference.llamacpp import Progress
 from teacher.models import catalog
 
 STUDENTS = Path(__file__).parent
 # Raised when what `_from_gguf` writes changes, so that nobody trains on what an older one cached.
-_VERSION = 1
+VERSION = 1
 
 
 def load(name: str) -> dict[str, Any]:
@@ -29,9 +28,14 @@ def load(name: str) -> dict[str, Any]:
     if "/" in name and not name.endswith((".yaml", ".yml")):
         return describe(name)
     student = catalog.load(name, STUDENTS, "student")
-    if sees(student) and "path" in student["source"]:
+    if has_vision(student) and "path" in student["source"]:
         must_see(student, catalog.fetch(student))  # before a teacher is asked
     return student
+
+
+def has_vision(student: dict[str, Any]) -> bool:
+    """Whether the description says that the student is a vision-language model."""
+    return bool(student.get("capabilities", {}).get("vision"))
 
 
 def prepare(student: dict[str, Any], say: Progress = print) -> Path:
@@ -40,7 +44,7 @@ def prepare(student: dict[str, Any], say: Progress = print) -> Path:
     if weights.is_dir():
         return weights
     digest = sha256(weights)[:16]
-    directory = cache_directory() / "students" / f"{student['name']}-{digest}-{_VERSION}"
+    directory = cache_directory() / "students" / f"{student['name']}-{digest}-{VERSION}"
     with make_once(directory) as missing:
         if not missing:
             return directory
@@ -48,49 +52,6 @@ def prepare(student: dict[str, Any], say: Progress = print) -> Path:
         with whole(directory) as temporary:
             _from_gguf(student, weights, temporary)
     return directory
-
-
-def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
-    """The untrained student as a GGUF of a variant, in the user's cache: what the exam compares with."""
-    from student.export.gguf import convert, quantize
-
-    directory = prepare(student, say)
-    path = _cached(student, variant)
-    with make_once(path) as missing:
-        if not missing:
-            return path
-        say(f"converting the untrained student to {variant} (once)")
-        full = path.with_name(f"{path.stem}-full.gguf")
-        convert(directory, full, say)
-        quantize(full, path, variant)
-        full.unlink()
-    return path
-
-
-def projector(student: dict[str, Any], say: Progress = print) -> Path:
-    """The vision tower of an untrained student that sees as a GGUF, in the user's cache."""
-    from student.export.gguf import convert
-
-    directory = prepare(student, say)
-    path = _cached(student, "mmproj")
-    with make_once(path) as missing:
-        if missing:
-            convert(directory, path, say, projector=True)
-    return path
-
-
-def _cached(student: dict[str, Any], variant: str) -> Path:
-    digest = sha256_text(f"{_VERSION} {catalog.revision(student)}{_state(student)}")[:16]
-    return cache_directory() / "students" / f"{student['name']}-{digest}-{variant}.gguf"
-
-
-def _state(student: dict[str, Any]) -> str:
-    """What tells the weights of a user's directory from those that lay there before."""
-    path = Path(student["source"].get("path", "")).expanduser()
-    if "path" not in student["source"] or not path.is_dir():
-        return ""
-    files = sorted(file for file in path.iterdir() if file.is_file())
-    return str([(f.name, f.stat().st_size, f.stat().st_mtime_ns) for f in files])
 
 
 def _from_gguf(student: dict[str, Any], gguf: Path, to: Path) -> None:

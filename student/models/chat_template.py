@@ -12,7 +12,7 @@ from typing import Any
 from schemas.error_text import one_line
 from schemas.errors import InputError
 from student.rendering.examples import Renderer, Unrenderable
-from student.training.vision import SeeingRenderer
+from student.rendering.vision import VisionRenderer
 from teacher.models import catalog
 from teacher.scenes.images import ImageStore
 
@@ -66,7 +66,7 @@ def must_see(student: dict[str, Any], directory: Path, tokenizer: Any = None) ->
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(directory)
     album = ImageStore(directory)  # none of its pictures is asked for
     try:
-        renderer = SeeingRenderer(tokenizer, template, student["stop"], album, directory)
+        renderer = VisionRenderer(tokenizer, template, student["stop"], album, directory)
     except (OSError, ValueError) as error:  # what transformers raises where a file is broken
         raise InputError(
             f"{directory}: config or image processor cannot be read: {one_line(str(error))}"

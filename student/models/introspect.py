@@ -14,8 +14,8 @@ import yaml
 from schemas.documents import check_document
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
-from student.rendering.chat_template import SAY_IT, must_call, must_see
-from student.training.vision import FAMILIES, must_be_known
+from student.models.chat_template import SAY_IT, must_call, must_see
+from student.rendering.vision import FAMILIES, must_be_known
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # All that a description is made of, without the weights.

@@ -8,6 +8,7 @@ TRL's and PEFT's modules as they come within 5 % (QLoRA of rank 16 in 2,048 toke
 
 from typing import Any
 
+from student.kernels.families import FUSED, padded_rank
 from teacher.planning.hardware import GIB, Gpu, Hardware
 
 # NF4 with double quantisation: 4 bits, 8 for each 64 values and 32 for each 256 of those (QLoRA, arXiv:2305.14314).
@@ -30,14 +31,6 @@ _OPERATIONS = {"qlora": 6, "lora": 6, "full": 8}
 # the 4 operations a weight and token; a layer that is run again costs 37 % more; weights are written at 0.83 of the
 # data sheet's bandwidth.
 _FUSED_OF_PEAK, _AGAIN, _OF_BANDWIDTH = 0.55, 0.37, 0.83
-# Decoders whose layers student/kernels/fused_layers.py can fuse: config.json's model_type, and the class of a layer in transformers.
-FUSED = {
-    "llama": "LlamaDecoderLayer",
-    "qwen2": "Qwen2DecoderLayer",
-    "qwen3": "Qwen3DecoderLayer",
-    "qwen2_5_vl": "Qwen2_5_VLDecoderLayer",
-    "qwen3_vl": "Qwen3VLTextDecoderLayer",
-}
 # Where a GPU's rates are not known, the H100's stand in: only their proportion matters for the choice of a batch.
 _H100 = (989e12, 3.35e12)
 # Two CPU cores on the 135M student, packed, of the whole stage: in bfloat16 with AVX-512 129,652 tokens in 493 s, in
@@ -192,11 +185,6 @@ def choose_batch(
             cost[tokens] = _seconds_a_token(shape, tokens, kept, gpu, bytes_read)
     least = min(cost.values(), default=0)
     return next((tokens for tokens, seconds in cost.items() if seconds <= 1.01 * least), 512)
-
-
-def padded_rank(rank: int) -> int:
-    """The rank that the fused layers' kernels work with: a power of two from 16."""
-    return max(16, 1 << (rank - 1).bit_length())
 
 
 def _working(shape: dict[str, Any], tokens: int, element: int = 2) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_json
+from student.models.base import has_vision
 from student.rendering.examples import Example
 from student.training import vision
 from teacher.inference.llamacpp import Progress
@@ -59,7 +60,7 @@ def train(
     if not gpu:
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    sees = vision.sees(student)
+    sees = has_vision(student)
     model = quantized_base.load(directory, settings, sees, say)
     if settings.method != "full":
         lora = LoraConfig(

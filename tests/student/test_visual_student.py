@@ -34,6 +34,7 @@ from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, sha256, write_json
 from schemas.filter import FilterSettings, check_trace
 from student import evaluate
+from student.export import untrained
 from student.models import base
 from student.registry.lookup import resolve
 from student.rendering.examples import as_served, examples, turns
@@ -297,7 +298,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
         PIPELINE["plan"].run(work)
         renderer = work.renderer()
         row = next(r for r in read_jsonl(work.path("tasks", "exam.jsonl")) if "pictures" in r)
-        file, tower = base.gguf(work.student, "Q8_0"), base.projector(work.student)
+        file, tower = untrained.gguf(work.student, "Q8_0"), untrained.projector(work.student)
         candidate = evaluate.Candidate(
             "base", file, sha256(file), template=catalog.template(work.student), projector=tower
         )

@@ -21,6 +21,7 @@ from gate_inputs import (
 
 from student.export import checks, gate
 from student.export.gguf import convert
+from student.export.untrained import gguf as untrained_gguf
 from student.models import base
 from student.rendering.examples import Renderer
 from teacher.inference.llama_server import serve
@@ -145,7 +146,7 @@ def tiny(untrained, tmp_path_factory):
 
 @pytest.mark.slow
 def test_the_untouched_student_passes_what_needs_no_training(renderer, tmp_path):
-    file = base.gguf(base.load("smollm2-135m"), "Q8_0")
+    file = untrained_gguf(base.load("smollm2-135m"), "Q8_0")
     results = gate.run_gate(file, CONVERSATIONS[:1], renderer, context=2048, log=tmp_path / "log")
     assert [check["name"] for check in results] == [
         *BEFORE_TRAINING,
@@ -157,7 +158,7 @@ def test_the_untouched_student_passes_what_needs_no_training(renderer, tmp_path)
 
 @pytest.mark.slow
 def test_the_server_renders_every_prompt_as_the_student_was_trained_on(renderer, tmp_path):
-    file = base.gguf(base.load("smollm2-135m"), "Q8_0")
+    file = untrained_gguf(base.load("smollm2-135m"), "Q8_0")
     with serve(file, tmp_path / "log", slots=1, context=2048) as endpoint:
         rendering = checks.check_rendering(endpoint, CONVERSATIONS, renderer)
         assert rendering == {"name": "rendering", "passed": True, "detail": "11 prompts, equal"}

@@ -10,7 +10,7 @@ import pytest
 
 from schemas.errors import InputError
 from schemas.files import write_jsonl
-from student.export import verify
+from student.export import untrained, verify
 from student.models import base
 
 
@@ -22,7 +22,7 @@ def original() -> Path:
 
 @pytest.fixture(scope="module")
 def exported() -> Path:
-    return base.gguf(base.load("smollm2-135m"), "Q8_0")
+    return untrained.gguf(base.load("smollm2-135m"), "Q8_0")
 
 
 def command(*arguments: object) -> subprocess.CompletedProcess[str]:

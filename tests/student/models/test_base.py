@@ -4,8 +4,9 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import InputError
+from student.export import untrained
 from student.models import base
-from student.rendering.chat_template import chat_template
+from student.models.chat_template import chat_template
 from teacher.models import catalog
 
 TEMPLATE = "{% for m in messages %}{{ m.content }}{% endfor %}"
@@ -243,7 +244,7 @@ def tokenizer(directory):
 
 @pytest.fixture(scope="module")
 def reconverted(student) -> Path:
-    return base.gguf(student, "Q8_0")
+    return untrained.gguf(student, "Q8_0")
 
 
 @pytest.mark.slow
@@ -313,6 +314,6 @@ def test_what_was_prepared_and_converted_once_is_taken_from_the_cache(
         raise AssertionError(f"worked again: {text}")
 
     assert base.prepare(student, silent) == directory
-    assert base.gguf(student, "Q8_0", silent) == reconverted
+    assert untrained.gguf(student, "Q8_0", silent) == reconverted
     assert not list(reconverted.parent.glob(f"{reconverted.stem}*-full.gguf"))
     assert not list(reconverted.parent.glob(f".{reconverted.stem}*.partial"))

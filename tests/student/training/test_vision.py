@@ -28,7 +28,9 @@ from transformers import AutoTokenizer
 
 from schemas.errors import InputError
 from schemas.recipe import Train
+from student.export.image_limits import limit_images
 from student.models import base, introspect
+from student.rendering import vision as rendering_vision
 from student.rendering.examples import (
     IGNORED,
     Renderer,
@@ -37,6 +39,7 @@ from student.rendering.examples import (
     as_template_reads,
     examples,
 )
+from student.rendering.vision import VisionRenderer
 from student.training import vision
 from teacher.models import catalog
 from teacher.scenes import kinds
@@ -76,7 +79,7 @@ def page(number, width, height):
     return DrawnImage(scene, file.getvalue(), width, height, (), f"Contract {number}")
 
 
-@pytest.fixture(scope="module", params=vision.FAMILIES)
+@pytest.fixture(scope="module", params=rendering_vision.FAMILIES)
 def family(request):
     return request.param
 
@@ -85,7 +88,7 @@ def family(request):
 def directory(family, tmp_path_factory):
     """A random student with bytes as tokens, its pictures limited as in an exported one."""
     to = tiny_vl.write(tiny_tokenizer(), TEMPLATES[family], tmp_path_factory.mktemp(family), family)
-    vision.limit_pictures(to)
+    limit_images(to)
     return to
 
 
@@ -93,7 +96,7 @@ def directory(family, tmp_path_factory):
 def seeing(family, directory, album):
     """Its renderer, with transformers' own processor beside it."""
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    renderer: Any = vision.SeeingRenderer(tokenizer, TEMPLATES[family], [END], album, directory)
+    renderer: Any = VisionRenderer(tokenizer, TEMPLATES[family], [END], album, directory)
     renderer.theirs = processor(family, tokenizer, directory)
     return renderer
 
@@ -122,7 +125,7 @@ def processor(family, tokenizer, directory):
         def __init__(self, image_processor=None, tokenizer=None, chat_template=None):
             super().__init__(image_processor, tokenizer, None, chat_template=chat_template)
 
-    return OfPictures(vision.image_processor(directory), tokenizer, TEMPLATES[family])
+    return OfPictures(rendering_vision.image_processor(directory), tokenizer, TEMPLATES[family])
 
 
 def prompts(renderer, made):
@@ -284,26 +287,26 @@ def test_a_picture_that_is_missing_is_said(seeing, pages, album):
 def test_the_largest_picture_takes_no_more_tokens_than_the_server_gives_it(seeing, monkeypatch):
     about = {"height": MAX_SIDE, "width": MAX_SIDE}
     monkeypatch.setattr(ImageStore, "description", lambda self, name: about)
-    assert 4000 < seeing.tokens("large") <= vision.MOST_TOKENS
+    assert 4000 < seeing.tokens("large") <= rendering_vision.MOST_TOKENS
     about.update(height=20, width=20)
-    assert seeing.tokens("small") >= vision.FEWEST_TOKENS
+    assert seeing.tokens("small") >= rendering_vision.FEWEST_TOKENS
 
 
 def test_a_picture_takes_the_tokens_that_transformers_gives_it_but_where_a_side_is_half_a_token():
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
     for side in (28, 32):
-        limits = (vision.FEWEST_TOKENS * side**2, vision.MOST_TOKENS * side**2)
+        limits = (rendering_vision.FEWEST_TOKENS * side**2, rendering_vision.MOST_TOKENS * side**2)
         for width, height in [(1000, 701), (2048, 2047), (2048, 3000), (30, 45), (17, 300)]:
             theirs = smart_resize(height, width, side, *limits)
-            assert vision.fitted(width, height, side) == theirs[::-1]
+            assert rendering_vision.fitted(width, height, side) == theirs[::-1]
         half = 22 * side + side // 2
-        assert vision.fitted(half, 40 * side, side) == (23 * side, 40 * side)
+        assert rendering_vision.fitted(half, 40 * side, side) == (23 * side, 40 * side)
         assert smart_resize(40 * side, half, side, *limits) == (40 * side, 22 * side)
 
 
 def test_a_scaled_picture_keeps_its_shape_in_the_middle_of_black():
-    scaled = vision.scaled(Image.new("RGB", (90, 128), "white"), 32)
+    scaled = rendering_vision.scaled(Image.new("RGB", (90, 128), "white"), 32)
     assert scaled.size == (96, 128)
     assert scaled.getbbox() == (3, 0, 93, 128)
 
@@ -315,7 +318,7 @@ def test_the_limits_are_written_wherever_transformers_looks_for_them(seeing, dir
     old = {k: v for k, v in plain.items() if k != "size"} | {"min_pixels": 1, "max_pixels": 9}
     (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": old}))
     for _ in range(2):  # once with either file
-        vision.limit_pictures(tmp_path)
+        limit_images(tmp_path)
         read = AutoImageProcessor.from_pretrained(tmp_path, backend="pil")
         assert read.size["shortest_edge"] == 8 * seeing.side**2
         assert read.size["longest_edge"] == 4096 * seeing.side**2
@@ -326,7 +329,7 @@ def test_the_limits_are_written_wherever_transformers_looks_for_them(seeing, dir
 def test_a_text_model_is_no_student_that_sees(album, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(InputError, match="model_type: found llama, expected one of qwen2_5_vl"):
-        vision.SeeingRenderer(TINY, TEMPLATES["qwen2_5_vl"], [END], album, tmp_path)
+        VisionRenderer(TINY, TEMPLATES["qwen2_5_vl"], [END], album, tmp_path)
 
 
 # What of the 32B models' towers is not transformers' default: for Qwen3-VL nothing; for Qwen2.5-VL the two numbers with
@@ -359,7 +362,7 @@ def embedded(family, album, tmp_path_factory):
     tokenizer = AutoTokenizer.from_pretrained(base.prepare(base.load("smollm2-135m")))
     to = tmp_path_factory.mktemp("embedded")
     directory = tiny_vl.write(tokenizer, TEMPLATES[family], to, family)
-    return directory, vision.SeeingRenderer(tokenizer, TEMPLATES[family], [END], album, directory)
+    return directory, VisionRenderer(tokenizer, TEMPLATES[family], [END], album, directory)
 
 
 SETTINGS = Train(rank=4, scheduler="constant", warmup_ratio=0, dtype="float32", log_steps=1)
@@ -514,7 +517,7 @@ def test_a_directory_of_a_student_that_sees_describes_itself(embedded, tmp_path)
         (directory / file.name).write_bytes(file.read_bytes())
     (directory / "LICENSE").write_text("Apache-2.0\n")
     student = introspect.describe(str(directory))
-    assert vision.sees(student) and student["lora_targets"] == "all-linear"
+    assert base.has_vision(student) and student["lora_targets"] == "all-linear"
 
 
 @pytest.mark.slow
