@@ -214,12 +214,12 @@ def test_a_model_of_the_hub_is_pinned_to_the_revision_that_was_described(found, 
 
 def test_other_weights_in_the_same_directory_are_other_weights(mine):
     student = {"name": "mine", "source": {"path": str(mine)}}
-    before = base._state(student)
-    assert before == base._state(student)
+    before = untrained._state(student)
+    assert before == untrained._state(student)
     with (mine / "model.safetensors").open("ab") as file:
         file.write(b" ")
-    assert base._state(student) != before
-    assert base._state({"name": "x", "source": {"hub": "org/x"}}) == ""
+    assert untrained._state(student) != before
+    assert untrained._state({"name": "x", "source": {"hub": "org/x"}}) == ""
 
 
 # ------------------------------------------------------------------------------------- the embedded student
