@@ -7,11 +7,16 @@ from student.rendering.vision import FEWEST_TOKENS, MOST_TOKENS, processor_setti
 
 
 def limit_images(directory: Path) -> None:
-    """Writes llama.cpp's limits into an exported directory, so that vLLM sees a picture in as many tokens. A directory
-    without an image processor is left as it is."""
+    """Writes llama.cpp's limits to the image processor's settings, so that vLLM makes as many tokens of an image.
+
+    A directory without an image processor is left unchanged.
+    """
     for path, file, settings in processor_settings(directory):
-        for old in ("min_pixels", "max_pixels"):  # names of the same limits, which would win
-            settings.pop(old, None)
+        for older_name in (
+            "min_pixels",
+            "max_pixels",
+        ):  # older names of the limits, which take precedence
+            settings.pop(older_name, None)
         area = (settings["patch_size"] * settings["merge_size"]) ** 2
         settings["size"] = {
             "shortest_edge": FEWEST_TOKENS * area,

@@ -11,28 +11,28 @@ from teacher.inference.llamacpp import Progress
 from teacher.models import catalog
 
 
-def gguf(student: dict[str, Any], variant: str, say: Progress = print) -> Path:
-    """The untrained student as a GGUF of a variant, in the user's cache: what the exam compares with."""
-    directory = prepare(student, say)
+def gguf(student: dict[str, Any], variant: str, report: Progress = print) -> Path:
+    """Returns the untrained student as a GGUF of a variant, which it makes once in the user's cache."""
+    directory = prepare(student, report)
     path = _cached(student, variant)
     with make_once(path) as missing:
         if not missing:
             return path
-        say(f"converting the untrained student to {variant} (once)")
+        report(f"converting the untrained student to {variant} (once)")
         full = path.with_name(f"{path.stem}-full.gguf")
-        convert(directory, full, say)
+        convert(directory, full, report)
         quantize(full, path, variant)
         full.unlink()
     return path
 
 
-def projector(student: dict[str, Any], say: Progress = print) -> Path:
-    """The vision tower of an untrained student that sees as a GGUF, in the user's cache."""
-    directory = prepare(student, say)
+def projector(student: dict[str, Any], report: Progress = print) -> Path:
+    """Returns the vision tower of an untrained vision-language student as a GGUF in the user's cache."""
+    directory = prepare(student, report)
     path = _cached(student, "mmproj")
     with make_once(path) as missing:
         if missing:
-            convert(directory, path, say, projector=True)
+            convert(directory, path, report, projector=True)
     return path
 
 
@@ -42,7 +42,7 @@ def _cached(student: dict[str, Any], variant: str) -> Path:
 
 
 def _state(student: dict[str, Any]) -> str:
-    """What tells the weights of a user's directory from those that lay there before."""
+    """Returns a text that changes with the files of a local student's directory; empty for other students."""
     path = Path(student["source"].get("path", "")).expanduser()
     if "path" not in student["source"] or not path.is_dir():
         return ""
