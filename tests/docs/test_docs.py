@@ -1,9 +1,10 @@
 """README.md and docs/: links, named files, commands, options, settings and names exist, and the marked commands run.
 
 A fenced block whose info string is `sh run` is run by these tests in an empty directory, `sh slow` by the slow tests.
-All other code is only checked for names. `stillhouse` stands for `python -m flows.cli` of this checkout.
+Of all other code the names are checked. `stillhouse` stands for `python -m flows.cli` of this checkout.
 """
 
+import ast
 import importlib.util
 import json
 import os
@@ -456,6 +457,19 @@ def test_slow_commands_run(block: Code, tmp_path: Path) -> None:
     run_block(block, tmp_path)
 
 
+def test_the_small_run_is_the_one_of_the_tests_of_the_pipeline() -> None:
+    tree = ast.parse((ROOT / "tests/flows/test_pipeline.py").read_text(encoding="utf-8"))
+    small = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "SMALL"
+    )
+    page = DOCS / "getting-started.md"
+    block = next(code.text for code in code_of(page) if "--run runs/small" in code.text)
+    settings = [word for word in shlex.split(block) if re.match(r"\w+\.\w+=", word)]
+    assert sorted(settings) == sorted(f"{field}={value}" for field, value in small.items())
+
+
 def test_blocks_have_a_known_mark() -> None:
     kinds = {block.kind for page in PAGES for block in code_of(page)}
-    assert kinds <= {"", "sh run", "sh slow", "mermaid"}
+    assert kinds <= {"", "sh", "sh run", "sh slow"}
