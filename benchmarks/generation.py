@@ -20,8 +20,8 @@ import tempfile
 import time
 import urllib.request
 from pathlib import Path
-from typing import Any
 
+from schemas.task import Task
 from teacher.dialects.base import for_teacher
 from teacher.domain import pack as domains
 from teacher.domain import tasks
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 async def _pipeline(
-    arguments: argparse.Namespace, domain: domains.Domain, rows: list[dict[str, Any]], turn: int
+    arguments: argparse.Namespace, domain: domains.Domain, rows: list[Task], turn: int
 ) -> dict[str, float]:
     teacher = {"name": arguments.model, "family": "kimi"}
     identity = {"model": arguments.model, "revision": str(turn)}
