@@ -1,7 +1,7 @@
 """Request adaptation and reply parsing: `Dialect`, which model families override.
 
-`Dialect` itself is the OpenAI form: requests are sent and replies taken unchanged. A model family that differs has a file
-<family>.py whose DIALECT is a subclass. A teacher's description names its family.
+`Dialect` itself is the OpenAI form: requests are sent and replies taken unchanged. A model family that differs has a
+file <family>.py whose DIALECT is a subclass. A teacher's description names its family.
 """
 
 import importlib

@@ -3,8 +3,8 @@
 Request adaptation gives every call of the history the id form that the model was trained on, and writes tools in
 Moonshot's flavour of JSON Schema (teacher/dialects/kimi_schema.py). Reply parsing detects the failures known of Kimi
 behind vLLM and at Moonshot's API. A repair only moves text of the model to the field where it belongs, and only if that
-is unambiguous. After any other failure the request is retried once with other parameters, or the reply is rejected under
-the failure's name.
+is unambiguous. After any other failure the request is retried once with other parameters, or the reply is rejected
+under the failure's name.
 """
 
 import re
@@ -105,7 +105,8 @@ class Kimi(Dialect):
         retry = dict(parameters)
         if failure.remedy == "required":
             retry["tool_choice"] = "required"
-        # Moonshot's API refuses a required call in thinking mode: "incompatible with thinking enabled" (inspect_ai#5152).
+        # Moonshot's API refuses a required call in thinking mode: "incompatible with thinking enabled"
+        # (inspect_ai#5152).
         needs_instant = failure.remedy == "instant" or self.api == "moonshot"
         if needs_instant or retry == parameters:
             if "instant" not in self.modes:
@@ -123,8 +124,8 @@ DIALECT = Kimi
 def raw_calls(text: str, offered: Collection[str]) -> tuple[str, list[dict[str, Any]]] | None:
     """The text before, and the calls of, one complete section of calls in Kimi's wire form at the end of a text.
 
-    None for everything ambiguous: a section or call that is not closed, arguments that are not a JSON object, a tool that
-    was not offered, text after the section.
+    None for everything ambiguous: a section or call that is not closed, arguments that are not a JSON object, a tool
+    that was not offered, text after the section.
     """
     before, section_begin, rest = text.partition(_SECTION)
     section, section_end, after = rest.partition(_SECTION_END)

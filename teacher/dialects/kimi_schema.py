@@ -1,9 +1,10 @@
 """Writes tools in Moonshot's flavour of JSON Schema, the only one that Kimi's servers accept.
 
 The flavour is small (github.com/MoonshotAI/walle, docs/mfjs-spec.md and docs/walle.md): pattern, format, const, oneOf,
-allOf, exclusiveMinimum and more are refused, and almost everywhere a schema without a type too. So a call is decoded under
-a reduced schema and validated against the full one. `moonshot_tool` only loosens: every value that the full schema allows
-is allowed by the reduced one, so no correct call becomes impossible. Dropped keywords are written into the description.
+allOf, exclusiveMinimum and more are refused, and almost everywhere a schema without a type too. So a call is decoded
+under a reduced schema and validated against the full one. `moonshot_tool` only loosens: every value that the full
+schema allows is allowed by the reduced one, so no correct call becomes impossible. Dropped keywords are written into
+the description.
 """
 
 import json

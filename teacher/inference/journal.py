@@ -1,8 +1,8 @@
 """The journal of a model's replies: each reply is on disk before anything uses it.
 
 A journal is a directory of append-only segments with one writer each and one line per reply: {"key", "reply"}. Loading
-drops a line that a crash cut short and keeps all lines before it. Only `key` decides which requests are the same. Memory
-holds only the position of each reply, so that a journal with millions of replies can be loaded.
+drops a line that a crash cut short and keeps all lines before it. Only `key` decides which requests are the same.
+Memory holds only the position of each reply, so that a journal with millions of replies can be loaded.
 """
 
 import contextlib

@@ -155,7 +155,7 @@ def _write_key(path: Path, key: str) -> Path:
 
 
 def _key(teacher: dict[str, Any], url: str) -> str:
-    """STILLHOUSE_TEACHER_KEY, else the teacher's own variable, which is never sent over plain HTTP to another machine."""
+    """STILLHOUSE_TEACHER_KEY, else the teacher's own variable, never sent over plain HTTP to another machine."""
     if os.environ.get(KEY):
         return os.environ[KEY]
     variable = teacher.get("key")
@@ -213,6 +213,6 @@ def _model_name(teacher: dict[str, Any], url: str, key: str) -> str:
     if len(names) == 1 or known:
         return (known or names)[0]
     raise InputError(
-        f"{url}: serves {', '.join(names) or 'no model'}, expected {teacher['name']}: set the teacher's `served_name` to"
-        " one of them"
+        f"{url}: serves {', '.join(names) or 'no model'}, expected {teacher['name']}: set the teacher's `served_name`"
+        " to one of them"
     )

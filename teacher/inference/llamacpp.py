@@ -1,9 +1,9 @@
 """llama.cpp's programs: finds them, or builds the pinned source once, and runs them.
 
-Programs are searched in STILLHOUSE_LLAMA_CPP (a directory, or its bin/ or build/bin/), then in the user's cache, then on
-PATH. If none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is compiled into the cache. The
-converter (convert_hf_to_gguf.py with the gguf package beside it) always comes from the pinned source: PyPI's gguf package
-of the same version number differs from it and has no converter.
+Programs are searched in STILLHOUSE_LLAMA_CPP (a directory, or its bin/ or build/bin/), then in the user's cache, then
+on PATH. If none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is compiled into the cache. The
+converter (convert_hf_to_gguf.py with the gguf package beside it) always comes from the pinned source: PyPI's gguf
+package of the same version number differs from it and has no converter.
 """
 
 import os

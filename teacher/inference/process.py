@@ -1,9 +1,9 @@
 """A server process of the run: start, watch, restart, drain.
 
-Each server runs in its own session, bound to 127.0.0.1, under a random key that only its environment holds; its log lies
-in the run. `ServerProcess` restarts a server that died, and kills one that has requests and produces nothing, because
-/health answers 200 all the while. A server that a killed run left behind is found by the next run on the same directory,
-by the mark in the process's environment (flows/run_directory.py).
+Each server runs in its own session, bound to 127.0.0.1, under a random key that only its environment holds; its log
+lies in the run. `ServerProcess` restarts a server that died, and kills one that has requests and produces nothing,
+because /health answers 200 all the while. A server that a killed run left behind is found by the next run on the same
+directory, by the mark in the process's environment (flows/run_directory.py).
 """
 
 import contextlib

@@ -1,10 +1,10 @@
 """Starts vLLM: its command-line arguments, its environment, one server or several behind vllm-router.
 
-vLLM is installed in an environment of its own, because its pins collide with Prefect's. `make vllm` installs it into the
-user's cache and links it as .venv-vllm; STILLHOUSE_VLLM names another environment. The arguments are those of vLLM 0.32
-(tests/teacher/inference/test_vllm_arguments.py checks them with vLLM's own parser). The server is started as
-`python -m vllm.entrypoints.openai.api_server`: the `vllm` command looks for a package named vllm, which the CPU build does
-not have.
+vLLM is installed in an environment of its own, because its pins collide with Prefect's. `make vllm` installs it into
+the user's cache and links it as .venv-vllm; STILLHOUSE_VLLM names another environment. The arguments are those of vLLM
+0.32 (tests/teacher/inference/test_vllm_server.py checks them with vLLM's own parser). The server is started as
+`python -m vllm.entrypoints.openai.api_server`: the `vllm` command looks for a package named vllm, which the CPU build
+does not have.
 """
 
 import contextlib
@@ -34,9 +34,9 @@ _SHUTDOWN_SECONDS = 120
 # KV cache of each rank on a CPU. By default vLLM would take nine tenths of the memory for each rank.
 _CPU_KV_GIB = 4
 
-# vLLM and its router set their process titles, and setproctitle would overwrite the environment that /proc shows. A later
-# run finds there the mark of a server that an earlier run left behind (flows/run_directory.py). With this variable,
-# setproctitle overwrites the arguments only.
+# vLLM and its router set their process titles, and setproctitle would overwrite the environment that /proc shows. A
+# later run finds there the mark of a server that an earlier run left behind (flows/run_directory.py). With this
+# variable, setproctitle overwrites the arguments only.
 _KEEP_MARK = {"SPT_NOENV": "1"}
 
 Report = Callable[[str], None]
@@ -45,7 +45,8 @@ Report = Callable[[str], None]
 def interpreter() -> Path:
     """The Python that has vLLM: STILLHOUSE_VLLM (a python, or a virtual environment's directory), else .venv-vllm.
 
-    .venv-vllm is a directory or a link to one in the user's cache; its .ready file is written when the install is complete.
+    .venv-vllm is a directory or a link to one in the user's cache; its .ready file is written when the install is
+    complete.
 
     Raises:
         InputError: vLLM is not installed, or only in part; the message names what installs it.

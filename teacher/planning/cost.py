@@ -1,7 +1,7 @@
 """Estimates the tokens that a large teacher reads and writes for a recipe's tasks, and the time of its server.
 
-Prompts are measured on the tasks themselves (`measure`). How much a teacher writes is unknown before the run, so `tokens`
-returns ranges, [low, high], which distinguish hours from days and are no more precise than that.
+Prompts are measured on the tasks themselves (`measure`). How much a teacher writes is unknown before the run, so
+`tokens` returns ranges, [low, high], which distinguish hours from days and are no more precise than that.
 """
 
 import json
@@ -20,19 +20,20 @@ from teacher.planning.hardware import Hardware, parse
 from teacher.planning.memory import Fit, host_tokens_s
 from teacher.scenes.images import ImageStore, message_images, request_messages
 
-# Characters per token, measured with Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system messages,
-# 3.1 to 3.6 in requests, 3.7 in tool schemas; 2.5 to 2.8 in calls and results, whose ids, dates and figures are short
-# tokens, and 2.1 to 4.0 in the source data of images.
+# Characters per token, measured with Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system
+# messages, 3.1 to 3.6 in requests, 3.7 in tool schemas; 2.5 to 2.8 in calls and results, whose ids, dates and figures
+# are short tokens, and 2.1 to 4.0 in the source data of images.
 _CHARACTERS_PER_WORD_TOKEN, _CHARACTERS_PER_VALUE_TOKEN = 3.7, 2.6
 # Tokens that a chat template adds to a message or a call: its role, begin and end markers.
 _MARKERS = 5
 # MoonViT of Kimi K2.5: patches of 14 px, merged 2 x 2; at most 16,384 patches of a larger image (transformers,
-# models/kimi_k25/image_processing_kimi_k25.py). Qwen2.5-VL's patches have the same size, Qwen3-VL's 32 px after merging.
+# models/kimi_k25/image_processing_kimi_k25.py). Qwen2.5-VL's patches have the same size, Qwen3-VL's 32 px after
+# merging.
 _IMAGE_TOKEN_SIDE, _MAX_IMAGE_TOKENS = 2 * 14, 16384 // 4
 # Tasks of each template whose solutions are replayed to measure results and worked examples.
 _SOLVED = 3
-# Tokens of a reply, [low, high]. With thinking: 200 to 300 calls in 262,144 tokens (model card of Kimi K2 Thinking) leave
-# about 1,000 per step, result included. Without: a call or a short answer.
+# Tokens of a reply, [low, high]. With thinking: 200 to 300 calls in 262,144 tokens (model card of Kimi K2 Thinking)
+# leave about 1,000 per step, result included. Without: a call or a short answer.
 _THINKING_REPLY, _REPLY = (300, 1200), (60, 250)
 # Tokens of the longest result if the teacher requests more than the solutions do: a page of a document.
 _RESULT = 500
@@ -194,8 +195,8 @@ def context_needed(
 ) -> int:
     """Tokens of the longest conversation that the recipe allows, at most the teacher's context.
 
-    The longest prompt plus, for each allowed step, the longest reply and the longest result; rounded up to a multiple of
-    1,024.
+    The longest prompt plus, for each allowed step, the longest reply and the longest result; rounded up to a multiple
+    of 1,024.
     """
     settings = recipe.generate
     prompt = max((_prompt(one.teacher, recipe) for one in conversations), default=0)

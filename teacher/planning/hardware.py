@@ -63,10 +63,10 @@ class Hardware:
         return cores + memory
 
 
-# Memory: the total capacity in PyTorch's out-of-memory errors (several issues and logs on GitHub for each GPU), which is
-# less than the nominal size. Bandwidth and dense bf16 rate: NVIDIA's and AMD's data sheets, SXM or OAM form. fp8_mla:
-# vLLM 0.32, v1/attention/backends/mla: FlashMLA (compute capability 9 and 10), FlashInfer (10), Triton (from 8.9 on:
-# "native FP8 requires SM89+"), AITER on ROCm; no backend for an A100, whose compute capability is 8.0.
+# Memory: the total capacity in PyTorch's out-of-memory errors (several issues and logs on GitHub for each GPU), which
+# is less than the nominal size. Bandwidth and dense bf16 rate: NVIDIA's and AMD's data sheets, SXM or OAM form.
+# fp8_mla: vLLM 0.32, v1/attention/backends/mla: FlashMLA (compute capability 9 and 10), FlashInfer (10), Triton (from
+# 8.9 on: "native FP8 requires SM89+"), AITER on ROCm; no backend for an A100, whose compute capability is 8.0.
 _KNOWN = {
     gpu.name: gpu
     for gpu in (

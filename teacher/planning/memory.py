@@ -1,8 +1,9 @@
-"""Decides whether a teacher fits on a machine: weights and KV cache per GPU under vLLM, memory under llama.cpp; and what
-would fit instead.
+"""Decides whether a teacher fits on a machine, and what would fit instead.
 
-This is arithmetic before anything starts. vLLM's working memory was measured on two machines and is an estimate on every
-other, so a fit that depends on less than the estimate's error does not count.
+Under vLLM: weights and KV cache of each GPU. Under llama.cpp: memory of GPUs and host together.
+
+This is arithmetic before anything starts. vLLM's working memory was measured on two machines and is an estimate on
+every other, so a fit that depends on less than the estimate's error does not count.
 """
 
 import math
@@ -23,8 +24,8 @@ from teacher.planning.hardware import GIB, Hardware, parse
 #   163,840 logits.
 _OVERHEAD = 5.06 * GIB
 _PER_SEQUENCE = 4.70 * GIB / 1024
-# For each token of a batch beyond 8,192: the outputs of 8 experts and about six more hidden states of 7,168 bf16 values.
-# This is a guess.
+# For each token of a batch beyond 8,192: the outputs of 8 experts and about six more hidden states of 7,168 bf16
+# values. This is a guess.
 _BATCH, _PER_BATCHED_TOKEN = 8192, 14 * 7168 * 2
 # Two measurements predict a third only roughly: a KV cache smaller than this does not count as a fit.
 _MARGIN = 2 * GIB
@@ -35,9 +36,9 @@ _SMALL, _LARGE, _LARGEST = (256, 2048), (1024, 8192), (1024, 16384)
 # Machines that are tried as alternatives.
 _MACHINES = ("8xH200", "2x8xH100-80GB", "2x8xA100-80GB", "4xB200", "8xB200", "8xMI300X")
 _HOST = "cpu-768GB"
-# Bytes of weights that llama.cpp reads per second while it decodes one reply, measured with this shape: 13.4 tokens/s of
-# a 346 GiB file on one socket of an EPYC 9965 (ikawrakow/ik_llama.cpp 612) are 153 GB/s; 22 tokens/s of a 588 GB file on
-# two sockets of EPYC 9355 with the attention on a GPU (ggml-org/llama.cpp issue 14642) are 400 GB/s.
+# Bytes of weights that llama.cpp reads per second while it decodes one reply, measured with this shape: 13.4 tokens/s
+# of a 346 GiB file on one socket of an EPYC 9965 (ikawrakow/ik_llama.cpp 612) are 153 GB/s; 22 tokens/s of a 588 GB
+# file on two sockets of EPYC 9355 with the attention on a GPU (ggml-org/llama.cpp issue 14642) are 400 GB/s.
 _HOST_BYTES_S = (150e9, 400e9)
 # Share of a host's or a GPU's memory that llama.cpp can use for weights and cache; a conservative guess.
 _LLAMA_SHARE = 0.92
@@ -181,7 +182,7 @@ def _degree(teacher: dict[str, Any], gpus: int) -> int:
 
 
 def _context_degree(teacher: dict[str, Any], tensor: int, options: Serve) -> int:
-    """Decode context parallel degree, the number of parts of the KV cache. By default as many as there are copies (MLA).
+    """The decode context parallel degree: parts of the KV cache, by default as many as there would be copies (MLA).
 
     vLLM 0.32 requires a divisor of the tensor parallel degree; with grouped queries, of the copies of each KV head.
     """
@@ -334,7 +335,7 @@ def _alternatives(
 def _other_settings(
     teacher: dict[str, Any], hardware: Hardware, context: int, options: Serve
 ) -> Iterator[str]:
-    """The smallest change of settings with which the teacher fits on this machine, or what the largest change leaves."""
+    """The smallest change of settings with which the teacher fits on this machine, or what the largest one leaves."""
     if hardware.gpu is None:
         return
     share = {"gpu_memory_utilization": 0.95}

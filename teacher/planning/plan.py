@@ -19,8 +19,8 @@ _MEASURED_PARAMETERS, _MEASURED_CORES = 134_515_008, 2
 # Requests per second of the constrained teacher (939 in 500 s on the legal pack), and of the student in the exam.
 _TEACHER_REQUESTS, _EXAM_REQUESTS = 1.9, 3.0
 _RETRIED = 0.6  # share of the tasks that need a second attempt
-# Tokens of a trace in the embedded models' template, relative to the measured ones: 386 to 564 tokens. The template lists
-# tools by name, without their schemas.
+# Tokens of a trace in the embedded models' template, relative to the measured ones: 386 to 564 tokens. The template
+# lists tools by name, without their schemas.
 _TEMPLATE_TOKENS = 0.69
 _KEPT = 0.95  # share of the tasks with a trace that is kept: 174 of 180 in the same run
 _FIXED_SECONDS = 90  # export, its checks, publishing

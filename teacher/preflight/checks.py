@@ -37,10 +37,10 @@ class Check(TypedDict):
     measured: dict[str, Any]
 
 
-# Thresholds. In the verifier's tables of 2025-11-15 the schema_accuracy of a vendor is either at least 98.96 % or at most
-# 96.7 %, Moonshot's own is 100 %. The verifier accepts a tool_call_f1 above 73 % for K2-Thinking (the official API agrees
-# with itself in 76 %) and above 80 % for K2-0905 (84 %), which does not think. The threshold of half the round trips is
-# this project's: K2.5's known failure is intermittent, and a narrated call is retried.
+# Thresholds. In the verifier's tables of 2025-11-15 the schema_accuracy of a vendor is either at least 98.96 % or at
+# most 96.7 %, Moonshot's own is 100 %. The verifier accepts a tool_call_f1 above 73 % for K2-Thinking (the official API
+# agrees with itself in 76 %) and above 80 % for K2-0905 (84 %), which does not think. The threshold of half the round
+# trips is this project's: K2.5's known failure is intermittent, and a narrated call is retried.
 SCHEMA_ACCURACY = 0.98
 TOOL_CALL_F1_THINKING, TOOL_CALL_F1_INSTANT = 0.73, 0.80
 ROUND_TRIPS = 0.5
@@ -156,7 +156,8 @@ async def check_thinking_toggle(target: Target) -> list[Check]:
     if tagged:
         detail += ": think tags are in the content: start vLLM with the model's --reasoning-parser"
     elif thinking and not in_thinking:
-        detail += ": it does not think in a thinking mode: start vLLM with the model's --reasoning-parser and chat template"
+        detail += ": it does not think in a thinking mode: start vLLM with the model's --reasoning-parser and chat
+        template"
     elif in_instant:
         detail += ": it thinks in instant mode: chat_template_kwargs (or thinking) does not reach the template"
     passed = not in_instant and not tagged and (in_thinking > 0 or thinking is None)
@@ -335,7 +336,7 @@ def _tool_call_f1(target: Target, rows: list[Row], replies: list[Reply]) -> Chec
         )
     elif not passed:
         detail += (
-            f"; {measured['fp']} times it called a tool where the reference answers: check that the chat template is the"
-            " model's own and shows it the results of its calls"
+            f"; {measured['fp']} times it called a tool where the reference answers: check that the chat template is"
+            " the model's own and shows it the results of its calls"
         )
     return result("tool_call_f1", passed, detail, **measured)

@@ -100,8 +100,8 @@ async def check_prompt_tokens(target: Target, rows: list[Row], count: Count | No
     )
     if wrong:
         detail += (
-            ". The server renders another prompt. One token more: the start token is added twice. Other differences: another"
-            " chat template or tokenizer, or template arguments that do not reach it"
+            ". The server renders another prompt. One token more: the start token is added twice. Other differences:"
+            " another chat template or tokenizer, or template arguments that do not reach it"
         )
     return [result(name, not wrong, detail, **measured)]
 

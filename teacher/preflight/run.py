@@ -3,8 +3,8 @@
     stillhouse check-teacher http://127.0.0.1:8000/v1 --model teacher --teacher kimi-k2.5 --domain legal
 
 A missing parser, a wrong chat template or a gateway that drops a field goes unnoticed at the start and spoils a whole
-generation. Each check tests one ability, and its failure names a remedy. Requests are adapted to the teacher's dialect, as
-in a generation (teacher/dialects/base.py); calls are judged before any repair.
+generation. Each check tests one ability, and its failure names a remedy. Requests are adapted to the teacher's dialect,
+as in a generation (teacher/dialects/base.py); calls are judged before any repair.
 
 Requests: 1 for health; 1 per tool of the domain; 2 in each of two modes for the thinking toggle; 2 for each of 3 round
 trips (3 if a reply is retried); 1 with an image; 1 per row of the reference (about 20 by default); 2 for prompt tokens.
@@ -198,7 +198,8 @@ def format_lines(preflight: Result) -> list[str]:
     """The lines that a terminal shows for a result."""
     mode = f", {preflight['mode']}" if preflight["mode"] else ""
     lines = [
-        f"{preflight['url']}: {preflight['model']}, judged as {preflight['teacher']}{mode}, on {preflight['domain']}"
+        f"{preflight['url']}: {preflight['model']}, judged as {preflight['teacher']}{mode},"
+        f" on {preflight['domain']}"
     ]
     for check in preflight["checks"]:
         head = f"  {_WORDS[check['passed']]:8}{check['name']:22}"
@@ -251,7 +252,8 @@ async def _run_checks(
     """The results of all checks in the order of NAMES. If health or model_name fails, the other checks are skipped.
 
     Args:
-        rows: of the domain; they supply the request of prompt_tokens. reference: the rows that the metrics compare with.
+        rows: of the domain; they supply the request of prompt_tokens. reference: the rows that the metrics compare
+            with.
     """
     health, model_name = await checks.check_health(target)
     results = {"health": health, "model_name": model_name}

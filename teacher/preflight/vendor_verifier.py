@@ -2,8 +2,8 @@
 
 The metrics are those of Moonshot AI's K2 Vendor Verifier (github.com/MoonshotAI/K2-Vendor-Verifier: README, "Evaluation
 Metrics", and src/kimi_vendor_verifier/tool_calls_eval.py), which sends a vendor the requests that the official API got.
-`schema_accuracy` and `tool_call_f1` have their definitions. A reference is a JSON Lines file or, without one, the proven
-tasks of a domain.
+`schema_accuracy` and `tool_call_f1` have their definitions. A reference is a JSON Lines file or, without one, the
+proven tasks of a domain.
 """
 
 from collections import Counter
@@ -130,8 +130,8 @@ def tool_call_f1(rows: list[Row], replies: list[Reply]) -> dict[str, Any]:
     """Agreement with the reference on whether to call a tool: the harmonic mean of precision and recall.
 
     Definition of the verifier: a reply calls if its finish_reason is tool_calls. TP: the reply and the reference call;
-    FP: only the reply calls; FN: only the reference calls. precision = TP / (TP + FP), recall = TP / (TP + FN). `always`
-    is the F1 of a teacher that always calls.
+    FP: only the reply calls; FN: only the reference calls. precision = TP / (TP + FP), recall = TP / (TP + FN).
+        `always` is the F1 of a teacher that always calls.
     """
     pairs = Counter(
         (row["calls"], calls_tool(reply)) for row, reply in zip(rows, replies, strict=True)

@@ -1,7 +1,7 @@
-"""A miniature Kimi that vLLM really serves: K2's architecture and K2.5's vocabulary, a few layers, no weights.
+"""A miniature Kimi for vLLM: K2's architecture and K2.5's vocabulary, with a few layers and without weights.
 
-Made from the configuration and the tokenizer beside this checkout (shared/kimi, MIT, Moonshot AI). vLLM fills the
-weights with random numbers (`--load-format dummy`), so what it says is the worst that a teacher can say.
+It is built from the configuration and the tokenizer beside this checkout (shared/kimi, MIT, Moonshot AI). vLLM fills the
+weights with random numbers (`--load-format dummy`), so its replies are the worst that a teacher can give.
 """
 
 import json
@@ -14,7 +14,7 @@ from schemas.files import read_json, write_json, write_text
 from teacher.models import catalog
 
 ORIGINAL = Path(__file__).parents[3] / "shared" / "kimi"
-# Small where the real one is large; the same in MLA's cache, in the vocabulary and in how experts are chosen.
+# Smaller than the real model, but with the same MLA cache, vocabulary and routing of experts.
 SHRUNK = {
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -27,7 +27,7 @@ SHRUNK = {
     "q_lora_rank": 128,
     "max_position_embeddings": 8192,
 }
-# Chinese characters are cut off from other letters; the rest is TikTokenConverter's own pattern.
+# Chinese characters are split from other letters; the rest is TikTokenConverter's own pattern.
 _WORDS = (
     r"[\p{Han}]+|(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?[\p{L}&&[^\p{Han}]]+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -47,21 +47,21 @@ def build(directory: Path) -> Path:
 
 
 def build_tokenizer(directory: Path) -> None:
-    """Writes tokenizer.json, made of the real vocabulary, and a tokenizer_config.json that needs no remote code."""
+    """Writes tokenizer.json with the real vocabulary, and a tokenizer_config.json that needs no remote code."""
     tokenizer = TikTokenConverter(str(ORIGINAL / "tiktoken.model"), pattern=_WORDS).converted()
-    made: dict[str, Any] = json.loads(tokenizer.to_str())
+    built: dict[str, Any] = json.loads(tokenizer.to_str())
     settings = read_json(ORIGINAL / "tokenizer_config.json")
     named = {int(number): token for number, token in settings["added_tokens_decoder"].items()}
-    # Added tokens are numbered in their order, so the numbers without a name need one, as they have in the original.
+    # Added tokens are numbered by their order, so numbers without a token get a reserved one, as in the original.
     plain = named[min(named)]
-    made["added_tokens"] = [
+    built["added_tokens"] = [
         {"id": number, **named.get(number, {**plain, "content": f"<|reserved_token_{number}|>"})}
         for number in range(min(named), max(named) + 1)
     ]
-    write_json(directory / "tokenizer.json", made)
+    write_json(directory / "tokenizer.json", built)
     for name in ("auto_map", "added_tokens_decoder", "additional_special_tokens"):
         del settings[name]
     settings["tokenizer_class"] = "PreTrainedTokenizerFast"
-    # What ends a reply: generation_config.json of the original says so too.
+    # The token that ends a reply, as in generation_config.json of the original.
     settings["eos_token"] = "<|im_end|>"
     write_json(directory / "tokenizer_config.json", settings)

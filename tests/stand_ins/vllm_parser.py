@@ -1,4 +1,4 @@
-"""vLLM's own argument parser, asked in vLLM's own environment."""
+"""Runs vLLM's own argument parser in vLLM's environment."""
 
 import json
 import shlex
@@ -39,7 +39,7 @@ print("RESULTS", json.dumps(results))
 
 
 def parse(commands: list[list[str]]) -> list[dict[str, Any]]:
-    """What vLLM makes of each list of arguments, or {"error"}. Skips the test where vLLM is not installed."""
+    """The parsed values of each list of arguments, or {"error"}. Skips the test if vLLM is not installed."""
     try:
         python = vllm_server.interpreter()
     except InputError as error:
@@ -56,6 +56,6 @@ def parse(commands: list[list[str]]) -> list[dict[str, Any]]:
 
 
 def serve_arguments(line: str) -> list[str]:
-    """What follows `vllm serve` on a line of a shown command."""
+    """The arguments of `vllm serve` on a line of `shell_commands`."""
     words = shlex.split(line)
     return words[words.index("serve") + 1 :]
