@@ -156,8 +156,10 @@ async def check_thinking_toggle(target: Target) -> list[Check]:
     if tagged:
         detail += ": think tags are in the content: start vLLM with the model's --reasoning-parser"
     elif thinking and not in_thinking:
-        detail += ": it does not think in a thinking mode: start vLLM with the model's --reasoning-parser and chat
-        template"
+        detail += (
+            ": it does not think in a thinking mode: start vLLM with the model's --reasoning-parser"
+        )
+        detail += " and chat template"
     elif in_instant:
         detail += ": it thinks in instant mode: chat_template_kwargs (or thinking) does not reach the template"
     passed = not in_instant and not tagged and (in_thinking > 0 or thinking is None)

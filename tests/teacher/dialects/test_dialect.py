@@ -70,7 +70,9 @@ def test_what_the_caller_gives_goes_before_the_mode() -> None:
 def test_an_unknown_mode_names_those_there_are() -> None:
     with pytest.raises(InputError, match="'fast'.* thinking, plain"):
         catalog.sampling({"name": "mine", "modes": MODES}, "fast")
-    with pytest.raises(InputError, match="none"):
+    with pytest.raises(
+        InputError, match="found 'thinking', expected null: this teacher has no modes"
+    ):
         catalog.sampling({"name": "mine"}, "thinking")
 
 

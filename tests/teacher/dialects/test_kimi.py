@@ -1,13 +1,27 @@
 """Kimi's dialect: ids and reasoning as it was trained on them, and each known failure by its name."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.utils.chat_template_utils import render_jinja_template
+from kimi_messages import (
+    BEGIN,
+    END,
+    MODES,
+    MOONSHOT,
+    OFFERED,
+    TOOLS,
+    VLLM,
+    call,
+    found,
+    raw,
+    read,
+    result,
+    section,
+    turn,
+)
 
 from schemas.filter import DETECTED
 from schemas.json_text import parse_json
@@ -15,76 +29,6 @@ from schemas.text_heuristics import marker_in
 from teacher.dialects.base import Detection, for_teacher
 from teacher.dialects.kimi import Kimi, raw_calls
 from teacher.models import catalog
-
-OFFERED = ["get_contract", "close_matter"]
-TOOLS: list[dict[str, Any]] = [
-    {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": "Of a firm.",
-            "parameters": {
-                "type": "object",
-                "properties": {"id": {"type": "string", "default": "C-1"}},
-                "required": ["id"],
-            },
-        },
-    }
-    for name in OFFERED
-]
-MODES: dict[str, Any] = {
-    "thinking": {
-        "sampling": {"temperature": 1.0, "top_p": 0.95},
-        "body": {
-            "vllm": {"chat_template_kwargs": {"thinking": True}},
-            "moonshot": {"thinking": {"type": "enabled"}},
-        },
-    },
-    "instant": {
-        "sampling": {"temperature": 0.6, "top_p": 0.95},
-        "body": {
-            "vllm": {"chat_template_kwargs": {"thinking": False}},
-            "moonshot": {"thinking": {"type": "disabled"}},
-        },
-    },
-}
-VLLM, MOONSHOT = Kimi(MODES), Kimi(MODES, "moonshot")
-BEGIN, END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
-
-
-def raw(name: str, arguments: str, index: int | str = 0) -> str:
-    """A call as Kimi writes it."""
-    return (
-        f"<|tool_call_begin|>functions.{name}:{index}<|tool_call_argument_begin|>{arguments}"
-        "<|tool_call_end|>"
-    )
-
-
-def section(*calls: str) -> str:
-    return BEGIN + "".join(calls) + END
-
-
-def call(name: str, arguments: Any = '{"id": "C-1"}', call_id: Any = "functions.x:0") -> dict:
-    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": arguments}}
-
-
-def turn(*names: str, ids: list[str] | None = None, **more: Any) -> dict[str, Any]:
-    calls = [call(n, call_id=(ids or [f"call_{n}"] * 9)[i]) for i, n in enumerate(names)]
-    return {"role": "assistant", "content": "", "tool_calls": calls, **more}
-
-
-def result(call_id: str, content: str = "{}") -> dict[str, Any]:
-    return {"role": "tool", "tool_call_id": call_id, "content": content}
-
-
-def read(finish_reason: str | None = None, **message: Any) -> Any:
-    reason = finish_reason or ("tool_calls" if message.get("tool_calls") else "stop")
-    return VLLM.parse_reply({"role": "assistant", **message}, reason, OFFERED)
-
-
-def found(reading: Any) -> list[tuple[str, str]]:
-    return [(d.name, d.remedy) for d in reading.detected]
-
 
 # ------------------------------------------------------------------------------------- what is sent
 
@@ -438,101 +382,3 @@ def test_where_there_is_no_other_way_to_ask_there_is_no_second_try() -> None:
     at_moonshot = MOONSHOT.adapt_request([], [], {}, "instant")[2]
     tried = MOONSHOT.retry_parameters(Detection("narrated_call", "", "required"), at_moonshot)
     assert tried == {**at_moonshot, "tool_choice": "required"}
-
-
-# ------------------------------------------------------------------------------------- the wire form
-
-SHARED = Path(__file__).parents[4] / "shared" / "kimi"
-TEMPLATE = (catalog.TEMPLATES / "kimi-k2.jinja").read_text(encoding="utf-8")
-IMAGE = ["<|media_begin|>", "<|media_content|>", "<|media_pad|>", "<|media_end|>"]
-CONVERSATION: list[dict[str, Any]] = [
-    {"role": "system", "content": "You are a paralegal."},
-    {
-        "role": "user",
-        "content": [
-            {"type": "text", "text": "Whose is this? "},
-            {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA=="}},
-        ],
-    },
-    turn("get_contract", "close_matter", ids=["a", "b"], reasoning_content="Both at once."),
-    result("a", '{"ends": 2027}'),
-    result("b", "closed"),
-]
-
-
-def rendered(messages: list[dict[str, Any]], tools: Any = None, **kwargs: Any) -> str:
-    sent, tools, _ = VLLM.adapt_request(messages, tools or [], {})
-    made = render_jinja_template(
-        [sent], tools=tools or None, chat_template=TEMPLATE, add_generation_prompt=True, **kwargs
-    )
-    return made[0][0]
-
-
-def test_the_templates_text_is_the_documented_wire_form() -> None:
-    tools = json.dumps(VLLM.adapt_request([], TOOLS, {})[1], separators=(",", ":"))
-    assert rendered(CONVERSATION, TOOLS) == (
-        f"<|im_system|>tool_declare<|im_middle|>{tools}<|im_end|>"
-        "<|im_system|>system<|im_middle|>You are a paralegal.<|im_end|>"
-        "<|im_user|>user<|im_middle|>Whose is this? "
-        "<|media_begin|>image<|media_content|><|media_pad|><|media_end|><|im_end|>"
-        "<|im_assistant|>assistant<|im_middle|><think>Both at once.</think>"
-        + section(raw("get_contract", '{"id": "C-1"}', 0), raw("close_matter", '{"id": "C-1"}', 1))
-        + "<|im_end|>"
-        '<|im_system|>tool<|im_middle|>## Return of functions.get_contract:0\n{"ends": 2027}<|im_end|>'
-        "<|im_system|>tool<|im_middle|>## Return of functions.close_matter:1\nclosed<|im_end|>"
-        "<|im_assistant|>assistant<|im_middle|><think>"
-    )
-
-
-def test_what_the_template_writes_is_what_the_parser_reads() -> None:
-    text = rendered(CONVERSATION[:3])
-    turn_text = text.split("</think>")[1].split("<|im_end|>")[0]
-    parsed = raw_calls(turn_text, OFFERED)
-    assert parsed and [c["function"] for c in parsed[1]] == [
-        c["function"] for c in CONVERSATION[2]["tool_calls"]
-    ]
-
-
-def test_an_instant_reply_begins_after_an_empty_think_block() -> None:
-    assert rendered(CONVERSATION, thinking=False).endswith("<|im_middle|><think></think>")
-    assert rendered(CONVERSATION, thinking=True).endswith("<|im_middle|><think>")
-
-
-def test_reasoning_of_an_answered_turn_is_kept_only_where_it_is_to_be_preserved() -> None:
-    answer = {"role": "assistant", "content": "2027.", "reasoning_content": "I say it."}
-    longer = [*CONVERSATION, answer, {"role": "user", "content": "Sure?"}]
-    assert "Both at once." in rendered(CONVERSATION)
-    assert "Both at once." not in rendered(longer) and "I say it." not in rendered(longer)
-    kept = rendered(longer, preserve_thinking=True)
-    assert "Both at once." in kept and "I say it." in kept
-
-
-@pytest.mark.skipif(not SHARED.is_dir(), reason=f"Kimi's tokenizer is not at {SHARED}")
-def test_the_real_tokenizer_sees_the_documented_special_tokens_in_order() -> None:
-    import tiktoken
-    from tiktoken.load import load_tiktoken_bpe
-
-    settings = json.loads((SHARED / "tokenizer_config.json").read_text())
-    special = {t["content"]: int(n) for n, t in settings["added_tokens_decoder"].items()}
-    ranks = load_tiktoken_bpe(str(SHARED / "tiktoken.model"))
-    # How ordinary text is cut into words is of no interest here.
-    kimi = tiktoken.Encoding(
-        "kimi", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens=special
-    )
-    ids = kimi.encode(rendered(CONVERSATION, TOOLS), allowed_special="all")
-    names = {number: name for name, number in special.items()}
-    called = ["<|tool_call_begin|>", "<|tool_call_argument_begin|>", "<|tool_call_end|>"]
-    assert [names[i] for i in ids if i in names] == [
-        *["<|im_system|>", "<|im_middle|>", "<|im_end|>"],
-        *["<|im_system|>", "<|im_middle|>", "<|im_end|>"],
-        *["<|im_user|>", "<|im_middle|>", *IMAGE, "<|im_end|>"],
-        *["<|im_assistant|>", "<|im_middle|>", "<think>", "</think>", BEGIN],
-        *called * 2,
-        *[END, "<|im_end|>"],
-        *["<|im_system|>", "<|im_middle|>", "<|im_end|>"] * 2,
-        *["<|im_assistant|>", "<|im_middle|>", "<think>"],
-    ]
-    # The placeholder of an image, by the number that config.json gives it; 0 is what a broken engine says.
-    config = json.loads((SHARED / "config.json").read_text())
-    assert config["media_placeholder_token_id"] in ids
-    assert kimi.decode([0]) == "!"
