@@ -8,7 +8,7 @@ word part occurs in both. snippets.py makes the code of the screenshots; textual
 import random
 from typing import Any
 
-from teacher.domain import Environment, dealt, dealt_numbers, known, one_of, quoted
+from teacher.domain import Environment, get_entry, quote, require_one_of, split_numbers, split_pool
 from teacher.scenes import Scene
 
 from .records import (
@@ -41,12 +41,12 @@ class ReviewDesk(Environment):
         self._task = task
         self._split = split = task["split"]
         rng = random.Random(f"{split}:{task['seed']}")
-        pairs = rng.sample(dealt(PAIRS, split), 24)
-        surnames = rng.sample(dealt(SURNAMES, split), 12)
+        pairs = rng.sample(split_pool(PAIRS, split), 24)
+        surnames = rng.sample(split_pool(SURNAMES, split), 12)
         self._people = [f"{rng.choice(GIVEN.split())}-{surname}" for surname in surnames]
-        pulls, issues = rng.sample(dealt_numbers(split), 6), rng.sample(dealt_numbers(split), 8)
-        runs = rng.sample(dealt_numbers(split, 10000), 40)
-        builds = rng.sample(dealt_numbers(split, 1000), 8)
+        pulls, issues = rng.sample(split_numbers(split), 6), rng.sample(split_numbers(split), 8)
+        runs = rng.sample(split_numbers(split, 10000), 40)
+        builds = rng.sample(split_numbers(split, 1000), 8)
         self._issues: dict[str, Issue] = {}
         self._pulls: dict[str, Pull] = {}
         self._owners: dict[str, str] = {}
@@ -131,7 +131,7 @@ class ReviewDesk(Environment):
             if isinstance(branch, str) and pull.branch == branch.strip():
                 return {"pull_id": pull.id, "author": pull.author}
         raise ValueError(
-            f"no branch {quoted(branch)}: give its full name, such as fix/plain-example"
+            f"no branch {quote(branch)}: give its full name, such as fix/plain-example"
         )
 
     def get_pull_request(self, pull_id: str) -> dict:
@@ -157,7 +157,7 @@ class ReviewDesk(Environment):
         Args:
             path: e.g. billing/plain_example.py
         """
-        return {"owner": known(self._owners, path, "file", "billing/plain_example.py")}
+        return {"owner": get_entry(self._owners, path, "file", "billing/plain_example.py")}
 
     def list_checks(self, pull_id: str) -> dict:
         """List a pull request's checks and whether each passed.
@@ -176,7 +176,7 @@ class ReviewDesk(Environment):
             check: Which check
         """
         pull = self._pull(pull_id)
-        run = pull.checks.get(one_of(check, CHECKS, "check"))
+        run = pull.checks.get(require_one_of(check, CHECKS, "check"))
         if run is None:
             raise ValueError(f"{pull.id} has no check {check}: it has {', '.join(pull.checks)}")
         return {"run_id": run.id, "status": run.status, "seconds": run.seconds}
@@ -236,10 +236,10 @@ class ReviewDesk(Environment):
             concern: What the comment is about
         """
         pull = self._pull(pull_id)
-        path = one_of(path, pull.files, f"path: no such file in {pull.id}")
+        path = require_one_of(path, pull.files, f"path: no such file in {pull.id}")
         if isinstance(line, bool) or not isinstance(line, int) or not 1 <= line <= 999:
             raise ValueError("line: expected a whole number from 1 to 999")
-        self._comments.add((pull.id, path, line, one_of(concern, CONCERNS, "concern")))
+        self._comments.add((pull.id, path, line, require_one_of(concern, CONCERNS, "concern")))
         return {"pull_id": pull.id, "line": line, "concern": concern}
 
     def request_review(self, pull_id: str, reviewer: str) -> dict:
@@ -265,7 +265,7 @@ class ReviewDesk(Environment):
             verdict: The outcome
         """
         pull = self._pull(pull_id)
-        pull.verdict = one_of(verdict, VERDICTS, "verdict")
+        pull.verdict = require_one_of(verdict, VERDICTS, "verdict")
         return {"pull_id": pull.id, "verdict": pull.verdict}
 
     def add_label(self, pull_id: str, label: str) -> dict:
@@ -277,7 +277,7 @@ class ReviewDesk(Environment):
         """
         pull = self._pull(pull_id)
         if not isinstance(label, str) or not label.isidentifier() or len(label) > 40:
-            raise ValueError(f"label: {quoted(label)}: expected one word of letters and digits")
+            raise ValueError(f"label: {quote(label)}: expected one word of letters and digits")
         if label not in pull.labels:
             pull.labels.append(label)
         return {"pull_id": pull.id, "label": label}
@@ -289,7 +289,7 @@ class ReviewDesk(Environment):
             run_id: e.g. R-10000
         """
         runs = {run.id: run for pull in self._pulls.values() for run in pull.checks.values()}
-        run = known(runs, run_id, "run", "R-10000")
+        run = get_entry(runs, run_id, "run", "R-10000")
         self._rerun.add(run.id)
         return {"run_id": run.id, "status": "started"}
 
@@ -336,7 +336,7 @@ class ReviewDesk(Environment):
             severity: The new severity
         """
         issue = self._issue(issue_id)
-        issue.severity = one_of(severity, SEVERITIES, "severity")
+        issue.severity = require_one_of(severity, SEVERITIES, "severity")
         return {"issue_id": issue.id, "severity": issue.severity}
 
     def open_issue(
@@ -353,8 +353,8 @@ class ReviewDesk(Environment):
         if isinstance(build, bool) or not isinstance(build, int) or not 1 <= build <= 99999:
             raise ValueError("build: expected a whole number from 1 to 99999")
         opened = {
-            "component": one_of(component, COMPONENTS, "component"),
-            "severity": one_of(severity, SEVERITIES, "severity"),
+            "component": require_one_of(component, COMPONENTS, "component"),
+            "severity": require_one_of(severity, SEVERITIES, "severity"),
             "reporter": self._person(reporter, "reporter"),
             "build": build,
         }
@@ -364,13 +364,13 @@ class ReviewDesk(Environment):
         return {"issue_id": self._next_issue}
 
     def _pull(self, pull_id: Any) -> Pull:
-        return known(self._pulls, pull_id, "pull request", "PR-100")
+        return get_entry(self._pulls, pull_id, "pull request", "PR-100")
 
     def _issue(self, issue_id: Any) -> Issue:
-        return known(self._issues, issue_id, "issue", "IS-100")
+        return get_entry(self._issues, issue_id, "issue", "IS-100")
 
     def _person(self, name: Any, what: str) -> str:
         """The argument, if it is the name of a person. Raises ValueError for any other."""
         if not isinstance(name, str) or name not in self._people:
-            raise ValueError(f"{what}: no {quoted(name)} here: expected a name such as sam-example")
+            raise ValueError(f"{what}: no {quote(name)} here: expected a name such as sam-example")
         return name

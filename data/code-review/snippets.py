@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from teacher.domain import dealt
+from teacher.domain import split_pool
 
 _SNIPPETS = yaml.safe_load(Path(__file__).with_name("snippets.yaml").read_text(encoding="utf-8"))
 _NOUNS = (
@@ -101,7 +101,7 @@ def mistake(language: str, path: str, split: str, rng: random.Random) -> Code:
 
 def query(split: str, rng: random.Random) -> tuple[str, list[str], list[list[Any]]]:
     """A query over invented rows: its text, its columns, and the four to six rows that it returns."""
-    noun = rng.choice(dealt(_NOUNS.split(), split))
+    noun = rng.choice(split_pool(_NOUNS.split(), split))
     low, count = rng.randrange(10, 40), rng.randrange(9, 15)
     codes = rng.sample(range(10, 99), count)
     column, order = rng.choice(("weight", "price", "stock")), rng.choice(("ASC", "DESC"))
@@ -119,7 +119,7 @@ def query(split: str, rng: random.Random) -> tuple[str, list[str], list[list[Any
 
 def _facts(snippet: dict[str, Any], split: str, rng: random.Random) -> dict[str, str]:
     """The words and values that fill in a snippet."""
-    noun = rng.choice(dealt(_NOUNS.split(), split))
+    noun = rng.choice(split_pool(_NOUNS.split(), split))
     nouns = f"{noun}es" if noun.endswith(("s", "sh", "ch", "x")) else f"{noun}s"
     facts = {"noun": noun, "nouns": nouns, "Noun": noun.title(), "Nouns": nouns.title()}
     facts["limit"] = str(rng.randrange(20, 400))

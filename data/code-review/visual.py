@@ -6,7 +6,7 @@ does not contain them.
 
 import random
 
-from teacher.domain import Answer, Blueprint, Plan, template
+from teacher.domain import Answer, Blueprint, Solution, template
 from teacher.domain.questions import at, every, run
 
 from .environment import ReviewDesk
@@ -362,16 +362,16 @@ def form_and_record(world: ReviewDesk, rng: random.Random) -> Blueprint:
     data = {"variant": "form", "title": rng.choice(("Edit issue", "Issue", "Handover"))}
     data["fields"] = {name: fields[name] for name in names}
     data["buttons"] = ["Save", "Cancel"]
-    plan: Plan = [("get_issue", {"issue_id": issue.id})]
+    solution: Solution = [("get_issue", {"issue_id": issue.id})]
     reply = f"Yes, both say {assignee}."
     if not same:
-        plan.append(("assign_issue", {"issue_id": issue.id, "assignee": assignee}))
+        solution.append(("assign_issue", {"issue_id": issue.id, "assignee": assignee}))
         reply = f"No, the record said {issue.assignee}; it is {assignee} now."
     cells = [at(data, "fields.Assignee"), {"value": issue.assignee}]
     # The value is asked for as well, because a bare "no" could be guessed.
     program = {"op": "consistency", "cells": cells, "tell": 0}
     answer, picture = run(program, [data]), screen(data, TRACKERS, rng)
-    return Blueprint(phrase("form_and_record", rng), plan, reply, answer, [picture], program)
+    return Blueprint(phrase("form_and_record", rng), solution, reply, answer, [picture], program)
 
 
 # ------------------------------------------------------------------------------------------- points

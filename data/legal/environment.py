@@ -13,12 +13,12 @@ from typing import Any
 from teacher.domain import (
     Environment,
     day_between,
-    dealt,
-    dealt_numbers,
-    known,
-    one_of,
-    quoted,
-    same_name,
+    get_entry,
+    is_same_name,
+    quote,
+    require_one_of,
+    split_numbers,
+    split_pool,
 )
 
 from .business_days import business_days_from
@@ -56,10 +56,10 @@ class LegalDesk(Environment):
         self._task = task
         split = task["split"]
         rng = random.Random(f"{split}:{task['seed']}")
-        stems = rng.sample(dealt(STEMS, split), 24)
+        stems = rng.sample(split_pool(STEMS, split), 24)
         companies = [f"{stem} {rng.choice(TRADES.split())}" for stem in stems[:18]]
         lawyers = [f"{rng.choice(GIVEN.split())} {stem}" for stem in stems[18:]]
-        numbers = [rng.sample(dealt_numbers(split), count) for count in (6, 6, 6, 12)]
+        numbers = [rng.sample(split_numbers(split), count) for count in (6, 6, 6, 12)]
         contract_ids, matter_ids, amendment_ids, obligation_ids = (
             [f"{letter}-{number}" for number in pool]
             for letter, pool in zip("CMAO", numbers, strict=True)
@@ -148,10 +148,10 @@ class LegalDesk(Environment):
             counterparty: Full name, e.g. Amber Freight
         """
         for contract in self._contracts.values():
-            if same_name(contract.counterparty, counterparty):
+            if is_same_name(contract.counterparty, counterparty):
                 return {"contract_id": contract.id, "counterparty": contract.counterparty}
         raise ValueError(
-            f"no contract with {quoted(counterparty)}: give the counterparty's full name"
+            f"no contract with {quote(counterparty)}: give the counterparty's full name"
         )
 
     def get_contract(self, contract_id: str) -> dict:
@@ -160,7 +160,7 @@ class LegalDesk(Environment):
         Args:
             contract_id: e.g. C-100
         """
-        contract = known(self._contracts, contract_id, "contract")
+        contract = get_entry(self._contracts, contract_id, "contract")
         return {
             "counterparty": contract.counterparty,
             "governing_law": contract.governing_law,
@@ -175,8 +175,8 @@ class LegalDesk(Environment):
             contract_id: e.g. C-100
             topic: What the clause is about
         """
-        contract = known(self._contracts, contract_id, "contract")
-        clause = contract.clauses[one_of(topic, TOPICS, "topic")]
+        contract = get_entry(self._contracts, contract_id, "contract")
+        clause = contract.clauses[require_one_of(topic, TOPICS, "topic")]
         return {
             "clause": clause.number,
             "value": clause.value,
@@ -190,7 +190,7 @@ class LegalDesk(Environment):
         Args:
             amendment_id: e.g. A-100
         """
-        amendment = known(self._amendments, amendment_id, "amendment")
+        amendment = get_entry(self._amendments, amendment_id, "amendment")
         return {
             "amendment_id": amendment.id,
             "value": amendment.value,
@@ -204,7 +204,7 @@ class LegalDesk(Environment):
         Args:
             matter_id: e.g. M-100
         """
-        matter = known(self._matters, matter_id, "matter")
+        matter = get_entry(self._matters, matter_id, "matter")
         return {
             "matter_id": matter.id,
             "client": matter.client,
@@ -218,7 +218,7 @@ class LegalDesk(Environment):
         Args:
             matter_id: e.g. M-100
         """
-        matter = known(self._matters, matter_id, "matter")
+        matter = get_entry(self._matters, matter_id, "matter")
         return {
             "matter_id": matter.id,
             "retainer": matter.retainer,
@@ -232,7 +232,7 @@ class LegalDesk(Environment):
         Args:
             matter_id: e.g. M-100
         """
-        matter = known(self._matters, matter_id, "matter")
+        matter = get_entry(self._matters, matter_id, "matter")
         due, event = min((due, event) for event, due in matter.deadlines.items())
         return {"matter_id": matter.id, "event": event, "due": due}
 
@@ -243,8 +243,8 @@ class LegalDesk(Environment):
             contract_id: e.g. C-100
             duty: What is owed
         """
-        contract = known(self._contracts, contract_id, "contract")
-        obligation = contract.obligations.get(one_of(duty, DUTIES, "duty"))
+        contract = get_entry(self._contracts, contract_id, "contract")
+        obligation = contract.obligations.get(require_one_of(duty, DUTIES, "duty"))
         if obligation is None:
             owed = ", ".join(contract.obligations)
             raise ValueError(f"contract {contract.id} has no {duty}: its obligations are {owed}")
@@ -262,7 +262,7 @@ class LegalDesk(Environment):
         """
         for role in ("adverse", "client"):
             for matter in self._matters.values():
-                if same_name(getattr(matter, role), party):
+                if is_same_name(getattr(matter, role), party):
                     return {"matter_id": matter.id, "role": role, "status": matter.status}
         return {"role": "none"}
 
@@ -275,7 +275,7 @@ class LegalDesk(Environment):
             jurisdiction: Whose holidays
         """
         start = _date(date)
-        one_of(jurisdiction, JURISDICTIONS, "jurisdiction")
+        require_one_of(jurisdiction, JURISDICTIONS, "jurisdiction")
         if isinstance(days, bool) or not isinstance(days, int) or not 1 <= abs(days) <= MAX_DAYS:
             raise ValueError(
                 f"days: expected a whole number from 1 to {MAX_DAYS}, or negative to count back"
@@ -292,8 +292,8 @@ class LegalDesk(Environment):
             event: What is due
             date: e.g. 2026-04-01
         """
-        matter = known(self._matters, matter_id, "matter")
-        one_of(event, EVENTS, "event")
+        matter = get_entry(self._matters, matter_id, "matter")
+        require_one_of(event, EVENTS, "event")
         matter.deadlines[event] = _date(date).isoformat()
         return {"matter_id": matter.id, "event": event, "due": matter.deadlines[event]}
 
@@ -303,7 +303,7 @@ class LegalDesk(Environment):
         Args:
             obligation_id: e.g. O-100
         """
-        known(self._performed, obligation_id, "obligation")
+        get_entry(self._performed, obligation_id, "obligation")
         self._performed[obligation_id] = True
         return {"obligation_id": obligation_id, "status": "performed"}
 
@@ -314,7 +314,7 @@ class LegalDesk(Environment):
             matter_id: e.g. M-100
             hours: In tenths, e.g. 1.5
         """
-        matter = known(self._matters, matter_id, "matter")
+        matter = get_entry(self._matters, matter_id, "matter")
         if isinstance(hours, bool) or not isinstance(hours, int | float) or not 0 < hours <= 24:
             raise ValueError("hours: expected a number above 0, at most 24")
         tenths = round(hours * 10)
@@ -330,8 +330,8 @@ class LegalDesk(Environment):
             matter_id: Matter to flag, e.g. M-100
             conflicts_with: The other matter
         """
-        matter = known(self._matters, matter_id, "matter")
-        other = known(self._matters, conflicts_with, "matter")
+        matter = get_entry(self._matters, matter_id, "matter")
+        other = get_entry(self._matters, conflicts_with, "matter")
         if matter is other:
             raise ValueError(f"conflicts_with: {other.id} cannot conflict with itself")
         # A conflict is mutual, so both directions are the same entry.
@@ -345,15 +345,15 @@ class LegalDesk(Environment):
             matter_id: e.g. M-100
             status: The new status
         """
-        matter = known(self._matters, matter_id, "matter")
-        matter.status = one_of(status, STATUSES, "status")
+        matter = get_entry(self._matters, matter_id, "matter")
+        matter.status = require_one_of(status, STATUSES, "status")
         return {"matter_id": matter.id, "status": matter.status}
 
 
 def _date(text: Any) -> dt.date:
     """The date of an argument. Raises ValueError for anything but an ISO date from 2000 to 2099."""
     error = ValueError(
-        f"date: {quoted(text)}: expected a date from 2000 to 2099, such as 2026-04-01"
+        f"date: {quote(text)}: expected a date from 2000 to 2099, such as 2026-04-01"
     )
     if not isinstance(text, str) or not re.fullmatch(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", text):
         raise error

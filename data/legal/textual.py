@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from teacher.domain import Answer, Blueprint, Plan, template
+from teacher.domain import Answer, Blueprint, Solution, template
 
 from .business_days import business_days_from
 from .environment import LegalDesk
@@ -139,11 +139,11 @@ def term_with_counterparty(world: LegalDesk, rng: random.Random) -> Blueprint:
     request = phrase(
         "term_with_counterparty", rng, term=TOPICS[topic][0], name=contract.counterparty
     )
-    plan: Plan = [
+    solution: Solution = [
         ("find_contract", {"counterparty": contract.counterparty}),
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
     ]
-    return Blueprint(request, plan, *_term(topic, clause.value))
+    return Blueprint(request, solution, *_term(topic, clause.value))
 
 
 @template(kind="workflow")
@@ -151,11 +151,11 @@ def amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(world, rng, lambda _, clause: len(clause.amendments) == 1)
     amendment = clause.amendments[0]
     request = phrase("amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
-    plan: Plan = [
+    solution: Solution = [
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
         ("get_amendment", {"amendment_id": amendment}),
     ]
-    return Blueprint(request, plan, *_term(topic, world._amendments[amendment].value))
+    return Blueprint(request, solution, *_term(topic, world._amendments[amendment].value))
 
 
 @template(kind="workflow")
@@ -163,31 +163,33 @@ def twice_amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(world, rng, lambda _, clause: len(clause.amendments) == 2)
     request = phrase("twice_amended_term", rng, term=TOPICS[topic][0], contract=contract.id)
     latest = max((world._amendments[a] for a in clause.amendments), key=lambda a: a.effective)
-    plan: Plan = [("get_clause", {"contract_id": contract.id, "topic": topic})]
-    plan += [("get_amendment", {"amendment_id": amendment}) for amendment in clause.amendments]
-    return Blueprint(request, plan, *_term(topic, latest.value))
+    solution: Solution = [("get_clause", {"contract_id": contract.id, "topic": topic})]
+    solution += [("get_amendment", {"amendment_id": amendment}) for amendment in clause.amendments]
+    return Blueprint(request, solution, *_term(topic, latest.value))
 
 
 @template(kind="workflow")
 def time_on_contract(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, hours = a_contract(world, rng), rng.randrange(2, 60) / 10
     request = phrase("time_on_contract", rng, hours=hours, contract=contract.id)
-    plan: Plan = [
+    solution: Solution = [
         ("get_contract", {"contract_id": contract.id}),
         ("log_time", {"matter_id": contract.matter, "hours": hours}),
     ]
-    return Blueprint(request, plan, f"Logged {hours} hours on {contract.matter}.")
+    return Blueprint(request, solution, f"Logged {hours} hours on {contract.matter}.")
 
 
 @template(kind="workflow")
 def contract_matter_status(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, status = a_contract(world, rng), rng.choice(("on_hold", "closed"))
     request = phrase(f"contract_matter_{status}", rng, contract=contract.id)
-    plan: Plan = [
+    solution: Solution = [
         ("get_contract", {"contract_id": contract.id}),
         ("set_matter_status", {"matter_id": contract.matter, "status": status}),
     ]
-    return Blueprint(request, plan, f"Matter {contract.matter} is now {status.replace('_', ' ')}.")
+    return Blueprint(
+        request, solution, f"Matter {contract.matter} is now {status.replace('_', ' ')}."
+    )
 
 
 @template(kind="workflow")
@@ -195,11 +197,11 @@ def performed_obligation(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract = a_contract(world, rng)
     duty, obligation = rng.choice(list(contract.obligations.items()))
     request = phrase("performed_obligation", rng, duty=duty.replace("_", " "), contract=contract.id)
-    plan: Plan = [
+    solution: Solution = [
         ("get_obligation", {"contract_id": contract.id, "duty": duty}),
         ("close_obligation", {"obligation_id": obligation}),
     ]
-    return Blueprint(request, plan, f"Obligation {obligation} is recorded as performed.")
+    return Blueprint(request, solution, f"Obligation {obligation} is recorded as performed.")
 
 
 @template(kind="workflow")
@@ -208,11 +210,11 @@ def conflict_at_intake(world: LegalDesk, rng: random.Random) -> Blueprint:
     new = matters[5]
     old = next(m for m in matters if m.adverse == new.client)
     request = phrase("conflict_at_intake", rng, party=new.client, matter=new.id)
-    plan: Plan = [
+    solution: Solution = [
         ("check_conflict", {"party": new.client}),
         ("flag_conflict", {"matter_id": new.id, "conflicts_with": old.id}),
     ]
-    return Blueprint(request, plan, f"Flagged {new.id}: it conflicts with {old.id}.")
+    return Blueprint(request, solution, f"Flagged {new.id}: it conflicts with {old.id}.")
 
 
 @template(kind="workflow")
@@ -223,11 +225,11 @@ def payment_due(world: LegalDesk, rng: random.Random) -> Blueprint:
     invoice, law = workday(rng, "2026-01-05", "2026-02-27"), contract.governing_law
     request = phrase("payment_due", rng, contract=contract.id, date=invoice, law=law)
     due = business_days_from(dt.date.fromisoformat(invoice), clause.value, law).isoformat()
-    plan: Plan = [
+    solution: Solution = [
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
         ("add_business_days", {"date": invoice, "days": clause.value, "jurisdiction": law}),
     ]
-    return Blueprint(request, plan, f"Payment is due on {due}.", Answer("date", due))
+    return Blueprint(request, solution, f"Payment is due on {due}.", Answer("date", due))
 
 
 @template(kind="workflow")
@@ -236,13 +238,13 @@ def extended_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
     event, old = next(iter(matter.deadlines.items()))
     request = phrase("extended_deadline", rng, matter=matter.id, days=days, law=law)
     new = business_days_from(dt.date.fromisoformat(old), days, law).isoformat()
-    plan: Plan = [
+    solution: Solution = [
         ("get_deadline", {"matter_id": matter.id}),
         ("add_business_days", {"date": old, "days": days, "jurisdiction": law}),
         ("set_deadline", {"matter_id": matter.id, "event": event, "date": new}),
     ]
     reply = f"The {event.replace('_', ' ')} deadline is now {new}."
-    return Blueprint(request, plan, reply, Answer("date", new))
+    return Blueprint(request, solution, reply, Answer("date", new))
 
 
 def _back(contract: Contract, days: int) -> dict[str, Any]:
@@ -266,13 +268,15 @@ def non_renewal_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
     )
     request = phrase("non_renewal_deadline", rng, contract=contract.id)
     last = _last_day(contract, clause.value)
-    plan: Plan = [
+    solution: Solution = [
         ("get_contract", {"contract_id": contract.id}),
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
         ("add_business_days", _back(contract, clause.value)),
         ("set_deadline", {"matter_id": contract.matter, "event": "non_renewal", "date": last}),
     ]
-    return Blueprint(request, plan, f"The non-renewal deadline is {last}.", Answer("date", last))
+    return Blueprint(
+        request, solution, f"The non-renewal deadline is {last}.", Answer("date", last)
+    )
 
 
 @template(kind="workflow")
@@ -283,11 +287,11 @@ def amended_notice_day(world: LegalDesk, rng: random.Random) -> Blueprint:
     request = phrase("amended_notice_day", rng, name=contract.counterparty)
     amendment = world._amendments[clause.amendments[0]]
     last = _last_day(contract, amendment.value)
-    plan: Plan = [
+    solution: Solution = [
         ("find_contract", {"counterparty": contract.counterparty}),
         ("get_contract", {"contract_id": contract.id}),
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
         ("get_amendment", {"amendment_id": amendment.id}),
         ("add_business_days", _back(contract, amendment.value)),
     ]
-    return Blueprint(request, plan, f"The last day for notice is {last}.", Answer("date", last))
+    return Blueprint(request, solution, f"The last day for notice is {last}.", Answer("date", last))

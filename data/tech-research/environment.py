@@ -15,12 +15,12 @@ from typing import Any
 from teacher.domain import (
     Environment,
     day_between,
-    dealt,
-    dealt_numbers,
-    known,
-    one_of,
-    quoted,
-    same_name,
+    get_entry,
+    is_same_name,
+    quote,
+    require_one_of,
+    split_numbers,
+    split_pool,
 )
 from teacher.scenes import Scene
 
@@ -48,7 +48,7 @@ MAX_VALUE = 1_000_000
 def _stems(split: str) -> list[str]:
     """The invented names of a split."""
     stems = sorted(o + e for o in WORDS["onsets"].split() for e in WORDS["endings"].split())
-    return dealt(stems, split)
+    return split_pool(stems, split)
 
 
 class ResearchDesk(Environment):
@@ -60,7 +60,7 @@ class ResearchDesk(Environment):
         rng = random.Random(f"tech:{split}:{task['seed']}")
         stems = rng.sample(_stems(split), 18 + 6 * 9)
         numbers = {
-            letter: [f"{letter}-{n}" for n in rng.sample(dealt_numbers(split), count)]
+            letter: [f"{letter}-{n}" for n in rng.sample(split_numbers(split), count)]
             for letter, count in (("P", PRODUCTS), ("V", PRODUCTS), ("R", 6), ("F", 12))
         }
         self.category = rng.choice(sorted(WORDS["categories"]))
@@ -168,9 +168,9 @@ class ResearchDesk(Environment):
             name: Full name, e.g. Amberlin Z1
         """
         for product in self._products.values():
-            if same_name(product.name, name):
+            if is_same_name(product.name, name):
                 return {"product_id": product.id, "vendor_id": product.vendor}
-        raise ValueError(f"no product {quoted(name)}: give its full name")
+        raise ValueError(f"no product {quote(name)}: give its full name")
 
     def get_product(self, product_id: str) -> dict:
         """Get a product's vendor, release date and list price.
@@ -178,7 +178,7 @@ class ResearchDesk(Environment):
         Args:
             product_id: e.g. P-100
         """
-        product = known(self._products, product_id, "product")
+        product = get_entry(self._products, product_id, "product")
         return {
             "name": product.name,
             "vendor_id": product.vendor,
@@ -192,7 +192,7 @@ class ResearchDesk(Environment):
         Args:
             vendor_id: e.g. V-100
         """
-        vendor = known(self._vendors, vendor_id, "vendor")
+        vendor = get_entry(self._vendors, vendor_id, "vendor")
         return {"name": vendor.name, "contact": vendor.contact}
 
     def find_report(self, metric: Metric) -> dict:
@@ -201,7 +201,7 @@ class ResearchDesk(Environment):
         Args:
             metric: What was measured
         """
-        one_of(metric, METRICS, "metric")
+        require_one_of(metric, METRICS, "metric")
         for report in self._reports.values():
             if report.metric == metric:
                 return {"report_id": report.id, "title": report.title}
@@ -213,7 +213,7 @@ class ResearchDesk(Environment):
         Args:
             report_id: e.g. R-100
         """
-        report = known(self._reports, report_id, "report")
+        report = get_entry(self._reports, report_id, "report")
         return {
             "analyst": report.analyst,
             "published": report.published,
@@ -227,7 +227,7 @@ class ResearchDesk(Environment):
         Args:
             figure_id: e.g. F-100
         """
-        return known(self._figures, figure_id, "figure").scene
+        return get_entry(self._figures, figure_id, "figure").scene
 
     def get_page(self, report_id: str, page: int) -> Scene:
         """Show a page of a report: 1 the results by sample, 2 which sample is which product.
@@ -236,9 +236,9 @@ class ResearchDesk(Environment):
             report_id: e.g. R-100
             page: 1 or 2
         """
-        report = known(self._reports, report_id, "report")
+        report = get_entry(self._reports, report_id, "report")
         if isinstance(page, bool) or page not in (1, 2):
-            raise ValueError(f"page: {quoted(page)}: expected 1 or 2")
+            raise ValueError(f"page: {quote(page)}: expected 1 or 2")
         return report.pages[int(page) - 1]
 
     def get_score(self, product_id: str, metric: Metric) -> dict:
@@ -248,8 +248,8 @@ class ResearchDesk(Environment):
             product_id: e.g. P-100
             metric: What was measured
         """
-        product = known(self._products, product_id, "product")
-        key = (product.id, one_of(metric, METRICS, "metric"))
+        product = get_entry(self._products, product_id, "product")
+        key = (product.id, require_one_of(metric, METRICS, "metric"))
         if key not in self._scores:
             raise ValueError(f"nothing on record of the {metric} of {product.id}")
         return {"score": self._scores[key], "unit": WORDS["metrics"][metric]["unit"]}
@@ -264,8 +264,8 @@ class ResearchDesk(Environment):
             metric: What was measured
             score: In the metric's unit
         """
-        product = known(self._products, product_id, "product")
-        one_of(metric, METRICS, "metric")
+        product = get_entry(self._products, product_id, "product")
+        require_one_of(metric, METRICS, "metric")
         self._scores[product.id, metric] = _positive(score, "score")
         return {"product_id": product.id, "metric": metric, "score": score}
 
@@ -276,7 +276,7 @@ class ResearchDesk(Environment):
             product_id: e.g. P-100
             price: In EUR
         """
-        product = known(self._products, product_id, "product")
+        product = get_entry(self._products, product_id, "product")
         price = _positive(price, "price")
         product.price = int(price) if price == int(price) else price
         return {"product_id": product.id, "price_eur": product.price}
@@ -288,8 +288,8 @@ class ResearchDesk(Environment):
             product_id: e.g. P-100
             level: Our advice
         """
-        product = known(self._products, product_id, "product")
-        product.level = one_of(level, LEVELS, "level")
+        product = get_entry(self._products, product_id, "product")
+        product.level = require_one_of(level, LEVELS, "level")
         return {"product_id": product.id, "level": level}
 
     def set_contact(self, vendor_id: str, person: str) -> dict:
@@ -299,10 +299,10 @@ class ResearchDesk(Environment):
             vendor_id: e.g. V-100
             person: Full name
         """
-        vendor = known(self._vendors, vendor_id, "vendor")
-        contact = next((p for p in vendor.people if same_name(p, person)), None)
+        vendor = get_entry(self._vendors, vendor_id, "vendor")
+        contact = next((p for p in vendor.people if is_same_name(p, person)), None)
         if contact is None:
-            raise ValueError(f"nobody called {quoted(person)} at {vendor.name}")
+            raise ValueError(f"nobody called {quote(person)} at {vendor.name}")
         vendor.contact = contact
         return {"vendor_id": vendor.id, "contact": contact}
 
@@ -314,8 +314,8 @@ class ResearchDesk(Environment):
             finding: confirmed if it agrees, else disputed
             shown: The value as the figure shows it
         """
-        figure = known(self._figures, figure_id, "figure")
-        one_of(finding, FINDINGS, "finding")
+        figure = get_entry(self._figures, figure_id, "figure")
+        require_one_of(finding, FINDINGS, "finding")
         self._notes[figure.id] = [finding, float(_positive(shown, "shown"))]
         return {"figure_id": figure.id, "finding": finding, "shown": shown}
 
@@ -326,11 +326,11 @@ class ResearchDesk(Environment):
             figure_id: The diagram, e.g. F-100
             component: The name in the box
         """
-        figure = known(self._figures, figure_id, "figure")
+        figure = get_entry(self._figures, figure_id, "figure")
         boxes = figure.scene.data.get("nodes", {}).values()
-        box = next((label for label in boxes if same_name(label, component)), None)
+        box = next((label for label in boxes if is_same_name(label, component)), None)
         if box is None:
-            raise ValueError(f"figure {figure.id} has no box {quoted(component)}")
+            raise ValueError(f"figure {figure.id} has no box {quote(component)}")
         self._marked.add((figure.id, box))
         return {"figure_id": figure.id, "marked": box}
 
@@ -341,8 +341,8 @@ class ResearchDesk(Environment):
             report_id: The citing report, e.g. R-100
             figure_id: e.g. F-100
         """
-        report = known(self._reports, report_id, "report")
-        figure = known(self._figures, figure_id, "figure")
+        report = get_entry(self._reports, report_id, "report")
+        figure = get_entry(self._figures, figure_id, "figure")
         if figure.report == report.id:
             raise ValueError(f"figure {figure.id} is {report.id}'s own: nothing to cite")
         self._citations.add((report.id, figure.id))
@@ -355,8 +355,8 @@ class ResearchDesk(Environment):
             report_id: e.g. R-100
             status: The new status
         """
-        report = known(self._reports, report_id, "report")
-        report.status = one_of(status, STATUSES, "status")
+        report = get_entry(self._reports, report_id, "report")
+        report.status = require_one_of(status, STATUSES, "status")
         return {"report_id": report.id, "status": status}
 
 
@@ -370,5 +370,5 @@ def _title(metric: str | None, category: str, number: int) -> str:
 def _positive(value: Any, what: str) -> float:
     """The argument, if it is a number above 0. Raises ValueError for any other."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= MAX_VALUE:
-        raise ValueError(f"{what}: {quoted(value)}: expected a number above 0, at most {MAX_VALUE}")
+        raise ValueError(f"{what}: {quote(value)}: expected a number above 0, at most {MAX_VALUE}")
     return value

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from teacher.domain import dealt
+from teacher.domain import split_pool
 from teacher.scenes import Scene
 
 WORDS = yaml.safe_load(Path(__file__).with_name("world.yaml").read_text(encoding="utf-8"))
@@ -24,7 +24,7 @@ Shape = tuple[dict[str, str], list[list[str]]]  # nodes: key -> label; edges: [f
 def _pairs(kind: str, split: str) -> list[str]:
     """Names of a kind (component, step, message) in a split, combined from the words of two lists."""
     pairs = [f"{a} {b}" for a in WORDS[f"{kind}_first"] for b in WORDS[f"{kind}_last"]]
-    return dealt(pairs, split)
+    return split_pool(pairs, split)
 
 
 def spread(rng: random.Random, count: int, metric: str) -> list[Any]:
@@ -275,7 +275,7 @@ def result_pages(
     return [Scene("document", page, rng.randrange(1 << 31)) for page in (first, second)], samples
 
 
-def quote(vendor: str, product: str, listed: float, rng: random.Random) -> Scene:
+def quotation(vendor: str, product: str, listed: float, rng: random.Random) -> Scene:
     """A vendor's quote for its product, at another price than the list price."""
     price = rng.choice([p for p in range(225, 12000, 25) if p != listed])
     lines = [(product, rng.randrange(2, 30), price)]

@@ -20,6 +20,17 @@ def cross_reference(cell: dict, among: list[dict], values: list[dict]) -> Progra
     return {"op": "cross_reference", "cell": cell, "among": among, "values": values}
 
 
+def count_where(cells: list[dict], compared: list[dict], relation: str, value: Any) -> Program:
+    """The program that counts the cells whose partner in `compared` has the relation to a value."""
+    where = {"cells": compared, "is": relation, "value": value}
+    return {"op": "count", "cells": cells, "where": where}
+
+
+def extreme(op: str, cells: list[dict], names: list[dict]) -> Program:
+    """The program that returns the name of the greatest (argmax) or least (argmin) cell."""
+    return {"op": op, "cells": cells, "names": names}
+
+
 def marks(data: dict[str, Any]) -> dict[str, str]:
     """The marks of a chart: their keys, and how a person refers to them."""
     phrases = {}

@@ -3,14 +3,15 @@
 import random
 from typing import Any
 
-from teacher.domain import Blueprint, Plan
+from teacher.domain import Blueprint, Solution
 from teacher.domain.questions import run
 from teacher.scenes import Scene
 
 from .environment import ResearchDesk
-from .figures import quote
+from .figures import WORDS, quotation
 from .operands import Program
-from .records import Figure, Product
+from .records import Figure, Product, Report
+from .textual import title_of
 
 
 def question(request: str, program: Program, pictures: list[Scene], reply: str) -> Blueprint:
@@ -35,7 +36,7 @@ def without_values(scene: Scene) -> Scene:
     return Scene("chart", {**scene.data, "labels": False}, scene.seed)
 
 
-def reference_to(product: Product, rng: random.Random) -> tuple[str, Plan]:
+def reference_to(product: Product, rng: random.Random) -> tuple[str, Solution]:
     """How a request refers to a product, and the call that finds its id and name from there."""
     if rng.random() < 0.5:
         return product.id, [("get_product", {"product_id": product.id})]
@@ -68,4 +69,31 @@ def scored_mark(world: ResearchDesk, rng: random.Random) -> tuple[Figure, str, P
 
 def quote_of(world: ResearchDesk, product: Product, rng: random.Random) -> Scene:
     """The quote of a product's vendor."""
-    return quote(world._vendors[product.vendor].name, product.name, product.price, rng)
+    return quotation(world._vendors[product.vendor].name, product.name, product.price, rng)
+
+
+def mark_calls(figure: Figure, component: str) -> Solution:
+    """The calls that read a diagram and mark a box of it."""
+    return [
+        ("get_figure", {"figure_id": figure.id}),
+        ("mark_component", {"figure_id": figure.id, "component": component}),
+    ]
+
+
+def recorded_reply(metric: str, product: str, score: float) -> str:
+    """The reply that a score was recorded."""
+    unit = WORDS["metrics"][metric]["unit"]
+    return f"The {title_of(metric)} of {product} is on record as {score} {unit}."
+
+
+def with_typing_error(
+    world: ResearchDesk, report: Report, product: str, row: int, rng: random.Random
+) -> Scene:
+    """The results page of a report with another number in the row of a product."""
+    page = report.pages[0]
+    step = WORDS["metrics"][report.metric]["step"]
+    rows = [list(cells) for cells in page.data["table"]["rows"]]
+    wrong = world._measured[report.metric][product] + step * rng.choice((-3, -2, -1, 1, 2, 3))
+    rows[row][1] = str(wrong)
+    table = {**page.data["table"], "rows": rows}
+    return Scene("document", {**page.data, "table": table}, page.seed)

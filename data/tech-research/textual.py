@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from teacher.domain import Answer, Blueprint, Plan, template
+from teacher.domain import Answer, Blueprint, Solution, template
 
 from .environment import ResearchDesk
 from .figures import WORDS
@@ -100,39 +100,39 @@ def vendor_contact(world: ResearchDesk, rng: random.Random) -> Blueprint:
 @template(kind="workflow")
 def price_by_name(world: ResearchDesk, rng: random.Random) -> Blueprint:
     product = pick(world._products, rng)
-    plan: Plan = [
+    solution: Solution = [
         ("find_product", {"name": product.name}),
         ("get_product", {"product_id": product.id}),
     ]
     reply = f"The list price is EUR {product.price}."
     request = phrase("price_by_name", rng, name=product.name)
-    return Blueprint(request, plan, reply, Answer("amount", product.price))
+    return Blueprint(request, solution, reply, Answer("amount", product.price))
 
 
 @template(kind="workflow")
 def contact_for_product(world: ResearchDesk, rng: random.Random) -> Blueprint:
     product = pick(world._products, rng)
     contact = world._vendors[product.vendor].contact
-    plan: Plan = [
+    solution: Solution = [
         ("find_product", {"name": product.name}),
         ("get_vendor", {"vendor_id": product.vendor}),
     ]
     request = phrase("contact_for_product", rng, name=product.name)
-    return Blueprint(request, plan, f"Our contact there is {contact}.", Answer("text", contact))
+    return Blueprint(request, solution, f"Our contact there is {contact}.", Answer("text", contact))
 
 
 @template(kind="workflow")
 def watch_by_name(world: ResearchDesk, rng: random.Random) -> Blueprint:
     product, level = pick(world._products, rng), rng.choice(LEVELS)
-    plan: Plan = [
+    solution: Solution = [
         ("find_product", {"name": product.name}),
         ("watch_product", {"product_id": product.id, "level": level}),
     ]
     request = phrase("watch_by_name", rng, name=product.name, level=level)
-    return Blueprint(request, plan, f"{product.name} is on the watch list as {level}.")
+    return Blueprint(request, solution, f"{product.name} is on the watch list as {level}.")
 
 
-def _two_scores(world: ResearchDesk, rng: random.Random) -> tuple[str, list[str], Plan]:
+def _two_scores(world: ResearchDesk, rng: random.Random) -> tuple[str, list[str], Solution]:
     """A metric, two products whose recorded scores differ, and the calls that read both scores."""
     while True:
         metric = rng.choice(world._metrics)
@@ -140,22 +140,24 @@ def _two_scores(world: ResearchDesk, rng: random.Random) -> tuple[str, list[str]
         two = rng.sample(scored, 2)
         if world._scores[two[0], metric] != world._scores[two[1], metric]:
             break
-    plan: Plan = [("get_score", {"product_id": product, "metric": metric}) for product in two]
-    return metric, two, plan
+    solution: Solution = [
+        ("get_score", {"product_id": product, "metric": metric}) for product in two
+    ]
+    return metric, two, solution
 
 
 @template(kind="workflow")
 def score_gap(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    metric, (one, other), plan = _two_scores(world, rng)
+    metric, (one, other), solution = _two_scores(world, rng)
     unit = WORDS["metrics"][metric]["unit"]
     gap = abs(world._scores[one, metric] - world._scores[other, metric])
     request = phrase("score_gap", rng, product=one, other=other, metric=title_of(metric), unit=unit)
-    return Blueprint(request, plan, f"They differ by {gap} {unit}.", Answer("number", gap))
+    return Blueprint(request, solution, f"They differ by {gap} {unit}.", Answer("number", gap))
 
 
 @template(kind="workflow")
 def watch_better(world: ResearchDesk, rng: random.Random) -> Blueprint:
-    metric, two, plan = _two_scores(world, rng)
+    metric, two, solution = _two_scores(world, rng)
     best, level = WORDS["metrics"][metric]["best"], rng.choice(("watch", "trial", "adopt"))
     two_by_score = sorted(two, key=lambda product: world._scores[product, metric])
     better = two_by_score[-1 if best == "highest" else 0]
@@ -168,8 +170,8 @@ def watch_better(world: ResearchDesk, rng: random.Random) -> Blueprint:
         best=best,
         level=level,
     )
-    plan.append(("watch_product", {"product_id": better, "level": level}))
-    return Blueprint(request, plan, f"{better} is better and is listed as {level}.")
+    solution.append(("watch_product", {"product_id": better, "level": level}))
+    return Blueprint(request, solution, f"{better} is better and is listed as {level}.")
 
 
 @template(kind="workflow")
@@ -177,12 +179,12 @@ def cite_figure_of_report(world: ResearchDesk, rng: random.Random) -> Blueprint:
     report, cited = rng.sample(list(world._reports.values()), 2)
     number, which = rng.choice(((0, "chart"), (1, "diagram")))
     figure = cited.figures[number]
-    plan: Plan = [
+    solution: Solution = [
         ("get_report", {"report_id": cited.id}),
         ("cite_figure", {"report_id": report.id, "figure_id": figure}),
     ]
     request = phrase("cite_figure_of_report", rng, report=report.id, source=cited.id, which=which)
-    return Blueprint(request, plan, f"{report.id} now cites {figure}.")
+    return Blueprint(request, solution, f"{report.id} now cites {figure}.")
 
 
 def _a_measurement(world: ResearchDesk, rng: random.Random) -> tuple[str, Report]:
@@ -194,22 +196,24 @@ def _a_measurement(world: ResearchDesk, rng: random.Random) -> tuple[str, Report
 def status_by_metric(world: ResearchDesk, rng: random.Random) -> Blueprint:
     metric, report = _a_measurement(world, rng)
     status = rng.choice([s for s in STATUSES if s != report.status])
-    plan: Plan = [
+    solution: Solution = [
         ("find_report", {"metric": metric}),
         ("set_report_status", {"report_id": report.id, "status": status}),
     ]
     facts = {"metric": title_of(metric), "name": pick(world._products, rng).name}
     request = phrase("status_by_metric", rng, status=status, **facts)
-    return Blueprint(request, plan, f"{report.id} is now {status}.")
+    return Blueprint(request, solution, f"{report.id} is now {status}.")
 
 
 @template(kind="workflow")
 def analyst_by_metric(world: ResearchDesk, rng: random.Random) -> Blueprint:
     metric, report = _a_measurement(world, rng)
-    plan: Plan = [
+    solution: Solution = [
         ("find_report", {"metric": metric}),
         ("get_report", {"report_id": report.id}),
     ]
     facts = {"metric": title_of(metric), "name": pick(world._products, rng).name}
     request = phrase("analyst_by_metric", rng, **facts)
-    return Blueprint(request, plan, f"It is by {report.analyst}.", Answer("text", report.analyst))
+    return Blueprint(
+        request, solution, f"It is by {report.analyst}.", Answer("text", report.analyst)
+    )

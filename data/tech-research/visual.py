@@ -6,16 +6,18 @@ a tool, the agent must read it to make the next call: arguments must equal the v
 
 import random
 
-from teacher.domain import Blueprint, Plan, template
+from teacher.domain import Blueprint, Solution, template
 from teacher.domain.questions import at, every, run
-from teacher.scenes import Scene, draw
+from teacher.scenes import draw
 
 from .environment import ResearchDesk
-from .figures import WORDS, development
+from .figures import development
 from .operands import (
     column_of,
+    count_where,
     cross_reference,
     ends_of,
+    extreme,
     lookup,
     marks,
     reached,
@@ -27,11 +29,14 @@ from .records import LEVELS
 from .subjects import (
     a_diagram,
     figures_of,
+    mark_calls,
     question,
     quote_of,
+    recorded_reply,
     reference_to,
     scored_mark,
     unrecorded_mark,
+    with_typing_error,
     without_values,
 )
 from .textual import phrase, pick, title_of
@@ -79,11 +84,9 @@ def chart_extreme(world: ResearchDesk, rng: random.Random) -> Blueprint:
     if scene.data["variant"] == "bar" and rng.random() < 0.5:
         scene = without_values(scene)
     op, series = rng.choice(("argmax", "argmin")), rng.choice(list(scene.data["series"]))
-    program = {
-        "op": op,
-        "cells": every(scene.data, f"series.{series}.*"),
-        "names": every(scene.data, "categories.*"),
-    }
+    program = extreme(
+        op, every(scene.data, f"series.{series}.*"), every(scene.data, "categories.*")
+    )
     where = f" for {series}" if len(scene.data["series"]) > 1 else ""
     request = phrase("chart_extreme", rng, end=rng.choice(ENDS[op]), where=where)
     return question(request, program, [scene], "That is {}.")
@@ -114,12 +117,12 @@ def figure_of_report(world: ResearchDesk, rng: random.Random) -> Blueprint:
     data = figure.scene.data
     key, mark = rng.choice(list(marks(data).items()))
     answer = run(lookup(data, key), [data])
-    plan: Plan = [
+    solution: Solution = [
         ("get_report", {"report_id": figure.report}),
         ("get_figure", {"figure_id": figure.id}),
     ]
     request = phrase("figure_of_report", rng, report=figure.report, mark=mark)
-    return Blueprint(request, plan, f"It gives {answer.value} {data['unit']}.", answer)
+    return Blueprint(request, solution, f"It gives {answer.value} {data['unit']}.", answer)
 
 
 @template(kind="chart")
@@ -127,12 +130,12 @@ def enter_from_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, metric, product, key = unrecorded_mark(world, rng)
     data = figure.scene.data
     score = run(lookup(data, key), [data]).value
-    reference, plan = reference_to(product, rng)
-    plan.append(("record_score", {"product_id": product.id, "metric": metric, "score": score}))
+    reference, solution = reference_to(product, rng)
+    solution.append(("record_score", {"product_id": product.id, "metric": metric, "score": score}))
     return Blueprint(
         phrase("enter_from_chart", rng, metric=title_of(metric), product=reference),
-        plan,
-        f"The {title_of(metric)} of {product.id} is on record as {score} {data['unit']}.",
+        solution,
+        recorded_reply(metric, product.id, score),
         pictures=[figure.scene],
         program=lookup(data, key),
     )
@@ -143,16 +146,16 @@ def enter_from_figure(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, metric, product, key = unrecorded_mark(world, rng)
     data = figure.scene.data
     score = run(lookup(data, key), [data]).value
-    reference, plan = reference_to(product, rng)
-    plan += [
+    reference, solution = reference_to(product, rng)
+    solution += [
         ("get_figure", {"figure_id": figure.id}),
         ("record_score", {"product_id": product.id, "metric": metric, "score": score}),
     ]
     request = phrase(
         "enter_from_figure", rng, figure=figure.id, metric=title_of(metric), product=reference
     )
-    reply = f"The {title_of(metric)} of {product.id} is on record as {score} {data['unit']}."
-    return Blueprint(request, plan, reply)
+    reply = recorded_reply(metric, product.id, score)
+    return Blueprint(request, solution, reply)
 
 
 @template(kind="chart")
@@ -164,8 +167,8 @@ def check_figure(world: ResearchDesk, rng: random.Random) -> Blueprint:
     same = run({"op": "consistency", "cells": [cell, record]}, [data]).value == "yes"
     value = run({"op": "lookup", "cell": cell}, [data]).value
     finding = "confirmed" if same else "disputed"
-    reference, plan = reference_to(product, rng)
-    plan += [
+    reference, solution = reference_to(product, rng)
+    solution += [
         ("get_figure", {"figure_id": figure.id}),
         ("get_score", {"product_id": product.id, "metric": metric}),
         ("note_figure", {"figure_id": figure.id, "finding": finding, "shown": value}),
@@ -173,7 +176,7 @@ def check_figure(world: ResearchDesk, rng: random.Random) -> Blueprint:
     request = phrase(
         "check_figure", rng, figure=figure.id, metric=title_of(metric), product=reference
     )
-    return Blueprint(request, plan, f"{figure.id} shows {value}: {finding}.")
+    return Blueprint(request, solution, f"{figure.id} shows {value}: {finding}.")
 
 
 @template(kind="chart")
@@ -185,14 +188,14 @@ def watch_leader(world: ResearchDesk, rng: random.Random) -> Blueprint:
     cells, names = every(data, f"series.{series}.*"), every(data, "categories.*")
     name = run({"op": op, "cells": cells, "names": names}, [data]).value
     product = next(p for p in world._products.values() if p.name == name)
-    plan: Plan = [
+    solution: Solution = [
         ("get_figure", {"figure_id": figure.id}),
         ("find_product", {"name": name}),
         ("watch_product", {"product_id": product.id, "level": level}),
     ]
     best = "highest" if op == "argmax" else "lowest"
     request = phrase("watch_leader", rng, figure=figure.id, best=best, level=level)
-    return Blueprint(request, plan, f"{name} is on the watch list as {level}.")
+    return Blueprint(request, solution, f"{name} is on the watch list as {level}.")
 
 
 # ----------------------------------------------------------------------------------------- diagrams
@@ -211,9 +214,8 @@ def dependants(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, data = a_diagram(world, "dependency", rng)
     node = reached(data, lambda arrows: arrows > 0, rng)
     starts, ends = ends_of(data)
-    where = {"cells": ends, "is": "=", "value": data["nodes"][node]}
     request = phrase("dependants", rng, component=data["nodes"][node])
-    program = {"op": "count", "cells": starts, "where": where}
+    program = count_where(starts, ends, "=", data["nodes"][node])
     return question(request, program, [figure.scene], "Components that depend on it directly: {}.")
 
 
@@ -230,9 +232,8 @@ def team_size(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, data = a_diagram(world, "organisation", rng)
     starts, ends = ends_of(data)
     person = data["nodes"][rng.choice(sorted({start for start, _, _ in data["edges"]}))]
-    where = {"cells": starts, "is": "=", "value": person}
     request = phrase("team_size", rng, person=person)
-    program = {"op": "count", "cells": ends, "where": where}
+    program = count_where(ends, starts, "=", person)
     return question(request, program, [figure.scene], "Direct reports: {}.")
 
 
@@ -294,12 +295,9 @@ def mark_dependant(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, data = a_diagram(world, "dependency", rng)
     node = reached(data, lambda arrows: arrows == 1, rng)
     component = run(source_of(data, node), [data]).value
-    plan: Plan = [
-        ("get_figure", {"figure_id": figure.id}),
-        ("mark_component", {"figure_id": figure.id, "component": component}),
-    ]
+    solution = mark_calls(figure, component)
     request = phrase("mark_dependant", rng, figure=figure.id, component=data["nodes"][node])
-    return Blueprint(request, plan, f"The {component} is marked for review.")
+    return Blueprint(request, solution, f"The {component} is marked for review.")
 
 
 @template(kind="diagram")
@@ -308,13 +306,15 @@ def contact_above(world: ResearchDesk, rng: random.Random) -> Blueprint:
     node = reached(data, lambda arrows: arrows == 1, rng)
     manager = run(source_of(data, node), [data]).value
     vendor = world._products[world._reports[figure.report].product].vendor
-    plan: Plan = [
+    solution: Solution = [
         ("get_figure", {"figure_id": figure.id}),
         ("set_contact", {"vendor_id": vendor, "person": manager}),
     ]
     facts = {"person": data["nodes"][node], "vendor": vendor, "figure": figure.id}
     return Blueprint(
-        phrase("contact_above", rng, **facts), plan, f"Our contact at {vendor} is now {manager}."
+        phrase("contact_above", rng, **facts),
+        solution,
+        f"Our contact at {vendor} is now {manager}.",
     )
 
 
@@ -323,12 +323,9 @@ def mark_step(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, data = a_diagram(world, "flow", rng)
     steps = list(data["nodes"].values())
     i = rng.randrange(len(steps) - 1)
-    plan: Plan = [
-        ("get_figure", {"figure_id": figure.id}),
-        ("mark_component", {"figure_id": figure.id, "component": steps[i + 1]}),
-    ]
+    solution = mark_calls(figure, steps[i + 1])
     request = phrase("mark_step", rng, figure=figure.id, step=steps[i])
-    return Blueprint(request, plan, f'"{steps[i + 1]}" is marked for review.')
+    return Blueprint(request, solution, f'"{steps[i + 1]}" is marked for review.')
 
 
 # -------------------------------------------------------------------------------------------- pages
@@ -369,8 +366,7 @@ def count_on_page(world: ResearchDesk, rng: random.Random) -> Blueprint:
     page = pick(world._reports, rng).pages[0]
     runs = [int(row[2]) for row in page.data["table"]["rows"]]
     limit = rng.randrange(min(runs), max(runs))
-    where = {"cells": rows_of(page, 2), "is": ">", "value": limit}
-    program = {"op": "count", "cells": rows_of(page, 0), "where": where}
+    program = count_where(rows_of(page, 0), rows_of(page, 2), ">", limit)
     request = phrase("count_on_page", rng, limit=limit)
     return question(request, program, [page], "Samples with more runs: {}.")
 
@@ -382,13 +378,7 @@ def page_against_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
     page, sample = report.pages[0], report.samples[product]
     row = row_of(page, sample)
     if rng.random() < 0.65:
-        # A page with a typing error: another number in the cell.
-        step = WORDS["metrics"][report.metric]["step"]
-        rows = [list(cells) for cells in page.data["table"]["rows"]]
-        slipped = world._measured[report.metric][product] + step * rng.choice((-3, -2, -1, 1, 2, 3))
-        rows[row][1] = str(slipped)
-        table = {**page.data["table"], "rows": rows}
-        page = Scene("document", {**page.data, "table": table}, page.seed)
+        page = with_typing_error(world, report, product, row, rng)
     cells = [at(page.data, f"table.{row}.1"), at(figure.scene.data, key, 1)]
     name = world._products[product].name
     request = phrase("page_against_chart", rng, name=name, sample=sample)
@@ -416,11 +406,11 @@ def price_from_quote(world: ResearchDesk, rng: random.Random) -> Blueprint:
     page = quote_of(world, product, rng)
     program = lookup(page.data, f"table.{row_of(page, product.name)}.2")
     price = run(program, [page.data]).value
-    reference, plan = reference_to(product, rng)
-    plan.append(("set_price", {"product_id": product.id, "price": price}))
+    reference, solution = reference_to(product, rng)
+    solution.append(("set_price", {"product_id": product.id, "price": price}))
     return Blueprint(
         phrase("price_from_quote", rng, product=reference),
-        plan,
+        solution,
         f"The list price of {product.id} is now EUR {price}.",
         pictures=[page],
         program=program,
@@ -436,13 +426,12 @@ def record_from_pages(world: ResearchDesk, rng: random.Random) -> Blueprint:
         {"value": report.samples[product.id]}, rows_of(results, 0), rows_of(results, 1)
     )
     score = run(program, [results.data]).value
-    plan: Plan = [
+    solution: Solution = [
         ("find_product", {"name": product.name}),
         ("get_page", {"report_id": report.id, "page": 2}),
         ("get_page", {"report_id": report.id, "page": 1}),
         ("record_score", {"product_id": product.id, "metric": report.metric, "score": score}),
     ]
     facts = {"report": report.id, "metric": title_of(report.metric), "name": product.name}
-    unit = WORDS["metrics"][report.metric]["unit"]
-    reply = f"The {facts['metric']} of {product.name} is on record as {score} {unit}."
-    return Blueprint(phrase("record_from_pages", rng, **facts), plan, reply)
+    reply = recorded_reply(report.metric, product.name, score)
+    return Blueprint(phrase("record_from_pages", rng, **facts), solution, reply)

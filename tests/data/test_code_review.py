@@ -1,4 +1,4 @@
-"""The code review pack: tasks are solvable and not free, screenshots plant what tools need, the code shown is real."""
+"""The code review pack: tasks are solvable and not trivial, tools need values of the screenshots, shown code is real."""
 
 import random
 import re
@@ -45,7 +45,7 @@ def world(split: str, seed: int) -> Any:
 
 
 def blueprint(name: str, split: str, seed: int) -> Blueprint:
-    """As the sampler makes it, before anything is drawn."""
+    """A blueprint as the sampler makes it, before drawing."""
     return PACK.templates[name](world(split, seed), random.Random(f"{name}/{split}/{seed}"))
 
 
@@ -53,7 +53,7 @@ def blueprint(name: str, split: str, seed: int) -> Blueprint:
 def tasks() -> list[Made]:
     """(split, seed, template, blueprint, results, state before, state after): 40 and 20 of each template.
 
-    Without those that ask for a point: they alone have to draw their picture to be made.
+    Without templates that ask for a point, because they must draw their image first.
     """
     made = []
     for name in sorted(set(NAMES) - POINTS):
@@ -80,7 +80,7 @@ def passes(answer: Answer | None, state: str, after: str, text: str) -> bool:
 
 
 def said(result: Any) -> str:
-    """A tool's result as it is read: a picture says what its data says."""
+    """A tool result as text; for an image, its data."""
     read = dumps(result.data if isinstance(result, scenes.Scene) else result)
     return read.replace("\\n", "\n")
 
@@ -146,7 +146,7 @@ def test_stopping_before_the_last_call_passes_no_task() -> None:
 
 
 def test_no_argument_is_magic() -> None:
-    """Every id, name, path and number of a call was in the request, a picture or an earlier result."""
+    """Every id, name, path and number of a call was in the request, an image or an earlier result."""
     for *_, task, results, _, _ in tasks():
         known = task.request + "".join(said(scene) for scene in task.pictures)
         for (tool, arguments), result in zip(task.plan, results, strict=True):
@@ -165,7 +165,7 @@ def _line_numbers(known: str) -> str:
 
 
 def test_no_screen_task_can_be_done_from_its_words_and_tools_alone() -> None:
-    """Something that is needed stands only in the picture: an argument, or where there are no calls, the answer."""
+    """Only the image shows an argument, or the answer where there are no calls."""
     for *_, name, task, results, before, after in tasks():
         if not task.pictures:
             continue
@@ -193,7 +193,7 @@ def test_the_question_uses_the_cell_that_the_plan_needs() -> None:
 
 
 def test_answers_are_spread() -> None:
-    """No answer is so frequent that guessing it pays."""
+    """No answer is frequent enough to be a good guess."""
     for name in ("failing_check", "slowest_check", "label_exception", "crash_comment"):
         answers = [task.answer.value for _, _, n, task, *_ in tasks() if n == name and task.answer]
         commonest = max(answers.count(answer) for answer in set(answers))
@@ -247,7 +247,7 @@ def test_results_are_small_and_arguments_fit_the_schemas() -> None:
 
 
 def codes(kind: str, language: str, split: str = "train") -> list[tuple[str, Any]]:
-    """Each snippet several times, with other preludes and values."""
+    """Each snippet several times, with different preludes and values."""
     path = f"sync/plain_example.{RECORDS.SUFFIXES[language]}"
     make = SNIPPETS.crash if kind == "crashes" else SNIPPETS.mistake
     return [(path, make(language, path, split, random.Random(seed))) for seed in range(60)]

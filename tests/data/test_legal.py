@@ -1,4 +1,4 @@
-"""The legal pack: every task is solvable, none is free, train and exam share nothing, tools hold."""
+"""The legal pack: every task is solvable, none is trivial, train and exam are disjoint, tools are robust."""
 
 import datetime as dt
 import random
@@ -41,7 +41,7 @@ def build(split: str, seed: int) -> tuple[str, Blueprint]:
 
 
 def shown(blueprint: Blueprint) -> str:
-    """What the pictures of a task say, in words."""
+    """The source in words of a task's images."""
     modules = [KINDS[scene.kind]() for scene in blueprint.pictures]
     words = [m.source(s.data) for m, s in zip(modules, blueprint.pictures, strict=True)]
     return "\n".join(words)
@@ -123,7 +123,7 @@ def test_stopping_before_the_last_call_passes_no_task() -> None:
 
 
 def test_no_argument_is_magic() -> None:
-    """Every id, name, date and amount of a call was in the request, in a picture or in an earlier result."""
+    """Every id, name, date and amount of a call was in the request, in an image or in an earlier result."""
     for _, _, _, blueprint, results, _, _ in tasks():
         known = f"{blueprint.request} {shown(blueprint)}"
         for (tool, arguments), result in zip(blueprint.plan, results, strict=True):
@@ -165,12 +165,12 @@ def test_train_and_exam_share_no_entity() -> None:
             seen[split] |= {contract.counterparty, contract.counterparty.split()[0]}
     assert len(seen["train"]) > 2000 and len(seen["exam"]) > 1000
     assert not seen["train"] & seen["exam"]
-    # Nor do the examples in the tools' descriptions name anything that exists.
+    # The examples in the tool descriptions do not name existing entities.
     assert not set(ENTITY.findall(dumps(LEGAL.tools))) & (seen["train"] | seen["exam"])
 
 
 def test_requests_are_distinct_and_short() -> None:
-    # The same words about another picture ask for something else.
+    # The same words about another image are another request.
     requests = [
         blueprint.request + shown(blueprint)
         for split, _, _, blueprint, *_ in tasks()
@@ -201,14 +201,14 @@ def test_there_are_pages_and_charts_of_few_words() -> None:
 
 
 def test_what_a_picture_shows_is_neither_asked_nor_known_to_the_desk() -> None:
-    """The planted arguments are on the picture alone: without it, there is nothing to call the tools with."""
+    """Only the image shows the arguments; without it, the tools cannot be called."""
     for split, seed, name, blueprint in visual_tasks():
         _, arguments = blueprint.plan[0]
         planted = [str(v) for k, v in arguments.items() if k not in ("event", "status")]
         hidden = [value for value in planted if value not in blueprint.request]
         assert hidden and all(value in shown(blueprint) for value in hidden), blueprint
         if name != "chart_busiest_lawyer" and not name.startswith("page_against"):
-            # Nor does the desk know the figures: they are nowhere in its state.
+            # The state of the desk does not contain the figures either.
             figures = [v for v in hidden if not re.fullmatch(r"[CMA]-\d+", v)]
             assert not any(f'"{v}"' in dumps(world(split, seed)._state()) for v in figures)
 

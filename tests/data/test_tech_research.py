@@ -1,4 +1,4 @@
-"""The research pack: every task is solvable and none is free, what a call says is what a picture shows."""
+"""The research pack: every task is solvable, none is trivial, and calls use the values that images show."""
 
 import random
 import re
@@ -40,7 +40,7 @@ def world(split: str, seed: int) -> Any:
 
 
 def answer_of(made: Blueprint) -> Answer | None:
-    """The answer as teacher.domain.tasks finds it, without drawing anything."""
+    """The answer as teacher.domain.tasks computes it, without drawing."""
     if made.answer:
         return made.answer.as_row()
     if made.program and not made.plan and made.program["op"] != "point":
@@ -104,7 +104,7 @@ def test_doing_nothing_or_repeating_the_request_passes_no_task() -> None:
 
 
 def test_no_argument_is_magic() -> None:
-    """Every id, name and number of a call was in the request, in a picture or in an earlier result."""
+    """Every id, name and number of a call was in the request, in an image or in an earlier result."""
     for name, *_, one, results, _, _ in tasks():
         known = one.request + " ".join(shown(picture) for picture in one.pictures)
         for (tool, arguments), result in zip(one.plan, results, strict=True):
@@ -116,7 +116,7 @@ def test_no_argument_is_magic() -> None:
 
 
 def test_a_task_with_a_picture_needs_it() -> None:
-    """What only a picture says is in no request and in no other result."""
+    """A value that only an image shows is in no request and in no other result."""
     needed: Counter[str] = Counter()
     for name, *_, one, results, _, _ in tasks():
         said = one.request + " ".join(dumps(r) for r in results[:-1] if not isinstance(r, Scene))
@@ -171,7 +171,7 @@ def test_the_watched_leader_has_the_extreme_value() -> None:
 
 
 def test_answers_about_diagrams_follow_the_arrows() -> None:
-    """Found again by walking the edges, without the programs."""
+    """Computed by walking the edges, without the programs."""
     for name, *_, one, _, _, _ in tasks():
         if name not in {"depends_on", "reports_to", "dependants", "team_size", "step_back"}:
             continue

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-# The converter reads Qwen2.5-VL's projector of two layers only where the tower has more blocks than that.
+# The converter needs more blocks in the tower than the two layers of Qwen2.5-VL's projector.
 _BLOCKS = 4
 VISION_TOKENS = ["<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>"]
 _TEXT = {
@@ -26,7 +26,7 @@ _TOWER = {
 
 
 def write(tokenizer, template: str, directory: Path, family: str = "qwen2_5_vl") -> Path:
-    """Config, weights, tokenizer, template and image processor, as on the hub. `tokenizer` gets the vision tokens."""
+    """Writes config, weights, tokenizer, template and image processor as on the hub; adds vision tokens to `tokenizer`."""
     import torch
     from transformers import AutoModelForImageTextToText
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -44,11 +44,11 @@ def write(tokenizer, template: str, directory: Path, family: str = "qwen2_5_vl")
         setattr(config, name, tokenizer.convert_tokens_to_ids(token))
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config)
-    # Padding begins as zeros, on which llama.cpp's norm is not a number; here it is also the end of a turn.
+    # The padding token ends turns here; its embedding starts as zeros, for which llama.cpp's norm is NaN.
     with torch.no_grad():
         embeddings: Any = model.get_input_embeddings()
         embeddings.weight[stop].normal_(std=0.1)
-        if family == "qwen3_vl":  # enough for a wrong position to be seen in what comes out
+        if family == "qwen3_vl":  # large enough that wrong positions change the output
             model.model.visual.pos_embed.weight.normal_(std=2.0)
     model.bfloat16().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
@@ -61,7 +61,7 @@ _TOKEN_IDS = ("vision_start_token_id", "vision_end_token_id", "image_token_id", 
 
 
 def _qwen25(text: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Its embeddings are tied, as those of the 3B are."""
+    """The config, with tied embeddings as in the 3B model."""
     from transformers import Qwen2_5_VLConfig
 
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [8, 12, 12]}
@@ -74,8 +74,8 @@ def _qwen25(text: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _qwen3(text: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """Its embeddings are not tied, as those of the 8B and 32B are not. A learned grid of 8 x 8 positions, so that most
-    pictures are interpolated. Two layers of the tower go to the first two of the language model, which has one more:
+    """The config, with untied embeddings as in 8B and 32B. Its learned grid has 8 x 8 positions, so that most
+    images are interpolated. Two layers of the tower feed the first two layers of the language model, which has three:
     llama.cpp adds nothing after the last."""
     from transformers import Qwen3VLConfig
 

@@ -1,4 +1,4 @@
-"""A small pack with pictures, for tests: pages of fee notes, a chart, a tool that returns a page, and a choice."""
+"""A small pack with images, for tests: pages of fee notes, a chart, a tool that returns a page, and a choice."""
 
 from pathlib import Path
 
@@ -180,7 +180,7 @@ def best_quarter(world: Any, rng: random.Random) -> Blueprint:
 
 
 def write(directory: Path, *changes: tuple[str, str]) -> Domain:
-    """The pack in a new directory, with each text of `changes` in its files replaced."""
+    """Writes the pack to a new directory, with each (old, new) text replaced in its files, and loads it."""
     directory.mkdir(parents=True)
     files = {"domain.yaml": DOMAIN, "environment.py": ENVIRONMENT, "visual.py": VISUAL}
     for old, new in changes:

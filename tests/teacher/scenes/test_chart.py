@@ -1,4 +1,4 @@
-"""Charts: what is drawn is what the data says, on the artists and on the pixels."""
+"""Charts show their data, measured on the artists and on the pixels."""
 
 import gc
 import random
@@ -54,7 +54,7 @@ def lies_down(figure: Figure) -> bool:
 
 
 def drawn_values(figure: Figure, data: dict[str, Any]) -> dict[str, list[float]]:
-    """The values that the artists show, by series."""
+    """The values of the artists, by series."""
     names, count = list(data["series"]), len(data["categories"])
     if data["variant"] == "line":
         lines = [line for line in figure.axes[0].get_lines() if line.get_label() in names]
@@ -214,7 +214,7 @@ def test_a_chart_too_crowded_to_read_is_refused() -> None:
 
 
 def figures() -> int:
-    """How many there are: those of a drawing are freed with it."""
+    """The number of live figures; they are freed with their image."""
     gc.collect()
     return sum(type(kept) is Figure for kept in gc.get_objects())
 

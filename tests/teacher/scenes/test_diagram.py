@@ -1,4 +1,4 @@
-"""Diagrams: every label where nothing else is, every arrow on its nodes."""
+"""Diagrams: labels touch nothing else, and arrows end at their nodes."""
 
 import math
 import random
@@ -61,7 +61,7 @@ def test_groups_are_named_and_hold_their_nodes() -> None:
 
 
 def placed_for(data: dict[str, Any], seed: int) -> Placed:
-    """The arrangement that `paint` takes first."""
+    """The first layout that `paint` accepts."""
     style = choose(data, random.Random(seed))
     arrange = sequence if data["variant"] == "sequence" else graph
     for size in range(style.size, render.SMALLEST - 1, -1):
@@ -73,7 +73,7 @@ def placed_for(data: dict[str, Any], seed: int) -> Placed:
 
 
 def distance(point: tuple[float, float], box: tuple[int, int, int, int]) -> float:
-    """From a point to a box, 0 within it."""
+    """The distance from a point to a box, 0 inside it."""
     dx = max(box[0] - point[0], 0, point[0] - box[2])
     dy = max(box[1] - point[1], 0, point[1] - box[3])
     return math.hypot(dx, dy)
@@ -91,7 +91,7 @@ def test_arrows_begin_and_end_at_their_nodes() -> None:
 
 
 def test_an_arrow_passes_through_no_foreign_node_or_label() -> None:
-    """Walked point by point, apart from the drawing's own test of clearness."""
+    """Checked point by point, independently of placement.clear."""
     for seed in range(40):
         data = example("diagram", random.Random(1000 + seed)).data
         placed = placed_for(data, seed)

@@ -1,4 +1,4 @@
-"""Pages: everything in the data is on the page and in the words, whatever the seed."""
+"""Document pages show all of their data, in the image and in the source, for any seed."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ from teacher.scenes.scene import DrawnImage, Scene, SceneError
 
 
 def expected(data: dict[str, Any]) -> dict[str, str]:
-    """Every key of the data with its text, written here once more."""
+    """The text of each key of the data, computed independently."""
     cells = {key: str(data[key]) for key in ("title", "number", "date", "stamp") if data.get(key)}
     for i, party in enumerate(data.get("parties") or []):
         cells[f"parties.{i}"] = party

@@ -1,4 +1,4 @@
-"""Tasks with pictures: proven against what is drawn, shown by pixels or in words, stored by hash."""
+"""Tasks with images: proven against the drawn images, shown as pixels or in words, stored by hash."""
 
 import asyncio
 import base64
@@ -64,7 +64,7 @@ def stored_note(fees: Domain, album: ImageStore) -> Task:
 def play(
     fees: Domain, task: Task, script: list[Line], tmp_path: Path, loop: Settings, **more: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The trace of an episode with a scripted server, and the requests that the server got."""
+    """The trace of an episode with a scripted server, and the requests to that server."""
 
     async def scene() -> tuple[dict[str, Any], list[dict[str, Any]]]:
         async with Scripted(script) as server:
@@ -415,7 +415,7 @@ def test_stored_messages_and_their_images_give_the_messages_back(messages: list[
 
 
 def check_blind(fees: Domain, task: Task, album: ImageStore, tmp_path: Path, said: str) -> Any:
-    """The outcome's `blind` of a passed trace after a blind teacher said something."""
+    """The outcome's `blind` of a passed trace after a teacher without the images replied."""
 
     async def scene() -> Any:
         loop = dataclasses.replace(LOOP, images="source", album=album)

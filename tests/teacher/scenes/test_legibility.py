@@ -1,4 +1,4 @@
-"""Pictures: a right drawing passes the check, and each way of spoiling one is found."""
+"""A legible image passes the check, and the check names each fault of a spoilt one."""
 
 import dataclasses
 import io
@@ -38,7 +38,7 @@ def picture(image: Image.Image, cells: list[Cell]) -> DrawnImage:
 
 
 def spoilt(change: str) -> DrawnImage:
-    """A right drawing with one thing wrong with it."""
+    """A legible image with one fault."""
     page = Canvas(400, 200)
     face = font("Lato", 18)
     fill = "#e2e2e2" if change == "pale" else "black"
@@ -95,7 +95,7 @@ def test_a_drawing_over_the_limits_is_found() -> None:
 
 
 def test_a_cell_that_only_claims_to_be_drawn_is_found_on_every_example() -> None:
-    """Each cell's ink, wiped off the finished file, is missed."""
+    """The check finds each cell whose ink is wiped from the file."""
     whole = draw(PAGE)
     for cell in whole.cells:
         image = Image.open(io.BytesIO(whole.png)).convert("RGB")
@@ -150,7 +150,7 @@ def test_an_unknown_kind_and_a_character_without_glyph_are_refused() -> None:
         page.text((5, 5), " ", font("Lato", 20), "a")
 
 
-def test_who_cannot_see_reads_the_source_in_a_frame() -> None:
+def test_a_text_only_model_gets_the_source_in_a_frame() -> None:
     assert as_text("Amendment, A-104") == "[Image: Amendment, A-104]"
 
 

@@ -1,4 +1,4 @@
-"""Screens show every value of their data, once, readable, on top of nothing else, in many looks."""
+"""Screens show each value of their data once, legibly and without overlaps, in many looks."""
 
 import io
 import random
@@ -62,7 +62,7 @@ def pixels(picture: DrawnImage) -> np.ndarray:
 
 
 def expected_cells(data: dict[str, Any]) -> dict[str, str]:
-    """Every value of a screen's data by its key, as drawn."""
+    """The drawn text of each key of the data."""
     cells = {name: data[name] for name in ("application", "title", "message") if data.get(name)}
     cells |= {f"fields.{k}": v for k, v in data.get("fields", {}).items()}
     if table := data.get("table"):
@@ -150,7 +150,7 @@ def test_words_of_code_are_coloured_and_the_highlighted_line_stands_out() -> Non
         cells = {cell.key: cell.box for cell in marked.cells}
         left, top, right, bottom = cells["code.3"]
         here, there = pixels(marked)[top:bottom, left:right], pixels(plain)[top:bottom, left:right]
-        # The ground of the line is most of its pixels.
+        # Most pixels of the line are background.
         assert np.abs(np.median(here, axis=(0, 1)) - np.median(there, axis=(0, 1))).max() > 15
         top, bottom = cells["code.1"][1], cells["code.6"][3]
         code = pixels(marked)[top:bottom, left:right]
