@@ -1,10 +1,10 @@
 """The checks that need more than the conversation, and the ledger."""
 
 import copy
-import json
 from typing import Any
 
 import pytest
+from filter_traces import trace
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
@@ -21,81 +21,6 @@ from schemas.messages import MESSAGE_REASONS
 from schemas.trace import is_kept
 
 SETTINGS = FilterSettings(max_tokens=1000, near_duplicate=0.9, contamination=0.8, per_task=2)
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": "get_contract",
-            "description": "Get a contract.",
-            "parameters": {
-                "type": "object",
-                "properties": {"contract_id": {"type": "string"}},
-                "required": ["contract_id"],
-                "additionalProperties": False,
-            },
-        },
-    }
-]
-
-
-def trace(
-    number=1, *, template="end_date", attempt=0, hinted=False, answer=None, request=None, **outcome
-):
-    """A trace that passes, about contract C-<number>."""
-    contract = f"C-{number}"
-    arguments = json.dumps({"contract_id": contract})
-    call = {"name": "get_contract", "arguments": arguments}
-    task_id = f"legal-train-{template}-{number:06d}"
-    return {
-        "version": 1,
-        "id": f"{task_id}/{attempt}",
-        "task": {
-            "id": task_id,
-            "domain": "legal",
-            "split": "train",
-            "kind": "lookup",
-            "template": template,
-            "seed": number,
-        },
-        "teacher": {
-            "model": "smollm2-135m",
-            "revision": None,
-            "engine": "llama.cpp",
-            "licence": "Apache-2.0",
-        },
-        "tools": TOOLS,
-        "messages": [
-            {"role": "system", "content": "You are a paralegal."},
-            {"role": "user", "content": request or f"When does the contract {contract} end?"},
-            {
-                "role": "assistant",
-                "content": None,
-                "tool_calls": [{"id": "a", "type": "function", "function": call}],
-            },
-            {"role": "tool", "tool_call_id": "a", "name": "get_contract", "content": "{}"},
-            {"role": "assistant", "content": answer or f"{contract} ends on 2 March 2027."},
-        ],
-        "images": [],
-        "calls": [
-            {
-                "key": "0" * 64,
-                "finish_reason": "stop",
-                "seconds": 0.5,
-                "usage": {"prompt_tokens": 100, "completion_tokens": 20},
-            }
-        ],
-        "hinted": hinted,
-        "outcome": {
-            "steps": 2,
-            "ended": "answered",
-            "error": None,
-            "checks": {"answer": True, "state": True},
-            "tool_errors": [],
-            **outcome,
-        },
-        "verdict": None,
-        "children": [],
-    }
 
 
 def retried(*, errors):

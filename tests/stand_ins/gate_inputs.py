@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from gguf import GGUFWriter
-from test_examples import END, SHIPPED, TOOLS, tiny_tokenizer
+from small_students import END, SHIPPED, tiny_tokenizer
+from turns import TOOLS
 
 from student.rendering.examples import Renderer
 from teacher.inference.endpoint import Endpoint

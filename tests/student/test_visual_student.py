@@ -14,13 +14,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import image_teacher
 import pytest
-import test_visual_run
 import tiny_vl
 import yaml
 from http_server import HttpServer
-from test_examples import trls
-from test_visual_run import Teacher
+from image_teacher import Teacher
+from small_students import trls
 from typer.testing import CliRunner
 
 from flows import distill
@@ -126,7 +126,7 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("STILLHOUSE_TEACHER_KEY", "secret")
         patch.setenv("STILLHOUSE_STORE", str(directory / "store"))
         try:
-            work = test_visual_run.open_context(directory, server.url, SEES, **changes)
+            work = image_teacher.open_context(directory, server.url, SEES, **changes)
             with work.run:
                 run_all(work, "plan")
                 rows = read_jsonl(work.path("tasks", "train.jsonl"))
@@ -328,7 +328,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
 
 def planned(directory: Path, student: Path | str, **changes: str) -> RunContext:
     settings = {**SETTINGS, "tasks.train": "4", "tasks.exam": "2", "student": str(student)}
-    return test_visual_run.open_context(
+    return image_teacher.open_context(
         directory, "http://127.0.0.1:1/v1", SEES, **{**settings, **changes}
     )
 

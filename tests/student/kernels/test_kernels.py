@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tensors import relative_error
 
 from student.kernels import nf4, torch_ops, triton_ops
 
@@ -39,10 +40,6 @@ with_triton = pytest.mark.skipif(
     triton_version() < (3, 7),  # before it the interpreter does not know NumPy 2.4
     reason="needs triton 3.7, which the extra `dev` brings on Linux beside torch's CPU build",
 )
-
-
-def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
 def some(*shape: int, on: str = HERE, kind: torch.dtype = KIND) -> torch.Tensor:
@@ -160,7 +157,7 @@ def test_the_kernels_compute_what_plain_pytorch_does():
         if results[0] is not None:
             pairs.append(results)
         for found, expected in pairs:
-            assert apart(found, expected) < CLOSE, name
+            assert relative_error(found, expected) < CLOSE, name
 
 
 @with_triton

@@ -2,6 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
+from small_students import random_llama
 
 from schemas.errors import InputError
 from student.export import untrained
@@ -67,35 +68,6 @@ def test_a_gguf_whose_pre_tokenizer_is_not_known_is_refused(named):
 
 
 # ------------------------------------------------------------------------------------- described as it is found
-
-
-def random_llama(directory: Path) -> int:
-    """Leaves a Llama of two layers there as a user may have it, and returns how many parameters it has."""
-    import torch
-    from test_examples import END, SHIPPED, tiny_tokenizer
-    from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
-
-    tokenizer = tiny_tokenizer(END, ("<|im_start|>", "<|endoftext|>"))
-    tokenizer.chat_template = SHIPPED
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=1024,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    ends = tokenizer.convert_tokens_to_ids(["<|endoftext|>", END])
-    GenerationConfig(eos_token_id=ends).save_pretrained(directory)
-    (directory / "README.md").write_text("---\nlicense: apache-2.0\n---\n\n# Mine\n")
-    return model.num_parameters()
 
 
 @pytest.fixture(scope="module")

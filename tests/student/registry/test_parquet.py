@@ -4,8 +4,7 @@ import io
 import json
 
 from PIL import Image
-from test_examples import TOOLS, calls, result, says, trace, user
-from test_vision import IMAGE, page, text
+from turns import IMAGE, TOOLS, calls, page, result, says, text, trace, user
 
 from student.registry import parquet
 from teacher.scenes.images import ImageStore

@@ -1,18 +1,15 @@
 import json
-from pathlib import Path
 
 import pytest
-import trl
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from small_students import END, QWEN3, QWEN25, RENDERER, SHIPPED, TINY, tiny_tokenizer, trls
+from turns import TOOLS, TWO_REQUESTS, called, calls, result, says, stretches, trace, user, written
 
 from student.models import base
 from student.rendering.examples import (
     IGNORED,
-    Example,
     Renderer,
     Unrenderable,
     as_served,
@@ -21,48 +18,6 @@ from student.rendering.examples import (
 )
 from teacher.models import catalog
 
-END = "<|im_end|>"
-SHIPPED = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text()
-TOOLS = [
-    {
-        "type": "function",
-        "function": {
-            "name": name,
-            "description": f"Does {name}.",
-            "parameters": {"type": "object", "properties": {"key": {"type": "string"}}},
-        },
-    }
-    for name in ("find", "set_end")
-]
-
-
-def tiny_tokenizer(
-    eos: str = END, others: tuple[str, ...] = ("<|im_start|>",), bos: str | None = None
-) -> PreTrainedTokenizerFast:
-    """Bytes, special tokens (those of ChatML), and one merge: two newlines in a row are one token."""
-    vocabulary = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["ĊĊ"]
-    numbers = {token: number for number, token in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.BPE(vocab=numbers, merges=[("Ċ", "Ċ")]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=bos,
-        eos_token=eos,
-        pad_token=eos,
-        additional_special_tokens=list(others),
-    )
-
-
-def trls(name: str) -> str:
-    """A chat template as TRL ships it."""
-    return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
-
-
-TINY = tiny_tokenizer()
-RENDERER = Renderer(TINY, SHIPPED, [END])
-QWEN3 = Renderer(TINY, trls("qwen3"), [END])
-QWEN25 = Renderer(TINY, trls("qwen2_5"), [END])
 EOT, EOS = "<|eot_id|>", "<｜end▁of▁sentence｜>"
 HEADER = ("<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>")
 LLAMA_TINY = tiny_tokenizer(EOT, HEADER, "<|begin_of_text|>")
@@ -73,58 +28,6 @@ R1 = Renderer(
     (catalog.TEMPLATES / "deepseek-r1-tools.jinja").read_text(),
     [EOS],
 )
-
-
-def trace(messages, tools=TOOLS, tool_errors=()):
-    return {
-        "messages": messages,
-        "tools": tools,
-        "outcome": {"tool_errors": list(tool_errors)},
-    }
-
-
-def user(content):
-    return {"role": "user", "content": content}
-
-
-def says(content, **more):
-    return {"role": "assistant", "content": content, **more}
-
-
-def calls(*arguments, content="", **more):
-    """A turn that calls `find` once for each of the arguments."""
-    return says(
-        content,
-        tool_calls=[
-            {
-                "id": f"call_{number}",
-                "type": "function",
-                "function": {"name": "find", "arguments": json.dumps(value)},
-            }
-            for number, value in enumerate(arguments)
-        ],
-        **more,
-    )
-
-
-def result(content, number=0):
-    return {"role": "tool", "tool_call_id": f"call_{number}", "content": content}
-
-
-def stretches(made: list[Example]) -> list[tuple[list[int], list[int]]]:
-    """Each run of labelled tokens, with all the tokens of its example before it."""
-    found = []
-    for example in made:
-        assert len(example.input_ids) == len(example.labels)
-        start = None
-        for at, label in enumerate([*example.labels, IGNORED]):
-            if label != IGNORED:
-                assert label == example.input_ids[at]
-                start = at if start is None else start
-            elif start is not None:
-                found.append((example.input_ids[:start], example.labels[start:at]))
-                start = None
-    return found
 
 
 def prompts(renderer, messages, tools):
@@ -187,23 +90,6 @@ def conversations(draw, thinks=False):
             messages += [result(draw(_CONTENT | _FROM_OUTSIDE), n) for n in range(len(made))]
         messages.append(turn(_CONTENT))
     return messages, draw(st.sampled_from([TOOLS, []]))
-
-
-def called(
-    message, form='<tool_call>\n{{"name": "{}", "arguments": {}}}\n</tool_call>'
-) -> list[str]:
-    functions = [call["function"] for call in message.get("tool_calls", [])]
-    return [
-        form.format(f["name"], json.dumps(json.loads(f["arguments"]), ensure_ascii=False))
-        for f in functions
-    ]
-
-
-def written(message, end=END) -> str:
-    """What the student has to write for a turn, said without the template."""
-    return (
-        "\n".join([*([message["content"]] if message["content"] else []), *called(message)]) + end
-    )
 
 
 def written_by_qwen3(message) -> str:
@@ -291,19 +177,6 @@ def embedded(made: list[Renderer] = []) -> Renderer:  # noqa: B006 - loaded once
 
 
 # ------------------------------------------------------------------------------------- templates
-
-TWO_REQUESTS = [
-    {"role": "system", "content": "You are a paralegal."},
-    user("When does C-1 end?"),
-    calls({"key": "C-1"}),
-    result('{"end": "2027-03-02"}'),
-    says("On 2 March 2027."),
-    user("And C-2?"),
-    calls({"key": "C-2"}, {"key": "C-3"}),
-    result("{}", 0),
-    result("{}", 1),
-    says("It has no end."),
-]
 
 
 @pytest.mark.parametrize("renderer", [RENDERER, QWEN25], ids=["smollm2-tools", "qwen2.5"])

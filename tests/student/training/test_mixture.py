@@ -2,10 +2,10 @@
 
 import json
 
+import filter_traces
 import pytest
-import test_filter
-from test_base import random_llama
-from test_examples import QWEN3, QWEN25, TOOLS, TWO_REQUESTS, calls, result, says, stretches, user
+from small_students import QWEN3, QWEN25, random_llama
+from turns import TOOLS, TWO_REQUESTS, calls, result, says, stretches, user
 
 from schemas.errors import InputError, StageError
 from schemas.recipe import Train
@@ -209,7 +209,7 @@ def trained(student, directory, *overrides):
     with Run.open(directory, chosen, domain_pack.name, domain_pack.path) as run:
         work = RunContext(run, chosen, domain_pack, {}, base.load(chosen.student), hardware.find())
         traces = [
-            test_filter.trace(
+            filter_traces.trace(
                 n, request=f"Question {n}: " + "when, " * n + "is it over?", answer=padded(n)
             )
             for n in range(30)

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_examples import tiny_tokenizer
+from small_students import tiny_tokenizer
 
 from schemas.recipe import Train
 from student.rendering.examples import IGNORED, Example

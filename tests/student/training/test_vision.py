@@ -1,6 +1,5 @@
 """Students that see: what they learn is what their server is asked, with tools and pictures."""
 
-import io
 import json
 from typing import Any
 
@@ -9,22 +8,10 @@ import tiny_vl
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from PIL import Image, ImageDraw
-from test_examples import (
-    END,
-    TINY,
-    TOOLS,
-    calls,
-    result,
-    says,
-    stretches,
-    tiny_tokenizer,
-    trace,
-    trls,
-    user,
-    written,
-)
+from PIL import Image
+from small_students import END, TINY, tiny_tokenizer, trls
 from transformers import AutoTokenizer
+from turns import IMAGE, TOOLS, calls, page, result, says, stretches, text, trace, user, written
 
 from schemas.errors import InputError
 from schemas.recipe import Train
@@ -44,7 +31,7 @@ from student.training import vision
 from teacher.models import catalog
 from teacher.scenes import kinds
 from teacher.scenes.images import ImageStore
-from teacher.scenes.scene import MAX_SIDE, DrawnImage, Scene
+from teacher.scenes.scene import MAX_SIDE
 
 # Each family with the template that its students have: the hub's own where it shows tools.
 TEMPLATES = {
@@ -52,11 +39,6 @@ TEMPLATES = {
     "qwen3_vl": trls("qwen3_vl"),
 }
 STUDENT = {"lora_targets": "all-linear", "capabilities": {"vision": True}}
-IMAGE = {"type": "image"}
-
-
-def text(words):
-    return {"type": "text", "text": words}
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +50,6 @@ def album(tmp_path_factory):
 def pages(album):
     """Three small pages of different sizes."""
     return [album.add(page(f"C-{n}", 150 + 60 * n, 260 - 70 * n)) for n in range(3)]
-
-
-def page(number, width, height):
-    image = Image.new("RGB", (width, height), "white")
-    ImageDraw.Draw(image).text((10, 10), f"Contract {number}", fill="black")
-    file = io.BytesIO()
-    image.save(file, "PNG")
-    scene = Scene("document", {"variant": "letter", "title": number}, 0)
-    return DrawnImage(scene, file.getvalue(), width, height, (), f"Contract {number}")
 
 
 @pytest.fixture(scope="module", params=rendering_vision.FAMILIES)
