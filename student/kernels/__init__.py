@@ -1,1 +1,10 @@
-"""Fused layers."""
+"""Fused QLoRA training: decoder layers, matrix products with LoRA adapters, attention and cross entropy.
+
+In: a transformers model with PEFT adapters. Out: the same model, whose training forward and backward are fused, and a
+cross entropy that never holds all logits. Triton kernels run on a GPU; plain PyTorch of the same names elsewhere.
+Imports nothing of the project.
+
+Letters of shapes and of name suffixes (`hidden_TH`): T tokens of the batch, B rows, S tokens of a row, H hidden size,
+V vocabulary, F intermediate size of the MLP, N outputs and K inputs of a product, D head size,
+R adapter rank, padded to a power of two from 16.
+"""

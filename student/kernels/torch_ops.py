@@ -1,5 +1,7 @@
-"""The functions of kernels.py in plain PyTorch, in any float type: what the kernels are tested against, and what runs
-where there is no GPU. Same names, arguments and results."""
+"""The functions of triton_ops.py in plain PyTorch, for any float type; same names, arguments and results.
+
+The tests compare the Triton kernels with them, and they run where there is no GPU.
+"""
 
 from typing import Any
 

@@ -9,7 +9,7 @@ import torch
 from small_students import tiny_tokenizer
 from tensors import relative_error
 
-from student.kernels import fused_layers, torch_ops
+from student.kernels import decoder_layer, fused_layers, torch_ops
 from student.kernels.linear_cross_entropy import linear_cross_entropy
 from student.models.introspect import shape_of
 from student.training import memory, vision
@@ -253,7 +253,7 @@ def test_what_cannot_be_fused_is_named():
 def test_the_layer_keeps_as_much_as_is_announced(monkeypatch):
     model = tiny("Qwen3")
     kept: list[int] = []
-    original = fused_layers._Layer.forward
+    original = decoder_layer.DecoderLayer.forward
 
     def forward(self, fused, batch, x, *rest, **options):
         out, saved = original(self, fused, batch, x, *rest, **options)
@@ -261,7 +261,7 @@ def test_the_layer_keeps_as_much_as_is_announced(monkeypatch):
         kept.append(sum(p.numel() for p in parts))
         return out, saved
 
-    monkeypatch.setattr(fused_layers._Layer, "forward", forward)
+    monkeypatch.setattr(decoder_layer.DecoderLayer, "forward", forward)
     fused_layers.install(model)
     tokens = some_tokens()
     model(input_ids=tokens, labels=tokens)

@@ -190,10 +190,10 @@ def test_what_is_computed_at_once_changes_nothing_that_is_learned(
 def test_layers_that_cannot_be_fused_are_trained_as_they_come_to_the_same_loss(
     untrained, tmp_path, held_out, monkeypatch
 ):
-    from student.kernels import fused_layers
+    from student.kernels import decoder_layer
 
     fused = train(untrained, tmp_path / "fused", held_out=held_out)
-    monkeypatch.setattr(fused_layers, "LAYERS", set())
+    monkeypatch.setattr(decoder_layer, "LAYERS", set())
     said: list[str] = []
     plain = train(untrained, tmp_path / "plain", say=said.append, held_out=held_out)
     assert said[0].startswith("training without fused layers: layer 0: a LlamaDecoderLayer")

@@ -1,0 +1,99 @@
+# mypy: allow-untyped-defs
+"""RMSNorm (arXiv:1910.07467), forward and backward, as Triton kernels: one program per token."""
+
+# Annotations stay strings: Triton may not be installed.
+from __future__ import annotations
+
+import torch
+
+from student.kernels.triton_compat import jit, tl, triton
+
+
+@jit
+def _norm(x, weight, out, x_stride, out_stride, size, eps, SIZE: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, SIZE)
+    inside = column < size
+    value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    rstd = tl.rsqrt(tl.sum(value * value, 0) / size + eps)
+    result = (value * rstd * w).to(out.dtype.element_ty)
+    tl.store(out + row * out_stride + column, result, mask=inside)
+
+
+def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
+    """RMSNorm of the rows of `x` [T, H] into `out` [T, H] (arXiv:1910.07467)."""
+    tokens, size = x.shape
+    _norm[(tokens,)](
+        x,
+        weight,
+        out,
+        x.stride(0),
+        out.stride(0),
+        size,
+        eps,
+        SIZE=triton.next_power_of_2(size),
+        num_warps=8,
+    )
+
+
+@jit
+def _norm_backward(
+    grad,
+    x,
+    weight,
+    residual,
+    grad_x,
+    normed,
+    grad_stride,
+    x_stride,
+    residual_stride,
+    grad_x_stride,
+    normed_stride,
+    size,
+    eps,
+    SIZE: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.arange(0, SIZE)
+    inside = column < size
+    value = tl.load(x + row * x_stride + column, mask=inside, other=0.0).to(tl.float32)
+    w = tl.load(weight + column, mask=inside, other=0.0).to(tl.float32)
+    g = tl.load(grad + row * grad_stride + column, mask=inside, other=0.0).to(tl.float32)
+    beside = tl.load(residual + row * residual_stride + column, mask=inside, other=0.0)
+    rstd = tl.rsqrt(tl.sum(value * value, 0) / size + eps)
+    unit = value * rstd
+    tl.store(normed + row * normed_stride + column, (unit * w).to(normed.dtype.element_ty), inside)
+    g *= w
+    g = rstd * (g - unit * (tl.sum(g * unit, 0) / size)) + beside.to(tl.float32)
+    tl.store(grad_x + row * grad_x_stride + column, g.to(grad_x.dtype.element_ty), mask=inside)
+
+
+def norm_backward(
+    grad: torch.Tensor,
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    eps: float,
+    residual: torch.Tensor,
+    grad_x: torch.Tensor,
+    normed: torch.Tensor,
+) -> None:
+    """Gradient of `norm` plus the gradient that passes beside it, and the norm's output once more: all [T, H]."""
+    tokens, size = x.shape
+    _norm_backward[(tokens,)](
+        grad,
+        x,
+        weight,
+        residual,
+        grad_x,
+        normed,
+        grad.stride(0),
+        x.stride(0),
+        residual.stride(0),
+        grad_x.stride(0),
+        normed.stride(0),
+        size,
+        eps,
+        SIZE=triton.next_power_of_2(size),
+        num_warps=16,
+    )
