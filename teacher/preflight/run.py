@@ -171,7 +171,7 @@ def record(
     limits: Limits | None = None,
     seed: int = 0,
 ) -> int:
-    """Writes a reference: the requests of the domain, and whether this endpoint (the official API) calls a tool for each.
+    """Writes a reference: the requests of the domain, and whether this endpoint (the official API) calls a tool.
 
     Args as `check`'s. Returns the number of rows.
 
