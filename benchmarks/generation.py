@@ -79,14 +79,14 @@ async def _pipeline(
         async with Client(endpoint, identity, journal, arguments.concurrency, 600) as client:
             maker = {**identity, "engine": "vllm", "licence": "none"}
             traces = [
-                trace
-                async for trace in rollouts(
+                rollout.trace
+                async for rollout in rollouts(
                     rows,
                     domain,
                     client,
                     settings,
                     maker,
-                    arguments.concurrency,
+                    workers=arguments.concurrency,
                 )
             ]
         journal.close()

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Literal, TypedDict
 
 from schemas.messages import text_of
 from schemas.recipe import Evaluate, Gate
@@ -138,8 +138,8 @@ async def run_exam(
         async with Client(
             endpoint, identity, replies, slots, _REPLY_SECONDS, image_store
         ) as client:
-            async for trace in rollouts(tasks, domain, client, loop, cast(Any, maker), slots):
-                traces[trace["task"]["id"]] = cast(Trace, trace)
+            async for rollout in rollouts(tasks, domain, client, loop, maker, workers=slots):
+                traces[rollout.trace["task"]["id"]] = rollout.trace
                 report_episode()
     replies.close()
     return [traces[task["id"]] for task in tasks]
@@ -182,7 +182,7 @@ def _counts() -> dict[str, Count]:
 
 
 def _passed(trace: Trace) -> bool:
-    return agent_loop.passed(cast(Any, trace))
+    return agent_loop.passed(trace)
 
 
 def well_formed(message: Message, tools: list[Tool]) -> bool:

@@ -16,6 +16,7 @@ from flows.stages.stage import Stage
 from schemas.errors import GateError
 from schemas.files import read_json, read_jsonl, write_json, write_jsonl
 from schemas.task import Task
+from schemas.trace import Maker, Trace
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
 from teacher.domain.prompts import demonstration
@@ -27,6 +28,7 @@ from teacher.models import catalog
 from teacher.preflight import run
 from teacher.preflight.target import Limits
 from teacher.rollout import agent_loop, blind_baseline
+from teacher.rollout.guidance import choose_guidance
 from teacher.rollout.scheduler import rollouts
 
 # Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
@@ -95,7 +97,12 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     settings, teacher = context.recipe.generate, context.teacher
     todo = list(read_jsonl(context.path("tasks", "train.jsonl")))
     identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
-    maker = {**identity, "engine": teacher["engine"], "licence": teacher["licence"]["id"]}
+    maker: Maker = {
+        "model": identity["model"],
+        "revision": identity["revision"],
+        "engine": teacher["engine"],
+        "licence": teacher["licence"]["id"],
+    }
     loop = _loop_settings(context, endpoint)
     example_tasks = {
         name: [
@@ -118,37 +125,44 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     journal = Journal(context.path("journal"))
     before = len(journal)
     counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}
-    traces: list[dict[str, Any]] = []
-    blind: list[dict[str, Any]] = []
+    traces: list[Trace] = []
+    blind: list[Trace] = []
     all_attempts = context.recipe.filter.agreement is not None
     async with Client(
         endpoint, identity, journal, settings.concurrency, settings.timeout_s, context.image_store
     ) as client:
         with track("attempts", len(todo) * settings.attempts) as advance:
-            async for trace in rollouts(
+            async for rollout in rollouts(
                 todo,
                 context.domain,
                 client,
                 loop,
                 maker,
-                settings.concurrency,
-                settings.attempts,
-                settings.hint,
-                examples,
-                all_attempts,
+                workers=settings.concurrency,
+                attempts=settings.attempts,
+                hint=settings.hint,
+                examples=examples,
+                all_attempts=all_attempts,
             ):
+                trace = rollout.trace
                 traces.append(trace)
                 counts["traces"] += 1
                 counts["hinted"] += trace["hinted"]
                 counts["passed"] += agent_loop.passed(trace)
                 # A task that is solved needs none of its later attempts.
-                attempt = int(trace["id"].rsplit("/", 1)[1])
                 is_last = agent_loop.passed(trace) and not all_attempts
-                advance(settings.attempts - attempt if is_last else 1)
+                advance(settings.attempts - rollout.attempt if is_last else 1)
         traces.sort(key=lambda trace: trace["id"])
         if settings.blind:
             blind = await blind_baseline.check(
-                traces, todo, context.domain, client, loop, maker, settings.concurrency, examples
+                traces,
+                todo,
+                context.domain,
+                client,
+                loop,
+                maker,
+                workers=settings.concurrency,
+                examples=examples,
             )
     write_jsonl(context.path("traces.jsonl"), traces)
     journal.close()
@@ -173,11 +187,12 @@ def _loop_settings(context: RunContext, endpoint: Endpoint) -> agent_loop.Settin
         if settings.temperature is None
         else settings.temperature,
         top_p=sampling["top_p"] if settings.top_p is None else settings.top_p,
-        constrain=settings.constrain,
-        call_prefix=teacher.get("call_prefix", ""),
         mode=settings.mode or teacher.get("mode"),
         dialect=for_teacher(teacher, endpoint.url),
         images=context.teacher_grounding,
         album=context.image_store,
         image_limits=teacher.get("images"),
+        guidance=choose_guidance(
+            constrain=settings.constrain, call_prefix=teacher.get("call_prefix", "")
+        ),
     )

@@ -12,6 +12,7 @@ from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
 from schemas.task import Task
 from schemas.text_heuristics import marker_in
+from schemas.trace import Maker
 from teacher.domain import tasks
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration
@@ -185,6 +186,10 @@ class _RoundTrips:
     instead: str = ""
 
 
+# The maker of traces that are judged here and not stored.
+_UNSTORED: Maker = {"model": "", "revision": None, "engine": "", "licence": ""}
+
+
 async def check_round_trips(target: Target, domain: Domain, seed: int) -> list[Check]:
     """reasoning_round_trip and tool_round_trip: episodes of two turns, in which the teacher gets its own call back.
 
@@ -195,7 +200,10 @@ async def check_round_trips(target: Target, domain: Domain, seed: int) -> list[C
     settings = agent_loop.Settings(2, **sampling, mode=target.mode, dialect=target.dialect)
     # Attempt 1 has its own journal keys, so that a request that the reference also has is sent, not replayed.
     traces = await asyncio.gather(
-        *(agent_loop.run(task, domain, target.complete, settings, {}, attempt=1) for task in chosen)
+        *(
+            agent_loop.run(task, domain, target.complete, settings, _UNSTORED, attempt=1)
+            for task in chosen
+        )
     )
     trips = _RoundTrips()
     for trace in traces:

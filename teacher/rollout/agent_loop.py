@@ -1,40 +1,51 @@
-"""The agent loop: a model, a task's tools and its world in; one trace out.
+"""The agent loop: runs a model on one task in the task's world and returns one trace.
 
-The teacher, the base student and the exported GGUF all run through `run`. A model's output is hostile: the arguments
-of a call are validated before the tool sees them, and a tool touches only the world of its own episode.
+The teacher, the base student and the exported GGUF all run through `run`. The loop trusts no output of a model: it
+validates the arguments of a call before the tool gets them, and a tool changes only the world of its own episode.
+What helps a weak teacher is in guidance.py, what a model family's API needs in teacher/dialects.
 """
 
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from schemas.errors import InputError
 from schemas.json_text import parse_json
 from schemas.task import Task
 from schemas.tool_calls import check_arguments
-from schemas.trace import Grounding
+from schemas.trace import (
+    Detected,
+    End,
+    Grounding,
+    Maker,
+    Message,
+    OutcomeChecks,
+    Request,
+    Trace,
+)
 from teacher.dialects.base import (
     AdaptedRequest,
     Detection,
     Dialect,
-    Message,
     ParsedReply,
     calls_of,
     json_text,
     plain_text,
 )
 from teacher.domain.pack import Domain
-from teacher.domain.prompts import hint, request_content, result_content
+from teacher.domain.prompts import Content, request_content, result_content
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.inference.client import Reply
+from teacher.rollout.guidance import Guidance
 from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages
 from teacher.scenes.scene import SceneError
 
 Complete = Callable[..., Awaitable[Reply]]
+Action = Literal["repaired", "retried", "rejected"]
 
-# A model that makes the same call so often in a row gets no further; its remaining steps would be paid for nothing.
+# A model that repeats a call this often in a row makes no progress; its remaining steps would cost time for nothing.
 _REPEATS = 3
 
 
@@ -42,29 +53,26 @@ _REPEATS = 3
 class Settings:
     """How episodes are run.
 
-    max_steps: turns an episode may have. max_tokens: tokens a reply may have.
-    constrain: for teachers too weak to call unaided. The server decodes calls under the tools' schemas, and must
-        decode one until the world was asked at least once (under a hint: as often as the plan asks it, and
-        none after that).
-    call_prefix: what a reply that must be a call begins with, for a server whose `required` lets the model talk first
-        (llama.cpp's does); it is sent as the beginning of the assistant's message.
-    mode: one of the teacher's modes, such as thinking. dialect: what is peculiar to the teacher (teacher/dialects/base.py).
-    images: what the model is shown of a picture: its pixels, what it shows in words (source), or nothing (none).
-    album: where the pictures of the tasks lie, and those that tools return are put. image_limits: {"max_count": of one
-        request, "max_bytes": of one picture}, as the model's server takes them.
+    Attributes:
+        max_steps: turns of the assistant in an episode. max_tokens: tokens of a reply.
+        mode: one of the teacher's modes, such as thinking.
+        dialect: adapts requests and parses replies of the model's family (teacher/dialects/base.py).
+        images: what the model is shown of an image: its pixels, its source data in words, or nothing (none).
+        album: stores the images of the tasks and those that tools return.
+        image_limits: {"max_count": of one request, "max_bytes": of one image}, as the model's server accepts them.
+        guidance: help for weak teachers, and what a hinted episode is shown.
     """
 
     max_steps: int
     max_tokens: int
     temperature: float
     top_p: float
-    constrain: bool = False
-    call_prefix: str = ""
     mode: str | None = None
     dialect: Dialect = Dialect()
     images: Grounding = "source"
     album: ImageStore | None = None
     image_limits: dict[str, int] | None = None
+    guidance: Guidance = Guidance()
 
 
 async def run(
@@ -72,135 +80,116 @@ async def run(
     domain: Domain,
     complete: Complete,
     settings: Settings,
-    teacher: dict[str, Any],
+    maker: Maker,
+    *,
     attempt: int = 0,
     hinted: bool = False,
-    examples: list[list[dict[str, Any]]] | None = None,
-) -> dict[str, Any]:
-    """Runs one attempt at a task.
+    examples: Sequence[Sequence[Message]] = (),
+) -> Trace:
+    """Runs one attempt at a task and returns its trace, with its outcome and without a verdict.
 
     Args:
-        complete: `Client.complete`, or anything that answers like it.
-        teacher: {"model", "revision", "engine", "licence"} of the trace.
-        attempt: index of the attempt; part of what the journal remembers a reply by.
-        hinted: show the task's plan in a system message, which the stored trace does not have.
-        examples: worked examples (`teacher.domain.prompts.demonstration`) shown before the request, not stored either.
+        complete: `Client.complete`, or a function with its signature.
+        maker: the model, as the trace names it.
+        attempt: index of the attempt; part of the journal's key of each reply.
+        hinted: show the solution as settings.guidance does; the stored messages do not have it.
+        examples: worked examples (`teacher.domain.prompts.demonstration`) before the request; not stored either.
 
-    Returns:
-        A trace (schemas/trace.schema.json) with its outcome and no verdict yet.
+    Raises:
+        InputError: a tool of the pack returned a scene that cannot be drawn.
     """
     world = domain.environment()
     world.reset(**task)
     tools = [domain.tools[name] for name in task["tools"]]
-    system = {"role": "system", "content": task["system"]}
-    messages: list[dict[str, Any]] = [system, {"role": "user", "content": request_content(task)}]
-    # What the model is shown: what is stored, with the worked examples before it and the hints in between.
-    shown = [system, *(message for example in examples or [] for message in example), messages[1]]
-    if hinted and not settings.constrain:
-        shown.append({"role": "system", "content": hint(task)})
-    parameters: dict[str, Any] = {
+    system: Message = {"role": "system", "content": task["system"]}
+    request: Message = {"role": "user", "content": request_content(task)}
+    # `messages` is what the trace stores; `context`, which the model is shown, also has worked examples and hints.
+    messages = [system, request]
+    context = [system, *(message for example in examples for message in example), request]
+    sampling = {
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature,
         "top_p": settings.top_p,
     }
-    requests: list[dict[str, Any]] = []
+    requests: list[Request] = []
     tool_errors: list[int] = []
-    detected: list[dict[str, Any]] = []
-    steps, ended, error = 0, "step_limit", None
+    detected: list[Detected] = []
+    steps, error = 0, None
+    end = End.STEP_LIMIT
 
     while steps < settings.max_steps:
         steps += 1
-        if settings.constrain:
-            called = sum(message["role"] == "tool" for message in messages)
-            if hinted:
-                shown.append({"role": "system", "content": hint(task, called)})
-            wanted = len(task["plan"]) if hinted else min(1, len(task["plan"]))
-            after = "none" if hinted else "auto"
-            parameters["tool_choice"] = "required" if called < wanted else after
-        begun = []
-        parameters.pop("extra_body", None)
-        if settings.call_prefix and parameters.get("tool_choice") == "required":
-            begun = [{"role": "assistant", "content": settings.call_prefix}]
-        if settings.call_prefix and parameters.get("tool_choice") == "none":
-            # llama.cpp parses no call here, but lets the model write one: its first character is ruled out.
-            parameters["extra_body"] = {"logit_bias": [[settings.call_prefix[0], False]]}
+        results = sum(message["role"] == "tool" for message in messages)
+        turn = settings.guidance.before_turn(task, number=steps, results=results, hinted=hinted)
+        context += turn.hints
         try:
-            asked = request_messages(
-                shown + begun, settings.images, settings.album, settings.image_limits
+            prompt = request_messages(
+                context + turn.prefill, settings.images, settings.album, settings.image_limits
             )
-        except ImageLimitError as too_many:
-            ended, error = "teacher_error", str(too_many)
+        except ImageLimitError as limit:
+            end, error = End.TEACHER_ERROR, str(limit)
             break
-        sent = settings.dialect.adapt_request(asked, tools, parameters, settings.mode)
-        replies, reading, found = await _ask(
-            sent, task["tools"], attempt, complete, settings.dialect
+        parameters = {**sampling, **turn.parameters}
+        adapted = settings.dialect.adapt_request(prompt, tools, parameters, settings.mode)
+        replies, parsed, actions = await _complete_turn(
+            adapted, task["tools"], attempt, complete, settings.dialect
         )
-        requests += [
-            {
-                "key": reply.key,
-                "finish_reason": reply.finish_reason,
-                "seconds": reply.seconds,
-                "usage": reply.usage,
-            }
-            for reply in replies
-        ]
-        detected += [{"step": steps, "name": name, "action": action} for name, action in found]
-        if reading is None:
-            ended, error = "teacher_error", replies[-1].error
+        requests += [_request_row(reply) for reply in replies]
+        detected += [{"step": steps, "name": name, "action": action} for name, action in actions]
+        if parsed is None:
+            end, error = End.TEACHER_ERROR, replies[-1].error
             break
-        message = _assistant(reading.message, steps)
+        message = _assistant_message(parsed.message, steps)
         messages.append(message)
-        shown.append(message)
-        if failure := reading.failure:
-            ended, error = "unusable_reply", f"{failure.name}: {failure.detail}"
+        context.append(message)
+        if failure := parsed.failure:
+            end, error = End.UNUSABLE_REPLY, f"{failure.name}: {failure.detail}"
             if replies[-1].error:
-                error += f"; the second try: {replies[-1].error}"
+                error += f"; the retry: {replies[-1].error}"
             break
         if replies[-1].finish_reason == "length":
-            ended = "truncated"
+            end = End.TRUNCATED
             break
         if not message.get("tool_calls"):
-            ended = "answered"
+            end = End.ANSWERED
             break
-        said_before = [
-            m.get("tool_calls") and _wording(m) for m in messages if m["role"] == "assistant"
-        ]
-        if said_before[-_REPEATS:].count(said_before[-1]) == _REPEATS:
+        if _repeats_calls(messages):
             messages.pop()
-            ended, error = "step_limit", f"the same call {_REPEATS} times in a row"
+            end, error = End.STEP_LIMIT, f"the same call {_REPEATS} times in a row"
             break
         for call in message["tool_calls"]:
-            result, failed = _execute(
+            content, is_error = _execute(
                 call["function"], domain, world, task["tools"], settings.album
             )
-            if failed:
+            if is_error:
                 tool_errors.append(len(messages))
-            messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
-            shown.append(messages[-1])
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
+            context.append(messages[-1])
 
-    answer = task["checks"]["answer"]
-    last = messages[-1]
-    said = (last.get("content") or "") if ended == "answered" else ""
-    checks = {
-        # A task that is judged by the world alone still has to tell its user that it is done.
-        "answer": bool(said.strip()) if answer is None else answer_matches(answer, said),
-        "state": state_hash(world._state()) == task["checks"]["state"],
-    }
-    kept, images = detach_images(messages)
+    text = (messages[-1].get("content") or "") if end == End.ANSWERED else ""
+    checks = _check(task, text, state_hash(world._state()))
+    stored, images = detach_images(messages)
     return {
         "version": 1,
         "id": f"{task['id']}/{attempt}",
-        "task": {k: task[k] for k in ("id", "domain", "split", "kind", "template", "seed")},
-        "teacher": teacher,
+        "task": {
+            "id": task["id"],
+            "domain": task["domain"],
+            "split": task["split"],
+            "kind": task["kind"],
+            "template": task["template"],
+            "seed": task["seed"],
+        },
+        "teacher": maker,
         "tools": tools,
-        "messages": kept,
+        "messages": stored,
         "images": images,
         "grounding": settings.images if images else None,
         "calls": requests,
         "hinted": hinted,
         "outcome": {
             "steps": steps,
-            "ended": ended,
+            "ended": end,
             "error": error,
             "checks": checks,
             "tool_errors": tool_errors,
@@ -211,55 +200,81 @@ async def run(
     }
 
 
-def passed(trace: dict[str, Any]) -> bool:
-    """Whether the episode ended by itself and all its checks passed."""
-    return trace["outcome"]["ended"] == "answered" and all(trace["outcome"]["checks"].values())
+def passed(trace: Trace) -> bool:
+    """Returns whether the model ended the episode with an answer and all checks passed."""
+    outcome = trace["outcome"]
+    return outcome["ended"] == End.ANSWERED and all(outcome["checks"].values())
 
 
-def count_detected(traces: Iterable[dict[str, Any]]) -> dict[str, dict[str, int]]:
-    """How often each known failure was found and what became of it: {name: {action: count}}, sub-agents' included."""
+def count_detected(traces: Iterable[Trace]) -> dict[str, dict[str, int]]:
+    """Returns how often each known failure was detected, by action: {name: {action: count}}, with sub-agents' traces."""
     counts: dict[str, Counter[str]] = {}
     for trace in traces:
-        for found in trace["outcome"].get("detected", []):
-            counts.setdefault(found["name"], Counter())[found["action"]] += 1
+        for failure in trace["outcome"].get("detected", []):
+            counts.setdefault(failure["name"], Counter())[failure["action"]] += 1
         for name, actions in count_detected(trace.get("children", [])).items():
             counts.setdefault(name, Counter()).update(actions)
     return {name: dict(sorted(actions.items())) for name, actions in sorted(counts.items())}
 
 
-async def _ask(
-    sent: AdaptedRequest, offered: list[str], attempt: int, complete: Complete, dialect: Dialect
-) -> tuple[list[Reply], ParsedReply | None, list[tuple[str, str]]]:
-    """One turn of the model, asked for a second time in another way where the first reply cannot be used.
+async def _complete_turn(
+    adapted: AdaptedRequest,
+    offered: list[str],
+    attempt: int,
+    complete: Complete,
+    dialect: Dialect,
+) -> tuple[list[Reply], ParsedReply | None, list[tuple[str, Action]]]:
+    """Gets the reply of one turn; retries once, with the dialect's other parameters, if the reply is unusable.
 
     Returns:
-        The replies, one or two; the last that has a message, as it is read; and (name, action) of what was found.
+        The replies, one or two; the last one with a message, parsed, or None; and (name, action) of each failure.
     """
-    messages, tools, parameters = sent
+    messages, tools, parameters = adapted
     first = await complete(messages, tools, attempt, **parameters)
     if first.message is None:
         return [first], None, []
-    reading = dialect.parse_reply(first.message, first.finish_reason, offered)
-    failure = reading.failure
-    other = dialect.retry_parameters(failure, parameters) if failure else None
-    if failure is None or other is None:
-        return [first], reading, _actions(reading.detected)
-    second = await complete(messages, tools, attempt, **other)
-    # Without a message from the second try, the first reply is what the episode ends on.
+    parsed = dialect.parse_reply(first.message, first.finish_reason, offered)
+    failure = parsed.failure
+    retry_parameters = dialect.retry_parameters(failure, parameters) if failure else None
+    if failure is None or retry_parameters is None:
+        return [first], parsed, _actions(parsed.detected)
+    second = await complete(messages, tools, attempt, **retry_parameters)
+    # If the retry brings no message, the episode ends on the first reply.
     if second.message is not None:
-        reading = dialect.parse_reply(second.message, second.finish_reason, offered)
-    return [first, second], reading, [(failure.name, "retried"), *_actions(reading.detected)]
+        parsed = dialect.parse_reply(second.message, second.finish_reason, offered)
+    return [first, second], parsed, [(failure.name, "retried"), *_actions(parsed.detected)]
 
 
-def _actions(detected: list[Detection]) -> list[tuple[str, str]]:
-    return [(found.name, "rejected" if found.remedy else "repaired") for found in detected]
+def _actions(detected: list[Detection]) -> list[tuple[str, Action]]:
+    return [(each.name, "rejected" if each.remedy else "repaired") for each in detected]
 
 
-def _wording(message: dict[str, Any]) -> list[tuple[str, str]]:
-    """The calls of a turn without their ids."""
-    return [
-        (call["function"]["name"], call["function"]["arguments"]) for call in message["tool_calls"]
+def _request_row(reply: Reply) -> Request:
+    """Returns a reply's request as the trace stores it."""
+    return {
+        "key": reply.key,
+        "finish_reason": reply.finish_reason,
+        "seconds": reply.seconds,
+        "usage": reply.usage,
+    }
+
+
+def _repeats_calls(messages: list[Message]) -> bool:
+    """Returns whether the last _REPEATS turns of the assistant make the same calls, whatever their ids."""
+    turns = [message for message in messages if message["role"] == "assistant"][-_REPEATS:]
+    calls = [
+        [(c["function"]["name"], c["function"]["arguments"]) for c in turn.get("tool_calls", [])]
+        for turn in turns
     ]
+    return calls.count(calls[-1]) == _REPEATS
+
+
+def _check(task: Task, text: str, state: str) -> OutcomeChecks:
+    """Returns the outcome's checks for the final text ("" if there is none) and the hash of the world's final state."""
+    answer = task["checks"]["answer"]
+    # Without an answer to check, the model still has to tell the user that it is done.
+    is_answered = bool(text.strip()) if answer is None else answer_matches(answer, text)
+    return {"answer": is_answered, "state": state == task["checks"]["state"]}
 
 
 def _execute(
@@ -268,8 +283,12 @@ def _execute(
     world: Any,
     offered: list[str],
     album: ImageStore | None,
-) -> tuple[str | list[dict[str, Any]], bool]:
-    """Validates and runs one call. Returns the tool message's content and whether it is an error."""
+) -> tuple[Content, bool]:
+    """Validates and runs one call. Returns the tool message's content and whether it is an error.
+
+    Raises:
+        InputError: the tool returned a scene that cannot be drawn.
+    """
     name = function["name"]
     if name not in offered:
         return _error(f"there is no tool {name!r}; the tools are {', '.join(offered)}"), True
@@ -288,21 +307,21 @@ def _execute(
         return result_content(result, album), False
     except SceneError as error:
         place = f"{domain.path / 'environment.py'}: {name}({function['arguments']})"
-        raise InputError(f"{place}: its picture cannot be drawn: {error}") from None
+        raise InputError(f"{place}: its image cannot be drawn: {error}") from None
 
 
 def _error(message: str) -> str:
     return json.dumps({"error": message[:500]}, ensure_ascii=False)
 
 
-def _assistant(message: Message, step: int) -> Message:
-    """The part of a reply that a conversation keeps; ids are ours, since a model's may be anything."""
-    kept: Message = {"role": "assistant", "content": plain_text(message.get("content"))}
+def _assistant_message(message: Message, step: int) -> Message:
+    """Returns the part of a reply that a conversation keeps. The loop numbers the calls: a model's ids may be anything."""
+    result: Message = {"role": "assistant", "content": plain_text(message.get("content"))}
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if reasoning:
-        kept["reasoning_content"] = reasoning
+        result["reasoning_content"] = reasoning
     if calls := calls_of(message):
-        kept["tool_calls"] = [
+        result["tool_calls"] = [
             {
                 "id": f"call_{step}_{number}",
                 "type": "function",
@@ -313,4 +332,4 @@ def _assistant(message: Message, step: int) -> Message:
             }
             for number, call in enumerate(calls)
         ]
-    return kept
+    return result

@@ -1,72 +1,81 @@
-"""The blind check: a task about a picture that is solved without it teaches guessing, not looking."""
+"""The blind baseline: which tasks with images the teacher solves without them. Such a task teaches guessing, not looking.
+
+In: the traces of a run and their tasks. Out: `outcome.blind` in those traces, and the traces of the blind attempts.
+"""
 
 import dataclasses
 import math
 from collections import Counter, defaultdict
-from typing import Any
 
 from schemas.task import Task
+from schemas.trace import Maker, Trace
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.rollout import agent_loop
-from teacher.rollout.scheduler import rollouts
+from teacher.rollout.scheduler import Examples, rollouts
 
-# A template's choices are guesses while as many are right as chance explains: within two standard deviations.
+# A template's choices count as guesses while no more are correct than chance explains: within two standard deviations.
 _DEVIATIONS = 2
 
 
 async def check(
-    traces: list[dict[str, Any]],
+    traces: list[Trace],
     tasks: list[Task],
     domain: Domain,
     client: Client,
     settings: agent_loop.Settings,
-    teacher: dict[str, Any],
+    maker: Maker,
+    *,
     workers: int,
-    examples: Any,
-) -> list[dict[str, Any]]:
-    """Asks each task of a passed trace with images once more, without them and without a hint.
+    examples: Examples,
+) -> list[Trace]:
+    """Attempts each task of a passed trace with images again, without its images and without a hint.
 
-    The passed traces of such a task get `outcome.blind`: whether it was solved. A task whose right answer is that the
-    picture does not show it is not asked: without a picture, that is always right.
+    Sets `outcome.blind` of the passed traces: whether their task was solved without its images. A task whose answer is
+    not_shown is left out: without an image, that answer is always correct.
 
     Args:
         traces, tasks: of the run. settings, examples: as the traces were made.
 
     Returns:
-        The blind traces, whose requests the run has paid for, too.
+        The blind traces; the run counts their requests too.
     """
-    passed = [trace for trace in traces if trace["images"] and agent_loop.passed(trace)]
-    solved = {trace["task"]["id"] for trace in passed}
-    asked = [task for task in tasks if task["id"] in solved and _type(task) != "not_shown"]
-    blind = dataclasses.replace(settings, images="none")
-    made = [
-        trace
-        async for trace in rollouts(
-            asked, domain, client, blind, teacher, workers, examples=examples
+    with_images = [trace for trace in traces if trace["images"] and agent_loop.passed(trace)]
+    solved = {trace["task"]["id"] for trace in with_images}
+    candidates = [
+        task for task in tasks if task["id"] in solved and _answer_type(task) != "not_shown"
+    ]
+    without_images = dataclasses.replace(settings, images="none")
+    blind = [
+        rollout.trace
+        async for rollout in rollouts(
+            candidates, domain, client, without_images, maker, workers=workers, examples=examples
         )
     ]
-    made.sort(key=lambda trace: trace["id"])
-    answerable = answered(asked, {t["task"]["id"] for t in made if agent_loop.passed(t)})
-    ids = {task["id"] for task in asked}
-    for trace in passed:
+    blind.sort(key=lambda trace: trace["id"])
+    correct = {trace["task"]["id"] for trace in blind if agent_loop.passed(trace)}
+    answerable = find_answerable(candidates, correct)
+    ids = {task["id"] for task in candidates}
+    for trace in with_images:
         if trace["task"]["id"] in ids:
             trace["outcome"]["blind"] = trace["task"]["id"] in answerable
-    return made
+    return blind
 
 
-def answered(asked: list[Task], right: set[str]) -> set[str]:
-    """Those of the tasks asked blind whose answer needs no picture, by the ids of those answered right.
+def find_answerable(tasks: list[Task], correct: set[str]) -> set[str]:
+    """Returns the ids of the tasks whose answer needs no image.
 
-    One of a few options is right by chance: to reject each lucky guess would leave, of a teacher that always guesses
-    yes, only the tasks whose answer is no. So a template's tasks are judged together, and its choices are answerable
-    only where more of the tasks are right than its choices would be by chance or, where other answers tell, by always
-    the same word.
+    A choice of few options is often correct by chance. To reject each lucky guess of a teacher that always answers yes
+    would leave only the tasks whose answer is no. So the tasks of a template are judged together: its choices are
+    answerable only if more of the tasks are correct than by chance, or than by always the same word.
+
+    Args:
+        tasks: those attempted without images. correct: the ids of those that passed.
     """
     templates: dict[str, list[Task]] = defaultdict(list)
-    for task in asked:
+    for task in tasks:
         templates[task["template"]].append(task)
-    found = set(right)
+    answerable = set(correct)
     for group in templates.values():
         choices = {
             task["id"]: answer
@@ -77,16 +86,16 @@ def answered(asked: list[Task], right: set[str]) -> set[str]:
             continue
         chances = [1 / len(answer["options"]) for answer in choices.values()]
         spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
-        same = max(Counter(answer["value"] for answer in choices.values()).values())
-        # Nothing tells a word that is always right from one that is always said.
-        if same == len(group):
-            same = 0
-        lucky = max(sum(chances), same) + _DEVIATIONS * spread
-        if len({task["id"] for task in group} & right) <= lucky:
-            found -= choices.keys()
-    return found
+        same_word = max(Counter(answer["value"] for answer in choices.values()).values())
+        # If one word is correct for the whole group, a correct reply cannot be told from a constant one.
+        if same_word == len(group):
+            same_word = 0
+        lucky = max(sum(chances), same_word) + _DEVIATIONS * spread
+        if len({task["id"] for task in group} & correct) <= lucky:
+            answerable -= choices.keys()
+    return answerable
 
 
-def _type(task: Task) -> str | None:
+def _answer_type(task: Task) -> str | None:
     answer = task["checks"]["answer"]
     return answer["type"] if answer else None

@@ -23,6 +23,7 @@ from schemas.documents import check_document
 from schemas.filter import FilterSettings, filter_traces
 from schemas.recipe import Serve
 from schemas.tool_calls import call_problem, functions_by_name
+from schemas.trace import Maker, Trace
 from student.models import base
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
@@ -36,6 +37,7 @@ from teacher.models import catalog
 from teacher.preflight import run
 from teacher.preflight.target import Limits
 from teacher.rollout import agent_loop
+from teacher.rollout.guidance import Constrained
 from teacher.rollout.scheduler import rollouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
@@ -132,22 +134,33 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
     domain = load("legal")
     todo = tasks.sample(domain, "train", 4, seed=1, mix={"contract_expiry": 1})
     settings = agent_loop.Settings(
-        3, 200, 0.7, 0.95, constrain=True, call_prefix=described.get("call_prefix", "")
+        3, 200, 0.7, 0.95, guidance=Constrained(described.get("call_prefix", ""))
     )
-    maker = {"model": "smollm2-135m", "revision": "r", "engine": engine, "licence": "Apache-2.0"}
+    maker: Maker = {
+        "model": "smollm2-135m",
+        "revision": "r",
+        "engine": engine,
+        "licence": "Apache-2.0",
+    }
     shown = [
         demonstration(tasks.build(domain, "contract_expiry", "train", 400_000_000 + n), domain)
         for n in range(2)
     ]
     options = Serve(ready_timeout_s=300, arguments=("--enforce-eager",))
 
-    async def scene(endpoint: Endpoint) -> list[dict[str, Any]]:
+    async def scene(endpoint: Endpoint) -> list[Trace]:
         identity = {"model": "smollm2-135m", "revision": "r"}
         async with Client(endpoint, identity, Journal(tmp_path / "journal"), 4, 300) as client:
             made = rollouts(
-                todo, domain, client, settings, maker, 4, examples=lambda task, hinted: shown
+                todo,
+                domain,
+                client,
+                settings,
+                maker,
+                workers=4,
+                examples=lambda task, hinted: shown,
             )
-            return [trace async for trace in made]
+            return [rollout.trace async for rollout in made]
 
     with launch.open_teacher(
         described, options, log=tmp_path / "log", concurrency=4, report=print
@@ -234,13 +247,24 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
     todo = tasks.sample(
         domain, "train", EPISODES, seed=1, mix={"document": 0, "chart": 0}
     )  # it sees none
-    maker = {"model": teacher["name"], "revision": "mini", "engine": "vllm", "licence": "MIT"}
+    maker: Maker = {
+        "model": teacher["name"],
+        "revision": "mini",
+        "engine": "vllm",
+        "licence": "MIT",
+    }
     settings = agent_loop.Settings(
-        3, 48, 1.0, 0.95, constrain=True, mode="instant", dialect=for_teacher(teacher, served.url)
+        3,
+        48,
+        1.0,
+        0.95,
+        guidance=Constrained(),
+        mode="instant",
+        dialect=for_teacher(teacher, served.url),
     )
     directory = tmp_path / "journal"
 
-    def generate(journal: Journal, kill_after: int | None) -> tuple[list[dict[str, Any]], int]:
+    def generate(journal: Journal, kill_after: int | None) -> tuple[list[Trace], int]:
         async def kill() -> None:
             while kill_after is not None and len(journal) < kill_after:
                 await asyncio.sleep(0.05)
@@ -248,13 +272,15 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
                 if kill_after is not None and process.name().startswith("VLLM::EngineCor"):
                     process.kill()
 
-        async def scene() -> tuple[list[dict[str, Any]], int]:
+        async def scene() -> tuple[list[Trace], int]:
             identity = {"model": teacher["name"], "revision": "mini"}
             async with Client(served, identity, journal, WORKERS, 300) as client:
                 killer = asyncio.create_task(kill())
                 traces = [
-                    trace
-                    async for trace in rollouts(todo, domain, client, settings, maker, WORKERS)
+                    rollout.trace
+                    async for rollout in rollouts(
+                        todo, domain, client, settings, maker, workers=WORKERS
+                    )
                 ]
                 await killer
                 return traces, client.sent
@@ -284,5 +310,5 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
     assert ledger["traces"] == ledger["kept"] + sum(ledger["rejected"].values()) == EPISODES
 
 
-def _id(trace: dict[str, Any]) -> str:
+def _id(trace: Trace) -> str:
     return trace["id"]

@@ -161,23 +161,26 @@ def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
     pack: Any, images: Grounding
 ) -> None:
     loaded, tasks, album = pack
-    maker = {"model": "m", "revision": "r", "engine": "openai", "licence": "l"}
+    maker: Any = {"model": "m", "revision": "r", "engine": "openai", "licence": "l"}
     settings = agent_loop.Settings(8, 512, 0.0, 1.0, images=images, album=album)
     shown = {
         name: [sampled.build(loaded, name, "train", 400_000_000 + n, album=album) for n in range(2)]
         for name in {task["template"] for task in tasks}
     }
 
-    def examples(task: dict[str, Any], hinted: bool) -> list[list[dict[str, Any]]]:
+    def examples(task: Any, hinted: bool) -> list[list[dict[str, Any]]]:
         return [demonstration(one, loaded, album=album) for one in shown[task["template"]]]
 
-    asked, again = Solver(tasks), Solver(tasks)
+    asked: Any = Solver(tasks)
+    again: Any = Solver(tasks)
 
     async def run() -> None:
-        made = rollouts(tasks, loaded, asked, settings, maker, 4, examples=examples)  # type: ignore[arg-type]
-        traces = [trace async for trace in made]
+        made = rollouts(tasks, loaded, asked, settings, maker, workers=4, examples=examples)
+        traces = [rollout.trace async for rollout in made]
         assert all(agent_loop.passed(trace) for trace in traces)
-        await blind.check(traces, tasks, loaded, again, settings, maker, 4, examples)  # type: ignore[arg-type]
+        await blind.check(
+            traces, tasks, loaded, again, settings, maker, workers=4, examples=examples
+        )
 
     asyncio.run(run())
     measured = cost.measure(tasks, loaded, album, teacher=images, student="source")

@@ -15,7 +15,7 @@ from schemas.documents import check_document
 from schemas.filter import HINT_HEADER
 from schemas.messages import check_messages
 from schemas.task import Task
-from schemas.trace import Usage
+from schemas.trace import Maker, Trace, Usage
 from teacher.domain import Domain, Environment, load
 from teacher.domain.prompts import demonstration, hint
 from teacher.domain.scoring import state_hash
@@ -24,8 +24,9 @@ from teacher.inference.client import Client, Reply
 from teacher.inference.journal import Journal
 from teacher.rollout import agent_loop
 from teacher.rollout.agent_loop import Settings, passed
+from teacher.rollout.guidance import Constrained, choose_guidance
 
-TEACHER = {"model": "m", "revision": "r", "engine": "llama.cpp", "licence": "Apache-2.0"}
+MAKER: Maker = {"model": "m", "revision": "r", "engine": "llama.cpp", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
 USAGE: Usage = {"prompt_tokens": 9, "completion_tokens": 3}
 Turn = dict[str, Any] | str | None
@@ -96,10 +97,10 @@ class Model:
 
 def play(
     stock: Domain, task: Task, model: Model | list[Turn], loop: Settings = LOOP, **more: Any
-) -> dict[str, Any]:
+) -> Trace:
     """The trace of an episode, checked against its schema and written as JSON could hold it."""
     model = model if isinstance(model, Model) else Model(model)
-    trace = asyncio.run(agent_loop.run(task, stock, model.complete, loop, TEACHER, **more))
+    trace = asyncio.run(agent_loop.run(task, stock, model.complete, loop, MAKER, **more))
     check_document(trace, "trace", "trace")
     json.dumps(trace, allow_nan=False).encode()
     for index in trace["outcome"]["tool_errors"]:
@@ -108,11 +109,11 @@ def play(
     return trace
 
 
-def roles(trace: dict[str, Any]) -> list[str]:
+def roles(trace: Trace) -> list[str]:
     return [message["role"] for message in trace["messages"]]
 
 
-def outcome(trace: dict[str, Any]) -> tuple[str, bool, bool]:
+def outcome(trace: Trace) -> tuple[str, bool | None, bool]:
     ended, checks = trace["outcome"]["ended"], trace["outcome"]["checks"]
     return ended, checks["answer"], checks["state"]
 
@@ -143,7 +144,7 @@ def test_a_trace_says_whose_it_is_and_what_it_cost(stock: Domain, count: Task) -
     trace = play(stock, count, model, attempt=3)
     assert trace["id"] == f"{count['id']}/3"
     assert model.samples == [3, 3]
-    assert trace["teacher"] == TEACHER and trace["verdict"] is None
+    assert trace["teacher"] == MAKER and trace["verdict"] is None
     assert [t["function"]["name"] for t in trace["tools"]] == count["tools"]
     assert trace["calls"][0] == {
         "key": "0" * 64,
@@ -432,7 +433,7 @@ def test_examples_are_shown_before_the_request_and_not_stored(stock: Domain, cou
 
 
 def constrained(prefix: str = "") -> Settings:
-    return Settings(6, 80, 0.2, 0.95, constrain=True, call_prefix=prefix)
+    return Settings(6, 80, 0.2, 0.95, guidance=Constrained(prefix))
 
 
 def choices(model: Model) -> list[Any]:
@@ -474,7 +475,8 @@ def test_the_prefix_of_a_call_is_sent_only_when_a_call_is_required(
         assert begun not in shown[:-1]
     assert begun not in trace["messages"] and passed(trace)
     unconstrained = Model(solution(move))
-    loop = Settings(6, 80, 0.2, 0.95, call_prefix="<tool_call>\n")
+    guidance = choose_guidance(constrain=False, call_prefix="<tool_call>\n")
+    loop = Settings(6, 80, 0.2, 0.95, guidance=guidance)
     play(stock, move, unconstrained, loop, hinted=hinted)
     assert all(begun not in shown for shown in unconstrained.shown)
 
@@ -543,7 +545,7 @@ COUNT: Task = {
             ],
         ),
         (
-            Settings(6, 80, 0.5, 0.95, constrain=True, call_prefix="<tool_call>\n"),
+            Settings(6, 80, 0.5, 0.95, guidance=Constrained("<tool_call>\n")),
             True,
             [
                 "be519b36e5161dedbdc113c2d987b37ce7c051f806d51a734b060f09d4752962",
@@ -556,13 +558,13 @@ def test_what_a_teacher_without_a_dialect_is_sent_never_changes(
     tmp_path: Path, loop: Settings, hinted: bool, keys: list[str]
 ) -> None:
     # Another key is another request: every journal of such a teacher would be worth nothing.
-    async def scene() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    async def scene() -> tuple[Trace, list[dict[str, Any]]]:
         lines = [says(tool_calls=solution(COUNT)[0]["tool_calls"]), says(COUNT["reply"])]  # type: ignore[index]
         async with Scripted(lines) as server:
             identity = {"model": "m", "revision": "r"}
             async with Client(server.endpoint(), identity, Journal(tmp_path), 1, 10) as client:
                 trace = await agent_loop.run(
-                    COUNT, SHELF, client.complete, loop, TEACHER, hinted=hinted
+                    COUNT, SHELF, client.complete, loop, MAKER, hinted=hinted
                 )
             return trace, server.requests
 
@@ -580,5 +582,5 @@ def test_a_trace_passes_only_when_it_ended_by_itself_with_all_checks(
     for ended in ("step_limit", "truncated", "teacher_error", "unusable_reply"):
         assert not passed({**trace, "outcome": {**trace["outcome"], "ended": ended}})
     for failed in ("answer", "state"):
-        checks = {**trace["outcome"]["checks"], failed: False}
+        checks: Any = {**trace["outcome"]["checks"], failed: False}
         assert not passed({**trace, "outcome": {**trace["outcome"], "checks": checks}})

@@ -13,6 +13,7 @@ from schemas.documents import check_document
 from schemas.errors import StageError
 from schemas.filter import DETECTED, REASONS, FilterSettings, check_trace, filter_traces
 from schemas.task import Task
+from schemas.trace import Maker, Trace
 from teacher.dialects.base import for_teacher
 from teacher.domain.pack import Domain, load
 from teacher.domain.tasks import build
@@ -23,12 +24,11 @@ from teacher.rollout import agent_loop
 from teacher.rollout.agent_loop import Settings, count_detected, passed
 from teacher.rollout.scheduler import rollouts
 
-MAKER = {"model": "kimi-k2.5", "revision": "r", "engine": "vllm", "licence": "MIT"}
+MAKER: Maker = {"model": "kimi-k2.5", "revision": "r", "engine": "vllm", "licence": "MIT"}
 IDENTITY = {"model": "kimi-k2.5", "revision": "r"}
 JUDGED_BY = FilterSettings(max_tokens=10_000, near_duplicate=1, contamination=1, per_task=9)
 THINKING = {"chat_template_kwargs": {"thinking": True}}
 INSTANT = {"chat_template_kwargs": {"thinking": False}}
-Trace = dict[str, Any]
 
 
 @pytest.fixture(autouse=True)
@@ -308,7 +308,7 @@ def test_a_request_that_is_refused_for_good_is_a_teacher_error(
 ) -> None:
     trace, _ = play(legal, task, [fails(400, "the prompt is too long")], tmp_path)
     assert verdict(trace) == ("teacher_error", trace["outcome"]["error"])
-    assert "the prompt is too long" in trace["outcome"]["error"] and found(trace) == []
+    assert "the prompt is too long" in (trace["outcome"]["error"] or "") and found(trace) == []
 
 
 @pytest.mark.parametrize(
@@ -365,7 +365,7 @@ def test_every_episode_is_accounted_for_and_every_failure_counted(
             Client(server.endpoint(), IDENTITY, Journal(tmp_path), 1, 10) as client,
         ):
             made = rollouts(rows, legal, client, settings(), MAKER, workers=1)
-            return [trace async for trace in made]
+            return [rollout.trace async for rollout in made]
 
     traces = asyncio.run(scene())
     counts = {
@@ -374,7 +374,7 @@ def test_every_episode_is_accounted_for_and_every_failure_counted(
         "raw_markers": {"repaired": 1},
     }
     assert count_detected(traces) == counts
-    inside = {**traces[0], "children": traces[1:]}
+    inside: Any = {**traces[0], "children": traces[1:]}
     assert count_detected([inside]) == counts
     _, ledger = filter_traces(cast(Any, traces), [], JUDGED_BY)
     assert (ledger["traces"], ledger["kept"], ledger["rejected"]) == (3, 2, {"empty_turn": 1})
@@ -391,7 +391,7 @@ def test_a_trace_file_that_names_no_failure_is_still_judged(
 ) -> None:
     trace, _ = play(legal, task, [says("!!!!!!!!")] * 2, tmp_path)
     for detected in ([], [{"step": 1, "name": "of_a_later_version", "action": "rejected"}]):
-        outcome = {**trace["outcome"], "detected": detected, "error": None}
+        outcome: Any = {**trace["outcome"], "detected": detected, "error": None}
         assert verdict({**trace, "outcome": outcome})[0] == "teacher_error"
     del trace["outcome"]["detected"]
     assert verdict(trace)[0] == "teacher_error"

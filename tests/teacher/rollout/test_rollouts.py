@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.errors import StageError
+from schemas.trace import Maker
 from teacher.rollout import agent_loop
 from teacher.rollout.agent_loop import Settings
 from teacher.rollout.scheduler import rollouts
 
 CLIENT: Any = SimpleNamespace(complete=lambda **named: named)
+MAKER: Maker = {"model": "m", "revision": "r", "engine": "vllm", "licence": "MIT"}
 LOOP = Settings(max_steps=1, max_tokens=1, temperature=0, top_p=1)
 Solves = Callable[[str, int], bool]
 
@@ -72,8 +74,8 @@ class Stage:
         tasks = [{"id": f"t{number}"} for number in range(count)]
 
         async def scene() -> list[str]:
-            traces = rollouts(tasks, None, CLIENT, LOOP, {}, workers, **more)  # type: ignore[arg-type]
-            return [trace["id"] async for trace in traces]
+            traces = rollouts(tasks, None, CLIENT, LOOP, MAKER, workers=workers, **more)  # type: ignore[arg-type]
+            return [rollout.trace["id"] async for rollout in traces]
 
         return asyncio.run(scene())
 
@@ -190,8 +192,8 @@ def test_traces_that_ended_before_a_failure_are_not_lost(stage: Stage) -> None:
     seen: list[str] = []
 
     async def scene() -> None:
-        async for trace in rollouts(tasks, None, CLIENT, LOOP, {}, 1):  # type: ignore[arg-type]
-            seen.append(trace["id"])
+        async for rollout in rollouts(tasks, None, CLIENT, LOOP, MAKER, workers=1):  # type: ignore[arg-type]
+            seen.append(rollout.trace["id"])
 
     with pytest.raises(StageError):
         asyncio.run(scene())
@@ -210,7 +212,7 @@ def test_a_reader_that_stops_early_leaves_no_episode_running(stage: Stage) -> No
     tasks = [{"id": f"t{number}"} for number in range(30)]
 
     async def scene() -> None:
-        traces: Any = rollouts(tasks, None, CLIENT, LOOP, {}, 5)  # type: ignore[arg-type]
+        traces: Any = rollouts(tasks, None, CLIENT, LOOP, MAKER, workers=5)  # type: ignore[arg-type]
         await anext(traces)
         await traces.aclose()
         assert stage.flying == 0
@@ -221,6 +223,6 @@ def test_a_reader_that_stops_early_leaves_no_episode_running(stage: Stage) -> No
 
 def test_where_every_attempt_is_wanted_only_the_failed_are_hinted(stage: Stage) -> None:
     stage.solves = lambda task, attempt: task == "t0" or attempt == 1
-    traces = stage.play(2, attempts=3, hint="retry", every=True)
+    traces = stage.play(2, attempts=3, hint="retry", all_attempts=True)
     assert sorted(traces) == [f"t{n}/{attempt}" for n in range(2) for attempt in range(3)]
     assert {(task, attempt) for task, attempt, hinted in stage.begun if hinted} == {("t1", 1)}

@@ -26,10 +26,11 @@ from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.rollout import agent_loop, blind_baseline
 from teacher.rollout.agent_loop import Settings
+from teacher.rollout.scheduler import no_examples
 from teacher.scenes import images as images_module
 from teacher.scenes.images import ImageStore
 
-TEACHER = {"model": "m", "revision": "r", "engine": "vllm", "licence": "Apache-2.0"}
+TEACHER: Any = {"model": "m", "revision": "r", "engine": "vllm", "licence": "Apache-2.0"}
 LOOP = Settings(max_steps=6, max_tokens=80, temperature=0.2, top_p=0.95)
 LIMITS = {"max_count": 2, "max_bytes": 4_000_000}
 Task = Any
@@ -63,10 +64,10 @@ def stored_note(fees: Domain, album: ImageStore) -> Task:
 
 def play(
     fees: Domain, task: Task, script: list[Line], tmp_path: Path, loop: Settings, **more: Any
-) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+) -> tuple[Any, list[dict[str, Any]]]:
     """The trace of an episode with a scripted server, and the requests to that server."""
 
-    async def scene() -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    async def scene() -> tuple[Any, list[dict[str, Any]]]:
         async with Scripted(script) as server:
             journal = Journal(tmp_path / "journal")
             identity = {"model": "m", "revision": "r"}
@@ -425,7 +426,7 @@ def check_blind(fees: Domain, task: Task, album: ImageStore, tmp_path: Path, sai
                 trace = await agent_loop.run(task, fees, client.complete, loop, TEACHER)
                 assert agent_loop.passed(trace)
                 made = await blind_baseline.check(
-                    [trace], [task], fees, client, loop, TEACHER, 1, lambda task, hinted: []
+                    [trace], [task], fees, client, loop, TEACHER, workers=1, examples=no_examples
                 )
             journal.close()
             return trace["outcome"].get("blind"), len(made), server.requests[-1]
@@ -465,19 +466,19 @@ def choice(number: int, value: str) -> Task:
 def test_a_teacher_that_always_guesses_yes_loses_no_task_by_it() -> None:
     tasks = [choice(number, ("yes", "no")[number % 2]) for number in range(40)]
     right = {task["id"] for task in tasks if task["checks"]["answer"]["value"] == "yes"}
-    assert blind_baseline.answered(tasks, right) == set()
+    assert blind_baseline.find_answerable(tasks, right) == set()
 
 
 def test_choices_that_are_right_more_often_than_chance_need_no_picture() -> None:
     tasks = [choice(number, ("yes", "no")[number % 2]) for number in range(40)]
     right = {task["id"] for task in tasks[:33]}
-    assert blind_baseline.answered(tasks, right) == right
+    assert blind_baseline.find_answerable(tasks, right) == right
 
 
 def test_a_choice_that_is_always_the_same_needs_no_picture() -> None:
     tasks = [choice(number, "yes") for number in range(40)]
     right = {task["id"] for task in tasks}
-    assert blind_baseline.answered(tasks, right) == right
+    assert blind_baseline.find_answerable(tasks, right) == right
 
 
 def test_where_only_some_answers_are_a_choice_the_others_say_whether_a_picture_is_needed() -> None:
@@ -488,5 +489,5 @@ def test_where_only_some_answers_are_a_choice_the_others_say_whether_a_picture_i
     ]
     tasks = [choice(number, "yes") for number in range(20)] + others
     yes, all_of_them = {task["id"] for task in tasks[:20]}, {task["id"] for task in tasks}
-    assert blind_baseline.answered(tasks, yes) == set()
-    assert blind_baseline.answered(tasks, all_of_them) == all_of_them
+    assert blind_baseline.find_answerable(tasks, yes) == set()
+    assert blind_baseline.find_answerable(tasks, all_of_them) == all_of_them

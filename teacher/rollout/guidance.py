@@ -1,0 +1,80 @@
+"""What helps a teacher through an episode: hints that show it the solution, and constraints on what it may decode.
+
+The agent loop asks a `Guidance` before each turn and adds its answer to the request. Nothing of it is stored in the
+trace. The default adds nothing, except a hint to an episode that is hinted. `Constrained` is for small teachers that
+cannot call tools without help.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from schemas.task import Task
+from schemas.trace import Message
+from teacher.domain.prompts import hint
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What guidance adds to the request of one turn.
+
+    Attributes:
+        hints: system messages before the turn; the requests of later turns keep them.
+        prefill: the beginning of the assistant's message; this request alone has it.
+        parameters: parameters of this request alone (tool_choice, extra_body).
+    """
+
+    hints: list[Message] = field(default_factory=list)
+    prefill: list[Message] = field(default_factory=list)
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+
+class Guidance:
+    """The default: a hinted episode shows the whole solution before its first turn; any other gets no help."""
+
+    def before_turn(self, task: Task, *, number: int, results: int, hinted: bool) -> Turn:
+        """Returns what to add to the request of a turn.
+
+        Args:
+            number: of the turn, from 1. results: tool messages so far. hinted: whether the episode is hinted.
+        """
+        return Turn(hints=[_system(hint(task))]) if hinted and number == 1 else Turn()
+
+
+@dataclass(frozen=True)
+class Constrained(Guidance):
+    """For teachers too weak to call tools without help: the server decodes calls under the tools' schemas.
+
+    The teacher must call a tool until the world has answered once. In a hinted episode it must call as often as the
+    solution does, may not call after that, and is shown the next step of the solution before each turn.
+
+    Attributes:
+        call_prefix: the beginning of a reply that calls a tool, for a server that lets the model write text first
+            although tool_choice is "required" (llama.cpp's does). It is sent as the beginning of the assistant's
+            message.
+    """
+
+    call_prefix: str = ""
+
+    def before_turn(self, task: Task, *, number: int, results: int, hinted: bool) -> Turn:
+        calls = len(task["plan"]) if hinted else min(1, len(task["plan"]))
+        hints = [_system(hint(task, results))] if hinted else []
+        if results < calls:
+            prefix = self.call_prefix
+            prefill = [{"role": "assistant", "content": prefix}] if prefix else []
+            return Turn(hints, prefill, {"tool_choice": "required"})
+        if not hinted:
+            return Turn(hints, parameters={"tool_choice": "auto"})
+        parameters: dict[str, Any] = {"tool_choice": "none"}
+        if self.call_prefix:
+            # llama.cpp parses no call under "none", but the model may still write one: its first character is banned.
+            parameters["extra_body"] = {"logit_bias": [[self.call_prefix[0], False]]}
+        return Turn(hints, parameters=parameters)
+
+
+def choose_guidance(*, constrain: bool, call_prefix: str = "") -> Guidance:
+    """Returns the guidance that a recipe asks for (generate.constrain), with the teacher's prefix of a call, if any."""
+    return Constrained(call_prefix) if constrain else Guidance()
+
+
+def _system(text: str) -> Message:
+    return {"role": "system", "content": text}
