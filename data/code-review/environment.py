@@ -2,7 +2,8 @@
 
 A world has six pull requests, each with three files and the issue it closes, built from the task's seed. Everything in
 it is invented. Names and numbers of train and exam worlds come from disjoint pools, split so that every digit and every
-word part occurs in both. snippets.py makes the code of the screenshots; textual.py and visual.py hold the task templates.
+word part occurs in both. snippets.py makes the code of the screenshots; textual.py and visual.py hold the task
+templates.
 """
 
 import random

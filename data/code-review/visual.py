@@ -1,4 +1,5 @@
-"""The task templates of the review desk with screenshots: editors with code and output, check runs, dialogs, issue forms.
+"""The task templates of the review desk with screenshots: editors with code and output, check runs, dialogs, issue
+forms.
 
 The tools must be called with values that only the image shows (a path, a line, a run, a name of the world); the request
 does not contain them.

@@ -4,7 +4,8 @@
      "categories": ["2023", "2024"], "series": {"Revenue": [41, 44.5]}, "labels": true}
 
 Bars start at zero, and value axes are linear with at least five intervals, so that unwritten values can be read off.
-`labels` writes each value at its mark. Cells are measured on matplotlib's artists after the layout; if two texts overlap,
+`labels` writes each value at its mark. Cells are measured on matplotlib's artists after the layout; if two texts
+overlap,
 the next arrangement is tried. matplotlib's global state is not used.
 """
 

@@ -24,7 +24,8 @@ _PALETTES = (
     ("#222222", "#bbbbbb", "#777777", "#e4e4e4", "#4d4d4d", "#a0a0a0", "#606060", "#d0d0d0"),
 )  # fmt: skip
 _MANY = 3  # the first three palettes have eight hues each
-# Lines need a contrast of 3:1 to their background (WCAG 2.2, 1.4.11): dark colours of the same sets, light ones on dark.
+# Lines need a contrast of 3:1 to their background (WCAG 2.2, 1.4.11): dark colours of the same sets, light ones on
+# dark.
 _ON_LIGHT = ("#332288", "#d55e00", "#117733", "#0072b2", "#882255", "#000000", "#aa4499", "#7a6a00")
 _ON_DARK = ("#88ccee", "#ddcc77", "#66ccaa", "#ee99aa", "#ffffff", "#cc99ff", "#ffaa55", "#bbbbbb")
 

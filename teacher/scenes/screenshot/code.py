@@ -97,7 +97,8 @@ class Editor:
                     boxes.append(self.canvas.text(xy, piece.strip(), face, fill=ink, anchor="lm"))
                 column += len(piece)
             text = "".join(piece for _, piece in pieces).strip()
-            # Lines of brackets alone are not cells: no question needs them, and their thin strokes fail the contrast check.
+            # Lines of brackets alone are not cells: no question needs them, and their thin strokes fail the contrast
+            # check.
             if any(c.isalnum() for c in text):
                 self.canvas.record(f"code.{number}", text, boxes)
         return bottom

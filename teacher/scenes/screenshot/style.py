@@ -39,7 +39,8 @@ DARK = (
     Theme("#1a1523", "#241d31", "#2c243d", "#4b4164", "#ece6f7", "#b9aed0", "#c79bff"),
     Theme("#0b0b0b", "#161616", "#202020", "#484848", "#ffffff", "#c0c0c0", "#4be38a"),
 )
-# Each status word has one colour on every screen: green for success, red for failure, blue for active, amber for waiting,
+# Each status word has one colour on every screen: green for success, red for failure, blue for active, amber for
+# waiting,
 # grey for inactive.
 _MEANINGS = {
     "#1f7d45": "done merged passed delivered approved approve accepted adopt completed performed resolved confirmed"
