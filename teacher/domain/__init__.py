@@ -1,4 +1,4 @@
-"""The API for authors of domain packs. A pack imports this module, `teacher.domain.questions` and `teacher.scenes` only.
+"""The API for authors of domain packs. Packs import this, `teacher.domain.questions` and `teacher.scenes` only.
 
 A pack is a directory with domain.yaml and environment.py, and optionally textual.py and visual.py. environment.py holds
 one subclass of `Environment`, the world, and may hold task templates below it:

@@ -9,8 +9,9 @@ from typing import Any
 from teacher.domain.question_values import ProgramError
 
 # How exactly a value can be read off an axis, as a share of the axis: its ticks divide it into five parts or more, and
-# a reader who places a mark to a tenth of the distance between two ticks is within a fiftieth of the whole. A share of
-# the value, like the 5 % of ChartQA's relaxed accuracy, would be lax for the largest bar and impossible for the smallest.
+# a reader who places a mark to a tenth of the distance between two ticks is within a fiftieth of the whole. A share
+# of the value, like the 5 % of ChartQA's relaxed accuracy, would be lax for the largest bar and impossible for the
+# smallest.
 AXIS_SHARE = 0.02
 
 Operand = dict[str, Any]

@@ -34,8 +34,8 @@ _POINT = re.compile(
     re.IGNORECASE,
 )
 
-# The ways in which English states that an image does not show something. Each names the showing or the page: "is not 30"
-# and "not yet due" do not match, because they state facts that the image does show.
+# The ways in which English states that an image does not show something. Each names the showing or the page: "is not
+# 30" and "not yet due" do not match, because they state facts that the image does show.
 _PAGE = (
     r"(?:on|in|from|of) (?:the|this|that|these|any of the) (?:\w+ )?(?:page|image|picture|document|chart|diagram|screen"
     r"|screenshot|table|figure|scan|form|letter|invoice)s?"

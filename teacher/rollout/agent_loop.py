@@ -207,7 +207,7 @@ def passed(trace: Trace) -> bool:
 
 
 def count_detected(traces: Iterable[Trace]) -> dict[str, dict[str, int]]:
-    """Returns how often each known failure was detected, by action: {name: {action: count}}, with sub-agents' traces."""
+    """Returns how often each known failure was detected, with sub-agents' traces: {name: {action: count}}."""
     counts: dict[str, Counter[str]] = {}
     for trace in traces:
         for failure in trace["outcome"].get("detected", []):
@@ -315,7 +315,7 @@ def _error(message: str) -> str:
 
 
 def _assistant_message(message: Message, step: int) -> Message:
-    """Returns the part of a reply that a conversation keeps. The loop numbers the calls: a model's ids may be anything."""
+    """Returns the part of a reply that a conversation keeps, with new ids: a model's may be anything."""
     result: Message = {"role": "assistant", "content": plain_text(message.get("content"))}
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if reasoning:

@@ -1,4 +1,4 @@
-"""The blind baseline: which tasks with images the teacher solves without them. Such a task teaches guessing, not looking.
+"""The blind baseline: which tasks with images the teacher solves without them. Such tasks teach guessing.
 
 In: the traces of a run and their tasks. Out: `outcome.blind` in those traces, and the traces of the blind attempts.
 """

@@ -1,4 +1,4 @@
-"""Calls as a model may make them: whatever a tool of a pack is given, it answers or refuses in one short line."""
+"""Hostile calls of a pack's tools: whatever the arguments, a tool returns JSON or raises a one-line ValueError."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +18,7 @@ def call(
     hostile: st.SearchStrategy[Any],
     longest: int = 250,
 ) -> None:
-    """One call of any tool; half of the arguments are ones that exist, so that it gets past the first check."""
+    """Makes one call of any tool. Half of the arguments exist in the world, so that calls also pass the first check."""
     tool = data.draw(st.sampled_from(sorted(domain.tools)))
     properties = domain.tools[tool]["function"]["parameters"]["properties"]
     real = [*exists, *(value for schema in properties.values() for value in schema.get("enum", []))]

@@ -1,4 +1,4 @@
-"""A small HTTP server on this machine, in a thread: what the tests' scripted servers have in common."""
+"""A small HTTP server on this machine, in a thread: the base of the tests' scripted servers."""
 
 import json
 import threading
@@ -7,7 +7,7 @@ from typing import Any
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers with `reply`; writes no log."""
+    """A handler that responds with `reply` and writes no log."""
 
     protocol_version = "HTTP/1.1"
 
@@ -15,7 +15,7 @@ class Handler(BaseHTTPRequestHandler):
         return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
 
     def reply(self, status: int, content: Any) -> None:
-        """Content is JSON, or the very bytes; a page of HTML is said to be one."""
+        """Sends a response. content: a JSON value, or bytes that are sent unchanged (as text/html if they start with <)."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         page = data.startswith(b"<")
@@ -33,11 +33,11 @@ class _Threads(ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: Any) -> None:
-        pass  # a client that gave up
+        pass  # the client closed the connection
 
 
 class HttpServer:
-    """Serves from its construction to `close`."""
+    """Serves from its construction until `close`."""
 
     def __init__(self, handler: type[Handler], port: int = 0) -> None:
         self._http = _Threads(("127.0.0.1", port), handler)

@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that speaks chat completions and plays a script: one entry a request, in order.
+"""A real HTTP server on this machine with OpenAI's chat completions. It plays a script: one line a request, in order.
 
 async with Scripted([says("Hello."), fails(500, "the engine is dead"), DROPS]) as server:
     async with Client(server.endpoint(), ...) as client:
@@ -18,7 +18,7 @@ from teacher.inference.endpoint import Endpoint
 
 @dataclass(frozen=True)
 class Line:
-    """What the server does with one request: a status and a body, or, with status 0, it hangs up."""
+    """The server's response to one request: a status and a body. With status 0 it closes the connection."""
 
     status: int
     body: dict[str, Any] = field(default_factory=dict)
@@ -28,14 +28,14 @@ DROPS = Line(0)
 
 
 def says(content: str | None = None, finish_reason: str | None = None, **message: Any) -> Line:
-    """A reply. `message` adds to it: reasoning, reasoning_content, tool_calls."""
+    """Returns the line of a reply. `message`: its other fields (reasoning, reasoning_content, tool_calls)."""
     reason = finish_reason or ("tool_calls" if message.get("tool_calls") else "stop")
-    said = {"role": "assistant", "content": content, **message}
-    return Line(200, {"choices": [{"index": 0, "message": said, "finish_reason": reason}]})
+    reply = {"role": "assistant", "content": content, **message}
+    return Line(200, {"choices": [{"index": 0, "message": reply, "finish_reason": reason}]})
 
 
 def calls(name: str, arguments: Any, call_id: str = "functions.x:0", **message: Any) -> Line:
-    """A reply that makes one call; arguments that are text are sent as they are."""
+    """Returns the line of a reply with one call; arguments that are text are sent unchanged."""
     text = arguments if isinstance(arguments, str) else json.dumps(arguments)
     call = {"id": call_id, "type": "function", "function": {"name": name, "arguments": text}}
     return says(message.pop("content", None), tool_calls=[call], **message)
@@ -46,7 +46,7 @@ def fails(status: int, message: str) -> Line:
 
 
 class Scripted:
-    """Plays its lines; a request after the last is refused for good (400). Keeps the requests it got."""
+    """Plays its lines and stores the requests. A request after the last line gets status 400."""
 
     def __init__(self, script: Sequence[Line]) -> None:
         self._script = list(script)
@@ -54,7 +54,7 @@ class Scripted:
 
     @property
     def left(self) -> int:
-        """Lines that were not played."""
+        """The number of lines that are still to be played."""
         return len(self._script)
 
     def endpoint(self, path: str = "/v1") -> Endpoint:

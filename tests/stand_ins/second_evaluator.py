@@ -1,4 +1,4 @@
-"""A second evaluator of question programs, written apart from teacher/domain/questions.py and sharing nothing with it."""
+"""A second evaluator of question programs. It shares no code with the first, so that it can check it."""
 
 import datetime as dt
 import re
@@ -9,7 +9,7 @@ _MONTHS = "jan feb mar apr may jun jul aug sep oct nov dec".split()  # noqa: SIM
 
 
 def flat(data: dict[str, Any]) -> dict[str, Any]:
-    """Every key of a scene with its value, listed rather than looked up."""
+    """Returns every key of a scene with its value."""
     found: dict[str, Any] = {}
     for name, part in data.items():
         if name == "table" and part:
@@ -39,7 +39,7 @@ def flat(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def quantity(found: Any) -> Any:
-    """A Fraction or a date, if the value is one to a reader, else None."""
+    """Returns the Fraction or the date that a reader sees in the value, or None."""
     if isinstance(found, bool):
         return None
     if isinstance(found, (int, float)):
@@ -76,7 +76,7 @@ def quantity(found: Any) -> Any:
 
 
 def evaluate(program: dict[str, Any], pictures: list[dict[str, Any]]) -> Any:
-    """The value of a program's answer, by other means than those of teacher/domain/questions.py."""
+    """Returns the value of a program's answer."""
     tables = [flat(data) for data in pictures]
 
     def of(cell: dict[str, Any]) -> Any:
@@ -88,7 +88,7 @@ def evaluate(program: dict[str, Any], pictures: list[dict[str, Any]]) -> Any:
             return str(one).lower().split() == str(other).lower().split()
         return a == b
 
-    def said(found: Any) -> Any:
+    def as_answer(found: Any) -> Any:
         if isinstance(found, bool):
             return "yes" if found else "no"
         q = quantity(found)
@@ -96,11 +96,11 @@ def evaluate(program: dict[str, Any], pictures: list[dict[str, Any]]) -> Any:
 
     op = program["op"]
     if op == "lookup":
-        return said(of(program["cell"]))
+        return as_answer(of(program["cell"]))
     if op == "cross_reference":
         pairs = zip(program["among"], program["values"], strict=True)
         (hit,) = [v for k, v in pairs if same(of(k), of(program["cell"]))]
-        return said(of(hit))
+        return as_answer(of(hit))
     values = [of(cell) for cell in program["cells"]]
     chosen = list(range(len(values)))
     if where := program.get("where"):
@@ -117,7 +117,11 @@ def evaluate(program: dict[str, Any], pictures: list[dict[str, Any]]) -> Any:
         return len(chosen)
     if op == "consistency":
         return (
-            "yes" if same(*values) else said(values[program["tell"]]) if "tell" in program else "no"
+            "yes"
+            if same(*values)
+            else as_answer(values[program["tell"]])
+            if "tell" in program
+            else "no"
         )
     amounts: dict[int, Any] = {i: quantity(values[i]) for i in chosen}
     if op == "sum":
@@ -134,4 +138,4 @@ def evaluate(program: dict[str, Any], pictures: list[dict[str, Any]]) -> Any:
         return "mixed"
     extreme = max if op == "argmax" else min
     best = extreme(amounts, key=lambda i: amounts[i])
-    return said(of(program["names"][best]))
+    return as_answer(of(program["names"][best]))

@@ -1,4 +1,4 @@
-"""The requests of an episode, to the byte: another request has another journal key, and a resumed run would pay again."""
+"""The requests of an episode, to the byte: a changed request has another journal key, and a resume pays for it."""
 
 import asyncio
 import hashlib
