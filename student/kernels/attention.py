@@ -1,4 +1,4 @@
-"""Causal attention within the sequences of a batch by a kernel that PyTorch ships, forward and backward written out."""
+"""Causal attention within the sequences of a batch: PyTorch's own kernels, forward and backward called explicitly."""
 
 import itertools
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class Batch:
-    """How the tokens of a batch fall into sequences. With `starts` the batch is one row of sequences end to end."""
+    """The sequences of a batch. With `starts` the batch is one row that holds the sequences end to end."""
 
     rows: int
     length: int
@@ -17,7 +17,7 @@ class Batch:
     longest: int = 0
 
     def sequences(self, device: torch.device) -> tuple[Tensor, int]:
-        """Where each sequence begins when all rows are laid end to end, with the end; and the longest's length."""
+        """Returns the start of each sequence, with all rows end to end, plus the end; and the longest length."""
         if self.starts is not None:
             return self.starts, self.longest
         end = self.rows * self.length + 1
@@ -61,17 +61,17 @@ class Attention:
             return torch.autograd.grad(self.graph, self.inputs, grad)
         if self.cudnn:
             lse, starts_q, starts_k, longest_q, longest_k, seed, offset = self.rest
-            given = (x.transpose(1, 2) for x in (grad, q, k, v, self.out))
+            inputs = (x.transpose(1, 2) for x in (grad, q, k, v, self.out))
             grads = aten._scaled_dot_product_cudnn_attention_backward(
-                *given, lse, seed, offset, None, starts_q, starts_k, longest_q, longest_k, 0.0, True,
+                *inputs, lse, seed, offset, None, starts_q, starts_k, longest_q, longest_k, 0.0, True,
                 scale=self.scale,
             )  # fmt: skip
             return tuple(g.transpose(1, 2) for g in grads)
         starts, longest = batch.sequences(q.device)
         lse, state, unused = self.rest
-        given = (x.flatten(0, 1) for x in (grad, q, k, v, self.out))
+        inputs = (x.flatten(0, 1) for x in (grad, q, k, v, self.out))
         grads = aten._flash_attention_backward(
-            *given,
+            *inputs,
             lse,
             starts,
             starts,
@@ -89,7 +89,7 @@ class Attention:
 def _cudnn_is_checked(batch: Batch, q: Tensor) -> bool:
     """Whether cuDNN's attention was checked for such a batch: heads of 128, lengths of multiples of 128, Hopper.
 
-    Elsewhere others report wrong results, with masks or few key heads (pytorch/pytorch #196678, #193893).
+    Wrong results are reported for other cases, with masks or few key heads (pytorch/pytorch #196678, #193893).
     """
     return (
         q.is_cuda

@@ -1,4 +1,6 @@
-"""Cross entropy of a linear layer's outputs that never exist all at once, with its gradient taken on the way."""
+"""Cross entropy of a linear layer's outputs in chunks: all logits never exist at once, and the gradient is computed on
+the way.
+"""
 
 from typing import Any
 
@@ -12,44 +14,51 @@ IGNORE_INDEX = -100
 
 
 def linear_cross_entropy(
-    hidden: Tensor,
-    weight: Tensor,
-    labels: Tensor,
+    hidden_TH: Tensor,
+    weight_VH: Tensor,
+    labels_T: Tensor,
     count: Tensor | float | None = None,
     chunk: int = 2048,
 ) -> Tensor:
-    """The sum over labelled rows of -log softmax(hidden weight^T)[label], divided by `count` (default: those rows).
+    """Returns the sum over labelled rows of -log softmax(hidden weight^T)[label], divided by `count`.
 
-    The logits exist for `chunk` rows at a time, their gradient is taken on the way, and rows with label -100 cost
-    nothing. `weight` [V, H] is frozen; hidden [T, H]; labels [T] belong to the rows as they stand (shift them before).
+    Args:
+        hidden_TH: the last hidden states. weight_VH: the frozen output layer, of the same dtype.
+        labels_T: int64 labels of the rows as they stand (shift them before). Rows with label -100 cost nothing.
+        count: divisor, default the number of labelled rows. chunk: rows whose logits exist at a time.
+
+    Returns:
+        A scalar, float32 or wider. Its gradient is computed in the forward pass and kept, [T, H].
     """
-    return _LinearCrossEntropy.apply(hidden, weight, labels, count, chunk)  # type: ignore[no-any-return]
+    return _LinearCrossEntropy.apply(hidden_TH, weight_VH, labels_T, count, chunk)  # type: ignore[no-any-return]
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        labels: Tensor,
+        hidden_TH: Tensor,
+        weight_VH: Tensor,
+        labels_T: Tensor,
         count: Tensor | float | None,
         chunk: int,
     ) -> Tensor:
-        rows = (labels != IGNORE_INDEX).nonzero().flatten()
-        number = len(rows) if count is None else count
-        scale = 1 / torch.as_tensor(number, dtype=torch.float32, device=hidden.device).clamp(min=1)
-        grad = torch.zeros_like(hidden)
-        loss = hidden.new_zeros((), dtype=torch.promote_types(hidden.dtype, torch.float32))
-        for some in rows.split(chunk):
-            logits = torch.mm(hidden[some], weight.t())
-            loss += ops(hidden).cross_entropy(logits, labels[some], scale).sum()
+        labelled = (labels_T != IGNORE_INDEX).nonzero().flatten()
+        number = len(labelled) if count is None else count
+        scale = 1 / torch.as_tensor(number, dtype=torch.float32, device=hidden_TH.device).clamp(
+            min=1
+        )
+        grad_TH = torch.zeros_like(hidden_TH)
+        loss = hidden_TH.new_zeros((), dtype=torch.promote_types(hidden_TH.dtype, torch.float32))
+        for chunk_C in labelled.split(chunk):
+            logits_CV = torch.mm(hidden_TH[chunk_C], weight_VH.t())
+            loss += ops(hidden_TH).cross_entropy(logits_CV, labels_T[chunk_C], scale).sum()
             if ctx.needs_input_grad[0]:
-                grad[some] = torch.mm(logits, weight)
-        ctx.save_for_backward(grad)
+                grad_TH[chunk_C] = torch.mm(logits_CV, weight_VH)
+        ctx.save_for_backward(grad_TH)
         return loss * scale
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        (grad_hidden,) = ctx.saved_tensors
-        return grad_hidden * grad.to(grad_hidden.dtype), None, None, None, None
+        (grad_TH,) = ctx.saved_tensors
+        return grad_TH * grad.to(grad_TH.dtype), None, None, None, None

@@ -1,6 +1,6 @@
 """Linear layers of one input, each with a LoRA adapter, as one product: forward and backward written out.
 
-student/kernels/fused_layers.py says why; arXiv:2106.09685 has the adapters.
+student/kernels/fused_layers.py gives the reasons; LoRA is arXiv:2106.09685.
 """
 
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from student.kernels.triton_ops import ops
 
 @dataclass
 class Buffer:
-    """Memory of so many elements, for one weight at a time."""
+    """Memory of `elements` numbers that holds one dequantised weight at a time."""
 
     elements: int
     memory: Tensor | None = None
 
     def matrix(self, like: Tensor, rows: int, columns: int) -> Tensor:
-        """[rows, columns] of it, of the type and on the device of `like`."""
+        """Returns a view [rows, columns] with the dtype and device of `like`."""
         kind = (like.dtype, like.device)
         if self.memory is None or (self.memory.dtype, self.memory.device) != kind:
-            self.memory = None  # freed before the other is taken
+            self.memory = None  # frees the old memory before the new allocation
             self.memory = like.new_empty(self.elements)
         return self.memory[: rows * columns].view(rows, columns)
 
@@ -48,7 +48,7 @@ class Linears:
         self.elements = max(
             self.rows * (self.columns + self.low), (self.rows + self.low) * self.columns
         )
-        # Of each layer its rows in [N, ...] and its columns in [..., nR].
+        # The rows of each layer in [N, ...] and its columns in [..., nR].
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         self.row_slices = [slice(e - n, e) for e, n in zip(ends, sizes, strict=True)]
         self.low_slices = [slice(i * rank, (i + 1) * rank) for i in range(len(sizes))]
@@ -66,11 +66,11 @@ class Linears:
         return x[:, : self.rows]
 
     def parameters(self) -> list[Tensor]:
-        """A and B of each, read anew: a trainer may have exchanged them."""
+        """Returns A and B of each layer, read at each call because a trainer may have replaced them."""
         return [linear.weight for pair in self.pairs for linear in pair]
 
     def _scaled_a(self, like: Tensor) -> Tensor:
-        """s A of all layers, one above the other, [nR, K]."""
+        """Returns s A of all layers, stacked, [nR, K]."""
         pieces = []
         for (a, _), scale in zip(self.pairs, self.scales, strict=True):
             pieces.append(a.weight.detach().to(like.dtype) * scale)
@@ -89,55 +89,57 @@ class Linears:
     def forward(
         self,
         buffer: Buffer,
-        x: Tensor,
+        x_TK: Tensor,
         out: Tensor | None = None,
         onto: Tensor | None = None,
         output: bool = True,
     ) -> tuple[Any, Tensor]:
-        """y = x W^T + s (x A^T) B^T + bias [T, N], into `out` or added to `onto`; and s x A^T [T, nR].
+        """Returns y = x W^T + s (x A^T) B^T + bias [T, N], in `out` or added to `onto`, and s x A^T [T, nR].
 
-        `x` comes from `input`. Without `output` only the second is computed.
+        `x_TK` is a matrix from `input`, with n R further columns. Without `output` only the second is computed.
         """
-        torch.mm(self.head(x), self._scaled_a(x).t(), out=x[:, self.columns :])
-        low = x[:, self.columns :].clone()
+        torch.mm(self.head(x_TK), self._scaled_a(x_TK).t(), out=x_TK[:, self.columns :])
+        low_TR = x_TK[:, self.columns :].clone()
         if not output:
-            return None, low
-        weight = buffer.matrix(x, self.rows, self.columns + self.low)
-        self._weights(weight[:, : self.columns])
-        ops(x).place_adapters(
-            [b.weight.detach() for _, b in self.pairs], self.rank, weight[:, self.columns :]
+            return None, low_TR
+        weight_NK = buffer.matrix(x_TK, self.rows, self.columns + self.low)
+        self._weights(weight_NK[:, : self.columns])
+        ops(x_TK).place_adapters(
+            [b.weight.detach() for _, b in self.pairs], self.rank, weight_NK[:, self.columns :]
         )
         bias = self._bias()
         if onto is not None:
-            y = torch.addmm(onto, x, weight.t())
-            return y if bias is None else y.add_(bias), low
+            y = torch.addmm(onto, x_TK, weight_NK.t())
+            return y if bias is None else y.add_(bias), low_TR
         if bias is not None:
-            return torch.addmm(bias.to(x.dtype), x, weight.t(), out=out), low
-        return torch.mm(x, weight.t(), out=out), low
+            return torch.addmm(bias.to(x_TK.dtype), x_TK, weight_NK.t(), out=out), low_TR
+        return torch.mm(x_TK, weight_NK.t(), out=out), low_TR
 
     def _bias(self) -> Tensor | None:
         if all(base.bias is None for base in self.bases):
             return None
         return torch.cat([base.bias.detach() for base in self.bases])
 
-    def backward(self, buffer: Buffer, grad: Tensor, needs_x: bool = True) -> Any:
+    def backward(self, buffer: Buffer, grad_out_TN: Tensor, needs_x: bool = True) -> Any:
         """The input's gradient dy W + s (dy B) A [T, K], given dy in a matrix from `output`, whose last columns it
         fills with dy B."""
         for rows, columns, (_, b) in zip(self.row_slices, self.low_slices, self.pairs, strict=True):
-            place, rank = grad[:, self.rows :][:, columns], b.weight.shape[1]
+            place, rank = grad_out_TN[:, self.rows :][:, columns], b.weight.shape[1]
             if rank < self.rank:
                 place.zero_()
-            torch.mm(grad[:, rows], b.weight.detach().to(grad.dtype), out=place[:, :rank])
+            torch.mm(
+                grad_out_TN[:, rows], b.weight.detach().to(grad_out_TN.dtype), out=place[:, :rank]
+            )
         if not needs_x:
             return None
-        weight = buffer.matrix(grad, self.rows + self.low, self.columns)
-        self._weights(weight[: self.rows])
-        weight[self.rows :] = self._scaled_a(grad)
-        return torch.mm(grad, weight)
+        weight_NK = buffer.matrix(grad_out_TN, self.rows + self.low, self.columns)
+        self._weights(weight_NK[: self.rows])
+        weight_NK[self.rows :] = self._scaled_a(grad_out_TN)
+        return torch.mm(grad_out_TN, weight_NK)
 
-    def grad_a(self, grad: Tensor, x: Tensor) -> list[Tensor]:
-        """Gradients of each A, s (dy B)^T x, after `backward` has filled dy B; x [T, K]."""
-        return self.unscaled(torch.mm(grad[:, self.rows :].t(), x))
+    def grad_a(self, grad_out_TN: Tensor, x_TK: Tensor) -> list[Tensor]:
+        """Returns the gradients of each A, s (dy B)^T x. Call `backward` first: it fills dy B."""
+        return self.unscaled(torch.mm(grad_out_TN[:, self.rows :].t(), x_TK))
 
     def unscaled(self, grad: Tensor) -> list[Tensor]:
         """Gradients of each A from that of all s A [nR, K]."""
@@ -146,17 +148,17 @@ class Linears:
             for columns, (a, _), scale in zip(self.low_slices, self.pairs, self.scales, strict=True)
         ]
 
-    def grad_b(self, grad: Tensor, low: Tensor) -> list[Tensor]:
+    def grad_b(self, grad_out_TN: Tensor, low_TR: Tensor) -> list[Tensor]:
         """Gradients of each B, dy^T (s x A^T)."""
         return self.cut_b(
             [
-                torch.mm(grad[:, rows].t(), low[:, columns])
+                torch.mm(grad_out_TN[:, rows].t(), low_TR[:, columns])
                 for rows, columns in zip(self.row_slices, self.low_slices, strict=True)
             ]
         )
 
     def cut_b(self, grads: Any) -> list[Tensor]:
-        """Without the columns that pad the rank."""
+        """Returns the gradients without the columns that pad the rank."""
         return [
             g[:, : b.weight.shape[1]].contiguous()
             for g, (_, b) in zip(grads, self.pairs, strict=True)
@@ -164,7 +166,7 @@ class Linears:
 
 
 def check(module: Any, name: str) -> None:
-    """Raises a ValueError if the linear layer is not LoRA as `Linears` computes it."""
+    """Raises ValueError if `Linears` cannot compute this LoRA layer."""
     if not hasattr(module, "lora_A"):
         raise ValueError(
             f"{name}: has no LoRA adapter; the fused layers need one on every linear layer"

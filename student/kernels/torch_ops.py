@@ -27,31 +27,34 @@ def dequantise(weight: torch.Tensor, state: Any, out: torch.Tensor) -> None:
 def place_adapters(adapters: list[torch.Tensor], rank: int, out: torch.Tensor) -> None:
     out.zero_()
     row = 0
-    for i, b in enumerate(adapters):
-        out[row : row + len(b), i * rank : i * rank + b.shape[1]].copy_(b)
-        row += len(b)
+    for i, lora_b_NR in enumerate(adapters):
+        out[row : row + len(lora_b_NR), i * rank : i * rank + lora_b_NR.shape[1]].copy_(lora_b_NR)
+        row += len(lora_b_NR)
 
 
-def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-    wide = x.to(_wide(x))
-    unit = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    out.copy_(unit * weight)
+def norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float, out_TH: torch.Tensor) -> None:
+    wide_TH = x_TH.to(_wide(x_TH))
+    unit_TH = wide_TH * torch.rsqrt(wide_TH.pow(2).mean(-1, keepdim=True) + eps)
+    out_TH.copy_(unit_TH * weight_H)
 
 
 def norm_backward(
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    grad_TH: torch.Tensor,
+    x_TH: torch.Tensor,
+    weight_H: torch.Tensor,
     eps: float,
-    residual: torch.Tensor,
-    grad_x: torch.Tensor,
-    normed: torch.Tensor,
+    residual_TH: torch.Tensor,
+    grad_x_TH: torch.Tensor,
+    normed_TH: torch.Tensor,
 ) -> None:
-    wide = x.to(_wide(x))
-    rstd = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    unit, g = wide * rstd, grad * weight.to(wide.dtype)
-    normed.copy_(unit * weight)
-    grad_x.copy_(rstd * (g - unit * (g * unit).mean(-1, keepdim=True)) + residual)
+    wide_TH = x_TH.to(_wide(x_TH))
+    rstd_T1 = torch.rsqrt(wide_TH.pow(2).mean(-1, keepdim=True) + eps)
+    unit_TH, scaled_grad_TH = wide_TH * rstd_T1, grad_TH * weight_H.to(wide_TH.dtype)
+    normed_TH.copy_(unit_TH * weight_H)
+    grad_x_TH.copy_(
+        rstd_T1 * (scaled_grad_TH - unit_TH * (scaled_grad_TH * unit_TH).mean(-1, keepdim=True))
+        + residual_TH
+    )
 
 
 def rope(
@@ -97,34 +100,43 @@ def rope_backward(
     out.copy_(torch.cat([g, grad_v], dim=1).flatten(1))
 
 
-def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    gate, up = gate_up.to(_wide(gate_up)).chunk(2, dim=-1)
-    out.copy_(torch.nn.functional.silu(gate) * up)
+def swiglu(gate_up_T2F: torch.Tensor, out_TF: torch.Tensor) -> None:
+    gate_TF, up_TF = gate_up_T2F.to(_wide(gate_up_T2F)).chunk(2, dim=-1)
+    out_TF.copy_(torch.nn.functional.silu(gate_TF) * up_TF)
 
 
 def swiglu_backward(
-    gate_up: torch.Tensor, grad: torch.Tensor, low_grad: torch.Tensor, low: torch.Tensor
+    gate_up_T2F: torch.Tensor,
+    grad_TF: torch.Tensor,
+    low_grad_TR: torch.Tensor,
+    low_T2R: torch.Tensor,
 ) -> torch.Tensor:
-    gate, up = gate_up.to(_wide(gate_up)).chunk(2, dim=-1)
-    sigmoid = torch.sigmoid(gate)
-    silu = gate * sigmoid
-    product = (silu * up).to(grad.dtype)
-    grad_gate = (grad * up * (sigmoid + silu * (1 - sigmoid))).to(grad.dtype)
-    grad_up = (grad * silu).to(grad.dtype)
-    gate_up.copy_(torch.cat([grad_gate, grad_up], dim=-1))
-    low_gate, low_up = low.chunk(2, dim=-1)
-    factors = [product.t() @ low_grad, grad_gate.t() @ low_gate, grad_up.t() @ low_up]
-    return torch.stack(factors, dim=1).to(_wide(grad))
+    gate_TF, up_TF = gate_up_T2F.to(_wide(gate_up_T2F)).chunk(2, dim=-1)
+    sigmoid_TF = torch.sigmoid(gate_TF)
+    silu_TF = gate_TF * sigmoid_TF
+    product_TF = (silu_TF * up_TF).to(grad_TF.dtype)
+    grad_gate_TF = (grad_TF * up_TF * (sigmoid_TF + silu_TF * (1 - sigmoid_TF))).to(grad_TF.dtype)
+    grad_up_TF = (grad_TF * silu_TF).to(grad_TF.dtype)
+    gate_up_T2F.copy_(torch.cat([grad_gate_TF, grad_up_TF], dim=-1))
+    low_gate_TR, low_up_TR = low_T2R.chunk(2, dim=-1)
+    factors_FR = [
+        product_TF.t() @ low_grad_TR,
+        grad_gate_TF.t() @ low_gate_TR,
+        grad_up_TF.t() @ low_up_TR,
+    ]
+    return torch.stack(factors_FR, dim=1).to(_wide(grad_TF))
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    wide = logits.to(_wide(logits))
-    log_total = wide.logsumexp(-1, keepdim=True)
-    grad = (wide - log_total).exp()
-    grad.scatter_add_(1, labels[:, None], grad.new_full((len(labels), 1), -1.0))
-    losses = (log_total - wide.gather(1, labels[:, None])).squeeze(1)
-    logits.copy_(grad * scale)
-    return losses
+def cross_entropy(
+    logits_TV: torch.Tensor, labels_T: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    wide_TV = logits_TV.to(_wide(logits_TV))
+    log_total_T1 = wide_TV.logsumexp(-1, keepdim=True)
+    grad_TV = (wide_TV - log_total_T1).exp()
+    grad_TV.scatter_add_(1, labels_T[:, None], grad_TV.new_full((len(labels_T), 1), -1.0))
+    losses_T = (log_total_T1 - wide_TV.gather(1, labels_T[:, None])).squeeze(1)
+    logits_TV.copy_(grad_TV * scale)
+    return losses_T
 
 
 def _head_weights(

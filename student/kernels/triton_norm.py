@@ -21,15 +21,15 @@ def _norm(x, weight, out, x_stride, out_stride, size, eps, SIZE: tl.constexpr):
     tl.store(out + row * out_stride + column, result, mask=inside)
 
 
-def norm(x: torch.Tensor, weight: torch.Tensor, eps: float, out: torch.Tensor) -> None:
-    """RMSNorm of the rows of `x` [T, H] into `out` [T, H] (arXiv:1910.07467)."""
-    tokens, size = x.shape
+def norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float, out_TH: torch.Tensor) -> None:
+    """Writes the RMSNorm of the rows of `x_TH` into `out_TH` (arXiv:1910.07467)."""
+    tokens, size = x_TH.shape
     _norm[(tokens,)](
-        x,
-        weight,
-        out,
-        x.stride(0),
-        out.stride(0),
+        x_TH,
+        weight_H,
+        out_TH,
+        x_TH.stride(0),
+        out_TH.stride(0),
         size,
         eps,
         SIZE=triton.next_power_of_2(size),
@@ -70,28 +70,28 @@ def _norm_backward(
 
 
 def norm_backward(
-    grad: torch.Tensor,
-    x: torch.Tensor,
-    weight: torch.Tensor,
+    grad_TH: torch.Tensor,
+    x_TH: torch.Tensor,
+    weight_H: torch.Tensor,
     eps: float,
-    residual: torch.Tensor,
-    grad_x: torch.Tensor,
-    normed: torch.Tensor,
+    residual_TH: torch.Tensor,
+    grad_x_TH: torch.Tensor,
+    normed_TH: torch.Tensor,
 ) -> None:
     """Gradient of `norm` plus the gradient that passes beside it, and the norm's output once more: all [T, H]."""
-    tokens, size = x.shape
+    tokens, size = x_TH.shape
     _norm_backward[(tokens,)](
-        grad,
-        x,
-        weight,
-        residual,
-        grad_x,
-        normed,
-        grad.stride(0),
-        x.stride(0),
-        residual.stride(0),
-        grad_x.stride(0),
-        normed.stride(0),
+        grad_TH,
+        x_TH,
+        weight_H,
+        residual_TH,
+        grad_x_TH,
+        normed_TH,
+        grad_TH.stride(0),
+        x_TH.stride(0),
+        residual_TH.stride(0),
+        grad_x_TH.stride(0),
+        normed_TH.stride(0),
         size,
         eps,
         SIZE=triton.next_power_of_2(size),

@@ -107,20 +107,22 @@ def _cross_entropy(logits, labels, losses, scale, stride, size, BLOCK: tl.conste
         tl.store(logits + column, (grad * factor).to(logits.dtype.element_ty), mask=inside)
 
 
-def cross_entropy(logits: torch.Tensor, labels: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """The losses [T] of `logits` [T, V], which are overwritten by their gradient times `scale`."""
-    losses = torch.empty(len(labels), dtype=torch.float32, device=logits.device)
-    _cross_entropy[(len(labels),)](
-        logits,
-        labels,
-        losses,
+def cross_entropy(
+    logits_TV: torch.Tensor, labels_T: torch.Tensor, scale: torch.Tensor
+) -> torch.Tensor:
+    """The losses_T [T] of `logits_TV` [T, V], which are overwritten by their gradient times `scale`."""
+    losses_T = torch.empty(len(labels_T), dtype=torch.float32, device=logits_TV.device)
+    _cross_entropy[(len(labels_T),)](
+        logits_TV,
+        labels_T,
+        losses_T,
         scale,
-        logits.stride(0),
-        logits.shape[1],
+        logits_TV.stride(0),
+        logits_TV.shape[1],
         BLOCK=8192,
         num_warps=16,
     )
-    return losses
+    return losses_T
 
 
 def ops(x: torch.Tensor) -> Any:

@@ -20,12 +20,12 @@ def _swiglu(gate_up, out, in_stride, out_stride, size, BLOCK: tl.constexpr):
     tl.store(out + row * out_stride + column, result.to(out.dtype.element_ty), mask=inside)
 
 
-def swiglu(gate_up: torch.Tensor, out: torch.Tensor) -> None:
-    """silu(gate) * up of `gate_up` [T, 2F] into `out` [T, F] (arXiv:2002.05202)."""
-    tokens, size = out.shape
+def swiglu(gate_up_T2F: torch.Tensor, out_TF: torch.Tensor) -> None:
+    """silu(gate) * up of `gate_up_T2F` [T, 2F] into `out_TF` [T, F] (arXiv:2002.05202)."""
+    tokens, size = out_TF.shape
     block = 2048
     _swiglu[(tokens, triton.cdiv(size, block))](
-        gate_up, out, gate_up.stride(0), out.stride(0), size, BLOCK=block, num_warps=8
+        gate_up_T2F, out_TF, gate_up_T2F.stride(0), out_TF.stride(0), size, BLOCK=block, num_warps=8
     )
 
 
@@ -87,29 +87,36 @@ def _swiglu_backward(
 
 
 def swiglu_backward(
-    gate_up: torch.Tensor, grad: torch.Tensor, low_grad: torch.Tensor, low: torch.Tensor
+    gate_up_T2F: torch.Tensor,
+    grad_TF: torch.Tensor,
+    low_grad_TR: torch.Tensor,
+    low_T2R: torch.Tensor,
 ) -> torch.Tensor:
-    """Overwrites `gate_up` [T, 2F] by its gradient, given that of `swiglu`'s output, `grad` [T, F].
+    """Overwrites `gate_up_T2F` by its gradient, given the gradient `grad_TF` of `swiglu`'s output.
 
-    The large matrices are read once, so the LoRA gradients that need them are summed on the way: with `low_grad` [T, R]
-    (down's gradient in its low-rank space) and `low` [T, 2R] (what gate's and up's A made of their input) it returns
-    [F, 3, R] in float32: the gradient of down's A, transposed, and of gate's and up's B.
+    The large matrices are read once, so the LoRA gradients that need them are summed in the same pass.
+
+    Args:
+        low_grad_TR: the gradient of down's low-rank activations. low_T2R: the low-rank activations of gate and up.
+
+    Returns:
+        [F, 3, R] in float32: the gradients of down's A, transposed, and of gate's and up's B.
     """
-    tokens, size = grad.shape
-    rank = low_grad.shape[1]
+    tokens, size = grad_TF.shape
+    rank = low_grad_TR.shape[1]
     rows, columns, parts = 32, 64, 8
     per_part = triton.cdiv(triton.cdiv(tokens, parts), rows) * rows
-    factors = torch.empty(parts, size, 3, rank, dtype=torch.float32, device=grad.device)
+    factors_FR = torch.empty(parts, size, 3, rank, dtype=torch.float32, device=grad_TF.device)
     _swiglu_backward[(triton.cdiv(size, columns), parts)](
-        gate_up,
-        grad,
-        low_grad,
-        low,
-        factors,
-        gate_up.stride(0),
-        grad.stride(0),
-        low_grad.stride(0),
-        low.stride(0),
+        gate_up_T2F,
+        grad_TF,
+        low_grad_TR,
+        low_T2R,
+        factors_FR,
+        gate_up_T2F.stride(0),
+        grad_TF.stride(0),
+        low_grad_TR.stride(0),
+        low_T2R.stride(0),
         tokens,
         size,
         per_part,
@@ -119,4 +126,4 @@ def swiglu_backward(
         num_warps=4,
         num_stages=5,
     )
-    return factors.sum(0)
+    return factors_FR.sum(0)
