@@ -41,8 +41,8 @@ _PAGE = (
     r"|screenshot|table|figure|scan|form|letter|invoice)s?"
 )
 _SHOWN = (
-    r"(?:(?:show|display|contain|include|list|state|mention|give|present|appear|depict|record|report|print|provide|define"
-    r"|indicate|note|cover|say|name|have|label)(?:s|n|d|ed|ing)?|specif(?:y|ies|ied)|identif(?:y|ies|ied)|given|found"
+    r"(?:(?:show|display|contain|include|list|state|mention|give|present|appear|depict|record|report|print|provide"
+    r"|define|indicate|note|cover|say|name|have|label)(?:s|n|d|ed|ing)?|specif(?:y|ies|ied)|identif(?:y|ies|ied)|given|found"
     rf"|visible|legible|available|seen|shown|written|{_PAGE})"
 )
 _NOT_SHOWN = re.compile(
