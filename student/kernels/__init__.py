@@ -5,7 +5,6 @@ cross entropy that never holds all logits. Triton kernels run on a GPU; plain Py
 Imports nothing of the project.
 
 Letters of shapes and of name suffixes (`hidden_TH`): T tokens of the batch, B rows, S tokens of a row, H hidden size,
-V vocabulary, F intermediate size of the MLP, N outputs and K inputs of a product, D head size,
-C rows of a chunk,
+V vocabulary, F intermediate size of the MLP, N outputs and K inputs of a product, D head size, C rows of a chunk,
 R adapter rank, padded to a power of two from 16. A digit is a factor of the next letter (T2F: [T, 2 F]) or a size.
 """

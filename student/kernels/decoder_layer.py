@@ -22,7 +22,7 @@ ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_pro
 
 @dataclass
 class SavedActivations:
-    """What a layer keeps for its backward pass beside its input x [T, H]."""
+    """The activations that a layer keeps for its backward pass, besides its input x [T, H]."""
 
     qkv: Tensor  # [T, Nq + 2 Nk], before norm and rotation
     attention: Attention  # its output [T, Nq] and log-sum-exp
@@ -32,7 +32,7 @@ class SavedActivations:
 
 
 class DecoderLayer:
-    """One decoder layer, read from its modules."""
+    """One decoder layer, built from the modules of transformers and PEFT."""
 
     def __init__(self, layer: Any, name: str) -> None:
         if type(layer).__name__ not in LAYERS:
@@ -67,7 +67,7 @@ class DecoderLayer:
 
     @property
     def active(self) -> bool:
-        """Whether the adapters are in use, and not merged into the weights."""
+        """Whether the adapters are enabled and not merged into the weights."""
         return not any(m.disable_adapters or m.merged for x in self.products for m in x.modules)
 
     def parameters(self) -> list[Tensor]:
@@ -77,7 +77,7 @@ class DecoderLayer:
         return (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else None
 
     def _rotated(self, batch: Batch, qkv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
-        """Queries, keys and values, [B, S, heads, D] each."""
+        """Returns queries and keys after rotation, and values: [B, S, heads, D] each."""
         both = qkv.new_empty(len(qkv), self.heads + self.kv_heads, self.size)
         eps = self.q_norm.variance_epsilon if self.q_norm is not None else 0.0
         ops(qkv).rope(qkv, self._head_norms(), eps, cos, sin, self.heads, self.kv_heads, both)
@@ -97,7 +97,7 @@ class DecoderLayer:
         sin: Tensor,
         output: bool = True,
     ) -> tuple[Any, SavedActivations]:
-        """The layer's output [T, H] (None without `output`) and what the backward pass needs."""
+        """Returns the layer's output [T, H] (None without `output`) and the activations for the backward pass."""
         tokens, do = len(x), ops(x)
         normed = self.qkv.input(x)
         do.norm(x, self.first_norm.weight, self.first_norm.variance_epsilon, self.qkv.head(normed))
@@ -134,9 +134,9 @@ class DecoderLayer:
         grad: Tensor,
         needs_x: bool,
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """Gradients of x [T, H] and, in the order of `parameters`, of the adapters, given that of the output.
+        """Returns the gradients of x [T, H] and of the adapters in the order of `parameters`, from that of the output.
 
-        `saved` is used up: its parts are overwritten and freed on the way.
+        Consumes `saved`: its tensors are overwritten and freed.
         """
         do = ops(x)
         low_qkv, low_o, low_gate_up, low_down = saved.low
@@ -187,7 +187,7 @@ class DecoderLayer:
             self.qkv.head_out(grad_qkv),
         )
         del grads
-        # The product with the weights is also what fills the last columns of grad_qkv, which grad_a reads.
+        # Needed without `needs_x` too: it fills the last columns of grad_qkv, which grad_a reads.
         grad_normed = self.qkv.backward(buffer, grad_qkv, needs_x)
         b_qkv = self.qkv.grad_b(grad_qkv, low_qkv)
         grad_x = None

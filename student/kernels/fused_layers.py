@@ -15,8 +15,8 @@ function. It differs from the modules that it replaces in what it recomputes and
 - a layer beyond `keep` keeps only its input (in host memory with `offload`) and is recomputed as a whole;
 - in packed sequences (TRL's padding-free batches) each sequence attends to itself; padding on the right needs no mask.
 
-Measured numbers: benchmarks/qlora.md. The matrix products are in lora_linear.py, attention in attention.py, one layer in
-decoder_layer.py, other operations in triton_ops.py (GPU) and torch_ops.py (CPU).
+Measured numbers: benchmarks/qlora.md. The matrix products are in lora_linear.py, attention in attention.py, one layer
+in decoder_layer.py, other operations in triton_ops.py (GPU) and torch_ops.py (CPU).
 """
 
 import functools

@@ -5,7 +5,7 @@ from torch import Tensor
 
 
 class HostMemory:
-    """Layer inputs in pinned host memory, copied beside the computation, the next one fetched ahead."""
+    """Copies of layer inputs in pinned host memory, on a stream of their own; the next input is prefetched."""
 
     def __init__(self) -> None:
         self.stream = torch.cuda.Stream()
