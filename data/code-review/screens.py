@@ -3,8 +3,7 @@
 import random
 from typing import Any
 
-from teacher.domain import Blueprint
-from teacher.domain.questions import at
+from teacher.domain import Blueprint, at
 from teacher.scenes import Scene, draw
 
 from .environment import ReviewDesk

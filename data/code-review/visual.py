@@ -7,8 +7,7 @@ does not contain them.
 
 import random
 
-from teacher.domain import Answer, Blueprint, Solution, template
-from teacher.domain.questions import at, every, run
+from teacher.domain import Answer, Blueprint, Solution, at, every, run_program, template
 
 from .environment import ReviewDesk
 from .records import SEVERITIES
@@ -371,7 +370,7 @@ def form_and_record(world: ReviewDesk, rng: random.Random) -> Blueprint:
     cells = [at(data, "fields.Assignee"), {"value": issue.assignee}]
     # The value is asked for as well, because a bare "no" could be guessed.
     program = {"op": "consistency", "cells": cells, "tell": 0}
-    answer, picture = run(program, [data]), screen(data, TRACKERS, rng)
+    answer, picture = run_program(program, [data]), screen(data, TRACKERS, rng)
     return Blueprint(phrase("form_and_record", rng), solution, reply, answer, [picture], program)
 
 

@@ -7,8 +7,7 @@ that their source in words is short, too.
 import random
 from typing import Any
 
-from teacher.domain import Answer, Blueprint, template
-from teacher.domain.questions import at, every
+from teacher.domain import Answer, Blueprint, at, every, template
 from teacher.scenes import Scene
 
 from .environment import LegalDesk

@@ -4,7 +4,7 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from teacher.domain.questions import at, every
+from teacher.domain import at, every
 from teacher.scenes import Scene
 
 Program = dict[str, Any]

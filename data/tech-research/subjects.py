@@ -3,8 +3,7 @@
 import random
 from typing import Any
 
-from teacher.domain import Blueprint, Solution
-from teacher.domain.questions import run
+from teacher.domain import Blueprint, Solution, run_program
 from teacher.scenes import Scene
 
 from .environment import ResearchDesk
@@ -16,7 +15,7 @@ from .textual import title_of
 
 def question(request: str, program: Program, pictures: list[Scene], reply: str) -> Blueprint:
     """A task that only asks a question about images; the program's answer fills the braces of the reply."""
-    value = run(program, [picture.data for picture in pictures]).value
+    value = run_program(program, [picture.data for picture in pictures]).value
     return Blueprint(request, [], reply.format(value), pictures=pictures, program=program)
 
 

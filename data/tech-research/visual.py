@@ -6,8 +6,7 @@ a tool, the agent must read it to make the next call: arguments must equal the v
 
 import random
 
-from teacher.domain import Blueprint, Solution, template
-from teacher.domain.questions import at, every, run
+from teacher.domain import Blueprint, Solution, at, every, run_program, template
 from teacher.scenes import draw
 
 from .environment import ResearchDesk
@@ -116,7 +115,7 @@ def figure_of_report(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure = rng.choice(figures_of(world, "bar", "grouped_bar", "line", "stacked_bar", "pie"))
     data = figure.scene.data
     key, mark = rng.choice(list(marks(data).items()))
-    answer = run(lookup(data, key), [data])
+    answer = run_program(lookup(data, key), [data])
     solution: Solution = [
         ("get_report", {"report_id": figure.report}),
         ("get_figure", {"figure_id": figure.id}),
@@ -129,7 +128,7 @@ def figure_of_report(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def enter_from_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, metric, product, key = unrecorded_mark(world, rng)
     data = figure.scene.data
-    score = run(lookup(data, key), [data]).value
+    score = run_program(lookup(data, key), [data]).value
     reference, solution = reference_to(product, rng)
     solution.append(("record_score", {"product_id": product.id, "metric": metric, "score": score}))
     return Blueprint(
@@ -145,7 +144,7 @@ def enter_from_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def enter_from_figure(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, metric, product, key = unrecorded_mark(world, rng)
     data = figure.scene.data
-    score = run(lookup(data, key), [data]).value
+    score = run_program(lookup(data, key), [data]).value
     reference, solution = reference_to(product, rng)
     solution += [
         ("get_figure", {"figure_id": figure.id}),
@@ -164,8 +163,8 @@ def check_figure(world: ResearchDesk, rng: random.Random) -> Blueprint:
     data = figure.scene.data
     cell = at(data, key)
     record = {"value": world._scores[product.id, metric]}
-    same = run({"op": "consistency", "cells": [cell, record]}, [data]).value == "yes"
-    value = run({"op": "lookup", "cell": cell}, [data]).value
+    same = run_program({"op": "consistency", "cells": [cell, record]}, [data]).value == "yes"
+    value = run_program({"op": "lookup", "cell": cell}, [data]).value
     finding = "confirmed" if same else "disputed"
     reference, solution = reference_to(product, rng)
     solution += [
@@ -186,7 +185,7 @@ def watch_leader(world: ResearchDesk, rng: random.Random) -> Blueprint:
     op, level = rng.choice(("argmax", "argmin")), rng.choice(LEVELS)
     (series,) = data["series"]
     cells, names = every(data, f"series.{series}.*"), every(data, "categories.*")
-    name = run({"op": op, "cells": cells, "names": names}, [data]).value
+    name = run_program({"op": op, "cells": cells, "names": names}, [data]).value
     product = next(p for p in world._products.values() if p.name == name)
     solution: Solution = [
         ("get_figure", {"figure_id": figure.id}),
@@ -284,7 +283,7 @@ def point_at(world: ResearchDesk, rng: random.Random) -> Blueprint:
     scene = rng.choice(figures_of(world, "dependency", "organisation", "flow")).scene
     node = rng.choice(list(scene.data["nodes"]))
     program = {"op": "point", "cell": at(scene.data, f"nodes.{node}")}
-    left, top, right, bottom = run(program, [scene.data], [draw(scene)]).value
+    left, top, right, bottom = run_program(program, [scene.data], [draw(scene)]).value
     request = phrase("point_at", rng, box=f'"{scene.data["nodes"][node]}"')
     reply = f"It is at ({(left + right) // 2}, {(top + bottom) // 2})."
     return Blueprint(request, [], reply, pictures=[scene], program=program)
@@ -294,7 +293,7 @@ def point_at(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def mark_dependant(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, data = a_diagram(world, "dependency", rng)
     node = reached(data, lambda arrows: arrows == 1, rng)
-    component = run(source_of(data, node), [data]).value
+    component = run_program(source_of(data, node), [data]).value
     solution = mark_calls(figure, component)
     request = phrase("mark_dependant", rng, figure=figure.id, component=data["nodes"][node])
     return Blueprint(request, solution, f"The {component} is marked for review.")
@@ -304,7 +303,7 @@ def mark_dependant(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def contact_above(world: ResearchDesk, rng: random.Random) -> Blueprint:
     figure, data = a_diagram(world, "organisation", rng)
     node = reached(data, lambda arrows: arrows == 1, rng)
-    manager = run(source_of(data, node), [data]).value
+    manager = run_program(source_of(data, node), [data]).value
     vendor = world._products[world._reports[figure.report].product].vendor
     solution: Solution = [
         ("get_figure", {"figure_id": figure.id}),
@@ -384,7 +383,7 @@ def page_against_chart(world: ResearchDesk, rng: random.Random) -> Blueprint:
     request = phrase("page_against_chart", rng, name=name, sample=sample)
     # The value is asked for as well, because a bare "no" could be guessed.
     program = {"op": "consistency", "cells": cells, "tell": 0}
-    agree = run(program, [page.data, figure.scene.data]).value == "yes"
+    agree = run_program(program, [page.data, figure.scene.data]).value == "yes"
     reply = "The answer is {}: they agree." if agree else "They differ: the page says {}."
     return question(request, program, [page, figure.scene], reply)
 
@@ -405,7 +404,7 @@ def price_from_quote(world: ResearchDesk, rng: random.Random) -> Blueprint:
     product = pick(world._products, rng)
     page = quote_of(world, product, rng)
     program = lookup(page.data, f"table.{row_of(page, product.name)}.2")
-    price = run(program, [page.data]).value
+    price = run_program(program, [page.data]).value
     reference, solution = reference_to(product, rng)
     solution.append(("set_price", {"product_id": product.id, "price": price}))
     return Blueprint(
@@ -425,7 +424,7 @@ def record_from_pages(world: ResearchDesk, rng: random.Random) -> Blueprint:
     program = cross_reference(
         {"value": report.samples[product.id]}, rows_of(results, 0), rows_of(results, 1)
     )
-    score = run(program, [results.data]).value
+    score = run_program(program, [results.data]).value
     solution: Solution = [
         ("find_product", {"name": product.name}),
         ("get_page", {"report_id": report.id, "page": 2}),

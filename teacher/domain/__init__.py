@@ -1,4 +1,4 @@
-"""The API for authors of domain packs. Packs import this, `teacher.domain.questions` and `teacher.scenes` only.
+"""The API for authors of domain packs. A pack imports this module and `teacher.scenes` only.
 
 A pack is a directory with domain.yaml and environment.py, and optionally textual.py and visual.py. environment.py holds
 one subclass of `Environment`, the world, and may hold task templates below it:
@@ -40,6 +40,10 @@ Arguments of tools:
     require_one_of: the value if it is one of those allowed, or ValueError.
     is_same_name: whether an argument is a name, whatever its case and spacing.
     quote: a value as an error message quotes it.
+Questions about images (questions.py documents the operations of a program):
+    at: one cell of a scene, as a program names it.
+    every: a column or row of cells.
+    run_program: the answer that a program computes from the scenes' data.
 Packs:
     load: loads a pack by its name in data/ or by its directory.
     Domain: a loaded pack.
@@ -57,6 +61,7 @@ from teacher.domain.blueprint import (
     template,
 )
 from teacher.domain.pack import Domain, load
+from teacher.domain.questions import at, every, run_program
 from teacher.domain.toolkit import (
     day_between,
     get_entry,
@@ -83,9 +88,11 @@ __all__ = [
     "Plan",
     "Solution",
     "Template",
+    "at",
     "day_between",
     "dealt",
     "dealt_numbers",
+    "every",
     "get_entry",
     "is_same_name",
     "known",
@@ -94,6 +101,7 @@ __all__ = [
     "quote",
     "quoted",
     "require_one_of",
+    "run_program",
     "same_name",
     "split_numbers",
     "split_pool",

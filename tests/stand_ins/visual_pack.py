@@ -90,8 +90,7 @@ VISUAL = """\
 import random
 from typing import Any
 
-from teacher.domain import Answer, Blueprint, template
-from teacher.domain.questions import at
+from teacher.domain import Answer, Blueprint, at, template
 from teacher.scenes import Scene, draw
 
 

@@ -263,6 +263,10 @@ class Pane:
             self.canvas.record(key, text, boxes)
 
 
+# Pixels of the narrowest column that a long text is broken into.
+_NARROWEST = 40
+
+
 def _shared(natural: list[int], room: int) -> list[int]:
     """Widths of columns that fill `room`: short columns get their natural width, long ones share the rest."""
     if sum(natural) <= room:
@@ -273,7 +277,7 @@ def _shared(natural: list[int], room: int) -> list[int]:
     for done, i in enumerate(order):
         share = (room - sum(widths.values())) // (len(order) - done)
         widths[i] = min(natural[i], share)
-        if widths[i] < 40:
+        if widths[i] < min(natural[i], _NARROWEST):
             raise SceneError(f"table: {len(natural)} columns do not fit on a screen")
     return [widths[i] for i in range(len(natural))]
 
