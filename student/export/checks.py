@@ -94,10 +94,10 @@ def check_rendering(
             if message["role"] != "assistant":
                 continue
             messages = trace["messages"][:index]
-            body = {"messages": renderer.sent(messages), "tools": trace["tools"]}
+            body = {"messages": renderer.server_messages(messages), "tools": trace["tools"]}
             served = post(endpoint, "/apply-template", body)["prompt"]
             if isinstance(renderer, VisionRenderer):
-                served = served.replace(marker, renderer.shows)
+                served = served.replace(marker, renderer.image_marker)
             expected = renderer.text(messages, trace["tools"], add_generation_prompt=True)
             if served != expected:
                 at = _first_difference(served, expected)
@@ -140,7 +140,7 @@ def check_ends_turns(
     ended, problem = 0, None
     for trace in tries:
         body = {
-            "messages": renderer.sent(trace["messages"][:-1]),
+            "messages": renderer.server_messages(trace["messages"][:-1]),
             "tools": trace["tools"],
             "temperature": 0,
             "max_tokens": _TURN_TOKENS,
@@ -202,7 +202,7 @@ def _call_and_result(
     A call that the server returns as plain text counts as a call.
     """
     first = next(i for i, m in enumerate(trace["messages"]) if m["role"] == "assistant")
-    messages = renderer.sent(trace["messages"][:first])
+    messages = renderer.server_messages(trace["messages"][:first])
     functions = functions_by_name(trace["tools"])
     body = {
         "messages": messages,
@@ -222,7 +222,7 @@ def _call_and_result(
     function = calls[0]["function"]
     if problem := call_problem(function["name"], function["arguments"], functions):
         return function["name"], f"{problem[0]}: {problem[1]}"
-    stored = next(m for m in renderer.sent(trace["messages"]) if m["role"] == "tool")
+    stored = next(m for m in renderer.server_messages(trace["messages"]) if m["role"] == "tool")
     tool_result = {"role": "tool", "tool_call_id": calls[0]["id"], "content": stored["content"]}
     answer = _complete(endpoint, {**body, "messages": [*messages, message, tool_result]})["message"]
     if not (answer.get("content") or answer.get("tool_calls")):

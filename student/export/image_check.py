@@ -32,25 +32,27 @@ def check_image_round_trip(
     """
     with TemporaryDirectory() as directory:
         image_store = ImageStore(Path(directory))
-        if not any(renderer.pictures(trace["messages"]) for trace in traces):
+        if not any(renderer.image_names(trace["messages"]) for trace in traces):
             renderer, traces = copy.copy(renderer), [_conversation_with_image(image_store)]
-            renderer.album = image_store
-        assert renderer.album
+            renderer.image_store = image_store
+        assert renderer.image_store
         compared = changed = 0
         for trace in traces[:MAX_TRIES]:
             for index, message in enumerate(trace["messages"]):
                 messages = trace["messages"][:index]
-                names = renderer.pictures(messages)
+                names = renderer.image_names(messages)
                 if message["role"] != "assistant" or not names:
                     continue
                 prompt = renderer.text(messages, trace["tools"], add_generation_prompt=True)
                 expected = len(renderer.ids(prompt, names))
-                tokens, likely = next_token(endpoint, renderer.sent(messages), trace["tools"])
+                tokens, likely = next_token(
+                    endpoint, renderer.server_messages(messages), trace["tools"]
+                )
                 if tokens != expected:
                     problem = f"{tokens} tokens of prompt, expected {expected} as in training"
                     return result(_NAME, f"{trace['id']}: message {index}: {problem}")
-                blank = [_blank_image(renderer.album.description(name)) for name in names]
-                blank_messages = _with_images(renderer.sent(messages), blank)
+                blank = [_blank_image(renderer.image_store.description(name)) for name in names]
+                blank_messages = _with_images(renderer.server_messages(messages), blank)
                 _, likely_if_blank = next_token(endpoint, blank_messages, trace["tools"])
                 compared, changed = compared + 1, changed + (likely != likely_if_blank)
     no_effect = None

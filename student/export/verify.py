@@ -20,7 +20,7 @@ from student.export.gate import run_gate
 from student.models import introspect
 from student.models.chat_template import chat_template
 from student.rendering.examples import Renderer, Unrenderable, as_served
-from student.rendering.vision import VisionRenderer, must_be_known
+from student.rendering.vision import VisionRenderer, check_family
 from teacher.scenes.images import ImageStore
 
 # Most tokens of a conversation.
@@ -172,7 +172,7 @@ def _original(directory: Path, *, with_images: bool) -> tuple[Renderer, int]:
     context = min(_MAX_CONTEXT, longest or _MAX_CONTEXT)
     if not with_images:
         return Renderer(tokenizer, template, stop), context
-    must_be_known(directory, config, "with --mmproj")
+    check_family(directory, config, "with --mmproj")
     return VisionRenderer(tokenizer, template, stop, ImageStore(directory), directory), context
 
 

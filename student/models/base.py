@@ -1,9 +1,8 @@
-"""A student's starting weights as a Hugging Face directory, with the chat template that will ship with it.
+"""A student's description, and its starting weights as a Hugging Face directory with the chat template that ships.
 
-A hub or a local directory is taken as it is, with its template replaced where the student's file says so. A
-GGUF is dequantised once into the user's cache. Three things are silent traps there, and each is mended
-here: the tokenizer's end of turn, the quantisation state that forbids saving, and the pre-tokenizer that
-GGUF stores only by name.
+A directory or a model on the hub is used unchanged. A GGUF is dequantised once into the user's cache. Three defects of
+that conversion raise no error and are repaired here: the tokenizer's end of turn, the quantisation state that prevents
+saving, and the pre-tokenizer, which GGUF stores only by name.
 """
 
 from pathlib import Path
@@ -12,24 +11,31 @@ from typing import Any
 from schemas.cache import cache_directory, make_once
 from schemas.errors import InputError
 from schemas.files import sha256, whole
-from student.models.chat_template import chat_template, must_see
+from student.models.chat_template import chat_template, check_vision
 from student.models.introspect import describe
 from teacher.inference.llamacpp import Progress
 from teacher.models import catalog
 
 STUDENTS = Path(__file__).parent
-# Raised when what `_from_gguf` writes changes, so that nobody trains on what an older one cached.
+# To be raised with each change of what `_from_gguf` writes, so that older cached weights are not used.
 VERSION = 1
 
 
 def load(name: str) -> dict[str, Any]:
-    """The description of a student (schemas/student.schema.json): of a name in student/models or a YAML file as it is
-    written there, of a directory or a model on the hub as it is found."""
+    """The description of a student (schemas/student.schema.json).
+
+    Args:
+        name: of a YAML file in student/models, or the path of one; else a directory or a model on the hub, which is
+            described from its own files.
+
+    Raises:
+        InputError: there is no such student, or it cannot be trained.
+    """
     if "/" in name and not name.endswith((".yaml", ".yml")):
         return describe(name)
     student = catalog.load(name, STUDENTS, "student")
     if has_vision(student) and "path" in student["source"]:
-        must_see(student, catalog.fetch(student))  # before a teacher is asked
+        check_vision(student, catalog.fetch(student))
     return student
 
 
@@ -38,9 +44,9 @@ def has_vision(student: dict[str, Any]) -> bool:
     return bool(student.get("capabilities", {}).get("vision"))
 
 
-def prepare(student: dict[str, Any], say: Progress = print) -> Path:
-    """The directory with config, safetensors, tokenizer and template of an untrained student."""
-    weights = catalog.fetch(student, say)
+def prepare(student: dict[str, Any], log: Progress = print) -> Path:
+    """The directory of an untrained student: config, safetensors, tokenizer and chat template."""
+    weights = catalog.fetch(student, log)
     if weights.is_dir():
         return weights
     digest = sha256(weights)[:16]
@@ -48,7 +54,7 @@ def prepare(student: dict[str, Any], say: Progress = print) -> Path:
     with make_once(directory) as missing:
         if not missing:
             return directory
-        say(f"unpacking {weights.name} for training (once, half a minute)")
+        log(f"unpacking {weights.name} for training (once, half a minute)")
         with whole(directory) as temporary:
             _from_gguf(student, weights, temporary)
     return directory
@@ -61,13 +67,13 @@ def _from_gguf(student: dict[str, Any], gguf: Path, to: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
     backend = tokenizer.backend_tokenizer
     backend.pre_tokenizer = _pre_tokenizer(student)
-    # The GGUF reader may take the start of a turn for its end; generation would never stop.
+    # The GGUF reader may take the token that starts a turn for the one that ends it; generation would never stop.
     tokenizer.eos_token = student["eos"]
     tokenizer.pad_token = student["eos"]
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.float32
     )
-    # The weights are plain tensors by now; while the model still says it is quantised, it refuses to be saved.
+    # The weights are plain tensors here, but transformers does not save a model whose config says it is quantised.
     del model.config.quantization_config
     vars(model).update(is_quantized=False, hf_quantizer=None)
     for settings in (model.config, model.generation_config):
@@ -78,13 +84,17 @@ def _from_gguf(student: dict[str, Any], gguf: Path, to: Path) -> None:
 
 
 def _pre_tokenizer(student: dict[str, Any]) -> Any:
-    """The pre-tokenizer that a GGUF names (tokenizer.ggml.pre), as llama.cpp's llama-vocab.cpp implements it."""
+    """The pre-tokenizer that a GGUF names (tokenizer.ggml.pre), as llama.cpp's llama-vocab.cpp implements it.
+
+    Raises:
+        InputError: it is not a known one.
+    """
     from tokenizers.pre_tokenizers import ByteLevel, Digits, Sequence
 
     if student.get("pre_tokenizer") != "smollm":
         raise InputError(
-            f"{student['name']}: pre_tokenizer: found {student.get('pre_tokenizer')!r}: a student that starts"
-            f" from a GGUF needs one that is known (smollm); use the original weights instead"
+            f"{student['name']}: pre_tokenizer: found {student.get('pre_tokenizer')!r}, expected smollm for a student"
+            f" that starts from a GGUF; use the original weights instead"
         )
     return Sequence(
         [Digits(individual_digits=True), ByteLevel(add_prefix_space=False, use_regex=True)]

@@ -1,7 +1,7 @@
 """The chat template that a student is trained, exported and served with.
 
-Its text is found here and nowhere else. A template that could not carry the student's work is refused before a teacher
-is asked.
+Only this module reads its text. It also refuses templates that cannot render tool calls or images, before the teacher
+generates anything.
 """
 
 import contextlib
@@ -11,16 +11,21 @@ from typing import Any
 
 from schemas.error_text import one_line
 from schemas.errors import InputError
+from schemas.trace import Message
 from student.rendering.examples import Renderer, Unrenderable
 from student.rendering.vision import VisionRenderer
 from teacher.models import catalog
 from teacher.scenes.images import ImageStore
 
-SAY_IT = "describe the student in a file (as student/models/*.yaml) and name that"
+ADVICE = "describe the student in a file (as student/models/*.yaml) and name that"
 
 
 def chat_template(student: dict[str, Any], directory: Path) -> str:
-    """The text of the template the student is trained with, exported with and served with."""
+    """The text of the chat template. The description's `template` takes precedence over the one in `directory`.
+
+    Raises:
+        InputError: there is neither.
+    """
     own = catalog.template(student)
     if own:
         return own.read_text(encoding="utf-8")
@@ -37,54 +42,52 @@ def chat_template(student: dict[str, Any], directory: Path) -> str:
     return template
 
 
-def must_call(student: dict[str, Any], directory: Path, tokenizer: Any) -> None:
-    """That a student's template shows tools and ends a turn by a stop token.
-
-    Raises:
-        InputError: it does not.
-    """
+def check_tool_template(student: dict[str, Any], directory: Path, tokenizer: Any) -> None:
+    """Raises InputError if a student's template does not render tools or does not end a turn by a stop token."""
     renderer = Renderer(tokenizer, chat_template(student, directory), student["stop"])
-    asked: dict[str, Any] = {"role": "user", "content": "?"}
+    request: Message = {"role": "user", "content": "?"}
     parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
     function = {"name": "probe_tool", "description": "Probes.", "parameters": parameters}
-    with _refused(directory):
-        renderer.turn([asked, {"role": "assistant", "content": "Yes."}], [], 1)
-        if "probe_tool" not in renderer.text([asked], [{"type": "function", "function": function}]):
+    tools = [{"type": "function", "function": function}]
+    with _as_input_error(directory):
+        renderer.turn([request, {"role": "assistant", "content": "Yes."}], [], 1)
+        if "probe_tool" not in renderer.text([request], tools):
             raise Unrenderable("its chat template knows no tools")
 
 
-def must_see(student: dict[str, Any], directory: Path, tokenizer: Any = None) -> None:
-    """That a student which is said to see can: its family is known, its image processor is there, and its template
-    shows a picture.
+def check_vision(student: dict[str, Any], directory: Path, tokenizer: Any = None) -> None:
+    """Raises InputError if a vision-language student lacks what training on pixels needs.
 
-    Raises:
-        InputError: with what is missing.
+    It needs a known family, an image processor, and a template that renders an image.
     """
     from transformers import AutoTokenizer
 
     template = chat_template(student, directory)
     tokenizer = tokenizer or AutoTokenizer.from_pretrained(directory)
-    album = ImageStore(directory)  # none of its pictures is asked for
+    image_store = ImageStore(directory)  # no image is read from it
     try:
-        renderer = VisionRenderer(tokenizer, template, student["stop"], album, directory)
-    except (OSError, ValueError) as error:  # what transformers raises where a file is broken
+        renderer = VisionRenderer(tokenizer, template, student["stop"], image_store, directory)
+    except (OSError, ValueError) as error:  # transformers raises these for broken files
         raise InputError(
             f"{directory}: config or image processor cannot be read: {one_line(str(error))}"
         ) from error
-    asked = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "?"}]}
-    with _refused(directory):
-        if renderer.text([asked], []).count(renderer.shows) != 1:
+    request: Message = {
+        "role": "user",
+        "content": [{"type": "image"}, {"type": "text", "text": "?"}],
+    }
+    with _as_input_error(directory):
+        if renderer.text([request], []).count(renderer.image_marker) != 1:
             raise Unrenderable(
-                f"its chat template shows no pictures, expected {renderer.shows} for each"
+                f"its chat template shows no images, expected {renderer.image_marker} for each"
             )
 
 
 @contextlib.contextmanager
-def _refused(directory: Path) -> Iterator[None]:
-    """Says of a template that cannot show something what to do about it."""
+def _as_input_error(directory: Path) -> Iterator[None]:
+    """Turns Unrenderable into an InputError that says what to do."""
     try:
         yield
     except Unrenderable as error:
         raise InputError(
-            f"{directory}: {one_line(str(error))}; {SAY_IT}, with a `template`"
+            f"{directory}: {one_line(str(error))}; {ADVICE}, with a `template`"
         ) from error

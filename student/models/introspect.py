@@ -1,7 +1,7 @@
-"""A student that no file of student/models describes: a directory in Hugging Face's form, or a model on the hub.
+"""Describes a student without a file in student/models: a directory in Hugging Face's form, or a model on the hub.
 
-What the file would say is read from the model's config, tokenizer and model card. What cannot be read is refused in
-one line; a file of one's own (student: ./mine.yaml) can then say it.
+The description is read from the model's config, tokenizer and model card. If one of its fields cannot be read, an error of
+one line says so; the user can then write a file (student: ./mine.yaml).
 """
 
 import json
@@ -14,12 +14,13 @@ import yaml
 from schemas.documents import check_document
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
-from student.models.chat_template import SAY_IT, must_call, must_see
-from student.rendering.vision import FAMILIES, must_be_known
+from student.models.chat_template import ADVICE, check_tool_template, check_vision
+from student.rendering.vision import FAMILIES, check_family
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-# All that a description is made of, without the weights.
-_DESCRIBES = ["*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*"]
+# The files that a description is read from, without the weights.
+_DESCRIPTION_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*"]
+# Fields of a description's shape, and of a text model's config.json.
 _SHAPE = {
     "model_type": "model_type",
     "layers": "num_hidden_layers",
@@ -33,24 +34,25 @@ _SHAPE = {
 
 
 def describe(name: str) -> dict[str, Any]:
-    """The description of a student (schemas/student.schema.json), `name` being a directory or org/name on the hub.
+    """The description of a student (schemas/student.schema.json).
+
+    Args:
+        name: a directory, or org/name on the hub.
 
     Raises:
-        InputError: no such directory, or what is there cannot be trained, with what is missing.
-        StageError: the hub does not give it.
+        InputError: there is no such directory, or the model there cannot be trained.
+        StageError: the hub does not provide the model.
     """
-    directory, source = _located(name)
+    directory, source = _locate(name)
     config, tokenizer = read(name, directory)
     text = config.get_text_config()
     stop = stop_tokens(directory, tokenizer)
     parameters = _parameters(name, config)
     context = getattr(text, "max_position_embeddings", None)
-    for what, found in (
-        ("max_position_embeddings in config.json", context),
-        ("end-of-turn token", stop),
-    ):
-        if not found:
-            raise InputError(f"{name}: no {what}: {SAY_IT}")
+    if not context:
+        raise InputError(f"{name}: no max_position_embeddings in config.json: {ADVICE}")
+    if not stop:
+        raise InputError(f"{name}: no end-of-turn token: {ADVICE}")
     student = {
         "name": re.sub(r"[^a-z0-9._]+", "-", Path(name).name.lower()).strip("-._") or "student",
         "description": f"{name}, {parameters / 1e9:.3g}B parameters",
@@ -63,28 +65,29 @@ def describe(name: str) -> dict[str, Any]:
         "lora_targets": "all-linear",
     }
     shape = {**shape_of(text), "model_type": config.model_type}
-    seeing = config.model_type in FAMILIES
-    if seeing:
+    has_vision = config.model_type in FAMILIES
+    if has_vision:
         student["capabilities"] = {"vision": True}
     experts = any("expert" in key for key in text.to_dict())
-    # What student/training/memory.py can compute.
-    if all(shape.values()) and not experts and (seeing or text is config):
+    # Only shapes for which student/training/memory.py can compute the memory.
+    if all(shape.values()) and not experts and (has_vision or text is config):
         student["shape"] = {**shape, "source": f"config.json of {name}"}
     check_document(student, "student", name)
-    must_call(student, directory, tokenizer)
-    if seeing:
-        must_see(student, directory, tokenizer)
+    check_tool_template(student, directory, tokenizer)
+    if has_vision:
+        check_vision(student, directory, tokenizer)
     return student
 
 
 def shape_of(config: Any) -> dict[str, Any]:
-    """What student/training/memory.py computes with, of a text model's config; None what the config does not have."""
+    """The shape of a text model's config, for student/training/memory.py. Fields that the config lacks are None."""
     shape = {field: getattr(config, key, None) for field, key in _SHAPE.items()}
     shape["head_dim"] = shape["head_dim"] or (shape["hidden"] or 0) // (shape["heads"] or 1)
     return shape
 
 
-def _located(name: str) -> tuple[Path, dict[str, str]]:
+def _locate(name: str) -> tuple[Path, dict[str, str]]:
+    """The directory with the model's files, and the `source` of its description."""
     path = Path(name).expanduser()
     if path.is_dir():
         if not list(path.glob("*.safetensors")):
@@ -94,62 +97,61 @@ def _located(name: str) -> tuple[Path, dict[str, str]]:
         return path.resolve(), {"path": str(path.resolve())}
     if not _HUB_ID.fullmatch(name):
         raise InputError(
-            f"{name}: no such directory, expected one, or a model on the hub (org/name)"
+            f"{name}: no such directory, expected a directory or a model on the hub (org/name)"
         )
     from huggingface_hub import snapshot_download
 
     try:
-        directory = Path(snapshot_download(name, allow_patterns=_DESCRIBES))
+        directory = Path(snapshot_download(name, allow_patterns=_DESCRIPTION_FILES))
     except Exception as error:
-        said = one_line(str(error))
         raise StageError(
-            f"{name}: no such directory, and not to be had from the hub: {said}"
+            f"{name}: no such directory, and the hub does not provide it: {one_line(str(error))}"
         ) from error
     return directory, {"hub": name, "revision": directory.name}
 
 
 def read(name: str, directory: Path) -> tuple[Any, Any]:
-    """Config and tokenizer of a directory, which is called `name` in errors."""
+    """The config and the tokenizer of a directory.
+
+    Raises:
+        InputError: they cannot be read, or the weights are quantised. It calls the directory `name`.
+    """
     from transformers import AutoConfig, AutoTokenizer
 
     try:
         config = AutoConfig.from_pretrained(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-    ) as error:  # what transformers raises where files are missing or broken
+    except (OSError, ValueError, KeyError) as error:  # transformers raises these for broken files
         raise InputError(
             f"{name}: config or tokenizer cannot be read: {one_line(str(error))}"
         ) from error
     if getattr(config, "quantization_config", None):
         raise InputError(
-            f"{name}: its weights are quantised: the adapter is merged into 16-bit weights, name those"
+            f"{name}: the weights are quantised, expected 16-bit weights, into which the adapter is merged"
         )
     return config, tokenizer
 
 
 def _parameters(name: str, config: Any) -> int:
-    """Counted on a model without memory."""
+    """The number of parameters, counted on a model on the meta device."""
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    seeing = config.model_type in FAMILIES
-    kind = AutoModelForImageTextToText if seeing else AutoModelForCausalLM
+    has_vision = config.model_type in FAMILIES
+    kind = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
     try:
         with torch.device("meta"):
             return kind.from_config(config).num_parameters()
     except ValueError as error:
         if hasattr(config, "vision_config"):
-            must_be_known(name, config)
+            check_family(name, config)
         raise InputError(
             f"{name}: not a causal language model: {one_line(str(error), 120)}"
         ) from error
 
 
 def stop_tokens(directory: Path, tokenizer: Any) -> list[str]:
-    """The tokens that end a turn: the server stops at those of generation_config.json and at the tokenizer's own."""
+    """The tokens that end a turn: those of generation_config.json and the tokenizer's own, where the server stops."""
     path = directory / "generation_config.json"
     ids = (
         json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
@@ -160,18 +162,22 @@ def stop_tokens(directory: Path, tokenizer: Any) -> list[str]:
 
 
 def _licence(name: str, directory: Path, source: dict[str, str]) -> dict[str, str]:
-    """By the model card's metadata, or by the first line of a licence file."""
+    """The licence by the model card's metadata, or by the first line of a licence file.
+
+    Raises:
+        InputError: there is neither.
+    """
     url = {"url": f"https://huggingface.co/{source['hub']}"} if "hub" in source else {}
     card = directory / "README.md"
     parts = card.read_text(encoding="utf-8").split("---", 2) if card.is_file() else []
     if len(parts) == 3 and not parts[0].strip():
         try:
-            said = yaml.safe_load(parts[1])
+            metadata = yaml.safe_load(parts[1])
         except yaml.YAMLError:
-            said = None
-        said = said if isinstance(said, dict) else {}
-        licence = said.get("license")
-        licence = said.get("license_name") if licence == "other" else licence
+            metadata = None
+        metadata = metadata if isinstance(metadata, dict) else {}
+        licence = metadata.get("license")
+        licence = metadata.get("license_name") if licence == "other" else licence
         if isinstance(licence, str) and licence.strip():
             return {"id": licence.strip(), **url}
     for path in sorted(directory.glob("LICEN[SC]E*")):
@@ -179,5 +185,5 @@ def _licence(name: str, directory: Path, source: dict[str, str]) -> dict[str, st
         if any(lines):
             return {"id": next(line for line in lines if line), **url}
     raise InputError(
-        f"{name}: no licence: expected `license:` at the head of its README.md, or a LICENSE file; or {SAY_IT}"
+        f"{name}: no licence: expected `license:` at the head of its README.md, or a LICENSE file; or {ADVICE}"
     )

@@ -1,11 +1,11 @@
-"""Traces to token ids and labels: the student is trained on exactly what the server will send it.
+"""Renders traces to token ids and labels. A student is trained on the token ids that its server will produce.
 
-A turn's prompt is the shipped chat template rendered up to that turn, its target the text that the template
-renders for the turn, up to and with the token that ends it. Turns whose prompt continues the turn before
-(the template only appended) share one example. Where the template rewrites earlier turns, each turn becomes
-an example of its own, with the prompt that the server would really send. Where the template allows one call a turn,
-parallel calls become turns of one call, each followed by its result. A picture is read in words, as the server of a
-text-only student is sent it; student/training/vision.py has the renderer of those that see.
+A turn's prompt is the shipped chat template rendered up to that turn. Its target is the text that the template renders for
+the turn, including the token that ends it. Turns whose prompt continues the turn before (the template only appended) share
+one example. Where the template rewrites earlier turns, each turn becomes an example of its own, with the prompt that the
+server would send. Where the template allows one call per turn, parallel calls become turns of one call, each followed by
+its result. `Renderer` puts an image's source data into words, as the server of a text-only student receives it; for
+vision-language students there is student/rendering/vision.py.
 """
 
 import json
@@ -17,91 +17,101 @@ from typing import Any
 from jinja2 import TemplateError
 
 from schemas.json_text import parse_json
+from schemas.trace import Message, Tool, Trace
 from student.rendering.labels import IGNORED
 from teacher.scenes.images import ImageStore, attach_images, message_images, request_messages
 
 
 @dataclass
 class Example:
-    """input_ids: [T]; labels: [T], the token itself where the assistant wrote it, else IGNORED; pictures: the sha256 of
-    those whose pixels are read, in the order of their tokens."""
+    """A training example.
+
+    Attributes:
+        input_ids: [T].
+        labels: [T], the token itself where the assistant wrote it, else IGNORED.
+        image_names: sha256 of the images that are read as pixels, in the order of their tokens. (A column `images` would
+            make TRL treat the data set as one of its own vision data sets.)
+    """
 
     input_ids: list[int]
     labels: list[int]
-    pictures: list[str] = field(default_factory=list)
+    image_names: list[str] = field(default_factory=list)
 
     @property
-    def learned(self) -> int:
+    def label_count(self) -> int:
+        """The number of tokens that count in the loss."""
         return sum(label != IGNORED for label in self.labels)
 
 
 @dataclass
 class Turn:
-    """An assistant's turn: the prompt [P] that it is asked with, and what it writes [T]; pictures: as an Example's."""
+    """A turn of the assistant: its prompt [P] and the tokens that it writes [T]. image_names: as of `Example`."""
 
     prompt_ids: list[int]
     target_ids: list[int]
-    pictures: list[str] = field(default_factory=list)
+    image_names: list[str] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.prompt_ids) + len(self.target_ids)
 
 
 class Unrenderable(ValueError):
-    """The student's template cannot show a conversation, in words that name the message."""
+    """The student's chat template cannot render a conversation. The text names the message."""
 
 
 class Renderer:
-    """A student's tokenizer with the template that ships with it.
+    """A student's tokenizer with the chat template that ships with it.
 
     Args:
-        tokenizer: a transformers tokenizer; template: the Jinja text; stop: the tokens that end a turn.
-        album: what the pictures show that messages name (teacher/scenes/images.py).
+        tokenizer: a transformers tokenizer.
+        template: the Jinja text.
+        stop: the tokens that end a turn.
+        image_store: the images that messages name (teacher/scenes/images.py).
     """
 
     def __init__(
-        self, tokenizer: Any, template: str, stop: list[str], album: ImageStore | None = None
+        self, tokenizer: Any, template: str, stop: list[str], image_store: ImageStore | None = None
     ) -> None:
         self.tokenizer, self.template, self.stop = tokenizer, template, stop
-        self.album = album
+        self.image_store = image_store
 
     def text(
-        self, messages: list[dict], tools: list[dict], add_generation_prompt: bool = False
+        self, messages: list[Message], tools: list[Tool], add_generation_prompt: bool = False
     ) -> str:
         """The conversation as the server renders it.
 
         Raises:
-            Unrenderable: the template refuses it, or stumbles over it.
+            Unrenderable: the template raises an error.
         """
         try:
             return self.tokenizer.apply_chat_template(
-                [as_template_reads(message) for message in self.shown(messages)],
+                [template_message(message) for message in self.template_messages(messages)],
                 tools=tools or None,
                 chat_template=self.template,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
             )
-        except (TemplateError, TypeError) as error:  # TypeError: None or a list where it joins text
+        except (TemplateError, TypeError) as error:  # TypeError: None or a list instead of text
             raise Unrenderable(f"the student's template: {error}") from error
 
-    def shown(self, messages: Sequence[dict]) -> list[dict]:
-        """Messages as the template is given them."""
-        return request_messages(messages, "source", self.album)
+    def template_messages(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages as the chat template receives them."""
+        return request_messages(messages, "source", self.image_store)
 
-    def sent(self, messages: Sequence[dict]) -> list[dict]:
-        """Messages as the student's server is sent them."""
-        return self.shown(messages)
+    def server_messages(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages as a request to the student's server has them."""
+        return self.template_messages(messages)
 
-    def pictures(self, messages: Sequence[dict]) -> list[str]:
-        """The pictures of messages whose pixels the student reads."""
+    def image_names(self, messages: Sequence[Message]) -> list[str]:
+        """The sha256 of the images in messages that the student reads as pixels."""
         return []
 
-    def ids(self, text: str, pictures: Sequence[str] | None = None) -> list[int]:
-        """Token ids of rendered text; special tokens are in the text already, and pictures in words."""
+    def ids(self, text: str, image_names: Sequence[str] | None = None) -> list[int]:
+        """Token ids of rendered text, which contains its special tokens. Images are in words here."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def turn(self, messages: list[dict], tools: list[dict], index: int) -> tuple[str, str]:
-        """Prompt and target of the assistant's turn at `index`.
+    def turn(self, messages: list[Message], tools: list[Tool], index: int) -> tuple[str, str]:
+        """The prompt and the target of the assistant's turn at `index`, as text.
 
         Raises:
             Unrenderable: the template does not render the turn after its own prompt, so no server could produce it.
@@ -121,33 +131,34 @@ class Renderer:
         return prompt, target[: max(ends)]
 
     @cached_property
-    def one_call_a_turn(self) -> bool:
-        """Whether the template shows one call in a turn, but not two: it raises, or leaves one out (Llama 3)."""
+    def one_call_per_turn(self) -> bool:
+        """Whether the template renders one call in a turn, but not two: it raises, or drops one (Llama 3)."""
         parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
-        tool = {"name": "probe", "description": "Probes.", "parameters": parameters}
+        function = {"name": "probe", "description": "Probes.", "parameters": parameters}
+        tools = [{"type": "function", "function": function}]
         calls = [
             {
-                "id": f"probe000{number}",  # nine letters and digits: Mistral's templates want so many
+                "id": f"probe000{number}",  # Mistral's templates require nine letters and digits
                 "type": "function",
                 "function": {"name": "probe", "arguments": json.dumps({"key": f"mark-{number}"})},
             }
             for number in range(2)
         ]
 
-        def shows(number: int) -> bool:
-            turn = {"role": "assistant", "content": "", "tool_calls": calls[:number]}
-            asked = {"role": "user", "content": "?"}
+        def renders(count: int) -> bool:
+            request = {"role": "user", "content": "?"}
+            turn = {"role": "assistant", "content": "", "tool_calls": calls[:count]}
             try:
-                text = self.text([asked, turn], [{"type": "function", "function": tool}])
+                text = self.text([request, turn], tools)
             except Unrenderable:
                 return False
-            return all(f"mark-{i}" in text for i in range(number))
+            return all(f"mark-{number}" in text for number in range(count))
 
-        return shows(1) and not shows(2)
+        return renders(1) and not renders(2)
 
 
-def as_template_reads(message: dict[str, Any]) -> dict[str, Any]:
-    """A message as servers hand it to a template: arguments are objects, not JSON text; no empty list of calls."""
+def template_message(message: Message) -> Message:
+    """A message as servers pass it to a template: arguments are objects, not JSON text; no empty list of calls."""
     if not message.get("tool_calls"):
         return {key: value for key, value in message.items() if key != "tool_calls"}
     calls = [
@@ -172,86 +183,99 @@ def _parsed(arguments: Any) -> Any:
         raise Unrenderable(f"a call's arguments are not JSON: {error}") from error
 
 
-def as_served(trace: dict[str, Any], renderer: Renderer) -> dict[str, Any]:
+def as_served(trace: Trace, renderer: Renderer) -> Trace:
     """The trace as a server with the student's template could have led it.
 
     Where a turn may have one call, a turn of n calls becomes n turns, each followed by its own result. The calls were
-    made in this order and knew nothing of each other's results, so the world answers them the same. Of calls at the
-    very end that have no result, only the first is kept: the server would stop there. Each picture is named where it
-    is shown.
+    made in this order and none depends on another's result, so the world's replies stay the same. Of calls at the very
+    end that have no result, only the first is kept, because the server would stop there. Each image part is named.
 
     Raises:
-        Unrenderable: it shows more pictures than it names, or fewer.
+        Unrenderable: the number of images in the messages differs from the number of names in `images`.
     """
-    images, count = trace.get("images") or [], _pictures_in(trace["messages"])
-    if len(images) != count:
-        raise Unrenderable(f"{count} pictures in the messages, {len(images)} named in `images`")
+    images, image_count = trace.get("images") or [], _count_images(trace["messages"])
+    if len(images) != image_count:
+        raise Unrenderable(f"{image_count} images in the messages, {len(images)} named in `images`")
     if images:
-        trace = {**trace, "messages": attach_images(trace["messages"], images)}
+        trace = trace.copy()
+        trace["messages"] = attach_images(trace["messages"], images)
     messages = trace["messages"]
-    if not renderer.one_call_a_turn or all(len(m.get("tool_calls") or []) < 2 for m in messages):
+    if not renderer.one_call_per_turn or all(len(m.get("tool_calls") or []) < 2 for m in messages):
         return trace
-    shown: list[dict[str, Any]] = []
-    errors: list[int] = []
+    served = trace.copy()
+    served["messages"], tool_errors = _one_call_per_turn(trace)
+    served["outcome"] = trace["outcome"].copy()
+    served["outcome"]["tool_errors"] = tool_errors
+    if images:
+        served["images"] = message_images(served["messages"])
+    return served
+
+
+def _one_call_per_turn(trace: Trace) -> tuple[list[Message], list[int]]:
+    """The messages with each call in a turn of its own, and the new indexes of the tool errors."""
+    messages = trace["messages"]
+    served: list[Message] = []
+    tool_errors: list[int] = []
     for index, message in enumerate(messages):
         if message["role"] == "tool":
             continue  # placed after its call
         calls = message.get("tool_calls") or []
-        results = _results(messages, index) if calls else {}
+        results = _find_results(messages, index) if calls else {}
         unanswered = [call for call in calls if call["id"] not in results]
-        said = message
+        turn = message
         for call in [call for call in calls if call["id"] in results] + unanswered[:1]:
-            shown.append({**said, "tool_calls": [call]})
-            said = {"role": "assistant", "content": ""}  # the thought came once, before all of them
+            served.append({**turn, "tool_calls": [call]})
+            turn = {"role": "assistant", "content": ""}  # the reasoning stays with the first call
             if call["id"] in results:
                 at = results[call["id"]]
-                errors += [len(shown)] if at in trace["outcome"]["tool_errors"] else []
-                shown.append(messages[at])
+                if at in trace["outcome"]["tool_errors"]:
+                    tool_errors.append(len(served))
+                served.append(messages[at])
         if not calls:
-            shown.append(message)
-    served = {**trace, "messages": shown, "outcome": {**trace["outcome"], "tool_errors": errors}}
-    return served | ({"images": message_images(shown)} if images else {})
+            served.append(message)
+    return served, tool_errors
 
 
-def _pictures_in(messages: list[dict]) -> int:
+def _count_images(messages: list[Message]) -> int:
     contents = [message.get("content") for message in messages]
     parts = [part for content in contents if isinstance(content, list) for part in content]
     return sum(part["type"] == "image" for part in parts)
 
 
-def _results(messages: list[dict], index: int) -> dict[str | None, int]:
-    """Where the results of the calls of the turn at `index` are, by the calls' ids."""
-    found = {}
+def _find_results(messages: list[Message], index: int) -> dict[str | None, int]:
+    """The indexes of the results of the turn at `index`, by the ids of their calls."""
+    results = {}
     for at in range(index + 1, len(messages)):
         if messages[at]["role"] == "assistant":
             break
         if messages[at]["role"] == "tool":
-            found[messages[at].get("tool_call_id")] = at
-    return found
+            results[messages[at].get("tool_call_id")] = at
+    return results
 
 
-def turns(trace: dict[str, Any], renderer: Renderer) -> list[Turn]:
-    """The turns that a trace teaches, each with the prompt that the server would really send.
+def turns(trace: Trace, renderer: Renderer) -> list[Turn]:
+    """The turns of a trace to train on, each with the prompt that the server would send.
 
-    A turn whose call came back as an error is none of them: later prompts show it, as the student may see one.
+    A turn whose call returned an error is left out. Later prompts contain it, because the student may see errors too.
 
     Raises:
-        Unrenderable: the student's template cannot show the trace.
+        Unrenderable: the student's template cannot render the trace.
     """
     trace = as_served(trace, renderer)
     messages, tools = trace["messages"], trace["tools"]
-    unlearned = _turns_that_failed(messages, trace["outcome"]["tool_errors"])
-    found = []
+    failed = _failed_turns(messages, trace["outcome"]["tool_errors"])
+    targets = []
     for index, message in enumerate(messages):
-        if message["role"] == "assistant" and index not in unlearned:
+        if message["role"] == "assistant" and index not in failed:
             prompt, target = renderer.turn(messages, tools, index)
-            pictures = renderer.pictures(messages[:index])
-            found.append(Turn(renderer.ids(prompt, pictures), renderer.ids(target), pictures))
-    return found
+            image_names = renderer.image_names(messages[:index])
+            prompt_ids = renderer.ids(prompt, image_names)
+            targets.append(Turn(prompt_ids, renderer.ids(target), image_names))
+    return targets
 
 
 def join(turns: list[Turn]) -> Iterator[Example]:
-    """Turns as training examples: one whose prompt continues the turn before shares its example."""
+    """Yields the turns as training examples. A turn whose prompt continues the turn before shares its example."""
     current: Example | None = None
     for turn in turns:
         if current is not None and current.input_ids == turn.prompt_ids[: len(current.input_ids)]:
@@ -260,7 +284,7 @@ def join(turns: list[Turn]) -> Iterator[Example]:
             if current is not None:
                 yield current
             current, context = Example([], []), turn.prompt_ids
-        current.pictures = turn.pictures
+        current.image_names = turn.image_names
         current.input_ids += context + turn.target_ids
         current.labels += [IGNORED] * len(context)
         current.labels += turn.target_ids
@@ -268,14 +292,13 @@ def join(turns: list[Turn]) -> Iterator[Example]:
         yield current
 
 
-def examples(trace: dict[str, Any], renderer: Renderer) -> list[Example]:
+def examples(trace: Trace, renderer: Renderer) -> list[Example]:
     """The training examples of a kept trace."""
     return list(join(turns(trace, renderer)))
 
 
-def _turns_that_failed(messages: list[dict], tool_errors: list[int]) -> set[int]:
-    """Indices of the assistant turns whose calls the given tool messages answer."""
-    failed = set()
-    for index in tool_errors:
-        failed.add(max(i for i in range(index) if messages[i]["role"] == "assistant"))
-    return failed
+def _failed_turns(messages: list[Message], tool_errors: list[int]) -> set[int]:
+    """Indexes of the assistant turns whose calls the given tool messages answer."""
+    return {
+        max(i for i in range(index) if messages[i]["role"] == "assistant") for index in tool_errors
+    }

@@ -16,65 +16,63 @@ import numpy as np
 from PIL import Image
 
 from schemas.errors import InputError
+from schemas.trace import Message
 from student.rendering.examples import Renderer, Unrenderable
 from teacher.scenes.images import ImageStore, inline_pixels, message_images, request_messages
 
 # config.json's model_type of the families whose templates, positions and converters are known here.
 FAMILIES = ("qwen2_5_vl", "qwen3_vl")
-# Tokens that llama.cpp's server gives a picture of these families, least and most (tools/mtmd/clip.cpp, at the pinned
-# version); it knows no other limit, so training and vLLM are given the same.
+# The least and the most tokens that llama.cpp's server gives an image of these families (tools/mtmd/clip.cpp, at the
+# pinned version). They cannot be changed there, so training and vLLM use the same.
 FEWEST_TOKENS, MOST_TOKENS = 8, 4096
-# Where an image processor's settings are: transformers 5 saves those of a whole processor in one file, and where it has
-# that, looks for them nowhere else.
-_SETTINGS, _PROCESSOR, _PART = (
-    "preprocessor_config.json",
-    "processor_config.json",
-    "image_processor",
-)
+# Files with an image processor's settings. transformers 5 saves those of a whole processor in one file, under the key
+# _IMAGE_PROCESSOR, and reads no other file where that one exists.
+_SETTINGS, _WHOLE_SETTINGS = "preprocessor_config.json", "processor_config.json"
+_IMAGE_PROCESSOR = "image_processor"
 
 
-def must_be_known(name: Path | str, config: Any, use: str = "for a student that sees") -> None:
-    """Raises InputError where a model's family is none of FAMILIES."""
+def check_family(
+    name: Path | str, config: Any, purpose: str = "for a vision-language student"
+) -> None:
+    """Raises InputError if a model's family is not one of FAMILIES."""
     if config.model_type not in FAMILIES:
         raise InputError(
-            f"{name}: model_type: found {config.model_type}, expected one of {', '.join(FAMILIES)} {use}"
+            f"{name}: model_type: found {config.model_type}, expected one of {', '.join(FAMILIES)} {purpose}"
         )
 
 
 def image_processor(directory: Path) -> Any:
-    """The student's image processor.
-
-    Raises:
-        InputError: the directory has none.
-    """
+    """The student's image processor. Raises InputError if the directory has none."""
     from transformers import AutoImageProcessor
 
     if not processor_settings(directory):
-        raise InputError(f"{directory}: no {_SETTINGS}: expected that of a student that sees")
+        raise InputError(
+            f"{directory}: no {_SETTINGS}, expected the image processor of a vision-language student"
+        )
     return AutoImageProcessor.from_pretrained(directory, backend="pil")
 
 
 def token_side(processor: Any) -> int:
-    """Pixels of a token's side."""
+    """The side, in pixels, of the square that becomes one token."""
     return processor.patch_size * processor.merge_size
 
 
 def processor_settings(directory: Path) -> list[tuple[Path, dict[str, Any], dict[str, Any]]]:
-    """The files with an image processor's settings: path, content, and the part of it that they are."""
-    paths = [path for name in (_SETTINGS, _PROCESSOR) if (path := directory / name).is_file()]
+    """The files with an image processor's settings: (path, content, the settings within the content)."""
+    paths = [path for name in (_SETTINGS, _WHOLE_SETTINGS) if (path := directory / name).is_file()]
     files = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
     return [
-        (path, file, file if path.name == _SETTINGS else file[_PART])
-        for path, file in files
-        if path.name == _SETTINGS or _PART in file
+        (path, content, content if path.name == _SETTINGS else content[_IMAGE_PROCESSOR])
+        for path, content in files
+        if path.name == _SETTINGS or _IMAGE_PROCESSOR in content
     ]
 
 
-def fitted(width: int, height: int, side: int) -> tuple[int, int]:
-    """Width and height in pixels that llama.cpp's server gives a picture, whose tokens are squares of `side` pixels.
+def fit_size(width: int, height: int, side: int) -> tuple[int, int]:
+    """Width and height, in pixels, to which llama.cpp's server scales an image. A token is a square of `side` pixels.
 
-    In float32 and with a half rounded up, as calc_size_preserved_ratio of its tools/mtmd/mtmd-image.cpp does;
-    transformers rounds a half to the even number: 720 pixels are 23 tokens of 32 here, and 22 there.
+    Computes in float32 and rounds a half up, as calc_size_preserved_ratio in llama.cpp's tools/mtmd/mtmd-image.cpp.
+    transformers rounds a half to the even number: 720 pixels are 23 tokens of 32 pixels here, and 22 there.
     """
     w, h = (max(side, (2 * pixels + side) // (2 * side) * side) for pixels in (width, height))
     fewest, most = FEWEST_TOKENS * side**2, MOST_TOKENS * side**2
@@ -90,9 +88,9 @@ def fitted(width: int, height: int, side: int) -> tuple[int, int]:
     return w, h
 
 
-def scaled(image: Image.Image, side: int) -> Image.Image:
-    """A picture as llama.cpp's server shows it to the tower: scaled in its shape, in the middle of black."""
-    width, height = fitted(*image.size, side)
+def scale_image(image: Image.Image, side: int) -> Image.Image:
+    """The image as llama.cpp's server passes it to the vision tower: its aspect ratio kept, centred on black."""
+    width, height = fit_size(*image.size, side)
     scale = min(
         np.float32(width) / np.float32(image.width), np.float32(height) / np.float32(image.height)
     )
@@ -107,52 +105,68 @@ def scaled(image: Image.Image, side: int) -> Image.Image:
 
 
 class VisionRenderer(Renderer):
-    """A tokenizer, its template and an image processor. Arguments as Renderer's; directory: the student's."""
+    """The renderer of a vision-language student.
+
+    Args:
+        tokenizer, template, stop, image_store: as of `Renderer`.
+        directory: the student's, with its config and image processor.
+
+    Attributes:
+        side: pixels of a token's side.
+        placeholder: the token of an image in the template's text.
+        image_marker: the text that the template writes for one image.
+    """
 
     def __init__(
-        self, tokenizer: Any, template: str, stop: list[str], album: ImageStore, directory: Path
+        self,
+        tokenizer: Any,
+        template: str,
+        stop: list[str],
+        image_store: ImageStore,
+        directory: Path,
     ) -> None:
         from transformers import AutoConfig
 
-        super().__init__(tokenizer, template, stop, album)
+        super().__init__(tokenizer, template, stop, image_store)
         config = AutoConfig.from_pretrained(directory)
-        must_be_known(directory, config)
+        check_family(directory, config)
         self.side = token_side(image_processor(directory))
         self.placeholder, start, end = tokenizer.convert_ids_to_tokens(
             [config.image_token_id, config.vision_start_token_id, config.vision_end_token_id]
         )
-        # What the template writes for a picture, and llama.cpp's server around its own marker.
-        self.shows = f"{start}{self.placeholder}{end}"
+        # llama.cpp's server writes the same two tokens around its own marker.
+        self.image_marker = f"{start}{self.placeholder}{end}"
 
-    def shown(self, messages: Sequence[dict]) -> list[dict]:
+    def template_messages(self, messages: Sequence[Message]) -> list[Message]:
         return list(messages)
 
-    def sent(self, messages: Sequence[dict]) -> list[dict]:
-        return inline_pixels(request_messages(messages, "pixels", self.album), self.album)
+    def server_messages(self, messages: Sequence[Message]) -> list[Message]:
+        return inline_pixels(
+            request_messages(messages, "pixels", self.image_store), self.image_store
+        )
 
-    def pictures(self, messages: Sequence[dict]) -> list[str]:
+    def image_names(self, messages: Sequence[Message]) -> list[str]:
         return message_images(messages)
 
-    def ids(self, text: str, pictures: Sequence[str] | None = None) -> list[int]:
-        """Token ids of rendered text. With `pictures` (their sha256, in order) each placeholder is repeated for the
-        tokens of its picture.
+    def ids(self, text: str, image_names: Sequence[str] | None = None) -> list[int]:
+        """Token ids of rendered text. With `image_names` each placeholder is repeated for the tokens of its image.
 
         Raises:
-            Unrenderable: the text shows more or fewer.
+            Unrenderable: the text has more or fewer placeholders than there are images.
         """
-        if pictures is not None:
+        if image_names is not None:
             parts = text.split(self.placeholder)
-            if len(parts) != len(pictures) + 1:
+            if len(parts) != len(image_names) + 1:
                 raise Unrenderable(
-                    f"the student's template shows {len(parts) - 1} pictures of {len(pictures)}"
+                    f"the student's template shows {len(parts) - 1} images of {len(image_names)}"
                 )
-            repeated = [self.placeholder * self.tokens(name) for name in pictures]
+            repeated = [self.placeholder * self.tokens(name) for name in image_names]
             text = "".join(a + b for a, b in zip(parts, [*repeated, ""], strict=True))
         return super().ids(text)
 
     def tokens(self, name: str) -> int:
-        """How many tokens a picture of the album takes."""
-        assert self.album
-        about = self.album.description(name)
-        width, height = fitted(about["width"], about["height"], self.side)
+        """The number of tokens that an image of the image store takes."""
+        assert self.image_store
+        description = self.image_store.description(name)
+        width, height = fit_size(description["width"], description["height"], self.side)
         return width * height // self.side**2

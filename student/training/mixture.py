@@ -6,10 +6,11 @@ import random
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, sha256, sha256_text, write_jsonl
+from schemas.trace import Trace
 from schemas.trace_file import judge_file
 from student.rendering.examples import Example, Renderer, Turn, Unrenderable, join, turns
 
@@ -26,7 +27,7 @@ class Mixture:
     counts: dict[str, Any]
 
 
-def mix(traces: Iterable[dict[str, Any]], renderer: Renderer, settings: Any) -> Mixture:
+def mix(traces: Iterable[Trace], renderer: Renderer, settings: Any) -> Mixture:
     """Kept traces as examples of at most `max_length` tokens.
 
     A turn that ends beyond it is left out: its prompt is never cut, because the server would send it whole. With
@@ -61,11 +62,11 @@ def mix(traces: Iterable[dict[str, Any]], renderer: Renderer, settings: Any) -> 
         "learned": len(learned),
         "held_out": len(held_out),
         "tokens": _tokens(learned),
-        "learned_tokens": sum(example.learned for example in learned),
+        "learned_tokens": sum(example.label_count for example in learned),
         "trace_tokens": trace_tokens,
         "overflow": {"policy": settings.overflow, "max_length": settings.max_length, **counted},
     }
-    if pictures := sum(len(example.pictures) for example in learned):
+    if pictures := sum(len(example.image_names) for example in learned):
         counts["pictures"] = pictures
     return Mixture(learned, held_out, counts)
 
@@ -159,7 +160,9 @@ def replay(tokens: int, renderer: Renderer, settings: Any, work: Path) -> Mixtur
         if _tokens(learned) >= wanted:
             break
         try:
-            taught = turns({"tools": [], "outcome": {"tool_errors": []}, **row}, renderer)
+            taught = turns(
+                cast(Trace, {"tools": [], "outcome": {"tool_errors": []}, **row}), renderer
+            )
         except Unrenderable:
             rejected["malformed_trace"] = rejected.get("malformed_trace", 0) + 1
             continue

@@ -73,7 +73,7 @@ def train(
         )
         model = get_peft_model(model, lora)
     fused = _fused(model, settings, say)
-    packed = fused is not None and not any(e.pictures for e in (*examples, *held_out))
+    packed = fused is not None and not any(e.image_names for e in (*examples, *held_out))
     longest = max(len(e.input_ids) for e in examples)
     tokens, before = _batches(model, fused, settings, longest, say)
     config = SFTConfig(

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from student.rendering.vision import image_processor, scaled, token_side
+from student.rendering.vision import image_processor, scale_image, token_side
 from teacher.scenes.images import ImageStore
 
 # The modules that no adapter is put on.
@@ -38,7 +38,7 @@ class Collator:
 
         batch = padded(examples, multiple)
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token).long()
-        if names := [name for e in examples for name in e["pictures"]]:
+        if names := [name for e in examples for name in e["image_names"]]:
             pictures = [self._read(name) for name in names]
             read = self.processor(images=pictures, do_resize=False, return_tensors="pt")
             batch |= {key: read[key] for key in ("pixel_values", "image_grid_thw")}
@@ -48,7 +48,7 @@ class Collator:
         assert self.album, "examples with pictures, and no album"
         self.album.png(name)  # says what is wrong with a file that is missing or damaged
         with Image.open(self.album.directory / f"{name}.png") as image:
-            return scaled(image, self.side)
+            return scale_image(image, self.side)
 
 
 def prepare_tower(model: Any) -> None:

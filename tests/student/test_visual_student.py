@@ -146,7 +146,7 @@ def test_the_examples_hold_the_pictures_and_all_their_tokens(finished: SimpleNam
     renderer = work.renderer()
     kept = list(read_jsonl(work.path("filter", "kept.jsonl")))
     learned = [example for trace in kept for example in examples(trace, renderer)]
-    shown = [name for example in learned for name in example.pictures]
+    shown = [name for example in learned for name in example.image_names]
     assert shown == [name for trace in kept for name in trace["images"]] and len(shown) > 8
     placeholder = renderer.tokenizer.convert_tokens_to_ids(renderer.placeholder)
     assert sum(e.input_ids.count(placeholder) for e in learned) == sum(map(renderer.tokens, shown))
@@ -319,7 +319,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
     assert trace["grounding"] == "pixels" and trace["outcome"]["ended"] != "teacher_error"
     asked = as_served(cast(Any, trace), renderer)["messages"][:2]
     prompt = renderer.text(asked, trace["tools"], add_generation_prompt=True)
-    expected = len(renderer.ids(prompt, renderer.pictures(asked)))
+    expected = len(renderer.ids(prompt, renderer.image_names(asked)))
     assert trace["calls"][0]["usage"]["prompt_tokens"] == expected
 
 
@@ -342,10 +342,10 @@ def test_a_student_that_sees_learns_in_words_by_recipe(
         asked = [*read_jsonl(work.path("tasks", "exam.jsonl"))]
         assert "where_is_the_fee" not in {row["template"] for row in asked}
         renderer = work.renderer()
-    renderer.album = finished.work.image_store
+    renderer.image_store = finished.work.image_store
     kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
     learned = [example for trace in kept for example in examples(trace, renderer)]
-    assert not any(example.pictures for example in learned)
+    assert not any(example.image_names for example in learned)
     assert any("Fee due" in renderer.tokenizer.decode(e.input_ids) for e in learned)
 
 
@@ -396,7 +396,7 @@ def of_another_family(directory: Path) -> None:
     [
         (without_settings, "no preprocessor_config.json"),
         (with_broken_settings, "config or image processor cannot be read: "),
-        (with_a_template_for_texts, "its chat template shows no pictures"),
+        (with_a_template_for_texts, "its chat template shows no images"),
         (of_another_family, "model_type: found qwen2_vl, expected one of qwen2_5_vl, qwen3_vl"),
     ],
 )

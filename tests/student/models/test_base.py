@@ -141,7 +141,7 @@ def rewrite(path: Path, **changes):
         ),
         (
             lambda d: rewrite(d / "config.json", quantization_config={"quant_method": "gptq"}),
-            "its weights are quantised",
+            "the weights are quantised",
         ),
         (lambda d: rewrite(d / "config.json", model_type="t5"), "not a causal language model"),
     ],

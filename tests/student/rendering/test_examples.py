@@ -13,8 +13,8 @@ from student.rendering.examples import (
     Renderer,
     Unrenderable,
     as_served,
-    as_template_reads,
     examples,
+    template_message,
 )
 from teacher.models import catalog
 
@@ -34,7 +34,7 @@ def prompts(renderer, messages, tools):
     """Token ids of the prompt of each assistant's turn, as the server of the template is asked."""
     return [
         renderer.tokenizer.apply_chat_template(
-            [as_template_reads(m) for m in messages[:index]],
+            [template_message(m) for m in messages[:index]],
             tools=tools or None,
             chat_template=renderer.template,
             add_generation_prompt=True,
@@ -123,7 +123,7 @@ def one_by_one(messages):
 
 def check_conversation(renderer, messages, tools, written=written):
     found = stretches(examples(trace(messages, tools), renderer))
-    if renderer.one_call_a_turn:
+    if renderer.one_call_per_turn:
         messages = one_by_one(messages)
     turns = [message for message in messages if message["role"] == "assistant"]
     assert [labels for _, labels in found] == [renderer.ids(written(turn)) for turn in turns]
@@ -192,7 +192,7 @@ def test_a_template_that_rewrites_history_makes_an_example_of_each_turn():
     assert len(made) == 4
     assert [p for p, _ in stretches(made)] == prompts(QWEN3, TWO_REQUESTS, TOOLS)
     for example in made:
-        learned = str(TINY.decode(example.labels[-example.learned :]))
+        learned = str(TINY.decode(example.labels[-example.label_count :]))
         assert learned.startswith("<think>\n\n</think>")
         assert example.labels[-1] == TINY.convert_tokens_to_ids(END)
 
@@ -238,7 +238,7 @@ def test_where_two_tokens_may_end_a_turn_the_last_of_them_is_learned_too():
     )
     renderer = Renderer(TINY, template, [END, "<|im_start|>"])
     (only,) = examples(trace([user("a"), says("b")]), renderer)
-    assert TINY.decode(only.labels[-only.learned :]) == "b<|im_start|><|im_end|>"
+    assert TINY.decode(only.labels[-only.label_count :]) == "b<|im_start|><|im_end|>"
 
 
 # ------------------------------------------------------------------------------------- refused and masked
@@ -272,13 +272,13 @@ def test_a_turn_whose_call_came_back_as_an_error_is_read_but_not_learned():
         written(messages[4]),
         written(messages[6]),
     ]
-    assert only.learned == sum(len(TINY.encode(written(messages[i]))) for i in (4, 6))
+    assert only.label_count == sum(len(TINY.encode(written(messages[i]))) for i in (4, 6))
 
 
 def test_a_masked_turn_that_history_rewrites_makes_no_example():
     masked = list(examples(trace(TWO_REQUESTS, tool_errors=[3, 8]), QWEN3))
     assert [p for p, _ in stretches(masked)] == prompts(QWEN3, TWO_REQUESTS, TOOLS)[1::2]
-    assert all(example.learned for example in masked)
+    assert all(example.label_count for example in masked)
 
 
 def test_a_trace_of_which_nothing_may_be_learned_makes_no_example():
@@ -340,12 +340,12 @@ def test_a_turn_without_a_thought_is_still_what_the_reasoning_template_asks_for(
     ],
 )
 def test_a_template_is_asked_whether_it_can_show_two_calls_in_a_turn(renderer, only_one):
-    assert renderer.one_call_a_turn is only_one
+    assert renderer.one_call_per_turn is only_one
 
 
 def test_a_template_that_leaves_the_second_call_out_counts_as_one_that_cannot_show_it():
     shows_the_first = "{% for m in messages %}{{ m.tool_calls[0].function.arguments if m.tool_calls }}{% endfor %}"
-    assert Renderer(TINY, shows_the_first, [END]).one_call_a_turn
+    assert Renderer(TINY, shows_the_first, [END]).one_call_per_turn
 
 
 def test_parallel_calls_become_turns_with_their_own_results_and_their_own_errors():
@@ -386,7 +386,7 @@ def test_of_calls_without_results_at_the_end_the_first_is_the_last_turn():
 
 def test_an_empty_list_of_calls_is_no_call():
     (only,) = examples(trace([user("?"), says("Yes.", tool_calls=[])]), LLAMA)
-    assert LLAMA_TINY.decode(only.labels[-only.learned :]) == f"Yes.{EOT}"
+    assert LLAMA_TINY.decode(only.labels[-only.label_count :]) == f"Yes.{EOT}"
 
 
 def test_what_a_template_refuses_or_stumbles_over_is_said_in_its_own_words():

@@ -264,7 +264,7 @@ def test_the_loss_is_that_of_the_labelled_tokens_alone(untrained, tmp_path):
         losses_T = torch.nn.functional.cross_entropy(logits_TV, targets_T, reduction="none")
         lost += losses_T[targets_T != IGNORED].tolist()
     (row,) = log(tmp_path / "run")
-    assert len(lost) == sum(example.learned for example in pair)
+    assert len(lost) == sum(example.label_count for example in pair)
     assert row["loss"] == pytest.approx(sum(lost) / len(lost), abs=1e-4)
 
 

@@ -23,8 +23,8 @@ from student.rendering.examples import (
     Renderer,
     Unrenderable,
     as_served,
-    as_template_reads,
     examples,
+    template_message,
 )
 from student.rendering.vision import VisionRenderer
 from student.training import vision
@@ -108,12 +108,12 @@ def prompts(renderer, made):
     for index, message in enumerate(made["messages"]):
         if message["role"] == "assistant":
             given = renderer.theirs.apply_chat_template(
-                [as_template_reads(m) for m in made["messages"][:index]],
+                [template_message(m) for m in made["messages"][:index]],
                 tools=made["tools"] or None,
                 add_generation_prompt=True,
                 tokenize=False,
             )
-            opened = [Image.open(renderer.album.directory / f"{name}.png") for name in seen]
+            opened = [Image.open(renderer.image_store.directory / f"{name}.png") for name in seen]
             found.append(renderer.theirs(images=opened or None, text=given))
         content = message["content"]
         parts = content if isinstance(content, list) else []
@@ -141,7 +141,7 @@ def test_each_turn_is_learned_with_its_stop_token_after_the_prompt_of_transforme
     seeing, pages
 ):
     (only,) = check(seeing, conversation(pages))
-    assert only.pictures == pages
+    assert only.image_names == pages
     shown = only.input_ids.count(seeing.tokenizer.convert_tokens_to_ids(seeing.placeholder))
     assert shown == sum(map(seeing.tokens, pages)) > 60
 
@@ -195,11 +195,11 @@ def test_a_turn_whose_call_failed_is_read_but_not_learned(seeing, pages):
 
 
 def test_more_pictures_than_are_named_or_a_placeholder_in_words_is_refused(seeing, pages):
-    with pytest.raises(Unrenderable, match="3 pictures in the messages, 2 named"):
+    with pytest.raises(Unrenderable, match="3 images in the messages, 2 named"):
         examples(conversation(pages[:2]), seeing)
     forged = conversation(pages)
     forged["messages"][0]["content"] = "<|image_pad|>"
-    with pytest.raises(Unrenderable, match="shows 3 pictures of 2"):
+    with pytest.raises(Unrenderable, match="shows 3 images of 2"):
         examples(forged, seeing)
 
 
@@ -210,16 +210,16 @@ def test_a_text_only_student_reads_what_its_server_is_sent(album, pages):
     renderer = Renderer(TINY, trls("qwen2_5"), [END], album)
     made = conversation(pages)
     (only,) = examples(made, renderer)
-    assert only.pictures == []
+    assert only.image_names == []
     read = TINY.decode(only.input_ids)
     for name in pages:
         assert kinds.as_text(album.description(name)["source"]) in read
     served = as_served(made, renderer)
-    shown: Any = renderer.text(renderer.sent(served["messages"]), TOOLS)
+    shown: Any = renderer.text(renderer.server_messages(served["messages"]), TOOLS)
     assert shown in f"{read}\n"
 
 
-def test_where_a_template_allows_one_call_a_turn_each_picture_follows_its_own_call(album, pages):
+def test_where_a_template_allows_one_call_a_turn_each_image_follows_its_own_call(album, pages):
     one = Renderer(TINY, trls("llama3_1"), ["<|eot_id|>"], album)
     messages = [user("?"), calls({"key": "a"}, {"key": "b"})]
     messages += [result([IMAGE], 1), result([IMAGE], 0), says("Done.")]
@@ -272,14 +272,14 @@ def test_a_picture_takes_the_tokens_that_transformers_gives_it_but_where_a_side_
         limits = (rendering_vision.FEWEST_TOKENS * side**2, rendering_vision.MOST_TOKENS * side**2)
         for width, height in [(1000, 701), (2048, 2047), (2048, 3000), (30, 45), (17, 300)]:
             theirs = smart_resize(height, width, side, *limits)
-            assert rendering_vision.fitted(width, height, side) == theirs[::-1]
+            assert rendering_vision.fit_size(width, height, side) == theirs[::-1]
         half = 22 * side + side // 2
-        assert rendering_vision.fitted(half, 40 * side, side) == (23 * side, 40 * side)
+        assert rendering_vision.fit_size(half, 40 * side, side) == (23 * side, 40 * side)
         assert smart_resize(40 * side, half, side, *limits) == (40 * side, 22 * side)
 
 
 def test_a_scaled_picture_keeps_its_shape_in_the_middle_of_black():
-    scaled = rendering_vision.scaled(Image.new("RGB", (90, 128), "white"), 32)
+    scaled = rendering_vision.scale_image(Image.new("RGB", (90, 128), "white"), 32)
     assert scaled.size == (96, 128)
     assert scaled.getbbox() == (3, 0, 93, 128)
 
@@ -439,7 +439,7 @@ def test_the_server_reads_pixels_of_any_size_as_transformers_does_in_training(
             logits = model(**asked, image_grid_thw=two, pixel_values=patches).logits
         expected = logits[0, -1].log_softmax(-1)
         messages = as_served(conversation(shown), renderer)["messages"][:2]
-        tokens, likely = image_check.next_token(served, renderer.sent(messages), TOOLS)
+        tokens, likely = image_check.next_token(served, renderer.server_messages(messages), TOOLS)
         assert tokens == end
         for token, logprob in likely:  # the server computes in bfloat16
             assert logprob == pytest.approx(expected[token].item(), abs=0.05)
@@ -459,7 +459,7 @@ def test_the_gate_notices_pictures_of_another_size_and_pictures_that_are_not_rea
     traces: list[Any] = [as_served(conversation(pages), renderer)]
     assert image_check.check_image_round_trip(served, traces, renderer)["passed"]
     with monkeypatch.context() as larger:
-        larger.setattr(vision, "FEWEST_TOKENS", 200)
+        larger.setattr(rendering_vision, "FEWEST_TOKENS", 200)
         found = image_check.check_image_round_trip(served, traces, renderer)
     assert not found["passed"] and "in training" in found["detail"]
     # Where no trace has a picture, one is drawn.
