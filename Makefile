@@ -16,7 +16,7 @@ VLLM_READY := $(VLLM)/.ready
 # in the order of tests/conftest.py.
 BESIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The files with tests that run by themselves: what the others import takes longer than to look.
-ALONE = $(shell grep -lE 'mark\.(alone|gpu)' tests/test_*.py)
+ALONE = $(shell grep -rlE "mark\.(alone|gpu)" tests --include=test_*.py)
 
 # Recipes read these from the environment, so that a path with spaces or quotes stays one argument.
 export DOMAIN NAME RECIPE RUN

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from drawings import DRAWINGS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -91,7 +92,7 @@ def test_a_screen_shows_each_value_of_its_data_once_and_nothing_is_wrong_with_it
 
 @pytest.mark.parametrize(
     "numbers",
-    [range(16), pytest.param(range(16, 1000), marks=pytest.mark.slow)],
+    [range(16), pytest.param(range(16, DRAWINGS), marks=pytest.mark.slow)],
 )
 def test_no_text_lies_on_another_or_leaves_the_screen_labels_and_line_numbers_included(
     numbers: range, monkeypatch: pytest.MonkeyPatch
