@@ -27,6 +27,7 @@ def distill(
     domain: str,
     recipe: Recipe,
     directory: Path,
+    *,
     until: str | None = None,
     only: str | None = None,
     hardware: str | None = None,

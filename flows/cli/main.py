@@ -123,7 +123,7 @@ def distill(
       stillhouse distill legal --set tasks.train=40 --set train.epochs=1 --run runs/small
       stillhouse distill ./my-domain --recipe local --until filter
     """
-    _distill(domain, recipe, run, set_, until, json_)
+    _distill(domain, recipe, run, set_, until=until, json_=json_)
 
 
 @app.command()
@@ -152,7 +152,7 @@ def plan(
       stillhouse plan legal --set tasks.train=2000
       stillhouse plan legal --recipe kimi-k2.5-qwen3-32b --gpus 8xH200 --set serve.price_per_gpu_hour=3.5
     """
-    _distill(domain, recipe, run, set_, "plan", json_, gpus)
+    _distill(domain, recipe, run, set_, until="plan", gpus=gpus, json_=json_)
 
 
 def _distill(
@@ -160,24 +160,25 @@ def _distill(
     recipe_name: str,
     directory: Path | None,
     settings: list[str] | None,
+    *,
     until: str | None,
-    json_: Path | None,
     gpus: str | None = None,
+    json_: Path | None,
 ) -> None:
-    from flows import recipe_file
-    from flows import run_directory as run
+    from flows import recipe_file, run_directory
     from teacher.domain import pack as packs
 
-    if until is not None and until not in run.STAGES:
-        raise InputError(f"--until {until}: no such stage: expected one of {', '.join(run.STAGES)}")
+    stages = run_directory.STAGES
+    if until is not None and until not in stages:
+        raise InputError(f"--until {until}: no such stage: expected one of {', '.join(stages)}")
     loaded = recipe_file.load(recipe_name, settings)
     if directory is None:
-        directory = run.default_directory(packs.load(domain).name, loaded.name)
+        directory = run_directory.default_directory(packs.load(domain).name, loaded.name)
     _log_errors_in(directory)
 
-    from flows.distill import distill as run_stages
+    from flows.distill import distill as run_flow
 
-    summary = run_stages(domain, loaded, directory, until=until, only=None, hardware=gpus)
+    summary = run_flow(domain, loaded, directory, until=until, hardware=gpus)
     write_result(summary, json_)
 
 
@@ -185,16 +186,16 @@ def _one_stage(stage: str, text: str) -> None:
     """Adds the command that runs one stage of an existing run."""
 
     def command(run: RunArgument, json_: JsonOut = None) -> None:
-        from flows import run_directory as runs
+        from flows import run_directory
         from schemas.recipe import Recipe
 
-        record = runs.read(run)
+        record = run_directory.read(run)
         _log_errors_in(run)
 
-        from flows.distill import distill as run_stages
+        from flows.distill import distill as run_flow
 
         recipe = Recipe.model_validate(record["recipe"])
-        summary = run_stages(record["domain"]["path"], recipe, run, until=None, only=stage)
+        summary = run_flow(record["domain"]["path"], recipe, run, only=stage)
         write_result(summary, json_)
 
     example = f"\b\nExample:\n  stillhouse {stage} runs/legal-local"

@@ -42,7 +42,7 @@ def stages(monkeypatch):
     calls = []
     module = types.ModuleType("flows.distill")
 
-    def distill(domain, recipe, directory, until, only, hardware=None):
+    def distill(domain, recipe, directory, *, until=None, only=None, hardware=None):
         calls.append(
             {
                 "domain": domain,
