@@ -1,4 +1,4 @@
-"""A digest of all that a run takes from a teacher or a student: its description, its template, its local files."""
+"""Computes the digest of a teacher or a student: of its description, its template and its local files."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 from schemas.files import dumps, sha256, sha256_text
 from teacher.models import catalog
 
-# Larger files, which are weights, count by size and modification time: to hash 60 GB takes minutes.
+# Larger files are weights. Their size and modification time are compared instead: to hash 60 GB takes minutes.
 _HASHED_BYTES = 64 * 2**20
 
 
@@ -29,9 +29,9 @@ def model_digest(model: dict[str, Any]) -> str:
 
 
 def _state(path: Path) -> list[list[Any]]:
-    """[name, sha256] of each small file, [name, bytes, modification time in ns] of each large one; hidden files not.
+    """Returns [name, sha256] of each small file and [name, bytes, modification time in ns] of each large one.
 
-    A path that is not there has no files: a teacher behind an API needs no weights on this machine.
+    Hidden files are left out. A missing path has no files: a teacher behind an API needs no weights on this machine.
     """
     if path.is_file():
         return [_file_state(path, path.name)]

@@ -1,8 +1,7 @@
 """A stage of a run: what it reads, declared beside its body, and how it is run or skipped.
 
-The declaration decides when a stage is repeated. Its body gets a context that shows the declared fields of the recipe
-and the declared models alone, so that a setting which a stage reads cannot be missing from its receipt
-(flows/run_directory.py):
+The declaration decides when a stage is repeated. The body gets a context with only the declared fields of the recipe
+and the declared models, so a setting that a stage reads cannot be missing from its receipt (flows/run_directory.py):
 
     @partial(Stage, name="export", reads=("export", "train.max_length"), models=("student",), outputs=("export",))
     def export(context: RunContext) -> dict[str, Any]: ...
@@ -10,7 +9,7 @@ and the declared models alone, so that a setting which a stage reads cannot be m
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NoReturn, TypeVar
+from typing import Any, Literal, NoReturn, TypeVar, cast
 
 from flows.progress import log
 from flows.run_context import RunContext
@@ -54,8 +53,9 @@ class Stage:
         earlier: the earlier stages whose outputs it reads, each with the path, in the run's directory, at which those
             outputs begin; "" for all of them.
         digests: further inputs by name, such as the digest of a file outside the run.
-        holds: whether the outputs of a finished stage can still be used; what lies outside the receipt's files.
-        report: prints lines about the outputs, also where the stage was done already.
+        holds: whether the outputs of a finished stage can still be used. It checks what the receipt does not list,
+            such as files outside the stage's outputs.
+        report: prints lines about the outputs, also if the stage was done already.
     """
 
     body: Callable[[RunContext], dict[str, Any]]
@@ -74,7 +74,7 @@ class Stage:
 
         Raises:
             InputError: an earlier stage has not run.
-            UndeclaredRead: the body reads what is not declared.
+            UndeclaredRead: the body reads a field or a model that the stage does not declare.
         """
         if self.is_current(context):
             log(f"{self.name} is done already")
@@ -85,13 +85,13 @@ class Stage:
         self.report(context)
 
     def is_current(self, context: RunContext) -> bool:
-        """Whether the stage need not run: same inputs, its outputs are as it wrote them, and they still hold."""
+        """Whether the stage need not run: same inputs, unchanged outputs, and `holds` returns True."""
         return context.run.is_current(self.name, self.inputs(context)) and self._checked(
             self.holds, context
         )
 
     def inputs(self, context: RunContext) -> dict[str, str]:
-        """A digest of everything that is declared, by its name: what the receipt keeps.
+        """Returns a digest of each declared input, by its name, as the receipt stores them.
 
         Raises:
             InputError: an earlier stage has not run.
@@ -111,13 +111,13 @@ class Stage:
         return inputs | self._checked(self.digests, context)
 
     def view(self, context: RunContext) -> RunContext:
-        """The context as the body gets it: reading anything undeclared of the recipe or the models raises."""
+        """Returns the context that the body gets, in which a read of an undeclared field or model raises."""
         fields = [read.removesuffix("?") for read in (*self.reads, *self.also_reads)]
         view = replace(context, recipe=limited(context.recipe, fields))
         if "teacher" not in self.models:
-            view = replace(view, teacher=_Undeclared(self.name, "teacher"))
+            view = replace(view, teacher=cast(Any, _UndeclaredModel(self.name, "teacher")))
         if "student" not in self.models:
-            view = replace(view, student=_Undeclared(self.name, "student"))
+            view = replace(view, student=cast(Any, _UndeclaredModel(self.name, "student")))
         return view
 
     def _checked(self, function: Callable[[RunContext], Any], context: RunContext) -> Any:
@@ -133,16 +133,16 @@ class Stage:
 
 
 def limited(recipe: Recipe, fields: Iterable[str]) -> Recipe:
-    """A copy of a recipe that has the named fields ("train.max_length") and sections ("train") alone.
+    """Returns a copy of a recipe that has only the named fields ("train.max_length") and sections ("train").
 
-    Reading another one raises AttributeError.
+    A read of any other field raises AttributeError.
     """
-    wanted: dict[str, set[str]] = {}
+    names_by_section: dict[str, set[str]] = {}
     for path in fields:
         section, _, name = path.partition(".")
-        wanted.setdefault(section, set()).add(name)
-    copy = _with_fields(recipe, wanted)
-    for section, names in wanted.items():
+        names_by_section.setdefault(section, set()).add(name)
+    copy = _with_fields(recipe, names_by_section)
+    for section, names in names_by_section.items():
         if "" not in names:
             vars(copy)[section] = _with_fields(getattr(recipe, section), names)
     return copy
@@ -160,8 +160,11 @@ def _is_set(recipe: Recipe, field: str) -> bool:
     return getattr(getattr(recipe, section), name) is not None
 
 
-class _Undeclared(dict[str, Any]):
-    """Stands in for the description of a model that a stage does not declare: each read raises."""
+class _UndeclaredModel:
+    """Stands in for the description of a model that a stage does not declare: every use as a dict raises.
+
+    It is no dict itself, because C code (json.dumps) would take it for an empty one.
+    """
 
     def __init__(self, stage: str, model: str) -> None:
         self._message = _undeclared(stage, model)
@@ -169,7 +172,10 @@ class _Undeclared(dict[str, Any]):
     def _refuse(self, *_: object) -> NoReturn:
         raise UndeclaredRead(self._message)
 
-    __getitem__ = get = items = values = keys = __iter__ = __contains__ = _refuse  # type: ignore[assignment]
+    # get, items, copy, setdefault, ...
+    __getattr__ = _refuse
+    __getitem__ = __contains__ = __iter__ = __len__ = __bool__ = __or__ = __ror__ = _refuse
+    __eq__ = __ne__ = _refuse  # type: ignore[assignment]
 
 
 def _undeclared(stage: str, read: str) -> str:

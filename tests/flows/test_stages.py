@@ -1,7 +1,8 @@
 """What makes a stage run again: each setting, model and file that it reads, and nothing else. No stage body runs."""
 
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -230,9 +231,17 @@ def test_a_stage_that_reads_an_undeclared_model_is_a_bug(
     context: RunContext, stage: str, model: str
 ) -> None:
     view = PIPELINE[stage].view(context)
-    for read in (lambda m: m["name"], lambda m: m.get("shape"), lambda m: "images" in m, dict):
+    uses: list[Callable[[Any], Any]] = [
+        *(lambda m: m["name"], lambda m: m.get("shape"), lambda m: "images" in m),
+        *(dict, list, len, bool, lambda m: m == {}, lambda m: m != {}),
+        *(lambda m: m.copy(), lambda m: m.setdefault("name", "x"), lambda m: {**m}),
+        *(lambda m: m | {}, lambda m: {} | m, lambda m: m.items()),
+    ]
+    for use in uses:
         with pytest.raises(UndeclaredRead, match=f"the stage {stage} reads {model}"):
-            read(getattr(view, model))
+            use(getattr(view, model))
+    with pytest.raises(TypeError):
+        json.dumps(getattr(view, model))
 
 
 def test_an_edited_description_repeats_the_stages_that_use_the_model(context: RunContext) -> None:
