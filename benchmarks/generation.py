@@ -12,6 +12,7 @@ own; start-up times are left out.
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
 import statistics
@@ -74,8 +75,10 @@ async def _pipeline(
     endpoint = Endpoint(arguments.url, arguments.key, arguments.model)
     before = _metrics(arguments.url)
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as scratch:
-        journal = Journal(Path(scratch))
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        contextlib.closing(Journal(Path(scratch))) as journal,
+    ):
         async with Client(endpoint, identity, journal, arguments.concurrency, 600) as client:
             maker = {**identity, "engine": "vllm", "licence": "none"}
             traces = [
@@ -89,7 +92,6 @@ async def _pipeline(
                     workers=arguments.concurrency,
                 )
             ]
-        journal.close()
     seconds = time.monotonic() - started
     after = _metrics(arguments.url)
     requests = sum(len(trace["calls"]) for trace in traces)

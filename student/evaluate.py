@@ -5,6 +5,7 @@ In: a Candidate and the exam's tasks. Out: a trace for each task, and from the t
 (schemas/scorecard.schema.json).
 """
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -129,19 +130,20 @@ async def run_exam(
         images=grounding,
         album=image_store,
     )
-    replies = Journal(journal)
     slots = settings.concurrency
     traces: dict[str, Trace] = {}
-    with serve(
-        candidate.file, log, slots, context, candidate.template, projector=candidate.projector
-    ) as endpoint:
+    with (
+        serve(
+            candidate.file, log, slots, context, candidate.template, projector=candidate.projector
+        ) as endpoint,
+        contextlib.closing(Journal(journal)) as replies,
+    ):
         async with Client(
             endpoint, identity, replies, slots, _REPLY_SECONDS, image_store
         ) as client:
             async for rollout in rollouts(tasks, domain, client, loop, maker, workers=slots):
                 traces[rollout.trace["task"]["id"]] = rollout.trace
                 report_episode()
-    replies.close()
     return [traces[task["id"]] for task in tasks]
 
 

@@ -7,6 +7,7 @@ arrive, so that none is requested twice.
 """
 
 import asyncio
+import contextlib
 from functools import partial
 from typing import Any
 
@@ -122,50 +123,54 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
             for task in chosen
         ]
 
-    journal = Journal(context.path("journal"))
-    before = len(journal)
     counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}
     traces: list[Trace] = []
     blind: list[Trace] = []
     all_attempts = context.recipe.filter.agreement is not None
-    async with Client(
-        endpoint, identity, journal, settings.concurrency, settings.timeout_s, context.image_store
-    ) as client:
-        with track("attempts", len(todo) * settings.attempts) as advance:
-            async for rollout in rollouts(
-                todo,
-                context.domain,
-                client,
-                loop,
-                maker,
-                workers=settings.concurrency,
-                attempts=settings.attempts,
-                hint=settings.hint,
-                examples=examples,
-                all_attempts=all_attempts,
-            ):
-                trace = rollout.trace
-                traces.append(trace)
-                counts["traces"] += 1
-                counts["hinted"] += trace["hinted"]
-                counts["passed"] += agent_loop.passed(trace)
-                # A task that is solved needs none of its later attempts.
-                is_last = agent_loop.passed(trace) and not all_attempts
-                advance(settings.attempts - rollout.attempt if is_last else 1)
-        traces.sort(key=lambda trace: trace["id"])
-        if settings.blind:
-            blind = await blind_baseline.check(
-                traces,
-                todo,
-                context.domain,
-                client,
-                loop,
-                maker,
-                workers=settings.concurrency,
-                examples=examples,
-            )
+    with contextlib.closing(Journal(context.path("journal"))) as journal:
+        before = len(journal)
+        async with Client(
+            endpoint,
+            identity,
+            journal,
+            settings.concurrency,
+            settings.timeout_s,
+            context.image_store,
+        ) as client:
+            with track("attempts", len(todo) * settings.attempts) as advance:
+                async for rollout in rollouts(
+                    todo,
+                    context.domain,
+                    client,
+                    loop,
+                    maker,
+                    workers=settings.concurrency,
+                    attempts=settings.attempts,
+                    hint=settings.hint,
+                    examples=examples,
+                    all_attempts=all_attempts,
+                ):
+                    trace = rollout.trace
+                    traces.append(trace)
+                    counts["traces"] += 1
+                    counts["hinted"] += trace["hinted"]
+                    counts["passed"] += agent_loop.passed(trace)
+                    # A task that is solved needs none of its later attempts.
+                    is_last = agent_loop.passed(trace) and not all_attempts
+                    advance(settings.attempts - rollout.attempt if is_last else 1)
+            traces.sort(key=lambda trace: trace["id"])
+            if settings.blind:
+                blind = await blind_baseline.check(
+                    traces,
+                    todo,
+                    context.domain,
+                    client,
+                    loop,
+                    maker,
+                    workers=settings.concurrency,
+                    examples=examples,
+                )
     write_jsonl(context.path("traces.jsonl"), traces)
-    journal.close()
     sent = len(journal) - before
     return {
         **counts,

@@ -17,6 +17,7 @@ import asyncio
 import textwrap
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypedDict, TypeVar
@@ -232,12 +233,8 @@ def _with_target(
         ) as client:
             return await work(Target(client, endpoint, teacher, mode, limits))
 
-    with TemporaryDirectory() as directory:
-        journal = Journal(Path(directory))
-        try:
-            return asyncio.run(run_work(journal))
-        finally:
-            journal.close()
+    with TemporaryDirectory() as directory, closing(Journal(Path(directory))) as journal:
+        return asyncio.run(run_work(journal))
 
 
 async def _run_checks(
