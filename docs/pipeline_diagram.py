@@ -16,7 +16,8 @@ FILE = Path(__file__).with_name("pipeline.svg")
 STAGES = {
     "plan": (["samples tasks,", "proves each one", "solvable"], ["tasks/", "plan.json"]),
     "generate": (["teacher works the", "tasks with tools;", "replies on disk"], ["journal/", "traces.jsonl"]),
-    "filter": (["checks each trace,", "names one reason", "per rejection"], ["kept.jsonl", "rejected.jsonl", "ledger.json"]),
+    "filter": (["checks each trace,", "names one reason", "per rejection"], ["kept.jsonl", "rejected.jsonl",
+               "ledger.json"]),
     "train": (["LoRA or QLoRA on", "the assistant's", "tokens only"], ["adapter/", "log.jsonl"]),
     "export": (["merges, writes", "GGUF and vLLM,", "checks each file"], ["gguf/", "vllm/", "gate.json"]),
     "evaluate": (["base and exported", "student on the", "held-out exam"], ["scorecard.json"]),
@@ -102,7 +103,8 @@ def _exam() -> list[str]:
     return [
         _arrow(f"M{start} {bottom}V{_EXAM_Y}H{end}V{bottom + 1}"),
         _arrow(f"M{branch} {_EXAM_Y}V{bottom + 1}"),
-        _text(start + 10, _EXAM_Y + 16, "tasks/exam.jsonl: held-out tasks; the filter drops traces that resemble them", "label"),
+        _text(start + 10, _EXAM_Y + 16,
+              "tasks/exam.jsonl: held-out tasks; the filter drops traces that resemble them", "label"),
     ]  # fmt: skip
 
 

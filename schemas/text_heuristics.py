@@ -7,8 +7,8 @@ checked elsewhere.
 import re
 from collections.abc import Collection
 
-# Markers that chat templates put around calls, turns and reasoning. `<|...|>` is used by most models since ChatML,
-# `<｜...｜>` by DeepSeek, `◁...▷` by Kimi-VL, words in square brackets by Mistral; the rest by Hermes, Qwen, GLM, Gemma.
+# Markers that chat templates put around calls, turns and reasoning. Most models since ChatML use `<|...|>`,
+# DeepSeek `<｜...｜>`, Kimi-VL `◁...▷`, Mistral words in square brackets; the rest are of Hermes, Qwen, GLM and Gemma.
 _MARKERS = re.compile(
     r"<\|[a-z_]{3,}\|>"
     r"|<｜[^｜<>]{3,}｜>"

@@ -112,7 +112,7 @@ class LegalDesk(Environment):
         return None
 
     def _amend(self, clause: Clause, topic: str, ids: list[str], rng: random.Random) -> None:
-        """Adds amendments with distinct values and dates; the order of their numbers is not the order of their dates."""
+        """Adds amendments with distinct values and dates; their numbers are not in the order of their dates."""
         values: set[int] = {clause.value}
         dates: set[dt.date] = set()
         for amendment in sorted(ids):

@@ -1,7 +1,7 @@
 """The task templates of the research desk with images: charts, diagrams and pages, in the request or from a tool.
 
-For an image in the request, a program (teacher/domain/questions.py) computes the answer from its data. For an image from
-a tool, the agent must read it to make the next call: arguments must equal the values that the image shows.
+For an image in the request, a program (teacher/domain/questions.py) computes the answer from its data. For an image
+from a tool, the agent must read it to make the next call: arguments must equal the values that the image shows.
 """
 
 import random

@@ -1,4 +1,4 @@
-"""The code review pack: tasks are solvable and not trivial, tools need values of the screenshots, shown code is real."""
+"""The code review pack: tasks are solvable, not trivial, and need values of the screenshots; code in images is real."""
 
 import random
 import re

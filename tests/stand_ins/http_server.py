@@ -15,7 +15,7 @@ class Handler(BaseHTTPRequestHandler):
         return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
 
     def reply(self, status: int, content: Any) -> None:
-        """Sends a response. content: a JSON value, or bytes that are sent unchanged (as text/html if they start with <)."""
+        """Sends a response. content: a JSON value, or bytes, sent unchanged (as text/html if they start with <)."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         page = data.startswith(b"<")

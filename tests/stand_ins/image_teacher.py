@@ -1,4 +1,4 @@
-"""A teacher that solves the tasks of the small pack with images, behind a real HTTP server, and a run that it serves."""
+"""A teacher that solves the tasks of the small pack with images, behind a real HTTP server, and a run with it."""
 
 import json
 from pathlib import Path

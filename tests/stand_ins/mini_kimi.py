@@ -1,7 +1,7 @@
 """A miniature Kimi for vLLM: K2's architecture and K2.5's vocabulary, with a few layers and without weights.
 
-It is built from the configuration and the tokenizer beside this checkout (shared/kimi, MIT, Moonshot AI). vLLM fills the
-weights with random numbers (`--load-format dummy`), so its replies are the worst that a teacher can give.
+It is built from the configuration and the tokenizer beside this checkout (shared/kimi, MIT, Moonshot AI). vLLM fills
+the weights with random numbers (`--load-format dummy`), so its replies are the worst that a teacher can give.
 """
 
 import json

@@ -26,7 +26,7 @@ _TOWER = {
 
 
 def write(tokenizer, template: str, directory: Path, family: str = "qwen2_5_vl") -> Path:
-    """Writes config, weights, tokenizer, template and image processor as on the hub; adds vision tokens to `tokenizer`."""
+    """Writes a model's files as they lie on the hub; adds vision tokens to `tokenizer`."""
     import torch
     from transformers import AutoModelForImageTextToText
     from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil

@@ -119,7 +119,7 @@ class Chart:
         )  # fmt: skip
 
     def holds(self) -> bool:
-        """Whether each value has a place at its point, is within its bar or wedge, or is beyond its bar and on no other."""
+        """Whether each value is at its point, within its bar or wedge, or beyond its bar and on no other bar."""
         bars = [patch.get_window_extent() for patch in self.axes.patches]
         ends = [text.get_window_extent() for text in self.ends]
         if self.crowded or any(overlap(a.extents, b.extents) for a in ends for b in bars):
