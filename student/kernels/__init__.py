@@ -4,7 +4,8 @@ In: a transformers model with PEFT adapters. Out: the same model, whose training
 cross entropy that never holds all logits. Triton kernels run on a GPU; plain PyTorch of the same names elsewhere.
 Imports nothing of the project.
 
-Letters of shapes and of name suffixes (`hidden_TH`): T tokens of the batch, B rows, S tokens of a row, H hidden size,
-V vocabulary, F intermediate size of the MLP, N outputs and K inputs of a product, D head size, C rows of a chunk,
-R adapter rank, padded to a power of two from 16. A digit is a factor of the next letter (T2F: [T, 2 F]) or a size.
+Letters of shapes and of name suffixes (`hidden_TH`): T tokens of the batch, B rows, S tokens of a row, P positions,
+H hidden size, V vocabulary, F intermediate size of the MLP, K inputs and O outputs of a product, N heads, D head size,
+R adapter rank (padded to a power of two from 16), C parts of another axis. A matrix from `Linears.input` or `.output`
+is called TK or TO although it has the adapters' columns too.
 """

@@ -9,15 +9,18 @@ from torch import Tensor
 
 @dataclass
 class Batch:
-    """The sequences of a batch. With `starts` the batch is one row that holds the sequences end to end."""
+    """The rows and sequences of a batch.
+
+    Without `starts` each row is a sequence. With `starts` the batch is one row that holds the sequences end to end.
+    """
 
     rows: int
     length: int
-    starts: Tensor | None = None  # int32, one more than sequences: where each begins, and the end
-    longest: int = 0
+    starts: Tensor | None = None  # int32: the first token of each sequence, and the end
+    longest: int = 0  # tokens of the longest sequence, with `starts`
 
     def sequences(self, device: torch.device) -> tuple[Tensor, int]:
-        """Returns the start of each sequence, with all rows end to end, plus the end; and the longest length."""
+        """Returns the starts of the sequences all rows end to end, plus the end (int32), and the longest length."""
         if self.starts is not None:
             return self.starts, self.longest
         end = self.rows * self.length + 1
@@ -25,51 +28,64 @@ class Batch:
 
 
 class Attention:
-    """Causal attention by a kernel that PyTorch ships; keeps its output and log-sum-exp for the backward pass.
+    """Causal attention of one layer; keeps its output and log-sum-exp for the backward pass.
 
-    FlashAttention (arXiv:2205.14135, 2307.08691), in cuDNN's version where that was checked and in its authors'
-    version elsewhere, which takes packed sequences too but is half as fast on Hopper. Grouped keys and values
-    (arXiv:2305.13245) are not repeated.
+    On a GPU it runs FlashAttention (arXiv:2205.14135, 2307.08691): cuDNN's kernel for the cases in which it was
+    checked, otherwise the kernel of FlashAttention's authors, which also takes packed sequences but is half as fast on
+    Hopper. Keys and values of grouped heads (arXiv:2305.13245) are not copied. On a CPU, PyTorch computes it.
     """
 
-    def __init__(self, batch: Batch, q: Tensor, k: Tensor, v: Tensor, scale: float) -> None:
-        """`out` [B, S, heads, D] of q [B, S, heads, D] and k, v [B, S, kv_heads, D]."""
+    def __init__(
+        self, batch: Batch, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, scale: float
+    ) -> None:
+        """Computes `out_BSND`. k and v may have fewer heads than q: each serves as many query heads in a row."""
         aten, self.batch, self.scale = torch.ops.aten, batch, scale
-        self.cudnn = _cudnn_is_checked(batch, q)
-        if not q.is_cuda:
+        self.cudnn = _cudnn_is_checked(batch, q_BSND)
+        if not q_BSND.is_cuda:
             with torch.enable_grad():
-                inputs = q, k, v = tuple(x.detach().requires_grad_() for x in (q, k, v))
-                self.inputs, self.graph = inputs, plain_attention(batch, q, k, v, scale)
-            self.out = self.graph.detach()
+                inputs = q_BSND, k_BSND, v_BSND = tuple(
+                    x.detach().requires_grad_() for x in (q_BSND, k_BSND, v_BSND)
+                )
+                self.inputs = inputs
+                self.graph = causal_attention(batch, q_BSND, k_BSND, v_BSND, scale)
+            self.out_BSND = self.graph.detach()
         elif self.cudnn:
-            out, *rest = aten._scaled_dot_product_cudnn_attention(
-                *(x.transpose(1, 2) for x in (q, k, v)), None, True, 0.0, True, scale=scale
+            out, *saved = aten._scaled_dot_product_cudnn_attention(
+                *(x.transpose(1, 2) for x in (q_BSND, k_BSND, v_BSND)),
+                None,
+                True,
+                0.0,
+                True,
+                scale=scale,
             )
-            self.out, self.rest = out.transpose(1, 2), rest[:7]
+            self.out_BSND, self.saved = out.transpose(1, 2), saved[:7]
         else:
-            starts, longest = batch.sequences(q.device)
-            out, *rest = aten._flash_attention_forward(
-                *(x.flatten(0, 1) for x in (q, k, v)), starts, starts, longest, longest, 0.0, True, False,
+            starts, longest = batch.sequences(q_BSND.device)
+            out, *saved = aten._flash_attention_forward(
+                *(x.flatten(0, 1) for x in (q_BSND, k_BSND, v_BSND)), starts, starts, longest, longest,
+                0.0, True, False,
                 scale=scale,
             )  # fmt: skip
-            self.out, self.rest = out.reshape(q.shape), rest[:3]
+            self.out_BSND, self.saved = out.reshape(q_BSND.shape), saved[:3]
 
-    def backward(self, grad: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
-        """Gradients of q, k and v, in their shapes."""
+    def backward(
+        self, grad_BSND: Tensor, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Returns the gradients of q, k and v, in their shapes, from that of `out_BSND`."""
         aten, batch = torch.ops.aten, self.batch
-        if not q.is_cuda:
-            return torch.autograd.grad(self.graph, self.inputs, grad)
+        if not q_BSND.is_cuda:
+            return torch.autograd.grad(self.graph, self.inputs, grad_BSND)
         if self.cudnn:
-            lse, starts_q, starts_k, longest_q, longest_k, seed, offset = self.rest
-            inputs = (x.transpose(1, 2) for x in (grad, q, k, v, self.out))
+            lse, starts_q, starts_k, longest_q, longest_k, seed, offset = self.saved
+            inputs = (x.transpose(1, 2) for x in (grad_BSND, q_BSND, k_BSND, v_BSND, self.out_BSND))
             grads = aten._scaled_dot_product_cudnn_attention_backward(
                 *inputs, lse, seed, offset, None, starts_q, starts_k, longest_q, longest_k, 0.0, True,
                 scale=self.scale,
             )  # fmt: skip
             return tuple(g.transpose(1, 2) for g in grads)
-        starts, longest = batch.sequences(q.device)
-        lse, state, unused = self.rest
-        inputs = (x.flatten(0, 1) for x in (grad, q, k, v, self.out))
+        starts, longest = batch.sequences(q_BSND.device)
+        lse, state, unused = self.saved
+        inputs = (x.flatten(0, 1) for x in (grad_BSND, q_BSND, k_BSND, v_BSND, self.out_BSND))
         grads = aten._flash_attention_backward(
             *inputs,
             lse,
@@ -83,30 +99,34 @@ class Attention:
             unused,
             scale=self.scale,
         )
-        return tuple(g.reshape(x.shape) for g, x in zip(grads, (q, k, v), strict=True))
+        return tuple(
+            g.reshape(x.shape) for g, x in zip(grads, (q_BSND, k_BSND, v_BSND), strict=True)
+        )
 
 
-def _cudnn_is_checked(batch: Batch, q: Tensor) -> bool:
-    """Whether cuDNN's attention was checked for such a batch: heads of 128, lengths of multiples of 128, Hopper.
+def _cudnn_is_checked(batch: Batch, q_BSND: Tensor) -> bool:
+    """Returns whether cuDNN's attention was checked for such a batch: D = 128, S a multiple of 128, on Hopper.
 
     Wrong results are reported for other cases, with masks or few key heads (pytorch/pytorch #196678, #193893).
     """
     return (
-        q.is_cuda
+        q_BSND.is_cuda
         and batch.starts is None
         and batch.length % 128 == 0
-        and q.shape[-1] == 128
-        and torch.cuda.get_device_capability(q.device) == (9, 0)
+        and q_BSND.shape[-1] == 128
+        and torch.cuda.get_device_capability(q_BSND.device) == (9, 0)
     )
 
 
-def plain_attention(batch: Batch, q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-    """softmax(q k^T scale) v [B, S, heads, D], each token over those of its sequence up to itself."""
+def causal_attention(
+    batch: Batch, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, scale: float
+) -> Tensor:
+    """Returns softmax(q k^T scale) v [B, S, heads, D]. A token attends to the tokens of its sequence up to itself."""
     ends = [0, batch.length] if batch.starts is None else batch.starts.tolist()
     attend = torch.nn.functional.scaled_dot_product_attention
     pieces = []
     for start, end in itertools.pairwise(ends):
-        q_s, k_s, v_s = (x[:, start:end].transpose(1, 2) for x in (q, k, v))
+        q_s, k_s, v_s = (x[:, start:end].transpose(1, 2) for x in (q_BSND, k_BSND, v_BSND))
         out = attend(q_s, k_s, v_s, is_causal=True, scale=scale, enable_gqa=True)
         pieces.append(out.transpose(1, 2))
     return torch.cat(pieces, dim=1)

@@ -22,22 +22,27 @@ ATTENTION, MLP = ("q_proj", "k_proj", "v_proj", "o_proj"), ("gate_proj", "up_pro
 
 @dataclass
 class SavedActivations:
-    """The activations that a layer keeps for its backward pass, besides its input x [T, H]."""
+    """The activations that a layer keeps for its backward pass, besides its input x_TH."""
 
-    qkv: Tensor  # [T, Nq + 2 Nk], before norm and rotation
-    attention: Attention  # its output [T, Nq] and log-sum-exp
-    middle: Tensor  # x after attention [T, H]
-    gate_up: Tensor  # [T, 2F + 2R]: gate and up, and columns that the backward pass fills
-    low: list[Tensor]  # of q,k,v; o; gate,up; down: s x A^T [T, n R]
+    qkv_TO: Tensor  # queries, keys and values before norm and rotation
+    attention: Attention  # holds its output and log-sum-exp
+    middle_TH: Tensor  # x after attention
+    gate_up_TO: Tensor  # [T, 2F + 2R]: gate, up, and 2R columns that the backward pass fills
+    # s x A^T of q, k, v [T, 3R]; of o [T, R]; of gate, up [T, 2R]; of down [T, R]
+    low: list[Tensor]
 
 
 class DecoderLayer:
-    """One decoder layer, built from the modules of transformers and PEFT."""
+    """One decoder layer, built from the modules of transformers and PEFT.
+
+    Raises:
+        ValueError: the layer cannot be fused. The message names the layer and the reason.
+    """
 
     def __init__(self, layer: Any, name: str) -> None:
         if type(layer).__name__ not in LAYERS:
             raise ValueError(
-                f"{name}: a {type(layer).__name__} cannot be fused, only {sorted(LAYERS)}"
+                f"{name}: a {type(layer).__name__} cannot be fused, only one of {sorted(LAYERS)}"
             )
         attention, mlp = layer.self_attn, layer.mlp
         projections = [getattr(attention, n) for n in ATTENTION] + [getattr(mlp, n) for n in MLP]
@@ -68,150 +73,159 @@ class DecoderLayer:
     @property
     def active(self) -> bool:
         """Whether the adapters are enabled and not merged into the weights."""
-        return not any(m.disable_adapters or m.merged for x in self.products for m in x.modules)
+        return not any(m.disable_adapters or m.merged for p in self.products for m in p.modules)
 
     def parameters(self) -> list[Tensor]:
-        return [x for linears in self.products for x in linears.parameters()]
+        """Returns the weights of all adapters, A and B of each linear layer."""
+        return [weight for linears in self.products for weight in linears.parameters()]
 
     def _head_norms(self) -> tuple[Tensor, Tensor] | None:
         return (self.q_norm.weight, self.k_norm.weight) if self.q_norm is not None else None
 
-    def _rotated(self, batch: Batch, qkv: Tensor, cos: Tensor, sin: Tensor) -> list[Tensor]:
-        """Returns queries and keys after rotation, and values: [B, S, heads, D] each."""
-        both = qkv.new_empty(len(qkv), self.heads + self.kv_heads, self.size)
+    def _rotate(self, batch: Batch, qkv_TO: Tensor, cos_PD: Tensor, sin_PD: Tensor) -> list[Tensor]:
+        """Returns queries and keys after norm and rotation, and values: [B, S, heads, D] each."""
+        qk_TND = qkv_TO.new_empty(len(qkv_TO), self.heads + self.kv_heads, self.size)
         eps = self.q_norm.variance_epsilon if self.q_norm is not None else 0.0
-        ops(qkv).rope(qkv, self._head_norms(), eps, cos, sin, self.heads, self.kv_heads, both)
-        both = both.view(batch.rows, batch.length, -1, self.size)
-        values = qkv[:, (self.heads + self.kv_heads) * self.size :]
-        values = values.unflatten(1, (self.kv_heads, self.size)).unflatten(
+        ops(qkv_TO).rope(
+            qkv_TO, self._head_norms(), eps, cos_PD, sin_PD, self.heads, self.kv_heads, qk_TND
+        )
+        qk_BSND = qk_TND.view(batch.rows, batch.length, -1, self.size)
+        v_TO = qkv_TO[:, (self.heads + self.kv_heads) * self.size :]
+        v_BSND = v_TO.unflatten(1, (self.kv_heads, self.size)).unflatten(
             0, (batch.rows, batch.length)
         )
-        return [both[:, :, : self.heads], both[:, :, self.heads :], values]
+        return [qk_BSND[:, :, : self.heads], qk_BSND[:, :, self.heads :], v_BSND]
 
     def forward(
         self,
         buffer: Buffer,
         batch: Batch,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        x_TH: Tensor,
+        cos_PD: Tensor,
+        sin_PD: Tensor,
         output: bool = True,
     ) -> tuple[Any, SavedActivations]:
         """Returns the layer's output [T, H] (None without `output`) and the activations for the backward pass."""
-        tokens, do = len(x), ops(x)
-        normed = self.qkv.input(x)
-        do.norm(x, self.first_norm.weight, self.first_norm.variance_epsilon, self.qkv.head(normed))
-        qkv, low_qkv = self.qkv.forward(buffer, normed)
-        q, k, v = self._rotated(batch, qkv, cos, sin)
-        attention = Attention(batch, q, k, v, self.scale)
-        del q, k, v
-        joined = self.o.input(x)
-        self.o.head(joined).view(batch.rows, batch.length, self.heads, self.size).copy_(
-            attention.out
+        tokens, kernels = len(x_TH), ops(x_TH)
+        normed_TK = self.qkv.input(x_TH)
+        kernels.norm(
+            x_TH, self.first_norm.weight, self.first_norm.variance_epsilon, self.qkv.head(normed_TK)
         )
-        middle, low_o = self.o.forward(buffer, joined, onto=x)
-        del joined, normed
-        normed = self.gate_up.input(x)
+        qkv_TO, low_qkv_TR = self.qkv.forward(buffer, normed_TK)
+        q_BSND, k_BSND, v_BSND = self._rotate(batch, qkv_TO, cos_PD, sin_PD)
+        attention = Attention(batch, q_BSND, k_BSND, v_BSND, self.scale)
+        del q_BSND, k_BSND, v_BSND
+        joined_TK = self.o.input(x_TH)
+        self.o.head(joined_TK).view(batch.rows, batch.length, self.heads, self.size).copy_(
+            attention.out_BSND
+        )
+        middle_TH, low_o_TR = self.o.forward(buffer, joined_TK, onto=x_TH)
+        del joined_TK, normed_TK
+        normed_TK = self.gate_up.input(x_TH)
         eps = self.second_norm.variance_epsilon
-        do.norm(middle, self.second_norm.weight, eps, self.gate_up.head(normed))
-        gate_up = x.new_empty(tokens, self.gate_up.rows + self.gate_up.low)
-        _, low_gate_up = self.gate_up.forward(buffer, normed, out=gate_up[:, : self.gate_up.rows])
-        del normed
-        product = self.down.input(x)
-        do.swiglu(gate_up[:, : self.gate_up.rows], self.down.head(product))
-        out, low_down = self.down.forward(buffer, product, onto=middle, output=output)
-        low = [low_qkv, low_o, low_gate_up, low_down]
-        return out, SavedActivations(qkv, attention, middle, gate_up, low)
+        kernels.norm(middle_TH, self.second_norm.weight, eps, self.gate_up.head(normed_TK))
+        gate_up_TO = x_TH.new_empty(tokens, self.gate_up.rows + self.gate_up.low)
+        _, low_gate_up_TR = self.gate_up.forward(
+            buffer, normed_TK, out=gate_up_TO[:, : self.gate_up.rows]
+        )
+        del normed_TK
+        product_TK = self.down.input(x_TH)
+        kernels.swiglu(gate_up_TO[:, : self.gate_up.rows], self.down.head(product_TK))
+        out_TH, low_down_TR = self.down.forward(buffer, product_TK, onto=middle_TH, output=output)
+        low = [low_qkv_TR, low_o_TR, low_gate_up_TR, low_down_TR]
+        return out_TH, SavedActivations(qkv_TO, attention, middle_TH, gate_up_TO, low)
 
     def backward(
         self,
         buffer: Buffer,
         batch: Batch,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        x_TH: Tensor,
+        cos_PD: Tensor,
+        sin_PD: Tensor,
         saved: SavedActivations,
-        grad: Tensor,
+        grad_TH: Tensor,
         needs_x: bool,
     ) -> tuple[Tensor | None, list[Tensor]]:
-        """Returns the gradients of x [T, H] and of the adapters in the order of `parameters`, from that of the output.
+        """Returns the gradients of x and of the adapters in the order of `parameters`, from that of the output.
 
         Consumes `saved`: its tensors are overwritten and freed.
         """
-        do = ops(x)
-        low_qkv, low_o, low_gate_up, low_down = saved.low
+        kernels = ops(x_TH)
+        low_qkv_TR, low_o_TR, low_gate_up_TR, low_down_TR = saved.low
         # MLP: middle + down(silu(gate) * up)
-        grad_down = self.down.output(x)
-        self.down.head_out(grad_down).copy_(grad)
-        grad_product = self.down.backward(buffer, grad_down)
-        b_down = self.down.grad_b(grad_down, low_down)
-        grad_gate_up, saved.gate_up = saved.gate_up, None  # type: ignore[assignment]
-        factors = do.swiglu_backward(
-            grad_gate_up[:, : self.gate_up.rows],
-            grad_product,
-            grad_down[:, self.down.rows :],
-            low_gate_up,
+        grad_down_TO = self.down.output(x_TH)
+        self.down.head_out(grad_down_TO).copy_(grad_TH)
+        grad_product_TF = self.down.backward(buffer, grad_down_TO)
+        grads_b_down = self.down.grad_b(grad_down_TO, low_down_TR)
+        grad_gate_up_TO, saved.gate_up_TO = saved.gate_up_TO, None  # type: ignore[assignment]
+        factors_F3R = kernels.swiglu_backward(
+            grad_gate_up_TO[:, : self.gate_up.rows],
+            grad_product_TF,
+            grad_down_TO[:, self.down.rows :],
+            low_gate_up_TR,
         )
-        del grad_product, grad_down
-        a_down = self.down.unscaled(factors[:, 0].t())
-        b_gate_up = self.gate_up.cut_b(factors[:, 1:].transpose(0, 1))
-        grad_normed = self.gate_up.backward(buffer, grad_gate_up)
-        grad_middle = self.o.output(x)
-        normed = torch.empty_like(x)
-        do.norm_backward(
-            grad_normed,
-            saved.middle,
+        del grad_product_TF, grad_down_TO
+        grads_a_down = self.down.unscaled(factors_F3R[:, 0].t())
+        grads_b_gate_up = self.gate_up.cut_b(factors_F3R[:, 1:].transpose(0, 1))
+        grad_normed_TH = self.gate_up.backward(buffer, grad_gate_up_TO)
+        grad_middle_TO = self.o.output(x_TH)
+        normed_TH = torch.empty_like(x_TH)
+        kernels.norm_backward(
+            grad_normed_TH,
+            saved.middle_TH,
             self.second_norm.weight,
             self.second_norm.variance_epsilon,
-            grad,
-            self.o.head_out(grad_middle),
-            normed,
+            grad_TH,
+            self.o.head_out(grad_middle_TO),
+            normed_TH,
         )
-        a_gate_up = self.gate_up.grad_a(grad_gate_up, normed)
-        del grad_gate_up
+        grads_a_gate_up = self.gate_up.grad_a(grad_gate_up_TO, normed_TH)
+        del grad_gate_up_TO
         # Attention: x + o(attention(q, k, v))
-        grad_joined = self.o.backward(buffer, grad_middle)
-        b_o = self.o.grad_b(grad_middle, low_o)
-        a_o = self.o.grad_a(grad_middle, saved.attention.out.reshape(len(x), -1))
-        q, k, v = self._rotated(batch, saved.qkv, cos, sin)
-        grads = saved.attention.backward(grad_joined.view(q.shape), q, k, v)
-        del q, k, v, grad_joined
-        grad_qkv = self.qkv.output(x)
-        do.rope_backward(
-            tuple(g.reshape(len(x), -1, self.size) for g in grads),
-            saved.qkv,
+        grad_joined_TK = self.o.backward(buffer, grad_middle_TO)
+        grads_b_o = self.o.grad_b(grad_middle_TO, low_o_TR)
+        grads_a_o = self.o.grad_a(grad_middle_TO, saved.attention.out_BSND.reshape(len(x_TH), -1))
+        q_BSND, k_BSND, v_BSND = self._rotate(batch, saved.qkv_TO, cos_PD, sin_PD)
+        grads_BSND = saved.attention.backward(
+            grad_joined_TK.view(q_BSND.shape), q_BSND, k_BSND, v_BSND
+        )
+        del q_BSND, k_BSND, v_BSND, grad_joined_TK
+        grad_qkv_TO = self.qkv.output(x_TH)
+        kernels.rope_backward(
+            tuple(g.reshape(len(x_TH), -1, self.size) for g in grads_BSND),
+            saved.qkv_TO,
             self._head_norms(),
             self.q_norm.variance_epsilon if self.q_norm is not None else 0.0,
-            cos,
-            sin,
-            self.qkv.head_out(grad_qkv),
+            cos_PD,
+            sin_PD,
+            self.qkv.head_out(grad_qkv_TO),
         )
-        del grads
-        # Needed without `needs_x` too: it fills the last columns of grad_qkv, which grad_a reads.
-        grad_normed = self.qkv.backward(buffer, grad_qkv, needs_x)
-        b_qkv = self.qkv.grad_b(grad_qkv, low_qkv)
-        grad_x = None
+        del grads_BSND
+        # Needed without `needs_x` too: it fills the last columns of grad_qkv_TO, which grad_a reads.
+        grad_normed_TH = self.qkv.backward(buffer, grad_qkv_TO, needs_x)
+        grads_b_qkv = self.qkv.grad_b(grad_qkv_TO, low_qkv_TR)
+        grad_x_TH = None
         if needs_x:
-            grad_x = torch.empty_like(x)
-            do.norm_backward(
-                grad_normed,
-                x,
+            grad_x_TH = torch.empty_like(x_TH)
+            kernels.norm_backward(
+                grad_normed_TH,
+                x_TH,
                 self.first_norm.weight,
                 self.first_norm.variance_epsilon,
-                self.o.head_out(grad_middle),
-                grad_x,
-                normed,
+                self.o.head_out(grad_middle_TO),
+                grad_x_TH,
+                normed_TH,
             )
         else:
-            do.norm(x, self.first_norm.weight, self.first_norm.variance_epsilon, normed)
-        a_qkv = self.qkv.grad_a(grad_qkv, normed)
+            kernels.norm(x_TH, self.first_norm.weight, self.first_norm.variance_epsilon, normed_TH)
+        grads_a_qkv = self.qkv.grad_a(grad_qkv_TO, normed_TH)
         pairs = [
-            *zip(a_qkv, b_qkv, strict=True),
-            *zip(a_o, b_o, strict=True),
-            *zip(a_gate_up, b_gate_up, strict=True),
-            *zip(a_down, b_down, strict=True),
+            *zip(grads_a_qkv, grads_b_qkv, strict=True),
+            *zip(grads_a_o, grads_b_o, strict=True),
+            *zip(grads_a_gate_up, grads_b_gate_up, strict=True),
+            *zip(grads_a_down, grads_b_down, strict=True),
         ]
-        kinds = [p.dtype for p in self.parameters()]
-        return grad_x, [
-            g.to(kind) for g, kind in zip((g for p in pairs for g in p), kinds, strict=True)
+        dtypes = [p.dtype for p in self.parameters()]
+        return grad_x_TH, [
+            g.to(dtype) for g, dtype in zip((g for p in pairs for g in p), dtypes, strict=True)
         ]

@@ -1,6 +1,6 @@
-"""What the fused layers can train, for the planning that must not load torch."""
+"""The models that the fused layers can train. Planning imports this module, so it must not import torch."""
 
-# Decoders whose layers student/kernels/fused_layers.py can fuse: model_type of config.json, and the layer's class in
+# Decoders whose layers student/kernels/fused_layers.py can fuse: model_type of config.json to the layer's class in
 # transformers.
 FUSED = {
     "llama": "LlamaDecoderLayer",
@@ -12,5 +12,5 @@ FUSED = {
 
 
 def padded_rank(rank: int) -> int:
-    """The rank that the fused layers' kernels work with: a power of two from 16."""
+    """Returns the rank that the kernels compute with: the next power of two, at least 16."""
     return max(16, 1 << (rank - 1).bit_length())

@@ -92,7 +92,7 @@ class Fused:
             position_ids=position_ids,
             **kwargs,
         )
-        if past_key_values is not None or caching or not all(x.active for x in self.layers):
+        if past_key_values is not None or caching or not all(layer.active for layer in self.layers):
             return call(
                 attention_mask=attention_mask, past_key_values=past_key_values, use_cache=use_cache
             )
@@ -102,9 +102,9 @@ class Fused:
             and torch.is_grad_enabled()
         ):
             raise ValueError(
-                "gradient checkpointing is on and would run the fused layers twice: turn it off "
-                "(SFTConfig(gradient_checkpointing=False); it is on by default) and say by install's `keep` how many "
-                "layers are not run again"
+                "gradient checkpointing is on and would recompute the fused layers once more: turn it off "
+                "(SFTConfig(gradient_checkpointing=False); it is on by default) and set by install's `keep` how many "
+                "layers are not recomputed"
             )
         tokens = input_ids if input_ids is not None else inputs_embeds
         assert tokens is not None
@@ -115,8 +115,9 @@ class Fused:
                 (attention_mask[:, 1:] > attention_mask[:, :-1]).any()
             ):
                 raise ValueError(
-                    "the fused layers attend causally within each sequence; this attention mask says something "
-                    "else. Pad on the right, or pack with position_ids that start again at 0"
+                    "the fused layers attend causally within each sequence; the attention mask of shape "
+                    f"{tuple(attention_mask.shape)} is not a mask of padding on the right. Pad on the right, or pack "
+                    "with position_ids that start again at 0"
                 )
         elif rows == 1 and "cu_seq_lens_q" in kwargs:
             batch.starts = kwargs["cu_seq_lens_q"].to(torch.int32)
@@ -130,8 +131,8 @@ class Fused:
         self.batch = batch
         try:
             # transformers passes a mask of four dimensions on unchanged.
-            nothing = tokens.new_empty(1, 1, 1, 1)
-            return call(attention_mask=nothing, past_key_values=None, use_cache=False)
+            placeholder = tokens.new_empty(1, 1, 1, 1)
+            return call(attention_mask=placeholder, past_key_values=None, use_cache=False)
         finally:
             self.batch = None
 
@@ -148,15 +149,16 @@ class Fused:
         if self.batch is None:
             return forward(hidden_states, *args, position_embeddings=position_embeddings, **kwargs)
         assert position_embeddings is not None
-        cos, sin = (x.reshape(-1, x.shape[-1]) for x in position_embeddings)
+        cos_PD, sin_PD = (x.reshape(-1, x.shape[-1]) for x in position_embeddings)
         layer = self.layers[index]
         with torch.autocast(hidden_states.device.type, enabled=False):
             if torch.is_grad_enabled():
                 return _LayerFunction.apply(
-                    hidden_states, cos, sin, self, self.batch, index, *layer.parameters()
+                    hidden_states, cos_PD, sin_PD, self, self.batch, index, *layer.parameters()
                 )
-            x = hidden_states.reshape(-1, hidden_states.shape[-1])
-            return layer.forward(self.buffer, self.batch, x, cos, sin)[0].view(hidden_states.shape)
+            x_TH = hidden_states.reshape(-1, hidden_states.shape[-1])
+            out_TH, _ = layer.forward(self.buffer, self.batch, x_TH, cos_PD, sin_PD)
+            return out_TH.view(hidden_states.shape)
 
 
 class _LayerFunction(torch.autograd.Function):
@@ -165,40 +167,41 @@ class _LayerFunction(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        x: Tensor,
-        cos: Tensor,
-        sin: Tensor,
+        x_BSH: Tensor,
+        cos_PD: Tensor,
+        sin_PD: Tensor,
         fused: Fused,
         batch: Batch,
         index: int,
         *parameters: Tensor,
     ) -> Tensor:
         layer = fused.layers[index]
-        kept = index >= len(fused.layers) - fused.keep
-        out, saved = layer.forward(fused.buffer, batch, x.reshape(-1, x.shape[-1]), cos, sin)
-        ctx.fused, ctx.batch, ctx.index, ctx.shape = fused, batch, index, x.shape
-        ctx.saved = saved if kept else None
-        ctx.on_host = not kept and fused.offload and index > 0 and x.is_cuda
+        keeps = index >= len(fused.layers) - fused.keep
+        out_TH, saved = layer.forward(
+            fused.buffer, batch, x_BSH.reshape(-1, x_BSH.shape[-1]), cos_PD, sin_PD
+        )
+        ctx.fused, ctx.batch, ctx.index, ctx.shape = fused, batch, index, x_BSH.shape
+        ctx.saved = saved if keeps else None
+        ctx.on_host = not keeps and fused.offload and index > 0 and x_BSH.is_cuda
         if ctx.on_host:
             fused.host = fused.host or HostMemory()
-            fused.host.put(index, x)
-        ctx.save_for_backward(None if ctx.on_host else x, cos, sin)
-        return out.view(x.shape)
+            fused.host.put(index, x_BSH)
+        ctx.save_for_backward(None if ctx.on_host else x_BSH, cos_PD, sin_PD)
+        return out_TH.view(x_BSH.shape)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad_BSH: Tensor) -> tuple[Any, ...]:
         fused, layer = ctx.fused, ctx.fused.layers[ctx.index]
-        x, cos, sin = ctx.saved_tensors
+        x_BSH, cos_PD, sin_PD = ctx.saved_tensors
         if ctx.on_host:
-            x = fused.host.get(ctx.index)
-        x = x.reshape(-1, ctx.shape[-1])
+            x_BSH = fused.host.get(ctx.index)
+        x_TH = x_BSH.reshape(-1, ctx.shape[-1])
         saved, ctx.saved = ctx.saved, None
         if saved is None:
-            _, saved = layer.forward(fused.buffer, ctx.batch, x, cos, sin, output=False)
-        grad = grad.reshape(-1, ctx.shape[-1])
-        grad_x, grads = layer.backward(
-            fused.buffer, ctx.batch, x, cos, sin, saved, grad, ctx.needs_input_grad[0]
+            _, saved = layer.forward(fused.buffer, ctx.batch, x_TH, cos_PD, sin_PD, output=False)
+        grad_TH = grad_BSH.reshape(-1, ctx.shape[-1])
+        grad_x_TH, grads = layer.backward(
+            fused.buffer, ctx.batch, x_TH, cos_PD, sin_PD, saved, grad_TH, ctx.needs_input_grad[0]
         )
-        if grad_x is not None:
-            grad_x = grad_x.view(ctx.shape)
-        return (grad_x, None, None, None, None, None, *grads)
+        grad_x_BSH = None if grad_x_TH is None else grad_x_TH.view(ctx.shape)
+        return (grad_x_BSH, None, None, None, None, None, *grads)

@@ -11,9 +11,10 @@ class HostMemory:
         self.stream = torch.cuda.Stream()
         self.memory: dict[int, Tensor] = {}
         self.stored: dict[int, tuple[torch.Size, torch.device]] = {}
-        self.coming: dict[int, Tensor] = {}
+        self.prefetched: dict[int, Tensor] = {}
 
     def put(self, index: int, x: Tensor) -> None:
+        """Starts the copy of layer `index`'s input to the host."""
         memory = self.memory.get(index)
         if memory is None or memory.numel() < x.numel() or memory.dtype != x.dtype:
             self.memory[index] = torch.empty(x.numel(), dtype=x.dtype, pin_memory=True)
@@ -24,13 +25,14 @@ class HostMemory:
         x.record_stream(self.stream)
 
     def get(self, index: int) -> Tensor:
-        x = self.coming.pop(index, None)
+        """Returns layer `index`'s input on the GPU and starts to fetch that of the layer before it."""
+        x = self.prefetched.pop(index, None)
         if x is None:
             x = self._fetch(index)
         torch.cuda.current_stream().wait_stream(self.stream)
         x.record_stream(torch.cuda.current_stream())
         if index - 1 in self.stored:
-            self.coming[index - 1] = self._fetch(index - 1)
+            self.prefetched[index - 1] = self._fetch(index - 1)
         return x
 
     def _fetch(self, index: int) -> Tensor:

@@ -1,6 +1,4 @@
-"""Cross entropy of a linear layer's outputs in chunks: all logits never exist at once, and the gradient is computed on
-the way.
-"""
+"""Cross entropy of a linear layer's outputs, computed with its gradient in chunks of rows: no full logits in memory."""
 
 from typing import Any
 
@@ -23,9 +21,11 @@ def linear_cross_entropy(
     """Returns the sum over labelled rows of -log softmax(hidden weight^T)[label], divided by `count`.
 
     Args:
-        hidden_TH: the last hidden states. weight_VH: the frozen output layer, of the same dtype.
+        hidden_TH: the last hidden states.
+        weight_VH: the frozen output layer, of the same dtype.
         labels_T: int64 labels of the rows as they stand (shift them before). Rows with label -100 cost nothing.
-        count: divisor, default the number of labelled rows. chunk: rows whose logits exist at a time.
+        count: the divisor; default the number of labelled rows.
+        chunk: how many rows' logits exist at a time.
 
     Returns:
         A scalar, float32 or wider. Its gradient is computed in the forward pass and kept, [T, H].
@@ -50,11 +50,11 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
         grad_TH = torch.zeros_like(hidden_TH)
         loss = hidden_TH.new_zeros((), dtype=torch.promote_types(hidden_TH.dtype, torch.float32))
-        for chunk_C in labelled.split(chunk):
-            logits_CV = torch.mm(hidden_TH[chunk_C], weight_VH.t())
-            loss += ops(hidden_TH).cross_entropy(logits_CV, labels_T[chunk_C], scale).sum()
+        for rows_C in labelled.split(chunk):
+            logits_CV = torch.mm(hidden_TH[rows_C], weight_VH.t())
+            loss += ops(hidden_TH).cross_entropy(logits_CV, labels_T[rows_C], scale).sum()
             if ctx.needs_input_grad[0]:
-                grad_TH[chunk_C] = torch.mm(logits_CV, weight_VH)
+                grad_TH[rows_C] = torch.mm(logits_CV, weight_VH)
         ctx.save_for_backward(grad_TH)
         return loss * scale
 

@@ -22,18 +22,18 @@ class Buffer:
 
     def matrix(self, like: Tensor, rows: int, columns: int) -> Tensor:
         """Returns a view [rows, columns] with the dtype and device of `like`."""
-        kind = (like.dtype, like.device)
-        if self.memory is None or (self.memory.dtype, self.memory.device) != kind:
+        place = (like.dtype, like.device)
+        if self.memory is None or (self.memory.dtype, self.memory.device) != place:
             self.memory = None  # frees the old memory before the new allocation
             self.memory = like.new_empty(self.elements)
         return self.memory[: rows * columns].view(rows, columns)
 
 
 class Linears:
-    """n linear layers of one input, [N, K] together, each with an adapter A [r, K], B [N_i, r] and a scale s.
+    """n linear layers of one input, [O, K] together. Layer i has an adapter A [r_i, K], B [O_i, r_i] and a scale s.
 
-    Inputs and output gradients travel in matrices with n R further columns: `input` [T, K + nR] and `output`
-    [T, N + nR] make them, `head` and `head_out` are their first K and N columns, which the caller fills.
+    Inputs and output gradients are held in matrices with n R further columns, for the adapters. `input` [T, K + nR] and
+    `output` [T, O + nR] allocate them; the caller fills their first K or O columns, which `head` and `head_out` return.
     """
 
     def __init__(self, modules: list[Any], rank: int) -> None:
@@ -48,15 +48,17 @@ class Linears:
         self.elements = max(
             self.rows * (self.columns + self.low), (self.rows + self.low) * self.columns
         )
-        # The rows of each layer in [N, ...] and its columns in [..., nR].
+        # The rows of each layer in [O, ...] and its columns in [..., nR].
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         self.row_slices = [slice(e - n, e) for e, n in zip(ends, sizes, strict=True)]
         self.low_slices = [slice(i * rank, (i + 1) * rank) for i in range(len(sizes))]
 
     def input(self, like: Tensor) -> Tensor:
+        """Returns an uninitialised matrix [T, K + nR]."""
         return like.new_empty(len(like), self.columns + self.low)
 
     def output(self, like: Tensor) -> Tensor:
+        """Returns an uninitialised matrix [T, O + nR]."""
         return like.new_empty(len(like), self.rows + self.low)
 
     def head(self, x: Tensor) -> Tensor:
@@ -78,13 +80,14 @@ class Linears:
                 pieces.append(like.new_zeros(self.rank - len(a.weight), self.columns))
         return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-    def _weights(self, out: Tensor) -> None:
+    def _write_weights(self, out_OK: Tensor) -> None:
+        """Writes the base weights of all layers, dequantised if needed, into `out_OK`."""
         for rows, base in zip(self.row_slices, self.bases, strict=True):
             state = getattr(base.weight, "quant_state", None)
             if state is None:
-                out[rows].copy_(base.weight)
+                out_OK[rows].copy_(base.weight)
             else:
-                ops(out).dequantise(base.weight.data, state, out[rows])
+                ops(out_OK).dequantise(base.weight.data, state, out_OK[rows])
 
     def forward(
         self,
@@ -94,7 +97,7 @@ class Linears:
         onto: Tensor | None = None,
         output: bool = True,
     ) -> tuple[Any, Tensor]:
-        """Returns y = x W^T + s (x A^T) B^T + bias [T, N], in `out` or added to `onto`, and s x A^T [T, nR].
+        """Returns y = x W^T + s (x A^T) B^T + bias [T, O], in `out` or added to `onto`, and s x A^T [T, nR].
 
         `x_TK` is a matrix from `input`, with n R further columns. Without `output` only the second is computed.
         """
@@ -102,57 +105,62 @@ class Linears:
         low_TR = x_TK[:, self.columns :].clone()
         if not output:
             return None, low_TR
-        weight_NK = buffer.matrix(x_TK, self.rows, self.columns + self.low)
-        self._weights(weight_NK[:, : self.columns])
+        weight_OK = buffer.matrix(x_TK, self.rows, self.columns + self.low)
+        self._write_weights(weight_OK[:, : self.columns])
         ops(x_TK).place_adapters(
-            [b.weight.detach() for _, b in self.pairs], self.rank, weight_NK[:, self.columns :]
+            [b.weight.detach() for _, b in self.pairs], self.rank, weight_OK[:, self.columns :]
         )
         bias = self._bias()
         if onto is not None:
-            y = torch.addmm(onto, x_TK, weight_NK.t())
-            return y if bias is None else y.add_(bias), low_TR
+            y_TO = torch.addmm(onto, x_TK, weight_OK.t())
+            return y_TO if bias is None else y_TO.add_(bias), low_TR
         if bias is not None:
-            return torch.addmm(bias.to(x_TK.dtype), x_TK, weight_NK.t(), out=out), low_TR
-        return torch.mm(x_TK, weight_NK.t(), out=out), low_TR
+            return torch.addmm(bias.to(x_TK.dtype), x_TK, weight_OK.t(), out=out), low_TR
+        return torch.mm(x_TK, weight_OK.t(), out=out), low_TR
 
     def _bias(self) -> Tensor | None:
+        """Returns the biases of all layers [O]: all layers have one, or none has."""
         if all(base.bias is None for base in self.bases):
             return None
         return torch.cat([base.bias.detach() for base in self.bases])
 
-    def backward(self, buffer: Buffer, grad_out_TN: Tensor, needs_x: bool = True) -> Any:
-        """The input's gradient dy W + s (dy B) A [T, K], given dy in a matrix from `output`, whose last columns it
-        fills with dy B."""
+    def backward(self, buffer: Buffer, grad_out_TO: Tensor, needs_x: bool = True) -> Any:
+        """Returns the input's gradient dy W + s (dy B) A [T, K], or None without `needs_x`.
+
+        `grad_out_TO` is a matrix from `output` that holds dy; its last n R columns are filled with dy B.
+        """
         for rows, columns, (_, b) in zip(self.row_slices, self.low_slices, self.pairs, strict=True):
-            place, rank = grad_out_TN[:, self.rows :][:, columns], b.weight.shape[1]
+            low_grad_TR, rank = grad_out_TO[:, self.rows :][:, columns], b.weight.shape[1]
             if rank < self.rank:
-                place.zero_()
+                low_grad_TR.zero_()
             torch.mm(
-                grad_out_TN[:, rows], b.weight.detach().to(grad_out_TN.dtype), out=place[:, :rank]
+                grad_out_TO[:, rows],
+                b.weight.detach().to(grad_out_TO.dtype),
+                out=low_grad_TR[:, :rank],
             )
         if not needs_x:
             return None
-        weight_NK = buffer.matrix(grad_out_TN, self.rows + self.low, self.columns)
-        self._weights(weight_NK[: self.rows])
-        weight_NK[self.rows :] = self._scaled_a(grad_out_TN)
-        return torch.mm(grad_out_TN, weight_NK)
+        weight_OK = buffer.matrix(grad_out_TO, self.rows + self.low, self.columns)
+        self._write_weights(weight_OK[: self.rows])
+        weight_OK[self.rows :] = self._scaled_a(grad_out_TO)
+        return torch.mm(grad_out_TO, weight_OK)
 
-    def grad_a(self, grad_out_TN: Tensor, x_TK: Tensor) -> list[Tensor]:
+    def grad_a(self, grad_out_TO: Tensor, x_TK: Tensor) -> list[Tensor]:
         """Returns the gradients of each A, s (dy B)^T x. Call `backward` first: it fills dy B."""
-        return self.unscaled(torch.mm(grad_out_TN[:, self.rows :].t(), x_TK))
+        return self.unscaled(torch.mm(grad_out_TO[:, self.rows :].t(), x_TK))
 
-    def unscaled(self, grad: Tensor) -> list[Tensor]:
-        """Gradients of each A from that of all s A [nR, K]."""
+    def unscaled(self, grad_RK: Tensor) -> list[Tensor]:
+        """Returns the gradients of each A from the gradient of all s A [nR, K]."""
         return [
-            grad[columns][: len(a.weight)] * scale
+            grad_RK[columns][: len(a.weight)] * scale
             for columns, (a, _), scale in zip(self.low_slices, self.pairs, self.scales, strict=True)
         ]
 
-    def grad_b(self, grad_out_TN: Tensor, low_TR: Tensor) -> list[Tensor]:
-        """Gradients of each B, dy^T (s x A^T)."""
+    def grad_b(self, grad_out_TO: Tensor, low_TR: Tensor) -> list[Tensor]:
+        """Returns the gradients of each B, dy^T (s x A^T)."""
         return self.cut_b(
             [
-                torch.mm(grad_out_TN[:, rows].t(), low_TR[:, columns])
+                torch.mm(grad_out_TO[:, rows].t(), low_TR[:, columns])
                 for rows, columns in zip(self.row_slices, self.low_slices, strict=True)
             ]
         )
@@ -166,13 +174,15 @@ class Linears:
 
 
 def check(module: Any, name: str) -> None:
-    """Raises ValueError if `Linears` cannot compute this LoRA layer."""
+    """Raises a ValueError with `name` and the reason if `Linears` cannot compute this LoRA layer."""
     if not hasattr(module, "lora_A"):
         raise ValueError(
             f"{name}: has no LoRA adapter; the fused layers need one on every linear layer"
         )
     if len(module.active_adapters) != 1 or len(module.lora_A) != 1:
-        raise ValueError(f"{name}: {len(module.lora_A)} adapters, expected one, active")
+        raise ValueError(
+            f"{name}: {len(module.lora_A)} adapters, {len(module.active_adapters)} active; expected one, active"
+        )
     adapter = module.active_adapters[0]
     if adapter in module.lora_variant or module.lora_bias[adapter]:
         raise ValueError(

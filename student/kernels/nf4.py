@@ -1,7 +1,7 @@
 # mypy: allow-untyped-defs
 """NF4, the 4-bit format of bitsandbytes' weights (QLoRA, arXiv:2305.14314), unpacked by a Triton kernel."""
 
-# Triton may not be installed; then no annotation may need it.
+# Annotations stay strings: Triton may not be installed.
 from __future__ import annotations
 
 from typing import Any
@@ -14,7 +14,7 @@ from student.kernels.triton_compat import jit, tl, triton
 BLOCK = 64  # values that share one absmax
 ABSMAX_BLOCK = 256  # absmax values that share one absmax of their own (double quantisation)
 
-# The sixteen values of NF4 (arXiv:2305.14314, appendix E), as bitsandbytes has them.
+# The sixteen values of NF4 (arXiv:2305.14314, appendix E), with the digits of bitsandbytes.
 VALUES = (
     -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
     -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
@@ -24,12 +24,12 @@ VALUES = (
 
 
 def _unpack_assembly() -> str:
-    """PTX for a word of eight codes ($4) and their scale ($5): their values in bfloat16, in pairs ($0 to $3).
+    """Returns PTX that unpacks a word of eight codes ($4) with their scale ($5) to bfloat16 values in pairs ($0 to $3).
 
-    A table in memory costs a load a value, three times the time of the bytes. Instead each thread scales and rounds
-    all sixteen values (so a result is rounded once, from the float32 product, as in bitsandbytes), splits them into
-    bytes, and looks four codes up at once: `prmt` picks four bytes of eight, by three bits of each code, so two of
-    them and a choice by the fourth bit make a look-up among sixteen.
+    A table in memory costs one load per value and takes three times as long as reading the codes. Instead each thread
+    scales and rounds all sixteen values, so that a result is rounded once, from the float32 product (as in
+    bitsandbytes). It splits them into bytes and looks up four codes at once: `prmt` selects four bytes out of eight by three bits of
+    each code, so two `prmt` and a selection by the fourth bit look up a table of sixteen.
     """
     lines = [".reg .f32 t<16>;", ".reg .b32 c<8>, l<4>, h<4>, w, s, m, a, b, x, y;"]
     for i, value in enumerate(VALUES):
@@ -53,7 +53,7 @@ def _unpack_assembly() -> str:
                 f"prmt.b32 b, {plane}2, {plane}3, s;",
                 f"lop3.b32 {result}, a, b, m, 0xD8;",  # b where m is set, else a
             ]
-        # Of each byte the high half is the first code.
+        # The high half of each byte is the first code.
         lines += [
             f"prmt.b32 ${2 * half}, x, y, 0x4051;",
             f"prmt.b32 ${2 * half + 1}, x, y, 0x6273;",
@@ -102,17 +102,20 @@ def _dequantise(
     tl.store(out + start[:, None] + tl.arange(0, 32)[None, :], pairs, mask=inside[:, None])
 
 
-def dequantise(weight: torch.Tensor, state: Any, out: torch.Tensor) -> None:
-    """Writes a bitsandbytes NF4 weight into `out` [N, K], bit for bit what bitsandbytes gives.
+def dequantise(weight: torch.Tensor, state: Any, out_OK: torch.Tensor) -> None:
+    """Writes the values of a bitsandbytes NF4 weight into `out_OK`, equal to those of bitsandbytes bit for bit.
 
-    K is a multiple of 64, and rows are an even number of elements apart.
+    Args:
+        weight: the packed weight, uint8.
+        state: its bitsandbytes QuantState.
+        out_OK: bfloat16 for the kernel; torch_ops writes other dtypes. K is a multiple of 64, the row stride is even.
     """
-    if out.dtype != torch.bfloat16:
-        return torch_ops.dequantise(weight, state, out)
-    rows, columns = out.shape
+    if out_OK.dtype != torch.bfloat16:
+        return torch_ops.dequantise(weight, state, out_OK)
+    rows, columns = out_OK.shape
     blocks = rows * columns // BLOCK
     per_program = 64
-    pairs = out.view(torch.int32)
+    pairs = out_OK.view(torch.int32)
     _dequantise[(triton.cdiv(blocks, per_program),)](
         weight.view(torch.uint8).flatten().view(torch.int32),
         state.absmax,

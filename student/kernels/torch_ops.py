@@ -1,6 +1,6 @@
-"""The functions of triton_ops.py in plain PyTorch, for any float type; same names, arguments and results.
+"""The functions of triton_ops.py in PyTorch, for any float type; same names, arguments and results.
 
-The tests compare the Triton kernels with them, and they run where there is no GPU.
+They run on a CPU, and the tests compare the Triton kernels with them.
 """
 
 from typing import Any
@@ -9,27 +9,30 @@ import torch
 
 
 def _wide(x: torch.Tensor) -> torch.dtype:
+    """Returns the dtype of intermediate results: float32, or the dtype of `x` if that is wider."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def dequantise(weight: torch.Tensor, state: Any, out: torch.Tensor) -> None:
+def dequantise(weight: torch.Tensor, state: Any, out_OK: torch.Tensor) -> None:
     absmax = state.absmax
     if state.nested:
         inner = state.state2
-        steps = torch.arange(absmax.numel(), device=absmax.device) // inner.blocksize
-        absmax = inner.code[absmax.long()] * inner.absmax[steps] + state.offset
+        inner_blocks = torch.arange(absmax.numel(), device=absmax.device) // inner.blocksize
+        absmax = inner.code[absmax.long()] * inner.absmax[inner_blocks] + state.offset
     packed = weight.contiguous().view(torch.uint8).flatten()
     codes = torch.stack([packed >> 4, packed & 15], dim=1).long()
     values = state.code[codes].view(-1, state.blocksize) * absmax[:, None]
-    out.copy_(values.view(out.shape))
+    out_OK.copy_(values.view(out_OK.shape))
 
 
-def place_adapters(adapters: list[torch.Tensor], rank: int, out: torch.Tensor) -> None:
-    out.zero_()
+def place_adapters(adapters: list[torch.Tensor], rank: int, out_OR: torch.Tensor) -> None:
+    out_OR.zero_()
     row = 0
-    for i, lora_b_NR in enumerate(adapters):
-        out[row : row + len(lora_b_NR), i * rank : i * rank + lora_b_NR.shape[1]].copy_(lora_b_NR)
-        row += len(lora_b_NR)
+    for i, lora_b_OR in enumerate(adapters):
+        out_OR[row : row + len(lora_b_OR), i * rank : i * rank + lora_b_OR.shape[1]].copy_(
+            lora_b_OR
+        )
+        row += len(lora_b_OR)
 
 
 def norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float, out_TH: torch.Tensor) -> None:
@@ -58,46 +61,49 @@ def norm_backward(
 
 
 def rope(
-    qkv: torch.Tensor,
+    qkv_TO: torch.Tensor,
     weights: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
+    cos_PD: torch.Tensor,
+    sin_PD: torch.Tensor,
     heads: int,
     kv_heads: int,
-    out: torch.Tensor,
+    out_TND: torch.Tensor,
 ) -> None:
-    both = qkv[:, : (heads + kv_heads) * out.shape[2]].unflatten(1, (-1, out.shape[2]))
-    both = both.to(_wide(both))
+    size = out_TND.shape[2]
+    qk_TND = qkv_TO[:, : (heads + kv_heads) * size].unflatten(1, (-1, size))
+    qk_TND = qk_TND.to(_wide(qk_TND))
     if weights is not None:
-        both = both * torch.rsqrt(both.pow(2).mean(-1, keepdim=True) + eps)
-        both = both * _head_weights(weights, heads, kv_heads)
-    cos, sin = (x.repeat(len(qkv) // len(x), 1)[:, None] for x in (cos, sin))
-    a, b = both.chunk(2, dim=-1)
-    out.copy_(both * cos + torch.cat([-b, a], dim=-1) * sin)
+        qk_TND = qk_TND * torch.rsqrt(qk_TND.pow(2).mean(-1, keepdim=True) + eps)
+        qk_TND = qk_TND * _head_weights(weights, heads, kv_heads)
+    cos_T1D, sin_T1D = (x.repeat(len(qkv_TO) // len(x), 1)[:, None] for x in (cos_PD, sin_PD))
+    first, second = qk_TND.chunk(2, dim=-1)
+    out_TND.copy_(qk_TND * cos_T1D + torch.cat([-second, first], dim=-1) * sin_T1D)
 
 
 def rope_backward(
     grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    qkv: torch.Tensor,
+    qkv_TO: torch.Tensor,
     weights: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    out: torch.Tensor,
+    cos_PD: torch.Tensor,
+    sin_PD: torch.Tensor,
+    out_TO: torch.Tensor,
 ) -> None:
-    grad_q, grad_k, grad_v = grads
-    heads, kv_heads, size = grad_q.shape[1], grad_k.shape[1], grad_q.shape[2]
-    g = torch.cat([grad_q, grad_k], dim=1).to(_wide(qkv))
-    cos, sin = (x.repeat(len(qkv) // len(x), 1)[:, None] for x in (cos, sin))
-    a, b = (g * sin).chunk(2, dim=-1)
-    g = g * cos + torch.cat([b, -a], dim=-1)
+    grad_q_TND, grad_k_TND, grad_v_TND = grads
+    heads, kv_heads, size = grad_q_TND.shape[1], grad_k_TND.shape[1], grad_q_TND.shape[2]
+    grad_TND = torch.cat([grad_q_TND, grad_k_TND], dim=1).to(_wide(qkv_TO))
+    cos_T1D, sin_T1D = (x.repeat(len(qkv_TO) // len(x), 1)[:, None] for x in (cos_PD, sin_PD))
+    first, second = (grad_TND * sin_T1D).chunk(2, dim=-1)
+    grad_TND = grad_TND * cos_T1D + torch.cat([second, -first], dim=-1)
     if weights is not None:
-        both = qkv[:, : (heads + kv_heads) * size].unflatten(1, (-1, size)).to(g.dtype)
-        rstd = torch.rsqrt(both.pow(2).mean(-1, keepdim=True) + eps)
-        unit, g = both * rstd, g * _head_weights(weights, heads, kv_heads)
-        g = rstd * (g - unit * (g * unit).mean(-1, keepdim=True))
-    out.copy_(torch.cat([g, grad_v], dim=1).flatten(1))
+        qk_TND = qkv_TO[:, : (heads + kv_heads) * size].unflatten(1, (-1, size)).to(grad_TND.dtype)
+        rstd_TN1 = torch.rsqrt(qk_TND.pow(2).mean(-1, keepdim=True) + eps)
+        unit_TND = qk_TND * rstd_TN1
+        grad_TND = grad_TND * _head_weights(weights, heads, kv_heads)
+        mean_TN1 = (grad_TND * unit_TND).mean(-1, keepdim=True)
+        grad_TND = rstd_TN1 * (grad_TND - unit_TND * mean_TN1)
+    out_TO.copy_(torch.cat([grad_TND, grad_v_TND], dim=1).flatten(1))
 
 
 def swiglu(gate_up_T2F: torch.Tensor, out_TF: torch.Tensor) -> None:
@@ -119,12 +125,12 @@ def swiglu_backward(
     grad_up_TF = (grad_TF * silu_TF).to(grad_TF.dtype)
     gate_up_T2F.copy_(torch.cat([grad_gate_TF, grad_up_TF], dim=-1))
     low_gate_TR, low_up_TR = low_T2R.chunk(2, dim=-1)
-    factors_FR = [
+    factors = [
         product_TF.t() @ low_grad_TR,
         grad_gate_TF.t() @ low_gate_TR,
         grad_up_TF.t() @ low_up_TR,
     ]
-    return torch.stack(factors_FR, dim=1).to(_wide(grad_TF))
+    return torch.stack(factors, dim=1).to(_wide(grad_TF))
 
 
 def cross_entropy(
@@ -142,6 +148,6 @@ def cross_entropy(
 def _head_weights(
     weights: tuple[torch.Tensor, torch.Tensor], heads: int, kv_heads: int
 ) -> torch.Tensor:
-    """The norm's weight of each head [heads + kv_heads, D]."""
-    q_weight, k_weight = weights
-    return torch.cat([q_weight.expand(heads, -1), k_weight.expand(kv_heads, -1)])
+    """Returns the norm's weight of each query and key head [heads + kv_heads, D]."""
+    q_weight_D, k_weight_D = weights
+    return torch.cat([q_weight_D.expand(heads, -1), k_weight_D.expand(kv_heads, -1)])

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""Triton's names, so that modules with kernels can be imported where it is not installed: there they are None."""
+"""Triton's names, or None where Triton is not installed, so that modules with kernels can always be imported."""
 
 try:
     import triton
@@ -11,5 +11,5 @@ __all__ = ["jit", "tl", "triton"]
 
 
 def jit(function):
-    """`triton.jit`, or the function as it is."""
+    """Applies `triton.jit`, or returns the function unchanged without Triton."""
     return triton.jit(function) if triton else function

@@ -78,7 +78,10 @@ def norm_backward(
     grad_x_TH: torch.Tensor,
     normed_TH: torch.Tensor,
 ) -> None:
-    """Gradient of `norm` plus the gradient that passes beside it, and the norm's output once more: all [T, H]."""
+    """Writes the gradient of `norm`'s input plus `residual_TH` into `grad_x_TH`, and `norm`'s output into `normed_TH`.
+
+    `grad_TH` is the gradient of the norm's output, `residual_TH` the gradient that bypasses the norm.
+    """
     tokens, size = x_TH.shape
     _norm_backward[(tokens,)](
         grad_TH,

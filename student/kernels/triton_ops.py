@@ -59,17 +59,17 @@ def _place_adapters(
         tl.store(place + 2 * RANK, value.to(out.dtype.element_ty), mask=inside)
 
 
-def place_adapters(adapters: list[torch.Tensor], rank: int, out: torch.Tensor) -> None:
-    """Up to three B [N_i, r_i] as the diagonal blocks [N_i, rank] of `out` [N, n rank], zeros elsewhere."""
-    rows = out.shape[0]
+def place_adapters(adapters: list[torch.Tensor], rank: int, out_OR: torch.Tensor) -> None:
+    """Writes up to three B [O_i, r_i] as the diagonal blocks [O_i, rank] of `out_OR` [O, n rank], zeros elsewhere."""
+    rows = out_OR.shape[0]
     first, second, third = (adapters + 2 * adapters[-1:])[:3]
     per_program = 128
     _place_adapters[(triton.cdiv(rows, per_program),)](
         first,
         second,
         third,
-        out,
-        out.stride(0),
+        out_OR,
+        out_OR.stride(0),
         len(first),
         len(first) + len(second),
         rows,
@@ -110,7 +110,7 @@ def _cross_entropy(logits, labels, losses, scale, stride, size, BLOCK: tl.conste
 def cross_entropy(
     logits_TV: torch.Tensor, labels_T: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    """The losses_T [T] of `logits_TV` [T, V], which are overwritten by their gradient times `scale`."""
+    """Returns the losses [T] in float32 and overwrites `logits_TV` by their gradient times the scalar `scale`."""
     losses_T = torch.empty(len(labels_T), dtype=torch.float32, device=logits_TV.device)
     _cross_entropy[(len(labels_T),)](
         logits_TV,
@@ -126,5 +126,5 @@ def cross_entropy(
 
 
 def ops(x: torch.Tensor) -> Any:
-    """The module that computes where `x` is: this one on a GPU, torch_ops elsewhere."""
+    """Returns the module that computes on the device of `x`: this one on a GPU, torch_ops on a CPU."""
     return sys.modules[__name__] if x.is_cuda else torch_ops

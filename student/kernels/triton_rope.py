@@ -89,34 +89,34 @@ def _rope(
 
 def _launch_rope(
     grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None,
-    qkv: torch.Tensor,
+    qkv_TO: torch.Tensor,
     weights: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
+    cos_PD: torch.Tensor,
+    sin_PD: torch.Tensor,
     heads: int,
     kv_heads: int,
     out: torch.Tensor,
 ) -> None:
-    """`rope`, or with `grads` `rope_backward`."""
+    """Launches the kernel for `rope`, or with `grads` for `rope_backward`."""
     written = heads + (2 if grads else 1) * kv_heads
     strides = [n for grad in grads for n in grad.stride()[:2]] if grads else [0] * 6
     per_program = 16
-    _rope[(len(qkv), triton.cdiv(written, per_program))](
-        qkv,
-        qkv.stride(0),
+    _rope[(len(qkv_TO), triton.cdiv(written, per_program))](
+        qkv_TO,
+        qkv_TO.stride(0),
         *(weights or (None, None)),
-        cos,
-        sin,
+        cos_PD,
+        sin_PD,
         out,
         out.stride(0),
-        cos.shape[0],
+        cos_PD.shape[0],
         heads,
         kv_heads,
         eps,
         *(grads or (None, None, None)),
         *strides,
-        HALF=cos.shape[1] // 2,
+        HALF=cos_PD.shape[1] // 2,
         HEADS=per_program,
         NORM=weights is not None,
         BACKWARD=grads is not None,
@@ -124,30 +124,35 @@ def _launch_rope(
 
 
 def rope(
-    qkv: torch.Tensor,
+    qkv_TO: torch.Tensor,
     weights: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
+    cos_PD: torch.Tensor,
+    sin_PD: torch.Tensor,
     heads: int,
     kv_heads: int,
-    out: torch.Tensor,
+    out_TND: torch.Tensor,
 ) -> None:
-    """Queries and keys of `qkv` [T, (heads + 2 kv_heads) D], normed per head if `weights`, rotated, into
-    `out` [T, heads + kv_heads, D] (arXiv:2104.09864 with transformers' halves). `cos`, `sin` [positions, D] repeat."""
-    _launch_rope(None, qkv, weights, eps, cos, sin, heads, kv_heads, out)
+    """Writes queries and keys of `qkv_TO`, [T, (heads + 2 kv_heads) D], after norm and rotation into `out_TND`.
+
+    Each head is normed first if there are `weights` (of q and k, [D] each). The rotation is arXiv:2104.09864 with
+    transformers' order of the halves. `cos_PD` and `sin_PD` repeat for every row of P positions.
+    """
+    _launch_rope(None, qkv_TO, weights, eps, cos_PD, sin_PD, heads, kv_heads, out_TND)
 
 
 def rope_backward(
     grads: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    qkv: torch.Tensor,
+    qkv_TO: torch.Tensor,
     weights: tuple[torch.Tensor, torch.Tensor] | None,
     eps: float,
-    cos: torch.Tensor,
-    sin: torch.Tensor,
-    out: torch.Tensor,
+    cos_PD: torch.Tensor,
+    sin_PD: torch.Tensor,
+    out_TO: torch.Tensor,
 ) -> None:
-    """Gradients of the queries, keys and values, each [T, its heads, D], back through `rope` into `out`, shaped as
-    `qkv`."""
+    """Writes the gradient of `rope`'s input and of the values into `out_TO` [T, (heads + 2 kv_heads) D].
+
+    `grads` are those of the rotated queries and keys and of the values, each [T, its heads, D].
+    """
     heads, kv_heads = grads[0].shape[1], grads[1].shape[1]
-    _launch_rope(grads, qkv, weights, eps, cos, sin, heads, kv_heads, out)
+    _launch_rope(grads, qkv_TO, weights, eps, cos_PD, sin_PD, heads, kv_heads, out_TO)

@@ -21,7 +21,7 @@ def _swiglu(gate_up, out, in_stride, out_stride, size, BLOCK: tl.constexpr):
 
 
 def swiglu(gate_up_T2F: torch.Tensor, out_TF: torch.Tensor) -> None:
-    """silu(gate) * up of `gate_up_T2F` [T, 2F] into `out_TF` [T, F] (arXiv:2002.05202)."""
+    """Writes silu(gate) * up of `gate_up_T2F` into `out_TF` (arXiv:2002.05202)."""
     tokens, size = out_TF.shape
     block = 2048
     _swiglu[(tokens, triton.cdiv(size, block))](
@@ -97,7 +97,8 @@ def swiglu_backward(
     The large matrices are read once, so the LoRA gradients that need them are summed in the same pass.
 
     Args:
-        low_grad_TR: the gradient of down's low-rank activations. low_T2R: the low-rank activations of gate and up.
+        low_grad_TR: the gradient of down's low-rank activations.
+        low_T2R: the low-rank activations of gate and up.
 
     Returns:
         [F, 3, R] in float32: the gradients of down's A, transposed, and of gate's and up's B.
@@ -106,13 +107,14 @@ def swiglu_backward(
     rank = low_grad_TR.shape[1]
     rows, columns, parts = 32, 64, 8
     per_part = triton.cdiv(triton.cdiv(tokens, parts), rows) * rows
-    factors_FR = torch.empty(parts, size, 3, rank, dtype=torch.float32, device=grad_TF.device)
+    # Each part (C) of the tokens has its own sums: the kernel needs no atomic addition.
+    factors_CF3R = torch.empty(parts, size, 3, rank, dtype=torch.float32, device=grad_TF.device)
     _swiglu_backward[(triton.cdiv(size, columns), parts)](
         gate_up_T2F,
         grad_TF,
         low_grad_TR,
         low_T2R,
-        factors_FR,
+        factors_CF3R,
         gate_up_T2F.stride(0),
         grad_TF.stride(0),
         low_grad_TR.stride(0),
@@ -126,4 +128,4 @@ def swiglu_backward(
         num_warps=4,
         num_stages=5,
     )
-    return factors_FR.sum(0)
+    return factors_CF3R.sum(0)

@@ -1,9 +1,9 @@
-"""The Triton kernels against their plain twins: on a GPU, and where there is none in Triton's interpreter.
+"""Tests the Triton kernels against the same functions in PyTorch, on a GPU or in Triton's interpreter.
 
-The interpreter (TRITON_INTERPRET=1, read when triton is imported, hence a process of its own) computes in NumPy what a
-kernel says for each program of its grid, so it shows a wrong index, mask or formula. Its bfloat16 is not that of a GPU,
-so there all is float32 but the dequantiser, whose PTX has a stand-in. That Triton compiles them for a Hopper is tested
-beside it; what the card makes of that is not.
+The interpreter runs every program of a kernel's grid in NumPy, so it finds a wrong index, mask or formula. Triton reads
+TRITON_INTERPRET=1 when it is imported, so the interpreter needs its own process. Its bfloat16 differs from a GPU's, so
+these runs use float32. The dequantiser keeps bfloat16, and `run_inline_assembly` executes its PTX. Another test
+compiles all kernels for a Hopper GPU (sm_90) without running them.
 """
 
 import copy
@@ -24,32 +24,33 @@ from tensors import relative_error
 from student.kernels import nf4, torch_ops, triton_ops
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-HERE, KIND = ("cpu", torch.float32) if INTERPRETED else ("cuda", torch.bfloat16)
-CLOSE = 3e-6 if INTERPRETED else 3e-3
-on_kernels = (lambda test: test) if INTERPRETED else pytest.mark.gpu
+DEVICE, DTYPE = ("cpu", torch.float32) if INTERPRETED else ("cuda", torch.bfloat16)
+MAX_RELATIVE_ERROR = 3e-6 if INTERPRETED else 3e-3
+runs_kernels = (lambda test: test) if INTERPRETED else pytest.mark.gpu
 
 
 def triton_version() -> tuple[int, ...]:
+    """Returns (major, minor), or () if Triton is not installed."""
     try:
         return tuple(map(int, version("triton").split(".")[:2]))
     except PackageNotFoundError:
         return ()
 
 
-with_triton = pytest.mark.skipif(
-    triton_version() < (3, 7),  # before it the interpreter does not know NumPy 2.4
-    reason="needs triton 3.7, which the extra `dev` brings on Linux beside torch's CPU build",
+needs_triton = pytest.mark.skipif(
+    triton_version() < (3, 7),  # older interpreters fail with NumPy 2.4
+    reason="needs triton 3.7, which the extra `dev` installs on Linux beside torch's CPU build",
 )
 
 
-def some(*shape: int, on: str = HERE, kind: torch.dtype = KIND) -> torch.Tensor:
-    return torch.randn(*shape, device=on, dtype=kind)
+def random_tensor(*shape: int, device: str = DEVICE, dtype: torch.dtype = DTYPE) -> torch.Tensor:
+    return torch.randn(*shape, device=device, dtype=dtype)
 
 
-def some_nf4(
+def random_nf4(
     rows: int, columns: int, nested: bool = True
 ) -> tuple[torch.Tensor, Any, torch.Tensor]:
-    """A random packed weight with its state in bitsandbytes' form, and its values worked out one by one."""
+    """Returns a random packed weight, its state as bitsandbytes holds it, and its values, computed one by one."""
     torch.manual_seed(0)
     blocks = rows * columns // 64
     packed = torch.randint(0, 256, (rows * columns // 2, 1), dtype=torch.uint8)
@@ -68,8 +69,8 @@ def some_nf4(
         offset=torch.tensor(0.7) if nested else None,
     )
     values = []
-    for place, byte in enumerate(packed.flatten().tolist()):
-        block = place // 32
+    for index, byte in enumerate(packed.flatten().tolist()):
+        block = index // 32
         scale = absmax[block]
         if nested:
             scale = inner.code[int(scale)] * inner.absmax[block // 256] + state.offset
@@ -78,14 +79,14 @@ def some_nf4(
 
 
 @pytest.mark.parametrize("nested", [True, False])
-def test_nf4_is_unpacked_value_by_value(nested):
-    packed, state, values = some_nf4(12, 192, nested)
+def test_nf4_values_are_those_of_the_codes_times_their_scales(nested):
+    packed, state, values = random_nf4(12, 192, nested)
     out = torch.empty(12, 200)
     torch_ops.dequantise(packed, state, out[:, :192])
     assert torch.equal(out[:, :192], values)
 
 
-def test_nf4_is_unpacked_as_bitsandbytes_does():
+def test_nf4_values_equal_those_of_bitsandbytes():
     functional = pytest.importorskip("bitsandbytes.functional")
     weight = torch.randn(384, 128, generator=torch.Generator().manual_seed(0)) * 0.02
     packed, state = functional.quantize_4bit(weight, quant_type="nf4", compress_statistics=True)
@@ -94,88 +95,93 @@ def test_nf4_is_unpacked_as_bitsandbytes_does():
     assert torch.equal(out, functional.dequantize_4bit(packed, state))
 
 
-@on_kernels
+@runs_kernels
 @pytest.mark.parametrize("nested", [True, False])
-def test_the_dequantiser_is_exact(nested, monkeypatch):
+def test_dequantiser_is_exact(nested, monkeypatch):
     if INTERPRETED:
         from triton.runtime.interpreter import InterpreterBuilder
 
-        monkeypatch.setattr(InterpreterBuilder, "create_inline_asm", inline_assembly)
-    packed, state, _ = some_nf4(12, 192, nested)
+        monkeypatch.setattr(InterpreterBuilder, "create_inline_asm", run_inline_assembly)
+    packed, state, _ = random_nf4(12, 192, nested)
     for part in (state, state.state2) if nested else (state,):
         for name, value in vars(part).items():
             if isinstance(value, torch.Tensor):
-                setattr(part, name, value.to(HERE))
-    out, expected = (some(12, 208, kind=torch.bfloat16) for _ in range(2))
-    triton_ops.dequantise(packed.to(HERE), state, out[:, :192])
-    torch_ops.dequantise(packed.to(HERE), state, expected[:, :192])
+                setattr(part, name, value.to(DEVICE))
+    out, expected = (random_tensor(12, 208, dtype=torch.bfloat16) for _ in range(2))
+    triton_ops.dequantise(packed.to(DEVICE), state, out[:, :192])
+    torch_ops.dequantise(packed.to(DEVICE), state, expected[:, :192])
     assert torch.equal(out[:, :192], expected[:, :192])
 
 
-def calls(**where: Any) -> list[tuple[str, tuple[Any, ...]]]:
-    """Names of kernels with arguments whose sizes are no multiples of their blocks."""
+def kernel_calls(**options: Any) -> list[tuple[str, tuple[Any, ...]]]:
+    """Returns names of functions of `triton_ops` with arguments for each.
+
+    Sizes are not multiples of the kernels' blocks. `options` are the device and dtype of the tensors.
+    """
     torch.manual_seed(0)
-    # Where a token is a program of its own, and slow in the interpreter, a few show as much as many.
+    # Kernels that run one program for each token are slow in the interpreter; a few tokens cover the same code.
     tokens, hidden, heads, kv_heads, head, size, rank = 75, 320, 6, 2, 64, 208, 16
     few = 15 if INTERPRETED else tokens
 
-    def given(*shape: int) -> torch.Tensor:
-        return some(*shape, **where)
+    def tensor(*shape: int) -> torch.Tensor:
+        return random_tensor(*shape, **options)
 
-    x, weight = given(few, hidden + 8)[:, :hidden], given(hidden)
-    grads = [given(few, hidden) for _ in range(4)]
-    cos, sin = given(few // 3, head), given(few // 3, head)
-    qkv = given(few, (heads + 2 * kv_heads) * head)
-    turned = tuple(given(few, n, head) for n in (heads, kv_heads, kv_heads))
-    gate_up, low = given(tokens, 2 * size), (given(tokens, rank), given(tokens, 2 * rank))
-    logits = given(few, 20000)
+    x, weight = tensor(few, hidden + 8)[:, :hidden], tensor(hidden)
+    grads = [tensor(few, hidden) for _ in range(4)]
+    cos, sin = tensor(few // 3, head), tensor(few // 3, head)
+    qkv = tensor(few, (heads + 2 * kv_heads) * head)
+    rope_grads = tuple(tensor(few, n, head) for n in (heads, kv_heads, kv_heads))
+    gate_up, low = tensor(tokens, 2 * size), (tensor(tokens, rank), tensor(tokens, 2 * rank))
+    logits = tensor(few, 20000)
     labels = torch.randint(0, 20000, (few,), device=logits.device)
-    listed: list[tuple[str, tuple[Any, ...]]] = [
-        ("norm", (x, weight, 1e-6, given(few, hidden))),
+    calls: list[tuple[str, tuple[Any, ...]]] = [
+        ("norm", (x, weight, 1e-6, tensor(few, hidden))),
         ("norm_backward", (grads[0], x, weight, 1e-6, *grads[1:])),
-        ("swiglu", (gate_up, given(tokens, size))),
-        ("swiglu_backward", (gate_up, given(tokens, size), *low)),
-        ("place_adapters", ([given(70, 5), given(9, 16), given(30, 8)], 16, given(109, 48))),
-        ("place_adapters", ([given(70, 5)], 16, given(70, 16))),
+        ("swiglu", (gate_up, tensor(tokens, size))),
+        ("swiglu_backward", (gate_up, tensor(tokens, size), *low)),
+        ("place_adapters", ([tensor(70, 5), tensor(9, 16), tensor(30, 8)], 16, tensor(109, 48))),
+        ("place_adapters", ([tensor(70, 5)], 16, tensor(70, 16))),
         ("cross_entropy", (logits, labels, torch.tensor(0.5, device=logits.device))),
     ]
-    for norms in (None, (given(head), given(head))):
-        out = given(few, heads + kv_heads, head)
-        listed.append(("rope", (qkv, norms, 1e-6, cos, sin, heads, kv_heads, out)))
-        back = (turned, qkv, norms, 1e-6, cos, sin, torch.empty_like(qkv))
-        listed.append(("rope_backward", back))
-    return listed
+    for norms in (None, (tensor(head), tensor(head))):
+        out = tensor(few, heads + kv_heads, head)
+        calls.append(("rope", (qkv, norms, 1e-6, cos, sin, heads, kv_heads, out)))
+        arguments = (rope_grads, qkv, norms, 1e-6, cos, sin, torch.empty_like(qkv))
+        calls.append(("rope_backward", arguments))
+    return calls
 
 
-@on_kernels
-def test_the_kernels_compute_what_plain_pytorch_does():
-    for name, arguments in calls():
-        # Both on copies; compared is all that they return or write.
-        ours, plain = copy.deepcopy(arguments), copy.deepcopy(arguments)
-        results = getattr(triton_ops, name)(*ours), getattr(torch_ops, name)(*plain)
-        pairs = [(a, b) for a, b in zip(ours, plain, strict=True) if isinstance(a, torch.Tensor)]
+@runs_kernels
+def test_kernels_compute_what_pytorch_does():
+    for name, arguments in kernel_calls():
+        # The functions write into their arguments: each works on a copy, and all tensors are compared.
+        ours, reference = copy.deepcopy(arguments), copy.deepcopy(arguments)
+        results = getattr(triton_ops, name)(*ours), getattr(torch_ops, name)(*reference)
+        pairs = [
+            (a, b) for a, b in zip(ours, reference, strict=True) if isinstance(a, torch.Tensor)
+        ]
         if results[0] is not None:
             pairs.append(results)
-        for found, expected in pairs:
-            assert relative_error(found, expected) < CLOSE, name
+        for actual, expected in pairs:
+            assert relative_error(actual, expected) < MAX_RELATIVE_ERROR, name
 
 
-@with_triton
+@needs_triton
 @pytest.mark.slow
-def test_without_a_gpu_the_same_holds_in_tritons_interpreter():
+def test_kernels_compute_the_same_in_tritons_interpreter_without_a_gpu():
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    tests = "dequantiser_is_exact or kernels_compute"
-    done = subprocess.run(
+    tests = "test_dequantiser_is_exact or test_kernels_compute_what"
+    process = subprocess.run(
         [*command, "-k", tests],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         stdout=subprocess.PIPE,
         text=True,
     )
-    assert "3 passed" in done.stdout and done.returncode == 0, done.stdout
+    assert "3 passed" in process.stdout and process.returncode == 0, process.stdout
 
 
-@with_triton
-def test_without_a_gpu_all_compile_for_a_hopper(monkeypatch, tmp_path):
+@needs_triton
+def test_kernels_compile_for_a_hopper_gpu_without_one(monkeypatch, tmp_path):
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.runtime.jit import JITFunction
@@ -189,29 +195,29 @@ def test_without_a_gpu_all_compile_for_a_hopper(monkeypatch, tmp_path):
 
     def launch(function: Any, grid: tuple[int, ...]) -> Any:
         def compile_only(*arguments: Any, **options: Any) -> None:
-            made = function.warmup(*arguments, grid=grid, **options)
-            compiled.append((function.__name__, len(made.asm["cubin"])))
+            kernel = function.warmup(*arguments, grid=grid, **options)
+            compiled.append((function.__name__, len(kernel.asm["cubin"])))
 
         return compile_only
 
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(triton.runtime.driver, "_active", hopper)
     monkeypatch.setattr(JITFunction, "__getitem__", launch)
-    some_calls = calls(on="cpu", kind=torch.bfloat16)
+    calls = kernel_calls(device="cpu", dtype=torch.bfloat16)
     for nested in (True, False):
-        packed, state, _ = some_nf4(12, 192, nested)
-        some_calls.append(("dequantise", (packed, state, some(12, 192, on="cpu"))))
-    for name, arguments in some_calls:
+        packed, state, _ = random_nf4(12, 192, nested)
+        calls.append(("dequantise", (packed, state, random_tensor(12, 192, device="cpu"))))
+    for name, arguments in calls:
         getattr(triton_ops, name)(*arguments)
-    assert len(compiled) == len(some_calls) and all(size for _, size in compiled)
+    assert len(compiled) == len(calls) and all(size for _, size in compiled)
 
 
-def inline_assembly(
+def run_inline_assembly(
     builder: Any, assembly: str, constraints: str, values: list[Any], *_: Any
 ) -> Any:
-    """Stands in for what Triton's interpreter lacks: the PTX instructions of the dequantiser, on arrays of registers.
+    """Executes the PTX instructions of the dequantiser on arrays of registers, which Triton's interpreter cannot.
 
-    As PTX's manual has them (docs.nvidia.com/cuda/parallel-thread-execution), section 9.7.
+    The PTX manual defines the instructions (docs.nvidia.com/cuda/parallel-thread-execution, section 9.7).
     """
     from triton import language as tl
     from triton.runtime.interpreter import TensorHandle
@@ -227,26 +233,29 @@ def inline_assembly(
         return np.full_like(words[0], int(digits, base))
 
     def half(word: np.ndarray) -> np.ndarray:
-        """A float32's bits, rounded to the nearest bfloat16's, ties to even."""
+        """Returns the bits of the nearest bfloat16 of a float32's bits, ties to even."""
         return (word + 0x7FFF + (word >> 16 & 1)) >> 16
 
     def permute(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
-        """Byte i is that of b:a which the selector's nibble i names; its highest bit would copy a sign."""
-        both = a.astype(np.uint64) | b.astype(np.uint64) << np.uint64(32)
+        """Returns words whose byte i is the byte of b:a that nibble i of the selector names.
+
+        A nibble's highest bit would replicate the sign; the dequantiser never sets it.
+        """
+        joined = a.astype(np.uint64) | b.astype(np.uint64) << np.uint64(32)
         result = np.zeros_like(a)
         for i in range(4):
             nibble = selector >> 4 * i & 15
             assert (nibble < 8).all()
-            byte = both >> (8 * nibble).astype(np.uint64) & np.uint64(255)
+            byte = joined >> (8 * nibble).astype(np.uint64) & np.uint64(255)
             result |= byte.astype(np.uint32) << 8 * i
         return result
 
-    def by_table(a: np.ndarray, b: np.ndarray, c: np.ndarray, table: np.ndarray) -> np.ndarray:
-        """Each bit is the table's at the number that the bits of a, b and c make."""
+    def look_up(a: np.ndarray, b: np.ndarray, c: np.ndarray, table: np.ndarray) -> np.ndarray:
+        """Returns words whose every bit is the table's bit at the index 4a + 2b + c of the bits there."""
         result = np.zeros_like(a)
         for i in range(8):
-            chosen = [x if i >> place & 1 else ~x for x, place in ((a, 2), (b, 1), (c, 0))]
-            result |= chosen[0] & chosen[1] & chosen[2] & -(table >> i & 1)
+            matches = [x if i >> bit & 1 else ~x for x, bit in ((a, 2), (b, 1), (c, 0))]
+            result |= matches[0] & matches[1] & matches[2] & -(table >> i & 1)
         return result
 
     instructions: dict[str, Callable[..., np.ndarray]] = {
@@ -255,12 +264,12 @@ def inline_assembly(
         "shr.b32": lambda a, number: a >> number,
         "and.b32": lambda a, b: a & b,
         "prmt.b32": permute,
-        "lop3.b32": by_table,
+        "lop3.b32": look_up,
     }
     for line in assembly.strip("{}").split(";"):
         name, *operands = re.split(r"[ ,]+", line.strip())
         if name and name != ".reg":
-            result, *given = operands
-            registers[result] = instructions[name](*map(read, given))
+            result, *sources = operands
+            registers[result] = instructions[name](*map(read, sources))
     results = [registers[f"${i}"].view(np.int32) for i in range(outputs)]
     return SimpleNamespace(get_result=lambda i: TensorHandle(results[i], tl.int32))

@@ -1,4 +1,4 @@
-"""The fused decoder layers against the modules they replace: losses and gradients, in float64 where there is no GPU."""
+"""Tests the fused decoder layers against the modules they replace: losses and gradients, in float64 on a CPU."""
 
 import copy
 from bisect import bisect_left
@@ -27,8 +27,8 @@ SHAPE: dict[str, Any] = {
 }
 
 
-def tiny(family: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
-    """A random PEFT model, its B matrices too, since they start as zeros and would hide the gradients of A."""
+def tiny_model(family: str, dtype: torch.dtype = torch.float64, **changes: Any) -> Any:
+    """Returns a random PEFT model. Its B matrices are random too: PEFT's zeros would hide the gradients of A."""
     import transformers
     from peft import LoraConfig, get_peft_model
 
@@ -51,13 +51,13 @@ def loss_and_gradients(model: Any, **inputs: Any) -> dict[str, torch.Tensor]:
     return {"loss": loss.detach(), **grads}
 
 
-def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
-    """Within what transformers' norms and rotary embedding, which compute in float32, lose of the float64."""
+def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Compares within float32's precision, in which transformers computes norms and rotary embeddings."""
     for name, value in expected.items():
-        assert (found[name] - value).norm() <= 1e-5 * value.norm() + 1e-9, name
+        assert (actual[name] - value).norm() <= 1e-5 * value.norm() + 1e-9, name
 
 
-def some_tokens(rows: int = 2, length: int = 11) -> torch.Tensor:
+def random_tokens(rows: int = 2, length: int = 11) -> torch.Tensor:
     return torch.randint(
         0, SHAPE["vocab_size"], (rows, length), generator=torch.Generator().manual_seed(1)
     )
@@ -66,14 +66,14 @@ def some_tokens(rows: int = 2, length: int = 11) -> torch.Tensor:
 @pytest.mark.parametrize("family", ["Llama", "Qwen2", "Qwen3"])
 @pytest.mark.parametrize("keep", [3, 1, 0])
 def test_loss_and_gradients_are_those_of_the_replaced_layers(family, keep):
-    model = tiny(family)
-    tokens = some_tokens()
+    model = tiny_model(family)
+    tokens = random_tokens()
     expected = loss_and_gradients(model, input_ids=tokens, labels=tokens)
     fused_layers.install(model, keep=keep)
     assert_same(loss_and_gradients(model, input_ids=tokens, labels=tokens), expected)
 
 
-# Two blocks of the tower, so that Qwen3-VL hands features of an early one to an early layer (deepstack).
+# The vision tower has two blocks, so that Qwen3-VL adds features of the first to an early decoder layer (deepstack).
 TOWER: dict[str, Any] = {
     "Qwen2_5_VL": {
         "hidden_size": 16,
@@ -93,7 +93,7 @@ TOWER: dict[str, Any] = {
 }
 
 
-def seeing_lora() -> Any:
+def lora_without_tower() -> Any:
     from peft import LoraConfig
 
     return LoraConfig(
@@ -105,10 +105,10 @@ def seeing_lora() -> Any:
     )
 
 
-def some_pictures() -> dict[str, Any]:
-    """Two rows with a picture each, the second padded."""
-    tokens = some_tokens(2, 24).clamp(max=89)
-    tokens[0, 3:9] = tokens[1, 5:9] = 90  # pictures of 4 x 6 and of 4 x 4 patches
+def image_inputs() -> dict[str, Any]:
+    """Returns two rows with an image each, the second row padded."""
+    tokens = random_tokens(2, 24).clamp(max=89)
+    tokens[0, 3:9] = tokens[1, 5:9] = 90  # images of 4 x 6 and of 4 x 4 patches
     mask, labels = torch.ones_like(tokens), tokens.masked_fill(tokens == 90, -100)
     mask[1, 17:], labels[1, 17:] = 0, -100
     pixels = torch.randn(40, 3 * 2 * 14 * 14, generator=torch.Generator().manual_seed(2))
@@ -122,8 +122,8 @@ def some_pictures() -> dict[str, Any]:
     }
 
 
-def tiny_seeing(family: str) -> Any:
-    """A random PEFT model that sees; adapters on the language model alone."""
+def tiny_vision_language_model(family: str) -> Any:
+    """Returns a random vision-language PEFT model with adapters on its language model only."""
     import transformers
     from peft import get_peft_model
 
@@ -139,7 +139,7 @@ def tiny_seeing(family: str) -> Any:
         vision_end_token_id=93,
     )
     model = getattr(transformers, f"{family}ForConditionalGeneration")(config).double()
-    model = get_peft_model(model, seeing_lora(), autocast_adapter_dtype=False)
+    model = get_peft_model(model, lora_without_tower(), autocast_adapter_dtype=False)
     for name, parameter in model.named_parameters():
         if "norm" in name or "lora_B" in name:
             torch.nn.init.normal_(parameter, mean=float("norm" in name), std=0.3)
@@ -148,11 +148,11 @@ def tiny_seeing(family: str) -> Any:
 
 @pytest.mark.parametrize("family", list(TOWER))
 @pytest.mark.parametrize("keep", [3, 1])
-def test_the_same_holds_for_those_that_see(family, keep):
-    model, inputs = tiny_seeing(family), some_pictures()
+def test_vision_language_loss_and_gradients_are_those_of_the_replaced_layers(family, keep):
+    model, inputs = tiny_vision_language_model(family), image_inputs()
     expected = loss_and_gradients(model, **inputs)
-    nothing = torch.zeros_like(inputs["pixel_values"])
-    blank = loss_and_gradients(model, **inputs | {"pixel_values": nothing})
+    black = torch.zeros_like(inputs["pixel_values"])
+    blank = loss_and_gradients(model, **inputs | {"pixel_values": black})
     assert (blank["loss"] - expected["loss"]).abs() > 1e-4
     assert not any("visual" in name for name in expected)
     fused_layers.install(model, keep=keep)
@@ -160,73 +160,72 @@ def test_the_same_holds_for_those_that_see(family, keep):
 
 
 def test_gradients_add_up_over_micro_batches_and_reach_the_embeddings():
-    model = tiny("Qwen3")
+    model = tiny_model("Qwen3")
     model.get_base_model().model.embed_tokens.weight.requires_grad_()
-    tokens = some_tokens()
+    tokens = random_tokens()
     expected = loss_and_gradients(model, input_ids=tokens, labels=tokens)
     fused_layers.install(model, keep=2)
     model.zero_grad()
     for row in tokens.split(1):
         (model(input_ids=row, labels=row).loss / 2).backward()
     del expected["loss"]
-    found = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
-    assert_same(found, expected)
+    actual = {n: p.grad for n, p in model.named_parameters() if p.requires_grad}
+    assert_same(actual, expected)
 
 
 def test_padding_on_the_right_needs_no_mask():
-    model = tiny("Qwen3")
-    tokens = some_tokens()
+    model = tiny_model("Qwen3")
+    tokens = random_tokens()
     mask, labels = torch.ones_like(tokens), tokens.clone()
     mask[1, 7:], labels[1, 7:] = 0, -100
     expected = loss_and_gradients(model, input_ids=tokens, labels=labels, attention_mask=mask)
     fused_layers.install(model)
-    found = loss_and_gradients(model, input_ids=tokens, labels=labels, attention_mask=mask)
-    assert_same(found, expected)
+    actual = loss_and_gradients(model, input_ids=tokens, labels=labels, attention_mask=mask)
+    assert_same(actual, expected)
 
 
 def test_padding_on_the_left_is_refused():
-    model = tiny("Qwen3")
+    model = tiny_model("Qwen3")
     fused_layers.install(model)
-    mask = torch.ones_like(some_tokens())
+    mask = torch.ones_like(random_tokens())
     mask[1, :2] = 0
     with pytest.raises(ValueError, match="Pad on the right"):
-        model(input_ids=some_tokens(), attention_mask=mask)
+        model(input_ids=random_tokens(), attention_mask=mask)
 
 
-@pytest.mark.parametrize("told", ["by position_ids", "by cu_seq_lens"])
-def test_packed_sequences_do_not_see_each_other(told):
-    model = tiny("Qwen3")
-    tokens = some_tokens(1, 12)
+@pytest.mark.parametrize("boundaries", ["position_ids", "cu_seq_lens"])
+def test_packed_sequences_do_not_attend_to_each_other(boundaries):
+    model = tiny_model("Qwen3")
+    tokens = random_tokens(1, 12)
     labels = tokens.clone()
     labels[0, [0, 5]] = -100
     parts = [slice(0, 5), slice(5, 12)]
     model.zero_grad()
     for part in parts:
-        counted = (part.stop - part.start - 1) / 10
-        (model(input_ids=tokens[:, part], labels=labels[:, part]).loss * counted).backward()
+        share = (part.stop - part.start - 1) / 10  # of the labelled tokens
+        (model(input_ids=tokens[:, part], labels=labels[:, part]).loss * share).backward()
     expected = {n: p.grad.clone() for n, p in model.named_parameters() if p.requires_grad}
     fused_layers.install(model, keep=1)
     packed: dict[str, Any] = {"position_ids": torch.tensor([[*range(5), *range(7)]])}
-    if told == "by cu_seq_lens":
+    if boundaries == "cu_seq_lens":
         packed |= {"cu_seq_lens_q": torch.tensor([0, 5, 12], dtype=torch.int32), "max_length_q": 7}
     assert_same(loss_and_gradients(model, input_ids=tokens, labels=labels, **packed), expected)
 
 
-def test_generation_and_the_bare_model_are_left_as_they_are():
-    model = tiny("Qwen3")
-    twin = copy.deepcopy(model)
+def test_generation_and_the_base_model_are_unchanged():
+    model = tiny_model("Qwen3")
+    stock = copy.deepcopy(model)
     fused_layers.install(model)
-    tokens = some_tokens()[:, :4]
-    wanted = twin.eval().generate(input_ids=tokens, max_new_tokens=5, do_sample=False)
-    assert torch.equal(
-        model.eval().generate(input_ids=tokens, max_new_tokens=5, do_sample=False), wanted
-    )
-    with model.disable_adapter(), twin.disable_adapter(), torch.no_grad():
-        bare = twin.train()(input_ids=tokens).logits
-        torch.testing.assert_close(model.train()(input_ids=tokens).logits, bare)
+    tokens = random_tokens()[:, :4]
+    expected = stock.eval().generate(input_ids=tokens, max_new_tokens=5, do_sample=False)
+    actual = model.eval().generate(input_ids=tokens, max_new_tokens=5, do_sample=False)
+    assert torch.equal(actual, expected)
+    with model.disable_adapter(), stock.disable_adapter(), torch.no_grad():
+        logits = stock.train()(input_ids=tokens).logits
+        torch.testing.assert_close(model.train()(input_ids=tokens).logits, logits)
 
 
-def test_what_cannot_be_fused_is_named():
+def test_the_error_names_the_layer_that_cannot_be_fused():
     from peft import LoraConfig, get_peft_model
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
@@ -244,30 +243,30 @@ def test_what_cannot_be_fused_is_named():
     checkpointed.gradient_checkpointing_enable()
     fused_layers.install(checkpointed)
     with pytest.raises(ValueError, match="gradient checkpointing is on"):
-        checkpointed.train()(input_ids=some_tokens())
+        checkpointed.train()(input_ids=random_tokens())
     trained = with_lora(modules_to_save=["input_layernorm"])
     with pytest.raises(ValueError, match="layer 0: .*input_layernorm.* is trained"):
         fused_layers.install(trained)
 
 
-def test_the_layer_keeps_as_much_as_is_announced(monkeypatch):
-    model = tiny("Qwen3")
-    kept: list[int] = []
+def test_a_layer_keeps_as_many_bytes_as_memory_planning_expects(monkeypatch):
+    model = tiny_model("Qwen3")
+    numbers: list[int] = []
     original = decoder_layer.DecoderLayer.forward
 
     def forward(self, fused, batch, x, *rest, **options):
         out, saved = original(self, fused, batch, x, *rest, **options)
-        parts = [x, saved.qkv, saved.attention.out, saved.middle, saved.gate_up, *saved.low]
-        kept.append(sum(p.numel() for p in parts))
+        parts = [x, saved.qkv_TO, saved.attention.out_BSND, saved.middle_TH, saved.gate_up_TO]
+        numbers.append(sum(p.numel() for p in [*parts, *saved.low]))
         return out, saved
 
     monkeypatch.setattr(decoder_layer.DecoderLayer, "forward", forward)
     fused_layers.install(model)
-    tokens = some_tokens()
+    tokens = random_tokens()
     model(input_ids=tokens, labels=tokens)
     config = model.config
     whole, _ = memory.activation_bytes(shape_of(config), rank=5, element=8)
-    assert kept[0] * 8 / tokens.numel() == whole - 4 * config.num_attention_heads
+    assert numbers[0] * 8 / tokens.numel() == whole - 4 * config.num_attention_heads
 
 
 def test_linear_cross_entropy_is_cross_entropy_without_the_masked_rows():
@@ -277,12 +276,12 @@ def test_linear_cross_entropy_is_cross_entropy_without_the_masked_rows():
     labels = torch.randint(0, 31, (23,))
     labels[::3] = -100
     for count in (None, 40.0):
-        wanted = torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="sum")
-        wanted = wanted / (count or int((labels != -100).sum())) * 1.7
-        (expected,) = torch.autograd.grad(wanted, hidden)
-        found = linear_cross_entropy(hidden, weight, labels, count, chunk=4) * 1.7
-        torch.testing.assert_close(found, wanted)
-        torch.testing.assert_close(torch.autograd.grad(found, hidden)[0], expected)
+        total = torch.nn.functional.cross_entropy(hidden @ weight.t(), labels, reduction="sum")
+        expected = total / (count or int((labels != -100).sum())) * 1.7
+        (expected_grad,) = torch.autograd.grad(expected, hidden)
+        actual = linear_cross_entropy(hidden, weight, labels, count, chunk=4) * 1.7
+        torch.testing.assert_close(actual, expected)
+        torch.testing.assert_close(torch.autograd.grad(actual, hidden)[0], expected_grad)
 
 
 def test_layers_are_kept_while_they_fit():
@@ -290,8 +289,7 @@ def test_layers_are_kept_while_they_fit():
 
     config = Qwen3Config(**SHAPE)
     whole, least = memory.activation_bytes(shape_of(config), rank=8)
-    plenty = memory.layers_to_keep(shape_of(config), 100, 10**9)
-    assert plenty == config.num_hidden_layers
+    assert memory.layers_to_keep(shape_of(config), 100, 10**9) == config.num_hidden_layers
     working = bisect_left(
         range(10**9), 0, key=lambda n: memory.layers_to_keep(shape_of(config), 100, n)
     )
@@ -304,12 +302,12 @@ def test_the_trainer_learns_the_same_with_fused_layers(tmp_path):
     from datasets import Dataset
     from trl import SFTConfig, SFTTrainer
 
-    rows = [{"input_ids": row, "labels": row} for row in some_tokens(8, 9).tolist()]
+    rows = [{"input_ids": row, "labels": row} for row in random_tokens(8, 9).tolist()]
     losses = {}
-    for kind in ("as they come", "fused"):
-        model = tiny("Qwen3", torch.float32)
+    for layers in ("stock", "fused"):
+        model = tiny_model("Qwen3", torch.float32)
         config = SFTConfig(
-            output_dir=str(tmp_path / kind),
+            output_dir=str(tmp_path / layers),
             use_cpu=True,
             bf16=False,
             max_length=None,
@@ -331,33 +329,33 @@ def test_the_trainer_learns_the_same_with_fused_layers(tmp_path):
             eval_dataset=Dataset.from_list(rows[:2]),
             processing_class=tiny_tokenizer(),
         )
-        if kind == "fused":
+        if layers == "fused":
             fused_layers.install(trainer.model, keep=1)
         trainer.train()
-        losses[kind] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
-        losses[kind].append(trainer.evaluate()["eval_loss"])
-    assert losses["fused"] == pytest.approx(losses["as they come"], rel=1e-4)
+        losses[layers] = [row["loss"] for row in trainer.state.log_history if "loss" in row]
+        losses[layers].append(trainer.evaluate()["eval_loss"])
+    assert losses["fused"] == pytest.approx(losses["stock"], rel=1e-4)
     assert losses["fused"][-1] < losses["fused"][0]
 
 
-# What only a GPU can show: training in bfloat16 on 4-bit weights.
+# Training in bfloat16 on 4-bit weights needs a GPU.
 
 
 def quantised(model: Any) -> Any:
-    """The same model with bitsandbytes' 4-bit weights under its adapters, on the GPU."""
+    """Returns the model on the GPU, with bitsandbytes' 4-bit weights under its adapters."""
     bnb = pytest.importorskip("bitsandbytes")
     for module in model.modules():
         if hasattr(module, "lora_A"):
-            plain = module.get_base_layer()
+            dense = module.get_base_layer()
             packed = bnb.nn.Linear4bit(
-                plain.in_features,
-                plain.out_features,
-                bias=plain.bias is not None,
+                dense.in_features,
+                dense.out_features,
+                bias=dense.bias is not None,
                 compute_dtype=torch.bfloat16,
                 quant_type="nf4",
             )
-            packed.weight = bnb.nn.Params4bit(plain.weight.data, False, quant_type="nf4")
-            packed.bias = plain.bias
+            packed.weight = bnb.nn.Params4bit(dense.weight.data, False, quant_type="nf4")
+            packed.bias = dense.bias
             module.base_layer = packed
     return model.cuda()
 
@@ -375,35 +373,35 @@ def quantised(model: Any) -> Any:
 )
 def test_two_steps_on_4_bit_weights_follow_float32(kind, head, rows, length, offload):
     shape = {"hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 4}
-    places = {"head_dim": head, "max_position_embeddings": 256}
-    model = quantised(tiny("Qwen3", torch.bfloat16, **shape, **places))
+    positions = {"head_dim": head, "max_position_embeddings": 256}
+    model = quantised(tiny_model("Qwen3", torch.bfloat16, **shape, **positions))
     exact = copy.deepcopy(model)
     for module in exact.modules():
         if hasattr(module, "lora_A"):
             weight = module.base_layer.weight
-            plain = torch.nn.Linear(module.in_features, module.out_features, False, "cuda")
-            torch_ops.dequantise(weight.data, weight.quant_state, plain.weight.data)
-            module.base_layer = plain.requires_grad_(False)
+            dense = torch.nn.Linear(module.in_features, module.out_features, False, "cuda")
+            torch_ops.dequantise(weight.data, weight.quant_state, dense.weight.data)
+            module.base_layer = dense.requires_grad_(False)
     exact = exact.float()
     exact_adapters = [p for p in exact.parameters() if p.requires_grad]
     fused_layers.install(model, keep=1, offload=offload)
-    tokens = some_tokens(rows, length).cuda()
-    # With a cache, which is transformers' default in training too, it would not see that sequences are packed.
+    tokens = random_tokens(rows, length).cuda()
+    # With a cache, transformers' default in training too, it would ignore that sequences are packed.
     inputs: dict[str, Any] = {"input_ids": tokens, "labels": tokens, "use_cache": False}
     if kind == "packed":
         inputs["position_ids"] = torch.tensor([[*range(40), *range(24)]], device="cuda")
     losses = []
     for step in range(2):
-        found, expected = loss_and_gradients(model, **inputs), loss_and_gradients(exact, **inputs)
-        losses.append(float(found["loss"]))
+        actual, expected = loss_and_gradients(model, **inputs), loss_and_gradients(exact, **inputs)
+        losses.append(float(actual["loss"]))
         for name, value in expected.items():
-            assert relative_error(found[name], value) < (0.08 if name != "loss" else 0.01), (
+            assert relative_error(actual[name], value) < (0.08 if name != "loss" else 0.01), (
                 step,
                 name,
             )
         adapters = [p for p in model.parameters() if p.requires_grad]
         torch.optim.SGD(adapters, lr=0.05).step()
-        # Both go on from the same rounded weights: what bfloat16 rounds off an update is not what is tested.
+        # Both continue from the same rounded weights, so that rounding of the updates to bfloat16 is not compared.
         for other, adapter in zip(exact_adapters, adapters, strict=True):
             other.data.copy_(adapter)
     assert losses[1] < losses[0]
@@ -411,45 +409,47 @@ def test_two_steps_on_4_bit_weights_follow_float32(kind, head, rows, length, off
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("family", list(TOWER))
-def test_a_tower_sees_the_same_with_its_windows_in_one_kernel(family):
-    model = tiny_seeing(family).get_base_model().to("cuda", torch.bfloat16)
-    pictures = torch.tensor([[1, 12, 18], [1, 10, 4]], device="cuda")
+def test_a_vision_tower_computes_the_same_with_its_windows_in_one_kernel(family):
+    model = tiny_vision_language_model(family).get_base_model().to("cuda", torch.bfloat16)
+    grid_thw = torch.tensor([[1, 12, 18], [1, 10, 4]], device="cuda")
     pixels = torch.randn(256, 3 * 2 * 14 * 14, device="cuda", dtype=torch.bfloat16)
     with torch.no_grad():
-        expected = model.model.visual(pixels, grid_thw=pictures).pooler_output.float()
+        expected = model.model.visual(pixels, grid_thw=grid_thw).pooler_output.float()
         vision.prepare_tower(model)
-        found = model.model.visual(pixels, grid_thw=pictures).pooler_output.float()
-        swapped = model.model.visual(pixels.flip(0), grid_thw=pictures).pooler_output.float()
-    assert (found - expected).norm() < 0.02 * expected.norm()
-    assert (swapped - expected).norm() > 0.1 * expected.norm()
+        actual = model.model.visual(pixels, grid_thw=grid_thw).pooler_output.float()
+        flipped = model.model.visual(pixels.flip(0), grid_thw=grid_thw).pooler_output.float()
+    assert (actual - expected).norm() < 0.02 * expected.norm()
+    assert (flipped - expected).norm() > 0.1 * expected.norm()
 
 
 @pytest.mark.parametrize("family", list(TOWER))
-def test_a_student_that_sees_is_quantised_once_and_its_tower_is_not(family, tmp_path, monkeypatch):
+def test_a_vision_language_student_is_quantised_once_without_its_tower(
+    family, tmp_path, monkeypatch
+):
     pytest.importorskip("bitsandbytes")
     from peft import get_peft_model
 
     from schemas.recipe import Train
-    from student.training import quantized_base as kept
+    from student.training import quantized_base
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    base = tiny_seeing(family).get_base_model()
-    for module in base.modules():  # LoRA's layers are not part of a checkpoint
+    base = tiny_vision_language_model(family).get_base_model()
+    for module in base.modules():  # a checkpoint has no LoRA layers
         for name, child in module.named_children():
             if hasattr(child, "base_layer"):
                 setattr(module, name, child.base_layer)
     base.bfloat16().save_pretrained(tmp_path / "model")
-    settings, losses = Train(method="qlora", dtype="bfloat16", rank=4), []
-    said: list[str] = []
+    train, losses = Train(method="qlora", dtype="bfloat16", rank=4), []
+    messages: list[str] = []
     for _ in range(2):
-        model = kept.load(tmp_path / "model", settings, True, said.append)
+        model = quantized_base.load(tmp_path / "model", train, True, messages.append)
         weights = {n: p.dtype for n, p in model.named_parameters()}
         assert weights["model.visual.blocks.0.attn.qkv.weight"] == torch.bfloat16
         assert weights["model.language_model.layers.0.mlp.up_proj.weight"] == torch.uint8
         assert not any(p.requires_grad for p in model.model.visual.parameters())
         torch.manual_seed(0)
-        adapted = get_peft_model(model, seeing_lora()).train()
-        inputs = {key: value.to(model.device) for key, value in some_pictures().items()}
+        adapted = get_peft_model(model, lora_without_tower()).train()
+        inputs = {key: value.to(model.device) for key, value in image_inputs().items()}
         losses.append(adapted(**inputs).loss.item())
-    assert [line.split(" ")[0] for line in said] == ["quantising", "reading"]
+    assert [line.split(" ")[0] for line in messages] == ["quantising", "reading"]
     assert losses[0] == losses[1] > 0
