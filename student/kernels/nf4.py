@@ -28,8 +28,8 @@ def _unpack_assembly() -> str:
 
     A table in memory costs one load per value and takes three times as long as reading the codes. Instead each thread
     scales and rounds all sixteen values, so that a result is rounded once, from the float32 product (as in
-    bitsandbytes). It splits them into bytes and looks up four codes at once: `prmt` selects four bytes out of eight by three bits of
-    each code, so two `prmt` and a selection by the fourth bit look up a table of sixteen.
+    bitsandbytes). It splits them into bytes and looks up four codes at once: `prmt` selects four bytes out of eight by
+    three bits of each code, so two `prmt` and a selection by the fourth bit look up a table of sixteen.
     """
     lines = [".reg .f32 t<16>;", ".reg .b32 c<8>, l<4>, h<4>, w, s, m, a, b, x, y;"]
     for i, value in enumerate(VALUES):
