@@ -53,16 +53,22 @@ def measure(keep: bool) -> float:
         sft.train(
             directory,
             student,
-            [example] * BATCH,
-            [],
             settings,
-            Path(scratch, "warm"),
-            lambda line: None,
+            examples=[example] * BATCH,
+            held_out=[],
+            work=Path(scratch, "warm"),
+            log=lambda line: None,
         )
         started = time.monotonic()
         work = Path(scratch, "measured")
         sft.train(
-            directory, student, [example] * BATCH * STEPS, [], settings, work, lambda line: None
+            directory,
+            student,
+            settings,
+            examples=[example] * BATCH * STEPS,
+            held_out=[],
+            work=work,
+            log=lambda line: None,
         )
         return STEPS * BATCH * LENGTH / (time.monotonic() - started)
 

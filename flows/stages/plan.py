@@ -92,7 +92,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         student=context.student,
         recipe=context.recipe,
         hardware=context.hardware,
-        training=memory(context.student, context.recipe.train, context.hardware),
+        training={**memory(context.student, context.recipe.train, context.hardware)},
     )
     write_json(context.path("plan.json"), estimate)
     swapped = sum("swapped" in row for row in train)

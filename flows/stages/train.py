@@ -64,20 +64,20 @@ def train(context: RunContext) -> dict[str, Any]:
     return sft.train(
         base.prepare(context.student, log),
         context.student,
-        learned,
-        mixed.held_out,
         settings,
-        directory,
-        log,
-        context.image_store,
+        examples=learned,
+        held_out=mixed.held_out,
+        work=directory,
+        log=log,
+        image_store=context.image_store,
     )
 
 
 def _discard_other_checkpoints(context: RunContext) -> None:
     """Empties train/ where it was begun with other inputs, or in another type on another machine."""
-    from student.training.memory import for_machine
+    from student.training.memory import resolve_dtype
 
-    dtype = for_machine(context.recipe.train, context.hardware.gpu is not None).dtype
+    dtype = resolve_dtype(context.recipe.train, context.hardware.gpu is not None).dtype
     begun_with = {**train.inputs(context), "dtype": dtype}
     file = context.path("train", "inputs.json")
     if not file.is_file() or read_json(file) != begun_with:

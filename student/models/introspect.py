@@ -1,7 +1,7 @@
 """Describes a student without a file in student/models: a directory in Hugging Face's form, or a model on the hub.
 
-The description is read from the model's config, tokenizer and model card. If one of its fields cannot be read, an error of
-one line says so; the user can then write a file (student: ./mine.yaml).
+The description is read from the model's config, tokenizer and model card. If one of its fields cannot be read, an error
+of one line says so; the user can then write a file (student: ./mine.yaml).
 """
 
 import json

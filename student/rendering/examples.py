@@ -1,11 +1,11 @@
 """Renders traces to token ids and labels. A student is trained on the token ids that its server will produce.
 
-A turn's prompt is the shipped chat template rendered up to that turn. Its target is the text that the template renders for
-the turn, including the token that ends it. Turns whose prompt continues the turn before (the template only appended) share
-one example. Where the template rewrites earlier turns, each turn becomes an example of its own, with the prompt that the
-server would send. Where the template allows one call per turn, parallel calls become turns of one call, each followed by
-its result. `Renderer` puts an image's source data into words, as the server of a text-only student receives it; for
-vision-language students there is student/rendering/vision.py.
+A turn's prompt is the shipped chat template rendered up to that turn. Its target is the text that the template renders
+for the turn, including the token that ends it. Turns whose prompt continues the turn before (the template only
+appended) share one example. Where the template rewrites earlier turns, each turn becomes an example of its own, with
+the prompt that the server would send. Where the template allows one call per turn, parallel calls become turns of one
+call, each followed by its result. `Renderer` puts an image's source data into words, as the server of a text-only
+student receives it; for vision-language students there is student/rendering/vision.py.
 """
 
 import json
@@ -29,8 +29,8 @@ class Example:
     Attributes:
         input_ids: [T].
         labels: [T], the token itself where the assistant wrote it, else IGNORED.
-        image_names: sha256 of the images that are read as pixels, in the order of their tokens. (A column `images` would
-            make TRL treat the data set as one of its own vision data sets.)
+        image_names: sha256 of the images that are read as pixels, in the order of their tokens. (A column `images`
+            would make TRL treat the data set as one of its own vision data sets.)
     """
 
     input_ids: list[int]

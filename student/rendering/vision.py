@@ -1,9 +1,10 @@
-"""Rendering for vision-language students (Qwen2.5-VL, Qwen3-VL): the size an image is given, and its tokens in a prompt.
+"""Rendering for vision-language students (Qwen2.5-VL, Qwen3-VL): the size of an image and its tokens in a prompt.
 
 The chat template writes one placeholder for each image, which `VisionRenderer` repeats for as many tokens as the image
-takes. An image is scaled as llama.cpp's server scales it, because that server runs the exam: the aspect ratio is kept and
-the rest of the last row or column of tokens is black. vLLM and transformers stretch the image to the same number of tokens
-instead. The image processors are the ones on Pillow's resampling: they need no torchvision, and llama.cpp's is a port of it.
+takes. An image is scaled as llama.cpp's server scales it, because that server runs the exam: the aspect ratio is kept
+and the rest of the last row or column of tokens is black. vLLM and transformers stretch the image to the same number of
+tokens instead. The image processors are those that resample with Pillow: they need no torchvision, and llama.cpp's code
+is a port of Pillow's.
 """
 
 import json

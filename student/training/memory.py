@@ -1,60 +1,96 @@
-"""What training a student takes of one GPU, or of the host: before anything is loaded.
+"""Computes the memory and the speed of training a student on one GPU or on the host, before anything is loaded.
 
-The parts are sums over the student's shape. For the fused layers (student/kernels/fused_layers.py) they come within 2 % of the peaks
-that were measured on an H100 at 2,048 tokens, and up to 7 % above them in long sequences (benchmarks/qlora.md); for
-TRL's and PEFT's modules as they come within 5 % (QLoRA of rank 16 in 2,048 tokens, 4 bits: 32B at batches of 4 and 8
-26.9 and 33.9 GiB, 70B at a batch of 4 50.6 GiB).
+The parts are sums over the student's shape. Against peaks measured on an H100 they are within 2 % for the fused layers
+(student/kernels/fused_layers.py) at 2,048 tokens, and up to 7 % above them in long sequences (benchmarks/qlora.md). For
+stock TRL and PEFT they are within 5 % (QLoRA of rank 16 in 2,048 tokens, 4 bits: 32B at batches of 4 and 8 26.9 and
+33.9 GiB, 70B at a batch of 4 50.6 GiB).
 """
 
-from typing import Any
+from typing import Any, TypedDict
 
+from schemas.recipe import Train
 from student.kernels.families import FUSED, padded_rank
 from teacher.planning.hardware import GIB, Gpu, Hardware
 
 # NF4 with double quantisation: 4 bits, 8 for each 64 values and 32 for each 256 of those (QLoRA, arXiv:2305.14314).
 _NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
-# Gradient and Adam's two moments beside each trained weight, in its type; PEFT keeps an adapter in float32, TRL makes
-# bfloat16 of it where the weights are quantised.
+# A gradient and Adam's two moments beside each trained weight, in its data type. PEFT keeps an adapter in float32; TRL
+# converts it to bfloat16 where the weights are quantised.
 _STATES = 3
-_SAID = {
+_METHODS = {
     "qlora": "QLoRA on {bits}-bit weights",
     "lora": "LoRA on {size}-bit weights",
     "full": "training all {size}-bit weights",
 }
-# Of an H100: CUDA's context and what the allocator cannot use.
+# Bytes of a GPU for CUDA's context and for fragmentation in the allocator, as on an H100.
 _RESERVE = 2 * GIB
-# TRL with Liger's kernels and full recomputation on an H100, 2,048 tokens, 4 bits: 2,419 tokens/s of 32B, 1,188 of 70B;
-# of the 4,050 and 1,880 that 6 floating point operations a parameter and token allow at 790 TFLOP/s, 0.8 of the peak.
+# TRL with Liger's kernels and full activation checkpointing on an H100, 2,048 tokens, 4 bits: 2,419 tokens/s of 32B,
+# 1,188 of 70B. 6 floating point operations per parameter and token allow 4,050 and 1,880 at 790 TFLOP/s, 0.8 of the
+# peak.
 _OF_PEAK = 0.8 * 0.6
 _OPERATIONS = {"qlora": 6, "lora": 6, "full": 8}
 # The fused layers on an H100 (benchmarks/qlora.md): without dequantisation 0.55 and 0.58 of the data sheet's rate for
-# the 4 operations a weight and token; a layer that is run again costs 37 % more; weights are written at 0.83 of the
+# the 4 operations per weight and token; a layer that is recomputed costs 37 % more; weights are written at 0.83 of the
 # data sheet's bandwidth.
-_FUSED_OF_PEAK, _AGAIN, _OF_BANDWIDTH = 0.55, 0.37, 0.83
-# Where a GPU's rates are not known, the H100's stand in: only their proportion matters for the choice of a batch.
+_FUSED_OF_PEAK, _RECOMPUTED, _OF_BANDWIDTH = 0.55, 0.37, 0.83
+# The H100's rates replace those of an unknown GPU: only their ratio matters for the choice of a batch.
 _H100 = (989e12, 3.35e12)
-# Two CPU cores on the 135M student, packed, of the whole stage: in bfloat16 with AVX-512 129,652 tokens in 493 s, in
-# float32 without it 123 tokens/s.
+# Two CPU cores on the 135M student, packed examples, the whole stage: 129,652 tokens in 493 s in bfloat16 with AVX-512,
+# 123 tokens/s in float32 without it.
 _CPU_TOKENS_S = {"bfloat16": 263.0, "float32": 123.0}
 _CPU_CORES, _CPU_PARAMETERS = 2, 134_515_008
-# Tokens computed at once on a CPU, where nothing is gained by more.
+# Tokens computed at once on a CPU, where more make training no faster.
 CPU_TOKENS = 2048
 
 
-def memory(student: dict[str, Any], train: Any, hardware: Hardware) -> dict[str, Any]:
-    """What training takes and how fast it goes.
+class Batch(TypedDict):
+    """A micro-batch of the fused layers on a GPU.
+
+    Attributes:
+        tokens: computed at once.
+        layers_kept: layers that keep their activations; -1 where even the layers' inputs are in the host's memory.
+        longest: tokens of the longest example, which may exceed `tokens`.
+        longest_layers_kept: as layers_kept, for the longest example.
+    """
+
+    tokens: int
+    layers_kept: int
+    longest: int
+    longest_layers_kept: int
+
+
+class TrainingMemory(TypedDict):
+    """The memory and speed of training, as `student` in plan.json has them.
+
+    Attributes:
+        fits: True also for a student without a shape.
+        peak_bytes: None for a student without a shape.
+        parts: bytes by component.
+        tokens_s: tokens per second; None where it is not known.
+        batch: None without fused layers or without a GPU.
+        reason: why it fits or does not.
+        advice: a smaller way of training, if it does not fit.
+    """
+
+    fits: bool
+    peak_bytes: int | None
+    parts: dict[str, int]
+    tokens_s: float | None
+    batch: Batch | None
+    reason: str
+    advice: str | None
+
+
+def memory(student: dict[str, Any], train: Train, hardware: Hardware) -> TrainingMemory:
+    """The memory that training takes, and its speed.
 
     Args:
-        student: its description. train: the recipe's `train` section.
-
-    Returns:
-        {"fits", "peak_bytes", "parts": bytes by component, "tokens_s", "batch", "reason", "advice"}; peak_bytes is None
-        and fits true for a student without a shape; tokens_s is None where it is not known; advice may be None. batch,
-        of fused layers on a GPU: {"tokens": computed at once, "layers_kept", "longest": tokens of the longest example,
-        "longest_layers_kept": then; -1 with the layers' inputs in the host's memory}, else None.
+        student: its description (schemas/student.schema.json).
+        train: the recipe's `train` section.
+        hardware: the machine that trains.
     """
-    train = for_machine(train, hardware.gpu is not None)
-    said = _SAID[train.method].format(bits=train.bits, size=8 * _bytes(train))
+    train = resolve_dtype(train, hardware.gpu is not None)
+    method = _METHODS[train.method].format(bits=train.bits, size=8 * _dense_bytes(train))
     if "shape" not in student:
         speed = _tokens_s(student, train, hardware)
         reason = "its description has no shape, so its memory is not planned"
@@ -68,21 +104,22 @@ def memory(student: dict[str, Any], train: Any, hardware: Hardware) -> dict[str,
             "advice": None,
         }
     room, where = _room(hardware)
-    parts, batch = _parts(student, train, hardware), None
+    parts = _parts(student, train, hardware)
+    batch: Batch | None = None
     speed = _tokens_s(student, train, hardware)
     if hardware.gpu and is_fused(student, train):
         free = room - parts["weights"] - parts["trained"]
-        shape, gpu, read = student["shape"], hardware.gpu, bytes_read(train)
-        tokens = choose_batch(shape, train.rank, free, gpu, read)
+        shape, gpu, weight_bytes = student["shape"], hardware.gpu, stored_weight_bytes(train)
+        tokens = choose_batch(shape, train.rank, free, gpu, weight_bytes)
         batch = batch_of(shape, train.rank, free, tokens, train.max_length)
         parts = _fused_parts(student, train, batch, parts)
         if gpu.flops:
-            speed = 1 / _seconds_a_token(shape, tokens, batch["layers_kept"], gpu, read)
+            speed = 1 / _seconds_per_token(shape, tokens, batch["layers_kept"], gpu, weight_bytes)
     peak = sum(parts.values())
-    taken, limit = f"{said} takes about {peak / GIB:.1f}", f"the {room / GIB:.1f} GiB of {where}"
-    reason = f"{taken} of {limit}" if peak <= room else f"{taken} GiB, more than {limit}"
+    usage, limit = f"{method} takes about {peak / GIB:.1f}", f"the {room / GIB:.1f} GiB of {where}"
+    reason = f"{usage} of {limit}" if peak <= room else f"{usage} GiB, more than {limit}"
     if batch and peak <= room:
-        reason += f": {batch_said(batch, student['shape']['layers'])}"
+        reason += f": {describe_batch(batch, student['shape']['layers'])}"
     return {
         "fits": peak <= room,
         "peak_bytes": peak,
@@ -94,11 +131,11 @@ def memory(student: dict[str, Any], train: Any, hardware: Hardware) -> dict[str,
     }
 
 
-def for_machine(train: Any, gpu: bool) -> Any:
-    """The recipe's `train` section with what it leaves to the machine: the type of the weights.
+def resolve_dtype(train: Train, gpu: bool) -> Train:
+    """The recipe's `train` section with the data type of the weights in place of `auto`.
 
-    bfloat16 on a GPU, and on a CPU with AVX-512. Without it PyTorch 2.13 multiplies bfloat16 in a plain loop: on two
-    cores of an EPYC of 2021 the 135M student trained at 4 tokens/s.
+    It is bfloat16 on a GPU and on a CPU with AVX-512, else float32. Without AVX-512 PyTorch 2.13 multiplies bfloat16 in
+    a scalar loop: on two cores of an EPYC of 2021 the 135M student trained at 4 tokens/s.
     """
     if train.dtype != "auto":
         return train
@@ -108,8 +145,8 @@ def for_machine(train: Any, gpu: bool) -> Any:
     return train.model_copy(update={"dtype": "float32" if slow else "bfloat16"})
 
 
-def is_fused(student: dict[str, Any], train: Any) -> bool:
-    """Whether student/kernels/fused_layers.py trains it: it looks at the layers themselves again once they are loaded."""
+def is_fused(student: dict[str, Any], train: Train) -> bool:
+    """Whether the student trains with fused layers. fused_layers.install decides again from the loaded layers."""
     return (
         train.method != "full"
         and train.bits == 4
@@ -119,7 +156,7 @@ def is_fused(student: dict[str, Any], train: Any) -> bool:
 
 
 def activation_bytes(shape: dict[str, Any], rank: int = 16, element: int = 2) -> tuple[int, int]:
-    """Bytes that one token leaves behind in a fused layer that keeps everything, and in one that keeps its input."""
+    """Bytes per token of a fused layer that keeps all its activations, and of one that keeps only its input."""
     queries, pairs = shape["heads"] * shape["head_dim"], 2 * shape["kv_heads"] * shape["head_dim"]
     low = padded_rank(rank)
     gate_up = 2 * (shape["intermediate"] + low)
@@ -130,14 +167,14 @@ def activation_bytes(shape: dict[str, Any], rank: int = 16, element: int = 2) ->
 def layers_to_keep(
     shape: dict[str, Any], tokens: int, free: int, rank: int = 16, element: int = 2
 ) -> int:
-    """How many fused layers can keep their activations, at most all, when `tokens` tokens are computed at once.
+    """The number of fused layers that can keep their activations, at most all, when `tokens` are computed at once.
 
     Args:
         free: bytes that are left beside the weights, the adapters, their gradients and the optimiser's state.
-        element: bytes of a number of the activations.
+        element: bytes of one element of the activations.
 
     Returns:
-        The number, or -1 where not even the layers' inputs fit; then offload them or take fewer tokens.
+        The number; -1 where not even the layers' inputs fit, so that they must be offloaded or `tokens` reduced.
     """
     whole, least = activation_bytes(shape, rank, element)
     left = free - _working(shape, tokens, element) - shape["layers"] * tokens * least
@@ -148,11 +185,11 @@ def layers_to_keep(
 
 def batch_of(
     shape: dict[str, Any], rank: int, free: int, tokens: int, longest: int, element: int = 2
-) -> dict[str, int]:
-    """`batch` of `memory`, when `tokens` are computed at once and the longest example has `longest`.
+) -> Batch:
+    """The batch in which `tokens` are computed at once and the longest example has `longest` tokens.
 
     Args:
-        free, element: as of `layers_to_keep`.
+        free, element: as for `layers_to_keep`.
     """
     return {
         "tokens": tokens,
@@ -167,14 +204,16 @@ def choose_batch(
     rank: int,
     free: int,
     gpu: Gpu | None,
-    bytes_read: float,
+    weight_bytes: float,
     element: int = 2,
 ) -> int:
-    """How many tokens to compute at once: more amortise the dequantisation of the weights, fewer leave room for layers
-    that keep their activations. The fewest that are within 1 % of the fastest.
+    """The number of tokens to compute at once: the fewest whose speed is within 1 % of the fastest.
+
+    More tokens amortise the dequantisation of the weights; fewer leave memory for layers that keep their activations.
 
     Args:
-        free, element: as of `layers_to_keep`. bytes_read: of one weight as it is stored.
+        free, element: as for `layers_to_keep`.
+        weight_bytes: of one weight as it is stored.
     """
     if gpu is None:
         return CPU_TOKENS
@@ -182,30 +221,33 @@ def choose_batch(
     for tokens in range(512, 16384 + 1, 512):
         kept = layers_to_keep(shape, tokens, free, rank, element)
         if kept >= 0:
-            cost[tokens] = _seconds_a_token(shape, tokens, kept, gpu, bytes_read)
+            cost[tokens] = _seconds_per_token(shape, tokens, kept, gpu, weight_bytes)
     least = min(cost.values(), default=0)
     return next((tokens for tokens, seconds in cost.items() if seconds <= 1.01 * least), 512)
 
 
 def _working(shape: dict[str, Any], tokens: int, element: int = 2) -> int:
-    """Bytes of one weight as it is multiplied, and of what a layer's backward pass holds at a time beside what was
-    kept."""
+    """Bytes of a layer's backward pass beside the kept activations: one dequantised weight, and temporary tensors."""
     weight = element * (2 * shape["intermediate"] + 64) * (shape["hidden"] + 64)
     return weight + element * tokens * (5 * shape["intermediate"] + 6 * shape["hidden"])
 
 
-def _seconds_a_token(
-    shape: dict[str, Any], tokens: int, kept: int, gpu: Gpu, bytes_read: float
+def _seconds_per_token(
+    shape: dict[str, Any], tokens: int, kept: int, gpu: Gpu, weight_bytes: float
 ) -> float:
+    """Seconds of training per token, by the rates of fused layers on an H100.
+
+    kept: layers that keep their activations. weight_bytes: of one weight as it is stored.
+    """
     flops, bandwidth = (gpu.flops or _H100[0]), (gpu.bandwidth or _H100[1])
     weights, again = _in_layers(shape), 1 - max(kept, 0) / shape["layers"]
-    products = 4 * weights / (_FUSED_OF_PEAK * flops) * (1 + _AGAIN * again)
-    written = 2 * weights * (bytes_read + 2) / (_OF_BANDWIDTH * bandwidth)  # both passes
+    products = 4 * weights / (_FUSED_OF_PEAK * flops) * (1 + _RECOMPUTED * again)
+    written = 2 * weights * (weight_bytes + 2) / (_OF_BANDWIDTH * bandwidth)  # both passes
     return products + written * (1 + 0.5 * again) / tokens
 
 
 def _linear(shape: dict[str, Any]) -> list[tuple[int, int]]:
-    """The sizes of a layer's linear maps."""
+    """(inputs, outputs) of each linear map of a layer."""
     hidden, queries = shape["hidden"], shape["heads"] * shape["head_dim"]
     keys, size = shape["kv_heads"] * shape["head_dim"], shape["intermediate"]
     sizes = [(hidden, queries), (hidden, keys), (hidden, keys), (queries, hidden)]
@@ -213,11 +255,12 @@ def _linear(shape: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def _in_layers(shape: dict[str, Any]) -> int:
+    """The number of weights in the linear maps of all layers."""
     return shape["layers"] * sum(a * b for a, b in _linear(shape))
 
 
 def _fused_parts(
-    student: dict[str, Any], train: Any, batch: dict[str, int], parts: dict[str, int]
+    student: dict[str, Any], train: Train, batch: Batch, parts: dict[str, int]
 ) -> dict[str, int]:
     """Bytes at the peak with fused layers: of the chosen batch, or of the longest example if that takes more."""
     shape = student["shape"]
@@ -225,39 +268,41 @@ def _fused_parts(
     tokens, kept = batch["tokens"], batch["layers_kept"]
     layers = kept * whole + (shape["layers"] - kept) * least if kept >= 0 else 0
     peaks = [(tokens * layers, _working(shape, tokens))]
-    # An example is never cut: the longest is computed alone, at the least with every layer run again and the layers'
-    # inputs on the host.
+    # An example is never cut. The longest is computed alone, in the least memory with every layer recomputed and the
+    # layers' inputs on the host.
     peaks.append((0, _working(shape, train.max_length)))
     activations, working = max(peaks, key=sum)
     return {**parts, "kept_activations": activations, "working_activations": working}
 
 
-def batch_said(batch: dict[str, Any], layers: int) -> str:
+def describe_batch(batch: Batch, layers: int) -> str:
+    """The batch in words. layers: of the student."""
+
     def kept(number: int) -> str:
         if number < 0:
-            return "every layer run again, their inputs in the host's memory"
+            return "every layer recomputed, their inputs in the host's memory"
         return "all layers kept" if number >= layers else f"{number} of {layers} layers kept"
 
-    said = f"{batch['tokens']:,} tokens at a time with {kept(batch['layers_kept'])}"
+    text = f"{batch['tokens']:,} tokens at a time with {kept(batch['layers_kept'])}"
     if batch["longest"] > batch["tokens"]:
-        said += f", an example of {batch['longest']:,} with {kept(batch['longest_layers_kept'])}"
-    return said
+        text += f", an example of {batch['longest']:,} with {kept(batch['longest_layers_kept'])}"
+    return text
 
 
 def _parts(
-    student: dict[str, Any], train: Any, hardware: Hardware, **changed: Any
+    student: dict[str, Any], train: Train, hardware: Hardware, **changes: Any
 ) -> dict[str, int]:
-    """Bytes at the peak of a training step of the modules as they come, by component.
+    """Bytes at the peak of a training step of stock TRL, by component. changes: settings that replace those of `train`.
 
-    On a GPU each layer keeps its input and is computed again in the backward pass (gradient checkpointing). What the
-    layer that is being computed needs: its queries, keys, values and attention output, four activations of the MLP, and
-    four hidden states. The loss is taken in chunks, so that logits count for little.
+    On a GPU each layer keeps its input and is recomputed in the backward pass (activation checkpointing). The layer
+    that is computed needs its queries, keys, values and attention output, four activations of the MLP, and four hidden
+    states. The loss is computed in chunks, so that logits take little.
     """
     shape = student["shape"]
     settings = {
         name: getattr(train, name) for name in ("method", "rank", "batch_size", "max_length")
     }
-    settings |= changed
+    settings |= changes
     method, tokens = settings["method"], settings["batch_size"] * settings["max_length"]
     hidden, queries = shape["hidden"], shape["heads"] * shape["head_dim"]
     keys = shape["kv_heads"] * shape["head_dim"]
@@ -265,10 +310,10 @@ def _parts(
     others = student["parameters"] - in_layers
     adapter = settings["rank"] * shape["layers"] * sum(a + b for a, b in _linear(shape))
     working = 2 * queries + 2 * keys + 4 * shape["intermediate"] + 4 * hidden
-    size = _bytes(train)
+    size = _dense_bytes(train)
     kept = hidden if hardware.gpu else working
     trained = (1 + _STATES) * (2 if method == "qlora" else 4) * adapter
-    stored = _stored(train) if method == "qlora" else size
+    stored = _quantised_bytes(train) if method == "qlora" else size
     return {
         "weights": int(in_layers * stored + others * size),
         "trained": _STATES * size * student["parameters"] if method == "full" else trained,
@@ -277,56 +322,57 @@ def _parts(
     }
 
 
-def _stored(train: Any) -> float:
-    """Bytes of a quantised weight."""
+def stored_weight_bytes(train: Train) -> float:
+    """Bytes of one weight of a layer as it is stored."""
+    return _quantised_bytes(train) if train.method == "qlora" else _dense_bytes(train)
+
+
+def _quantised_bytes(train: Train) -> float:
     return _NF4 if train.bits == 4 else 1.0
 
 
-def bytes_read(train: Any) -> float:
-    return _stored(train) if train.method == "qlora" else _bytes(train)
-
-
-def _bytes(train: Any) -> int:
-    """Of one weight that is not quantised."""
+def _dense_bytes(train: Train) -> int:
+    """Bytes of one weight that is not quantised."""
     return 4 if train.dtype == "float32" else 2
 
 
 def _room(hardware: Hardware) -> tuple[int, str]:
-    """Bytes that training may use, and of what: a student is trained on one GPU."""
+    """Bytes that training may use, and whose memory they are. A student is trained on one GPU."""
     if hardware.gpu:
         return hardware.gpu.memory - _RESERVE, f"one {hardware.gpu.name}"
     return int(0.9 * (hardware.host_memory or 0)), "this host's memory"
 
 
-def _tokens_s(student: dict[str, Any], train: Any, hardware: Hardware) -> float | None:
+def _tokens_s(student: dict[str, Any], train: Train, hardware: Hardware) -> float | None:
+    """Tokens per second of stock TRL; None where the machine's rates are not known."""
     gpu: Gpu | None = hardware.gpu
     if gpu is None and hardware.cores:
-        of_measured = hardware.cores / _CPU_CORES * _CPU_PARAMETERS / student["parameters"]
-        return _CPU_TOKENS_S[train.dtype] * of_measured
+        scale = hardware.cores / _CPU_CORES * _CPU_PARAMETERS / student["parameters"]
+        return _CPU_TOKENS_S[train.dtype] * scale
     if gpu is None or gpu.flops is None:
         return None
     return _OF_PEAK * gpu.flops / (_OPERATIONS[train.method] * student["parameters"])
 
 
-def _advice(student: dict[str, Any], train: Any, hardware: Hardware, room: int) -> str:
-    """The first smaller way of training that fits."""
+def _advice(student: dict[str, Any], train: Train, hardware: Hardware, room: int) -> str:
+    """Names the first smaller way of training that fits."""
     four_bits, short = {"method": "qlora"}, {"max_length": min(2048, train.max_length)}
-    single, said = {"batch_size": 1}, "4-bit weights (QLoRA)"
-    smaller: list[tuple[dict[str, Any], str]] = [(four_bits, said)]
+    single, qlora = {"batch_size": 1}, "4-bit weights (QLoRA)"
+    smaller: list[tuple[dict[str, Any], str]] = [(four_bits, qlora)]
     if hardware.gpu and is_fused(student, train):
-        # One example at a time is what is counted there.
+        # There the batch size does not count: memory is planned for one example at a time.
         smaller += [
             (short, f"train.max_length={short['max_length']}"),
-            (four_bits | short, f"{said} and train.max_length={short['max_length']}"),
+            (four_bits | short, f"{qlora} and train.max_length={short['max_length']}"),
         ]
     else:
         smaller = [
             (single, "train.batch_size=1"),
             *smaller,
-            (four_bits | single, f"{said} and train.batch_size=1"),
+            (four_bits | single, f"{qlora} and train.batch_size=1"),
             (
                 four_bits | single | short,
-                f"{said}, train.batch_size=1 and train.max_length={short['max_length']}",
+                f"{qlora}, train.batch_size=1 and train.max_length={short['max_length']}",
             ),
         ]
     for change, words in smaller:
@@ -338,8 +384,10 @@ def _advice(student: dict[str, Any], train: Any, hardware: Hardware, room: int) 
     )
 
 
-def _least(student: dict[str, Any], train: Any, hardware: Hardware, change: dict[str, Any]) -> int:
-    """Bytes at the peak with some settings changed; of fused layers with everything run again."""
+def _least(
+    student: dict[str, Any], train: Train, hardware: Hardware, change: dict[str, Any]
+) -> int:
+    """Bytes at the peak with some settings changed; for fused layers with every layer recomputed."""
     parts = _parts(student, train, hardware, **change)
     if hardware.gpu and is_fused(student, train):
         longest = change.get("max_length", train.max_length)

@@ -1,9 +1,11 @@
-"""The examples of one optimiser step as micro-batches that fit in memory, without a change of what is learned.
+"""Splits the examples of one optimiser step into micro-batches that fit in memory.
 
-A recipe says how many examples a step learns from; memory says how many tokens are computed at once. Examples are
-packed end to end, each attending to itself alone (or, for layers that cannot do that, padded to the longest of a few),
-every micro-batch's loss is divided by the labels of the whole step, and their gradients add up. So the same recipe
-trains the same way on any card, up to rounding.
+A recipe sets how many examples a step has; memory limits how many tokens are computed at once. Examples are packed end
+to end and attend only to themselves; for layers that do not support that, they are padded. Each micro-batch's loss is
+divided by the number of labels of the whole step, and the gradients add up. So a recipe trains the same way on any GPU,
+up to rounding.
+
+Letters of shapes: B rows, T tokens of a row, H hidden size, V vocabulary; N = B * (T - 1) predicted tokens.
 """
 
 import functools
@@ -21,42 +23,46 @@ from student.kernels.linear_cross_entropy import linear_cross_entropy
 from student.rendering.labels import IGNORED
 
 Row = dict[str, Any]
-# cuDNN's attention is used for lengths that are multiples of this (student/kernels/attention.py).
+# Lengths that are multiples of this use cuDNN's attention (student/kernels/attention.py).
 ALIGNED = 128
 
 
 def pack(lengths: list[int], limit: int) -> list[list[int]]:
-    """Places of examples in groups of at most `limit` tokens: first fit, the longest first. One that is longer than the
-    limit is a group of its own."""
+    """Indexes of examples in groups of at most `limit` tokens, by first fit, the longest first.
+
+    An example that exceeds the limit is a group of its own.
+    """
     groups: list[list[int]] = []
-    room: list[int] = []
-    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        found = next((g for g, left in enumerate(room) if lengths[place] <= left), None)
-        if found is None:
+    free: list[int] = []
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        place = next((g for g, left in enumerate(free) if lengths[index] <= left), None)
+        if place is None:
             groups.append([])
-            room.append(limit)
-            found = len(groups) - 1
-        groups[found].append(place)
-        room[found] -= lengths[place]
+            free.append(limit)
+            place = len(groups) - 1
+        groups[place].append(index)
+        free[place] -= lengths[index]
     return groups
 
 
 def pack_padded(lengths: list[int], limit: int) -> list[list[int]]:
-    """The same for rows that are padded to the longest of their group: neighbours in length share one."""
+    """As `pack`, for rows that are padded to the longest of their group. Examples of similar length share a group."""
     groups: list[list[int]] = []
-    for place in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         longest = lengths[groups[-1][0]] if groups else 0
         if groups and longest * (len(groups[-1]) + 1) <= limit:
-            groups[-1].append(place)
+            groups[-1].append(index)
         else:
-            groups.append([place])
+            groups.append([index])
     return groups
 
 
-def joined(examples: list[dict[str, list[int]]]) -> Row:
-    """input_ids, labels and position_ids [1, T] of examples end to end; positions start again with each, and where each
-    begins is told beside, so that nobody has to ask the GPU."""
-    # No example predicts the first token of the next.
+def concatenate(examples: list[dict[str, list[int]]]) -> Row:
+    """input_ids, labels and position_ids [1, T] of examples end to end.
+
+    Positions restart with each example. cu_seq_lens_q has the start of each example, which avoids a GPU sync.
+    """
+    # The last token of an example must not predict the first token of the next.
     labels = [label for e in examples for label in (IGNORED, *e["labels"][1:])]
     ends = itertools.accumulate(len(e["labels"]) for e in examples)
     return {
@@ -68,14 +74,14 @@ def joined(examples: list[dict[str, list[int]]]) -> Row:
     }
 
 
-def stacked(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
-    """input_ids and labels [B, T] of examples of one length, T the next multiple; what is added is not learned."""
-    row = padded(examples, multiple)
+def stack(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
+    """input_ids and labels [B, T] of examples of one length. T is padded to a multiple; padding has no labels."""
+    row = pad_right(examples, multiple)
     return {"input_ids": row["input_ids"], "labels": row["labels"]}
 
 
-def padded(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
-    """input_ids, labels and attention_mask [B, T] of examples padded on the right, T the next multiple."""
+def pad_right(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
+    """input_ids, labels and attention_mask [B, T] of examples, padded on the right to a multiple."""
     longest = max(len(e["labels"]) for e in examples)
     length = longest + -longest % multiple
 
@@ -89,34 +95,36 @@ def padded(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
     }
 
 
-def groups(examples: list[Any], limit: int, packed: bool) -> list[list[Any]]:
+def make_groups(examples: list[Any], limit: int, packed: bool) -> list[list[Any]]:
     """The examples of each micro-batch of at most `limit` tokens."""
     lengths = [len(example["input_ids"]) for example in examples]
-    places = pack(lengths, limit) if packed else pack_padded(lengths, limit)
-    return [[examples[place] for place in group] for group in places]
+    groups = pack(lengths, limit) if packed else pack_padded(lengths, limit)
+    return [[examples[index] for index in group] for group in groups]
 
 
 def packed_row(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
-    """Examples for layers that separate packed ones: those of one length, such as a single one, are rows of the next
-    multiple of `multiple`, others end to end."""
+    """A micro-batch for layers that support packing.
+
+    Examples of one length (also a single one) are rows padded to `multiple`; others are concatenated.
+    """
     if len({len(example["input_ids"]) for example in examples}) == 1:
-        return stacked(examples, multiple)
-    return joined(examples)
+        return stack(examples, multiple)
+    return concatenate(examples)
 
 
 class MicroBatchTrainer(SFTTrainer):
-    """TRL's SFTTrainer, of which each step computes its batch in micro-batches.
+    """TRL's SFTTrainer that computes each step's batch in micro-batches.
 
-    Give it a batch size of all examples of a step, and no gradient accumulation. To the log it adds tokens_s, the
-    tokens a second since the last line, and memory_gib, the most memory taken so far.
+    Its batch size must be the number of examples of a step, without gradient accumulation. It adds to the log tokens_s,
+    the tokens per second since the last line, and memory_gib, the peak memory so far.
 
     Args:
         limit: tokens computed at once.
-        fused: whether the model is a PeftModel with fused layers (student/kernels/fused_layers.py); its loss is then taken by their
-            head too.
-        packed: whether examples are packed, which fused layers separate; not those with pictures.
-        pad: makes a micro-batch of examples where they are not packed.
-        before: called with the number of tokens of each micro-batch that is trained on, before it.
+        fused: whether the model is a PeftModel with fused layers (student/kernels/fused_layers.py). Its loss then uses
+            their fused head.
+        packed: whether examples are packed; requires fused layers and examples without images.
+        pad: makes a micro-batch of examples that are not packed.
+        before: called before each training micro-batch with its number of tokens.
     """
 
     def __init__(
@@ -125,19 +133,21 @@ class MicroBatchTrainer(SFTTrainer):
         limit: int,
         fused: bool,
         packed: bool,
-        pad: Callable[..., Row] = padded,
+        pad: Callable[..., Row] = pad_right,
         before: Callable[[int], None] = lambda tokens: None,
-        **named: Any,
+        **arguments: Any,
     ) -> None:
         self.limit, self.fused, self.packed, self.before = limit, fused, packed, before
         multiple = ALIGNED if torch.cuda.is_available() else 1
-        self.row = functools.partial(packed_row if packed else pad, multiple=multiple)
-        self.learned, self.logged = 0, (time.monotonic(), 0)
-        super().__init__(data_collator=self._collate, **named)
+        self.make_row = functools.partial(packed_row if packed else pad, multiple=multiple)
+        self.trained_tokens = 0
+        self.last_log = (time.monotonic(), 0)  # time and trained_tokens of the last line
+        super().__init__(data_collator=self._collate, **arguments)
 
     def _collate(self, examples: list[dict[str, list[int]]]) -> dict[str, Any]:
-        rows = [self.row(group) for group in groups(examples, self.limit, self.packed)]
-        # The largest first: it shows whether memory is enough.
+        groups = make_groups(examples, self.limit, self.packed)
+        rows = [self.make_row(group) for group in groups]
+        # The largest first: if memory is too small, it fails at once.
         rows.sort(key=lambda row: -row["input_ids"].numel())
         return {"micro_batches": rows}
 
@@ -145,22 +155,23 @@ class MicroBatchTrainer(SFTTrainer):
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
     ) -> Any:
         rows, losses = inputs["micro_batches"], []
-        # Trainer counts no labels for models that see, whose own loss would not take the number; TRL's and ours do.
+        # Trainer does not count labels for vision-language models, but TRL's loss and the fused one need the number.
         count = torch.stack([(row["labels"][:, 1:] != IGNORED).sum() for row in rows]).sum()
         for row in rows:
             self.before(row["input_ids"].numel())
             losses.append(super().training_step(model, row, count))
-            self.learned += row["input_ids"].numel()
+            self.trained_tokens += row["input_ids"].numel()
         return torch.stack(losses).sum()
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader:
-        """The held-out examples in micro-batches of their own."""
+        """The held-out examples, one micro-batch per batch."""
         held_out: Any = self.eval_dataset if eval_dataset is None else eval_dataset
-        made = groups(list(held_out), self.limit, self.packed)
-        labels = sum(label != IGNORED for group in made for e in group for label in e["labels"][1:])
-        # The trainer takes the mean over micro-batches: so weighted, it is the mean over labels.
-        self.labels_a_row = labels / len(made)
-        return DataLoader(made, batch_size=None, collate_fn=self.row)  # type: ignore[arg-type]
+        groups = make_groups(list(held_out), self.limit, self.packed)
+        examples = [example for group in groups for example in group]
+        labels = sum(label != IGNORED for example in examples for label in example["labels"][1:])
+        # The trainer averages over micro-batches. With this divisor the average is the mean over labels.
+        self.labels_per_row = labels / len(groups)
+        return DataLoader(groups, batch_size=None, collate_fn=self.make_row)  # type: ignore[arg-type]
 
     def compute_loss(
         self,
@@ -170,33 +181,34 @@ class MicroBatchTrainer(SFTTrainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         if not model.training:
-            num_items_in_batch = self.labels_a_row
+            num_items_in_batch = self.labels_per_row
         if not self.fused:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        # TRL's head takes the logits twice and in float32: an eighth of a step where every token counts.
+        # TRL's head computes the logits twice in float32, an eighth of a step where every token has a label.
         base = self.accelerator.unwrap_model(model).get_base_model()
-        tokens = {key: value for key, value in inputs.items() if key != "labels"}
-        hidden = base.model(**tokens, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-        targets = inputs["labels"][:, 1:].flatten()
-        loss = linear_cross_entropy(hidden, base.lm_head.weight, targets, num_items_in_batch)
+        model_inputs = {key: value for key, value in inputs.items() if key != "labels"}
+        hidden_BTH = base.model(**model_inputs, use_cache=False).last_hidden_state
+        hidden_NH = hidden_BTH[:, :-1].flatten(0, 1)
+        targets_N = inputs["labels"][:, 1:].flatten()
+        head_VH = base.lm_head.weight
+        loss = linear_cross_entropy(hidden_NH, head_VH, targets_N, num_items_in_batch)
         return (loss, {}) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            since, learned = self.logged
-            now = time.monotonic()
-            logs["tokens_s"] = round((self.learned - learned) / (now - since), 1)
-            logs["memory_gib"] = round(_most_memory() / 2**30, 2)
-            self.logged = now, self.learned
+            (last_time, last_tokens), now = self.last_log, time.monotonic()
+            logs["tokens_s"] = round((self.trained_tokens - last_tokens) / (now - last_time), 1)
+            logs["memory_gib"] = round(_peak_memory() / 2**30, 2)
+            self.last_log = now, self.trained_tokens
         super().log(logs, start_time)
 
 
-def _most_memory() -> int:
-    """Bytes of the GPU, or of the host where there is none, that this process has taken at the most."""
+def _peak_memory() -> int:
+    """Peak bytes of this process on the GPU, or on the host if there is no GPU."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     import resource
     import sys
 
-    taken = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return taken if sys.platform == "darwin" else taken * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,5 +1,6 @@
-"""What a student is trained on: kept traces as examples, those of the held-out tasks apart, and a replay set against
-forgetting. Whatever is left out is counted.
+"""Selects the training data: examples of kept traces, held-out examples, and a replay set.
+
+The replay set limits catastrophic forgetting. Everything that is left out is counted.
 """
 
 import random
@@ -10,49 +11,51 @@ from typing import Any, cast
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, sha256, sha256_text, write_jsonl
+from schemas.recipe import Train
 from schemas.trace import Trace
 from schemas.trace_file import judge_file
 from student.rendering.examples import Example, Renderer, Turn, Unrenderable, join, turns
 
-# Of a replay set's account, what the manifest of a published student has (schemas/manifest.schema.json).
+# The counts of a replay set that the manifest of a published student repeats (schemas/manifest.schema.json).
 REPLAY = ("source", "licence", "sha256", "used", "tokens", "share")
 
 
 @dataclass
 class Mixture:
-    """Examples to learn, examples whose loss is only measured, and the account of both (examples.json)."""
+    """Training examples, held-out examples on which only the loss is measured, and their counts (examples.json)."""
 
     learned: list[Example]
     held_out: list[Example]
     counts: dict[str, Any]
 
 
-def mix(traces: Iterable[Trace], renderer: Renderer, settings: Any) -> Mixture:
-    """Kept traces as examples of at most `max_length` tokens.
+def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture:
+    """Makes examples of at most `max_length` tokens of kept traces.
 
-    A turn that ends beyond it is left out: its prompt is never cut, because the server would send it whole. With
-    overflow "reject" the filter has refused such traces before; with "split" the turns that fit are learned.
+    A turn that ends beyond `max_length` is left out. Its prompt is never cut, because the server would send all of it.
+    With overflow "reject" the filter has rejected such traces already; with "split" the turns that fit are trained on.
 
     Args:
         settings: the recipe's `train` section.
 
     Returns:
-        The mixture, of which `counts` has {"learned", "held_out": examples, "tokens", "learned_tokens": of the learned
-        ones, "trace_tokens": what they had if no prompt were computed twice, "pictures": whose pixels are read, where
-        there are any, "overflow": {"policy", "max_length", "traces", "traces_split", "turns", "turns_left_out"}}.
+        The mixture. Its counts are {"learned": training examples, "held_out": examples, "tokens" and "learned_tokens"
+        (those with a label) of the training examples, "trace_tokens": tokens if no prompt were computed twice,
+        "pictures": images that are read as pixels, if any, "overflow": {"policy", "max_length", "traces",
+        "traces_split", "turns", "turns_left_out"}}.
     """
     learned: list[Example] = []
     held_out: list[Example] = []
-    counted = {"traces": 0, "traces_split": 0, "turns": 0, "turns_left_out": 0}
+    overflow = {"traces": 0, "traces_split": 0, "turns": 0, "turns_left_out": 0}
     trace_tokens = 0
     for trace in traces:
-        taught = turns(trace, renderer)
-        fitting = _fitting(taught, settings.max_length)
-        counted["traces"] += 1
-        counted["traces_split"] += len(fitting) < len(taught)
-        counted["turns"] += len(taught)
-        counted["turns_left_out"] += len(taught) - len(fitting)
-        # A task is held out as a whole, by its id, so that the split stays when traces are added.
+        trace_turns = turns(trace, renderer)
+        fitting = _fitting(trace_turns, settings.max_length)
+        overflow["traces"] += 1
+        overflow["traces_split"] += len(fitting) < len(trace_turns)
+        overflow["turns"] += len(trace_turns)
+        overflow["turns_left_out"] += len(trace_turns) - len(fitting)
+        # The task's id decides, so that all traces of a task stay on one side, also when traces are added.
         if int(sha256_text(trace["task"]["id"])[:8], 16) / 2**32 < settings.holdout:
             held_out += join(fitting)
         else:
@@ -64,56 +67,56 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Any) -> Mixture:
         "tokens": _tokens(learned),
         "learned_tokens": sum(example.label_count for example in learned),
         "trace_tokens": trace_tokens,
-        "overflow": {"policy": settings.overflow, "max_length": settings.max_length, **counted},
+        "overflow": {"policy": settings.overflow, "max_length": settings.max_length, **overflow},
     }
-    if pictures := sum(len(example.image_names) for example in learned):
-        counts["pictures"] = pictures
+    if image_count := sum(len(example.image_names) for example in learned):
+        counts["pictures"] = image_count
     return Mixture(learned, held_out, counts)
 
 
 def lines(counts: dict[str, Any], epochs: float) -> list[str]:
-    """What examples.json says, for the run's log."""
-    overflow, again = counts["overflow"], counts["tokens"] / max(counts["trace_tokens"], 1)
-    said = [
+    """The counts of examples.json as lines for the run's log."""
+    overflow, repetition = counts["overflow"], counts["tokens"] / max(counts["trace_tokens"], 1)
+    report = [
         f"training on {counts['learned']} examples of {counts['tokens']} tokens, {epochs:g} epochs"
     ]
-    if pictures := counts.get("pictures"):
-        said[0] += f", {pictures} pictures read as pixels"
-    if again > 1.05:
-        said[0] += (
-            f" ({again:.1f} times the tokens of their traces: the template rewrites earlier turns)"
+    if image_count := counts.get("pictures"):
+        report[0] += f", {image_count} images read as pixels"
+    if repetition > 1.05:
+        report[0] += (
+            f" ({repetition:.1f} times the tokens of their traces: the template rewrites earlier turns)"
         )
     if overflow["turns_left_out"]:
-        said.append(
+        report.append(
             f"train.overflow=split: {overflow['turns_left_out']} of {overflow['turns']} turns end beyond"
             f" {overflow['max_length']} tokens and are left out, in {overflow['traces_split']} of"
             f" {overflow['traces']} traces"
         )
     if overflow["traces_rejected"]:
-        said.append(
+        report.append(
             f"{overflow['traces_rejected']} of {overflow['traces_judged']} traces were rejected as too long"
         )
     if replay := counts.get("replay"):
-        said.append(
+        report.append(
             f"and on {replay['used']} conversations of {replay['source']}: {replay['examples']} examples,"
             f" {100 * replay['share']:.1f} % of all tokens"
         )
-    return said
+    return report
 
 
-def _fitting(taught: list[Turn], max_length: int) -> list[Turn]:
-    return [turn for turn in taught if len(turn) <= max_length]
+def _fitting(trace_turns: list[Turn], max_length: int) -> list[Turn]:
+    return [turn for turn in trace_turns if len(turn) <= max_length]
 
 
-def _tokens(made: Iterable[Example]) -> int:
-    return sum(len(example.input_ids) for example in made)
+def _tokens(examples: Iterable[Example]) -> int:
+    return sum(len(example.input_ids) for example in examples)
 
 
 # ------------------------------------------------------------------------------------- replay
 
 
 def replay_file(path: str) -> Path | None:
-    """The local file that `replay.path` names, None where it is the id of a data set on the hub.
+    """The local file that `replay.path` names; None if it is the id of a data set on the hub.
 
     Raises:
         InputError: it is neither.
@@ -128,59 +131,60 @@ def replay_file(path: str) -> Path | None:
     return None
 
 
-def replay(tokens: int, renderer: Renderer, settings: Any, work: Path) -> Mixture:
-    """Conversations of a replay set, as many as make up `replay.ratio` of all training tokens.
+def replay(tokens: int, renderer: Renderer, settings: Train, work: Path) -> Mixture:
+    """Draws conversations of a replay set until they are `replay.ratio` of all training tokens.
 
-    Rows are {"messages", "tools"?}; each is judged as `stillhouse validate` judges it, and drawn in an order that the
-    seed decides. A row that is too long is left out or split as a trace is.
+    Rows are {"messages", "tools"?}. Each must pass the checks of `stillhouse validate`; the seed decides the order. A
+    row that is too long is left out or split, as a trace is.
 
     Args:
-        tokens: how many the examples have that it is mixed with. settings: the recipe's `train` section.
-        work: gets replay.jsonl, the rows that passed.
+        tokens: of the examples of the traces.
+        settings: the recipe's `train` section, with `replay`.
+        work: the directory for replay.jsonl, the rows that passed.
 
     Returns:
-        The mixture, of which `counts` is {"source", "licence", "sha256", "rows", "rejected": {reason: count}, "used":
-        rows, "too_long": rows, "examples", "tokens", "share": of all training tokens}; `rejected` also has the drawn
-        rows that the student's template cannot show.
+        The mixture. Its counts are {"source", "licence", "sha256", "rows", "rejected": {reason: count}, "used": rows,
+        "too_long": rows, "examples", "tokens", "share": of all training tokens}. `rejected` includes rows that the
+        student's template cannot render.
 
     Raises:
-        InputError: no such file. StageError: the hub does not give it, or no row can be learned.
+        InputError: there is no such file.
+        StageError: the hub does not provide the data set, or no row can be trained on.
     """
     chosen = settings.replay
+    assert chosen
     source = replay_file(chosen.path) or _from_hub(chosen.path, work / "replay-source.jsonl")
-    passed = work / "replay.jsonl"
-    judged = judge_file(source, passed)
-    rejected = dict(judged["rejected"])
-    rows = list(read_jsonl(passed))
+    valid = work / "replay.jsonl"
+    report = judge_file(source, valid)
+    rejected = dict(report["rejected"])
+    rows = list(read_jsonl(valid))
     random.Random(settings.seed).shuffle(rows)
-    wanted = tokens * chosen.ratio / (1 - chosen.ratio)
+    target = tokens * chosen.ratio / (1 - chosen.ratio)
     learned: list[Example] = []
     used = too_long = 0
     for row in rows:
-        if _tokens(learned) >= wanted:
+        if _tokens(learned) >= target:
             break
         try:
-            taught = turns(
+            row_turns = turns(
                 cast(Trace, {"tools": [], "outcome": {"tool_errors": []}, **row}), renderer
             )
         except Unrenderable:
             rejected["malformed_trace"] = rejected.get("malformed_trace", 0) + 1
             continue
-        fitting = _fitting(taught, settings.max_length)
-        if not fitting or (settings.overflow == "reject" and len(fitting) < len(taught)):
+        fitting = _fitting(row_turns, settings.max_length)
+        if not fitting or (settings.overflow == "reject" and len(fitting) < len(row_turns)):
             too_long += 1
             continue
         used += 1
         learned += join(fitting)
     if not learned:
-        raise StageError(
-            f"train.replay.path: {chosen.path}: no row of it can be learned: {rejected}"
-        )
+        raise StageError(f"train.replay.path: {chosen.path}: no row can be trained on: {rejected}")
     counts = {
         "source": chosen.path,
         "licence": chosen.licence,
         "sha256": sha256(source),
-        "rows": judged["rows"],
+        "rows": report["rows"],
         "rejected": rejected,
         "used": used,
         "too_long": too_long,
@@ -192,15 +196,15 @@ def replay(tokens: int, renderer: Renderer, settings: Any, work: Path) -> Mixtur
 
 
 def _from_hub(name: str, to: Path) -> Path:
-    """The training split of a data set on the hub, as JSON Lines."""
+    """Writes the training split of a data set on the hub as JSON Lines to `to`, which it returns."""
     from datasets import load_dataset
 
     try:
         rows: Iterable[Any] = load_dataset(name, split="train")
     except Exception as error:
-        said = " ".join(str(error).split())
+        message = " ".join(str(error).split())
         raise StageError(
-            f"train.replay.path: {name}: cannot be read from the hub: {said}"
+            f"train.replay.path: {name}: cannot be read from the hub: {message}"
         ) from error
     write_jsonl(to, rows)
     return to

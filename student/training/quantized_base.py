@@ -1,7 +1,7 @@
-"""The student's weights as they are trained on: in 16 bits, or quantised once and kept for the next run.
+"""Loads the student's weights for training: in 16 bits, or quantised once and cached for the next run.
 
-A 70B student is 141 GB in 16 bits and 40 in NF4. The quantised weights stay in the user's cache, under a name that
-tells what they were made from; a second run reads those. What is merged and exported is always the 16-bit original.
+A 70B student is 141 GB in 16 bits and 40 GB in NF4. The quantised weights are stored in the user's cache, under a name
+made of their source and the quantisation. Merging and export always use the 16-bit original.
 """
 
 import importlib.metadata
@@ -12,57 +12,58 @@ from typing import Any
 from schemas.cache import cache_directory, make_once
 from schemas.errors import StageError
 from schemas.files import sha256_text, whole
+from schemas.recipe import Train
 from student.training import vision
 from teacher.inference.llamacpp import Progress
 
-# Raised when what is stored below changes, so that nobody trains on what an older version kept.
+# To be raised with each change of the stored weights, so that older cached weights are not used.
 _VERSION = 1
 
 
-def load(directory: Path, settings: Any, sees: bool, say: Progress = print) -> Any:
+def load(directory: Path, settings: Train, has_vision: bool, log: Progress = print) -> Any:
     """The model of a directory (student/models/base.py), ready for an adapter.
 
     Args:
-        settings: the recipe's `train` section for this machine (student/training/memory.py): method, bits, dtype. sees: whether it
-            is a model that sees: its vision tower is neither quantised nor trained.
+        settings: the recipe's `train` section, its dtype resolved (student/training/memory.py).
+        has_vision: whether it is a vision-language model. Its vision tower is neither quantised nor trained.
 
     Raises:
         StageError: qlora without bitsandbytes.
     """
-    model = _load(directory, settings, sees, say)
-    if sees:
+    model = _load(directory, settings, has_vision, log)
+    if has_vision:
         vision.prepare_tower(model)
     return model
 
 
-def _load(directory: Path, settings: Any, sees: bool, say: Progress) -> Any:
+def _load(directory: Path, settings: Train, has_vision: bool, log: Progress) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
-    kind = AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    kind = AutoModelForImageTextToText if has_vision else AutoModelForCausalLM
     dtype = getattr(torch, settings.dtype)
     place = {"device_map": {"": 0}} if torch.cuda.is_available() else {}
-    quantisation = scheme(settings)
+    quantisation = quantisation_config(settings)
     if quantisation is None:
         return kind.from_pretrained(directory, dtype=dtype, **place)
-    kept = cache_directory() / "quantised" / _name(directory, settings)
-    with make_once(kept) as missing:
+    cached = cache_directory() / "quantised" / _cache_name(directory, settings)
+    with make_once(cached) as missing:
         if not missing:
-            say(f"reading the weights in {settings.bits} bits from {kept}")
-            return kind.from_pretrained(kept, dtype=dtype, **place)
-        say(f"quantising the weights to {settings.bits} bits (once; kept in {kept})")
-        if sees:
+            log(f"reading the weights in {settings.bits} bits from {cached}")
+            return kind.from_pretrained(cached, dtype=dtype, **place)
+        log(f"quantising the weights to {settings.bits} bits (once; kept in {cached})")
+        if has_vision:
             quantisation.llm_int8_skip_modules = ["model.visual", "lm_head"]
         model = kind.from_pretrained(
             directory, dtype=dtype, quantization_config=quantisation, **place
         )
-        with whole(kept) as temporary:
+        with whole(cached) as temporary:
             model.save_pretrained(temporary)
         return model
 
 
-def scheme(settings: Any) -> Any:
-    """NF4 with double quantisation (QLoRA, arXiv:2305.14314) or LLM.int8() (arXiv:2208.07339), None without qlora.
+def quantisation_config(settings: Train) -> Any:
+    """NF4 with double quantisation (QLoRA, arXiv:2305.14314) or LLM.int8() (arXiv:2208.07339); None without qlora.
 
     Raises:
         StageError: qlora without bitsandbytes.
@@ -87,13 +88,13 @@ def scheme(settings: Any) -> Any:
     )
 
 
-def _name(directory: Path, settings: Any) -> str:
-    """What tells these weights from others: their files as they lie there, the scheme, and who quantised them."""
+def _cache_name(directory: Path, settings: Train) -> str:
+    """A name that changes with the weights' files, the quantisation and the version of bitsandbytes."""
     files = [*directory.glob("*.safetensors"), directory / "config.json"]
-    # A hub's snapshot links to files that are named by their content.
+    # In a hub's snapshot the files are links to files that are named by their content.
     states = [
         (f.name, f.resolve().name, f.stat().st_size, f.stat().st_mtime_ns) for f in sorted(files)
     ]
-    made_by = importlib.metadata.version("bitsandbytes")
-    state = f"{_VERSION} {directory.resolve()} {states} {settings.bits} {settings.dtype} {made_by}"
+    version = importlib.metadata.version("bitsandbytes")
+    state = f"{_VERSION} {directory.resolve()} {states} {settings.bits} {settings.dtype} {version}"
     return f"{directory.name}-{settings.bits}bit-{sha256_text(state)[:16]}"

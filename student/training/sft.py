@@ -1,49 +1,57 @@
-"""Supervised fine-tuning of a student with TRL and PEFT, on token ids and labels that student/rendering/examples.py made.
+"""Supervised fine-tuning of a student with TRL and PEFT, on the token ids and labels of student/rendering/examples.py.
 
-The run resumes from its last checkpoint; its log has one JSON line a logged step.
+A run resumes from its last checkpoint. Its log has one JSON line per logged step.
 """
 
-import json
-import math
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import InputError, StageError
+from schemas.errors import InputError
 from schemas.files import read_json
+from schemas.recipe import Train
 from student.models.base import has_vision
 from student.rendering.examples import Example
 from student.training import vision
+from student.training.log_callback import make_log_callback, out_of_patience
 from teacher.inference.llamacpp import Progress
 from teacher.planning import hardware
 from teacher.scenes.images import ImageStore
 
-# Bytes left alone on a GPU: the logits of a few rows, workspaces, what the allocator cannot use.
+# Bytes of a GPU for the logits of a few rows, workspaces and fragmentation in the allocator.
 _MARGIN = 2 * hardware.GIB
 
 
 def train(
     directory: Path,
     student: dict[str, Any],
+    settings: Train,
+    *,
     examples: list[Example],
     held_out: list[Example],
-    settings: Any,
     work: Path,
-    say: Progress = print,
-    album: ImageStore | None = None,
+    log: Progress = print,
+    image_store: ImageStore | None = None,
 ) -> dict[str, Any]:
-    """Trains a student and leaves the adapter (or, with method full, the weights) in `work`/adapter.
+    """Trains a student and writes the adapter (or, with method full, the weights) to `work`/adapter.
 
     Args:
-        directory: the untrained student (student/models/base.py). settings: the recipe's `train` section.
-        examples, held_out: what is learned, and what only its loss is measured on.
-        work: gets checkpoints/, log.jsonl and adapter/. album: the pictures of the examples of a student that sees.
+        directory: the untrained student (student/models/base.py).
+        student: its description.
+        settings: the recipe's `train` section.
+        examples: the training examples.
+        held_out: examples on which only the loss is measured.
+        work: the directory for checkpoints/, log.jsonl and adapter/.
+        image_store: the images of a vision-language student's examples.
 
     Returns:
-        {"steps", "kept_step", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps, the step whose weights are
-        kept (the last, or with patience that of the lowest held-out loss), tokens passed through in all epochs, loss
-        of the last logged step, and of the held-out examples at the kept step.
+        {"steps", "kept_step", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps; the step whose weights are
+        kept (the last, or with patience that of the lowest held-out loss); tokens of all epochs; loss of the last
+        logged step; held-out loss at the kept step.
+
+    Raises:
+        StageError: the loss is not a finite number, or qlora without bitsandbytes.
     """
     import torch
     from datasets import Dataset
@@ -52,30 +60,30 @@ def train(
     from trl import SFTConfig
 
     from student.training import memory, quantized_base
-    from student.training.micro_batches import MicroBatchTrainer, padded
+    from student.training.micro_batches import MicroBatchTrainer, pad_right
 
     set_seed(settings.seed)
     gpu = torch.cuda.is_available()
-    settings = memory.for_machine(settings, gpu)
+    settings = memory.resolve_dtype(settings, gpu)
     if not gpu:
         _keep_freed_memory()
     tokenizer = AutoTokenizer.from_pretrained(directory)
-    sees = has_vision(student)
-    model = quantized_base.load(directory, settings, sees, say)
+    vision_language = has_vision(student)
+    model = quantized_base.load(directory, settings, vision_language, log)
     if settings.method != "full":
         lora = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
             target_modules=student["lora_targets"],
-            exclude_modules=vision.TOWER if sees else None,
+            exclude_modules=vision.TOWER if vision_language else None,
             task_type="CAUSAL_LM",
         )
         model = get_peft_model(model, lora)
-    fused = _fused(model, settings, say)
+    fused = _install_fused_layers(model, settings, log)
     packed = fused is not None and not any(e.image_names for e in (*examples, *held_out))
     longest = max(len(e.input_ids) for e in examples)
-    tokens, before = _batches(model, fused, settings, longest, say)
+    tokens, before = _plan_micro_batches(model, fused, settings, longest, log)
     config = SFTConfig(
         output_dir=str(work / "checkpoints"),
         use_cpu=not gpu,
@@ -88,11 +96,11 @@ def train(
         lr_scheduler_type=settings.scheduler,
         warmup_steps=settings.warmup_ratio,
         max_grad_norm=1.0,
-        # Where rows are padded, neighbours in length share a step.
+        # Padded rows of a step should have similar lengths.
         train_sampling_strategy="random" if packed else "group_by_length",
-        max_length=None,  # nothing is cut: what is too long was rejected by name before
+        max_length=None,  # no example is cut; mixture.py left out turns that are too long
         dataset_kwargs={"skip_prepare_dataset": True},
-        remove_unused_columns=not sees,  # the collator reads the pictures' names
+        remove_unused_columns=not vision_language,  # the collator reads image_names
         eval_strategy=("steps" if settings.patience else "epoch") if held_out else "no",
         eval_steps=settings.save_steps if settings.patience else None,
         load_best_model_at_end=bool(settings.patience),
@@ -101,7 +109,7 @@ def train(
         save_steps=settings.save_steps,
         save_total_limit=2,
         logging_steps=settings.log_steps,
-        logging_nan_inf_filter=False,  # it waits for the GPU at each step, and would hide what went wrong
+        logging_nan_inf_filter=False,  # the filter syncs with the GPU at each step and hides a NaN
         report_to="none",
         disable_tqdm=True,
         seed=settings.seed,
@@ -114,31 +122,33 @@ def train(
         train_dataset=Dataset.from_list([vars(e) for e in examples]),
         eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
         processing_class=tokenizer,
-        callbacks=[_Log(work / "log.jsonl", say, settings.patience)],
+        callbacks=[make_log_callback(work / "log.jsonl", log, settings.patience)],
         limit=tokens,
         fused=fused is not None,
         packed=packed,
-        pad=vision.Collator(directory, album) if sees else padded,
+        pad=vision.Collator(directory, image_store) if vision_language else pad_right,
         before=before,
     )
-    trainer.remove_callback(PrinterCallback)  # `say` tells it; standard output is the command's
+    trainer.remove_callback(
+        PrinterCallback
+    )  # it writes to standard output, which belongs to the command
     checkpoint = _last_checkpoint(work / "checkpoints")
     if checkpoint:
-        say(f"continuing from {checkpoint.name}")
+        log(f"continuing from {checkpoint.name}")
         trainer.state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
     started = time.monotonic()
-    if settings.patience and _out_of_patience(trainer.state.log_history, settings.patience):
-        # It was killed after it had stopped. Asked to go on, the trainer would take another step.
+    if settings.patience and out_of_patience(trainer.state.log_history, settings.patience):
+        # The run was killed after it had stopped early; trainer.train would take another step.
         best = work / "checkpoints" / f"checkpoint-{trainer.state.best_global_step}"
         trainer._load_from_checkpoint(str(best))
     else:
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     trainer.save_model(str(work / "adapter"))
     state = trainer.state
-    measured = [row for row in state.log_history if "eval_loss" in row]
+    evaluations = [row for row in state.log_history if "eval_loss" in row]
     kept = (state.best_global_step if settings.patience else None) or state.global_step
     if kept != state.global_step:
-        say(f"kept the weights of step {kept}, whose held-out loss is the lowest")
+        log(f"kept the weights of step {kept}, whose held-out loss is the lowest")
     return {
         "steps": state.global_step,
         "kept_step": kept,
@@ -146,23 +156,16 @@ def train(
         "seconds": round(time.monotonic() - started, 1),
         "loss": next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None),
         "eval_loss": next(
-            (row["eval_loss"] for row in reversed(measured) if row["step"] <= kept), None
+            (row["eval_loss"] for row in reversed(evaluations) if row["step"] <= kept), None
         ),
     }
 
 
-def _out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
-    """Whether the held-out loss has not been lower for `patience` evaluations; read from the trainer's history, so
-    that a run that is continued decides as one that was not interrupted."""
-    losses = [row["eval_loss"] for row in history if "eval_loss" in row]
-    return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
-
-
 def _last_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint: its state is written last, so one that a kill cut short has none, or half of one."""
+    """The newest complete checkpoint. Its state is written last, so an incomplete one has none or a part of it."""
     states = directory.glob("checkpoint-*/trainer_state.json")
-    whole = [state.parent for state in states if _is_json(state)]
-    return max(whole, key=lambda path: int(path.name.split("-")[1]), default=None)
+    complete = [state.parent for state in states if _is_json(state)]
+    return max(complete, key=lambda path: int(path.name.split("-")[1]), default=None)
 
 
 def _is_json(path: Path) -> bool:
@@ -173,8 +176,8 @@ def _is_json(path: Path) -> bool:
     return True
 
 
-def _fused(model: Any, settings: Any, say: Progress) -> Any:
-    """The model's fused layers (student/kernels/fused_layers.py), or None where it trains as it comes, which is said."""
+def _install_fused_layers(model: Any, settings: Train, log: Progress) -> Any:
+    """Installs and returns the model's fused layers (student/kernels/fused_layers.py); None where stock TRL trains."""
     from student.kernels import fused_layers
 
     if settings.method == "full":
@@ -182,15 +185,21 @@ def _fused(model: Any, settings: Any, say: Progress) -> Any:
     try:
         return fused_layers.install(model)
     except ValueError as error:
-        say(f"training without fused layers: {error}")
+        log(f"training without fused layers: {error}")
         return None
 
 
-def _batches(
-    model: Any, fused: Any, settings: Any, longest: int, say: Progress
+def _plan_micro_batches(
+    model: Any, fused: Any, settings: Train, longest: int, log: Progress
 ) -> tuple[int, Callable[[int], None]]:
-    """How many tokens are computed at once, and what to do before each micro-batch: with fused layers, as many of them
-    keep their activations as there is memory for (student/training/memory.py)."""
+    """The number of tokens that are computed at once, and a function to call before each micro-batch.
+
+    The function sets how many fused layers keep their activations, by the free memory (student/training/memory.py).
+
+    Args:
+        fused: the fused layers, or None.
+        longest: tokens of the longest example.
+    """
     import torch
 
     from student.models.introspect import shape_of
@@ -203,21 +212,20 @@ def _batches(
     gpu = hardware.find().gpu if torch.cuda.is_available() else None
     tokens = settings.micro_batch
     if tokens is None:
-        read = memory.bytes_read(settings)
-        tokens = memory.choose_batch(shape, settings.rank, free, gpu, read, element)
+        weight_bytes = memory.stored_weight_bytes(settings)
+        tokens = memory.choose_batch(shape, settings.rank, free, gpu, weight_bytes, element)
 
     def before(tokens: int) -> None:
         fused.keep_layers(memory.layers_to_keep(shape, tokens, free, settings.rank, element))
 
     batch = memory.batch_of(shape, settings.rank, free, tokens, longest, element)
-    said = memory.batch_said(batch, shape["layers"])
-    say(f"fused layers: {said} ({free / hardware.GIB:.1f} GiB free for activations)")
+    description = memory.describe_batch(batch, shape["layers"])
+    log(f"fused layers: {description} ({free / hardware.GIB:.1f} GiB free for activations)")
     return tokens, before
 
 
 def _free_memory(model: Any) -> int:
-    """Bytes of the GPU, or of the host where there is none, that are left for activations once the adapter has
-    gradients and the optimiser its state."""
+    """Bytes of the GPU, or of the host without one, for activations beside gradients and optimiser state."""
     import psutil
     import torch
 
@@ -230,71 +238,14 @@ def _free_memory(model: Any) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Has glibc keep large freed blocks instead of giving them back to the kernel.
+    """Makes glibc keep large freed blocks instead of returning them to the kernel.
 
-    Each step frees and takes again the same large tensors; without this a quarter of the time goes into page faults
-    (145 against 188 tokens/s on two cores, benchmarks/README.md). No effect where the C library is another.
+    Each step frees and allocates the same large tensors; without this a quarter of the time goes into page faults
+    (145 against 188 tokens/s on two cores, benchmarks/README.md). It has no effect with another C library.
     """
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt:
-        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD of malloc.h: below this, take from the heap
+        mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD of malloc.h: smaller blocks come from the heap
         mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD: do not shrink the heap
-
-
-def _Log(path: Path, say: Progress, patience: int | None) -> Any:
-    """A callback that writes each logged step to `path`, says it with the time that is left, and ends the training
-    when the held-out loss has not been better for `patience` evaluations."""
-    import torch
-    from transformers import TrainerCallback
-
-    class Log(TrainerCallback):
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.begun, self.first = time.monotonic(), state.global_step
-            # What was logged after the checkpoint that is continued from is logged again.
-            lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-            rows = [line for line in lines if line.endswith("}")]  # a kill may cut the last short
-            kept = [row for row in rows if json.loads(row)["step"] <= state.global_step]
-            path.write_text("".join(f"{row}\n" for row in kept), encoding="utf-8")
-
-        def on_epoch_begin(
-            self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any
-        ) -> None:
-            # The order is drawn from torch's global state otherwise, which a run that is continued within an epoch
-            # has lost: it would learn some examples twice and others never.
-            order = torch.Generator().manual_seed(args.seed + int(state.epoch or 0))
-            train_dataloader.batch_sampler.sampler.generator = order
-
-        def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if patience and _out_of_patience(state.log_history, patience):
-                say(
-                    f"stopped at step {state.global_step}: no better held-out loss in {patience} evaluations"
-                )
-                control.should_training_stop = True
-
-        def on_log(
-            self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any
-        ) -> None:
-            if not logs or not {"loss", "eval_loss"} & set(logs):
-                return
-            if not math.isfinite(logs.get("loss", 0)):
-                raise StageError(
-                    f"step {state.global_step}: the loss is {logs['loss']}: a lower train.learning_rate may help"
-                )
-            row = {"step": state.global_step, "epoch": round(state.epoch or 0, 3), **logs}
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
-            done = state.global_step - self.first
-            if "loss" in logs and done:
-                left = (
-                    (time.monotonic() - self.begun) / done * (state.max_steps - state.global_step)
-                )
-                say(
-                    f"step {state.global_step} of {state.max_steps}, loss {logs['loss']:.3f},"
-                    f" {logs['tokens_s']:,.0f} tokens/s, {logs['memory_gib']:.1f} GiB, {left / 60:.0f} min left"
-                )
-            elif "eval_loss" in logs:
-                say(f"held-out loss {logs['eval_loss']:.3f}")
-
-    return Log()

@@ -1,9 +1,9 @@
-"""Training of vision-language students (Qwen2.5-VL, Qwen3-VL) on pixels: batches with images, and the frozen vision tower.
+"""Training of vision-language students (Qwen2.5-VL, Qwen3-VL): batches with images, and the frozen vision tower.
 
-`Collator` reads the pixels when a batch is made; TRL's collator passes neither the tools nor the images that tools return.
-Adapters are put on the language model alone and the vision tower is frozen, so a student's projector file is that of its
-base model. The language model trains through the fused layers (student/kernels/fused_layers.py). An example with images is a
-row of its own, because its M-RoPE position ids have three axes and do not tell packed examples apart.
+`Collator` reads the pixels when a batch is made; TRL's collator passes neither the tools nor the images that tools
+return. Adapters are put on the language model alone and the vision tower is frozen, so a student's projector file is
+that of its base model. The language model trains through the fused layers (student/kernels/fused_layers.py). An example
+with images is a row of its own, because its M-RoPE position ids have three axes and do not tell packed examples apart.
 """
 
 from pathlib import Path
@@ -19,43 +19,47 @@ TOWER = r".*\bvisual\b.*"
 
 
 class Collator:
-    """Examples as a batch: input_ids, labels, attention_mask and mm_token_type_ids (1 where a picture is) [B, T],
-    padded on the right; of all pictures, in order, pixel_values [patches, values of one] and image_grid_thw
-    [pictures, 3], each picture's patches in time, height and width.
+    """Makes batches of examples with images.
 
-    directory: the student's. A picture is read from the album when its batch is made.
+    A batch has input_ids, labels, attention_mask and mm_token_type_ids (1 at tokens of images), each [B, T] and padded
+    on the right; for its images, in order, pixel_values [patches, values of a patch] and image_grid_thw [images, 3],
+    the patches of an image in time, height and width. B: rows, T: tokens.
+
+    Args:
+        directory: the student's.
+        image_store: the run's images, which are read when their batch is made.
     """
 
-    def __init__(self, directory: Path, album: ImageStore | None) -> None:
+    def __init__(self, directory: Path, image_store: ImageStore | None) -> None:
         from transformers import AutoConfig
 
-        self.processor, self.album = image_processor(directory), album
+        self.processor, self.image_store = image_processor(directory), image_store
         self.side = token_side(self.processor)
         self.image_token = AutoConfig.from_pretrained(directory).image_token_id
 
     def __call__(self, examples: list[dict[str, Any]], multiple: int = 1) -> dict[str, Any]:
-        from student.training.micro_batches import padded
+        from student.training.micro_batches import pad_right
 
-        batch = padded(examples, multiple)
+        batch = pad_right(examples, multiple)
         batch["mm_token_type_ids"] = (batch["input_ids"] == self.image_token).long()
         if names := [name for e in examples for name in e["image_names"]]:
-            pictures = [self._read(name) for name in names]
-            read = self.processor(images=pictures, do_resize=False, return_tensors="pt")
-            batch |= {key: read[key] for key in ("pixel_values", "image_grid_thw")}
+            images = [self._read(name) for name in names]
+            tensors = self.processor(images=images, do_resize=False, return_tensors="pt")
+            batch |= {key: tensors[key] for key in ("pixel_values", "image_grid_thw")}
         return batch
 
     def _read(self, name: str) -> Image.Image:
-        assert self.album, "examples with pictures, and no album"
-        self.album.png(name)  # says what is wrong with a file that is missing or damaged
-        with Image.open(self.album.directory / f"{name}.png") as image:
+        assert self.image_store, "examples with images, but no image store"
+        self.image_store.png(name)  # raises if the file is missing or damaged
+        with Image.open(self.image_store.directory / f"{name}.png") as image:
             return scale_image(image, self.side)
 
 
 def prepare_tower(model: Any) -> None:
-    """Has a loaded model's vision tower stay as it is, and attend in one kernel where there is one.
+    """Freezes a loaded model's vision tower and selects one attention kernel for all its windows, where there is one.
 
-    Qwen2.5-VL's tower attends in windows of 64 patches; transformers calls the attention of PyTorch once a window,
-    which took a quarter of a training step (benchmarks/qlora.md).
+    Qwen2.5-VL's tower attends in windows of 64 patches. transformers calls PyTorch's attention once per window, which
+    took a quarter of a training step (benchmarks/qlora.md).
     """
     import torch
     from transformers import AttentionInterface
@@ -67,7 +71,7 @@ def prepare_tower(model: Any) -> None:
         tower.config._attn_implementation = _WINDOWS
 
 
-# transformers tells by "flash" in its name that an attention takes where the windows begin.
+# transformers passes the starts of the windows only to an attention with "flash" in its name.
 _WINDOWS = "flash_of_torch"
 
 
@@ -80,17 +84,31 @@ def _attend_in_windows(
     scaling: float,
     cu_seq_lens_q: Any,
     max_length_q: int,
-    **same: Any,
+    **unused: Any,
 ) -> tuple[Any, None]:
-    """[1, T, heads, D] of query, key and value [1, heads, T, D]: each token over those of its window.
+    """Attention of each patch over the patches of its window, [1, P, N, D].
 
-    cu_seq_lens_q: int32, where each window begins, and the end.
+    P: patches, N: heads, D: head size.
+
+    Args:
+        query, key, value: [1, N, P, D].
+        cu_seq_lens_q: int32, the start of each window and the end of the last.
     """
     import torch
 
-    q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
+    query_PND, key_PND, value_PND = (x[0].transpose(0, 1) for x in (query, key, value))
     starts = cu_seq_lens_q.to(torch.int32)
-    out, *_ = torch.ops.aten._flash_attention_forward(
-        q, k, v, starts, starts, max_length_q, max_length_q, 0.0, False, False, scale=scaling
+    out_PND, *_ = torch.ops.aten._flash_attention_forward(
+        query_PND,
+        key_PND,
+        value_PND,
+        starts,
+        starts,
+        max_length_q,
+        max_length_q,
+        0.0,
+        False,
+        False,
+        scale=scaling,
     )
-    return out[None], None
+    return out_PND[None], None

@@ -153,7 +153,7 @@ def test_the_examples_hold_the_pictures_and_all_their_tokens(finished: SimpleNam
     counts = read_json(work.path("train", "examples.json"))
     assert counts["tokens"] == sum(len(example.input_ids) for example in learned)
     assert counts["pictures"] == len(shown)
-    assert f"{len(shown)} pictures read as pixels" in html.write(work.directory).read_text()
+    assert f"{len(shown)} images read as pixels" in html.write(work.directory).read_text()
     assert {t["grounding"] for t in kept if t["images"]} == {"pixels"}
 
 

@@ -5,7 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from student.rendering.examples import IGNORED
-from student.training.micro_batches import groups, joined, pack, pack_padded, packed_row, padded
+from student.training.micro_batches import (
+    concatenate,
+    make_groups,
+    pack,
+    pack_padded,
+    packed_row,
+    pad_right,
+)
 
 lengths = st.lists(st.integers(1, 60), min_size=1, max_size=30)
 
@@ -35,7 +42,7 @@ def example(*tokens: int) -> dict[str, list[int]]:
 
 
 def test_joined_examples_begin_anew_and_none_predicts_the_next():
-    row = joined([example(1, 2, 3), example(4, 5)])
+    row = concatenate([example(1, 2, 3), example(4, 5)])
     assert row["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
     assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
     assert row["labels"].tolist() == [[IGNORED, 2, 3, IGNORED, 5]]
@@ -44,7 +51,7 @@ def test_joined_examples_begin_anew_and_none_predicts_the_next():
 
 
 def test_padded_examples_are_padded_on_the_right_and_padding_is_not_learned():
-    row = padded([example(1, 2, 3), example(4, 5)])
+    row = pad_right([example(1, 2, 3), example(4, 5)])
     assert row["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert row["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED, 5, IGNORED]]
 
@@ -57,6 +64,6 @@ def test_examples_of_one_length_are_rows_and_what_fills_them_up_is_not_learned()
 
 
 def test_examples_of_several_lengths_are_laid_end_to_end():
-    (group, alone) = groups([example(*range(n)) for n in (3, 9, 4)], 8, packed=True)[::-1]
+    (group, alone) = make_groups([example(*range(n)) for n in (3, 9, 4)], 8, packed=True)[::-1]
     assert packed_row(group)["input_ids"].shape == (1, 7)
     assert packed_row(alone)["input_ids"].shape == (1, 9)

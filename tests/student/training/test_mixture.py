@@ -156,7 +156,7 @@ def test_long_rows_are_left_out_and_counted(tmp_path):
 
 
 def test_a_replay_set_of_which_nothing_can_be_learned_stops_the_run(tmp_path):
-    with pytest.raises(StageError, match="no row of it can be learned: {'malformed_trace': 1}"):
+    with pytest.raises(StageError, match="no row can be trained on: {'malformed_trace': 1}"):
         replayed(["{"], tmp_path)
 
 

@@ -66,12 +66,12 @@ def untrained(tmp_path_factory):
     return directory
 
 
-def train(untrained: Path, work: Path, settings=SETTINGS, say=lambda text: None, **more):
+def train(untrained: Path, work: Path, settings=SETTINGS, report=lambda text: None, **more):
     from student.training import sft
 
     work.mkdir(exist_ok=True)
-    given = {"examples": some_examples(6), "held_out": [], **more}
-    return sft.train(untrained, STUDENT, given["examples"], given["held_out"], settings, work, say)
+    data = {"examples": some_examples(6), "held_out": [], **more}
+    return sft.train(untrained, STUDENT, settings, work=work, log=report, **data)
 
 
 def log(work: Path) -> list[dict]:
@@ -195,7 +195,7 @@ def test_layers_that_cannot_be_fused_are_trained_as_they_come_to_the_same_loss(
     fused = train(untrained, tmp_path / "fused", held_out=held_out)
     monkeypatch.setattr(decoder_layer, "LAYERS", set())
     said: list[str] = []
-    plain = train(untrained, tmp_path / "plain", say=said.append, held_out=held_out)
+    plain = train(untrained, tmp_path / "plain", report=said.append, held_out=held_out)
     assert said[0].startswith("training without fused layers: layer 0: a LlamaDecoderLayer")
     # Their steps have other examples, as padded rows of a step are of like length; the first step's loss is the base's.
     assert plain["loss"] == pytest.approx(fused["loss"], abs=0.3)
@@ -319,12 +319,12 @@ import sys, time
 from pathlib import Path
 import test_sft
 
-def say(text):
+def report(text):
     if text.startswith("step 5 "):
         print("ready", flush=True)
         time.sleep(600)
 
-test_sft.train(Path(sys.argv[1]), Path(sys.argv[2]), say=say)
+test_sft.train(Path(sys.argv[1]), Path(sys.argv[2]), report=report)
 """
 
 
@@ -379,7 +379,7 @@ def test_a_killed_run_is_continued_to_the_same_adapter_and_the_same_log(
     untrained, left_behind, uninterrupted
 ):
     said: list[str] = []
-    result = train(untrained, left_behind, say=said.append)
+    result = train(untrained, left_behind, report=said.append)
     assert said[1] == "continuing from checkpoint-4"
     assert [text.split(",")[0] for text in said[2:]] == ["step 5 of 6", "step 6 of 6"]
     assert result["steps"] == 6
@@ -402,7 +402,7 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(
     else:
         state.write_bytes(begun)
     said: list[str] = []
-    train(untrained, left_behind, say=said.append)
+    train(untrained, left_behind, report=said.append)
     assert said[1] == "continuing from checkpoint-2"
     assert_the_same_training(left_behind, uninterrupted)
 
@@ -422,7 +422,7 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
     shutil.rmtree(left_behind / "checkpoints")
     (left_behind / "checkpoints").mkdir()
     said: list[str] = []
-    train(untrained, left_behind, say=said.append)
+    train(untrained, left_behind, report=said.append)
     assert said[1].startswith("step 1 of 6")
     assert_the_same_training(left_behind, uninterrupted)
 

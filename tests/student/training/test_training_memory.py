@@ -8,8 +8,14 @@ import torch
 
 from schemas.recipe import Train
 from student.models import base
-from student.training.memory import activation_bytes, for_machine, layers_to_keep, memory
+from student.training.memory import activation_bytes, layers_to_keep, resolve_dtype
+from student.training.memory import memory as typed_memory
 from teacher.planning.hardware import GIB, Gpu, Hardware, parse
+
+
+def memory(student: dict[str, Any], train: Train, hardware: Hardware) -> Any:
+    """`student.training.memory.memory`; fields that may be None are checked by the assertions."""
+    return typed_memory(student, train, hardware)
 
 
 def training(**settings: Any) -> Train:
@@ -96,7 +102,7 @@ def test_a_sequence_whose_inputs_do_not_fit_waits_in_the_hosts_memory() -> None:
         base.load("qwen3-32b"), training(method="qlora", max_length=80000), parse("1xH100")
     )
     assert found["fits"] and found["batch"]["longest_layers_kept"] == -1
-    assert "an example of 80,000 with every layer run again, their inputs in" in found["reason"]
+    assert "an example of 80,000 with every layer recomputed, their inputs in" in found["reason"]
     longer = training(method="qlora", max_length=300000)
     found = memory(base.load("qwen3-32b"), longer, parse("1xH100"))
     assert not found["fits"]
@@ -160,4 +166,4 @@ def test_weights_are_in_bfloat16_where_the_machine_computes_in_it_or_the_recipe_
 ) -> None:
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     settings = Train(dtype=wanted, rank=7)  # type: ignore[arg-type]
-    assert for_machine(settings, gpu) == Train(dtype=taken, rank=7)  # type: ignore[arg-type]
+    assert resolve_dtype(settings, gpu) == Train(dtype=taken, rank=7)  # type: ignore[arg-type]

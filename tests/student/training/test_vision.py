@@ -356,7 +356,16 @@ def test_what_is_computed_at_once_changes_nothing_that_is_learned(
         steps = {"epochs": 3, "batch_size": 3, "learning_rate": 0.001, "micro_batch": limit}
         settings = SETTINGS.model_copy(update={"method": method, **steps})
         work = tmp_path / str(limit)
-        sft.train(directory, STUDENT, learned, learned, settings, work, lambda said: None, album)
+        sft.train(
+            directory,
+            STUDENT,
+            settings,
+            examples=learned,
+            held_out=learned,
+            work=work,
+            log=lambda text: None,
+            image_store=album,
+        )
         rows = [json.loads(line) for line in (work / "log.jsonl").read_text().splitlines()]
         losses.append([row.get("loss", row.get("eval_loss")) for row in rows])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
@@ -377,7 +386,14 @@ def trained(embedded, pages, album, tmp_path_factory):
     steps = {"epochs": 2, "batch_size": 2, "learning_rate": 0.02}
     settings = SETTINGS.model_copy(update=steps)
     done = sft.train(
-        directory, STUDENT, learned, learned[:1], settings, work, lambda said: None, album
+        directory,
+        STUDENT,
+        settings,
+        examples=learned,
+        held_out=learned[:1],
+        work=work,
+        log=lambda text: None,
+        image_store=album,
     )
     merge.merge(directory, work / "adapter", work / "merged", renderer.template)
     gguf.convert(work / "merged", work / "full.gguf")

@@ -40,7 +40,7 @@ def made(name: str, machine: str | None = "8xH200", *settings: str, tasks: Any =
         student=student,
         recipe=recipe,
         hardware=hardware,
-        training=memory(student, recipe.train, hardware),
+        training={**memory(student, recipe.train, hardware)},
     )
 
 
