@@ -128,7 +128,7 @@ async def run_exam(
         temperature=settings.temperature,
         top_p=1.0,
         images=grounding,
-        album=image_store,
+        image_store=image_store,
     )
     slots = settings.concurrency
     traces: dict[str, Trace] = {}

@@ -370,8 +370,8 @@ def form_and_record(world: ReviewDesk, rng: random.Random) -> Blueprint:
     cells = [at(data, "fields.Assignee"), {"value": issue.assignee}]
     # The value is asked for as well, because a bare "no" could be guessed.
     program = {"op": "consistency", "cells": cells, "tell": 0}
-    answer, picture = run_program(program, [data]), screen(data, TRACKERS, rng)
-    return Blueprint(phrase("form_and_record", rng), solution, reply, answer, [picture], program)
+    answer, scene = run_program(program, [data]), screen(data, TRACKERS, rng)
+    return Blueprint(phrase("form_and_record", rng), solution, reply, answer, [scene], program)
 
 
 # ------------------------------------------------------------------------------------------- points

@@ -13,10 +13,10 @@ from .records import Figure, Product, Report
 from .textual import title_of
 
 
-def question(request: str, program: Program, pictures: list[Scene], reply: str) -> Blueprint:
+def question(request: str, program: Program, scenes: list[Scene], reply: str) -> Blueprint:
     """A task that only asks a question about images; the program's answer fills the braces of the reply."""
-    value = run_program(program, [picture.data for picture in pictures]).value
-    return Blueprint(request, [], reply.format(value), pictures=pictures, program=program)
+    value = run_program(program, [scene.data for scene in scenes]).value
+    return Blueprint(request, [], reply.format(value), pictures=scenes, program=program)
 
 
 def figures_of(world: ResearchDesk, *variants: str) -> list[Figure]:

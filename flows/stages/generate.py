@@ -108,7 +108,7 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     example_tasks = {
         name: [
             tasks.build(
-                context.domain, name, "train", _EXAMPLE_SEEDS + i, album=context.image_store
+                context.domain, name, "train", _EXAMPLE_SEEDS + i, image_store=context.image_store
             )
             for i in range(settings.examples)
         ]
@@ -119,7 +119,7 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
         # A hint gives the solution; one example shows how to follow it.
         chosen = example_tasks[row["template"]][: 1 if hinted else None]
         return [
-            demonstration(task, context.domain, hinted=hinted, album=context.image_store)
+            demonstration(task, context.domain, hinted=hinted, image_store=context.image_store)
             for task in chosen
         ]
 
@@ -195,7 +195,7 @@ def _loop_settings(context: RunContext, endpoint: Endpoint) -> agent_loop.Settin
         mode=settings.mode or teacher.get("mode"),
         dialect=for_teacher(teacher, endpoint.url),
         images=context.teacher_grounding,
-        album=context.image_store,
+        image_store=context.image_store,
         image_limits=teacher.get("images"),
         guidance=choose_guidance(
             constrain=settings.constrain, call_prefix=teacher.get("call_prefix", "")

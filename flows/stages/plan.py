@@ -63,14 +63,19 @@ def plan(context: RunContext) -> dict[str, Any]:
         seed=settings.seed,
         mix=settings.mix,
         pixels=both_pixels,
-        album=image_store,
+        image_store=image_store,
     )
     # Base and student are compared on the domain's own mix, whatever the training mix is.
     exam = tasks.sample(
-        domain, "exam", settings.exam, seed=settings.seed, pixels=student_pixels, album=image_store
+        domain,
+        "exam",
+        settings.exam,
+        seed=settings.seed,
+        pixels=student_pixels,
+        image_store=image_store,
     )
-    train = unanswerable.swap_images(train, domain, share=settings.swapped, album=image_store)
-    exam = unanswerable.swap_images(exam, domain, share=settings.swapped, album=image_store)
+    train = unanswerable.swap_images(train, domain, share=settings.swapped, image_store=image_store)
+    exam = unanswerable.swap_images(exam, domain, share=settings.swapped, image_store=image_store)
     _check_image_limit(context, train)
     for row in (*train, *exam):
         check_document(row, "task", row["id"])

@@ -1,7 +1,7 @@
 """The messages that a task makes: its request, a hint, a tool's result, and a worked example of all of them.
 
-In: a task, its pack, and the album that stores images. Out: messages or their content in OpenAI's chat format, with
-each image named by its sha256 (teacher/scenes/images.py). The agent loop and the cost estimate build the same messages.
+In: a task, its pack, and the image store. Out: messages or their content in OpenAI's chat format, with each image named
+by its sha256 (teacher/scenes/images.py). The agent loop and the cost estimate build the same messages.
 """
 
 import json
@@ -28,7 +28,7 @@ def request_content(task: Task) -> Content:
 
 
 def hint(task: Task, step: int | None = None) -> str:
-    """Returns the text that shows the solution of a task and its reply (STaR, arXiv:2203.14465, also hints).
+    """Returns the text that shows the solution of a task and its reply, as STaR does (arXiv:2203.14465).
 
     step: only this call of the solution (from 0), or the reply if there are no more. It serves a teacher that is too
         weak to keep its place in the whole solution.
@@ -43,27 +43,27 @@ def hint(task: Task, step: int | None = None) -> str:
     return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
 
 
-def result_content(result: Any, album: ImageStore | None) -> Content:
-    """Returns a tool's result as the content of a tool message. A scene is drawn, and its image stored in the album.
+def result_content(result: Any, image_store: ImageStore | None) -> Content:
+    """Returns a tool's result as the content of a tool message. A scene is drawn, and its image is stored.
 
     Raises:
         SceneError: the scene cannot be drawn.
     """
     if isinstance(result, Scene):
         image = draw(result)
-        name = album.add(image) if album else image.sha256
+        name = image_store.add(image) if image_store else image.sha256
         size = f"{image.width} x {image.height} pixels"
         return [image_part(name), {"type": "text", "text": f"{result.kind}, {size}"}]
     return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
 
 
 def demonstration(
-    task: Task, domain: Domain, *, hinted: bool = False, album: ImageStore | None = None
+    task: Task, domain: Domain, *, hinted: bool = False, image_store: ImageStore | None = None
 ) -> list[Message]:
     """Returns a worked example: the messages of a task from the user's request over its solution to the reply.
 
     hinted: with the hint before each turn, so that the example shows how a hint is followed.
-    album: stores the images that tools return.
+    image_store: stores the images that tools return.
     """
     world = domain.environment()
     world.reset(**task)
@@ -76,7 +76,7 @@ def demonstration(
             "arguments": json.dumps(step["arguments"], ensure_ascii=False),
         }
         call = {"id": f"call_{number}", "type": "function", "function": function}
-        result = result_content(getattr(world, step["tool"])(**step["arguments"]), album)
+        result = result_content(getattr(world, step["tool"])(**step["arguments"]), image_store)
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if hinted:

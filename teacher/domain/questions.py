@@ -202,12 +202,12 @@ def _consistency(program: dict[str, Any], scenes: Scenes) -> Answer:
     return Answer("choice", "yes" if is_same else "no", options=YES_NO)
 
 
-def _point(program: dict[str, Any], scenes: Scenes, pictures: Sequence[Any]) -> Answer:
+def _point(program: dict[str, Any], scenes: Scenes, images: Sequence[Any]) -> Answer:
     cell = program["cell"]
     _read(cell, scenes)
-    if not pictures:
+    if not images:
         raise ProgramError("only the drawn images know where a cell is")
-    boxes = [c.box for c in pictures[cell["picture"]].cells if c.key == cell["key"]]
+    boxes = [c.box for c in images[cell["picture"]].cells if c.key == cell["key"]]
     if len(boxes) != 1:
         raise ProgramError(f"{cell['key']}: drawn {len(boxes)} times, expected once")
     return Answer("point", list(boxes[0]))

@@ -3,7 +3,7 @@
 A task is a template's blueprint for one seed. `build` accepts it only if replaying its solution in a fresh world passes
 the task's own checks, and if an agent that does nothing, or one that repeats the request, fails them.
 
-In: a loaded pack, a split and a seed. Out: Task rows (schemas/task.py); their images are stored in an album.
+In: a loaded pack, a split and a seed. Out: Task rows (schemas/task.py); their images go to an image store.
 """
 
 import itertools
@@ -51,7 +51,7 @@ def sample(
     seed: int,
     mix: dict[str, float] | None = None,
     pixels: bool = True,
-    album: ImageStore | None = None,
+    image_store: ImageStore | None = None,
 ) -> list[Task]:
     """Returns `count` proven tasks with distinct requests, their templates interleaved.
 
@@ -59,7 +59,7 @@ def sample(
         seed: the same seed gives the same tasks, another seed gives others.
         mix: share of a kind or of a template; it overrides the shares of kinds in domain.yaml.
         pixels: whether the models that solve the tasks have vision; if not, templates that need it are left out.
-        album: stores the tasks' images.
+        image_store: stores the tasks' images.
 
     Raises:
         InputError: `mix` has an unknown name, or a template's tasks cannot be proven.
@@ -74,7 +74,7 @@ def sample(
         illegible = 0
         for _ in range(_TRIES):
             try:
-                task = build(domain, name, split, next(seeds), album=album)
+                task = build(domain, name, split, next(seeds), image_store=image_store)
             except IllegibleImage:
                 # One seed in some hundreds gives an illegible layout; more in a row are the template's fault.
                 illegible += 1
@@ -96,9 +96,9 @@ def sample(
 
 
 def build(
-    domain: Domain, template: str, split: Split, seed: int, *, album: ImageStore | None = None
+    domain: Domain, template: str, split: Split, seed: int, *, image_store: ImageStore | None = None
 ) -> Task:
-    """Returns one proven task; stores its images in `album` if there is one.
+    """Returns one proven task; stores its images in `image_store` if there is one.
 
     Raises:
         InputError: the template's solution fails the task's checks, an agent that does nothing passes them, or an image
@@ -133,7 +133,7 @@ def build(
         "system": system,
         "request": blueprint.request,
         "tools": _choose_tools(domain, chosen, blueprint, seed),
-        **_image_fields(blueprint, images, album),
+        **_image_fields(blueprint, images, image_store),
         "plan": [{"tool": tool, "arguments": arguments} for tool, arguments in blueprint.plan],
         "reply": blueprint.reply,
         "checks": {"state": after, "answer": answer},
@@ -214,14 +214,14 @@ def _find_answer(
 
 
 def _image_fields(
-    blueprint: Blueprint, images: list[DrawnImage], album: ImageStore | None
+    blueprint: Blueprint, images: list[DrawnImage], image_store: ImageStore | None
 ) -> _ImageFields:
-    """Returns the fields of a task with images, and stores the images in the album; no field if there is no image."""
+    """Returns the fields of a task with images, and stores the images; no field if there is no image."""
     if not images:
         return {}
-    if album:
+    if image_store:
         for image in images:
-            album.add(image)
+            image_store.add(image)
     fields: _ImageFields = {"pictures": [image_row(image) for image in images]}
     if blueprint.program:
         fields["program"] = blueprint.program

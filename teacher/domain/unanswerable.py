@@ -2,7 +2,8 @@
 
 A model that is always shown the right page learns to find an answer on any page.
 
-In: sampled tasks and their album. Out: the same tasks, a share of them with `swapped`, their new images in the album.
+In: sampled tasks and their image store. Out: the same tasks, a share of them with `swapped`. Their new images go to
+the store.
 """
 
 import json
@@ -28,7 +29,7 @@ _NOUNS = {"document": "page", "chart": "chart", "diagram": "diagram", "screen": 
 
 
 def swap_images(
-    tasks: list[Task], domain: Domain, *, share: float, album: ImageStore
+    tasks: list[Task], domain: Domain, *, share: float, image_store: ImageStore
 ) -> list[Task]:
     """Returns the tasks, a share of those with images now with another image of the same kind of scene.
 
@@ -42,18 +43,18 @@ def swap_images(
     random.Random(f"swap {[tasks[index]['id'] for index in visual]}").shuffle(visual)
     result = list(tasks)
     for index in visual:
-        if left and (swapped := _swap(tasks[index], domain, album)):
+        if left and (swapped := _swap(tasks[index], domain, image_store)):
             result[index], left = swapped, left - 1
     return result
 
 
-def _swap(task: Task, domain: Domain, album: ImageStore) -> Task | None:
+def _swap(task: Task, domain: Domain, image_store: ImageStore) -> Task | None:
     """Returns the task with the image that its question is about replaced, or None if no other image will do."""
     numbers = {number for number, _ in task.get("cells", [])}
     if len(numbers) != 1 or task["program"]["op"] not in _OPERATIONS:
         return None
     number = numbers.pop()
-    names = _requested_names(task, album.description(task["pictures"][number]["sha256"]))
+    names = _requested_names(task, image_store.description(task["pictures"][number]["sha256"]))
     answer = Answer("not_shown").as_row()
     if not names or answer_matches(answer, task["request"]):
         return None
@@ -62,7 +63,7 @@ def _swap(task: Task, domain: Domain, album: ImageStore) -> Task | None:
         return None
     world = domain.environment()
     world.reset(seed=task["seed"], split=task["split"])
-    album.add(image)
+    image_store.add(image)
     images = list(task["pictures"])
     images[number] = image_row(image)
     swapped = task.copy()

@@ -48,7 +48,7 @@ class Client:
         identity: {"model", "revision"}; part of the key of each reply in the journal.
         concurrency: requests in flight at once. A request that waits for its retry does not count.
         timeout: seconds for one reply.
-        album: the images that messages refer to by hash.
+        image_store: the images that messages refer to by hash.
 
     Attributes:
         sent: requests sent to the server; replies from the journal are not counted.
@@ -61,11 +61,11 @@ class Client:
         journal: Journal,
         concurrency: int,
         timeout: float,
-        album: ImageStore | None = None,
+        image_store: ImageStore | None = None,
     ) -> None:
         self._endpoint, self._identity, self._journal = endpoint, identity, journal
         self._slots = asyncio.Semaphore(concurrency)
-        self._timeout, self._album = timeout, album
+        self._timeout, self._image_store = timeout, image_store
         self.sent = 0
 
     async def __aenter__(self) -> "Client":
@@ -140,7 +140,7 @@ class Client:
                     # Image files are read here, so that memory holds only those of the requests in flight.
                     body_with_pixels = {
                         **body,
-                        "messages": inline_pixels(body["messages"], self._album),
+                        "messages": inline_pixels(body["messages"], self._image_store),
                     }
                     with self._endpoint.request_in_flight():
                         completion = await self._openai.chat.completions.create(

@@ -110,7 +110,7 @@ def measure(
     for task in sorted(tasks, key=lambda task: "swapped" in task):  # no swapped task is an example
         groups[task["template"]].append(task)
     solved = {
-        name: [demonstration(task, domain, album=images) for task in group[:_SOLVED]]
+        name: [demonstration(task, domain, image_store=images) for task in group[:_SOLVED]]
         for name, group in groups.items()
     }
     groundings: set[Grounding] = {teacher, student, "none"}

@@ -108,7 +108,18 @@ def _fit_vllm(teacher: dict[str, Any], hardware: Hardware, context: int, options
     """The fit with the fewest machines; on the most machines if none fits."""
     if hardware.gpu is None:
         reason = f"vLLM serves {teacher['name']} on GPUs; found {hardware}"
-        return Fit(False, 1, 1, 1, 0, 0.0, teacher["memory"]["weights_bytes"], 0, 0, reason)
+        return Fit(
+            fits=False,
+            tensor_parallel=1,
+            decode_context_parallel=1,
+            nodes=1,
+            max_model_len=0,
+            concurrency=0.0,
+            weights_per_rank=teacher["memory"]["weights_bytes"],
+            kv_per_rank=0,
+            kv_tokens=0,
+            reason=reason,
+        )
     spans = [options.nodes]
     if options.nodes == 1 and options.replicas == 1:
         spans = list(range(1, hardware.nodes + 1))

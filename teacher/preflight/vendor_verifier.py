@@ -44,19 +44,23 @@ def reference_of_domain(domain: Domain, seed: int = 0, thinking: bool = False) -
         thinking: whether the calls of the history get a line of reasoning, which Moonshot's API requires.
     """
     with TemporaryDirectory() as directory:
-        album = ImageStore(Path(directory))
+        image_store = ImageStore(Path(directory))
         return [
             row
-            for task in tasks.sample(domain, "train", _TASKS, seed=seed, pixels=False, album=album)
-            for row in _rows(task, domain, thinking, album)
+            for task in tasks.sample(
+                domain, "train", _TASKS, seed=seed, pixels=False, image_store=image_store
+            )
+            for row in _rows(task, domain, thinking, image_store)
         ]
 
 
-def _rows(task: Task, domain: Domain, thinking: bool, album: ImageStore) -> list[Row]:
+def _rows(task: Task, domain: Domain, thinking: bool, image_store: ImageStore) -> list[Row]:
     """A row for each assistant turn of a solved task. Images are described in words."""
     rows: list[Row] = []
     system = {"role": "system", "content": task["system"]}
-    solved = request_messages(demonstration(task, domain, album=album), "source", album)
+    solved = request_messages(
+        demonstration(task, domain, image_store=image_store), "source", image_store
+    )
     conversation = [system, *solved]
     tools = [domain.tools[name] for name in task["tools"]]
     for index, message in enumerate(conversation):

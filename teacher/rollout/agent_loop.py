@@ -58,7 +58,7 @@ class Settings:
         mode: one of the teacher's modes, such as thinking.
         dialect: adapts requests and parses replies of the model's family (teacher/dialects/base.py).
         images: what the model is shown of an image: its pixels, its source data in words, or nothing (none).
-        album: stores the images of the tasks and those that tools return.
+        image_store: stores the images of the tasks and those that tools return.
         image_limits: {"max_count": of one request, "max_bytes": of one image}, as the model's server accepts them.
         guidance: help for weak teachers, and what a hinted episode is shown.
     """
@@ -70,7 +70,7 @@ class Settings:
     mode: str | None = None
     dialect: Dialect = Dialect()
     images: Grounding = "source"
-    album: ImageStore | None = None
+    image_store: ImageStore | None = None
     image_limits: dict[str, int] | None = None
     guidance: Guidance = Guidance()
 
@@ -124,7 +124,7 @@ async def run(
         context += turn.hints
         try:
             prompt = request_messages(
-                context + turn.prefill, settings.images, settings.album, settings.image_limits
+                context + turn.prefill, settings.images, settings.image_store, settings.image_limits
             )
         except ImageLimitError as limit:
             end, error = End.TEACHER_ERROR, str(limit)
@@ -159,7 +159,7 @@ async def run(
             break
         for call in message["tool_calls"]:
             content, is_error = _execute(
-                call["function"], domain, world, task["tools"], settings.album
+                call["function"], domain, world, task["tools"], settings.image_store
             )
             if is_error:
                 tool_errors.append(len(messages))
@@ -282,7 +282,7 @@ def _execute(
     domain: Domain,
     world: Any,
     offered: list[str],
-    album: ImageStore | None,
+    image_store: ImageStore | None,
 ) -> tuple[Content, bool]:
     """Validates and runs one call. Returns the tool message's content and whether it is an error.
 
@@ -304,7 +304,7 @@ def _execute(
     except ValueError as error:
         return _error(str(error)), True
     try:
-        return result_content(result, album), False
+        return result_content(result, image_store), False
     except SceneError as error:
         place = f"{domain.path / 'environment.py'}: {name}({function['arguments']})"
         raise InputError(f"{place}: its image cannot be drawn: {error}") from None

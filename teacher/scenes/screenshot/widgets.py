@@ -96,7 +96,7 @@ class Pane:
         self.y += style.space(0.3)
 
     def _field(self, x: int, width: int, label: str, value: Any, beside: int) -> int:
-        """Draws a label and its value at `self.y`; returns their bottom. beside: the label's width, 0 if it is above."""
+        """Draws a label and its value at `self.y`; returns their bottom. beside: the label's width, or 0."""
         style, theme = self.style, self.style.theme
         names = wrap(
             shown(label), self.small, (beside or width) - (style.space(0.5) if beside else 0)

@@ -153,7 +153,7 @@ def pack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     """A pack, tasks of it with many pictures, and their album."""
     loaded, album = domain.load(request.param), ImageStore(tmp_path_factory.mktemp("album"))
     mix = dict.fromkeys(loaded.spec["kinds"], 1.0)
-    return loaded, sampled.sample(loaded, "train", 20, seed=0, mix=mix, album=album), album
+    return loaded, sampled.sample(loaded, "train", 20, seed=0, mix=mix, image_store=album), album
 
 
 @pytest.mark.parametrize("images", ["pixels", "source"])
@@ -162,14 +162,17 @@ def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
 ) -> None:
     loaded, tasks, album = pack
     maker: Any = {"model": "m", "revision": "r", "engine": "openai", "licence": "l"}
-    settings = agent_loop.Settings(8, 512, 0.0, 1.0, images=images, album=album)
+    settings = agent_loop.Settings(8, 512, 0.0, 1.0, images=images, image_store=album)
     shown = {
-        name: [sampled.build(loaded, name, "train", 400_000_000 + n, album=album) for n in range(2)]
+        name: [
+            sampled.build(loaded, name, "train", 400_000_000 + n, image_store=album)
+            for n in range(2)
+        ]
         for name in {task["template"] for task in tasks}
     }
 
     def examples(task: Any, hinted: bool) -> list[list[dict[str, Any]]]:
-        return [demonstration(one, loaded, album=album) for one in shown[task["template"]]]
+        return [demonstration(one, loaded, image_store=album) for one in shown[task["template"]]]
 
     asked: Any = Solver(tasks)
     again: Any = Solver(tasks)

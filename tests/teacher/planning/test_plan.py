@@ -247,9 +247,9 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     recipe, loaded, album = recipe_file.load("local"), domain.load("legal"), ImageStore(tmp_path)
     tasks = sampled.sample(
-        loaded, "train", 180, seed=0, mix=recipe.tasks.mix, pixels=False, album=album
+        loaded, "train", 180, seed=0, mix=recipe.tasks.mix, pixels=False, image_store=album
     )
-    tasks = swap_images(tasks, loaded, share=recipe.tasks.swapped, album=album)
+    tasks = swap_images(tasks, loaded, share=recipe.tasks.swapped, image_store=album)
     measured = cost.measure(tasks, loaded, album, teacher="source", student="source")
     seconds = made("local", None, tasks=measured)["seconds"]
     assert seconds["generate"] == pytest.approx(500, rel=0.1)

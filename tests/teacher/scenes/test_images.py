@@ -49,17 +49,17 @@ def fees(tmp_path_factory: pytest.TempPathFactory) -> Domain:
 @pytest.fixture(scope="module")
 def train(fees: Domain, album: ImageStore) -> list[Task]:
     """Tasks of every template."""
-    return sample(fees, "train", 24, seed=0, album=album)
+    return sample(fees, "train", 24, seed=0, image_store=album)
 
 
 @pytest.fixture(scope="module")
 def page(fees: Domain, album: ImageStore) -> Task:
-    return build(fees, "fee_on_page", "train", 3, album=album)
+    return build(fees, "fee_on_page", "train", 3, image_store=album)
 
 
 @pytest.fixture(scope="module")
 def stored_note(fees: Domain, album: ImageStore) -> Task:
-    return build(fees, "fee_of_stored_note", "train", 5, album=album)
+    return build(fees, "fee_of_stored_note", "train", 5, image_store=album)
 
 
 def play(
@@ -71,7 +71,9 @@ def play(
         async with Scripted(script) as server:
             journal = Journal(tmp_path / "journal")
             identity = {"model": "m", "revision": "r"}
-            async with Client(server.endpoint(), identity, journal, 2, 10, loop.album) as client:
+            async with Client(
+                server.endpoint(), identity, journal, 2, 10, loop.image_store
+            ) as client:
                 trace = await agent_loop.run(task, fees, client.complete, loop, TEACHER, **more)
             journal.close()
             return trace, server.requests
@@ -110,7 +112,7 @@ def test_the_pictures_of_a_task_are_the_same_files_each_time(
     fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     again = ImageStore(tmp_path)
-    assert build(fees, "fee_on_page", "train", 3, album=again) == page
+    assert build(fees, "fee_on_page", "train", 3, image_store=again) == page
     for file in tmp_path.iterdir():
         assert file.read_bytes() == (album.directory / file.name).read_bytes()
 
@@ -118,7 +120,7 @@ def test_the_pictures_of_a_task_are_the_same_files_each_time(
 def test_all_templates_are_proven_in_both_splits(
     fees: Domain, album: ImageStore, train: list[Task]
 ) -> None:
-    for made in (train, sample(fees, "exam", 24, seed=0, album=album)):
+    for made in (train, sample(fees, "exam", 24, seed=0, image_store=album)):
         assert {task["template"] for task in made} == set(fees.templates)
         for task in made:
             check_document(task, "task", task["id"])
@@ -128,7 +130,7 @@ def test_all_templates_are_proven_in_both_splits(
 def test_who_reads_what_pictures_show_is_asked_for_no_point(
     fees: Domain, album: ImageStore
 ) -> None:
-    tasks = sample(fees, "train", 24, seed=0, pixels=False, album=album)
+    tasks = sample(fees, "train", 24, seed=0, pixels=False, image_store=album)
     assert "where_is_the_fee" not in {task["template"] for task in tasks}
 
 
@@ -239,8 +241,8 @@ def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
 ) -> None:
     tasks = train
     visual = [task for task in tasks if "pictures" in task]
-    made = swap_images(tasks, fees, share=0.25, album=album)
-    assert swap_images(tasks, fees, share=0.25, album=album) == made
+    made = swap_images(tasks, fees, share=0.25, image_store=album)
+    assert swap_images(tasks, fees, share=0.25, image_store=album) == made
     swapped = [task for task in made if "swapped" in task]
     assert len(swapped) == round(0.25 * len(visual))
     originals = {f"{task['id']}-swapped": task for task in tasks}
@@ -261,7 +263,7 @@ def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
 def test_with_no_share_nothing_is_swapped(
     fees: Domain, album: ImageStore, train: list[Task]
 ) -> None:
-    assert swap_images(train, fees, share=0, album=album) == train
+    assert swap_images(train, fees, share=0, image_store=album) == train
 
 
 # ------------------------------------------------------------------------------------- what is sent
@@ -270,7 +272,7 @@ def test_with_no_share_nothing_is_swapped(
 def test_pixels_are_sent_as_data_urls_and_stored_by_hash(
     fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=LIMITS)
+    loop = dataclasses.replace(LOOP, images="pixels", image_store=album, image_limits=LIMITS)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
     assert agent_loop.passed(trace)
     shown, said = requests[0]["messages"][1]["content"]
@@ -289,7 +291,7 @@ def test_pixels_are_sent_as_data_urls_and_stored_by_hash(
 def test_a_teacher_that_reads_is_sent_one_text_with_what_the_picture_shows(
     fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images="source", album=album)
+    loop = dataclasses.replace(LOOP, images="source", image_store=album)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
     content = requests[0]["messages"][1]["content"]
     assert content.startswith("[Image: ") and content.endswith(f"]\n\n{page['request']}")
@@ -301,7 +303,7 @@ def test_a_teacher_that_reads_is_sent_one_text_with_what_the_picture_shows(
 def test_who_is_blind_is_sent_the_request_alone(
     fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images="none", album=album)
+    loop = dataclasses.replace(LOOP, images="none", image_store=album)
     _, requests = play(fees, page, plan(page), tmp_path, loop)
     assert requests[0]["messages"][1]["content"] == page["request"]
 
@@ -310,7 +312,7 @@ def test_who_is_blind_is_sent_the_request_alone(
 def test_a_tool_that_returns_a_picture_shows_it_in_its_message(
     how: Any, fees: Domain, stored_note: Task, album: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images=how, album=album, image_limits=LIMITS)
+    loop = dataclasses.replace(LOOP, images=how, image_store=album, image_limits=LIMITS)
     trace, requests = play(fees, stored_note, plan(stored_note), tmp_path, loop)
     told = trace["messages"][3]
     assert told["role"] == "tool" and told["content"][0] == {"type": "image"}
@@ -330,12 +332,12 @@ def test_a_tool_that_returns_a_picture_shows_it_in_its_message(
 def test_a_reply_is_remembered_by_the_hash_of_its_picture_and_by_what_was_shown_of_it(
     fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
-    other = build(fees, "fee_on_page", "train", 5, album=album)
+    other = build(fees, "fee_on_page", "train", 5, image_store=album)
     assert (other["request"], other["tools"]) == (page["request"], page["tools"])
     keys = []
     for task in (page, other):
         for how in ("pixels", "source", "none"):
-            loop = dataclasses.replace(LOOP, images=how, album=album)
+            loop = dataclasses.replace(LOOP, images=how, image_store=album)
             trace, requests = play(fees, task, [says("I do not know.")], tmp_path, loop)
             keys.append(trace["calls"][0]["key"])
             again, asked = play(fees, task, [], tmp_path, loop)
@@ -350,7 +352,7 @@ def test_more_images_than_the_server_takes_end_the_episode_before_they_are_sent(
     look = calls("get_note", stored_note["plan"][0]["arguments"])
     count = calls("count_notes", {})
     script = [look, count, look, count, look, says("x")]
-    loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=LIMITS)
+    loop = dataclasses.replace(LOOP, images="pixels", image_store=album, image_limits=LIMITS)
     trace, requests = play(fees, stored_note, script, tmp_path, loop)
     assert trace["outcome"]["ended"] == "teacher_error"
     assert trace["outcome"]["error"] == "3 images in a request, the server takes 2"
@@ -361,7 +363,7 @@ def test_an_image_larger_than_the_server_takes_is_not_sent(
     fees: Domain, page: Task, album: ImageStore, tmp_path: Path
 ) -> None:
     limits = {"max_count": 2, "max_bytes": 100}
-    loop = dataclasses.replace(LOOP, images="pixels", album=album, image_limits=limits)
+    loop = dataclasses.replace(LOOP, images="pixels", image_store=album, image_limits=limits)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
     assert not requests and "the server takes 100" in trace["outcome"]["error"]
 
@@ -369,9 +371,9 @@ def test_an_image_larger_than_the_server_takes_is_not_sent(
 def test_worked_examples_show_their_pictures(
     fees: Domain, page: Task, stored_note: Task, album: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images="pixels", album=album)
-    shown = [demonstration(task, fees, album=album) for task in (stored_note, page)]
-    other = build(fees, "fee_on_page", "train", 4, album=album)
+    loop = dataclasses.replace(LOOP, images="pixels", image_store=album)
+    shown = [demonstration(task, fees, image_store=album) for task in (stored_note, page)]
+    other = build(fees, "fee_on_page", "train", 4, image_store=album)
     trace, requests = play(fees, other, plan(other), tmp_path, loop, examples=shown)
     sent = requests[0]["messages"]
     lists = [m for m in sent if isinstance(m["content"], list)]
@@ -419,7 +421,7 @@ def check_blind(fees: Domain, task: Task, album: ImageStore, tmp_path: Path, sai
     """The outcome's `blind` of a passed trace after a teacher without the images replied."""
 
     async def scene() -> Any:
-        loop = dataclasses.replace(LOOP, images="source", album=album)
+        loop = dataclasses.replace(LOOP, images="source", image_store=album)
         async with Scripted([*plan(task), says(said)]) as server:
             journal = Journal(tmp_path / "journal")
             async with Client(server.endpoint(), {"model": "m"}, journal, 1, 10, album) as client:
@@ -452,7 +454,7 @@ def test_a_task_that_needs_its_picture_is_found_to(
 def test_what_a_picture_does_not_show_is_not_asked_blind(
     fees: Domain, album: ImageStore, train: list[Task], tmp_path: Path
 ) -> None:
-    some = swap_images(train, fees, share=0.25, album=album)
+    some = swap_images(train, fees, share=0.25, image_store=album)
     swapped = next(task for task in some if "swapped" in task)
     found, made, _ = check_blind(fees, swapped, album, tmp_path, "I see no page.")
     assert found is None and made == 0
