@@ -1,7 +1,7 @@
 """Fused QLoRA training: decoder layers, matrix products with LoRA adapters, attention and cross entropy.
 
 In: a transformers model with PEFT adapters. Out: the same model, whose training forward and backward are fused, and a
-cross entropy that never holds all logits. Triton kernels run on a GPU; plain PyTorch of the same names elsewhere.
+cross entropy that never holds all logits. On a GPU Triton kernels run, on a CPU PyTorch functions of the same names.
 Imports nothing of the project.
 
 Letters of shapes and of name suffixes (`hidden_TH`): T tokens of the batch, B rows, S tokens of a row, P positions,

@@ -2,7 +2,7 @@
 """Triton kernels of QLoRA training: what a decoder layer computes beside its matrix products and its attention.
 
 Each kernel reads its operands once, writes its results once, computes in float32 and rounds once. torch_ops.py has
-functions of the same names in plain PyTorch; `ops` chooses between the two modules. Matrices may have a row stride
+functions of the same names in PyTorch; `ops` chooses between the two modules. Matrices may have a row stride
 larger than their row length. student/kernels/__init__.py explains the shape letters.
 """
 
