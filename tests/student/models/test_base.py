@@ -1,8 +1,9 @@
+"""A student's starting weights (student/models/base.py) and chat template (student/models/chat_template.py)."""
+
 import json
 from pathlib import Path
 
 import pytest
-from small_students import random_llama
 
 from schemas.errors import InputError
 from student.export import untrained
@@ -67,128 +68,12 @@ def test_a_gguf_whose_pre_tokenizer_is_not_known_is_refused(named):
         base._pre_tokenizer(student)
 
 
-# ------------------------------------------------------------------------------------- described as it is found
-
-
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("models") / "My Llama_v2"
-    return directory, random_llama(directory)
-
-
-@pytest.fixture
-def mine(found, tmp_path):
-    import shutil
-
-    return Path(shutil.copytree(found[0], tmp_path / "mine"))
-
-
-def test_a_directory_is_a_student_described_by_its_config_tokenizer_and_card(found, monkeypatch):
-    directory, parameters = found
-    monkeypatch.chdir(directory.parent)
-    student = base.load("./My Llama_v2")
-    assert student == base.load(str(directory)) | {
-        "description": student["description"],
-        "shape": student["shape"],
-    }
-    assert student["name"] == "my-llama_v2"
-    assert student["source"] == {"path": str(directory)}
-    assert student["licence"] == {"id": "apache-2.0"}
-    assert (student["context"], student["parameters"]) == (1024, parameters)
-    assert student["stop"] == ["<|endoftext|>", "<|im_end|>"]
-    assert student["lora_targets"] == "all-linear"
-    assert student["shape"] == {
-        "model_type": "llama",
-        "layers": 2,
-        "hidden": 32,
-        "intermediate": 64,
-        "heads": 4,
-        "kv_heads": 2,
-        "head_dim": 8,
-        "vocabulary": student["shape"]["vocabulary"],
-        "source": "config.json of ./My Llama_v2",
-    }
-    assert base.prepare(student) == directory
-    shipped = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text(encoding="utf-8")
-    assert chat_template(student, directory) == shipped
-
-
-def test_a_licence_of_ones_own_is_taken_by_its_name_or_from_its_file(mine):
-    (mine / "README.md").write_text("---\nlicense: other\nlicense_name: my-licence\n---\n")
-    assert base.load(str(mine))["licence"] == {"id": "my-licence"}
-    (mine / "README.md").unlink()
-    (mine / "LICENSE").write_text("\n   MIT License\n\nCopyright me\n")
-    assert base.load(str(mine))["licence"] == {"id": "MIT License"}
-
-
-def rewrite(path: Path, **changes):
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-
-
-@pytest.mark.parametrize(
-    ("spoil", "says"),
-    [
-        (lambda d: (d / "README.md").write_text("# Mine\n"), "no licence: expected `license:`"),
-        (lambda d: (d / "model.safetensors").unlink(), "no weights"),
-        (lambda d: (d / "config.json").unlink(), "config or tokenizer cannot be read"),
-        (lambda d: (d / "chat_template.jinja").unlink(), "no chat template"),
-        (lambda d: (d / "chat_template.jinja").write_text(TEMPLATE), "with none of"),
-        (
-            lambda d: (d / "chat_template.jinja").write_text(
-                "{% for m in messages %}{{ m.content + '<|im_end|>' }}{% endfor %}"
-            ),
-            "knows no tools",
-        ),
-        (
-            lambda d: rewrite(d / "config.json", quantization_config={"quant_method": "gptq"}),
-            "the weights are quantised",
-        ),
-        (lambda d: rewrite(d / "config.json", model_type="t5"), "not a causal language model"),
-    ],
-    ids=["licence", "weights", "config", "template", "stop", "tools", "quantised", "t5"],
-)
-def test_a_directory_that_cannot_be_trained_is_refused_in_one_line(mine, spoil, says):
-    spoil(mine)
-    with pytest.raises(InputError, match=says) as refused:
-        base.load(str(mine))
-    assert "\n" not in str(refused.value)
-    assert str(mine) in str(refused.value)
-
-
-@pytest.mark.parametrize("name", ["./nowhere", "/no/where", "a/b/c", "~/nowhere"])
-def test_a_path_that_is_not_there_is_refused(name):
-    with pytest.raises(InputError, match="no such directory"):
-        base.load(name)
-
-
-def test_a_model_of_the_hub_is_pinned_to_the_revision_that_was_described(found, monkeypatch):
-    import shutil
-
-    import huggingface_hub
-
-    revision = found[0].parent / ("a" * 40)
-    shutil.copytree(found[0], revision, dirs_exist_ok=True)
-    asked: list[str] = []
-
-    def snapshot(name, **more):
-        asked.append(name)
-        return str(revision)
-
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    student = base.load("org/model-7B")
-    assert asked == ["org/model-7B"]
-    assert (student["name"], student["source"]) == (
-        "model-7b",
-        {"hub": "org/model-7B", "revision": "a" * 40},
-    )
-    assert student["licence"] == {"id": "apache-2.0", "url": "https://huggingface.co/org/model-7B"}
-
-
-def test_other_weights_in_the_same_directory_are_other_weights(mine):
-    student = {"name": "mine", "source": {"path": str(mine)}}
+def test_other_weights_in_the_same_directory_are_other_weights(local):
+    student, directory = local
+    (directory / "model.safetensors").write_bytes(b"weights")
     before = untrained._state(student)
     assert before == untrained._state(student)
-    with (mine / "model.safetensors").open("ab") as file:
+    with (directory / "model.safetensors").open("ab") as file:
         file.write(b" ")
     assert untrained._state(student) != before
     assert untrained._state({"name": "x", "source": {"hub": "org/x"}}) == ""
