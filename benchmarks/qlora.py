@@ -96,7 +96,13 @@ def main() -> None:
             sys.path.insert(0, options.unsloth_path)
         rows = options.rows or qlora_baselines.BATCH[options.model].get(trainer, rows)
         qlora_baselines.run(
-            trainer, options.model, options.layers, rows, options.length, keep, options.offload
+            trainer,
+            options.model,
+            options.layers,
+            rows,
+            options.length,
+            keep=keep,
+            offload=options.offload,
         )
         return
     name = torch.cuda.get_device_name()
@@ -121,9 +127,9 @@ def main() -> None:
             f"bare training loop: {kind}",
             rows,
             options.length,
-            seconds,
-            peak,
-            reserved,
+            seconds=seconds,
+            peak=peak,
+            reserved=reserved,
         )
     )
 

@@ -70,7 +70,7 @@ def print_table(kinds: list[str], arguments: list[str], limit: float) -> None:
 
 
 def run(
-    kind: str, name: str, layers: int | None, rows: int, length: int, keep: int, offload: bool
+    kind: str, name: str, layers: int | None, rows: int, length: int, *, keep: int, offload: bool
 ) -> None:
     """Trains with one trainer and prints its row of the table."""
     missing = [package for package in NEEDS[kind] if not installed(package)]
@@ -93,7 +93,16 @@ def run(
         timer = add_timer(trainer)
         trainer.train()
     print(
-        bench.row(name, label, rows, length, timer.seconds, timer.peak, timer.reserved), flush=True
+        bench.row(
+            name,
+            label,
+            rows,
+            length,
+            seconds=timer.seconds,
+            peak=timer.peak,
+            reserved=timer.reserved,
+        ),
+        flush=True,
     )
 
 

@@ -147,7 +147,14 @@ def timed(step: Any) -> float:
 
 
 def row(
-    name: str, trainer: str, rows: int, length: int, seconds: float, peak: float, reserved: float
+    name: str,
+    trainer: str,
+    rows: int,
+    length: int,
+    *,
+    seconds: float,
+    peak: float,
+    reserved: float,
 ) -> str:
     """A row of the table with the columns of HEAD."""
     rate = rows * length / seconds

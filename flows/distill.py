@@ -35,9 +35,9 @@ def distill(
     """Runs the flow in this process and returns its summary (flows/summary.py).
 
     Args:
-        domain: a pack's name or directory. directory: the run's; a run begun there is continued.
+        domain: a pack's name or directory. directory: the run's; a run that started there continues.
         until: the last stage to run. only: the one stage to run, of a run whose earlier stages are done.
-        hardware: what to plan for, such as 8xH200; what this machine has, when None.
+        hardware: what to plan for, such as 8xH200; None for this machine.
 
     Raises:
         InputError, StageError, GateError: as the stages raise them.

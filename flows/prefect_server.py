@@ -1,7 +1,7 @@
 """Hosts Prefect: the only module that imports it.
 
-A run's stages are the tasks of a Prefect flow. Where PREFECT_API_URL names a server, the run is recorded there; else a
-server of the run's own records it, with its database in RUN/prefect.
+A run's stages are the tasks of a Prefect flow. The server that PREFECT_API_URL names records the run. Without the
+variable, the run starts a server of its own, with its database in RUN/prefect.
 """
 
 import atexit
@@ -52,7 +52,7 @@ def run_flow(directory: Path, body: Callable[[], Result]) -> Result:
 
 
 def run_task(name: str, body: Callable[[], None]) -> None:
-    """Runs `body` as a task of the flow that is running; where none is, it is called as it is."""
+    """Runs `body` as a task of the running flow; without a flow, calls it directly."""
     if not in_flow():
         body()
         return

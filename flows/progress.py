@@ -19,9 +19,9 @@ def log(line: str) -> None:
 
 @contextmanager
 def track(activity: str, total: int) -> Iterator[Callable[..., None]]:
-    """Shows the progress of `total` pieces of work: a bar on a terminal, elsewhere a line each tenth.
+    """Shows the progress of `total` pieces of work: a bar on a terminal, elsewhere a log line at each tenth.
 
-    Gives a function to call when pieces are done; its argument is how many, by default one.
+    Yields a function to call when pieces are done; its argument is their number, by default one.
     """
     if _console.is_terminal:
         columns = (

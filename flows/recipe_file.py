@@ -62,7 +62,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise InputError(
-            f"{path}: top level: found {_shown(values)},"
+            f"{path}: top level: found {_brief(values)},"
             f" expected a mapping with teacher, student and sections"
         )
     return values
@@ -136,7 +136,7 @@ def _one_line(error: ValidationError, path: Path, overridden: dict[str, str]) ->
     for long, short in _SHORTER_MESSAGES:
         message = message.replace(long, short)
     expected = message.split(", unable to")[0]
-    return f"{where}: {field}: found {_shown(first['input'])}, expected {expected}{more}"
+    return f"{where}: {field}: found {_brief(first['input'])}, expected {expected}{more}"
 
 
 def _field(location: tuple[int | str, ...]) -> str:
@@ -167,7 +167,7 @@ def _did_you_mean(name: str, known: list[str], prefix: str = "") -> str:
     return f" (did you mean {prefix}{nearest[0]}?)" if nearest else ""
 
 
-def _shown(value: Any) -> str:
+def _brief(value: Any) -> str:
     """A value as an error message shows it: short, and without the contents of mappings and lists."""
     if value is None:
         return "nothing"

@@ -1,4 +1,4 @@
-"""What a run works with: its directory, its recipe, and what the recipe names, loaded."""
+"""The context of a run: its directory, its recipe, and the loaded pack and models that the recipe names."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunContext:
-    """What every stage gets.
+    """The argument of every stage.
 
     Attributes:
         run: the run's directory, opened for this process.
@@ -50,7 +50,7 @@ class RunContext:
 
     @property
     def teacher_grounding(self) -> Literal["pixels", "source"]:
-        """What the teacher is shown of images: generate.images; with auto, pixels if the teacher has vision.
+        """The form in which the teacher gets images: generate.images; with auto, pixels if the teacher has vision.
 
         Raises:
             InputError: pixels for a text-only teacher.
@@ -105,7 +105,7 @@ class RunContext:
 def prepare(
     domain: str, recipe: Recipe, directory: Path, hardware: str | None = None
 ) -> Iterator[RunContext]:
-    """Loads what a run needs, refuses what cannot run, and opens the run's directory for the time of the block.
+    """Loads and checks what a run needs, and opens the run's directory for the time of the block.
 
     Processes that a killed run left in the directory are ended.
 
@@ -114,7 +114,7 @@ def prepare(
         hardware: what to plan for, such as 8xH200; None for this machine.
 
     Raises:
-        InputError: the domain, the recipe or the directory cannot be used; nothing has been started.
+        InputError: the domain, the recipe or the directory cannot be used. No server has started by then.
     """
     from student.models import base
     from student.registry.lookup import store_directory
@@ -125,10 +125,10 @@ def prepare(
     from teacher.planning import hardware as machines
 
     teacher = catalog.load(recipe.teacher, catalog.TEACHERS, "teacher")
-    catalog.sampling(teacher, recipe.generate.mode)  # raises where the teacher has no such mode
+    catalog.sampling(teacher, recipe.generate.mode)  # raises if the teacher has no such mode
     if recipe.train.replay:
-        mixture.replay_file(recipe.train.replay.path)  # raises where the file is missing
-    read_index(store_directory(recipe.publish.store))  # raises where the store is not one
+        mixture.replay_file(recipe.train.replay.path)  # raises if the file is missing
+    read_index(store_directory(recipe.publish.store))  # raises if it is no store
     loaded_pack, student = pack.load(domain), base.load(recipe.student)
     machine = machines.parse(hardware) if hardware else machines.find()
     with Run.open(directory, recipe, loaded_pack.name, loaded_pack.path) as run:

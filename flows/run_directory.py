@@ -40,7 +40,7 @@ _VERSIONS_OF = ("stillhouse", "torch", "transformers", "trl", "peft", "prefect")
 
 
 def default_directory(domain_name: str, recipe_name: str) -> Path:
-    """The directory of a run for which none is named: runs/DOMAIN-RECIPE."""
+    """Returns the directory of a run without --run: runs/DOMAIN-RECIPE."""
     return Path("runs") / f"{domain_name}-{recipe_name}"
 
 
@@ -87,7 +87,7 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path, recipe: Recipe, domain_name: str, domain_path: Path) -> "Run":
-        """Locks the directory for this process, writes run.json and ends processes that a killed run left.
+        """Locks the directory for this process, writes run.json, and ends processes that a killed run left.
 
         A missing directory is created.
 
@@ -191,7 +191,7 @@ class Run:
         return True
 
     def receipt(self, name: str) -> dict[str, Any] | None:
-        """A stage's receipt, or None where it has not run to its end."""
+        """Returns a stage's receipt, or None if the stage has not run to its end."""
         return read_receipt(self.directory, name)
 
     def outputs(self, name: str) -> dict[str, str]:
@@ -245,8 +245,8 @@ class Run:
     def _lock(self) -> None:
         """Locks RUN/.lock until this process ends.
 
-        With lockf, whose lock belongs to this process alone. Forked workers would inherit a lock of flock, and an
-        orphan of a killed run would keep the run locked.
+        It uses lockf, because a lock of lockf belongs to this process alone. Forked workers would inherit a lock of
+        flock, so an orphan of a killed run would keep the run locked.
         """
         file = (self.directory / ".lock").open("a+", encoding="ascii")
         try:
@@ -289,7 +289,7 @@ class Run:
 
 
 def read_receipt(directory: Path, stage: str) -> dict[str, Any] | None:
-    """The receipt of a stage of a run, or None where it has not run to its end."""
+    """Returns the receipt of a stage of a run, or None if the stage has not run to its end."""
     path = directory / "stages" / f"{stage}.json"
     try:
         return json.loads(path.read_text(encoding="utf-8"))
@@ -312,7 +312,7 @@ def _make(directory: Path) -> None:
 
 
 def _loadable(pack: Path) -> str:
-    """What teacher.domain.load takes for a pack: a name for the project's own packs, so that a run can be moved."""
+    """Returns the argument of teacher.domain.load: a name for the project's own packs, so that a run can be moved."""
     return pack.name if pack.parent == PACKS else str(pack)
 
 
@@ -336,5 +336,5 @@ def _versions() -> dict[str, str]:
 
 
 def now() -> str:
-    """The time as receipts and manifests have it: UTC, ISO 8601, whole seconds."""
+    """Returns the time in the form of receipts and manifests: UTC, ISO 8601, whole seconds."""
     return dt.datetime.now(dt.UTC).isoformat(timespec="seconds")

@@ -1,4 +1,4 @@
-"""The summary of a run: as data for --json, and as the lines that the command ends with."""
+"""Summarizes a run: as data for --json, and as the last lines that the command prints."""
 
 import contextlib
 from pathlib import Path

@@ -29,7 +29,7 @@ _CONTEXT = 2048  # tokens of a conversation without images
     Stage,
     name="evaluate",
     reads=("evaluate", "gate", "train.max_length", "train.images"),
-    also_reads=("name",),  # the scorecard's record of the recipe
+    also_reads=("name",),  # the scorecard names the recipe
     models=("student",),
     earlier={"plan": "tasks/exam.jsonl", "export": ""},
     outputs=("evaluate/base.jsonl", "evaluate/student.jsonl", "evaluate/scorecard.json"),
@@ -41,7 +41,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     exam_file = context.path("tasks", "exam.jsonl")
     tasks = cast(list[Task], list(read_jsonl(exam_file)))
     tokens = _CONTEXT
-    if any("pictures" in task for task in tasks):  # images take room, as pixels or in words
+    if any("pictures" in task for task in tasks):  # images add tokens, as pixels or in words
         tokens = max(tokens, context.recipe.train.max_length + settings.max_tokens)
     scores: dict[str, Score] = {}
     for candidate in _candidates(context):
@@ -86,7 +86,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
 
 
 def _candidates(context: RunContext) -> list["Candidate"]:
-    """The untrained base, whose own template may have no tools, and the exported student, as the same variant."""
+    """Returns the untrained base and the exported student as GGUF files of the same variant."""
     from student.evaluate import Candidate
     from student.export import untrained
     from student.registry.artifact import PROJECTOR

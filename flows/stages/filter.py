@@ -6,13 +6,15 @@ Writes filter/kept.jsonl, filter/rejected.jsonl (each trace with its verdict) an
 """
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from flows.progress import log
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import StageError
 from schemas.files import read_jsonl, write_json, write_jsonl
+from schemas.task import Task
+from schemas.trace import Trace, is_kept
 from teacher.scenes.images import task_images
 
 
@@ -20,14 +22,13 @@ from teacher.scenes.images import task_images
     Stage,
     name="filter",
     reads=("filter", "train.max_length", "train.overflow", "train.images"),
-    models=("student",),  # it counts tokens as the student does
+    models=("student",),  # whose tokenizer counts a trace's tokens
     earlier={"plan": "tasks/exam.jsonl", "generate": ""},
     outputs=("filter/kept.jsonl", "filter/rejected.jsonl", "filter/ledger.json"),
 )
 def filter_traces(context: RunContext) -> dict[str, Any]:
     from schemas.filter import FilterSettings
     from schemas.filter import filter_traces as judge_traces
-    from schemas.trace import is_kept
     from student.rendering.examples import turns
 
     renderer = context.renderer()
@@ -37,12 +38,13 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     else:
         limits["max_turn"] = train.max_length
 
-    def turn_lengths(trace: Any) -> list[int]:
+    def turn_lengths(trace: Trace) -> list[int]:
         return [len(turn) for turn in turns(trace, renderer)]
 
-    traces = list(read_jsonl(context.path("traces.jsonl")))
-    exam = list(read_jsonl(context.path("tasks", "exam.jsonl")))
-    names = {name for row in (*traces, *exam) for name in _image_names(row)}
+    traces = cast(list[Trace], list(read_jsonl(context.path("traces.jsonl"))))
+    exam = cast(list[Task], list(read_jsonl(context.path("tasks", "exam.jsonl"))))
+    names = {name for trace in traces for name in trace["images"]}
+    names |= {name for task in exam for name in task_images(task)}
     looks = {name: context.image_store.fingerprint(name) for name in names}
     judged, ledger = judge_traces(traces, exam, FilterSettings(**limits), turn_lengths, looks)
     write_jsonl(context.path("filter", "kept.jsonl"), [row for row in judged if is_kept(row)])
@@ -60,8 +62,3 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
             f"{ledger_file}: no trace was kept, so there is nothing to train on: see rejected.jsonl"
         )
     return {"traces": ledger["traces"], "kept": ledger["kept"]}
-
-
-def _image_names(row: dict[str, Any]) -> list[str]:
-    """The images that a trace or a task names."""
-    return row.get("images") or task_images(row)

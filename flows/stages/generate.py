@@ -2,14 +2,14 @@
 
     stillhouse generate RUN
 
-Serves the teacher, or uses the API of serve.url. Writes traces.jsonl; replies are journalled in journal/ as they
-arrive, so that none is requested twice.
+Serves the teacher, or uses the API of serve.url. Writes traces.jsonl. Each reply is stored in journal/ as it arrives,
+so that no reply is requested twice.
 """
 
 import asyncio
 import contextlib
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from flows.progress import log, track
 from flows.run_context import RunContext
@@ -17,7 +17,7 @@ from flows.stages.stage import Stage
 from schemas.errors import GateError
 from schemas.files import read_json, read_jsonl, write_json, write_jsonl
 from schemas.task import Task
-from schemas.trace import Maker, Trace
+from schemas.trace import Maker, Message, Trace
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
 from teacher.domain.prompts import demonstration
@@ -32,7 +32,7 @@ from teacher.rollout import agent_loop, blind_baseline
 from teacher.rollout.guidance import choose_guidance
 from teacher.rollout.scheduler import rollouts
 
-# Worked examples come from seeds that no task has: tasks.sample counts up from its split's first.
+# Worked examples come from seeds that no task has: tasks.sample counts up from the first seed of the split.
 _EXAMPLE_SEEDS = 400_000_000
 
 
@@ -56,7 +56,7 @@ def generate(context: RunContext) -> dict[str, Any]:
         concurrency=settings.concurrency,
         report=log,
     ) as endpoint:
-        # A teacher that is constrained cannot call tools on its own, which is what the checks are about.
+        # The checks are about free tool calls, which a teacher that needs constrained decoding cannot make.
         if settings.preflight and not settings.constrain:
             _preflight(context, endpoint)
         counts = asyncio.run(_attempt_tasks(context, endpoint))
@@ -96,7 +96,7 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
 async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, Any]:
     """Writes the traces of all attempts and returns the counts for the stage's receipt."""
     settings, teacher = context.recipe.generate, context.teacher
-    todo = list(read_jsonl(context.path("tasks", "train.jsonl")))
+    todo = cast(list[Task], list(read_jsonl(context.path("tasks", "train.jsonl"))))
     identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
     maker: Maker = {
         "model": identity["model"],
@@ -112,15 +112,15 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
             )
             for i in range(settings.examples)
         ]
-        for name in sorted({row["template"] for row in todo})
+        for name in sorted({task["template"] for task in todo})
     }
 
-    def examples(row: Task, hinted: bool) -> list[list[dict[str, Any]]]:
+    def examples(task: Task, hinted: bool) -> list[list[Message]]:
         # A hint gives the solution; one example shows how to follow it.
-        chosen = example_tasks[row["template"]][: 1 if hinted else None]
+        chosen = example_tasks[task["template"]][: 1 if hinted else None]
         return [
-            demonstration(task, context.domain, hinted=hinted, image_store=context.image_store)
-            for task in chosen
+            demonstration(example, context.domain, hinted=hinted, image_store=context.image_store)
+            for example in chosen
         ]
 
     counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}

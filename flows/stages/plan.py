@@ -2,7 +2,8 @@
 
     stillhouse plan DOMAIN --gpus 8xH200
 
-Asks no model. Writes tasks/train.jsonl, tasks/exam.jsonl and plan.json; the images of the tasks go to images/.
+Sends no request to a model. Writes tasks/train.jsonl, tasks/exam.jsonl and plan.json. The images of the tasks go to
+images/.
 """
 
 from collections.abc import Sequence
@@ -26,7 +27,7 @@ def _hardware(context: RunContext) -> dict[str, str]:
 
 
 def _has_images(context: RunContext) -> bool:
-    """Whether the images of the tasks are there: the tasks name them, the receipt does not."""
+    """Whether the image store has every image that the tasks name. The receipt does not list images."""
     files = [context.path("tasks", name) for name in ("train.jsonl", "exam.jsonl")]
     rows = (row for file in files for row in read_jsonl(file))
     return not context.image_store.missing(name for row in rows for name in task_images(row))
@@ -79,7 +80,7 @@ def plan(context: RunContext) -> dict[str, Any]:
     _check_image_limit(context, train)
     for row in (*train, *exam):
         check_document(row, "task", row["id"])
-    # Tasks that share the beginning of their prompts are neighbours: the server reads it once.
+    # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
     train.sort(key=lambda row: (row["template"], row["tools"]))
     write_jsonl(context.path("tasks", "train.jsonl"), train)
     write_jsonl(context.path("tasks", "exam.jsonl"), exam)
@@ -105,19 +106,19 @@ def plan(context: RunContext) -> dict[str, Any]:
 
 
 def check_fit(context: RunContext, stages: Sequence[str]) -> None:
-    """Raises GateError where one of the stages needs more memory than this hardware has, by the plan."""
+    """Raises GateError if, by the plan, one of the stages needs more memory than the hardware has."""
     estimate = read_json(context.path("plan.json"))
     for name, model in (("generate", "teacher"), ("train", "student")):
         if name in stages and not estimate[model]["fits"]:
             raise GateError(f"{estimate[model]['name']}: does not fit: {estimate[model]['reason']}")
 
 
-def _check_image_limit(context: RunContext, sampled: list[Task]) -> None:
-    """Raises InputError where a task's first request has more images than the teacher's server takes."""
+def _check_image_limit(context: RunContext, task_rows: list[Task]) -> None:
+    """Raises InputError if a task's first request has more images than the teacher's server takes."""
     limits = context.teacher.get("images")
     if not limits or context.teacher_grounding != "pixels":
         return
-    for task in sampled:
+    for task in task_rows:
         count = len(task.get("pictures", [])) * (1 + context.recipe.generate.examples)
         if count > limits["max_count"]:
             raise InputError(

@@ -16,6 +16,7 @@ from flows.run_directory import now
 from flows.stages.stage import Stage
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256, whole, write_json
+from schemas.ledger import Ledger
 from schemas.recipe import Recipe
 from student.registry import parquet
 from student.registry import publish as registry
@@ -45,7 +46,7 @@ def _is_in_store(context: RunContext) -> bool:
     Stage,
     name="publish",
     reads=("publish",),
-    also_reads=tuple(Recipe.model_fields),  # the manifest's record of how the student was made
+    also_reads=tuple(Recipe.model_fields),  # the manifest holds the whole recipe
     models=("teacher", "student"),
     earlier={"filter": "", "train": "train/examples.json", "export": "", "evaluate": ""},
     digests=_store,
@@ -80,11 +81,11 @@ def publish(context: RunContext) -> dict[str, Any]:
 def _collect(
     context: RunContext, scorecard: dict[str, Any], to: Path
 ) -> tuple[list[PublishFile], dict[str, Any]]:
-    """The files of a student, and its manifest as far as it is known before the store has named it.
+    """Returns the files of a student and its manifest, without the name that the store gives it.
 
-    Documents, and the training data where publish.data is set, are written to the directory `to`.
+    Writes documents, and with publish.data the training data, to the directory `to`.
     """
-    ledger = read_json(context.path("filter", "ledger.json"))
+    ledger: Ledger = read_json(context.path("filter", "ledger.json"))
     files = [
         PublishFile(file, file.name, file.stem.rsplit("-", 1)[1], "weight")
         for file in sorted(context.path("export", "gguf").glob("*.gguf"))
@@ -119,16 +120,15 @@ def _collect(
     return files, manifest
 
 
-def _manifest(
-    context: RunContext, scorecard: dict[str, Any], ledger: dict[str, Any]
-) -> dict[str, Any]:
+def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) -> dict[str, Any]:
+    """Returns the manifest of the student, without the files and the tag."""
     teacher, student, domain = context.teacher, context.student, context.domain
     replay = read_json(context.path("train", "examples.json")).get("replay")
     return {
         "version": 1,
         "created": now(),
         "domain": domain.name,
-        # Without its tag, so that the same student under another name is the same version.
+        # The tag is left out, so that the same student under another tag is the same version.
         "recipe": context.recipe.model_dump(mode="json", exclude={"publish": {"tag"}}),
         "student": {
             "name": student["name"],

@@ -47,7 +47,7 @@ class Stage:
         reads: the recipe's fields ("train.max_length") or whole sections ("train") that its outputs depend on. Of a
             field with "?" at its end it counts only whether it is set.
         also_reads: recipe fields that the body may read although a change repeats nothing: where and how fast the
-            work is done, or a record of how the student was made.
+            work is done, or what only goes into a record of the run.
         models: the models that its outputs depend on. The domain pack is an input of every stage; the hardware only
             where `digests` has it.
         earlier: the earlier stages whose outputs it reads, each with the path, in the run's directory, at which those

@@ -12,10 +12,8 @@ def limit_images(directory: Path) -> None:
     A directory without an image processor is left unchanged.
     """
     for path, file, settings in processor_settings(directory):
-        for older_name in (
-            "min_pixels",
-            "max_pixels",
-        ):  # older names of the limits, which take precedence
+        # Older names of the limits, which take precedence.
+        for older_name in ("min_pixels", "max_pixels"):
             settings.pop(older_name, None)
         area = (settings["patch_size"] * settings["merge_size"]) ** 2
         settings["size"] = {

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from schemas.ledger import Ledger
 from student.registry.artifact import PROJECTOR
 
 # The hub's licence identifiers (huggingface.co/docs/hub/repositories-licenses); it lists any other as "other".
@@ -23,7 +24,7 @@ _HUB_LICENCES = {
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def model_card(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict[str, Any]) -> str:
+def model_card(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: Ledger) -> str:
     """Returns the card as Markdown with YAML front matter.
 
     manifest: schemas/manifest.schema.json; name, tag and digests may be missing, as publishing adds them later.
@@ -120,7 +121,7 @@ def _exam(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     ).rstrip()
 
 
-def _data(manifest: dict[str, Any], ledger: dict[str, Any]) -> str:
+def _data(manifest: dict[str, Any], ledger: Ledger) -> str:
     data, hinted = manifest["data"], ledger["hinted"]
     rejected = sorted(
         ((count, reason) for reason, count in ledger["rejected"].items() if count), reverse=True
@@ -223,7 +224,7 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
-def _limits(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: dict[str, Any]) -> str:
+def _limits(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: Ledger) -> str:
     student = scorecard["models"]["student"]
     lines = [
         f"The `{manifest['domain']}` domain pack generated both the training tasks and the exam, from different seeds "

@@ -14,7 +14,7 @@ from teacher.inference.client import Client
 from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import Examples, rollouts
 
-# A template's choices count as guesses while no more are correct than chance explains: within two standard deviations.
+# Standard deviations above chance up to which a template's correct choices count as guesses.
 _DEVIATIONS = 2
 
 
@@ -65,9 +65,9 @@ async def check(
 def find_answerable(tasks: list[Task], correct: set[str]) -> set[str]:
     """Returns the ids of the tasks whose answer needs no image.
 
-    A choice of few options is often correct by chance. To reject each lucky guess of a teacher that always answers yes
-    would leave only the tasks whose answer is no. So the tasks of a template are judged together: its choices are
-    answerable only if more of the tasks are correct than by chance, or than by always the same word.
+    A choice of few options is often correct by chance. If a teacher always answers yes, rejecting its correct guesses
+    would leave only the tasks whose answer is no. So the choices of a template are judged together: they are answerable
+    only if more of the template's tasks are correct than by chance and than with one word for all.
 
     Args:
         tasks: those attempted without images. correct: the ids of those that passed.
@@ -87,7 +87,7 @@ def find_answerable(tasks: list[Task], correct: set[str]) -> set[str]:
         chances = [1 / len(answer["options"]) for answer in choices.values()]
         spread = math.sqrt(sum(chance * (1 - chance) for chance in chances))
         same_word = max(Counter(answer["value"] for answer in choices.values()).values())
-        # If one word is correct for the whole group, a correct reply cannot be told from a constant one.
+        # If one word is correct for the whole group, a correct reply cannot be distinguished from a constant one.
         if same_word == len(group):
             same_word = 0
         lucky = max(sum(chances), same_word) + _DEVIATIONS * spread

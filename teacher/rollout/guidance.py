@@ -1,8 +1,8 @@
-"""What helps a teacher through an episode: hints that show it the solution, and constraints on what it may decode.
+"""Helps a teacher through an episode: hints that show it the solution, and constraints on what it may decode.
 
-The agent loop asks a `Guidance` before each turn and adds its answer to the request. Nothing of it is stored in the
-trace. The default adds nothing, except a hint to an episode that is hinted. `Constrained` is for small teachers that
-cannot call tools without help.
+The agent loop calls `Guidance.before_turn` before each turn and adds the result to the request, but not to the trace.
+The default adds only a hint, and only to a hinted episode. `Constrained` is for small teachers that cannot call tools
+without help.
 """
 
 from dataclasses import dataclass, field
@@ -72,7 +72,7 @@ class Constrained(Guidance):
 
 
 def choose_guidance(*, constrain: bool, call_prefix: str = "") -> Guidance:
-    """Returns the guidance that a recipe asks for (generate.constrain), with the teacher's prefix of a call, if any."""
+    """Returns the guidance of a recipe (generate.constrain), with the teacher's prefix of a call, if it has one."""
     return Constrained(call_prefix) if constrain else Guidance()
 
 

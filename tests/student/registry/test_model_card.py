@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import yaml
 
+from schemas.ledger import Ledger
 from student.registry.model_card import model_card
 
 
@@ -50,7 +51,7 @@ SCORECARD: dict[str, Any] = {
     },
     "gate": {"passed": True, "checks": [{"name": "gain", "passed": True, "detail": "+78 points"}]},
 }
-LEDGER: dict[str, Any] = {
+LEDGER: Ledger = {
     "traces": 400,
     "kept": 120,
     "rejected": {"wrong_answer": 200, "wrong_state": 80, "too_long": 0},
