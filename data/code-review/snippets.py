@@ -34,9 +34,8 @@ class Code:
     line: int
     error: str = ""
     fix: str = ""  # the corrected line
-    cases: tuple[
-        tuple[str, Any, Any], ...
-    ] = ()  # of a mistake: (call, expected result, actual result)
+    # Of a mistake: (call, expected result, actual result).
+    cases: tuple[tuple[str, Any, Any], ...] = ()
 
     def screen(self, path: str) -> dict[str, Any]:
         """The data of a scene: the file and its output."""

@@ -54,9 +54,8 @@ def label_exception(world: ReviewDesk, rng: random.Random) -> Blueprint:
     """The name of the exception becomes a label."""
     pull, path = a_program(world, rng)
     code = world._crash(path, rng)
-    while (
-        code.error == "TypeError" and rng.random() < 0.6
-    ):  # otherwise the most frequent one would be a good guess
+    # Fewer of the most frequent exception, because it would be a good guess.
+    while code.error == "TypeError" and rng.random() < 0.6:
         code = world._crash(path, rng)
     data = code.screen(path)
     line = next(n for n, s in enumerate(code.output.splitlines(), 1) if s.startswith(code.error))

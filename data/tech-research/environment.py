@@ -140,8 +140,15 @@ class ResearchDesk(Environment):
         first, second = report.figures
         self._figures[first] = Figure(first, report.id, scene, marks)
         vendor = self._vendors[self._products[report.product].vendor]
-        about = names[report.product], vendor.name, vendor.people, self.category
-        scene = diagram(variant, *about, self._task["split"], rng)
+        scene = diagram(
+            variant,
+            rng,
+            product=names[report.product],
+            vendor=vendor.name,
+            people=vendor.people,
+            category=self.category,
+            split=self._task["split"],
+        )
         self._figures[second] = Figure(second, report.id, scene)
         head = {"title": report.title, "number": report.id, "date": report.published}
         report.pages, report.samples = result_pages(

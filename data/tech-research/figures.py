@@ -154,12 +154,13 @@ def development(metrics: list[str], names: list[str], rng: random.Random) -> Sce
 
 def diagram(
     variant: str,
+    rng: random.Random,
+    *,
     product: str,
     vendor: str,
     people: list[str],
     category: str,
     split: str,
-    rng: random.Random,
 ) -> Scene:
     """A diagram of a product, its vendor, or the test procedure of its category."""
     if variant == "organisation":

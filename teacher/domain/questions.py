@@ -262,9 +262,8 @@ def _pair(program: dict[str, Any]) -> tuple[Operand, Operand]:
 def _select(program: dict[str, Any], scenes: Scenes) -> list[Operand]:
     """Returns the cells that meet the program's `where`, or all of them if it has none."""
     cells, where = program["cells"], program.get("where")
-    values = [
-        _read(cell, scenes) for cell in cells
-    ]  # without a condition, too: it checks the cells
+    # Also without a condition, because reading checks the cells.
+    values = [_read(cell, scenes) for cell in cells]
     if where is None:
         return list(cells)
     beside = where.get("cells", cells)

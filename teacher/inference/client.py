@@ -175,9 +175,8 @@ class Client:
     def _first_line(self, error: Exception) -> str:
         """The first line of the error at the root, without the key, which a server may quote in its answer."""
         cause: BaseException = error
-        while cause.__cause__ and str(
-            cause.__cause__
-        ):  # the outer error may read "timed out" for a closed port
+        # The outer error may read "timed out" for a closed port.
+        while cause.__cause__ and str(cause.__cause__):
             cause = cause.__cause__
         lines = str(cause).replace(self._endpoint.key or "\n", "***").splitlines()
         return lines[0][:300] if lines else type(error).__name__

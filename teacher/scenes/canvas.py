@@ -54,6 +54,7 @@ class Canvas:
         width: float,
         key: str | None = None,
         fill: str = "black",
+        *,
         spacing: float = 1.35,
     ) -> float:
         """Writes text in lines of at most `width` px as one cell; returns the y of the next line."""

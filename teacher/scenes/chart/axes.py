@@ -41,8 +41,8 @@ def dress_axes(chart: Chart) -> None:
     values, names = (axes.xaxis, axes.yaxis) if chart.option.horizontal else (axes.yaxis, axes.xaxis)  # fmt: skip
     count = len(data["categories"])
     room = 2.0 if chart.option.horizontal else (chart.figure.get_figwidth() - 1.6) / count * 0.92
-    shown = [str(c) if chart.option.turn else chart.wrapped(c, room) for c in data["categories"]]
-    names.set_ticks(range(count), shown)
+    labels = [str(c) if chart.option.turn else chart.wrapped(c, room) for c in data["categories"]]
+    names.set_ticks(range(count), labels)
     for place, label in enumerate(names.get_ticklabels()):
         label.set(gid=f"categories.{place}", fontproperties=chart.face, color=style.ink)
         if chart.option.turn and not chart.option.horizontal:

@@ -85,8 +85,8 @@ def choose(data: dict[str, Any], rng: random.Random) -> Style:
         rng.shuffle(colours)
     else:
         # A scale of one hue or of greys has at most four distinguishable colours.
-        shown = len(data["categories"] if data["variant"] == "pie" else data["series"])
-        place = rng.randrange(len(_PALETTES) if shown <= 4 else _MANY)
+        count = len(data["categories"] if data["variant"] == "pie" else data["series"])
+        place = rng.randrange(len(_PALETTES) if count <= 4 else _MANY)
         turn = rng.randrange(3) if place < _MANY else 0
         colours = [*_PALETTES[place][turn:], *_PALETTES[place][:turn]]
         # Colours close to the background come last; they get an outline.

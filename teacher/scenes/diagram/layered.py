@@ -128,7 +128,14 @@ def _layered(
             width, height = extent(words[number], face)
             labels[number] = box(edge["label_anchor"], width + 8, height + 4)
     placed = Placed(
-        high["x"] - low["x"], high["y"] - low["y"], lines, shapes, nodes, arrows, labels, words
+        width=high["x"] - low["x"],
+        height=high["y"] - low["y"],
+        lines=lines,
+        shapes=shapes,
+        nodes=nodes,
+        arrows=arrows,
+        labels=labels,
+        words=words,
     )
     for name, _ in groups_of(data):
         frame = boxes["group", name]

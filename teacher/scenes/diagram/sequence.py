@@ -85,14 +85,14 @@ def _rows(
             labels[number] = (round(left), round(above), round(left + width + 8), round(above + tall + 4))  # fmt: skip
         y += height + 1.3 * size
     placed = Placed(
-        max(xs[order[-1]] + tail, *(box[2] for box in [*labels.values(), *nodes.values()])),
-        y,
-        lines,
-        dict.fromkeys(order, style.step),
-        nodes,
-        arrows,
-        labels,
-        words,
+        width=max(xs[order[-1]] + tail, *(box[2] for box in [*labels.values(), *nodes.values()])),
+        height=y,
+        lines=lines,
+        shapes=dict.fromkeys(order, style.step),
+        nodes=nodes,
+        arrows=arrows,
+        labels=labels,
+        words=words,
     )
     placed.lifelines = [((xs[n], top), (xs[n], y)) for n in order]
     placed.dashed = replies

@@ -230,8 +230,15 @@ class Page:
         times = 1.0 if len(table["columns"]) <= 5 else 0.85
         faces = (self.font(times, bold=True), self.font(times))
         sides = (self.left, self.right)
-        style = self.style
-        self.y = draw_table(self.canvas, table, self.y, sides, faces, style.table, style.accent)
+        self.y = draw_table(
+            self.canvas,
+            table,
+            self.y,
+            sides=sides,
+            faces=faces,
+            form=self.style.table,
+            accent=self.style.accent,
+        )
         self.y += self.gap
 
     def _sums(self, sums: dict[str, Any]) -> None:

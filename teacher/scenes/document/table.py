@@ -16,6 +16,7 @@ def draw_table(
     canvas: Canvas,
     table: dict[str, Any],
     top: float,
+    *,
     sides: tuple[float, float],
     faces: tuple[ImageFont.FreeTypeFont, ImageFont.FreeTypeFont],
     form: str,

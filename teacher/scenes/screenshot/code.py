@@ -112,12 +112,12 @@ class Editor:
         ink = readable("#808080", self.console, 8)
         for number, line in enumerate(lines, 1):
             y = top + _PAD + (number - 0.5) * self.step
-            shown = line.rstrip().expandtabs(4)
-            if not shown:
+            text = line.rstrip().expandtabs(4)
+            if not text:
                 continue
-            x = left + _PAD + (len(shown) - len(shown.lstrip())) * self.face.getlength("0")
+            x = left + _PAD + (len(text) - len(text.lstrip())) * self.face.getlength("0")
             key = f"output.{number}"
-            self.canvas.text((x, y), shown.strip(), self.face, key, ink, anchor="lm")
+            self.canvas.text((x, y), text.strip(), self.face, key, ink, anchor="lm")
         return bottom
 
     def _lines(self, code: str, language: str) -> list[list[tuple[Any, str]]]:

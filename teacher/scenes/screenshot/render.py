@@ -22,7 +22,7 @@ from teacher.scenes.fonts import font
 from teacher.scenes.scene import MAX_SIDE, Cell, SceneError
 from teacher.scenes.screenshot.code import Editor, needed_width
 from teacher.scenes.screenshot.samples import example
-from teacher.scenes.screenshot.style import DARK, LIGHT, Style, readable, shown
+from teacher.scenes.screenshot.style import DARK, LIGHT, Style, format_value, readable
 from teacher.scenes.screenshot.widgets import Pane, table_width
 
 __all__ = ["VARIANTS", "example", "paint", "source"]
@@ -56,7 +56,9 @@ def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
 
 def source(data: dict[str, Any]) -> str:
     """The content of the screen as lines of text."""
-    lines = [", ".join(shown(data[name]) for name in ("application", "title") if data.get(name))]
+    lines = [
+        ", ".join(format_value(data[name]) for name in ("application", "title") if data.get(name))
+    ]
     if data.get("code"):
         lines.append(f"Code ({data['language']}):")
         lines += [f"{n} {line}".rstrip() for n, line in enumerate(data["code"].splitlines(), 1)]
@@ -65,12 +67,15 @@ def source(data: dict[str, Any]) -> str:
         if any(data.get(name) for name in ("message", "fields", "table", "buttons")):
             lines.append("Renders:")
     if data.get("message"):
-        lines.append(shown(data["message"]))
-    lines += [f"{shown(label)}: {shown(value)}" for label, value in data.get("fields", {}).items()]
+        lines.append(format_value(data["message"]))
+    lines += [
+        f"{format_value(label)}: {format_value(value)}"
+        for label, value in data.get("fields", {}).items()
+    ]
     if table := data.get("table"):
-        lines += [" | ".join(map(shown, row)) for row in (table["columns"], *table["rows"])]
+        lines += [" | ".join(map(format_value, row)) for row in (table["columns"], *table["rows"])]
     if data.get("buttons"):
-        lines.append("Buttons: " + ", ".join(map(shown, data["buttons"])))
+        lines.append("Buttons: " + ", ".join(map(format_value, data["buttons"])))
     if data.get("output"):
         lines += ["Output:", data["output"].rstrip()]
     return "\n".join(lines)
@@ -227,12 +232,12 @@ def _tab(canvas: Canvas, title: str, style: Style, top: int, right: int) -> int:
     theme, face = style.theme, font(style.family, style.size)
     height = round(style.size * 1.9)
     canvas.pen.rectangle((0, top, right, top + height), theme.surface)
-    end = 26 + round(face.getlength(shown(title)))
+    end = 26 + round(face.getlength(format_value(title)))
     if end > right:
         raise SceneError(f"title: {title!r}: wider than the editor")
     canvas.pen.rectangle((0, top, end, top + height), theme.ground)
     canvas.pen.line((0, top, end, top), theme.accent, 3)
-    canvas.text((13, top + height / 2), shown(title), face, "title", theme.text, anchor="lm")
+    canvas.text((13, top + height / 2), format_value(title), face, "title", theme.text, anchor="lm")
     return top + height
 
 
@@ -263,7 +268,7 @@ def _title_bar(canvas: Canvas, data: dict[str, Any], style: Style, rng: random.R
                 pen.line(box, ink, 1)
                 pen.line((box[0], box[3], box[2], box[1]), ink, 1)
         left, right = 16, 104
-    name = shown(data.get("application"))
+    name = format_value(data.get("application"))
     if name:
         length = face.getlength(name)
         if length > width - left - right:

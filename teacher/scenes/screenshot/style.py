@@ -40,8 +40,7 @@ DARK = (
     Theme("#0b0b0b", "#161616", "#202020", "#484848", "#ffffff", "#c0c0c0", "#4be38a"),
 )
 # Each status word has one colour on every screen: green for success, red for failure, blue for active, amber for
-# waiting,
-# grey for inactive.
+# waiting, grey for inactive.
 _MEANINGS = {
     "#1f7d45": "done merged passed delivered approved approve accepted adopt completed performed resolved confirmed"
     " paid signed active published",
@@ -95,7 +94,7 @@ class Style:
         return round(self.size * lines * self.roomy)
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """The text that a screen shows for a value."""
     if isinstance(value, bool):
         return "Yes" if value else "No"
@@ -115,4 +114,4 @@ def readable(colour: str, ground: str, least: float = _LEAST_CONTRAST) -> str:
 
 def chip_colour(value: Any) -> str:
     """The colour of a status word; "" for any other value."""
-    return _CHIPS.get(shown(value).casefold().replace("_", " "), "")
+    return _CHIPS.get(format_value(value).casefold().replace("_", " "), "")

@@ -9,7 +9,7 @@ from teacher.scenes.canvas import Canvas, wrap
 from teacher.scenes.colour import mix
 from teacher.scenes.fonts import covering, font
 from teacher.scenes.scene import Box, SceneError
-from teacher.scenes.screenshot.style import Style, chip_colour, readable, shown
+from teacher.scenes.screenshot.style import Style, chip_colour, format_value, readable
 
 
 def table_width(table: dict[str, Any], style: Style) -> int:
@@ -20,8 +20,10 @@ def table_width(table: dict[str, Any], style: Style) -> int:
 
 def _widest(table: dict[str, Any], column: int, style: Style) -> int:
     """The width of a column, in px, whose values are not wrapped."""
-    texts = [shown(row[column]) for row in table["rows"]]
-    head = font(style.family, style.size, bold=True).getlength(shown(table["columns"][column]))
+    texts = [format_value(row[column]) for row in table["rows"]]
+    head = font(style.family, style.size, bold=True).getlength(
+        format_value(table["columns"][column])
+    )
     # Chips have a margin around the text.
     rim = style.size if style.chips else 0
     face = font(style.family, style.size)
@@ -45,7 +47,7 @@ class Pane:
         self.y = round(
             self.canvas.paragraph(
                 (self.left, self.y),
-                shown(text),
+                format_value(text),
                 face,
                 self.right - self.left,
                 key,
@@ -57,7 +59,7 @@ class Pane:
         """Draws a message on a tinted background with a stripe in the accent colour."""
         style, theme = self.style, self.style.theme
         pad = style.space(0.6) + 4
-        lines = wrap(shown(text), self.face, self.right - self.left - 2 * pad)
+        lines = wrap(format_value(text), self.face, self.right - self.left - 2 * pad)
         ground = mix(theme.ground, theme.accent, 0.12)
         bottom = self.y + len(lines) * self.step + 2 * pad
         self.canvas.pen.rectangle((self.left, self.y, self.right, bottom), ground)
@@ -67,13 +69,15 @@ class Pane:
             else (self.left, self.y, self.left + 4, bottom)
         )
         self.canvas.pen.rectangle(stripe, theme.accent)
-        self._lines(self.left + pad, self.y + pad, lines, self.face, key, shown(text), theme.text)
+        at = (self.left + pad, self.y + pad)
+        self._lines(at, lines, self.face, key=key, text=format_value(text), ink=theme.text)
         self.y = bottom + style.space(0.8)
 
     def text(self, text: str, key: str) -> None:
         """Writes text, wrapped to the width of the pane."""
-        lines = wrap(shown(text), self.face, self.right - self.left)
-        self._lines(self.left, self.y, lines, self.face, key, shown(text), self.style.theme.text)
+        lines = wrap(format_value(text), self.face, self.right - self.left)
+        at, ink = (self.left, self.y), self.style.theme.text
+        self._lines(at, lines, self.face, key=key, text=format_value(text), ink=ink)
         self.y += len(lines) * self.step + self.style.space(0.7)
 
     def form(self, fields: dict[str, Any]) -> None:
@@ -83,7 +87,7 @@ class Pane:
         columns = style.form_columns if self.right - self.left >= style.size * 42 else 1
         width = (self.right - self.left - gap * (columns - 1)) // columns
         # As wide as the longest label, but at most 42 % of the width.
-        beside = max(self.small.getlength(shown(label)) for label in fields) + gap
+        beside = max(self.small.getlength(format_value(label)) for label in fields) + gap
         beside = round(min(beside, width * 0.42))
         above = style.labels == "above" or width < style.size * 18
         items = list(fields.items())
@@ -99,12 +103,12 @@ class Pane:
         """Draws a label and its value at `self.y`; returns their bottom. beside: the label's width, or 0."""
         style, theme = self.style, self.style.theme
         names = wrap(
-            shown(label), self.small, (beside or width) - (style.space(0.5) if beside else 0)
+            format_value(label), self.small, (beside or width) - (style.space(0.5) if beside else 0)
         )
         small_step = round(self.small.size * 1.4)
         inner = x + beside
         top = self.y if beside else self.y + len(names) * small_step + 2
-        text, plain = shown(value), style.field == "plain" or isinstance(value, bool)
+        text, plain = format_value(value), style.field == "plain" or isinstance(value, bool)
         pad_x, pad_y = (0, 2) if plain else (style.space(0.5), style.space(0.28))
         # Some short values get the arrow of a drop-down list; the choice carries no information.
         arrow = not plain and 0 < len(text) < 24 and (len(label) + len(text)) % 3 == 0
@@ -122,7 +126,8 @@ class Pane:
             points = [(edge - arm, middle - arm // 2), (edge, middle + arm // 2)]
             self.canvas.pen.line([*points, (edge + arm, middle - arm // 2)], theme.muted, 2)
         ink = readable(theme.text, ground)
-        self._lines(start, top + pad_y, lines, face, f"fields.{label}", text, ink)
+        xy = (start, top + pad_y)
+        self._lines(xy, lines, face, key=f"fields.{label}", text=text, ink=ink)
         for i, name in enumerate(names):
             # A label beside its value shares its line; right-aligned labels end where the value begins.
             drop = pad_y + round((self.step - small_step) / 2) if beside else 0
@@ -172,7 +177,7 @@ class Pane:
         for number, row in enumerate([table["columns"], *table["rows"]]):
             head = number == 0
             face = self.bold if head else self.face
-            texts = [shown(value) for value in row]
+            texts = [format_value(value) for value in row]
             cells = [wrap(t, covering(t, face), w) for t, w in zip(texts, widths, strict=True)]
             bottom = self.y + max(1, *map(len, cells)) * self.step + 2 * pad_y
             ground = theme.ground
@@ -189,7 +194,8 @@ class Pane:
                     self._chip(xy, texts[i], chip_colour(row[i]), key)
                 else:
                     edge = xy[0] + widths[i] if numeric[i] else None
-                    self._lines(*xy, lines, covering(texts[i], face), key, texts[i], ink, edge)
+                    used = covering(texts[i], face)
+                    self._lines(xy, lines, used, key=key, text=texts[i], ink=ink, right=edge)
                 x += widths[i] + 2 * pad_x
             self.y = bottom
             if style.table != "zebra" or head:
@@ -216,7 +222,7 @@ class Pane:
         style, theme = self.style, self.style.theme
         pad, gap = style.space(0.8), style.space(0.5)
         height = self.step + style.space(0.6)
-        widths = [round(self.face.getlength(shown(name))) + 2 * pad for name in names]
+        widths = [round(self.face.getlength(format_value(name))) + 2 * pad for name in names]
         to_right = style.buttons_right if to_right is None else to_right
         row_width = sum(widths) + gap * (len(names) - 1)
         x = max(self.left, self.right - row_width) if to_right else self.left
@@ -232,22 +238,25 @@ class Pane:
             )
             ink = readable(theme.ground if i == 0 else theme.text, ground)
             middle = (x + width / 2, self.y + height / 2)
-            self.canvas.text(middle, shown(name), self.face, f"buttons.{i}", ink, anchor="mm")
+            self.canvas.text(
+                middle, format_value(name), self.face, f"buttons.{i}", ink, anchor="mm"
+            )
             x += width + gap
         self.y += height + style.space(0.8)
 
     def _lines(
         self,
-        x: int,
-        y: int,
+        xy: tuple[int, int],
         lines: list[str],
         face: Any,
+        *,
         key: str,
         text: str,
         ink: str,
         right: int | None = None,
     ) -> None:
-        """Writes lines as one cell, left-aligned at `x` or right-aligned at `right`."""
+        """Writes lines from `xy` down as one cell, left-aligned there or right-aligned at x = `right`."""
+        x, y = xy
         boxes = [
             self.canvas.text(
                 (x if right is None else right, y + i * self.step),
@@ -284,5 +293,7 @@ def _shared(natural: list[int], room: int) -> list[int]:
 
 def _is_number(value: Any) -> bool:
     """Whether a column of such values is right-aligned."""
-    digits = shown(value).replace(",", "").replace(".", "").lstrip("-").removesuffix("%").strip()
+    digits = (
+        format_value(value).replace(",", "").replace(".", "").lstrip("-").removesuffix("%").strip()
+    )
     return digits.isdecimal()

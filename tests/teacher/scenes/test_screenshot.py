@@ -18,7 +18,7 @@ from teacher.scenes.colour import mix
 from teacher.scenes.kinds import draw, example
 from teacher.scenes.legibility import check
 from teacher.scenes.scene import Box, DrawnImage, Scene, SceneError
-from teacher.scenes.screenshot.style import DARK, LIGHT, readable, shown
+from teacher.scenes.screenshot.style import DARK, LIGHT, format_value, readable
 
 FORM: dict[str, Any] = {
     "variant": "form",
@@ -221,7 +221,7 @@ def test_a_mixture_lies_between_its_colours() -> None:
 
 
 def test_values_are_written_as_they_are() -> None:
-    assert [shown(v) for v in (True, False, None, 12.5, " a \n b ")] == [
+    assert [format_value(v) for v in (True, False, None, 12.5, " a \n b ")] == [
         "Yes",
         "No",
         "",
@@ -242,7 +242,7 @@ def test_values_are_written_as_they_are() -> None:
         ({"table": {"columns": ["a"], "rows": [[i] for i in range(200)]}}, "px high, at most 2048"),
         (
             {"table": {"columns": ["a" * 9] * 90, "rows": [["b" * 9] * 90]}},
-            "90 columns are more than",
+            "90 columns do not fit on a screen",
         ),
         ({"buttons": ["press " * 80]}, "wider than the screen"),
         ({"application": "long " * 90}, "wider than the window"),
