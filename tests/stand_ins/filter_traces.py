@@ -1,4 +1,4 @@
-"""Traces of the legal pack that pass the filter, to be changed one field at a time."""
+"""Traces of the legal pack that pass the filter. Tests change one field at a time."""
 
 import json
 
@@ -22,7 +22,7 @@ TOOLS = [
 def trace(
     number=1, *, template="end_date", attempt=0, hinted=False, answer=None, request=None, **outcome
 ):
-    """A trace that passes, about contract C-<number>."""
+    """A trace about contract C-<number> that passes the filter. outcome: fields that replace those of its outcome."""
     contract = f"C-{number}"
     arguments = json.dumps({"contract_id": contract})
     call = {"name": "get_contract", "arguments": arguments}

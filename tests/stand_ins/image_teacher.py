@@ -37,7 +37,7 @@ SETTINGS = {
 
 
 class Teacher(Handler):
-    """Solves each task by its solution, found by the session's id, unless the task's images are not shown to it."""
+    """Answers with the task's solution if the request has the task's images. The session's id names the task."""
 
     tasks: dict[str, dict[str, Any]]
     requests: list[dict[str, Any]]

@@ -10,15 +10,13 @@ from student.rendering.examples import Renderer
 from teacher.models import catalog
 
 END = "<|im_end|>"
-
-
 SHIPPED = (catalog.TEMPLATES / "smollm2-tools.jinja").read_text()
 
 
 def tiny_tokenizer(
     eos: str = END, others: tuple[str, ...] = ("<|im_start|>",), bos: str | None = None
 ) -> PreTrainedTokenizerFast:
-    """Bytes, special tokens (those of ChatML), and one merge: two newlines in a row are one token."""
+    """A tokenizer of bytes, special tokens (by default ChatML's) and one merge: two newlines are one token."""
     vocabulary = sorted(pre_tokenizers.ByteLevel.alphabet()) + ["ĊĊ"]
     numbers = {token: number for number, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.BPE(vocab=numbers, merges=[("Ċ", "Ċ")]))
@@ -33,25 +31,19 @@ def tiny_tokenizer(
     )
 
 
-def trls(name: str) -> str:
+def trl_template(name: str) -> str:
     """A chat template as TRL ships it."""
     return (Path(trl.__file__).parent / "chat_templates" / f"{name}.jinja").read_text()
 
 
 TINY = tiny_tokenizer()
-
-
 RENDERER = Renderer(TINY, SHIPPED, [END])
-
-
-QWEN3 = Renderer(TINY, trls("qwen3"), [END])
-
-
-QWEN25 = Renderer(TINY, trls("qwen2_5"), [END])
+QWEN3 = Renderer(TINY, trl_template("qwen3"), [END])
+QWEN25 = Renderer(TINY, trl_template("qwen2_5"), [END])
 
 
 def random_llama(directory: Path) -> int:
-    """Leaves a Llama of two layers there as a user may have it, and returns how many parameters it has."""
+    """Writes a random Llama of two layers as a user may have it. Returns its number of parameters."""
     import torch
     from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 

@@ -3,5 +3,6 @@
 import torch
 
 
-def relative_error(found: torch.Tensor, expected: torch.Tensor) -> float:
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
+def relative_error(actual: torch.Tensor, expected: torch.Tensor) -> float:
+    """The norm of the difference, relative to the norm of `expected`."""
+    return float((actual.double() - expected.double()).norm() / expected.double().norm())

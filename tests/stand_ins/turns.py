@@ -1,4 +1,4 @@
-"""Messages and traces in chat format, and what a student has to write for them."""
+"""Messages and traces in chat format, and the text that a student must write for them."""
 
 import io
 import json
@@ -58,10 +58,10 @@ def result(content, number=0):
     return {"role": "tool", "tool_call_id": f"call_{number}", "content": content}
 
 
-def stretches(made: list[Example]) -> list[tuple[list[int], list[int]]]:
-    """Each run of labelled tokens, with all the tokens of its example before it."""
-    found = []
-    for example in made:
+def stretches(examples: list[Example]) -> list[tuple[list[int], list[int]]]:
+    """(tokens of the example before it, labels) of each run of labelled tokens."""
+    labelled = []
+    for example in examples:
         assert len(example.input_ids) == len(example.labels)
         start = None
         for at, label in enumerate([*example.labels, IGNORED]):
@@ -69,9 +69,9 @@ def stretches(made: list[Example]) -> list[tuple[list[int], list[int]]]:
                 assert label == example.input_ids[at]
                 start = at if start is None else start
             elif start is not None:
-                found.append((example.input_ids[:start], example.labels[start:at]))
+                labelled.append((example.input_ids[:start], example.labels[start:at]))
                 start = None
-    return found
+    return labelled
 
 
 def called(
@@ -85,7 +85,7 @@ def called(
 
 
 def written(message, end=END) -> str:
-    """What the student has to write for a turn, said without the template."""
+    """The text that the student must write for a turn, made without the template."""
     return (
         "\n".join([*([message["content"]] if message["content"] else []), *called(message)]) + end
     )

@@ -3,7 +3,7 @@
 from typing import Any
 
 from PIL import Image
-from small_students import trls
+from small_students import trl_template
 from turns import IMAGE, TOOLS, calls, result, says, text, trace, user
 
 from student.rendering.examples import template_message
@@ -13,7 +13,7 @@ from teacher.models import catalog
 # Each family with its students' template: the hub's own where that renders tools.
 TEMPLATES = {
     "qwen2_5_vl": (catalog.TEMPLATES / "qwen2.5-vl-tools.jinja").read_text(),
-    "qwen3_vl": trls("qwen3_vl"),
+    "qwen3_vl": trl_template("qwen3_vl"),
 }
 
 

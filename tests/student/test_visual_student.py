@@ -1,7 +1,7 @@
-"""A student that sees, from the plan to a picture that the pulled files are asked about.
+"""A vision-language student through all stages, from the plan to an answer of the pulled files about an image.
 
-Real is all but the teacher, which is the scripted one of test_visual_run, and the student's weights, which are random:
-it learns the form of a call and the end of a turn, which the gate asks for, and nothing else.
+Everything is real but the teacher, the scripted one of image_teacher, and the student's weights, which are random. The
+student learns the form of a call and the end of a turn, which the gate requires, and nothing else.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ import tiny_vl
 import yaml
 from http_server import HttpServer
 from image_teacher import Teacher
-from small_students import trls
+from small_students import trl_template
 from typer.testing import CliRunner
 
 from flows import distill
@@ -47,7 +47,7 @@ from teacher.scenes.images import request_messages
 pytestmark = pytest.mark.slow
 
 TEMPLATE = (catalog.TEMPLATES / "qwen2.5-vl-tools.jinja").read_text(encoding="utf-8")
-SEES = {
+WITH_VISION = {
     "capabilities": {"tools": True, "vision": True, "thinking": False},
     "images": {"max_count": 4, "max_bytes": 4_000_000},
 }
@@ -55,7 +55,7 @@ SETTINGS = {
     "tasks.train": "10",
     "tasks.exam": "5",
     "generate.blind": "false",
-    # It learns its few traces by heart.
+    # The student overfits to its few traces.
     "train.rank": "64",
     "train.alpha": "64",
     "train.epochs": "40",
@@ -80,7 +80,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_model(to: Path, template: str, family: str) -> Path:
-    """A random student in Hugging Face's form, which says its licence."""
+    """Writes a random student in Hugging Face's form, with a licence."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(base.prepare(base.load("smollm2-135m")))
@@ -90,7 +90,7 @@ def write_model(to: Path, template: str, family: str) -> Path:
 
 
 def described(model: Path, to: Path) -> Path:
-    """The same student by a file of the user's own."""
+    """Writes a description of the student, as a user may, to `to`."""
     student = {
         "name": "tiny-vl",
         "description": "a random Qwen2.5-VL",
@@ -107,14 +107,14 @@ def described(model: Path, to: Path) -> Path:
     return to
 
 
-def run_all(work: RunContext, until: str | None = None) -> dict[str, Any]:
-    return distill.run_stages(work, until)
+def run_all(context: RunContext, until: str | None = None) -> dict[str, Any]:
+    return distill.run_stages(context, until)
 
 
 @pytest.fixture(scope="module")
 def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
-    """The work of a run that went through all its stages, its summary, and the requests that its teacher got."""
-    directory = tmp_path_factory.mktemp("seeing")
+    """The context of a run of all stages, its summary, and the requests to its teacher."""
+    directory = tmp_path_factory.mktemp("vision")
     Teacher.tasks, Teacher.requests = {}, []
     server = HttpServer(Teacher)
     changes = {
@@ -126,74 +126,80 @@ def finished(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         patch.setenv("STILLHOUSE_TEACHER_KEY", "secret")
         patch.setenv("STILLHOUSE_STORE", str(directory / "store"))
         try:
-            work = image_teacher.open_context(directory, server.url, SEES, **changes)
-            with work.run:
-                run_all(work, "plan")
-                rows = read_jsonl(work.path("tasks", "train.jsonl"))
+            context = image_teacher.open_context(directory, server.url, WITH_VISION, **changes)
+            with context.run:
+                run_all(context, "plan")
+                rows = read_jsonl(context.path("tasks", "train.jsonl"))
                 Teacher.tasks = {task["id"]: task for task in rows}
-                summary = run_all(work)
-                yield SimpleNamespace(work=work, summary=summary, requests=list(Teacher.requests))
+                summary = run_all(context)
+                yield SimpleNamespace(
+                    context=context, summary=summary, requests=list(Teacher.requests)
+                )
         finally:
             server.close()
 
 
-def test_it_goes_through_all_stages(finished: SimpleNamespace) -> None:
+def test_the_run_goes_through_all_stages(finished: SimpleNamespace) -> None:
     assert list(finished.summary["stages"]) == list(STAGES)
 
 
-def test_the_examples_hold_the_pictures_and_all_their_tokens(finished: SimpleNamespace) -> None:
-    work = finished.work
-    renderer = work.renderer()
-    kept = list(read_jsonl(work.path("filter", "kept.jsonl")))
+def test_the_examples_hold_the_images_and_all_their_tokens(finished: SimpleNamespace) -> None:
+    context = finished.context
+    renderer = context.renderer()
+    kept = list(read_jsonl(context.path("filter", "kept.jsonl")))
     learned = [example for trace in kept for example in examples(trace, renderer)]
     shown = [name for example in learned for name in example.image_names]
     assert shown == [name for trace in kept for name in trace["images"]] and len(shown) > 8
     placeholder = renderer.tokenizer.convert_tokens_to_ids(renderer.placeholder)
     assert sum(e.input_ids.count(placeholder) for e in learned) == sum(map(renderer.tokens, shown))
-    counts = read_json(work.path("train", "examples.json"))
+    counts = read_json(context.path("train", "examples.json"))
     assert counts["tokens"] == sum(len(example.input_ids) for example in learned)
     assert counts["pictures"] == len(shown)
-    assert f"{len(shown)} images read as pixels" in html.write(work.directory).read_text()
+    assert f"{len(shown)} images read as pixels" in html.write(context.directory).read_text()
     assert {t["grounding"] for t in kept if t["images"]} == {"pixels"}
 
 
-def test_what_is_exported_is_complete_and_was_shown_pictures(finished: SimpleNamespace) -> None:
-    work = finished.work
-    names = {file.name for file in work.path("export", "gguf").iterdir()}
+def test_the_export_is_complete_and_its_gate_compared_images(finished: SimpleNamespace) -> None:
+    context = finished.context
+    names = {file.name for file in context.path("export", "gguf").iterdir()}
     assert names == {f"fees-tiny-vl-{v}.gguf" for v in ("Q8_0", "Q4_K_M", "mmproj")}
-    vllm = work.path("export", "vllm")
+    vllm = context.path("export", "vllm")
     assert (vllm / "chat_template.jinja").read_bytes() == TEMPLATE.encode()
     assert read_json(vllm / "tokenizer_config.json")["chat_template"] == TEMPLATE
     assert read_json(vllm / "preprocessor_config.json")["size"]["longest_edge"] == 4096 * 28 * 28
-    gate = read_json(work.path("export", "gate.json"))
+    gate = read_json(context.path("export", "gate.json"))
     assert set(gate) == {"Q8_0", "Q4_K_M"}
     for checks in gate.values():
         assert all(check["passed"] for check in checks)
         assert "prompts with images" in checks[-1]["detail"]
 
 
-def test_base_and_student_sit_the_exam_with_pixels(finished: SimpleNamespace) -> None:
-    work = finished.work
-    exam = {row["id"]: row for row in read_jsonl(work.path("tasks", "exam.jsonl"))}
-    # Where a point is asked for, only one who sees the page can say it.
+def test_base_and_student_are_evaluated_on_pixels(finished: SimpleNamespace) -> None:
+    context = finished.context
+    exam = {row["id"]: row for row in read_jsonl(context.path("tasks", "exam.jsonl"))}
+    # The answer is a point on the page, which only pixels show.
     assert "where_is_the_fee" in {row["template"] for row in exam.values()}
-    renderer = work.renderer()
+    renderer = context.renderer()
     for name in ("base", "student"):
-        traces = list(read_jsonl(work.path("evaluate", f"{name}.jsonl")))
-        asked = [trace for trace in traces if exam[trace["task"]["id"]].get("pictures")]
-        assert len(asked) > 2
-        for trace in asked:
+        traces = list(read_jsonl(context.path("evaluate", f"{name}.jsonl")))
+        with_images = [trace for trace in traces if exam[trace["task"]["id"]].get("pictures")]
+        assert len(with_images) > 2
+        for trace in with_images:
             assert trace["grounding"] == "pixels" and trace["outcome"]["ended"] != "teacher_error"
-            taken = sum(renderer.tokens(p["sha256"]) for p in exam[trace["task"]["id"]]["pictures"])
-            assert trace["calls"][0]["usage"]["prompt_tokens"] > taken
-        assert "mmproj" in work.path("logs", f"exam-{name}.log").read_text(errors="replace")
-    for file in work.path("journal").iterdir():
+            image_tokens = sum(
+                renderer.tokens(p["sha256"]) for p in exam[trace["task"]["id"]]["pictures"]
+            )
+            assert trace["calls"][0]["usage"]["prompt_tokens"] > image_tokens
+        assert "mmproj" in context.path("logs", f"exam-{name}.log").read_text(errors="replace")
+    for file in context.path("journal").iterdir():
         assert "base64" not in file.read_text()
-    check_document(read_json(work.path("evaluate", "scorecard.json")), "scorecard", "scorecard")
+    check_document(read_json(context.path("evaluate", "scorecard.json")), "scorecard", "scorecard")
 
 
-def test_the_card_says_that_it_sees_and_how_to_have_it_see(finished: SimpleNamespace) -> None:
-    card = finished.work.path("publish", "README.md").read_text()
+def test_the_model_card_names_vision_and_the_command_that_serves_it(
+    finished: SimpleNamespace,
+) -> None:
+    card = finished.context.path("publish", "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "image-text-to-text"
     assert "Pictures were shown as pixels." in card
     assert (
@@ -205,31 +211,31 @@ def test_the_card_says_that_it_sees_and_how_to_have_it_see(finished: SimpleNames
 def pulled(
     finished: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Path, str]:
-    """The directory with one pulled variant, and what the command said."""
-    monkeypatch.setenv("STILLHOUSE_STORE", str(finished.work.recipe.publish.store))
+    """The directory with one pulled variant, and the output of the command."""
+    monkeypatch.setenv("STILLHOUSE_STORE", str(finished.context.recipe.publish.store))
     to = tmp_path / "pulled"
-    found = CliRunner().invoke(main.app, ["pull", "fees", "--variant", "Q4_K_M", "--to", str(to)])
-    assert found.exit_code == 0, found.output
-    return to, found.output
+    result = CliRunner().invoke(main.app, ["pull", "fees", "--variant", "Q4_K_M", "--to", str(to)])
+    assert result.exit_code == 0, result.output
+    return to, result.output
 
 
-def test_a_pulled_variant_comes_with_its_tower_and_is_asked_about_a_picture(
+def test_a_pulled_variant_has_its_vision_tower_and_answers_about_an_image(
     finished: SimpleNamespace, pulled: tuple[Path, str]
 ) -> None:
-    directory, said = pulled
+    directory, output = pulled
     assert {file.name for file in directory.glob("*.gguf")} == {
         "fees-tiny-vl-Q4_K_M.gguf",
         "fees-tiny-vl-mmproj.gguf",
     }
-    [line] = [line for line in said.splitlines() if line.startswith("serve it: ")]
+    [line] = [line for line in output.splitlines() if line.startswith("serve it: ")]
     words = shlex.split(line.removeprefix("serve it: "))
     assert words[:2] == ["llama-server", "--jinja"]
     weights, tower = (Path(words[words.index(option) + 1]) for option in ("-m", "--mmproj"))
 
-    work = finished.work
-    kept = list(read_jsonl(work.path("filter", "kept.jsonl")))
+    context = finished.context
+    kept = list(read_jsonl(context.path("filter", "kept.jsonl")))
     trace = next(t for t in kept if t["task"]["template"] == "fee_on_page")
-    renderer = work.renderer()
+    renderer = context.renderer()
     expected = len(turns(trace, renderer)[0].prompt_ids)
     messages = as_served(trace, renderer)["messages"][:2]
 
@@ -237,8 +243,8 @@ def test_a_pulled_variant_comes_with_its_tower_and_is_asked_about_a_picture(
         with serve(weights, directory / "log", 1, 4096, projector=tower) as endpoint:
             journal = Journal(directory / "journal")
             identity = {"model": "m", "revision": "r"}
-            async with Client(endpoint, identity, journal, 1, 120, work.image_store) as client:
-                sent = request_messages(messages, "pixels", work.image_store)
+            async with Client(endpoint, identity, journal, 1, 120, context.image_store) as client:
+                sent = request_messages(messages, "pixels", context.image_store)
                 return await client.complete(sent, trace["tools"], 0, max_tokens=32)
 
     reply = asyncio.run(ask())
@@ -246,80 +252,80 @@ def test_a_pulled_variant_comes_with_its_tower_and_is_asked_about_a_picture(
     assert reply.usage["prompt_tokens"] == expected
 
 
-def test_the_traces_are_published_with_their_pictures(
+def test_the_traces_are_published_with_their_images(
     finished: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import datasets
 
-    monkeypatch.setenv("STILLHOUSE_STORE", str(finished.work.recipe.publish.store))
+    monkeypatch.setenv("STILLHOUSE_STORE", str(finished.context.recipe.publish.store))
     arguments = ["pull", "fees", "--variant", "data", "--to", str(tmp_path)]
-    found = CliRunner().invoke(main.app, arguments)
-    assert found.exit_code == 0, found.output
+    result = CliRunner().invoke(main.app, arguments)
+    assert result.exit_code == 0, result.output
     rows = datasets.load_dataset(
         "parquet",
         data_files=str(tmp_path / "data" / "train.parquet"),
         split="train",
         cache_dir=str(tmp_path / "cache"),
     )
-    kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
+    kept = list(read_jsonl(finished.context.path("filter", "kept.jsonl")))
     assert [len(row["images"]) for row in rows] == [len(trace["images"]) for trace in kept]
     assert not list(tmp_path.glob("*.gguf"))
 
 
 def test_a_second_run_does_nothing(finished: SimpleNamespace, capfd: pytest.CaptureFixture) -> None:
-    asked = len(Teacher.requests)
-    run_all(finished.work)
+    request_count = len(Teacher.requests)
+    run_all(finished.context)
     assert capfd.readouterr().err.count("is done already") == len(STAGES)
-    assert len(Teacher.requests) == asked
+    assert len(Teacher.requests) == request_count
 
 
 def test_published_again_under_a_tag_it_is_the_same_version(finished: SimpleNamespace) -> None:
-    work = finished.work
-    published = work.recipe.publish
+    context = finished.context
+    published = context.recipe.publish
     named = published.model_copy(update={"tag": "audited"})
-    tagged = replace(work, recipe=work.recipe.model_copy(update={"publish": named}))
+    tagged = replace(context, recipe=context.recipe.model_copy(update={"publish": named}))
     PIPELINE["publish"].run(tagged)
     model = resolve(Path(published.store), "fees:audited")
     assert model.tag == "1" and set(model.tags) == {"1", "latest", "audited"}
-    assert work.run.receipt("publish")["result"]["tag"] == "1"
+    assert context.run.receipt("publish")["result"]["tag"] == "1"
 
 
 # ------------------------------------------------------------------------------------- the other family
 
-# That it learns, is exported and has its pictures read in the gate is in test_vision.
+# Its training, export and gate are in training/test_vision.py.
 
 
-def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_template(
+def test_a_qwen3_vl_is_planned_by_its_directory_and_evaluated_with_its_own_template(
     tmp_path: Path,
 ) -> None:
-    model = write_model(tmp_path, trls("qwen3_vl"), "qwen3_vl")
-    work = planned(tmp_path, model)
-    with work.run:
-        PIPELINE["plan"].run(work)
-        renderer = work.renderer()
-        row = next(r for r in read_jsonl(work.path("tasks", "exam.jsonl")) if "pictures" in r)
-        file, tower = untrained.gguf(work.student, "Q8_0"), untrained.projector(work.student)
+    model = write_model(tmp_path, trl_template("qwen3_vl"), "qwen3_vl")
+    context = planned(tmp_path, model)
+    with context.run:
+        PIPELINE["plan"].run(context)
+        renderer = context.renderer()
+        row = next(r for r in read_jsonl(context.path("tasks", "exam.jsonl")) if "pictures" in r)
+        file, tower = untrained.gguf(context.student, "Q8_0"), untrained.projector(context.student)
         candidate = evaluate.Candidate(
-            "base", file, sha256(file), template=catalog.template(work.student), projector=tower
+            "base", file, sha256(file), template=catalog.template(context.student), projector=tower
         )
         exam = evaluate.run_exam(
             candidate,
             [row],
-            domain=work.domain,
-            settings=work.recipe.evaluate,
+            domain=context.domain,
+            settings=context.recipe.evaluate,
             context=8192,
-            journal=work.path("journal"),
-            log=work.path("logs", "exam-base.log"),
+            journal=context.path("journal"),
+            log=context.path("logs", "exam-base.log"),
             grounding="pixels",
-            image_store=work.image_store,
+            image_store=context.image_store,
             report_episode=lambda: None,
         )
         [trace] = asyncio.run(exam)
-    assert work.student["shape"]["model_type"] == "qwen3_vl"
+    assert context.student["shape"]["model_type"] == "qwen3_vl"
     assert trace["grounding"] == "pixels" and trace["outcome"]["ended"] != "teacher_error"
-    asked = as_served(cast(Any, trace), renderer)["messages"][:2]
-    prompt = renderer.text(asked, trace["tools"], add_generation_prompt=True)
-    expected = len(renderer.ids(prompt, renderer.image_names(asked)))
+    messages = as_served(cast(Any, trace), renderer)["messages"][:2]
+    prompt = renderer.text(messages, trace["tools"], add_generation_prompt=True)
+    expected = len(renderer.ids(prompt, renderer.image_names(messages)))
     assert trace["calls"][0]["usage"]["prompt_tokens"] == expected
 
 
@@ -329,45 +335,45 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_sits_the_exam_by_its_own_tem
 def planned(directory: Path, student: Path | str, **changes: str) -> RunContext:
     settings = {**SETTINGS, "tasks.train": "4", "tasks.exam": "2", "student": str(student)}
     return image_teacher.open_context(
-        directory, "http://127.0.0.1:1/v1", SEES, **{**settings, **changes}
+        directory, "http://127.0.0.1:1/v1", WITH_VISION, **{**settings, **changes}
     )
 
 
-def test_a_student_that_sees_learns_in_words_by_recipe(
+def test_a_vision_language_student_is_trained_on_words_by_recipe(
     finished: SimpleNamespace, model: Path, tmp_path: Path
 ) -> None:
-    work = planned(tmp_path, described(model, tmp_path / "s.yaml"), **{"train.images": "source"})
-    with work.run:
-        PIPELINE["plan"].run(work)
-        asked = [*read_jsonl(work.path("tasks", "exam.jsonl"))]
-        assert "where_is_the_fee" not in {row["template"] for row in asked}
-        renderer = work.renderer()
-    renderer.image_store = finished.work.image_store
-    kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
+    context = planned(tmp_path, described(model, tmp_path / "s.yaml"), **{"train.images": "source"})
+    with context.run:
+        PIPELINE["plan"].run(context)
+        exam = [*read_jsonl(context.path("tasks", "exam.jsonl"))]
+        assert "where_is_the_fee" not in {row["template"] for row in exam}
+        renderer = context.renderer()
+    renderer.image_store = finished.context.image_store
+    kept = list(read_jsonl(finished.context.path("filter", "kept.jsonl")))
     learned = [example for trace in kept for example in examples(trace, renderer)]
     assert not any(example.image_names for example in learned)
     assert any("Fee due" in renderer.tokenizer.decode(e.input_ids) for e in learned)
 
 
-def test_a_trace_whose_pictures_take_too_many_tokens_is_too_long(
+def test_a_trace_whose_images_take_too_many_tokens_is_too_long(
     finished: SimpleNamespace,
 ) -> None:
-    renderer = finished.work.renderer()
+    renderer = finished.context.renderer()
 
     def lengths(trace: Any) -> list[int]:
         return [len(turn) for turn in turns(trace, renderer)]
 
-    kept = list(read_jsonl(finished.work.path("filter", "kept.jsonl")))
-    assert max(len(trace["messages"]) for trace in kept) < 8  # it is not the words that are long
+    kept = list(read_jsonl(finished.context.path("filter", "kept.jsonl")))
+    assert max(len(trace["messages"]) for trace in kept) < 8  # so the words are not what is long
     settings = FilterSettings(max_tokens=400, near_duplicate=0.95, contamination=0.9, per_task=1)
-    found = {check_trace(trace, settings, lengths)["reason"] for trace in kept if trace["images"]}
-    assert found == {"too_long"}
+    reasons = {check_trace(trace, settings, lengths)["reason"] for trace in kept if trace["images"]}
+    assert reasons == {"too_long"}
 
 
-def test_pixels_for_a_student_that_sees_none_are_refused(tmp_path: Path) -> None:
-    work = planned(tmp_path, "smollm2-135m", **{"train.images": "pixels"})
-    with work.run, pytest.raises(InputError) as raised:
-        PIPELINE["plan"].run(work)
+def test_pixels_for_a_text_only_student_are_refused(tmp_path: Path) -> None:
+    context = planned(tmp_path, "smollm2-135m", **{"train.images": "pixels"})
+    with context.run, pytest.raises(InputError) as raised:
+        PIPELINE["plan"].run(context)
     assert str(raised.value) == (
         "train.images: found pixels, expected source: smollm2-135m is a text-only model"
     )
@@ -392,7 +398,7 @@ def of_another_family(directory: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (without_settings, "no preprocessor_config.json"),
         (with_broken_settings, "config or image processor cannot be read: "),
@@ -401,8 +407,8 @@ def of_another_family(directory: Path) -> None:
     ],
 )
 @pytest.mark.parametrize("form", ["directory", "file"])
-def test_a_student_that_cannot_see_is_refused_before_a_teacher_is_asked(
-    change: Callable[[Path], None], said: str, form: str, model: Path, tmp_path: Path
+def test_a_student_that_cannot_train_on_pixels_is_refused_at_load(
+    change: Callable[[Path], None], message: str, form: str, model: Path, tmp_path: Path
 ) -> None:
     directory = tmp_path / "broken"
     shutil.copytree(model, directory)
@@ -412,5 +418,5 @@ def test_a_student_that_cannot_see_is_refused_before_a_teacher_is_asked(
         name = described(directory, tmp_path / "broken.yaml")
         student = yaml.safe_load(name.read_text())
         name.write_text(yaml.safe_dump({**student, "template": None}))
-    with pytest.raises(InputError, match=re.escape(said)):
+    with pytest.raises(InputError, match=re.escape(message)):
         base.load(str(name))

@@ -25,7 +25,7 @@ def local(tmp_path):
 # ------------------------------------------------------------------------------------- without weights
 
 
-def test_a_directory_is_trained_from_as_it_is(local):
+def test_a_local_directory_is_used_unchanged(local):
     student, directory = local
     assert base.prepare(student) == directory
     assert list(directory.iterdir()) == []
@@ -46,7 +46,7 @@ def test_the_students_own_template_goes_before_the_one_of_its_weights(local):
 
 
 @pytest.mark.parametrize("own", [TEMPLATE, None])
-def test_a_template_in_the_tokenizers_settings_is_found_and_one_nowhere_is_asked_for(local, own):
+def test_a_template_in_the_tokenizers_settings_is_used_and_a_missing_one_is_an_error(local, own):
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -149,16 +149,16 @@ def test_reconverted_to_gguf_it_names_the_tokenizer_that_it_had(student, reconve
     from gguf import GGUFReader
 
     file = GGUFReader(reconverted)
-    original, found = (
+    original, converted = (
         {
             key: gguf.fields[f"tokenizer.ggml.{key}"].contents()
             for key in ("model", "tokens", "merges")
         }
         for gguf in (GGUFReader(catalog.fetch(student)), file)
     )
-    assert found == original
-    assert found["model"] == "gpt2"
-    assert len(found["merges"]) == 48_900
+    assert converted == original
+    assert converted["model"] == "gpt2"
+    assert len(converted["merges"]) == 48_900
     for key, value in {"pre": "smollm", "eos_token_id": 2, "padding_token_id": 2}.items():
         assert file.fields[f"tokenizer.ggml.{key}"].contents() == value
 

@@ -1,10 +1,13 @@
+"""Rendering of traces to examples (student/rendering/examples.py) with the templates of the students."""
+
+import functools
 import json
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from small_students import END, QWEN3, QWEN25, RENDERER, SHIPPED, TINY, tiny_tokenizer, trls
+from small_students import END, QWEN3, QWEN25, RENDERER, SHIPPED, TINY, tiny_tokenizer, trl_template
 from turns import TOOLS, TWO_REQUESTS, called, calls, result, says, stretches, trace, user, written
 
 from student.models import base
@@ -21,8 +24,8 @@ from teacher.models import catalog
 EOT, EOS = "<|eot_id|>", "<｜end▁of▁sentence｜>"
 HEADER = ("<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>")
 LLAMA_TINY = tiny_tokenizer(EOT, HEADER, "<|begin_of_text|>")
-LLAMA = Renderer(LLAMA_TINY, trls("llama3_1"), [EOT, "<|eom_id|>"])
-LLAMA32 = Renderer(LLAMA_TINY, trls("llama3_2"), [EOT, "<|eom_id|>"])
+LLAMA = Renderer(LLAMA_TINY, trl_template("llama3_1"), [EOT, "<|eom_id|>"])
+LLAMA32 = Renderer(LLAMA_TINY, trl_template("llama3_2"), [EOT, "<|eom_id|>"])
 R1 = Renderer(
     tiny_tokenizer(EOS, ("<｜User｜>", "<｜Assistant｜>"), "<｜begin▁of▁sentence｜>"),
     (catalog.TEMPLATES / "deepseek-r1-tools.jinja").read_text(),
@@ -31,7 +34,7 @@ R1 = Renderer(
 
 
 def prompts(renderer, messages, tools):
-    """Token ids of the prompt of each assistant's turn, as the server of the template is asked."""
+    """Token ids of the prompt of each assistant's turn, as the server makes them."""
     return [
         renderer.tokenizer.apply_chat_template(
             [template_message(m) for m in messages[:index]],
@@ -84,10 +87,10 @@ def conversations(draw, thinks=False):
         messages.append({"role": "system", "content": draw(_CONTENT)})
     for _ in range(draw(st.integers(1, 3))):
         messages.append(user(draw(_CONTENT | _FROM_OUTSIDE)))
-        for made in draw(st.lists(st.lists(_CALL, min_size=1, max_size=2), max_size=2)):
-            numbered = [{**call, "id": f"call_{number}"} for number, call in enumerate(made)]
+        for turn_calls in draw(st.lists(st.lists(_CALL, min_size=1, max_size=2), max_size=2)):
+            numbered = [{**call, "id": f"call_{number}"} for number, call in enumerate(turn_calls)]
             messages.append(turn(_CONTENT | st.none(), tool_calls=numbered))
-            messages += [result(draw(_CONTENT | _FROM_OUTSIDE), n) for n in range(len(made))]
+            messages += [result(draw(_CONTENT | _FROM_OUTSIDE), n) for n in range(len(turn_calls))]
         messages.append(turn(_CONTENT))
     return messages, draw(st.sampled_from([TOOLS, []]))
 
@@ -110,24 +113,24 @@ def written_by_llama(message) -> str:
 
 def one_by_one(messages):
     """The conversation with each call in a turn of its own; results come in the order of their calls."""
-    made: list[dict] = []
+    separate: list[dict] = []
     for index, message in enumerate(messages):
         calls = message.get("tool_calls", [])
         for number, call in enumerate(calls):
-            said = message if not number else says("")
-            made += [{**said, "tool_calls": [call]}, messages[index + 1 + number]]
+            turn = message if not number else says("")
+            separate += [{**turn, "tool_calls": [call]}, messages[index + 1 + number]]
         if message["role"] != "tool" and not calls:
-            made.append(message)
-    return made
+            separate.append(message)
+    return separate
 
 
 def check_conversation(renderer, messages, tools, written=written):
-    found = stretches(examples(trace(messages, tools), renderer))
+    targets = stretches(examples(trace(messages, tools), renderer))
     if renderer.one_call_per_turn:
         messages = one_by_one(messages)
     turns = [message for message in messages if message["role"] == "assistant"]
-    assert [labels for _, labels in found] == [renderer.ids(written(turn)) for turn in turns]
-    assert [prompt for prompt, _ in found] == prompts(renderer, messages, tools)
+    assert [labels for _, labels in targets] == [renderer.ids(written(turn)) for turn in turns]
+    assert [prompt for prompt, _ in targets] == prompts(renderer, messages, tools)
 
 
 @hypothesis_settings(max_examples=150, deadline=None)
@@ -135,8 +138,8 @@ def check_conversation(renderer, messages, tools, written=written):
 def test_each_turn_is_learned_once_with_its_stop_token_after_the_prompt_the_server_sends(drawn):
     check_conversation(RENDERER, *drawn)
     messages, tools = drawn
-    found = stretches(list(examples(trace(messages, tools), RENDERER)))
-    assert [TINY.decode(labels) for _, labels in found] == [
+    targets = stretches(list(examples(trace(messages, tools), RENDERER)))
+    assert [TINY.decode(labels) for _, labels in targets] == [
         written(message) for message in messages if message["role"] == "assistant"
     ]
 
@@ -163,17 +166,16 @@ def test_the_same_holds_for_the_templates_of_the_larger_students(renderer, by, d
 @hypothesis_settings(max_examples=60, deadline=None)
 @given(conversations())
 def test_the_same_holds_for_the_tokenizer_of_the_embedded_student(drawn):
-    # Ids alone: its vocabulary lacks the tokens of some bytes, so that rare characters cannot be read back.
-    check_conversation(embedded(), *drawn)
+    # Only ids are compared: the vocabulary lacks some bytes, so rare characters cannot be decoded.
+    check_conversation(smollm_renderer(), *drawn)
 
 
-def embedded(made: list[Renderer] = []) -> Renderer:  # noqa: B006 - loaded once
+@functools.cache
+def smollm_renderer() -> Renderer:
     from transformers import AutoTokenizer
 
-    if not made:
-        directory = base.prepare(base.load("smollm2-135m"))
-        made.append(Renderer(AutoTokenizer.from_pretrained(directory), SHIPPED, [END]))
-    return made[0]
+    directory = base.prepare(base.load("smollm2-135m"))
+    return Renderer(AutoTokenizer.from_pretrained(directory), SHIPPED, [END])
 
 
 # ------------------------------------------------------------------------------------- templates
@@ -188,12 +190,12 @@ def test_a_template_that_only_appends_makes_one_example_of_a_conversation(render
 
 
 def test_a_template_that_rewrites_history_makes_an_example_of_each_turn():
-    made = list(examples(trace(TWO_REQUESTS), QWEN3))
-    assert len(made) == 4
-    assert [p for p, _ in stretches(made)] == prompts(QWEN3, TWO_REQUESTS, TOOLS)
-    for example in made:
-        learned = str(TINY.decode(example.labels[-example.label_count :]))
-        assert learned.startswith("<think>\n\n</think>")
+    learned = list(examples(trace(TWO_REQUESTS), QWEN3))
+    assert len(learned) == 4
+    assert [p for p, _ in stretches(learned)] == prompts(QWEN3, TWO_REQUESTS, TOOLS)
+    for example in learned:
+        target = str(TINY.decode(example.labels[-example.label_count :]))
+        assert target.startswith("<think>\n\n</think>")
         assert example.labels[-1] == TINY.convert_tokens_to_ids(END)
 
 
@@ -219,9 +221,9 @@ def test_turns_whose_reasoning_stays_share_an_example_until_the_next_request_dro
 
 def test_a_turn_that_would_fuse_with_its_prompt_is_not_continued_but_prompted_anew():
     messages = [user("Hello"), says("\nHi."), user("Bye"), says("Bye.")]
-    made = list(examples(trace(messages), RENDERER))
-    assert len(made) == 2  # "assistant\n" + "\nHi." is sent as "assistant" + "\n\n" + "Hi."
-    assert [p for p, _ in stretches(made)] == prompts(RENDERER, messages, TOOLS)
+    learned = list(examples(trace(messages), RENDERER))
+    assert len(learned) == 2  # "assistant\n" + "\nHi." is sent as "assistant" + "\n\n" + "Hi."
+    assert [p for p, _ in stretches(learned)] == prompts(RENDERER, messages, TOOLS)
 
 
 def test_arguments_reach_the_template_as_objects_and_keep_their_order_and_letters():
@@ -246,7 +248,7 @@ def test_where_two_tokens_may_end_a_turn_the_last_of_them_is_learned_too():
 
 def test_a_template_that_renders_a_turn_otherwise_than_after_its_prompt_is_refused():
     # R1's prompt opens a thought, which the template then drops from the turn.
-    renderer = Renderer(TINY, trls("deepseek_r1_distill"), ["<｜end▁of▁sentence｜>"])
+    renderer = Renderer(TINY, trl_template("deepseek_r1_distill"), ["<｜end▁of▁sentence｜>"])
     with pytest.raises(ValueError, match="renders message 1 otherwise than after its generation"):
         list(examples(trace([user("a"), says("b")]), renderer))
 
@@ -313,11 +315,11 @@ def test_a_reasoning_template_with_tools_keeps_the_thought_of_the_turn_that_goes
     assert prompt.endswith("<tool_response>\n7\n</tool_response><｜Assistant｜><think>\n")
     # The answered request is an example of its own; the two turns after the second request share one.
     first, second = examples(trace(messages), R1)
-    said = [R1.tokenizer.decode([t for t in e.labels if t != IGNORED]) for e in (first, second)]
-    assert "Easy." in said[0] and "I look it up." in said[1] and "Seven." in said[1]
+    texts = [R1.tokenizer.decode([t for t in e.labels if t != IGNORED]) for e in (first, second)]
+    assert "Easy." in texts[0] and "I look it up." in texts[1] and "Seven." in texts[1]
 
 
-def test_a_turn_without_a_thought_is_still_what_the_reasoning_template_asks_for():
+def test_a_turn_without_reasoning_still_closes_the_thought_that_the_template_opens():
     messages: list[dict] = [
         {"role": "user", "content": "Hi"},
         {"role": "assistant", "content": "Hello."},
@@ -339,11 +341,11 @@ def test_a_turn_without_a_thought_is_still_what_the_reasoning_template_asks_for(
         (LLAMA32, True),
     ],
 )
-def test_a_template_is_asked_whether_it_can_show_two_calls_in_a_turn(renderer, only_one):
+def test_a_template_is_probed_for_two_calls_in_a_turn(renderer, only_one):
     assert renderer.one_call_per_turn is only_one
 
 
-def test_a_template_that_leaves_the_second_call_out_counts_as_one_that_cannot_show_it():
+def test_a_template_that_leaves_the_second_call_out_counts_as_one_that_cannot_render_it():
     shows_the_first = "{% for m in messages %}{{ m.tool_calls[0].function.arguments if m.tool_calls }}{% endfor %}"
     assert Renderer(TINY, shows_the_first, [END]).one_call_per_turn
 
@@ -356,8 +358,8 @@ def test_parallel_calls_become_turns_with_their_own_results_and_their_own_errors
         result("{}", 0),
         says("Never."),
     ]
-    made = trace(messages, tool_errors=[2])
-    served = as_served(made, LLAMA)
+    original = trace(messages, tool_errors=[2])
+    served = as_served(original, LLAMA)
     assert served["messages"] == [
         messages[0],
         {**messages[1], "tool_calls": messages[1]["tool_calls"][:1]},
@@ -368,10 +370,10 @@ def test_parallel_calls_become_turns_with_their_own_results_and_their_own_errors
     ]
     assert served["outcome"]["tool_errors"] == [4]
     learned = "".join(
-        str(LLAMA_TINY.decode(labels)) for _, labels in stretches(examples(made, LLAMA))
+        str(LLAMA_TINY.decode(labels)) for _, labels in stretches(examples(original, LLAMA))
     )
     assert "C-1" in learned and "C-2" not in learned and "Never." in learned
-    assert as_served(made, QWEN3) is made
+    assert as_served(original, QWEN3) is original
 
 
 def test_of_calls_without_results_at_the_end_the_first_is_the_last_turn():
@@ -389,7 +391,7 @@ def test_an_empty_list_of_calls_is_no_call():
     assert LLAMA_TINY.decode(only.labels[-only.label_count :]) == f"Yes.{EOT}"
 
 
-def test_what_a_template_refuses_or_stumbles_over_is_said_in_its_own_words():
+def test_an_error_of_the_template_is_reported_in_its_own_words():
     raises = Renderer(TINY, "{{ raise_exception('no system role here') }}", [END])
     with pytest.raises(Unrenderable, match="template: no system role here"):
         examples(trace([user("?"), says("Yes.")]), raises)

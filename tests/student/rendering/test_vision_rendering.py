@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from PIL import Image
-from small_students import END, TINY, trls
+from small_students import END, TINY, trl_template
 from turns import IMAGE, TOOLS, calls, result, says, stretches, text, trace, user, written
 from vision_students import TEMPLATES, conversation, prompts
 
@@ -90,7 +90,7 @@ def test_the_template_of_qwen25_vl_shows_text_conversations_as_qwen25_does():
         says("Never."),
     ]
     renderer = Renderer(TINY, TEMPLATES["qwen2_5_vl"], [END])
-    qwen25 = Renderer(TINY, trls("qwen2_5"), [END])
+    qwen25 = Renderer(TINY, trl_template("qwen2_5"), [END])
     for tools in (TOOLS, []):
         assert renderer.text(messages, tools) == qwen25.text(messages, tools)
 
@@ -128,7 +128,7 @@ def test_a_text_only_model_is_refused(image_store, tmp_path):
 
 
 def test_a_text_only_student_reads_what_its_server_is_sent(image_store, pages):
-    renderer = Renderer(TINY, trls("qwen2_5"), [END], image_store)
+    renderer = Renderer(TINY, trl_template("qwen2_5"), [END], image_store)
     made = conversation(pages)
     (only,) = examples(made, renderer)
     assert only.image_names == []
@@ -143,7 +143,7 @@ def test_a_text_only_student_reads_what_its_server_is_sent(image_store, pages):
 def test_where_a_template_allows_one_call_a_turn_each_image_follows_its_own_call(
     image_store, pages
 ):
-    renderer = Renderer(TINY, trls("llama3_1"), ["<|eot_id|>"], image_store)
+    renderer = Renderer(TINY, trl_template("llama3_1"), ["<|eot_id|>"], image_store)
     messages = [user("?"), calls({"key": "a"}, {"key": "b"})]
     messages += [result([IMAGE], 1), result([IMAGE], 0), says("Done.")]
     made = trace(messages) | {"images": pages[:2]}

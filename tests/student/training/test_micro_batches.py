@@ -1,4 +1,4 @@
-"""Examples of a step in micro-batches."""
+"""Splitting the examples of a step into micro-batches."""
 
 import pytest
 from hypothesis import given
@@ -25,8 +25,8 @@ def test_each_example_is_in_one_group_and_no_group_is_beyond_the_limit_but_a_sin
     groups = way(lengths, limit)
     assert sorted(place for group in groups for place in group) == list(range(len(lengths)))
     for group in groups:
-        taken = [lengths[place] for place in group]
-        size = sum(taken) if way is pack else max(taken) * len(taken)
+        group_lengths = [lengths[place] for place in group]
+        size = sum(group_lengths) if way is pack else max(group_lengths) * len(group_lengths)
         assert size <= limit or len(group) == 1
 
 
@@ -41,7 +41,7 @@ def example(*tokens: int) -> dict[str, list[int]]:
     return {"input_ids": list(tokens), "labels": list(tokens)}
 
 
-def test_joined_examples_begin_anew_and_none_predicts_the_next():
+def test_concatenated_examples_restart_their_positions_and_none_predicts_the_next():
     row = concatenate([example(1, 2, 3), example(4, 5)])
     assert row["input_ids"].tolist() == [[1, 2, 3, 4, 5]]
     assert row["position_ids"].tolist() == [[0, 1, 2, 0, 1]]
@@ -50,13 +50,13 @@ def test_joined_examples_begin_anew_and_none_predicts_the_next():
     assert row["max_length_q"] == 3
 
 
-def test_padded_examples_are_padded_on_the_right_and_padding_is_not_learned():
+def test_padded_examples_are_padded_on_the_right_and_padding_has_no_labels():
     row = pad_right([example(1, 2, 3), example(4, 5)])
     assert row["attention_mask"].tolist() == [[1, 1, 1], [1, 1, 0]]
     assert row["labels"].tolist() == [[IGNORED, 2, 3], [IGNORED, 5, IGNORED]]
 
 
-def test_examples_of_one_length_are_rows_and_what_fills_them_up_is_not_learned():
+def test_examples_of_one_length_are_rows_and_their_padding_has_no_labels():
     row = packed_row([example(1, 2, 3), example(4, 5, 6)], multiple=4)
     assert set(row) == {"input_ids", "labels"}
     assert row["input_ids"].shape == (2, 4)

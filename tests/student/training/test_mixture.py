@@ -1,4 +1,4 @@
-"""What a student is trained on, counted."""
+"""The training data of a student, and its counts."""
 
 import json
 
@@ -41,11 +41,11 @@ CHAT = [{"messages": [user(f"What is {n} + 1?"), says(f"It is {n + 1}.")]} for n
 
 
 def test_every_trace_is_learned_and_counted():
-    made = mixture.mix([trace(n) for n in range(3)], QWEN25, settings())
-    assert made.held_out == []
-    counts = made.counts
+    mixed = mixture.mix([trace(n) for n in range(3)], QWEN25, settings())
+    assert mixed.held_out == []
+    counts = mixed.counts
     assert (counts["learned"], counts["held_out"]) == (3, 0)
-    assert counts["tokens"] == counts["trace_tokens"] == 3 * len(made.learned[0].input_ids)
+    assert counts["tokens"] == counts["trace_tokens"] == 3 * len(mixed.learned[0].input_ids)
     assert counts["overflow"] == {
         "policy": "reject",
         "max_length": 100_000,
@@ -56,11 +56,11 @@ def test_every_trace_is_learned_and_counted():
     }
 
 
-def test_what_a_template_that_rewrites_history_costs_is_counted_and_said():
-    made = mixture.mix([trace()], QWEN3, settings())
-    counts = made.counts
+def test_what_a_template_that_rewrites_history_costs_is_counted_and_reported():
+    mixed = mixture.mix([trace()], QWEN3, settings())
+    counts = mixed.counts
     assert counts["learned"] == 4
-    assert counts["trace_tokens"] == max(len(e.input_ids) for e in made.learned)
+    assert counts["trace_tokens"] == max(len(e.input_ids) for e in mixed.learned)
     assert counts["tokens"] > 3 * counts["trace_tokens"]
     counts["overflow"] |= {"traces_rejected": 2, "traces_judged": 9}
     first, second = mixture.lines(counts, 2)
@@ -69,24 +69,24 @@ def test_what_a_template_that_rewrites_history_costs_is_counted_and_said():
 
 
 def test_a_task_is_held_out_with_all_its_traces():
-    made = mixture.mix([trace(n // 2) for n in range(40)], QWEN25, settings(holdout=0.3))
-    assert made.counts["held_out"] % 2 == 0
-    assert 0 < made.counts["held_out"] < 40 == made.counts["held_out"] + made.counts["learned"]
+    mixed = mixture.mix([trace(n // 2) for n in range(40)], QWEN25, settings(holdout=0.3))
+    assert mixed.counts["held_out"] % 2 == 0
+    assert 0 < mixed.counts["held_out"] < 40 == mixed.counts["held_out"] + mixed.counts["learned"]
 
 
 @pytest.mark.parametrize("renderer", [QWEN25, QWEN3], ids=["appends", "rewrites"])
 def test_split_learns_the_turns_that_end_within_the_length_and_cuts_no_prompt(renderer):
     whole = turns(trace(), renderer)
     limit = len(whole[1])
-    made = mixture.mix([trace()], renderer, settings(max_length=limit, overflow="split"))
-    found = stretches(made.learned)
-    assert [labels for _, labels in found] == [turn.target_ids for turn in whole[:2]]
-    assert [prompt for prompt, _ in found] == [turn.prompt_ids for turn in whole[:2]]
-    assert max(len(e.input_ids) for e in made.learned) == limit
-    overflow = made.counts["overflow"]
+    mixed = mixture.mix([trace()], renderer, settings(max_length=limit, overflow="split"))
+    targets = stretches(mixed.learned)
+    assert [labels for _, labels in targets] == [turn.target_ids for turn in whole[:2]]
+    assert [prompt for prompt, _ in targets] == [turn.prompt_ids for turn in whole[:2]]
+    assert max(len(e.input_ids) for e in mixed.learned) == limit
+    overflow = mixed.counts["overflow"]
     assert (overflow["turns"], overflow["turns_left_out"], overflow["traces_split"]) == (4, 2, 1)
     overflow |= {"traces_rejected": 0, "traces_judged": 1}
-    assert "2 of 4 turns end beyond" in mixture.lines(made.counts, 1)[1]
+    assert "2 of 4 turns end beyond" in mixture.lines(mixed.counts, 1)[1]
 
 
 def test_split_learns_a_later_turn_that_fits_again_because_old_reasoning_is_dropped():
@@ -98,28 +98,28 @@ def test_split_learns_a_later_turn_that_fits_again_because_old_reasoning_is_drop
     ]
     first, second = turns(trace(messages=messages), QWEN3)
     assert len(second) < len(first)
-    made = mixture.mix(
+    mixed = mixture.mix(
         [trace(messages=messages)], QWEN3, settings(max_length=len(second), overflow="split")
     )
-    assert [labels for _, labels in stretches(made.learned)] == [second.target_ids]
+    assert [labels for _, labels in stretches(mixed.learned)] == [second.target_ids]
 
 
 # ------------------------------------------------------------------------------------- replay
 
 
 def test_a_replay_set_makes_up_its_share_of_all_tokens(tmp_path):
-    made = replayed(CHAT, tmp_path, 20_000, replay={"ratio": 0.2, "licence": "MIT"})
-    tokens = sum(len(e.input_ids) for e in made.learned)
-    longest = max(len(e.input_ids) for e in made.learned)
+    mixed = replayed(CHAT, tmp_path, 20_000, replay={"ratio": 0.2, "licence": "MIT"})
+    tokens = sum(len(e.input_ids) for e in mixed.learned)
+    longest = max(len(e.input_ids) for e in mixed.learned)
     assert 0 <= tokens - 20_000 * 0.2 / 0.8 < longest
-    counts = made.counts
+    counts = mixed.counts
     assert (counts["tokens"], counts["licence"], counts["rows"]) == (tokens, "MIT", 200)
-    assert counts["used"] == counts["examples"] == len(made.learned) < 200
+    assert counts["used"] == counts["examples"] == len(mixed.learned) < 200
     assert counts["share"] == pytest.approx(0.2, abs=0.01)
     assert set(mixture.REPLAY) <= set(counts)
 
 
-def test_a_small_replay_set_is_used_up_and_its_real_share_is_said(tmp_path):
+def test_a_small_replay_set_is_used_up_and_its_real_share_is_reported(tmp_path):
     counts = replayed(CHAT[:3], tmp_path, 100_000).counts
     assert counts["used"] == 3
     assert 0 < counts["share"] < 0.02
@@ -143,16 +143,16 @@ def test_rows_that_fail_the_checks_of_validate_or_the_template_are_counted(tmp_p
     }
     parsed = json.loads(json.dumps(good))
     parsed["messages"][1]["tool_calls"][0]["function"]["arguments"] = {"key": "a"}
-    made = replayed([*bad, good, parsed], tmp_path, 20_000)
-    assert made.counts["rejected"] == {"malformed_trace": 2, "unknown_tool": 1, "empty_turn": 1}
-    assert made.counts["used"] == 2
-    assert made.learned[0].input_ids == made.learned[1].input_ids
+    mixed = replayed([*bad, good, parsed], tmp_path, 20_000)
+    assert mixed.counts["rejected"] == {"malformed_trace": 2, "unknown_tool": 1, "empty_turn": 1}
+    assert mixed.counts["used"] == 2
+    assert mixed.learned[0].input_ids == mixed.learned[1].input_ids
 
 
 def test_long_rows_are_left_out_and_counted(tmp_path):
     long = {"messages": [user("?" * 500), says("Yes.")]}
-    made = replayed([long, *CHAT[:2]], tmp_path, 10_000, max_length=300)
-    assert (made.counts["used"], made.counts["too_long"]) == (2, 1)
+    mixed = replayed([long, *CHAT[:2]], tmp_path, 10_000, max_length=300)
+    assert (mixed.counts["used"], mixed.counts["too_long"]) == (2, 1)
 
 
 def test_a_replay_set_of_which_nothing_can_be_learned_stops_the_run(tmp_path):
@@ -173,7 +173,7 @@ def test_a_path_that_is_neither_a_file_nor_a_hubs_id_is_refused(path):
 
 
 def padded(number: int) -> str:
-    """Answers of which every third is far beyond what the student may have."""
+    """An answer; every third is far longer than train.max_length allows."""
     return f"C-{number} ends on 2 March 2027." + " It was signed." * (60 if number % 3 == 0 else 0)
 
 
@@ -185,7 +185,7 @@ def student(tmp_path_factory):
 
 
 def trained(student, directory, *overrides):
-    """Runs filter and train on thirty traces that a teacher might have left, and returns ledger and examples.json."""
+    """Runs filter and train on thirty traces as of a teacher. Returns ledger.json and examples.json."""
     from flows import recipe_file
     from flows.run_context import RunContext
     from flows.run_directory import Run
@@ -207,25 +207,27 @@ def trained(student, directory, *overrides):
         ],
     )
     with Run.open(directory, chosen, domain_pack.name, domain_pack.path) as run:
-        work = RunContext(run, chosen, domain_pack, {}, base.load(chosen.student), hardware.find())
+        context = RunContext(
+            run, chosen, domain_pack, {}, base.load(chosen.student), hardware.find()
+        )
         traces = [
             filter_traces.trace(
                 n, request=f"Question {n}: " + "when, " * n + "is it over?", answer=padded(n)
             )
             for n in range(30)
         ]
-        write_jsonl(work.path("tasks", "exam.jsonl"), [])
-        write_jsonl(work.path("traces.jsonl"), traces)
+        write_jsonl(context.path("tasks", "exam.jsonl"), [])
+        write_jsonl(context.path("traces.jsonl"), traces)
         for stage, output in (("plan", "tasks"), ("generate", "traces.jsonl")):
-            with run.stage(stage, {}, [work.path(output)]):
+            with run.stage(stage, {}, [context.path(output)]):
                 pass
-        PIPELINE["filter"].run(work)
-        PIPELINE["train"].run(work)
+        PIPELINE["filter"].run(context)
+        PIPELINE["train"].run(context)
         receipt = run.receipt("train")
         assert receipt and receipt["result"]["kept_step"] <= receipt["result"]["steps"]
         return (
-            read_json(work.path("filter", "ledger.json")),
-            read_json(work.path("train", "examples.json")),
+            read_json(context.path("filter", "ledger.json")),
+            read_json(context.path("train", "examples.json")),
         )
 
 

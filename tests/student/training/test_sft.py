@@ -1,4 +1,4 @@
-"""Training on the CPU with a random Llama of two layers: seconds, but the real trainer and the real checkpoints."""
+"""Training on the CPU with a random Llama of two layers: the real trainer and real checkpoints, in seconds."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from student.rendering.examples import IGNORED, Example
 pytestmark = pytest.mark.slow
 
 STUDENT = {"lora_targets": "all-linear"}
-# Six examples, two a step, twice: six steps, of which the fourth is in the middle of the second epoch.
+# Six examples, two per step, two epochs: six steps. The fourth is within the second epoch.
 SETTINGS = Train(
     method="lora",
     rank=4,
@@ -34,14 +34,14 @@ SETTINGS = Train(
 
 
 def some_examples(number: int, seed: int = 0) -> list[Example]:
-    """Random tokens of different lengths, of which the second half is learned."""
+    """Examples of random tokens and lengths. The second half of each has labels."""
     source = random.Random(seed)
-    made = []
+    examples = []
     for _ in range(number):
         ids = [source.randrange(200) for _ in range(source.randrange(8, 24))]
         half = len(ids) // 2
-        made.append(Example(ids, [IGNORED] * half + ids[half:]))
-    return made
+        examples.append(Example(ids, [IGNORED] * half + ids[half:]))
+    return examples
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +79,10 @@ def log(work: Path) -> list[dict]:
 
 
 def fall(work: Path) -> float:
-    """By how much the loss fell from the first half of the steps to the second: one step's says as much of its
-    examples as of what was learned."""
+    """The difference of the mean loss between the first and the second half of the steps.
+
+    The loss of a single step depends on its examples as much as on what was learned.
+    """
     losses = [row["loss"] for row in log(work) if "loss" in row]
     half = len(losses) // 2
     return sum(losses[:half]) / half - sum(losses[half:]) / (len(losses) - half)
@@ -102,7 +104,7 @@ def uninterrupted(untrained, tmp_path_factory):
 # ------------------------------------------------------------------------------------- a whole run
 
 
-def test_a_run_logs_each_step_as_numbers_and_says_what_it_did(uninterrupted):
+def test_a_run_logs_each_step_as_numbers_and_returns_its_totals(uninterrupted):
     work, result = uninterrupted
     rows = log(work)
     assert [row["step"] for row in rows] == [1, 2, 3, 4, 5, 6]
@@ -140,19 +142,19 @@ def test_with_method_full_all_weights_are_trained_and_held_out_loss_is_measured(
     from safetensors.torch import load_file
 
     settings = SETTINGS.model_copy(update={"method": "full", "learning_rate": 0.02})
-    said: list[str] = []
+    messages: list[str] = []
     result = train(
-        untrained, tmp_path / "run", settings, said.append, held_out=some_examples(2, seed=9)
+        untrained, tmp_path / "run", settings, messages.append, held_out=some_examples(2, seed=9)
     )
     before = load_file(untrained / "model.safetensors")
     after = weights(tmp_path / "run", "full")
     assert after.keys() == before.keys()
     assert not any(torch.equal(before[name], after[name]) for name in before)
     assert fall(tmp_path / "run") > 0.2
-    measured = [row for row in log(tmp_path / "run") if "eval_loss" in row]
-    assert [row["step"] for row in measured] == [3, 6]
-    assert result["eval_loss"] == measured[-1]["eval_loss"]
-    assert sum("held-out loss" in text for text in said) == 2
+    evaluations = [row for row in log(tmp_path / "run") if "eval_loss" in row]
+    assert [row["step"] for row in evaluations] == [3, 6]
+    assert result["eval_loss"] == evaluations[-1]["eval_loss"]
+    assert sum("held-out loss" in text for text in messages) == 2
 
 
 def test_with_method_qlora_an_adapter_is_trained_on_weights_in_4_bits(
@@ -163,7 +165,7 @@ def test_with_method_qlora_an_adapter_is_trained_on_weights_in_4_bits(
     train(untrained, tmp_path, SETTINGS.model_copy(update={"method": "qlora"}))
     rows, trained = log(tmp_path), weights(tmp_path)
     assert fall(tmp_path) > 0
-    # The adapter is that of plain LoRA, for the 16-bit weights; what it was trained on differs in each weight a little.
+    # The adapter has the tensors of LoRA on 16-bit weights; the quantised weights differ a little from those.
     plain = tmp_path / "plain"
     train(untrained, plain)
     assert trained.keys() == weights(plain).keys()
@@ -175,36 +177,36 @@ def test_what_is_computed_at_once_changes_nothing_that_is_learned(
     untrained, tmp_path, uninterrupted
 ):
 
-    said: list[str] = []
+    messages: list[str] = []
     settings = SETTINGS.model_copy(update={"micro_batch": 16})  # most examples alone
-    train(untrained, tmp_path, settings, said.append)
-    assert said[0].startswith("fused layers: 16 tokens at a time with all layers kept")
+    train(untrained, tmp_path, settings, messages.append)
+    assert messages[0].startswith("fused layers: 16 tokens at a time with all layers kept")
     for row, other in zip(log(tmp_path), log(uninterrupted[0]), strict=True):
         assert row["loss"] == pytest.approx(other["loss"], rel=1e-3)
     for name, tensor in weights(uninterrupted[0]).items():
-        # A gradient of nearly 0 takes a whole step of Adam either way, so that single weights may differ.
+        # A gradient near 0 makes a full step of Adam in either direction, so single weights may differ.
         assert (weights(tmp_path)[name] - tensor).norm() <= 1e-2 * tensor.norm(), name
 
 
 @pytest.mark.parametrize("held_out", [[], some_examples(5, 9)])
-def test_layers_that_cannot_be_fused_are_trained_as_they_come_to_the_same_loss(
+def test_layers_that_cannot_be_fused_are_trained_unfused_to_the_same_loss(
     untrained, tmp_path, held_out, monkeypatch
 ):
     from student.kernels import decoder_layer
 
     fused = train(untrained, tmp_path / "fused", held_out=held_out)
     monkeypatch.setattr(decoder_layer, "LAYERS", set())
-    said: list[str] = []
-    plain = train(untrained, tmp_path / "plain", report=said.append, held_out=held_out)
-    assert said[0].startswith("training without fused layers: layer 0: a LlamaDecoderLayer")
-    # Their steps have other examples, as padded rows of a step are of like length; the first step's loss is the base's.
+    messages: list[str] = []
+    plain = train(untrained, tmp_path / "plain", report=messages.append, held_out=held_out)
+    assert messages[0].startswith("training without fused layers: layer 0: a LlamaDecoderLayer")
+    # The steps have different examples, because padded rows of a step have similar lengths.
     assert plain["loss"] == pytest.approx(fused["loss"], abs=0.3)
     assert (plain["eval_loss"] is None) == (fused["eval_loss"] is None) == (not held_out)
     if held_out:
         assert plain["eval_loss"] == pytest.approx(fused["eval_loss"], abs=0.2)
 
 
-def test_a_loss_that_is_no_number_ends_the_training_in_words(untrained, tmp_path):
+def test_a_loss_that_is_not_a_number_ends_the_training_with_an_error(untrained, tmp_path):
     from schemas.errors import StageError
 
     settings = SETTINGS.model_copy(update={"learning_rate": 1e30})
@@ -213,9 +215,9 @@ def test_a_loss_that_is_no_number_ends_the_training_in_words(untrained, tmp_path
 
 
 def test_dropout_is_trained_without_fused_layers(untrained, tmp_path):
-    said: list[str] = []
-    train(untrained, tmp_path, SETTINGS.model_copy(update={"dropout": 0.1}), said.append)
-    assert "LoRA dropout 0.1 cannot be fused" in said[0]
+    messages: list[str] = []
+    train(untrained, tmp_path, SETTINGS.model_copy(update={"dropout": 0.1}), messages.append)
+    assert "LoRA dropout 0.1 cannot be fused" in messages[0]
     assert fall(tmp_path) > 0
 
 
@@ -225,8 +227,8 @@ def test_the_held_out_loss_is_the_mean_over_labels_whatever_is_computed_at_once(
     losses = []
     for limit in (16, 4096):
         settings = SETTINGS.model_copy(update={"micro_batch": limit, "epochs": 0.3})
-        made = train(untrained, tmp_path / str(limit), settings, held_out=some_examples(7, 5))
-        losses.append(made["eval_loss"])
+        result = train(untrained, tmp_path / str(limit), settings, held_out=some_examples(7, 5))
+        losses.append(result["eval_loss"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
@@ -237,12 +239,12 @@ def test_weights_are_quantised_once_and_read_by_the_next_run(
     pytest.importorskip("bitsandbytes")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     settings = SETTINGS.model_copy(update={"method": "qlora", "bits": bits, "epochs": 0.3})
-    said: list[str] = []
+    messages: list[str] = []
     for name in ("first", "second"):
-        train(untrained, tmp_path / name, settings, said.append)
-    ways = [text.split(" ")[0] for text in said if f" {bits} bits" in text]
+        train(untrained, tmp_path / name, settings, messages.append)
+    ways = [text.split(" ")[0] for text in messages if f" {bits} bits" in text]
     assert ways == ["quantising", "reading"]
-    assert any("without fused layers" in text for text in said) == (bits == 8)
+    assert any("without fused layers" in text for text in messages) == (bits == 8)
     assert log(tmp_path / "first")[0]["loss"] == log(tmp_path / "second")[0]["loss"]
     assert len(list((tmp_path / "cache" / "stillhouse" / "quantised").iterdir())) == 1
 
@@ -252,7 +254,7 @@ def test_the_loss_is_that_of_the_labelled_tokens_alone(untrained, tmp_path):
     from transformers import AutoModelForCausalLM
 
     pair = some_examples(2, seed=5)
-    # LoRA begins as the base itself, so the first step's loss is the base's.
+    # LoRA starts as the base model, so the first step's loss is the base's.
     settings = SETTINGS.model_copy(update={"epochs": 1.0})
     train(untrained, tmp_path / "run", settings, examples=pair)
     model = AutoModelForCausalLM.from_pretrained(untrained)
@@ -270,35 +272,41 @@ def test_the_loss_is_that_of_the_labelled_tokens_alone(untrained, tmp_path):
 
 # ------------------------------------------------------------------------------------- early stopping
 
-# What is held out is of another kind than what is learned, so that its loss only rises once it has been learned.
+# The held-out examples have nothing in common with the training examples, so their loss soon only rises.
 PATIENT = SETTINGS.model_copy(update={"patience": 2, "epochs": 20, "learning_rate": 0.1})
 
 
 @pytest.fixture(scope="module")
 def stopped(untrained, tmp_path_factory):
     work = tmp_path_factory.mktemp("stopped")
-    said: list[str] = []
-    return work, train(untrained, work, PATIENT, said.append, held_out=some_examples(2, 9)), said
+    messages: list[str] = []
+    return (
+        work,
+        train(untrained, work, PATIENT, messages.append, held_out=some_examples(2, 9)),
+        messages,
+    )
 
 
-def test_training_stops_when_the_held_out_loss_gets_no_better_and_keeps_the_best(stopped):
+def test_training_stops_when_the_held_out_loss_does_not_improve_and_keeps_the_best(stopped):
     import torch
     from safetensors.torch import load_file
 
-    work, result, said = stopped
-    measured = {row["step"]: row["eval_loss"] for row in log(work) if "eval_loss" in row}
-    assert list(measured) == list(range(2, result["steps"] + 1, 2))
-    best = min(measured, key=lambda step: measured[step])
+    work, result, messages = stopped
+    evaluations = {row["step"]: row["eval_loss"] for row in log(work) if "eval_loss" in row}
+    assert list(evaluations) == list(range(2, result["steps"] + 1, 2))
+    best = min(evaluations, key=lambda step: evaluations[step])
     assert result["steps"] == best + 4 < 60
-    assert (result["kept_step"], result["eval_loss"]) == (best, measured[best])
+    assert (result["kept_step"], result["eval_loss"]) == (best, evaluations[best])
     at_best = load_file(work / "checkpoints" / f"checkpoint-{best}" / "adapter_model.safetensors")
     for name, tensor in weights(work).items():
         torch.testing.assert_close(tensor, at_best[name], rtol=0, atol=0)
-    assert f"stopped at step {result['steps']}: no better held-out loss in 2 evaluations" in said
-    assert said[-1].startswith(f"kept the weights of step {best},")
+    assert (
+        f"stopped at step {result['steps']}: no better held-out loss in 2 evaluations" in messages
+    )
+    assert messages[-1].startswith(f"kept the weights of step {best},")
 
 
-def test_a_run_killed_after_it_had_stopped_trains_no_further(stopped, untrained, tmp_path):
+def test_a_run_killed_after_it_had_stopped_early_trains_no_further(stopped, untrained, tmp_path):
     import shutil
 
     import torch
@@ -330,7 +338,7 @@ test_sft.train(Path(sys.argv[1]), Path(sys.argv[2]), report=report)
 
 @pytest.fixture(scope="module")
 def killed(untrained, tmp_path_factory):
-    """What is left of a run that was killed in step 5, after checkpoint-4."""
+    """The directory of a run that was killed in step 5, after checkpoint-4."""
     work = tmp_path_factory.mktemp("killed")
     with subprocess.Popen(
         [sys.executable, "-c", TRAINS_AND_STOPS_AT_STEP_5, str(untrained), str(work)],
@@ -378,10 +386,10 @@ def assert_the_same_training(work: Path, uninterrupted) -> None:
 def test_a_killed_run_is_continued_to_the_same_adapter_and_the_same_log(
     untrained, left_behind, uninterrupted
 ):
-    said: list[str] = []
-    result = train(untrained, left_behind, report=said.append)
-    assert said[1] == "continuing from checkpoint-4"
-    assert [text.split(",")[0] for text in said[2:]] == ["step 5 of 6", "step 6 of 6"]
+    messages: list[str] = []
+    result = train(untrained, left_behind, report=messages.append)
+    assert messages[1] == "continuing from checkpoint-4"
+    assert [text.split(",")[0] for text in messages[2:]] == ["step 5 of 6", "step 6 of 6"]
     assert result["steps"] == 6
     assert_the_same_training(left_behind, uninterrupted)
 
@@ -396,14 +404,14 @@ def test_a_checkpoint_that_was_being_written_is_passed_over(
     untrained, left_behind, uninterrupted, begun
 ):
     state = left_behind / "checkpoints" / "checkpoint-4" / "trainer_state.json"
-    if begun is None:  # it is written last
+    if begun is None:  # the trainer writes it last
         state.unlink()
         state.with_name("optimizer.pt").write_bytes(b"half")
     else:
         state.write_bytes(begun)
-    said: list[str] = []
-    train(untrained, left_behind, report=said.append)
-    assert said[1] == "continuing from checkpoint-2"
+    messages: list[str] = []
+    train(untrained, left_behind, report=messages.append)
+    assert messages[1] == "continuing from checkpoint-2"
     assert_the_same_training(left_behind, uninterrupted)
 
 
@@ -421,9 +429,9 @@ def test_a_run_killed_before_its_first_checkpoint_begins_anew(
 
     shutil.rmtree(left_behind / "checkpoints")
     (left_behind / "checkpoints").mkdir()
-    said: list[str] = []
-    train(untrained, left_behind, report=said.append)
-    assert said[1].startswith("step 1 of 6")
+    messages: list[str] = []
+    train(untrained, left_behind, report=messages.append)
+    assert messages[1].startswith("step 1 of 6")
     assert_the_same_training(left_behind, uninterrupted)
 
 
