@@ -1,7 +1,7 @@
 """What users and their scripts rely on: commands, options, exit codes and the fields of every file.
 
-The listing in tests/golden/public_surface.json was made before the code moved into rooms. A change to it is a change of the
-public interface: make it on purpose, say it in the commit, and write the listing again with
+The listing in tests/golden/public_surface.json was made before the code moved into rooms. A change to it changes the
+public interface: make it on purpose, state it in the commit, and write the listing again with
 
     python tests/test_public_surface.py
 """
@@ -53,10 +53,7 @@ def commands() -> dict[str, Any]:
     """Every command with its parameters: names, placeholder, default and whether it is required."""
     import typer
 
-    try:
-        from flows.cli.main import app
-    except ImportError:
-        from flows.cli import app  # type: ignore[attr-defined, no-redef]
+    from flows.cli.main import app
 
     group: Any = typer.main.get_command(app)
     return {
