@@ -177,7 +177,7 @@ def _is_json(path: Path) -> bool:
 
 
 def _install_fused_layers(model: Any, settings: Train, log: Progress) -> Any:
-    """Installs and returns the fused layers (student/kernels/fused_layers.py); if it cannot, logs why and returns None."""
+    """Installs the fused layers (student/kernels/fused_layers.py); logs why and returns None if it cannot."""
     from student.kernels import fused_layers
 
     if settings.method == "full":
