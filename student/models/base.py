@@ -40,7 +40,7 @@ def load(name: str) -> dict[str, Any]:
 
 
 def has_vision(student: dict[str, Any]) -> bool:
-    """Whether the description says that the student is a vision-language model."""
+    """Whether the student is a vision-language model, by its description."""
     return bool(student.get("capabilities", {}).get("vision"))
 
 
