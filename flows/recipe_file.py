@@ -90,7 +90,7 @@ def _set(values: dict[str, Any], override: str) -> str:
         raise InputError(
             f"--set {override}: {key}: found {text!r}, expected a YAML value"
         ) from None
-    # A number or a date stays text: only the field knows whether 1.10 is a number.
+    # A number or a date stays text, because the type of the field decides whether 1.10 is a number.
     target[last] = value if isinstance(value, dict | list | str | None) else text
     return key
 

@@ -123,7 +123,7 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Unlocks the directory. Processes that the run started go on: see `reap`."""
+        """Unlocks the directory. Processes that the run started continue: see `reap`."""
         if os.environ.get(MARK) == str(self.directory):
             del os.environ[MARK]
         while self._files:
@@ -170,8 +170,8 @@ class Run:
     def is_current(self, name: str, inputs: dict[str, str]) -> bool:
         """Whether a stage need not run: same inputs, and its outputs are the files that it wrote.
 
-        Size and modification time stand for the content. Where only the time differs (a copied directory), the file
-        is hashed once, and the receipt gets the new time.
+        It compares size and modification time instead of the content. If only the time differs (a copied directory),
+        the file is hashed once, and the receipt gets the new time.
         """
         receipt = self.receipt(name)
         if receipt is None or receipt["inputs"] != inputs:
@@ -230,7 +230,7 @@ class Run:
         return lines
 
     def _is_marked(self, process: psutil.Process) -> bool:
-        # A process of another user, or one that ends meanwhile, cannot be read and is not this run's.
+        # A process of another user, or one that has just ended, cannot be read and is not this run's.
         with contextlib.suppress(psutil.Error, OSError):
             if process.uids().real != os.getuid():
                 return False

@@ -16,7 +16,7 @@ def cache_directory() -> Path:
 
 @contextlib.contextmanager
 def make_once(path: Path) -> Iterator[bool]:
-    """Yields whether the block has to make `path`: False where it exists, or another process made it meanwhile.
+    """Yields whether the block has to make `path`: False if the file exists, or if another process has just made it.
 
         with make_once(path) as missing:
             if missing:

@@ -35,7 +35,7 @@ class Candidate:
 
     Attributes:
         name: its key in the scorecard.
-        file: the GGUF. digest: its sha256, by which the journal knows the model.
+        file: the GGUF. digest: its sha256, which is part of the journal's keys.
         template: a chat template that replaces the file's own, for a base whose own has no tools.
         projector: the GGUF of the vision tower (llama.cpp's mmproj); None for a text-only model.
     """

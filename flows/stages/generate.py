@@ -89,7 +89,7 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
     if failed:
         raise GateError(
             f"{context.teacher['name']}: the served teacher fails {', '.join(failed)}: see {file};"
-            " --set generate.preflight=false continues all the same"
+            " --set generate.preflight=false continues anyway"
         )
 
 

@@ -1,7 +1,7 @@
 """The checks of the export gate: each compares one behaviour of a GGUF file with the student that was trained.
 
-The checks of the file read its metadata. The others ask llama.cpp's server, which serves the file to users: for
-rendered prompts, token ids, the end of a turn, and a tool call's round trip.
+The checks of the file read its metadata. The others send requests to llama.cpp's server, which users
+run too: for rendered prompts, token ids, the end of a turn, and a tool call's round trip.
 """
 
 import urllib.error

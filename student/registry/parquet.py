@@ -4,7 +4,7 @@ A row is {"messages", "tools", "images", "llama_factory"}. TRL and Unsloth read 
 images[n]. All rows have one type: content is always a list of parts, {"type": "text", "text"} or {"type": "image",
 "text": null}; the arguments of calls and the tools are JSON text, because each tool has fields of its own.
 LLaMA-Factory reads the same conversation from "llama_factory", with <image> in the texts where an image is; the
-dataset_info.json beside the file tells it so (`llama_factory_info`).
+dataset_info.json beside the file describes the form (`llama_factory_info`).
 """
 
 import itertools

@@ -206,7 +206,7 @@ def _point(program: dict[str, Any], scenes: Scenes, images: Sequence[Any]) -> An
     cell = program["cell"]
     _read(cell, scenes)
     if not images:
-        raise ProgramError("only the drawn images know where a cell is")
+        raise ProgramError("only the drawn images have the boxes of cells")
     boxes = [c.box for c in images[cell["picture"]].cells if c.key == cell["key"]]
     if len(boxes) != 1:
         raise ProgramError(f"{cell['key']}: drawn {len(boxes)} times, expected once")
@@ -243,7 +243,7 @@ def _read(operand: Operand, scenes: Scenes) -> Any:
         raise ProgramError(f"image {number}: the task has {len(scenes)}")
     content = value(scenes[number], operand["key"])
     if at(scenes[number], operand["key"], number) != operand:
-        raise ProgramError(f"{operand['key']}: axis: does not say how this chart shows the value")
+        raise ProgramError(f"{operand['key']}: axis: does not match how this chart shows the value")
     if content is None or isinstance(content, (dict, list)):
         raise ProgramError(f"{operand['key']}: expected one value, found {type(content).__name__}")
     return content

@@ -70,12 +70,12 @@ def answer_matches(answer: Answer, text: str) -> bool:
         return False
     kind, value = answer["type"], answer["value"]
     if kind == "choice":
-        options = {option for option in answer["options"] if says(text, option)}
+        options = {option for option in answer["options"] if contains_words(text, option)}
         # "not active" contains "active": a longer option in the text hides the shorter ones inside it.
-        options = {o for o in options if not any(o != p and says(p, o) for p in options)}
+        options = {o for o in options if not any(o != p and contains_words(p, o) for p in options)}
         return options == {value}
     if kind == "text":
-        return says(text, value)
+        return contains_words(text, value)
     if kind == "point":
         points = {tuple(float(n) for n in groups if n) for groups in _POINT.findall(text)}
         left, top, right, bottom = value
@@ -97,7 +97,7 @@ def state_hash(state: Any) -> str:
     return sha256_text(dumps(state))
 
 
-def says(text: str, words: str) -> bool:
+def contains_words(text: str, words: str) -> bool:
     """Returns whether a text has these words, in order, whatever the case and the space between them."""
     spaced = r"\s+".join(re.escape(word) for word in words.split())
     return re.search(rf"(?<!\w){spaced}(?!\w)", text, re.IGNORECASE) is not None

@@ -116,7 +116,9 @@ def build(
                 f"{place}: its own reply does not give its answer: {blueprint.reply!r}, {answer}"
             )
         if answer_matches(answer, blueprint.request):
-            raise InputError(f"{place}: the request already says the answer {answer['value']!r}")
+            raise InputError(
+                f"{place}: the request already contains the answer {answer['value']!r}"
+            )
     elif before == after:
         raise InputError(
             f"{place}: no answer to check and a state that does not change: doing nothing would pass"
@@ -248,14 +250,16 @@ def _replay(
     before = state_hash(world._state())
     for tool, arguments in blueprint.plan:
         if tool not in domain.tools:
-            raise InputError(f"{place}: the plan calls {tool}, which is no tool of the domain")
+            raise InputError(f"{place}: the solution calls {tool}, which is no tool of the domain")
         problem = check_arguments(domain.tools[tool], arguments)
         if problem:
-            raise InputError(f"{place}: the plan's arguments of {tool} are not valid: {problem}")
+            raise InputError(
+                f"{place}: the solution's arguments of {tool} are not valid: {problem}"
+            )
         try:
             result = getattr(world, tool)(**arguments)
         except ValueError as error:
-            raise InputError(f"{place}: the plan fails at {tool}: {error}") from None
+            raise InputError(f"{place}: the solution fails at {tool}: {error}") from None
         if isinstance(result, Scene):
             _draw_legible(result, f"{place}: the image that {tool} returns ({result.kind})")
     return before, state_hash(world._state())

@@ -14,7 +14,7 @@ from typing import Any
 from schemas.task import Task
 from teacher.domain.blueprint import Answer, make_blueprint
 from teacher.domain.pack import Domain
-from teacher.domain.scoring import answer_matches, says, state_hash
+from teacher.domain.scoring import answer_matches, contains_words, state_hash
 from teacher.domain.tasks import image_row
 from teacher.scenes.images import ImageStore
 from teacher.scenes.kinds import draw
@@ -87,11 +87,11 @@ def _find_image(task: Task, domain: Domain, *, kind: str, without: set[str]) -> 
         for scene in blueprint.pictures:
             # The data holds all that the image could show, and is searched much faster than an image is drawn.
             data = json.dumps(scene.data, ensure_ascii=False)
-            if scene.kind != kind or any(says(data, name) for name in without):
+            if scene.kind != kind or any(contains_words(data, name) for name in without):
                 continue
             image = draw(scene)
             text = " ".join([image.source, *(cell.text for cell in image.cells)])
-            if not check(image) and not any(says(text, name) for name in without):
+            if not check(image) and not any(contains_words(text, name) for name in without):
                 return image
     return None
 
@@ -107,5 +107,5 @@ def _requested_names(task: Task, about: dict[str, Any]) -> set[str]:
         if head in ("fields", "series", "groups"):
             names.add(re.sub(r"\.\d+$", "", rest))
     texts = {cell["text"] for cell in about["cells"]}
-    names |= {text for text in texts if len(text) > 2 and says(task["request"], text)}
+    names |= {text for text in texts if len(text) > 2 and contains_words(task["request"], text)}
     return {name for name in names if any(letter.isalpha() for letter in name)}

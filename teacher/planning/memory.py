@@ -143,8 +143,8 @@ def _fit_server(
     working = _working_memory(gpu.name, gpu.memory, (*_vllm_arguments(teacher), *options.arguments))
     left = int(usable - weights - working)
     cached = stage * _cache_bytes(teacher, tensor, parts, options.kv_cache_dtype)
-    held = int(max(0, left) // cached)
-    tokens = held * copies
+    copy_tokens = int(max(0, left) // cached)
+    tokens = copy_tokens * copies
     usage = (
         f"{weights / GIB:.1f} GiB of weights and about {working / GIB:.1f} GiB of working memory"
     )
@@ -164,7 +164,7 @@ def _fit_server(
             f" ({options.gpu_memory_utilization:g} of {gpu.memory / GIB:.1f})"
         )
     else:
-        fits = left >= _MARGIN and held >= context
+        fits = left >= _MARGIN and copy_tokens >= context
         reason = (
             f"TP{tensor}{f' with the KV cache in {parts} parts' if parts > 1 else ''}: {usage} leave about"
             f" {left / GIB:.1f} GiB of each GPU for the cache: {count(tokens)} tokens,"
@@ -177,7 +177,7 @@ def _fit_server(
         tensor_parallel=tensor,
         decode_context_parallel=parts,
         nodes=nodes,
-        max_model_len=min(context, held),
+        max_model_len=min(context, copy_tokens),
         concurrency=round(tokens / context, 1),
         weights_per_rank=int(weights),
         kv_per_rank=max(0, left),
@@ -395,5 +395,5 @@ def count(number: float) -> str:
 
 
 def _conversations(tokens: int, length: int) -> str:
-    held = tokens // length
-    return "not one conversation" if not held else f"{held} conversation{'s' * (held > 1)}"
+    number = tokens // length
+    return "not one conversation" if not number else f"{number} conversation{'s' * (number > 1)}"

@@ -77,7 +77,7 @@ def example(kind: str, rng: random.Random) -> Scene:
 
 
 def as_text(source: str) -> str:
-    """The text that stands for an image in the messages of a text-only model, teacher or student."""
+    """The text that replaces an image in the messages of a text-only model, teacher or student."""
     return f"[Image: {source}]"
 
 

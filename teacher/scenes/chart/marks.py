@@ -135,14 +135,14 @@ def draw_pie(chart: Chart) -> None:
         if data.get("labels"):
             # Outside the pie if the names are in a legend, else inside the wedge.
             at = reach if chart.option.beside else 1.07
-            drawn: dict[str, Any] = {
+            properties: dict[str, Any] = {
                 "color": style.ink,
                 "fontproperties": chart.small_font(),
                 **outward,
             }
             if chart.option.beside:
-                drawn = {"ha": "center", "va": "center", **chart.text_on(look["facecolor"])}
-            text = chart.axes.text(x * at, y * at, chart.number(values[place]), **drawn)
+                properties = {"ha": "center", "va": "center", **chart.text_on(look["facecolor"])}
+            text = chart.axes.text(x * at, y * at, chart.number(values[place]), **properties)
             text.set_gid(f"series.{name}.{place}")
             if chart.option.beside:
                 chart.within.append((text, wedge))

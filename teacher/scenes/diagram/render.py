@@ -49,13 +49,13 @@ def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
     for size in dict.fromkeys((style.size, (style.size + SMALLEST) // 2, SMALLEST)):
         face = face_for(data, style.family, size)
         for placed in filter(clear, arrange(data, style, face)):
-            drawn = _render(data, style, face, placed)
-            if drawn is None:
+            result = _render(data, style, face, placed)
+            if result is None:
                 continue
-            sides = sorted(drawn[0].size)
+            sides = sorted(result[0].size)
             if sides[1] <= _LONGEST * sides[0]:
-                return drawn
-            narrow = narrow or drawn
+                return result
+            narrow = narrow or result
     if narrow is not None:
         return narrow
     raise SceneError(
@@ -169,11 +169,11 @@ def _render(
     def write(key: str, text: str, lines: list[str], box: Box, fill: str) -> None:
         top = (box[1] + box[3]) / 2 + dy - (len(lines) - 1) * line_height(face) / 2
         middle = (box[0] + box[2]) / 2 + dx
-        drawn = [
+        boxes = [
             canvas.text((middle, top + n * line_height(face)), line, face, fill=fill, anchor="mm")
             for n, line in enumerate(lines)
         ]
-        canvas.record(key, text, drawn)
+        canvas.record(key, text, boxes)
 
     for node, label in data["nodes"].items():
         write(f"nodes.{node}", label, placed.lines[node], placed.nodes[node], theme.ink)

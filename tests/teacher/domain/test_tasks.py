@@ -194,7 +194,7 @@ def test_the_starter_pack_is_proven(tmp_path: Path) -> None:
             "count_of_item",
             'f"Stock of {number}?"',
             "f\"Are {item['count']} of {number} there?\"",
-            "the request already says the answer",
+            "the request already contains the answer",
         ),
         (
             "moved_item",
@@ -202,13 +202,18 @@ def test_the_starter_pack_is_proven(tmp_path: Path) -> None:
             '("get_item", {"item": number})',
             "no answer to check and a state that does not change: doing nothing would pass",
         ),
-        ("moved_item", '("move_item",', '("drop_item",', "the plan calls drop_item, which is no"),
-        ("moved_item", '"shelf": shelf}', '"to": shelf}', "the plan's arguments of move_item"),
+        (
+            "moved_item",
+            '("move_item",',
+            '("drop_item",',
+            "the solution calls drop_item, which is no",
+        ),
+        ("moved_item", '"shelf": shelf}', '"to": shelf}', "the solution's arguments of move_item"),
         (
             "moved_item",
             '"shelf": shelf}',
             '"shelf": "Z0"}',
-            "the plan fails at move_item: no shelf",
+            "the solution fails at move_item: no shelf",
         ),
     ],
 )

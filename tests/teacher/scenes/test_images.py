@@ -164,7 +164,7 @@ def test_a_picture_that_is_gone_or_damaged_is_named(
             "fee_on_page",
             '"What is the fee due on this page?"',
             'f"Is {world._fee} the fee due on this page?"',
-            "the request already says the answer",
+            "the request already contains the answer",
         ),
         ("fee_on_page", '"variant": "letter",', '"variant": "poster",', "image 0 (document): "),
         (
