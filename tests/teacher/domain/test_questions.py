@@ -286,7 +286,7 @@ def test_a_slice_without_its_number_is_compared_but_not_read() -> None:
 
 def test_an_operand_that_claims_a_value_is_written_where_it_is_not_is_refused() -> None:
     cell = {"picture": 0, "key": "series.Sales.1"}
-    with pytest.raises(ProgramError, match="axis: does not say how this chart shows the value"):
+    with pytest.raises(ProgramError, match="axis: does not match how this chart shows the value"):
         run({"op": "lookup", "cell": cell}, [BARS])
 
 
@@ -350,7 +350,7 @@ def test_the_tolerance_never_exceeds_a_fiftieth_of_the_axis_that_is_drawn() -> N
             {"op": "cross_reference", "cell": {"value": "paid"}, "among": STATUS, "values": ITEMS},
             "among: holds 'paid' 2 times, expected once",
         ),
-        ({"op": "point", "cell": at(INVOICE, "title")}, "only the drawn images know"),
+        ({"op": "point", "cell": at(INVOICE, "title")}, "only the drawn images have"),
     ],
 )
 def test_a_program_that_is_none_says_in_one_line_what_is_wrong(
