@@ -116,7 +116,7 @@ def test_eighty_tasks_of_each_template_are_proven_with_their_pictures(name: str)
     built = [build(PACK, name, split, seed) for split in ("train", "exam") for seed in range(40)]
     asked = {(t["request"], *(p["sha256"] for p in t.get("pictures", []))) for t in built}
     assert len(asked) >= 0.95 * len(built)
-    shown = [picture["sha256"] for task in built for picture in task.get("pictures", [])]
+    shown = [image["sha256"] for task in built for image in task.get("pictures", [])]
     assert len(set(shown)) == len(shown)
 
 

@@ -216,17 +216,17 @@ def test_what_a_picture_shows_is_neither_asked_nor_known_to_the_desk() -> None:
 def test_what_the_program_finds_is_what_the_plan_uses_or_the_answer_says() -> None:
     for _, _, name, blueprint in visual_tasks():
         assert blueprint.program and blueprint.answer
-        found = run(blueprint.program, [scene.data for scene in blueprint.pictures]).value
+        actual = run(blueprint.program, [scene.data for scene in blueprint.pictures]).value
         used_by_plan = [str(v) for _, arguments in blueprint.plan for v in arguments.values()]
-        said = str(found) in used_by_plan or found == blueprint.answer.value
-        assert said or str(found).split()[0] in used_by_plan, (name, found, blueprint)
+        said = str(actual) in used_by_plan or actual == blueprint.answer.value
+        assert said or str(actual).split()[0] in used_by_plan, (name, actual, blueprint)
 
 
 def test_pictures_are_drawn_right_and_show_what_is_asked() -> None:
     for blueprint in {name: blueprint for _, _, name, blueprint in visual_tasks()}.values():
-        picture = draw(blueprint.pictures[0])
-        assert check(picture) == []
-        keys = {cell.key for cell in picture.cells}
+        image = draw(blueprint.pictures[0])
+        assert check(image) == []
+        keys = {cell.key for cell in image.cells}
         assert blueprint.program and {key for _, key in used(blueprint.program)} <= keys
 
 

@@ -106,7 +106,7 @@ def test_doing_nothing_or_repeating_the_request_passes_no_task() -> None:
 def test_no_argument_is_magic() -> None:
     """Every id, name and number of a call was in the request, in an image or in an earlier result."""
     for name, *_, one, results, _, _ in tasks():
-        known = one.request + " ".join(shown(picture) for picture in one.pictures)
+        known = one.request + " ".join(shown(image) for image in one.pictures)
         for (tool, arguments), result in zip(one.plan, results, strict=True):
             for key, value in arguments.items():
                 if key in {"metric", "level", "status", "finding", "page"}:  # said in words
@@ -196,7 +196,7 @@ def test_two_pages_lead_from_a_product_to_its_result() -> None:
     for name, *_, one, _, _, _ in tasks():
         if name != "two_pages":
             continue
-        results, key = (picture.data["table"]["rows"] for picture in one.pictures)
+        results, key = (image.data["table"]["rows"] for image in one.pictures)
         (sample,) = [row[0] for row in key if row[1] in one.request]
         (value,) = [row[1] for row in results if row[0] == sample]
         answer = answer_of(one)

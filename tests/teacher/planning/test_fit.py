@@ -28,8 +28,8 @@ DENSE: dict[str, Any] = {
 }
 
 
-def served(machine: str, wanted: int = 131_072, teacher: dict = KIMI, **options: Any) -> Fit:
-    return fit(teacher, parse(machine), wanted, Serve(**options))
+def served(machine: str, context: int = 131_072, teacher: dict = KIMI, **options: Any) -> Fit:
+    return fit(teacher, parse(machine), context, Serve(**options))
 
 
 # ------------------------------------------------------------------------------------- what was measured
@@ -45,16 +45,16 @@ def test_eight_h200_hold_what_vllm_logged_there() -> None:
 
 def test_eight_h100_leave_what_was_reported_there_and_do_not_count_as_a_fit() -> None:
     # SemiAnalysisAI/InferenceX issue 1587: 27,392 tokens, in fp8 at 0.95 of the memory with few sequences.
-    found = served(
+    fitted = served(
         "8xH100-80GB",
         decode_context_parallel=1,
         kv_cache_dtype="fp8",
         gpu_memory_utilization=0.95,
         arguments=("--max-num-seqs=1",),
     )
-    assert found.kv_tokens == pytest.approx(27_392, rel=0.03)
-    assert not found.fits
-    assert "less than the error of this estimate" in found.reason
+    assert fitted.kv_tokens == pytest.approx(27_392, rel=0.03)
+    assert not fitted.fits
+    assert "less than the error of this estimate" in fitted.reason
 
 
 def test_a_token_of_mla_is_replicated_on_each_rank_and_divided_by_context_parallelism() -> None:
@@ -70,11 +70,11 @@ def test_a_token_of_mla_is_replicated_on_each_rank_and_divided_by_context_parall
 def test_a_token_of_grouped_queries_is_divided_by_the_tensor_parallel_degree_up_to_its_heads() -> (
     None
 ):
-    found = {n: served("8xH200", teacher=DENSE, tensor_parallel=n) for n in (4, 8)}
-    per_token = {n: f.kv_per_rank / f.kv_tokens for n, f in found.items()}
+    fitted = {n: served("8xH200", teacher=DENSE, tensor_parallel=n) for n in (4, 8)}
+    per_token = {n: f.kv_per_rank / f.kv_tokens for n, f in fitted.items()}
     assert per_token[8] == pytest.approx(2 * 128 * 1 * 2 * 80, rel=0.001)
     assert per_token[4] == pytest.approx(2 * per_token[8], rel=0.001)
-    assert found[8].decode_context_parallel == 1
+    assert fitted[8].decode_context_parallel == 1
 
 
 # ------------------------------------------------------------------------------------- common machines
@@ -99,17 +99,17 @@ def test_a_token_of_grouped_queries_is_divided_by_the_tensor_parallel_degree_up_
     ],
 )
 def test_each_common_machine_gets_its_answer(machine: str, fits: bool) -> None:
-    found = served(machine)
-    assert found.fits == fits
-    assert found.reason
+    fitted = served(machine)
+    assert fitted.fits == fits
+    assert fitted.reason
     if fits:
-        assert found.max_model_len == 131_072
-        assert found.concurrency >= 1
-        assert found.alternatives == ()
+        assert fitted.max_model_len == 131_072
+        assert fitted.concurrency >= 1
+        assert fitted.alternatives == ()
     else:
-        assert any(line.startswith("8xH200: ") for line in found.alternatives)
+        assert any(line.startswith("8xH200: ") for line in fitted.alternatives)
         # What is offered does fit.
-        offered = [line.split(":")[0] for line in found.alternatives if line[0].isdigit()]
+        offered = [line.split(":")[0] for line in fitted.alternatives if line[0].isdigit()]
         assert offered and all(served(name).fits for name in offered)
 
 
@@ -122,10 +122,10 @@ def test_one_machine_is_used_where_it_suffices_and_two_where_it_does_not() -> No
 
 
 def test_an_a100_keeps_no_mla_cache_in_fp8() -> None:
-    found = served("2x8xA100", kv_cache_dtype="fp8")
-    assert not found.fits
-    assert "compute capability 8.9" in found.reason
-    assert "this machine with" not in " ".join(found.alternatives)
+    fitted = served("2x8xA100", kv_cache_dtype="fp8")
+    assert not fitted.fits
+    assert "compute capability 8.9" in fitted.reason
+    assert "this machine with" not in " ".join(fitted.alternatives)
     assert served("2x8xA100", teacher=DENSE, kv_cache_dtype="fp8").fits
 
 
@@ -195,9 +195,9 @@ def test_grouped_queries_have_no_copies_to_divide_below_their_heads() -> None:
     "options", [{"tensor_parallel": 16}, {"nodes": 2}, {"data_parallel": 2, "tensor_parallel": 8}]
 )
 def test_more_gpus_than_there_are_do_not_fit(options: dict) -> None:
-    found = served("8xH200", **options)
-    assert not found.fits
-    assert found.reason.startswith("one server needs ")
+    fitted = served("8xH200", **options)
+    assert not fitted.fits
+    assert fitted.reason.startswith("one server needs ")
 
 
 # ------------------------------------------------------------------------------------- under llama.cpp
@@ -206,9 +206,9 @@ def test_more_gpus_than_there_are_do_not_fit(options: dict) -> None:
 def test_a_gguf_in_host_memory_fits_as_far_as_memory_goes_at_the_speed_of_that_memory() -> None:
     memory = {**KIMI["memory"], "weights_bytes": 584_000_000_000}
     gguf = {**KIMI, "engine": "llama.cpp", "memory": memory}
-    found = served("cpu-768GB", teacher=gguf)
-    assert found.fits
-    assert found.max_model_len == 131_072
+    fitted = served("cpu-768GB", teacher=gguf)
+    assert fitted.fits
+    assert fitted.max_model_len == 131_072
     assert not served("cpu-512GB", teacher=gguf).fits
     # 32 of 1,040 billion parameters of 584 GB are 18 GB a token.
     slow, fast = host_tokens_s(gguf, 584_000_000_000)

@@ -49,9 +49,9 @@ def text(planned: Plan) -> str:
 
 
 def line(planned: Plan, label: str) -> str:
-    found = [line for line in planned["lines"] if line.startswith(f"{label:10}")]
-    assert found, f"no line {label!r} in {planned['lines']}"
-    return found[0]
+    matches = [line for line in planned["lines"] if line.startswith(f"{label:10}")]
+    assert matches, f"no line {label!r} in {planned['lines']}"
+    return matches[0]
 
 
 # ------------------------------------------------------------------------------------- an embedded run

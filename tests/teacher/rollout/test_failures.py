@@ -100,7 +100,7 @@ def verdict(trace: Trace) -> tuple[str | None, str]:
     return judged["reason"], judged["detail"] or ""
 
 
-def found(trace: Trace) -> list[tuple[int, str, str]]:
+def detections(trace: Trace) -> list[tuple[int, str, str]]:
     return [(d["step"], d["name"], d["action"]) for d in trace["outcome"]["detected"]]
 
 
@@ -122,7 +122,7 @@ def test_what_was_said_in_the_wrong_form_is_repaired_without_asking_again(
     }[name]  # fmt: skip
     trace, sent = play(legal, task, [line, says(task["reply"], reasoning="I say it.")], tmp_path)
     assert passed(trace) and verdict(trace)[0] is None
-    assert found(trace) == ([] if name == "parsed arguments" else [(1, name, "repaired")])
+    assert detections(trace) == ([] if name == "parsed arguments" else [(1, name, "repaired")])
     assert len(sent) == trace["outcome"]["steps"] == 2
     made = trace["messages"][2]["tool_calls"][0]
     assert json.loads(made["function"]["arguments"]) == step["arguments"]
@@ -138,7 +138,7 @@ def test_reasoning_in_vllms_field_goes_back_in_the_field_of_both(
 ) -> None:
     script = [gold(task, reasoning="It is in the contract."), says(task["reply"])]
     trace, sent = play(legal, task, script, tmp_path)
-    assert passed(trace) and found(trace) == []
+    assert passed(trace) and detections(trace) == []
     assert sent[1]["messages"][2]["reasoning_content"] == "It is in the contract."
     assert trace["messages"][2]["reasoning_content"] == "It is in the contract."
     assert "default" not in json.dumps(sent[0]["tools"])
@@ -178,7 +178,7 @@ def test_a_failure_is_asked_again_once_and_the_better_reply_is_kept(
     at = 0 if where == "call" else 1
     trace, sent = play(legal, task, [*good[:at], bad, *good[at:]], tmp_path)
     assert passed(trace) and verdict(trace)[0] is None
-    assert found(trace) == [(at + 1, name, "retried")]
+    assert detections(trace) == [(at + 1, name, "retried")]
     assert trace["outcome"]["steps"] == 2 and len(trace["calls"]) == 3
     # What could not be used is neither stored nor shown again.
     assert len(trace["messages"]) == 5
@@ -204,7 +204,7 @@ def test_a_failure_that_stays_is_rejected_by_its_name(
     before = [gold(task)] if where == "answer" else []
     trace, sent = play(legal, task, [*before, bad, bad], tmp_path)
     step = len(before) + 1
-    assert found(trace) == [(step, name, "retried"), (step, name, "rejected")]
+    assert detections(trace) == [(step, name, "retried"), (step, name, "rejected")]
     assert len(sent) == len(before) + 2 and trace["outcome"]["steps"] == step
     assert trace["outcome"]["ended"] == "unusable_reply" and not passed(trace)
     reason, detail = verdict(trace)
@@ -218,7 +218,7 @@ def test_a_second_try_that_fails_in_another_way_is_named_too(
 ) -> None:
     script = [says("I will look up the contract."), calls("search_the_web", {})]
     trace, _ = play(legal, task, script, tmp_path)
-    assert found(trace) == [(1, "narrated_call", "retried"), (1, "unknown_tool", "rejected")]
+    assert detections(trace) == [(1, "narrated_call", "retried"), (1, "unknown_tool", "rejected")]
     assert verdict(trace)[0] == "unknown_tool"
 
 
@@ -228,7 +228,7 @@ def test_a_second_try_that_is_itself_repaired_is_used(
     script = [says("", "tool_calls"), says(raw(task)), says(task["reply"])]
     trace, _ = play(legal, task, script, tmp_path)
     assert passed(trace)
-    assert found(trace) == [(1, "empty_tool_calls", "retried"), (1, "raw_markers", "repaired")]
+    assert detections(trace) == [(1, "empty_tool_calls", "retried"), (1, "raw_markers", "repaired")]
 
 
 def test_a_second_try_that_the_server_refuses_leaves_the_first_failure(
@@ -236,7 +236,7 @@ def test_a_second_try_that_the_server_refuses_leaves_the_first_failure(
 ) -> None:
     script = [says("I will look up the contract."), fails(400, "tool_choice is not supported")]
     trace, _ = play(legal, task, script, tmp_path)
-    assert found(trace) == [(1, "narrated_call", "retried"), (1, "narrated_call", "rejected")]
+    assert detections(trace) == [(1, "narrated_call", "retried"), (1, "narrated_call", "rejected")]
     reason, detail = verdict(trace)
     assert reason == "narrated_call" and "tool_choice is not supported" in detail
     assert trace["messages"][-1]["content"] == "I will look up the contract."
@@ -246,7 +246,7 @@ def test_each_step_has_its_own_second_try(legal: Domain, task: Task, tmp_path: P
     script = [says("", "tool_calls"), gold(task), says(None, reasoning="Hm."), says(task["reply"])]
     trace, _ = play(legal, task, script, tmp_path)
     assert passed(trace)
-    assert found(trace) == [
+    assert detections(trace) == [
         (1, "empty_tool_calls", "retried"),
         (2, "answer_in_reasoning", "retried"),
     ]
@@ -256,7 +256,7 @@ def test_where_there_is_no_other_mode_the_failure_is_rejected_at_once(
     legal: Domain, task: Task, tmp_path: Path
 ) -> None:
     trace, sent = play(legal, task, [says("!!!!!!!!")], tmp_path, settings(mode="instant"))
-    assert found(trace) == [(1, "degenerate_output", "rejected")] and len(sent) == 1
+    assert detections(trace) == [(1, "degenerate_output", "rejected")] and len(sent) == 1
     assert verdict(trace)[0] == "teacher_error"
 
 
@@ -295,7 +295,7 @@ def test_a_reply_that_was_cut_off_is_truncated_and_not_asked_again(
     legal: Domain, task: Task, tmp_path: Path, cut_off: Line, before: int
 ) -> None:
     trace, sent = play(legal, task, [*[gold(task)] * before, cut_off], tmp_path)
-    assert len(sent) == before + 1 and found(trace) == []
+    assert len(sent) == before + 1 and detections(trace) == []
     assert trace["outcome"]["ended"] == verdict(trace)[0] == "truncated"
     # What went wrong before is still what the trace is rejected for.
     if before:
@@ -308,7 +308,7 @@ def test_a_request_that_is_refused_for_good_is_a_teacher_error(
 ) -> None:
     trace, _ = play(legal, task, [fails(400, "the prompt is too long")], tmp_path)
     assert verdict(trace) == ("teacher_error", trace["outcome"]["error"])
-    assert "the prompt is too long" in (trace["outcome"]["error"] or "") and found(trace) == []
+    assert "the prompt is too long" in (trace["outcome"]["error"] or "") and detections(trace) == []
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_a_dead_engine_is_revived_and_asked_again(
             return trace, server.left
 
     trace, left = asyncio.run(scene())
-    assert passed(trace) and left == 0 and found(trace) == []
+    assert passed(trace) and left == 0 and detections(trace) == []
     assert restarts == [1, 3, 4]
 
 

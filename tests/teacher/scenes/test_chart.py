@@ -168,9 +168,9 @@ def test_long_names_and_titles_are_shown_whole() -> None:
         categories=["Breach of confidentiality by a subcontractor", "Late delivery", "Insolvency of a party"],
     )  # fmt: skip
     for seed in range(4):
-        picture = draw(Scene("chart", data, seed))
-        assert not check(picture)
-        texts = {cell.key: cell.text for cell in picture.cells}
+        image = draw(Scene("chart", data, seed))
+        assert not check(image)
+        texts = {cell.key: cell.text for cell in image.cells}
         assert texts["title"] == data["title"]
         assert texts["categories.0"] == data["categories"][0]
 
@@ -223,15 +223,15 @@ def figures() -> int:
 def test_many_charts_are_right_and_no_two_alike() -> None:
     seen, before = set(), figures()
     for seed in range(DRAWINGS):
-        picture = draw(example("chart", random.Random(seed)))
-        assert not check(picture), f"seed {seed}: {check(picture)}"
-        data = picture.scene.data
-        keys = {cell.key for cell in picture.cells}
+        image = draw(example("chart", random.Random(seed)))
+        assert not check(image), f"seed {seed}: {check(image)}"
+        data = image.scene.data
+        keys = {cell.key for cell in image.cells}
         assert {f"categories.{i}" for i in range(len(data["categories"]))} <= keys
         if data["labels"]:
             assert {f"series.{n}.{i}" for n, v in data["series"].items() for i in range(len(v))} <= keys  # fmt: skip
-        assert max(picture.width, picture.height) <= MAX_SIDE
-        assert len(picture.png) <= MAX_BYTES
-        assert picture.sha256 not in seen
-        seen.add(picture.sha256)
+        assert max(image.width, image.height) <= MAX_SIDE
+        assert len(image.png) <= MAX_BYTES
+        assert image.sha256 not in seen
+        seen.add(image.sha256)
     assert figures() <= before

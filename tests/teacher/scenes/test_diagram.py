@@ -40,9 +40,9 @@ def texts(data: dict[str, Any], seed: int) -> dict[str, str]:
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_node_and_every_labelled_arrow_is_shown(variant: str) -> None:
     for seed in range(8):
-        picture = draw(Scene("diagram", diagram(variant), seed))
-        assert not check(picture)
-        assert {cell.key: cell.text for cell in picture.cells} == {
+        image = draw(Scene("diagram", diagram(variant), seed))
+        assert not check(image)
+        assert {cell.key: cell.text for cell in image.cells} == {
             "title": "Approval of orders",
             "nodes.a": "Enter order",
             "nodes.b": "In budget?",
@@ -224,24 +224,24 @@ def test_any_graph_is_drawn_right_or_refused(
     edges = [[f"n{a % count}", f"n{b % count}", label] for a, b, label in links]
     scene = Scene("diagram", diagram(variant, nodes=nodes, edges=edges), seed)
     try:
-        picture = draw(scene)
+        image = draw(scene)
     except SceneError as error:
         assert "no arrangement" in str(error)
         return
-    assert not check(picture)
+    assert not check(image)
 
 
 def test_many_diagrams_are_right_and_no_two_alike() -> None:
     seen = set()
     for seed in range(DRAWINGS):
-        picture = draw(example("diagram", random.Random(seed)))
-        assert not check(picture), f"seed {seed}: {check(picture)}"
-        data = picture.scene.data
+        image = draw(example("diagram", random.Random(seed)))
+        assert not check(image), f"seed {seed}: {check(image)}"
+        data = image.scene.data
         wanted = {"title", *(f"nodes.{node}" for node in data["nodes"])}
         wanted |= {f"edges.{i}" for i, edge in enumerate(data["edges"]) if edge[2]}
         wanted |= {f"groups.{name}" for name in data.get("groups", {})}
-        assert {cell.key for cell in picture.cells} == wanted
-        assert max(picture.width, picture.height) <= MAX_SIDE
-        assert len(picture.png) <= MAX_BYTES
-        assert picture.sha256 not in seen
-        seen.add(picture.sha256)
+        assert {cell.key for cell in image.cells} == wanted
+        assert max(image.width, image.height) <= MAX_SIDE
+        assert len(image.png) <= MAX_BYTES
+        assert image.sha256 not in seen
+        seen.add(image.sha256)

@@ -35,17 +35,17 @@ def expected(data: dict[str, Any]) -> dict[str, str]:
 def faults(picture: DrawnImage) -> list[str]:
     shown = {cell.key: cell.text for cell in picture.cells}
     wanted = expected(picture.scene.data)
-    found = check(picture)
-    found += [
+    problems = check(picture)
+    problems += [
         f"{key}: {shown.get(key)!r}, not {text!r}"
         for key, text in wanted.items()
         if shown.get(key) != text
     ]
-    found += [f"{key}: not of the data" for key in shown.keys() - wanted.keys()]
-    found += [
+    problems += [f"{key}: not of the data" for key in shown.keys() - wanted.keys()]
+    problems += [
         f"{text!r} is not in the words" for text in wanted.values() if text not in picture.source
     ]
-    return found
+    return problems
 
 
 def test_pages_of_every_variant_show_all_of_their_data() -> None:
@@ -71,11 +71,11 @@ def test_many_pages_are_right_and_no_two_are_equal() -> None:
 
 def test_the_seed_changes_the_looks_and_never_what_is_said() -> None:
     data = example("document", random.Random(2)).data
-    pictures = [draw(Scene("document", data, seed)) for seed in range(15)]
-    assert len({picture.sha256 for picture in pictures}) == 15
-    assert len({picture.source for picture in pictures}) == 1
-    assert len({(p.width, dict((c.key, c.box) for c in p.cells)["title"]) for p in pictures}) > 12
-    for picture in pictures:
+    images = [draw(Scene("document", data, seed)) for seed in range(15)]
+    assert len({picture.sha256 for picture in images}) == 15
+    assert len({picture.source for picture in images}) == 1
+    assert len({(p.width, dict((c.key, c.box) for c in p.cells)["title"]) for p in images}) > 12
+    for picture in images:
         assert {cell.key: cell.text for cell in picture.cells} == expected(data)
 
 

@@ -76,8 +76,8 @@ def spoilt(change: str) -> DrawnImage:
     ],
 )
 def test_a_spoilt_drawing_is_found_and_the_fault_named(change: str, fault: str) -> None:
-    found = check(spoilt(change))
-    assert len(found) == 1 and re.match(fault, found[0]), found
+    faults = check(spoilt(change))
+    assert len(faults) == 1 and re.match(fault, faults[0]), faults
 
 
 def test_a_right_drawing_has_no_fault() -> None:

@@ -58,8 +58,8 @@ def drawn(data: dict[str, Any], seed: int = 0) -> DrawnImage:
     return draw(Scene("screen", data, seed))
 
 
-def pixels(picture: DrawnImage) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(picture.png)).convert("RGB")).astype(int)
+def pixels(image: DrawnImage) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(image.png)).convert("RGB")).astype(int)
 
 
 def expected_cells(data: dict[str, Any]) -> dict[str, str]:
@@ -85,9 +85,9 @@ def expected_cells(data: dict[str, Any]) -> dict[str, str]:
 def test_a_screen_shows_each_value_of_its_data_once_and_nothing_is_wrong_with_it(
     variant: str, seed: int
 ) -> None:
-    picture = drawn(SCREENS[variant], seed)
-    assert {cell.key: cell.text for cell in picture.cells} == expected_cells(SCREENS[variant])
-    assert check(picture) == []
+    image = drawn(SCREENS[variant], seed)
+    assert {cell.key: cell.text for cell in image.cells} == expected_cells(SCREENS[variant])
+    assert check(image) == []
 
 
 @pytest.mark.parametrize(
@@ -112,12 +112,12 @@ def test_no_text_lies_on_another_or_leaves_the_screen_labels_and_line_numbers_in
         written.clear()
         kept.clear()
         scene = example("screen", random.Random(f"screens/{number}"))
-        picture = draw(scene)
-        assert check(picture) == [], (number, scene)
-        assert {cell.key: cell.text for cell in picture.cells} == expected_cells(scene.data)
+        image = draw(scene)
+        assert check(image) == [], (number, scene)
+        assert {cell.key: cell.text for cell in image.cells} == expected_cells(scene.data)
         for boxes in written.values():
             for i, (text, (left, top, right, bottom)) in enumerate(boxes):
-                assert left >= 0 and top >= 0 and right <= picture.width, (number, text)
+                assert left >= 0 and top >= 0 and right <= image.width, (number, text)
                 for other, box in boxes[i + 1 :]:
                     across = min(right, box[2]) - max(left, box[0])
                     along = min(bottom, box[3]) - max(top, box[1])
@@ -133,14 +133,12 @@ def test_the_same_seed_gives_the_same_file_and_another_seed_another_look() -> No
 
 
 def test_seeds_choose_light_and_dark_many_sizes_and_never_the_words() -> None:
-    pictures = [drawn(FORM, seed) for seed in range(20)]
-    brightness = [float(np.median(pixels(picture))) for picture in pictures]
+    images = [drawn(FORM, seed) for seed in range(20)]
+    brightness = [float(np.median(pixels(image))) for image in images]
     assert min(brightness) < 60 and max(brightness) > 200
-    assert len({(picture.width, picture.height) for picture in pictures}) > 10
+    assert len({(image.width, image.height) for image in images}) > 10
     assert (
-        len(
-            {tuple((c.key, c.text) for c in sorted(p.cells, key=lambda c: c.key)) for p in pictures}
-        )
+        len({tuple((c.key, c.text) for c in sorted(p.cells, key=lambda c: c.key)) for p in images})
         == 1
     )
 
@@ -161,9 +159,9 @@ def test_words_of_code_are_coloured_and_the_highlighted_line_stands_out() -> Non
 def test_the_source_says_what_the_screen_shows() -> None:
     for number in range(20):
         scene = example("screen", random.Random(f"source/{number}"))
-        picture = draw(scene)
-        for cell in picture.cells:
-            assert cell.text in picture.source, (cell, picture.source)
+        image = draw(scene)
+        for cell in image.cells:
+            assert cell.text in image.source, (cell, image.source)
 
 
 def test_the_source_numbers_the_lines_of_code_and_names_the_highlighted_one() -> None:
@@ -191,12 +189,12 @@ def test_long_labels_and_values_are_broken_into_lines_and_stay_apart(
         "buttons": ["Accept", "Close"],
     }
     try:
-        picture = drawn(data, seed)
+        image = drawn(data, seed)
     except SceneError as error:
         assert "px high, at most" in str(error)  # noqa: PT017
         return
-    assert check(picture) == []
-    assert {c.key: c.text for c in picture.cells} == expected_cells(data)
+    assert check(image) == []
+    assert {c.key: c.text for c in image.cells} == expected_cells(data)
 
 
 @pytest.mark.parametrize("theme", [*LIGHT, *DARK])
