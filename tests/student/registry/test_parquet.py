@@ -13,8 +13,8 @@ from teacher.scenes.images import ImageStore
 def test_a_parquet_file_has_messages_tools_and_the_bytes_of_images(tmp_path):
     import datasets
 
-    album = ImageStore(tmp_path / "images")
-    names = [album.add(page("C-1", 100, 60)), album.add(page("C-2", 80, 90))]
+    image_store = ImageStore(tmp_path / "images")
+    names = [image_store.add(page("C-1", 100, 60)), image_store.add(page("C-2", 80, 90))]
     messages = [
         user([IMAGE, text("When does it end?")]),
         calls({"key": "C-1"}, {"z": [1, None]}, reasoning_content="I look."),
@@ -23,14 +23,14 @@ def test_a_parquet_file_has_messages_tools_and_the_bytes_of_images(tmp_path):
         says("Never."),
     ]
     rows = [trace(messages) | {"images": names}, trace([user("Hi"), says("Hello.")], [])]
-    assert parquet.write(rows, album, tmp_path / "train.parquet") == 2
+    assert parquet.write(rows, image_store, tmp_path / "train.parquet") == 2
     read = datasets.Dataset.from_parquet(
         str(tmp_path / "train.parquet"), cache_dir=str(tmp_path / "cache")
     )
     first, second = read[0], read[1]
     assert [image.size for image in first["images"]] == [(100, 60), (80, 90)]
     stored = read.with_format("arrow")[0]["images"][0].as_py()
-    assert stored[0]["bytes"] == album.png(names[0])
+    assert stored[0]["bytes"] == image_store.png(names[0])
     assert Image.open(io.BytesIO(stored[1]["bytes"])).size == (80, 90)
     assert json.loads(first["tools"]) == TOOLS and json.loads(second["tools"]) == []
     request, call, page_result, _, answer = first["messages"]

@@ -121,7 +121,7 @@ class Solver:
             message = {"role": "assistant", "content": "", "tool_calls": [{"function": function}]}
         return Reply("key", message, "stop", 0.0, {"prompt_tokens": 0, "completion_tokens": 0})
 
-    def tokens(self, album: ImageStore) -> float:
+    def tokens(self, image_store: ImageStore) -> float:
         """Of the last requests, each of which holds all of its conversation."""
         total = 0.0
         for messages, tools in self.last.values():
@@ -139,7 +139,7 @@ class Solver:
                         rate = 2.6 if message["role"] == "tool" else 3.7
                         total += len(rest) / rate + len("".join(pictures)) / 2.6
                     else:
-                        png = album.png(part["image_url"]["url"].removeprefix("sha256:"))
+                        png = image_store.png(part["image_url"]["url"].removeprefix("sha256:"))
                         width, height = Image.open(io.BytesIO(png)).size
                         total += math.ceil(width / 28) * math.ceil(height / 28)
         return total
@@ -150,29 +150,38 @@ _SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("legal", "tech-
 
 @pytest.fixture(scope="module", params=["code-review", *_SLOW])
 def pack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """A pack, tasks of it with many pictures, and their album."""
-    loaded, album = domain.load(request.param), ImageStore(tmp_path_factory.mktemp("album"))
+    """A pack, tasks of it with many pictures, and their image_store."""
+    loaded, image_store = (
+        domain.load(request.param),
+        ImageStore(tmp_path_factory.mktemp("image_store")),
+    )
     mix = dict.fromkeys(loaded.spec["kinds"], 1.0)
-    return loaded, sampled.sample(loaded, "train", 20, seed=0, mix=mix, image_store=album), album
+    return (
+        loaded,
+        sampled.sample(loaded, "train", 20, seed=0, mix=mix, image_store=image_store),
+        image_store,
+    )
 
 
 @pytest.mark.parametrize("images", ["pixels", "source"])
 def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
     pack: Any, images: Grounding
 ) -> None:
-    loaded, tasks, album = pack
+    loaded, tasks, image_store = pack
     maker: Any = {"model": "m", "revision": "r", "engine": "openai", "licence": "l"}
-    settings = agent_loop.Settings(8, 512, 0.0, 1.0, images=images, image_store=album)
+    settings = agent_loop.Settings(8, 512, 0.0, 1.0, images=images, image_store=image_store)
     shown = {
         name: [
-            sampled.build(loaded, name, "train", 400_000_000 + n, image_store=album)
+            sampled.build(loaded, name, "train", 400_000_000 + n, image_store=image_store)
             for n in range(2)
         ]
         for name in {task["template"] for task in tasks}
     }
 
     def examples(task: Any, hinted: bool) -> list[list[dict[str, Any]]]:
-        return [demonstration(one, loaded, image_store=album) for one in shown[task["template"]]]
+        return [
+            demonstration(one, loaded, image_store=image_store) for one in shown[task["template"]]
+        ]
 
     asked: Any = Solver(tasks)
     again: Any = Solver(tasks)
@@ -186,17 +195,17 @@ def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
         )
 
     asyncio.run(run())
-    measured = cost.measure(tasks, loaded, album, teacher=images, student="source")
+    measured = cost.measure(tasks, loaded, image_store, teacher=images, student="source")
 
     def estimated(shown: ConversationTokens) -> float:
         return shown.prompt + 2 * shown.example + shown.solution
 
     assert sum(one.blind is not None for one in measured) == len(again.last) > 3
     assert sum(estimated(one.teacher) for one in measured) == pytest.approx(
-        asked.tokens(album), rel=0.08
+        asked.tokens(image_store), rel=0.08
     )
     assert sum(estimated(one.blind) for one in measured if one.blind) == pytest.approx(
-        again.tokens(album), rel=0.08
+        again.tokens(image_store), rel=0.08
     )
 
 

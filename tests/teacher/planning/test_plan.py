@@ -245,12 +245,16 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
 ) -> None:
     """A run of 180 tasks on two idle cores with AVX-512: generation took 500 s, training 493 s."""
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    recipe, loaded, album = recipe_file.load("local"), domain.load("legal"), ImageStore(tmp_path)
-    tasks = sampled.sample(
-        loaded, "train", 180, seed=0, mix=recipe.tasks.mix, pixels=False, image_store=album
+    recipe, loaded, image_store = (
+        recipe_file.load("local"),
+        domain.load("legal"),
+        ImageStore(tmp_path),
     )
-    tasks = swap_images(tasks, loaded, share=recipe.tasks.swapped, image_store=album)
-    measured = cost.measure(tasks, loaded, album, teacher="source", student="source")
+    tasks = sampled.sample(
+        loaded, "train", 180, seed=0, mix=recipe.tasks.mix, pixels=False, image_store=image_store
+    )
+    tasks = swap_images(tasks, loaded, share=recipe.tasks.swapped, image_store=image_store)
+    measured = cost.measure(tasks, loaded, image_store, teacher="source", student="source")
     seconds = made("local", None, tasks=measured)["seconds"]
     assert seconds["generate"] == pytest.approx(500, rel=0.1)
     assert seconds["train"] == pytest.approx(493, rel=0.1)

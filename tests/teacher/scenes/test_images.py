@@ -37,7 +37,7 @@ Task = Any
 
 
 @pytest.fixture(scope="module")
-def album(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
+def image_store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     return ImageStore(tmp_path_factory.mktemp("run") / "images")
 
 
@@ -47,19 +47,19 @@ def fees(tmp_path_factory: pytest.TempPathFactory) -> Domain:
 
 
 @pytest.fixture(scope="module")
-def train(fees: Domain, album: ImageStore) -> list[Task]:
+def train(fees: Domain, image_store: ImageStore) -> list[Task]:
     """Tasks of every template."""
-    return sample(fees, "train", 24, seed=0, image_store=album)
+    return sample(fees, "train", 24, seed=0, image_store=image_store)
 
 
 @pytest.fixture(scope="module")
-def page(fees: Domain, album: ImageStore) -> Task:
-    return build(fees, "fee_on_page", "train", 3, image_store=album)
+def page(fees: Domain, image_store: ImageStore) -> Task:
+    return build(fees, "fee_on_page", "train", 3, image_store=image_store)
 
 
 @pytest.fixture(scope="module")
-def stored_note(fees: Domain, album: ImageStore) -> Task:
-    return build(fees, "fee_of_stored_note", "train", 5, image_store=album)
+def stored_note(fees: Domain, image_store: ImageStore) -> Task:
+    return build(fees, "fee_of_stored_note", "train", 5, image_store=image_store)
 
 
 def play(
@@ -95,52 +95,52 @@ def parts(message: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 def test_a_task_names_its_pictures_and_the_cells_that_its_question_uses(
-    page: Task, album: ImageStore
+    page: Task, image_store: ImageStore
 ) -> None:
     check_document(page, "task", page["id"])
-    (picture,) = page["pictures"]
+    (image,) = page["pictures"]
     assert page["cells"] == [[0, "fields.Fee due"]]
-    about = album.description(picture["sha256"])
+    about = image_store.description(image["sha256"])
     assert (about["kind"], about["variant"]) == ("document", "letter")
-    assert (about["width"], about["height"]) == (picture["width"], picture["height"])
+    assert (about["width"], about["height"]) == (image["width"], image["height"])
     cell = next(cell for cell in about["cells"] if cell["key"] == "fields.Fee due")
     assert answer_matches(page["checks"]["answer"], cell["text"])
-    assert hashlib.sha256(album.png(picture["sha256"])).hexdigest() == picture["sha256"]
+    assert hashlib.sha256(image_store.png(image["sha256"])).hexdigest() == image["sha256"]
 
 
 def test_the_pictures_of_a_task_are_the_same_files_each_time(
-    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
+    fees: Domain, page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
     again = ImageStore(tmp_path)
     assert build(fees, "fee_on_page", "train", 3, image_store=again) == page
     for file in tmp_path.iterdir():
-        assert file.read_bytes() == (album.directory / file.name).read_bytes()
+        assert file.read_bytes() == (image_store.directory / file.name).read_bytes()
 
 
 def test_all_templates_are_proven_in_both_splits(
-    fees: Domain, album: ImageStore, train: list[Task]
+    fees: Domain, image_store: ImageStore, train: list[Task]
 ) -> None:
-    for made in (train, sample(fees, "exam", 24, seed=0, image_store=album)):
-        assert {task["template"] for task in made} == set(fees.templates)
-        for task in made:
+    for rows in (train, sample(fees, "exam", 24, seed=0, image_store=image_store)):
+        assert {task["template"] for task in rows} == set(fees.templates)
+        for task in rows:
             check_document(task, "task", task["id"])
-            assert not album.missing(p["sha256"] for p in task.get("pictures", []))
+            assert not image_store.missing(p["sha256"] for p in task.get("pictures", []))
 
 
 def test_who_reads_what_pictures_show_is_asked_for_no_point(
-    fees: Domain, album: ImageStore
+    fees: Domain, image_store: ImageStore
 ) -> None:
-    tasks = sample(fees, "train", 24, seed=0, pixels=False, image_store=album)
+    tasks = sample(fees, "train", 24, seed=0, pixels=False, image_store=image_store)
     assert "where_is_the_fee" not in {task["template"] for task in tasks}
 
 
 def test_a_picture_that_is_gone_or_damaged_is_named(
-    page: Task, album: ImageStore, tmp_path: Path
+    page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
     name = page["pictures"][0]["sha256"]
     with pytest.raises(StageError, match=rf"{name}\.png: no such image"):
         ImageStore(tmp_path).png(name)
-    (tmp_path / f"{name}.png").write_bytes(album.png(name)[:-1])
+    (tmp_path / f"{name}.png").write_bytes(image_store.png(name)[:-1])
     with pytest.raises(StageError, match=rf"{name}\.png: damaged: its sha256 is not its name"):
         ImageStore(tmp_path).png(name)
 
@@ -184,9 +184,7 @@ def test_a_picture_that_is_gone_or_damaged_is_named(
 def test_a_task_whose_pictures_do_not_prove_it_is_refused_in_one_line(
     tmp_path: Path, template: str, old: str, new: str, problem: str
 ) -> None:
-    if (
-        not problem
-    ):  # the program itself cannot be written then: a bug of the pack, and said so where it is
+    if not problem:  # the program itself cannot be stored: a bug of the pack, reported at its place
         return
     domain = visual_pack.write(tmp_path / "fees", (old, new))
     with pytest.raises(InputError) as raised:
@@ -201,7 +199,7 @@ def test_a_seed_that_is_drawn_badly_is_passed_over_but_not_three_in_a_row(
     fees: Domain, monkeypatch: pytest.MonkeyPatch, spoilt: int
 ) -> None:
     left = iter([["cell 'title': unreadable"]] * spoilt)
-    monkeypatch.setattr(tasks, "check", lambda picture: next(left, []))
+    monkeypatch.setattr(tasks, "check", lambda image: next(left, []))
     if spoilt > 2:
         with pytest.raises(InputError, match="unreadable"):
             sample(fees, "train", 4, seed=0)
@@ -237,51 +235,51 @@ def test_a_template_of_both_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_swapped_task_shows_a_picture_without_what_is_asked_for(
-    fees: Domain, album: ImageStore, train: list[Task]
+    fees: Domain, image_store: ImageStore, train: list[Task]
 ) -> None:
     tasks = train
     visual = [task for task in tasks if "pictures" in task]
-    made = swap_images(tasks, fees, share=0.25, image_store=album)
-    assert swap_images(tasks, fees, share=0.25, image_store=album) == made
-    swapped = [task for task in made if "swapped" in task]
+    rows = swap_images(tasks, fees, share=0.25, image_store=image_store)
+    assert swap_images(tasks, fees, share=0.25, image_store=image_store) == rows
+    swapped = [task for task in rows if "swapped" in task]
     assert len(swapped) == round(0.25 * len(visual))
     originals = {f"{task['id']}-swapped": task for task in tasks}
     for task in swapped:
         check_document(task, "task", task["id"])
         original = originals[task["id"]]
         assert task["request"] == original["request"] and task["plan"] == []
-        (picture,) = task["pictures"]
-        assert picture["kind"] == original["pictures"][0]["kind"]
-        shown = {cell["key"] for cell in album.description(picture["sha256"])["cells"]}
+        (image,) = task["pictures"]
+        assert image["kind"] == original["pictures"][0]["kind"]
+        shown = {cell["key"] for cell in image_store.description(image["sha256"])["cells"]}
         assert not shown & {key for _, key in original["cells"]}
         answer = task["checks"]["answer"]
         assert answer and answer_matches(answer, task["reply"])
         assert not answer_matches(answer, original["reply"])
-    assert [t for t in made if "swapped" not in t] == [t for t in tasks if t in made]
+    assert [t for t in rows if "swapped" not in t] == [t for t in tasks if t in rows]
 
 
 def test_with_no_share_nothing_is_swapped(
-    fees: Domain, album: ImageStore, train: list[Task]
+    fees: Domain, image_store: ImageStore, train: list[Task]
 ) -> None:
-    assert swap_images(train, fees, share=0, image_store=album) == train
+    assert swap_images(train, fees, share=0, image_store=image_store) == train
 
 
 # ------------------------------------------------------------------------------------- what is sent
 
 
 def test_pixels_are_sent_as_data_urls_and_stored_by_hash(
-    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
+    fees: Domain, page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images="pixels", image_store=album, image_limits=LIMITS)
+    loop = dataclasses.replace(LOOP, images="pixels", image_store=image_store, image_limits=LIMITS)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
     assert agent_loop.passed(trace)
-    shown, said = requests[0]["messages"][1]["content"]
-    head, _, data = shown["image_url"]["url"].partition(",")
+    image, text = requests[0]["messages"][1]["content"]
+    head, _, data = image["image_url"]["url"].partition(",")
     assert head == "data:image/png;base64"
     name = page["pictures"][0]["sha256"]
     assert hashlib.sha256(base64.b64decode(data)).hexdigest() == name
-    assert said == {"type": "text", "text": page["request"]}
-    assert trace["messages"][1]["content"] == [{"type": "image"}, said]
+    assert text == {"type": "text", "text": page["request"]}
+    assert trace["messages"][1]["content"] == [{"type": "image"}, text]
     assert (trace["images"], trace["grounding"]) == ([name], "pixels")
     assert check_messages(trace["messages"], trace["tools"], trace["images"])["kept"]
     for kept in (json.dumps(trace), *(f.read_text() for f in (tmp_path / "journal").iterdir())):
@@ -289,34 +287,34 @@ def test_pixels_are_sent_as_data_urls_and_stored_by_hash(
 
 
 def test_a_teacher_that_reads_is_sent_one_text_with_what_the_picture_shows(
-    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
+    fees: Domain, page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images="source", image_store=album)
+    loop = dataclasses.replace(LOOP, images="source", image_store=image_store)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
     content = requests[0]["messages"][1]["content"]
     assert content.startswith("[Image: ") and content.endswith(f"]\n\n{page['request']}")
-    assert album.description(trace["images"][0])["source"] in content
+    assert image_store.description(trace["images"][0])["source"] in content
     assert (trace["images"], trace["grounding"]) == ([page["pictures"][0]["sha256"]], "source")
     assert trace["messages"][1]["content"][0] == {"type": "image"}
 
 
 def test_who_is_blind_is_sent_the_request_alone(
-    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
+    fees: Domain, page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images="none", image_store=album)
+    loop = dataclasses.replace(LOOP, images="none", image_store=image_store)
     _, requests = play(fees, page, plan(page), tmp_path, loop)
     assert requests[0]["messages"][1]["content"] == page["request"]
 
 
 @pytest.mark.parametrize("how", ["pixels", "source", "none"])
 def test_a_tool_that_returns_a_picture_shows_it_in_its_message(
-    how: Any, fees: Domain, stored_note: Task, album: ImageStore, tmp_path: Path
+    how: Any, fees: Domain, stored_note: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images=how, image_store=album, image_limits=LIMITS)
+    loop = dataclasses.replace(LOOP, images=how, image_store=image_store, image_limits=LIMITS)
     trace, requests = play(fees, stored_note, plan(stored_note), tmp_path, loop)
     told = trace["messages"][3]
     assert told["role"] == "tool" and told["content"][0] == {"type": "image"}
-    about = album.description(trace["images"][0])
+    about = image_store.description(trace["images"][0])
     size = f"document, {about['width']} x {about['height']} pixels"
     assert told["content"][1] == {"type": "text", "text": size}
     sent = requests[1]["messages"][3]["content"]
@@ -330,29 +328,29 @@ def test_a_tool_that_returns_a_picture_shows_it_in_its_message(
 
 
 def test_a_reply_is_remembered_by_the_hash_of_its_picture_and_by_what_was_shown_of_it(
-    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
+    fees: Domain, page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
-    other = build(fees, "fee_on_page", "train", 5, image_store=album)
+    other = build(fees, "fee_on_page", "train", 5, image_store=image_store)
     assert (other["request"], other["tools"]) == (page["request"], page["tools"])
     keys = []
     for task in (page, other):
         for how in ("pixels", "source", "none"):
-            loop = dataclasses.replace(LOOP, images=how, image_store=album)
+            loop = dataclasses.replace(LOOP, images=how, image_store=image_store)
             trace, requests = play(fees, task, [says("I do not know.")], tmp_path, loop)
             keys.append(trace["calls"][0]["key"])
-            again, asked = play(fees, task, [], tmp_path, loop)
-            assert again == trace and not asked
+            again, requests = play(fees, task, [], tmp_path, loop)
+            assert again == trace and not requests
     # Blind, both tasks are the same request.
     assert keys[2] == keys[5] and len(set(keys)) == 5
 
 
 def test_more_images_than_the_server_takes_end_the_episode_before_they_are_sent(
-    fees: Domain, stored_note: Task, album: ImageStore, tmp_path: Path
+    fees: Domain, stored_note: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
     look = calls("get_note", stored_note["plan"][0]["arguments"])
     count = calls("count_notes", {})
     script = [look, count, look, count, look, says("x")]
-    loop = dataclasses.replace(LOOP, images="pixels", image_store=album, image_limits=LIMITS)
+    loop = dataclasses.replace(LOOP, images="pixels", image_store=image_store, image_limits=LIMITS)
     trace, requests = play(fees, stored_note, script, tmp_path, loop)
     assert trace["outcome"]["ended"] == "teacher_error"
     assert trace["outcome"]["error"] == "3 images in a request, the server takes 2"
@@ -360,20 +358,20 @@ def test_more_images_than_the_server_takes_end_the_episode_before_they_are_sent(
 
 
 def test_an_image_larger_than_the_server_takes_is_not_sent(
-    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
+    fees: Domain, page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
     limits = {"max_count": 2, "max_bytes": 100}
-    loop = dataclasses.replace(LOOP, images="pixels", image_store=album, image_limits=limits)
+    loop = dataclasses.replace(LOOP, images="pixels", image_store=image_store, image_limits=limits)
     trace, requests = play(fees, page, plan(page), tmp_path, loop)
     assert not requests and "the server takes 100" in trace["outcome"]["error"]
 
 
 def test_worked_examples_show_their_pictures(
-    fees: Domain, page: Task, stored_note: Task, album: ImageStore, tmp_path: Path
+    fees: Domain, page: Task, stored_note: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
-    loop = dataclasses.replace(LOOP, images="pixels", image_store=album)
-    shown = [demonstration(task, fees, image_store=album) for task in (stored_note, page)]
-    other = build(fees, "fee_on_page", "train", 4, image_store=album)
+    loop = dataclasses.replace(LOOP, images="pixels", image_store=image_store)
+    shown = [demonstration(task, fees, image_store=image_store) for task in (stored_note, page)]
+    other = build(fees, "fee_on_page", "train", 4, image_store=image_store)
     trace, requests = play(fees, other, plan(other), tmp_path, loop, examples=shown)
     sent = requests[0]["messages"]
     lists = [m for m in sent if isinstance(m["content"], list)]
@@ -417,47 +415,51 @@ def test_stored_messages_and_their_images_give_the_messages_back(messages: list[
 # ------------------------------------------------------------------------------------- blind
 
 
-def check_blind(fees: Domain, task: Task, album: ImageStore, tmp_path: Path, said: str) -> Any:
+def check_blind(
+    fees: Domain, task: Task, image_store: ImageStore, tmp_path: Path, reply: str
+) -> Any:
     """The outcome's `blind` of a passed trace after a teacher without the images replied."""
 
     async def scene() -> Any:
-        loop = dataclasses.replace(LOOP, images="source", image_store=album)
-        async with Scripted([*plan(task), says(said)]) as server:
+        loop = dataclasses.replace(LOOP, images="source", image_store=image_store)
+        async with Scripted([*plan(task), says(reply)]) as server:
             journal = Journal(tmp_path / "journal")
-            async with Client(server.endpoint(), {"model": "m"}, journal, 1, 10, album) as client:
+            async with Client(
+                server.endpoint(), {"model": "m"}, journal, 1, 10, image_store
+            ) as client:
                 trace = await agent_loop.run(task, fees, client.complete, loop, TEACHER)
                 assert agent_loop.passed(trace)
-                made = await blind_baseline.check(
+                blind_traces = await blind_baseline.check(
                     [trace], [task], fees, client, loop, TEACHER, workers=1, examples=no_examples
                 )
             journal.close()
-            return trace["outcome"].get("blind"), len(made), server.requests[-1]
+            return trace["outcome"].get("blind"), len(blind_traces), server.requests[-1]
 
     return asyncio.run(scene())
 
 
-def test_a_task_that_is_solved_without_its_picture_is_found(
-    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
+def test_a_task_that_is_solved_without_its_image_is_blind(
+    fees: Domain, page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
-    found, made, asked = check_blind(fees, page, album, tmp_path, page["reply"])
-    assert found is True and made == 1
-    assert asked["messages"][-1]["content"] == page["request"]
+    blind, count, request = check_blind(fees, page, image_store, tmp_path, page["reply"])
+    assert blind is True and count == 1
+    assert request["messages"][-1]["content"] == page["request"]
 
 
-def test_a_task_that_needs_its_picture_is_found_to(
-    fees: Domain, page: Task, album: ImageStore, tmp_path: Path
+def test_a_task_that_needs_its_image_is_not_blind(
+    fees: Domain, page: Task, image_store: ImageStore, tmp_path: Path
 ) -> None:
-    found, made, _ = check_blind(fees, page, album, tmp_path, "I see no page.")
-    assert found is False and made == 1
+    blind, count, _ = check_blind(fees, page, image_store, tmp_path, "I see no page.")
+    assert blind is False and count == 1
 
 
-def test_what_a_picture_does_not_show_is_not_asked_blind(
-    fees: Domain, album: ImageStore, train: list[Task], tmp_path: Path
+def test_a_swapped_task_is_not_attempted_without_its_image(
+    fees: Domain, image_store: ImageStore, train: list[Task], tmp_path: Path
 ) -> None:
-    some = swap_images(train, fees, share=0.25, image_store=album)
+    some = swap_images(train, fees, share=0.25, image_store=image_store)
     swapped = next(task for task in some if "swapped" in task)
-    found, made, _ = check_blind(fees, swapped, album, tmp_path, "I see no page.")
-    assert found is None and made == 0
+    blind, count, _ = check_blind(fees, swapped, image_store, tmp_path, "I see no page.")
+    assert blind is None and count == 0
 
 
 def choice(number: int, value: str) -> Task:
