@@ -201,7 +201,7 @@ def test_the_model_card_names_vision_and_the_command_that_serves_it(
 ) -> None:
     card = finished.context.path("publish", "README.md").read_text()
     assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "image-text-to-text"
-    assert "Pictures were shown as pixels." in card
+    assert "Images were shown as pixels." in card
     assert (
         "llama-server -m fees/fees-tiny-vl-Q8_0.gguf --mmproj fees/fees-tiny-vl-mmproj.gguf" in card
     )
