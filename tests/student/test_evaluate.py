@@ -1,10 +1,18 @@
+import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 
 from schemas.documents import check_document
-from schemas.recipe import Gate
+from schemas.errors import StageError
+from schemas.recipe import Evaluate, Gate
+from student import evaluate
 from student.evaluate import Candidate, gate, score, well_formed
+from teacher.domain import pack
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.journal import Journal
+from teacher.scenes.images import ImageStore
 
 TOOLS = [
     {
@@ -248,3 +256,41 @@ def test_the_detail_says_what_was_reached_and_what_was_expected():
         "95% of the turns are well formed; expected at least 90%",
         "passed 75% of the exam; the domain expects at least 50%",
     ]
+
+
+def test_the_journal_is_closed_when_an_episode_raises(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed = []
+
+    class Recorded(Journal):
+        def close(self) -> None:
+            closed.append(True)
+            super().close()
+
+    async def lost(*_, **__):
+        raise StageError("the server is lost")
+        yield
+
+    @contextlib.contextmanager
+    def serve(*_, **__):
+        yield Endpoint("http://127.0.0.1:1/v1", "key", "model")
+
+    monkeypatch.setattr(evaluate, "Journal", Recorded)
+    monkeypatch.setattr(evaluate, "rollouts", lost)
+    monkeypatch.setattr(evaluate, "serve", serve)
+    exam = evaluate.run_exam(
+        CANDIDATE,
+        [],
+        domain=pack.load("legal"),
+        settings=Evaluate(),
+        context=2048,
+        journal=tmp_path / "journal",
+        log=tmp_path / "log",
+        grounding="source",
+        image_store=ImageStore(tmp_path / "images"),
+        report_episode=lambda: None,
+    )
+    with pytest.raises(StageError, match="lost"):
+        asyncio.run(exam)
+    assert closed == [True]
