@@ -77,7 +77,15 @@ class ReviewDesk(Environment):
             rng.shuffle(states)
             branch = f"{rng.choice(('fix', 'feature', 'chore'))}/{'-'.join(pairs[18 + i])}"
             reviews = dict(zip(reviewers, states, strict=True))
-            pull = Pull(f"PR-{number}", branch, author, issue.id, files, checks, reviews)
+            pull = Pull(
+                id=f"PR-{number}",
+                branch=branch,
+                author=author,
+                issue=issue.id,
+                files=files,
+                checks=checks,
+                reviews=reviews,
+            )
             self._issues[issue.id], self._pulls[pull.id] = issue, pull
         self._queue = rng.sample(list(self._pulls), 4)
         # The build of an issue that is not open yet; only screenshots show it.

@@ -101,13 +101,13 @@ class LegalDesk(Environment):
                 zip(rng.sample(DUTIES, 2), obligation_ids[2 * i : 2 * i + 2], strict=True)
             )
             self._contracts[contract] = Contract(
-                contract,
-                companies[12 + i],
-                rng.choice(JURISDICTIONS),
-                day_between(rng, "2027-01-04", "2029-12-28"),
-                matter_ids[i],
-                clauses,
-                duties,
+                id=contract,
+                counterparty=companies[12 + i],
+                governing_law=rng.choice(JURISDICTIONS),
+                expiry=day_between(rng, "2027-01-04", "2029-12-28"),
+                matter=matter_ids[i],
+                clauses=clauses,
+                obligations=duties,
             )
         return None
 
