@@ -42,7 +42,7 @@ from teacher.rollout.scheduler import rollouts
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-EPISODES, WORKERS = 32, 16
+EPISODES, WORKERS = 50, 16
 OPTIONS = Serve(
     tensor_parallel=2,
     ready_timeout_s=300,
