@@ -180,6 +180,7 @@ def test_kernels_compute_the_same_in_tritons_interpreter_without_a_gpu():
     assert "3 passed" in process.stdout and process.returncode == 0, process.stdout
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_compile_for_a_hopper_gpu_without_one(monkeypatch, tmp_path):
     import triton
