@@ -6,6 +6,9 @@
 from typing import Any, Literal, NotRequired, TypedDict
 
 Split = Literal["train", "exam"]
+# all_tools offers the whole toolbox and is the exam's headline; as_trained offers tools as training does; new_templates
+# has templates that training lacks; drift has renamed and reworded tools.
+Part = Literal["all_tools", "as_trained", "new_templates", "drift"]
 
 
 class GoldCall(TypedDict):
@@ -47,7 +50,8 @@ class Task(TypedDict):
     """A row of RUN/tasks/train.jsonl and exam.jsonl.
 
     plan: the solution (gold calls). tools: names of the tools offered. pictures, program, cells: of tasks
-    with images alone. swapped: present where the images are another task's, so that they do not show the answer.
+    with images alone. swapped: present where the images are another task's, so that they do not show the answer. part:
+    of the exam; a row without it belongs to all_tools.
     """
 
     version: int
@@ -67,3 +71,4 @@ class Task(TypedDict):
     program: NotRequired[dict[str, Any]]
     cells: NotRequired[list[list[Any]]]
     swapped: NotRequired[Literal[True]]
+    part: NotRequired[Part]
