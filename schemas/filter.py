@@ -113,6 +113,10 @@ def check_trace(
         )
     if not outcome["checks"]["state"]:
         return rejected("wrong_state", "the world is not in the state that the solution leads to")
+    if unasked := outcome.get("unasked_writes"):
+        return rejected(
+            "unasked_write", "the call changed the world and is not in the solution", unasked[0]
+        )
     return (
         (_check_length(trace, settings, count_tokens) if count_tokens else None)
         or _check_leak(trace)

@@ -17,6 +17,7 @@ REASONS = (
     "tool_error_unrecovered",
     "wrong_answer",
     "wrong_state",
+    "unasked_write",
     "too_long",
     "answer_leaked",
     "blind_answerable",

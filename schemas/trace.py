@@ -78,14 +78,19 @@ class Detected(TypedDict):
 
 
 class Outcome(TypedDict):
-    """steps: turns of the assistant. tool_errors: indexes into the messages. blind: whether the task was also solved
-    without its images."""
+    """How an episode ended.
+
+    steps: turns of the assistant. tool_errors: indexes into the messages. unasked_writes: indexes of the results of
+    calls that changed the world's state and are not in the solution. blind: whether the task was also solved without
+    its images.
+    """
 
     steps: int
     ended: End | str
     error: str | None
     checks: OutcomeChecks
     tool_errors: list[int]
+    unasked_writes: NotRequired[list[int]]
     blind: NotRequired[bool]
     detected: NotRequired[list[Detected]]
 

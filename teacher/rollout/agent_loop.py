@@ -36,9 +36,10 @@ from teacher.dialects.base import (
 )
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import Content, request_content, result_content
-from teacher.domain.scoring import answer_matches, state_hash
+from teacher.domain.scoring import answer_matches
 from teacher.inference.client import Reply
 from teacher.rollout.guidance import Guidance
+from teacher.rollout.unasked_writes import WriteCheck
 from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages
 from teacher.scenes.scene import SceneError
 
@@ -100,6 +101,7 @@ async def run(
     """
     world = domain.environment()
     world.reset(**task)
+    writes = WriteCheck(task, world)
     tools = [domain.tools[name] for name in task["tools"]]
     system: Message = {"role": "system", "content": task["system"]}
     request: Message = {"role": "user", "content": request_content(task)}
@@ -113,6 +115,7 @@ async def run(
     }
     requests: list[Request] = []
     tool_errors: list[int] = []
+    unasked_writes: list[int] = []
     detected: list[Detected] = []
     steps, error = 0, None
     end = End.STEP_LIMIT
@@ -163,11 +166,13 @@ async def run(
             )
             if is_error:
                 tool_errors.append(len(messages))
+            if writes.is_unasked(call["function"]):
+                unasked_writes.append(len(messages))
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
             context.append(messages[-1])
 
     text = (messages[-1].get("content") or "") if end == End.ANSWERED else ""
-    checks = _check(task, text, state_hash(world._state()))
+    checks = _check(task, text, writes.state)
     stored, images = detach_images(messages)
     return {
         "version": 1,
@@ -193,6 +198,7 @@ async def run(
             "error": error,
             "checks": checks,
             "tool_errors": tool_errors,
+            "unasked_writes": unasked_writes,
             "detected": detected,
         },
         "verdict": None,

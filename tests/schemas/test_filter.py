@@ -101,6 +101,8 @@ REJECTED = [
     ("wrong_answer", trace(checks={"answer": False, "state": True})),
     ("wrong_state", trace(checks={"answer": True, "state": False})),
     ("wrong_state", trace(checks={"answer": None, "state": False})),
+    ("unasked_write", trace(unasked_writes=[3])),
+    ("wrong_state", trace(checks={"answer": True, "state": False}, unasked_writes=[3])),
     ("answer_leaked", with_system(f"You are a paralegal.\n\n{HINT_HEADER}\n1. get_contract")),
     ("answer_leaked", trace(hinted=True, answer="As instructed, C-1 ends on 2 March 2027.")),
     ("answer_leaked", trace(hinted=True, answer="The hint is 2 March 2027.")),
@@ -108,6 +110,7 @@ REJECTED = [
 ]
 KEPT = [
     trace(),
+    trace(unasked_writes=[]),
     {
         **trace(),
         "verdict": {"kept": False, "reason": "truncated", "detail": "", "message_index": None},

@@ -29,6 +29,7 @@ def test_a_run_that_follows_the_plan_passes(stock: Domain, count: Task, move: Ta
             "error": None,
             "checks": {"answer": True, "state": True},
             "tool_errors": [],
+            "unasked_writes": [],
             "detected": [],
         }
         assert roles(trace) == ["system", "user", *["assistant", "tool"] * len(task["plan"])] + [
