@@ -13,8 +13,11 @@ from schemas.task import Answer as AnswerRow
 from teacher.domain.scoring import state_hash
 from teacher.scenes.scene import Scene
 
-# The gold calls of a task, in order: [(tool, arguments)].
 Solution = list[tuple[str, dict[str, Any]]]
+"""The type of a task's gold calls, in order: [(tool, arguments)].
+
+>>> solution: Solution = [("find_client", {"name": "Aldgate Foods"}), ("get_client", {"client_id": "K-104"})]
+"""
 AnswerType = Literal["amount", "number", "date", "text", "choice", "point", "not_shown"]
 
 
@@ -22,10 +25,16 @@ AnswerType = Literal["amount", "number", "date", "text", "choice", "point", "not
 class Answer:
     """What the final message must state; `teacher.domain.scoring.answer_matches` decides whether it does.
 
-    type: amount, number, date (value: an ISO string), text, choice (one of `options`), point (value: the box [left,
-        top, right, bottom], in pixels, that the coordinates must lie in), or not_shown (no value: the correct reply
-        states that the image does not show the requested fact).
+    type: amount, number, date, text, choice, point or not_shown.
+    value: a number for amount and number, an ISO date such as "2026-03-02" for date, words for text, one of `options`
+        for choice, the box [left, top, right, bottom] in pixels for point, None for not_shown.
     tolerance: the largest absolute error of an amount or a number.
+    options: all values that a choice can have.
+
+    >>> Answer("date", "2026-03-02")
+    Answer(type='date', value='2026-03-02', tolerance=0, options=())
+    >>> Answer("choice", "on_hold", options=("open", "on_hold", "closed")).as_row()
+    {'type': 'choice', 'value': 'on_hold', 'options': ['open', 'on_hold', 'closed']}
     """
 
     type: AnswerType
@@ -47,6 +56,7 @@ class Answer:
 class Blueprint:
     """A task before it is proven: the user's request, the solution and the answer.
 
+    request: the user's message. It does not contain the answer.
     plan: the solution, [(tool, arguments)] in order.
     reply: the final message that a good assistant would write after the solution.
     answer: None if only the world's final state is checked.
@@ -54,6 +64,32 @@ class Blueprint:
     program: the question about the images (teacher/domain/questions.py). The images must show every cell that it uses.
         If the solution changes nothing and `answer` is None, the program's result is the answer. If there is no
         solution at all, an `answer` must equal the program's result.
+
+    A question that a tool answers, and an order, whose final state is checked:
+
+    >>> question = Blueprint(
+    ...     request="When does contract C-104 expire?",
+    ...     plan=[("get_contract", {"contract_id": "C-104"})],
+    ...     reply="Contract C-104 expires on 2027-03-31.",
+    ...     answer=Answer("date", "2027-03-31"),
+    ... )
+    >>> order = Blueprint(
+    ...     request="Please put matter M-869 on hold.",
+    ...     plan=[("set_status", {"matter_id": "M-869", "status": "on_hold"})],
+    ...     reply="Matter M-869 is on hold now.",
+    ... )
+
+    A question that an image answers:
+
+    >>> from teacher.domain import at
+    >>> page = Scene("document", {"variant": "letter", "title": "Notice", "fields": {"Due": "2026-03-02"}}, seed=7)
+    >>> shown = Blueprint(
+    ...     request="When is it due?",
+    ...     plan=[],
+    ...     reply="It is due on 2026-03-02.",
+    ...     pictures=[page],
+    ...     program={"op": "lookup", "cell": at(page.data, "fields.Due")},
+    ... )
     """
 
     request: str
@@ -68,8 +104,18 @@ class Blueprint:
 class Template:
     """A task template of a pack: a function that makes a blueprint of a world and a random generator.
 
-    needs_pixels: whether its tasks can be solved only from the pixels. file: the file of the pack that defines it.
-    A template is called as its function is, so that a pack's templates may call each other.
+    `template` makes it. A template is called as its function is, so that a pack's templates may call each other.
+
+    name: the function's name.
+    kind: one of the kinds in domain.yaml.
+    needs_pixels: whether its tasks can be solved only from the pixels.
+    function: the decorated function.
+    file: the file of the pack that defines it.
+
+    >>> from teacher.domain import load
+    >>> expiry = load("legal").templates["contract_expiry"]
+    >>> expiry.name, expiry.kind, expiry.needs_pixels, expiry.file.name
+    ('contract_expiry', 'lookup', False, 'textual.py')
     """
 
     name: str
@@ -88,6 +134,18 @@ def template(kind: str, pixels: bool = False) -> Callable[[Callable[..., Bluepri
     kind: one of the kinds in domain.yaml.
     pixels: whether its tasks can be solved only from the pixels, not from the image's source data in words, because
         they ask for a point. A run with a text-only teacher or student samples none of them.
+
+    >>> @template(kind="lookup")
+    ... def expiry(world: Environment, rng: random.Random) -> Blueprint:
+    ...     number, contract = rng.choice(list(world._contracts.items()))
+    ...     return Blueprint(
+    ...         request=f"When does {number} expire?",
+    ...         plan=[("get_contract", {"contract_id": number})],
+    ...         reply=f"{number} expires on {contract['expiry']}.",
+    ...         answer=Answer("date", contract["expiry"]),
+    ...     )
+    >>> expiry.name, expiry.kind
+    ('expiry', 'lookup')
     """
 
     def decorate(function: Callable[..., Blueprint]) -> Template:
@@ -102,6 +160,30 @@ class Environment:
 
     A tool returns a JSON value or a Scene. It raises ValueError for a call that makes no sense in this world (an
     unknown contract, an impossible date); the model reads the message. Any other exception is a bug of the pack.
+
+    >>> from teacher.domain import get_entry
+    >>> class Desk(Environment):
+    ...     def reset(self, **task):
+    ...         rng = random.Random(f"{task['split']}:{task['seed']}")
+    ...         self._contracts = {"C-104": {"status": "open", "notice_days": rng.randrange(10, 60)}}
+    ...
+    ...     def _state(self):
+    ...         return self._contracts
+    ...
+    ...     def get_contract(self, contract_id: str) -> dict:
+    ...         '''Get a contract's status and its notice period in days.
+    ...
+    ...         Args:
+    ...             contract_id: The contract's number, such as C-100.
+    ...         '''
+    ...         return get_entry(self._contracts, contract_id, "contract")
+    >>> desk = Desk()
+    >>> desk.reset(split="train", seed=0)
+    >>> desk.get_contract("C-104")
+    {'status': 'open', 'notice_days': 52}
+    >>> desk.get_contract("104")
+    Traceback (most recent call last):
+    ValueError: no contract '104': expected one's number, such as C-100
     """
 
     _task: dict[str, Any]

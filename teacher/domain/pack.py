@@ -28,8 +28,18 @@ _NOT_TOOLS = {"reset", "get_reward"}
 class Domain:
     """A loaded pack.
 
-    Attributes:
-        spec: domain.yaml. environment: the world's class. templates, tools: by name; tools as OpenAI functions.
+    name: the name in domain.yaml.
+    path: the pack's directory.
+    spec: domain.yaml.
+    environment: the world's class.
+    templates: the templates by name.
+    tools: the tools by name, as OpenAI functions.
+
+    >>> legal = load("legal")
+    >>> legal.name, legal.environment.__name__, sorted(legal.spec["kinds"])
+    ('legal', 'LegalDesk', ['chart', 'document', 'lookup', 'workflow'])
+    >>> legal.tools["get_billing"]["function"]["parameters"]["required"]
+    ['matter_id']
     """
 
     name: str
@@ -45,6 +55,9 @@ def load(domain: str) -> Domain:
 
     Raises:
         InputError: no such pack, or one of its files is invalid; the message names file and field.
+
+    >>> load("legal").path.name, load("./data/legal").name
+    ('legal', 'legal')
     """
     is_path = "/" in domain or domain in {".", ".."} or Path(domain).is_absolute()
     path = Path(domain).resolve() if is_path else PACKS / domain

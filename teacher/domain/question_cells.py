@@ -1,9 +1,11 @@
 """The cells of images, as question programs name them: their values in a scene's data, and how exactly they are read.
 
 A key is "fields.Payment term", "table.2.1", "series.Sales.3" or "code.12": rows and columns count from 0, lines of code
-from 1. An operand names a cell, `{"picture": 0, "key": "table.2.1"}`.
+from 1. An operand names a cell, `{"picture": 0, "key": "table.2.1"}`; picture is the number of the image, from 0.
 """
 
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from teacher.domain.question_values import ProgramError
@@ -15,6 +17,8 @@ from teacher.domain.question_values import ProgramError
 AXIS_SHARE = 0.02
 
 Operand = dict[str, Any]
+# The data of each scene of a task, in order.
+Scenes = Sequence[dict[str, Any]]
 
 
 def value(data: dict[str, Any], key: str) -> Any:
@@ -52,10 +56,17 @@ def value(data: dict[str, Any], key: str) -> Any:
 def at(data: dict[str, Any], key: str, picture: int = 0) -> Operand:
     """Returns the operand for the cell `key` of image number `picture`, whose scene's data is `data`.
 
-    If a chart does not write its values, the operand names the cells that lead to the mark ("axis").
+    If a chart does not write its values, the operand names the cells that lead to the mark ("axis"), and the answer
+    gets a tolerance of a fiftieth of the axis.
 
     Raises:
         ProgramError: `data` has no such key.
+
+    >>> hours = {"variant": "bar", "categories": ["M-101", "M-102"], "series": {"Hours": [12, 41]}, "labels": True}
+    >>> at(hours, "series.Hours.1")
+    {'picture': 0, 'key': 'series.Hours.1'}
+    >>> at({**hours, "labels": False}, "series.Hours.1")
+    {'picture': 0, 'key': 'series.Hours.1', 'axis': ['categories.1']}
     """
     value(data, key)
     operand: Operand = {"picture": picture, "key": key}
@@ -74,6 +85,10 @@ def every(data: dict[str, Any], pattern: str, picture: int = 0) -> list[Operand]
 
     Raises:
         ProgramError: the pattern has no *, or `data` has nothing to run over there.
+
+    >>> page = {"variant": "table", "table": {"columns": ["Item", "Amount"], "rows": [["Paper", 12], ["Ink", 4]]}}
+    >>> every(page, "table.*.1")
+    [{'picture': 0, 'key': 'table.0.1'}, {'picture': 0, 'key': 'table.1.1'}]
     """
     head, star, tail = pattern.partition("*")
     if not star:
@@ -109,6 +124,22 @@ def tolerance(data: dict[str, Any], key: str) -> float:
     if data["variant"] == "pie":
         raise ProgramError(f"{key}: a pie has no axis to read a value from")
     return resolution(data) * (2 if data["variant"] == "stacked_bar" else 1)
+
+
+def total_tolerance(cells: list[Operand], scenes: Scenes) -> float:
+    """Returns the largest error of the cells' sum or difference, as read: errors add up."""
+    return sum(
+        tolerance(scenes[cell["picture"]], cell["key"]) for cell in cells if "value" not in cell
+    )
+
+
+def visible_difference(cells: list[Operand], scenes: Scenes) -> Decimal:
+    """Returns the smallest difference of the cells' values that a reader can see; 0 if all values are written."""
+    threshold = 0.0
+    for cell in cells:
+        if "value" not in cell and "axis" in cell:
+            threshold = max(threshold, resolution(scenes[cell["picture"]]))
+    return Decimal(str(threshold))
 
 
 def resolution(data: dict[str, Any]) -> float:

@@ -1,22 +1,31 @@
 """Questions about images as small programs over the data of the scenes that the images were drawn from.
 
-A program is JSON and part of its task. Running it gives the answer, so every answer is computed. Its operands are
-cells, `{"picture": 0, "key": "table.2.1"}`, or literals, `{"value": 12500}` (a value from a record). C is an operand:
+A program is JSON and part of its task. Running it gives the answer, so every answer is computed. It names an operation
+("op") and its operands. An operand is a cell, `{"picture": 0, "key": "table.2.1"}`, which `at` and `every` make, or a
+literal, `{"value": 12500}`, such as a value from a record. Below, C is an operand.
 
-    {"op": "lookup",          "cell": C}                             the value of the cell
-    {"op": "count",           "cells": [C..], "where"?}              the number of cells
-    {"op": "sum",             "cells": [C..], "where"?}              the sum of the cells
-    {"op": "difference",      "cells": [C, C]}                       the distance of two numbers, or days between dates
-    {"op": "argmax"|"argmin", "cells": [C..], "names": [C..], "where"?}   the name that goes with the extreme value
-    {"op": "trend",           "cells": [C..]}                        rising, falling or mixed, in the cells' order
-    {"op": "cross_reference", "cell": C, "among": [C..], "values": [C..]}   the value beside the one cell of `among`
-                                                                     that equals `cell`
-    {"op": "consistency",     "cells": [C, C], "tell"?}              yes if both are equal, else no; with "tell"
-                                                                     (0, 1), the value of that cell instead of no
-    {"op": "point",           "cell": C}                             the box of the cell in the image
+The examples of the operations use the data of these two scenes:
 
-`where` keeps the cells whose value, or the value at the same index of `where`'s own `cells`, meets a condition:
-{"cells"?: [C..], "is": "=" | "!=" | "<" | "<=" | ">" | ">=" | "contains", "value": X}. `at` and `every` make operands.
+    >>> invoice = {
+    ...     "variant": "invoice",
+    ...     "title": "Invoice I-77",
+    ...     "fields": {"Contract": "C-104", "Issued": "2026-03-02", "Due": "1 April 2026"},
+    ...     "table": {
+    ...         "columns": ["Item", "Amount", "Status"],
+    ...         "rows": [["Paper", "120", "paid"], ["Ink", "45.50", "open"], ["Glue", "300", "open"]],
+    ...     },
+    ... }
+    >>> hours = {
+    ...     "variant": "bar",
+    ...     "title": "Hours by matter",
+    ...     "categories": ["M-101", "M-102", "M-103"],
+    ...     "series": {"Hours": [12, 30.5, 41]},
+    ...     "labels": True,
+    ... }
+
+Count, sum, argmax and argmin take a condition. `where` keeps the cells whose value, or the value at the same index of
+`where`'s own `cells`, meets it: `{"cells"?: [C..], "is": OPERATOR, "value": X}`, with the operators `=`, `!=`, `<`,
+`<=`, `>`, `>=` and `contains`.
 
 A program raises ProgramError if a careful reader of the image could not decide the question: equal extremes, a value
 that occurs twice, values of a chart without written values that are too close to be told apart.
@@ -31,12 +40,14 @@ from teacher.domain.blueprint import Answer
 from teacher.domain.question_cells import (
     AXIS_SHARE,
     Operand,
+    Scenes,
     at,
     axis,
     every,
-    resolution,
     tolerance,
+    total_tolerance,
     value,
+    visible_difference,
 )
 from teacher.domain.question_values import (
     YES_NO,
@@ -59,28 +70,32 @@ _CONDITIONS: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
-# The data of each scene of a task, in order.
-Scenes = Sequence[dict[str, Any]]
 
 
 def run_program(program: dict[str, Any], scenes: Scenes, pictures: Sequence[Any] = ()) -> Answer:
     """Returns the program's answer, computed from the scenes' data alone.
 
     Args:
-        program: as this module's docstring describes.
+        program: an operation and its operands.
         scenes: the data of each scene (`Scene.data`), in the task's order.
         pictures: the drawn images; only `point` uses them, for the box.
 
     Raises:
-        ProgramError: names the operation and what was expected.
+        ProgramError: names the operation and what was expected, or why a reader of the image could not decide.
+
+    >>> run_program({"op": "sum", "cells": every(invoice, "table.*.1")}, [invoice]).as_row()
+    {'type': 'number', 'value': 465.5}
+    >>> run_program({"op": "sum", "cells": every(invoice, "table.*.0")}, [invoice])
+    Traceback (most recent call last):
+    teacher.domain.question_values.ProgramError: sum: table.0.0: 'Paper': expected a number
     """
     op = program.get("op")
-    if op not in _OPERATIONS:
-        raise ProgramError(f"op: {op!r}: expected one of {', '.join(_OPERATIONS)}")
+    if op not in OPERATIONS:
+        raise ProgramError(f"op: {op!r}: expected one of {', '.join(OPERATIONS)}")
     try:
         if op == "point":
             return _point(program, scenes, pictures)
-        return _OPERATIONS[op](program, scenes)
+        return OPERATIONS[op](program, scenes)
     except ProgramError as error:
         raise ProgramError(f"{op}: {error}") from None
     except KeyError as error:
@@ -110,32 +125,66 @@ def used_cells(program: dict[str, Any]) -> list[tuple[int, str]]:
 
 
 def _lookup(program: dict[str, Any], scenes: Scenes) -> Answer:
+    """Returns the value of a cell. Program: `{"op": "lookup", "cell": C}`.
+
+    >>> run_program({"op": "lookup", "cell": at(invoice, "fields.Due")}, [invoice]).as_row()
+    {'type': 'date', 'value': '2026-04-01'}
+    """
     cell = program["cell"]
-    return to_answer(_read(cell, scenes), _total_tolerance([cell], scenes))
+    return to_answer(_read(cell, scenes), total_tolerance([cell], scenes))
 
 
 def _count(program: dict[str, Any], scenes: Scenes) -> Answer:
+    """Returns the number of cells. Program: `{"op": "count", "cells": [C..], "where"?}`.
+
+    >>> program = {"op": "count", "cells": every(invoice, "table.*.2"), "where": {"is": "=", "value": "open"}}
+    >>> run_program(program, [invoice]).value
+    2
+    """
     return Answer("number", len(_select(program, scenes)))
 
 
 def _sum(program: dict[str, Any], scenes: Scenes) -> Answer:
+    """Returns the sum of the cells. Program: `{"op": "sum", "cells": [C..], "where"?}`.
+
+    >>> unpaid = {"cells": every(invoice, "table.*.2"), "is": "!=", "value": "paid"}
+    >>> program = {"op": "sum", "cells": every(invoice, "table.*.1"), "where": unpaid}
+    >>> run_program(program, [invoice]).value
+    345.5
+    """
     cells = _select(program, scenes)
     if not cells:
         raise ProgramError("where: no cell meets it, there is nothing to add up")
     total = sum((_read_number(cell, scenes) for cell in cells), Decimal(0))
-    return Answer("number", to_number(total), _total_tolerance(cells, scenes))
+    return Answer("number", to_number(total), total_tolerance(cells, scenes))
 
 
 def _difference(program: dict[str, Any], scenes: Scenes) -> Answer:
+    """Returns the distance of two numbers or dates (in days). Program: `{"op": "difference", "cells": [C, C]}`.
+
+    >>> dates = [at(invoice, "fields.Issued"), at(invoice, "fields.Due")]
+    >>> run_program({"op": "difference", "cells": dates}, [invoice]).value
+    30
+    """
     first, second = _pair(program)
     dates = parse_date(_read(first, scenes)), parse_date(_read(second, scenes))
     if dates[0] and dates[1]:
         return Answer("number", abs((dates[0] - dates[1]).days))
     distance = abs(_read_number(first, scenes) - _read_number(second, scenes))
-    return Answer("number", to_number(distance), _total_tolerance([first, second], scenes))
+    return Answer("number", to_number(distance), total_tolerance([first, second], scenes))
 
 
 def _extreme(program: dict[str, Any], scenes: Scenes) -> Answer:
+    """Returns the name that goes with the largest (argmax) or smallest value (argmin).
+
+    Program: `{"op": "argmax" | "argmin", "cells": [C..], "names": [C..], "where"?}`, with one name for each cell.
+
+    >>> bars, names = every(hours, "series.Hours.*"), every(hours, "categories.*")
+    >>> run_program({"op": "argmax", "cells": bars, "names": names}, [hours]).value
+    'M-103'
+    >>> run_program({"op": "argmin", "cells": bars, "names": names}, [hours]).value
+    'M-101'
+    """
     cells, names = program["cells"], program["names"]
     if len(cells) != len(names):
         raise ProgramError(
@@ -152,20 +201,25 @@ def _extreme(program: dict[str, Any], scenes: Scenes) -> Answer:
     order = sorted(selected, key=lambda cell: values[id(cell)], reverse=program["op"] == "argmax")
     best, second = order[:2]
     a, b = values[id(best)], values[id(second)]
-    threshold = _visible_difference([best, second], scenes)
+    threshold = visible_difference([best, second], scenes)
     if a == b or (threshold and abs(a - b) <= threshold):
         raise ProgramError(f"cells: {best['key']} and {second['key']} cannot be told apart")
     return to_answer(_read(names[cells.index(best)], scenes))
 
 
 def _trend(program: dict[str, Any], scenes: Scenes) -> Answer:
+    """Returns rising, falling or mixed, for the cells in their order. Program: `{"op": "trend", "cells": [C..]}`.
+
+    >>> run_program({"op": "trend", "cells": every(hours, "series.Hours.*")}, [hours]).value
+    'rising'
+    """
     cells = program["cells"]
     if len(cells) < 2:
         raise ProgramError(f"cells: found {len(cells)}, expected two or more")
     steps = []
     for before, after in zip(cells, cells[1:], strict=False):
         step = _read_number(after, scenes) - _read_number(before, scenes)
-        threshold = _visible_difference([before, after], scenes)
+        threshold = visible_difference([before, after], scenes)
         if threshold and abs(step) <= threshold:
             raise ProgramError(f"cells: {before['key']} and {after['key']} cannot be told apart")
         steps.append(step)
@@ -177,6 +231,15 @@ def _trend(program: dict[str, Any], scenes: Scenes) -> Answer:
 
 
 def _cross_reference(program: dict[str, Any], scenes: Scenes) -> Answer:
+    """Returns the value beside the one cell of `among` that equals `cell`.
+
+    Program: `{"op": "cross_reference", "cell": C, "among": [C..], "values": [C..]}`, a value for each of `among`.
+
+    >>> items, amounts = every(invoice, "table.*.0"), every(invoice, "table.*.1")
+    >>> ink = {"op": "cross_reference", "cell": {"value": "ink"}, "among": items, "values": amounts}
+    >>> run_program(ink, [invoice]).value
+    45.5
+    """
     target = to_comparable(_read(program["cell"], scenes))
     among, values = program["among"], program["values"]
     if len(among) != len(values):
@@ -185,12 +248,22 @@ def _cross_reference(program: dict[str, Any], scenes: Scenes) -> Answer:
     if len(places) != 1:
         raise ProgramError(f"among: holds {target!r} {len(places)} times, expected once")
     cell = values[places[0]]
-    return to_answer(_read(cell, scenes), _total_tolerance([cell], scenes))
+    return to_answer(_read(cell, scenes), total_tolerance([cell], scenes))
 
 
 def _consistency(program: dict[str, Any], scenes: Scenes) -> Answer:
+    """Returns yes if two cells are equal, else no. Program: `{"op": "consistency", "cells": [C, C], "tell"?}`.
+
+    With "tell" (0 or 1) the answer is the value of that cell instead of no.
+
+    >>> cells = [at(invoice, "fields.Contract"), {"value": "C-105"}]
+    >>> run_program({"op": "consistency", "cells": cells}, [invoice]).value
+    'no'
+    >>> run_program({"op": "consistency", "cells": cells, "tell": 0}, [invoice]).value
+    'C-104'
+    """
     first, second = _pair(program)
-    if _total_tolerance([first, second], scenes):
+    if total_tolerance([first, second], scenes):
         raise ProgramError("cells: a value read off an axis is never exactly another's")
     values = _read(first, scenes), _read(second, scenes)
     is_same = to_comparable(values[0]) == to_comparable(values[1])
@@ -203,6 +276,14 @@ def _consistency(program: dict[str, Any], scenes: Scenes) -> Answer:
 
 
 def _point(program: dict[str, Any], scenes: Scenes, images: Sequence[Any]) -> Answer:
+    """Returns the box of a cell in its image. Program: `{"op": "point", "cell": C}`; the template has `pixels=True`.
+
+    >>> from teacher.scenes import Scene, draw
+    >>> image = draw(Scene("chart", hours, seed=1))
+    >>> answer = run_program({"op": "point", "cell": at(hours, "categories.1")}, [hours], [image])
+    >>> answer.value == [list(cell.box) for cell in image.cells if cell.key == "categories.1"][0]
+    True
+    """
     cell = program["cell"]
     _read(cell, scenes)
     if not images:
@@ -213,7 +294,7 @@ def _point(program: dict[str, Any], scenes: Scenes, images: Sequence[Any]) -> An
     return Answer("point", list(boxes[0]))
 
 
-_OPERATIONS: dict[str, Callable[..., Answer]] = {
+OPERATIONS: dict[str, Callable[..., Answer]] = {
     "lookup": _lookup,
     "count": _count,
     "difference": _difference,
@@ -289,26 +370,10 @@ def _meets(where: dict[str, Any], cell: Operand, content: Any, scenes: Scenes) -
     a, b = to_comparable(content), to_comparable(where["value"])
     if type(a) is not type(b):
         raise ProgramError(f"where: {content!r} cannot be compared with {where['value']!r}")
-    threshold = Decimal(str(_total_tolerance([cell], scenes)))
+    threshold = Decimal(str(total_tolerance([cell], scenes)))
     if threshold and abs(a - b) <= threshold:
         raise ProgramError(f"where: {cell['key']} cannot be told from {where['value']!r}")
     return _CONDITIONS[where["is"]](a, b)
-
-
-def _total_tolerance(cells: list[Operand], scenes: Scenes) -> float:
-    """Returns the largest error of the cells' sum or difference, as read: errors add up."""
-    return sum(
-        tolerance(scenes[cell["picture"]], cell["key"]) for cell in cells if "value" not in cell
-    )
-
-
-def _visible_difference(cells: list[Operand], scenes: Scenes) -> Decimal:
-    """Returns the smallest difference of the cells' values that a reader can see; 0 if all values are written."""
-    threshold = 0.0
-    for cell in cells:
-        if "value" not in cell and "axis" in cell:
-            threshold = max(threshold, resolution(scenes[cell["picture"]]))
-    return Decimal(str(threshold))
 
 
 run = run_program  # old name

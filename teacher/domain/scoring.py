@@ -57,14 +57,57 @@ _NOT_SHOWN = re.compile(
 
 
 def answer_matches(answer: Answer, text: str) -> bool:
-    """Returns whether the final text gives the expected answer.
+    """Returns whether the final text, the assistant's last message, gives the expected answer of a task.
 
-    Args:
-        answer: of a task. `amount`, `number`: the text has the value within `tolerance` (absolute, 0 by default).
-            `date`: it has the ISO date. `text`: it has the words, in order, whatever their case. `choice`: it has this
-            one of the `options` and no other. `point`: it has one pair of coordinates, inside the box `value`.
-            `not_shown`: it states that the image does not show the requested fact, whatever else it states.
-        text: the assistant's last message.
+    An empty text or one of more than 600 characters gives none, nor does one that lists more than three numbers (where
+    a number is expected) or dates (where a date is).
+
+    amount, number: the text has the value within `tolerance` (absolute, 0 by default). Commas separate thousands.
+        Numbers inside words and dates, such as C-1042, do not count, nor do numbers in words.
+
+    >>> from teacher.domain import Answer
+    >>> cap = Answer("amount", 12500).as_row()
+    >>> [answer_matches(cap, text) for text in ("The cap is EUR 12,500.00.", "12500", "It is 12500 for C-104.")]
+    [True, True, True]
+    >>> [answer_matches(cap, text) for text in ("EUR 12.500", "12501", "12.5 thousand", "See C-12500.")]
+    [False, False, False, False]
+    >>> about_30 = Answer("number", 30, tolerance=0.5).as_row()
+    >>> [answer_matches(about_30, text) for text in ("About 30.4 hours.", "31 hours", "thirty hours", "1, 2, 29 or 30")]
+    [True, False, False, False]
+
+    date: the text has the date, in ISO form or with the month's name.
+
+    >>> due = Answer("date", "2026-03-02").as_row()
+    >>> [answer_matches(due, text) for text in ("On 2026-03-02.", "2 March 2026", "Mar 2nd, 2026")]
+    [True, True, True]
+    >>> [answer_matches(due, text) for text in ("02/03/2026", "2 March", "2026-03-03")]
+    [False, False, False]
+
+    text: the text has the words, in order, whatever their case.
+
+    >>> lawyer = Answer("text", "Ada Nore").as_row()
+    >>> [answer_matches(lawyer, text) for text in ("It is ADA NORE.", "Ada  Nore's matter", "Nore, Ada", "Ada Norell")]
+    [True, True, False, False]
+
+    choice: the text has this one of the `options` and no other. A longer option hides the shorter ones inside it.
+
+    >>> status = Answer("choice", "not active", options=("active", "not active", "closed")).as_row()
+    >>> [answer_matches(status, text) for text in ("It is not active.", "It is active.", "Not active, closed.")]
+    [True, False, False]
+
+    point: the text has one pair of coordinates, inside the box: right and bottom are exclusive.
+
+    >>> button = Answer("point", [100, 40, 180, 60]).as_row()
+    >>> [answer_matches(button, text) for text in ("Click (120, 50).", "x=120, y=50", "(180, 50)", "(120, 50), (9, 9)")]
+    [True, True, False, False]
+
+    not_shown: the text states that the image does not show the requested fact, whatever else it states.
+
+    >>> absent = Answer("not_shown").as_row()
+    >>> [answer_matches(absent, text) for text in ("The page does not show it.", "I cannot find a due date.")]
+    [True, True]
+    >>> [answer_matches(absent, text) for text in ("It is not 30.", "It is not yet due.", "Unknown.")]
+    [False, False, False]
     """
     if not text.strip() or len(text) > MAX_TEXT:
         return False

@@ -23,6 +23,10 @@ def check(image: DrawnImage) -> list[str]:
 
     Checks the PNG file for: sides or bytes over the limits; a cell outside the image or cut by its edge; a cell
     without ink, with too little contrast or with too small text; two cells that overlap; two cells with one key.
+
+    >>> from teacher.scenes import Scene, draw
+    >>> check(draw(Scene("document", {"variant": "letter", "title": "Notice", "date": "2026-03-02"}, seed=7)))
+    []
     """
     faults = []
     if max(image.width, image.height) > MAX_SIDE:

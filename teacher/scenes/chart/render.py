@@ -1,12 +1,30 @@
 """Charts drawn from data: bar, grouped and stacked bars, lines, pie.
 
-    {"variant": "bar", "title": "Revenue", "x_label": "Year", "y_label": "Revenue", "unit": "EUR million",
-     "categories": ["2023", "2024"], "series": {"Revenue": [41, 44.5]}, "labels": true}
+variant: bar, grouped_bar, stacked_bar, line or pie.
+title: text.
+categories: [text], such as years or names.
+series: {name: [number, one for each category]}; one series in a bar chart and a pie, at most eight in the others.
+labels: true writes each value at its mark; otherwise a reader reads it off the axis, and answers have a tolerance.
+x_label, y_label, unit: text, optional.
 
-Bars start at zero, and value axes are linear with at least five intervals, so that unwritten values can be read off.
-`labels` writes each value at its mark. Cells are measured on matplotlib's artists after the layout; if two texts
-overlap,
-the next arrangement is tried. matplotlib's global state is not used.
+Cells are title, x_label, y_label, categories.2, series.NAME (in the legend of several series) and series.NAME.2 (values
+that are written). Bars start at zero, and value axes are linear with at least five intervals. The seed chooses size,
+fonts and colours.
+
+    >>> from teacher.scenes import Scene, draw
+    >>> data = {
+    ...     "variant": "bar",
+    ...     "title": "Revenue",
+    ...     "x_label": "Year",
+    ...     "y_label": "Revenue",
+    ...     "unit": "EUR million",
+    ...     "categories": ["2025", "2026"],
+    ...     "series": {"Revenue": [41, 44.5]},
+    ...     "labels": True,
+    ... }
+    >>> image = draw(Scene("chart", data, seed=3))
+    >>> [(cell.key, cell.text) for cell in image.cells if cell.key.startswith("series")]
+    [('series.Revenue.0', '41'), ('series.Revenue.1', '44.5')]
 """
 
 import math
@@ -55,7 +73,11 @@ def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
 
 
 def build(data: dict[str, Any], seed: int) -> tuple[Figure, list[Cell]]:
-    """The chart as a matplotlib figure, drawn on an Agg canvas, and its cells in pixels of that canvas."""
+    """The chart as a matplotlib figure, drawn on an Agg canvas, and its cells in pixels of that canvas.
+
+    Cells are measured on matplotlib's artists after the layout; if two texts overlap, the next arrangement is tried.
+    matplotlib's global state is not used.
+    """
     _valid(data)
     style = choose(data, random.Random(seed))
     for grown, option in attempts(data, style):

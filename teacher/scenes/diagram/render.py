@@ -1,10 +1,23 @@
 """Diagrams drawn from data: flow, organisation, sequence, clause dependency.
 
-    {"variant": "flow", "title": "Approval", "nodes": {"a": "Check order", "b": "In budget?"},
-     "edges": [["a", "b", ""], ["b", "a", "no"]], "groups": {"Purchasing": ["a"]}}
+variant: flow, organisation, sequence or dependency.
+title: text.
+nodes: {id: label}. Line breaks in labels are kept.
+edges: [[id, id, label or ""]], arrows from the first node to the second.
+groups: {name: [id]}, frames around nodes, optional; each node is in one at most, and a sequence has none.
 
-A layout (layered.py or sequence.py) is accepted only if no label touches a node, another label or another arrow;
-otherwise the next layout is tried. Line breaks in labels are kept.
+Cells are title, nodes.ID, edges.2 (edges with a label) and groups.NAME. The seed chooses layout, fonts and colours.
+
+    >>> from teacher.scenes import Scene, draw
+    >>> data = {
+    ...     "variant": "flow",
+    ...     "title": "Approval",
+    ...     "nodes": {"a": "Check order", "b": "In budget?", "c": "Order"},
+    ...     "edges": [["a", "b", ""], ["b", "a", "no"], ["b", "c", "yes"]],
+    ...     "groups": {"Purchasing": ["a", "b"]},
+    ... }
+    >>> sorted(cell.key for cell in draw(Scene("diagram", data, seed=3)).cells)
+    ['edges.1', 'edges.2', 'groups.Purchasing', 'nodes.a', 'nodes.b', 'nodes.c', 'title']
 """
 
 import itertools
@@ -38,6 +51,9 @@ _LONGEST = 4
 
 def paint(data: dict[str, Any], seed: int) -> tuple[Image.Image, list[Cell]]:
     """Draws a diagram; returns the image and its cells "title", "nodes.ID", "edges.N" (labelled edges), "groups.NAME".
+
+    A layout (layered.py or sequence.py) is accepted only if no label touches a node, another label or another arrow;
+    otherwise the next layout is tried.
 
     Raises:
         SceneError: invalid data, or no layout within 2,048 px without overlaps.

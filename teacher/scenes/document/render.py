@@ -1,15 +1,32 @@
 """Document pages: contracts, amendments, invoices, tables and letters, printed or scanned, drawn with Pillow.
 
-    data = {"variant": "amendment", "title": "Amendment A-101", "fields": {"Payment term": "30 business days"},
-            "signatures": [{"name": "Ada Nore", "date": "2026-01-05"}], "stamp": "EXECUTED", "scan": True}
-    image, cells = paint(data, seed=3)
+variant: contract, amendment, invoice, table or letter.
+title: text.
+number, date: text, optional, as are all that follow.
+parties: [text].
+fields: {label: value}, such as {"Payment term": "30 business days"}.
+paragraphs: [{"heading"?: text, "text": text}].
+table: {"columns": [text], "rows": [[value, one for each column]]}.
+signatures: [{"name": text, "date"?: text}].
+stamp: text across the page.
+page, pages: the number of the page, and of all pages.
+scan: true for the effects of a scanner.
 
-Optional beside variant and title: number, date, parties [text], paragraphs [{"heading"?, "text"}], table
-{"columns", "rows"}, fields {label: value}, signatures [{"name", "date"?}], stamp, page, pages, scan. Cells are
-"title", "number", "date", "parties.0", "fields.LABEL", "paragraphs.0.heading", "paragraphs.0.text", "table.columns.1",
-"table.2.1" (row, column), "signatures.0.name", "signatures.0.date" and "stamp".
+Cells are title, number, date, parties.0, fields.LABEL, paragraphs.0.heading, paragraphs.0.text, table.columns.1,
+table.2.1 (row, column), signatures.0.name, signatures.0.date and stamp. The seed chooses page size, fonts, colours, the
+order and form of the parts, and the effects of a scan.
 
-The seed chooses page size, fonts, colours, the order and form of the parts, and the effects of a scan.
+    >>> from teacher.scenes import Scene, draw
+    >>> data = {
+    ...     "variant": "amendment",
+    ...     "title": "Amendment A-101",
+    ...     "fields": {"Payment term": "30 business days"},
+    ...     "signatures": [{"name": "Ada Nore", "date": "2026-01-05"}],
+    ...     "stamp": "EXECUTED",
+    ...     "scan": True,
+    ... }
+    >>> sorted(cell.key for cell in draw(Scene("document", data, seed=3)).cells)
+    ['fields.Payment term', 'signatures.0.date', 'signatures.0.name', 'stamp', 'title']
 """
 
 import random

@@ -1,10 +1,29 @@
 """Application screens: forms, tables, dialogs, and editors with the page or output of their code.
 
-Data: {"variant": form | table | dialog | editor, "title", "application"?, "message"?, "fields"? {label: value},
-"table"? {"columns", "rows"}, "buttons"? [..]}; an editor also has "code", "language" (a name of Pygments), "output"?
-and "highlight"? (a line, from 1), and shows message, fields, table and buttons as the page that the code renders. Cells
-are "application", "title", "message", "fields.LABEL", "table.columns.1", "table.ROW.COLUMN", "buttons.0",
-"code.LINE", "output.LINE" (lines from 1).
+variant: form, table, dialog or editor.
+title: text; of an editor the file's name.
+application, message: text, optional, as are all that follow.
+fields: {label: value}.
+table: {"columns": [text], "rows": [[value, one for each column]]}.
+buttons: [text].
+code, language: an editor needs both: text, and a language by its name in Pygments.
+output: what the code prints.
+highlight: the number of a line of code, from 1.
+
+An editor shows message, fields, table and buttons as the page that its code renders. Cells are application, title,
+message, fields.LABEL, table.columns.1, table.2.1 (row, column), buttons.0, code.12 and output.1 (lines from 1). The
+seed chooses fonts, colours and the parts of the window.
+
+    >>> from teacher.scenes import Scene, draw
+    >>> data = {
+    ...     "variant": "editor",
+    ...     "title": "total.py",
+    ...     "code": "total = 0\\nfor n in range(3):\\n    total += n",
+    ...     "language": "python",
+    ...     "highlight": 3,
+    ... }
+    >>> sorted(cell.key for cell in draw(Scene("screen", data, seed=3)).cells)
+    ['code.1', 'code.2', 'code.3', 'title']
 
 All text comes from the data, the names of its fields and line numbers. Menus, icons and the application behind a dialog
 are drawn as shapes without text.
