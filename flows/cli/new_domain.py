@@ -1,6 +1,7 @@
 """`stillhouse new-domain`: writes a small domain pack to start from (flows/starter)."""
 
 import re
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -19,11 +20,13 @@ def new_domain(
 ) -> None:
     """Writes a small working domain pack to start from.
 
-    The pack has a world, its tools, and one template for each of two kinds of task. Replace them with your own.
+    The pack has a world with four tools, and three templates that make tasks: a question and two orders. Comments in
+    both files say what to replace.
 
     \b
     Example:
-      stillhouse new-domain ./my-domain && stillhouse distill ./my-domain
+      stillhouse new-domain ./my-domain
+      stillhouse plan ./my-domain
     """
     from schemas.files import whole
 
@@ -42,5 +45,9 @@ def new_domain(
                 text.replace("name: NAME", f"name: {name}"), encoding="utf-8"
             )
     domain = path if path.is_absolute() or str(path).startswith(".") else f"./{path}"
-    print(f"wrote {path}/domain.yaml and {path}/environment.py")
-    print(f"try it: stillhouse plan {domain}")
+    shown = shlex.quote(str(domain))
+    print(f"wrote {path}/domain.yaml: title, text, system message, the exam's smallest score")
+    print(f"      {path}/environment.py: the world, its tools, the tasks")
+    print("change them, then")
+    print(f"  stillhouse plan {shown}       # proves some of the tasks, estimates a run")
+    print(f"  stillhouse distill {shown}    # trains, evaluates and publishes a student")

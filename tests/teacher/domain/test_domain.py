@@ -48,7 +48,11 @@ def pack(directory: Path, **files: str) -> Domain:
 
 
 def test_a_pack_may_be_one_file_only(tmp_path: Path) -> None:
-    assert sorted(pack(tmp_path / "stock").templates) == ["count_of_item", "moved_item"]
+    assert sorted(pack(tmp_path / "stock").templates) == [
+        "count_of_item",
+        "moved_item",
+        "taken_item",
+    ]
 
 
 @pytest.mark.parametrize("name", ["textual", "visual"])
@@ -56,7 +60,7 @@ def test_templates_lie_in_files_that_import_from_those_beside_them(
     tmp_path: Path, name: str
 ) -> None:
     domain = pack(tmp_path / "stock", wording=WORDING, **{name: SHELVED})
-    assert list(domain.templates) == ["count_of_item", "moved_item", "shelf_of_item"]
+    assert list(domain.templates) == ["count_of_item", "moved_item", "taken_item", "shelf_of_item"]
     world = domain.environment()
     world.reset(seed=1, split="train")
     blueprint = domain.templates["shelf_of_item"](world, random.Random(1))

@@ -130,8 +130,8 @@ def test_a_wrong_answer_and_a_wrong_state_are_told_apart(
         (("move_item", {}), "missing"),
         (("move_item", {"item": 7, "shelf": "A1"}), "item: found 7, expected string"),
         (("move_item", {"item": "S-1", "shelf": "A1", "self": 1}), "self: unknown field"),
-        (("move_item", {"item": "S-0", "shelf": "A1"}), "no item S-0"),
-        (("move_item", {"item": "S-0", "shelf": "Z9"}), "no shelf Z9"),
+        (("move_item", {"item": "S-0", "shelf": "A1"}), "no item 'S-0'"),
+        (("move_item", {"item": "S-0", "shelf": "Z9"}), "no shelf 'Z9'"),
     ],
 )
 def test_a_bad_call_is_an_error_message_and_changes_nothing(
