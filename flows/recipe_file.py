@@ -115,7 +115,8 @@ def _one_line(error: ValidationError, path: Path, overridden: dict[str, str]) ->
         field = f"{field}.{inner}".removeprefix(".")
     where = next(
         (
-            f"--set {text}"
+            # The value of a URL may be a password.
+            f"--set {text}" if field != "serve.url" else f"--set {key}"
             for key, text in overridden.items()
             if f"{field}.".startswith(f"{key}.") or key.startswith(f"{field}.")
         ),

@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from schemas import api_url
 from schemas.recipe_section import Section
 
 
@@ -58,6 +59,12 @@ class Serve(Section):
         " The API key is read from STILLHOUSE_TEACHER_KEY or from the variable named by the teacher's `key`."
         " Example: http://gpu-7:8000/v1.",
     )
+    model: str | None = Field(
+        None,
+        min_length=1,
+        description="The teacher's name in the API of `url`, one of those that the API lists; null takes the teacher's"
+        " `served_name`, or finds it in the list. Example: gpt-5-mini.",
+    )
     tensor_parallel: int | None = Field(
         None, ge=1, description="GPUs that share each layer of one copy of the model. Example: 8."
     )
@@ -106,6 +113,12 @@ class Serve(Section):
     price_per_gpu_hour: float | None = Field(
         None, gt=0, description="Price of one GPU hour, for the plan's cost. Example: 3.5."
     )
+
+    @model_validator(mode="after")
+    def _url_has_no_secrets(self) -> "Serve":
+        if self.url is not None and (found := api_url.problem(self.url)):
+            raise ValueError(f"url: {found}")
+        return self
 
 
 class Generate(Section):
@@ -170,8 +183,8 @@ class Generate(Section):
     )
     preflight: bool = Field(
         True,
-        description="Whether a teacher that writes its own tool calls (constrain: false) is checked before generation,"
-        " as `stillhouse check-teacher` does. Example: false.",
+        description="Whether the served teacher is checked before generation, as `stillhouse check-teacher` does; with"
+        " constrain the checks of free tool calls are left out. Example: false.",
     )
     timeout_s: float = Field(
         300,

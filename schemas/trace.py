@@ -37,13 +37,34 @@ class TaskReference(TypedDict):
     seed: int
 
 
+class Served(TypedDict):
+    """What an API that served the model says of itself.
+
+    host: of the API's URL, with its port; no user name, path or query. model: the model's name in the API.
+    described_as: the description that the run used for it. server: program and version. owned_by: of the API's list of
+    models. weights: what the server loaded.
+    """
+
+    host: str
+    model: str
+    described_as: str
+    server: NotRequired[str]
+    owned_by: NotRequired[str]
+    weights: NotRequired[str]
+
+
 class Maker(TypedDict):
-    """The model that made a trace. licence: an SPDX id."""
+    """The model that made a trace. licence: an SPDX id.
+
+    A model behind an API is named as the API names it; its revision is unknown (None), and `served` has what the API
+    says. Other models are named by their description.
+    """
 
     model: str
     revision: str | None
     engine: str
     licence: str
+    served: NotRequired[Served]
 
 
 class Usage(TypedDict):
@@ -54,12 +75,18 @@ class Usage(TypedDict):
 
 
 class Request(TypedDict):
-    """One request to the model. key: of its reply in the journal."""
+    """One request to the model.
+
+    key: of its reply in the journal. host, model: the API that replied and the model that its reply names, where an API
+    served the model; a reply of an earlier run keeps its own.
+    """
 
     key: str
     finish_reason: str | None
     seconds: float
     usage: Usage
+    host: NotRequired[str]
+    model: NotRequired[str]
 
 
 class OutcomeChecks(TypedDict):

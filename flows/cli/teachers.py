@@ -165,7 +165,7 @@ def check_teacher(
 
     if record is not None:
         description = catalog.load(teacher, catalog.TEACHERS, "teacher")
-        endpoint = launch.connect({**description, "served_name": model}, url)
+        endpoint = launch.connect(description, url, model, must_list=False)
         rows = run.record(endpoint, description, packs.load(domain), record, mode=mode)
         print(f"wrote {record}: {rows} rows")
         return

@@ -22,6 +22,7 @@ from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
 from teacher.domain.prompts import demonstration
 from teacher.inference import launch
+from teacher.inference.api import describe_served
 from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
@@ -39,7 +40,7 @@ _EXAMPLE_SEEDS = 400_000_000
 @partial(
     Stage,
     name="generate",
-    reads=("generate", "filter.agreement?"),
+    reads=("generate", "filter.agreement?", "serve.model"),
     also_reads=("serve",),  # where and how the teacher runs, not what it replies
     models=("teacher",),
     earlier={"plan": "tasks/train.jsonl"},  # plan.json depends on the machine
@@ -56,8 +57,9 @@ def generate(context: RunContext) -> dict[str, Any]:
         concurrency=settings.concurrency,
         report=log,
     ) as endpoint:
-        # The checks are about free tool calls, which a teacher that needs constrained decoding cannot make.
-        if settings.preflight and not settings.constrain:
+        if endpoint.served:
+            log(f"the teacher is {describe_served(endpoint.served)}")
+        if settings.preflight:
             _preflight(context, endpoint)
         counts = asyncio.run(_attempt_tasks(context, endpoint))
         log(
@@ -81,6 +83,7 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
         context.domain,
         mode=settings.mode,
         limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
+        constrained=settings.constrain,
     )
     write_json(file, verdict)
     for line in run.format_lines(verdict):
@@ -93,17 +96,45 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
         )
 
 
+def _identity(context: RunContext) -> dict[str, str]:
+    """What identifies the model in the journal's keys. What an API says of itself is no part of it.
+
+    A new field here would make every reply of an older journal be requested, and paid for, once more.
+    """
+    identity = {
+        "model": context.teacher["name"],
+        "revision": catalog.revision(context.teacher),
+    }
+    # Another name in the API is another model.
+    model = context.recipe.serve.model
+    return identity | {"served_model": model} if model else identity
+
+
+def _maker(context: RunContext, endpoint: Endpoint) -> Maker:
+    """The teacher as its traces name it: by what its API says, else by its description."""
+    teacher = context.teacher
+    licence = teacher["licence"]["id"]
+    if endpoint.served is None:
+        return {
+            "model": teacher["name"],
+            "revision": catalog.revision(teacher),
+            "engine": teacher["engine"],
+            "licence": licence,
+        }
+    return {
+        "model": endpoint.served["model"],
+        "revision": None,
+        "engine": endpoint.engine,
+        "licence": licence,
+        "served": endpoint.served,
+    }
+
+
 async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, Any]:
     """Writes the traces of all attempts and returns the counts for the stage's receipt."""
-    settings, teacher = context.recipe.generate, context.teacher
+    settings = context.recipe.generate
     todo = cast(list[Task], list(read_jsonl(context.path("tasks", "train.jsonl"))))
-    identity = {"model": teacher["name"], "revision": catalog.revision(teacher)}
-    maker: Maker = {
-        "model": identity["model"],
-        "revision": identity["revision"],
-        "engine": teacher["engine"],
-        "licence": teacher["licence"]["id"],
-    }
+    identity, maker = _identity(context), _maker(context, endpoint)
     loop = _loop_settings(context, endpoint)
     example_tasks = {
         name: [

@@ -6,6 +6,7 @@ Writes publish/ (the card, the scorecard, the recipe, with publish.data the trai
 (student/registry/publish.py).
 """
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from flows.run_context import RunContext
 from flows.run_directory import now
 from flows.stages.stage import Stage
 from schemas.errors import GateError, InputError
-from schemas.files import read_json, read_jsonl, sha256, whole, write_json
+from schemas.files import dumps, read_json, read_jsonl, sha256, whole, write_json
 from schemas.ledger import Ledger
 from schemas.recipe import Recipe
+from schemas.trace import Trace
 from student.registry import parquet
 from student.registry import publish as registry
 from student.registry.artifact import PublishFile, files_under
@@ -135,11 +137,7 @@ def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) ->
             "base": _origin(student),
             "licence": student["licence"]["id"],
         },
-        "teacher": {
-            "name": teacher["name"],
-            "licence": teacher["licence"]["id"],
-            "source": _origin(teacher),
-        },
+        "teacher": _teacher(teacher, read_jsonl(context.path("filter", "kept.jsonl"))),
         "data": {
             "kept": ledger["kept"],
             "sha256": sha256(context.path("filter", "kept.jsonl")),
@@ -152,6 +150,27 @@ def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) ->
             "student": scorecard["models"]["student"]["passed"],
             "tasks": scorecard["exam"]["tasks"],
         },
+    }
+
+
+def _teacher(description: dict[str, Any], kept: Iterable[Trace]) -> dict[str, Any]:
+    """Returns the manifest's teacher: by what the kept traces record of its API, else by its description."""
+    apis: dict[str, dict[str, Any]] = {}
+    for trace in kept:
+        if served := trace["teacher"].get("served"):
+            api = apis.setdefault(
+                dumps(served), {**served, "engine": trace["teacher"]["engine"], "replied": set()}
+            )
+            api["replied"] |= {call["model"] for call in trace["calls"] if "model" in call}
+    licence = description["licence"]["id"]
+    if not apis:
+        return {"name": description["name"], "licence": licence, "source": _origin(description)}
+    rows = [{**api, "replied": sorted(api["replied"])} for _, api in sorted(apis.items())]
+    return {
+        "name": ", ".join(sorted({row["model"] for row in rows})),
+        "licence": licence,
+        "source": ", ".join(f"API at {host}" for host in sorted({row["host"] for row in rows})),
+        "served": [{key: value for key, value in row.items() if value} for row in rows],
     }
 
 

@@ -84,7 +84,7 @@ def _origin(manifest: dict[str, Any]) -> str:
         ["", "model", "source", "licence"],
         [
             ["student, before training", student["name"], student["base"], student["licence"]],
-            ["teacher", teacher["name"], teacher["source"], teacher["licence"]],
+            ["teacher", _teacher_name(teacher), teacher["source"], teacher["licence"]],
         ],
     )
 
@@ -136,6 +136,7 @@ def _data(manifest: dict[str, Any], ledger: Ledger) -> str:
             f"trace. In {hinted['kept']} of the {ledger['kept']} kept traces the teacher was shown the solution as a "
             "hint; the hint is not in the training data. The calls of every kept trace were executed and its result "
             "was checked.",
+            *_served(manifest["teacher"].get("served", [])),
             *_requests(manifest.get("requests")),
             *_images(ledger.get("images")),
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
@@ -162,6 +163,34 @@ def _requests(requests: dict[str, Any] | None) -> list[str]:
     return [
         f"The requests are in {', '.join(requests['languages'])}, phrased as these personas would:\n\n{personas}"
     ]
+
+
+def _served(apis: list[dict[str, Any]]) -> list[str]:
+    """Returns a paragraph about each API that served the teacher: what it says of itself, unverified."""
+    paragraphs = []
+    for api in apis:
+        said = [
+            f"{words} {_code(str(api[key]))}"
+            for key, words in (("server", "server"), ("owned_by", "owner"), ("weights", "weights"))
+            if key in api
+        ]
+        text = f"The teacher was {_code(api['model'])} of the API at {_code(api['host'])}"
+        text += f", which says of itself: {', '.join(said)}." if said else "."
+        if replied := api.get("replied"):
+            text += f" Its replies name the model {', '.join(map(_code, replied))}."
+        paragraphs.append(
+            f"{text} The run described it as {_code(api['described_as'])}. None of this was verified."
+        )
+    return paragraphs
+
+
+def _teacher_name(teacher: dict[str, Any]) -> str:
+    """Returns the teacher's name; one that an API gave as code, because it may hold markup."""
+    return _code(teacher["name"]) if "served" in teacher else str(teacher["name"])
+
+
+def _code(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"
 
 
 def _images(images: dict[str, Any] | None) -> list[str]:
@@ -258,8 +287,8 @@ def _licences(manifest: dict[str, Any]) -> str:
     student, teacher, data = manifest["student"], manifest["teacher"], manifest["data"]
     return (
         f"The weights are derived from {student['base']} ({student['licence']}). They were "
-        f"trained on replies of {teacher['name']} ({teacher['source']}, {teacher['licence']}). The licence of the "
-        f"training data is {data['licence']}. Whether a use is allowed depends on all three."
+        f"trained on replies of {_teacher_name(teacher)} ({teacher['source']}, {teacher['licence']}). The licence of "
+        f"the training data is {data['licence']}. Whether a use is allowed depends on all three."
     )
 
 

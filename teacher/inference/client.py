@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 import openai
 
+from schemas.error_text import one_line
 from schemas.errors import StageError
 from schemas.trace import Message, Tool, Usage
 from teacher.inference.endpoint import Endpoint, on_this_machine
@@ -30,7 +31,11 @@ class _Aborted(Exception):
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply. `message` is an OpenAI assistant message, or None; then `error` has the reason."""
+    """One reply. `message` is an OpenAI assistant message, or None; then `error` has the reason.
+
+    host, model: the API that replied and the model that its answer names; None for a server of this process, and for a
+    reply that was stored before they were.
+    """
 
     key: str
     message: Message | None
@@ -38,6 +43,8 @@ class Reply:
     seconds: float
     usage: Usage
     error: str | None = None
+    host: str | None = None
+    model: str | None = None
 
 
 class Client:
@@ -146,7 +153,7 @@ class Client:
                         completion = await self._openai.chat.completions.create(
                             model=self._endpoint.model, **body_with_pixels
                         )
-                return _stored(completion, time.monotonic() - started)
+                return _stored(completion, time.monotonic() - started) | self._origin(completion)
             except (
                 openai.AuthenticationError,
                 openai.PermissionDeniedError,
@@ -171,6 +178,18 @@ class Client:
         if has_answered:
             return _failed(last_error, time.monotonic() - started)
         raise StageError(f"{self._endpoint.url}: no reply after {_TRIES} tries: {last_error}")
+
+    def _origin(self, completion: Any) -> dict[str, str]:
+        """{"host", "model"} of an answer of an API, where it names the model; empty for a server of this process."""
+        if self._endpoint.served is None:
+            return {}
+        model = getattr(completion, "model", None)
+        name = one_line(model, 120) if isinstance(model, str) else ""
+        origin = {
+            "host": self._endpoint.served["host"],
+            "model": name.replace(self._endpoint.key or "\n", "***"),
+        }
+        return {key: value for key, value in origin.items() if value}
 
     def _first_line(self, error: Exception) -> str:
         """The first line of the error at the root, without the key, which a server may quote in its answer."""

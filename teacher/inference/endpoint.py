@@ -2,15 +2,26 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from schemas.trace import Served
+
 
 def on_this_machine(url: str) -> bool:
     """Whether a URL leads to this machine, so that a proxy of the environment must not be used for it."""
-    return urlsplit(url).hostname in ("127.0.0.1", "localhost", "::1")
+    name = urlsplit(url).hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    # 0.0.0.0 and :: reach this machine when they are connected to.
+    return address.is_loopback or address.is_unspecified
 
 
 @dataclass
@@ -22,6 +33,8 @@ class Endpoint:
         in_flight: requests of this process that are not answered yet.
         restarts: how often the server was restarted.
         stalls: how often the server was killed because it produced nothing.
+        engine: vllm, llama.cpp, or openai for any other API. served: what an API of another process says of itself;
+            None for a server of this process.
     """
 
     url: str
@@ -31,6 +44,8 @@ class Endpoint:
     in_flight: int = 0
     restarts: int = 0
     stalls: int = 0
+    engine: str = "openai"
+    served: Served | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import json
+import difflib
 import os
 import signal
 import time
@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
-
+from schemas.api_url import host, problem
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
 from schemas.recipe import Serve
+from schemas.trace import Served
 from teacher.inference import llamacpp, vllm_server
+from teacher.inference.api import Answer, describe, get, model_entries
 from teacher.inference.endpoint import Endpoint, on_this_machine
 from teacher.inference.llama_server import LlamaServer
 from teacher.models import catalog
@@ -25,7 +26,8 @@ KEY = "STILLHOUSE_TEACHER_KEY"
 # Tokens of one conversation with a teacher in llama.cpp, which reserves memory for all of them at its start.
 _LLAMA_CONTEXT = 4096
 _CHECK_SECONDS = 5
-_LIST_SECONDS = 30
+# Names of models that a message lists: an API may serve hundreds.
+_NAMES = 12
 
 Report = Callable[[str], None]
 
@@ -47,7 +49,7 @@ def open_teacher(
         StageError: the API cannot be reached, or the server does not start.
     """
     if options.url or teacher["engine"] == "openai":
-        yield connect(teacher, options.url or teacher["source"]["url"])
+        yield connect(teacher, options.url or teacher["source"]["url"], options.model)
     else:
         with _own_server(
             teacher, options, log=log, concurrency=concurrency, report=report
@@ -55,17 +57,41 @@ def open_teacher(
             yield endpoint
 
 
-def connect(teacher: dict[str, Any], url: str) -> Endpoint:
+def connect(
+    teacher: dict[str, Any], url: str, model: str | None = None, *, must_list: bool = True
+) -> Endpoint:
     """The endpoint of a teacher that is already served at a URL such as http://gpu-7:8000/v1.
 
+    Args:
+        model: the name that the API has for the teacher (serve.model); None takes the teacher's `served_name`, or finds
+            the name in the API's list of models.
+        must_list: False accepts a given name that the API does not list.
+
     Raises:
-        InputError: the key is missing or refused, or none of the models that the API lists has the teacher's name.
+        InputError: the URL has a password or a query, the key is missing or refused, or the API does not list the name.
         StageError: the API cannot be reached.
     """
+    if found := problem(url):
+        raise InputError(f"the URL of {teacher['name']}: {found}")
     url = url.rstrip("/")
-    key = _key(teacher, url)
-    name = teacher.get("served_name")
-    return Endpoint(url, key, name or _model_name(teacher, url, key))
+    return asyncio.run(_connect(teacher, url, _key(teacher, url), model, must_list))
+
+
+async def _connect(
+    teacher: dict[str, Any], url: str, key: str, model: str | None, must_list: bool
+) -> Endpoint:
+    given = model or teacher.get("served_name")
+    try:
+        listing = await _listing(teacher, url, key)
+    except (InputError, StageError):
+        if must_list or not given:
+            raise
+        served: Served = {"host": host(url), "model": given, "described_as": teacher["name"]}
+        return Endpoint(url, key, given, served=served)
+    names = None if listing is None else list(model_entries(listing) or {})
+    name = given if given and not must_list else _served_name(teacher, url, names, model)
+    engine, served = await describe(url, key, name, teacher["name"], listing)
+    return Endpoint(url, key, name, engine=engine, served=served)
 
 
 def run_forever(
@@ -175,44 +201,63 @@ async def list_models(teacher: dict[str, Any], url: str, key: str) -> list[str] 
         InputError: the API refuses the key.
         StageError: the address cannot be reached, or is not that of an OpenAI-compatible API.
     """
-    session = aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=aiohttp.ClientTimeout(_LIST_SECONDS),
-        trust_env=not on_this_machine(url),
-    )
+    answer = await _listing(teacher, url, key)
+    return None if answer is None else list(model_entries(answer) or {})
+
+
+async def _listing(teacher: dict[str, Any], url: str, key: str) -> Answer | None:
+    """The API's answer with its list of models, or None; raises as `list_models`."""
     try:
-        async with session, session.get(f"{url}/models") as reply:
-            status, body = reply.status, await reply.read()
-    except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
-        cause = one_line(str(error), 120) or type(error).__name__
+        answer = await get(f"{url}/models", key)
+    except StageError as error:
         raise StageError(
-            f"{url}: cannot be reached, no answer ({cause}): is the server up and the address right?"
+            f"{url}: cannot be reached, no answer ({error}): is the server up and the address right?"
         ) from None
-    if status in (401, 403):
+    if answer.status in (401, 403):
         names = " or ".join(dict.fromkeys([KEY, teacher.get("key", KEY)]))
-        raise InputError(f"{url}: the key was refused ({status}): expected it in {names}")
-    if status in (404, 405, 501):
+        raise InputError(f"{url}: the key was refused ({answer.status}): expected it in {names}")
+    if answer.status in (404, 405, 501):
         return None
-    try:
-        ids = [entry["id"] for entry in json.loads(body)["data"]]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        text = body.decode(errors="replace").replace(key or "\n", "***")
+    if model_entries(answer) is None:
         raise StageError(
-            f"{url}/models: expected a list of models, found {one_line(text, 60) or 'nothing'} with status {status}:"
-            " the address of an OpenAI-compatible API usually ends in /v1"
-        ) from None
-    return [name for name in ids if isinstance(name, str)]
+            f"{url}/models: expected a list of models, found {one_line(answer.text, 60) or 'nothing'} with status"
+            f" {answer.status}: the address of an OpenAI-compatible API usually ends in /v1"
+        )
+    return answer
 
 
-def _model_name(teacher: dict[str, Any], url: str, key: str) -> str:
-    """The name that the API has for the teacher: the teacher's own or, if it lists one model only, that model's."""
-    names = asyncio.run(list_models(teacher, url, key))
+def _served_name(
+    teacher: dict[str, Any], url: str, names: list[str] | None, model: str | None
+) -> str:
+    """The name that the API has for the teacher.
+
+    It is `model` (serve.model), the teacher's `served_name`, else the teacher's own name or, if the API lists one model
+    only, that model's.
+    """
+    chosen = model or teacher.get("served_name")
     if names is None:
-        return teacher["name"]
+        return chosen or teacher["name"]
+    if chosen:
+        # Ollama lists a model with its tag and serves it without.
+        if chosen in names or f"{chosen}:latest" in names:
+            return chosen
+        place = "serve.model" if model else f"the `served_name` of {teacher['name']}"
+        raise InputError(
+            f"{url}: lists {_some(names, chosen)}, expected {chosen} ({place}): set serve.model to one that it lists"
+        )
     known = [n for n in names if n in (teacher["name"], teacher["source"].get("hub"))]
     if len(names) == 1 or known:
         return (known or names)[0]
     raise InputError(
-        f"{url}: serves {', '.join(names) or 'no model'}, expected {teacher['name']}: set the teacher's `served_name`"
-        " to one of them"
+        f"{url}: serves {_some(names, teacher['name'])}, expected {teacher['name']}: set serve.model, or the teacher's"
+        " `served_name`, to one of them"
     )
+
+
+def _some(names: list[str], like: str) -> str:
+    """Names as a message lists them: all of a few; of many those that are most like a name, and their number."""
+    if len(names) <= _NAMES:
+        return ", ".join(one_line(name, 80) for name in names) or "no model"
+    nearest = difflib.get_close_matches(like, names, _NAMES, cutoff=0)
+    shown = ", ".join(one_line(name, 80) for name in nearest)
+    return f"{len(names)} models, such as {shown}"

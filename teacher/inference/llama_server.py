@@ -63,7 +63,9 @@ class LlamaServer(ServerProcess):
             # The token counter grows only when a reply has ended; this one grows with every decoding step.
             produced=("llamacpp:n_decode_total",),
         )
-        endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", key, "model", self.restart_if_dead)
+        endpoint = Endpoint(
+            f"http://127.0.0.1:{port}/v1", key, "model", self.restart_if_dead, engine="llama.cpp"
+        )
         super().__init__(program, endpoint, log)
 
 

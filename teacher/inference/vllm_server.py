@@ -156,7 +156,7 @@ def serve(
             f"serve.nodes: {options.nodes} machines need Ray: `{python} -m pip install ray`, then `ray start` on each"
         )
     port = port or free_port()
-    endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", key, _served_name(teacher))
+    endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", key, _served_name(teacher), engine="vllm")
     if options.replicas > 1:
         programs = [
             _program(

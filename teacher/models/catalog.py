@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from schemas import api_url
 from schemas.cache import cache_directory, make_once
 from schemas.documents import check_document
 from schemas.errors import InputError, StageError
@@ -44,6 +45,9 @@ def load(name: str, folder: Path, schema: str) -> dict[str, Any]:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
     check_document(model, schema, path)
+    url = model["source"].get("url")
+    if url is not None and (found := api_url.problem(url)):
+        raise InputError(f"{path}: source.url: {found}")
     family = model.get("family")
     if family is not None and family not in FAMILIES:
         raise InputError(f"{path}: family: found {family!r}, expected one of {', '.join(FAMILIES)}")

@@ -23,6 +23,9 @@ _RETRIED = 0.6  # share of the tasks that need a second attempt
 # lists tools by name, without their schemas.
 _TEMPLATE_TOKENS = 0.69
 _KEPT = 0.95  # share of the tasks with a trace that is kept: 174 of 180 in the same run
+# Fewer tokens than this cut off the replies of a teacher that explains itself or thinks.
+_SMALL_REPLY = 256
+_SMALL_TEACHER = 4e9  # parameters
 _FIXED_SECONDS = 90  # export, its checks, publishing
 
 
@@ -306,7 +309,28 @@ def _teacher_lines(
         )
     if teacher.get("advice"):
         lines.append(f"advice    {' '.join(teacher['advice'].split())}")
-    return lines
+    return lines + _small_teacher_lines(teacher, recipe)
+
+
+def _small_teacher_lines(teacher: dict[str, Any], recipe: Recipe) -> list[str]:
+    """Lines about settings for a small teacher that a recipe still has although another teacher was chosen."""
+    settings = recipe.generate
+    is_small = teacher.get("parameters", _SMALL_TEACHER) < _SMALL_TEACHER
+    if is_small or not (settings.constrain or settings.examples):
+        return []
+    named = {
+        "examples": settings.examples,
+        "constrain": settings.constrain,
+        "hint": settings.hint if settings.hint != "never" else None,
+        "max_tokens": settings.max_tokens if settings.max_tokens < _SMALL_REPLY else None,
+        "temperature": settings.temperature,
+        "preflight": None if settings.preflight else "false",
+    }
+    held = [f"{key}={str(value).lower()}" for key, value in named.items() if value]
+    return [
+        f"warning   settings for a small teacher still hold: generate.{', '.join(held)}",
+        "          --recipe api-teacher has none of them and fits this teacher",
+    ]
 
 
 def _cost_lines(plan: TeacherPlan) -> list[str]:

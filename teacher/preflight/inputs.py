@@ -36,10 +36,8 @@ async def check_image(target: Target, seed: int) -> list[Check]:
     ]
     reply = await target.request([{"role": "user", "content": parts}])
     if reply.message is None:
-        advice = "start vLLM without --language-model-only, with room for images in --limit-mm-per-prompt"
-        return [
-            result("image", False, f"a request with an image was refused: {reply.error}: {advice}")
-        ]
+        refusal = f"a request with an image was refused: {reply.error}: {target.advice('images')}"
+        return [result("image", False, refusal)]
     text = content(reply)
     read = [word for word in words if word in re.sub(r"[^A-Z0-9]", " ", text.upper()).split()]
     passed = len(read) >= WORDS_READ * len(words)

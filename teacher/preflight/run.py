@@ -21,8 +21,8 @@ from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypedDict, TypeVar
-from urllib.parse import urlsplit
 
+from schemas.api_url import problem
 from schemas.errors import InputError, StageError
 from schemas.files import write_jsonl
 from teacher.domain import pack as packs
@@ -95,11 +95,11 @@ def check_url(
     Raises:
         InputError: the URL is invalid, or there is no such teacher, domain, mode, tokenizer or reference.
     """
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise InputError(f"{url}: expected the address of an API, such as http://127.0.0.1:8000/v1")
+    if found := problem(url):
+        raise InputError(f"URL: {found}")
     description = catalog.load(teacher, catalog.TEACHERS, "teacher")
     return check(
-        launch.connect({**description, "served_name": model}, url),
+        launch.connect(description, url, model, must_list=False),  # model_name is a check
         description,
         packs.load(domain),
         mode=mode,
@@ -118,6 +118,7 @@ def check(
     tokenizer: Path | None = None,
     reference_file: Path | None = None,
     limits: Limits | None = None,
+    constrained: bool = False,
     seed: int = 0,
 ) -> Result:
     """Checks that a served teacher does everything that its description claims.
@@ -127,6 +128,8 @@ def check(
         mode: the mode that a generation will use; None for the teacher's default.
         tokenizer: directory of the teacher's tokenizer; without it, the check prompt_tokens is skipped.
         reference_file: a file for `vendor_verifier.read_reference`; None for the proven tasks of the domain.
+        constrained: whether the generation constrains its calls (generate.constrain). The checks of free calls are then
+            skipped, because such a teacher cannot make them; those of forced calls and of images remain.
         seed: of the choice of tasks and of the image.
 
     Returns:
@@ -143,7 +146,13 @@ def check(
 
     async def run_checks(target: Target) -> Result:
         results = await _run_checks(
-            target, domain, rows=rows, reference=reference, count=count, seed=seed
+            target,
+            domain,
+            rows=rows,
+            reference=reference,
+            count=count,
+            constrained=constrained,
+            seed=seed,
         )
         return {
             "version": 1,
@@ -244,6 +253,7 @@ async def _run_checks(
     rows: list[Row],
     reference: list[Row],
     count: inputs.Count | None,
+    constrained: bool,
     seed: int,
 ) -> list[Check]:
     """The results of all checks in the order of NAMES. If health or model_name fails, the other checks are skipped.
@@ -255,20 +265,28 @@ async def _run_checks(
     health, model_name = await checks.check_health(target)
     results = {"health": health, "model_name": model_name}
     if health["passed"] and model_name["passed"] is not False:
-        parts = (
-            (("strict_tool_call",), checks.check_strict_tool_call(target, domain)),
-            (("thinking_toggle",), checks.check_thinking_toggle(target)),
+        parts: list[tuple[tuple[str, ...], Coroutine[Any, Any, list[Check]]]] = [
             (
-                ("reasoning_round_trip", "tool_round_trip"),
-                checks.check_round_trips(target, domain, seed),
+                ("strict_tool_call",),
+                checks.check_strict_tool_call(target, domain, constrained=constrained),
             ),
             (("image",), inputs.check_image(target, seed)),
-            (("schema_accuracy", "tool_call_f1"), checks.check_metrics(target, reference)),
             (("prompt_tokens",), inputs.check_prompt_tokens(target, rows, count)),
-        )
+        ]
+        if not constrained:
+            parts += [
+                (("thinking_toggle",), checks.check_thinking_toggle(target)),
+                (
+                    ("reasoning_round_trip", "tool_round_trip"),
+                    checks.check_round_trips(target, domain, seed),
+                ),
+                (("schema_accuracy", "tool_call_f1"), checks.check_metrics(target, reference)),
+            ]
         for part in await asyncio.gather(*(_fail_if_lost(names, part) for names, part in parts)):
             results |= {check["name"]: check for check in part}
-    skipped = "not checked: see health and model_name"
+        skipped = "not checked: generate.constrain forces the calls"
+    else:
+        skipped = "not checked: see health and model_name"
     return [results.get(name) or result(name, None, skipped) for name in NAMES]
 
 

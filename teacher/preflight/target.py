@@ -12,6 +12,7 @@ from teacher.dialects.base import AdaptedRequest, for_teacher, plain_text, reaso
 from teacher.inference.client import Client, Reply
 from teacher.inference.endpoint import Endpoint
 from teacher.models import catalog
+from teacher.preflight.advice import advice
 
 INSTANT = "instant"  # the mode without thinking of a teacher that has both
 _MAX_TOKENS = 1024  # of a reply, if neither the limits nor the teacher's mode set it
@@ -75,6 +76,10 @@ class Target:
     def plainest_mode(self) -> str | None:
         """The mode without thinking; None for the default if the teacher has no such mode."""
         return INSTANT if INSTANT in self.modes else None
+
+    def advice(self, about: str) -> str:
+        """What to do about a failed check, for the program that serves the teacher (teacher/preflight/advice.py)."""
+        return advice(about, self.endpoint.engine)
 
     def parameters(self, mode: str | None) -> dict[str, Any]:
         """The sampling parameters of a request in a mode."""

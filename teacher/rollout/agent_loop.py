@@ -257,12 +257,17 @@ def _actions(detected: list[Detection]) -> list[tuple[str, Action]]:
 
 def _request_row(reply: Reply) -> Request:
     """Returns a reply's request as the trace stores it."""
-    return {
+    row: Request = {
         "key": reply.key,
         "finish_reason": reply.finish_reason,
         "seconds": reply.seconds,
         "usage": reply.usage,
     }
+    if reply.host:
+        row["host"] = reply.host
+    if reply.model:
+        row["model"] = reply.model
+    return row
 
 
 def _repeats_calls(messages: list[Message]) -> bool:

@@ -77,7 +77,7 @@ class Server(HttpServer):
                     self.reply(status, content)
 
         super().__init__(Replies)
-        self.endpoint = Endpoint(self.url, "sk-of-this-test", "teacher")
+        self.endpoint = Endpoint(self.url, "sk-of-this-test", "teacher", engine="vllm")
 
 
 def says(content: Any = None, finish_reason: str = "stop", **message: Any) -> tuple[int, Any]:

@@ -188,3 +188,19 @@ def test_a_vision_language_student_is_run_with_its_vision_tower_and_published_da
     assert "pipeline_tag: image-text-to-text" in card
     assert "stillhouse pull legal --to legal --variant data" in card
     assert "mmproj" not in make_card() and "train.parquet" not in make_card()
+
+
+def test_an_api_that_served_the_teacher_is_named_and_its_texts_stay_code() -> None:
+    served = {
+        "host": "api.example.com",
+        "model": "big`<b>|x",
+        "described_as": "openai",
+        "engine": "openai",
+        "server": "gateway",
+        "replied": ["big-2026"],
+    }
+    teacher = {"name": "big`<b>|x", "source": "API at api.example.com", "licence": "unknown"}
+    card = make_card(teacher={**teacher, "served": [served]})
+    assert "| teacher | `big'<b>\\|x` | API at api.example.com | unknown |" in card
+    assert "The teacher was `big'<b>|x` of the API at `api.example.com`" in card
+    assert "says of itself: server `gateway`. Its replies name the model `big-2026`." in card

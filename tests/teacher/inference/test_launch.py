@@ -80,8 +80,39 @@ def test_an_api_is_taken_as_it_is_and_asked_for_its_model(
 
 
 def test_the_name_is_the_teachers_where_it_has_one_for_the_api(api: Api) -> None:
-    assert connect({**KIMI, "served_name": "kimi-k2-5-turbo"}, api.url).model == "kimi-k2-5-turbo"
-    assert api.keys == []
+    named = {**KIMI, "served_name": "kimi-k2-5-turbo"}
+    api.models["data"] = [{"id": "a"}, {"id": "kimi-k2-5-turbo"}]
+    assert connect(named, api.url).model == "kimi-k2-5-turbo"
+    assert connect(named, api.url, "a").model == "a"
+
+
+def test_a_name_that_the_api_does_not_list_is_an_error_that_lists_its_names(api: Api) -> None:
+    api.models["data"] = [{"id": "gpt-5"}, {"id": "llama3:latest"}]
+    with pytest.raises(
+        InputError, match="lists gpt-5, llama3:latest, expected gtp-5 .serve.model.: set"
+    ):
+        connect(KIMI, api.url, "gtp-5")
+    with pytest.raises(InputError, match="expected turbo .the `served_name` of kimi-k2.5.: set"):
+        connect({**KIMI, "served_name": "turbo"}, api.url)
+    assert connect(KIMI, api.url, "llama3").model == "llama3"  # as Ollama serves it
+    assert connect(KIMI, api.url, "gtp-5", must_list=False).model == "gtp-5"
+    api.models = [{"id": "gpt-5"}, {"id": "b"}]  # Together's list has no "data"
+    assert connect(KIMI, api.url, "gpt-5").model == "gpt-5"
+
+
+def test_of_hundreds_of_names_those_most_like_the_expected_one_are_listed(api: Api) -> None:
+    api.models["data"] = [{"id": f"other-{n}"} for n in range(300)] + [{"id": "gpt-5-mini"}]
+    with pytest.raises(InputError, match="lists 301 models, such as gpt-5-mini, other-"):
+        connect(KIMI, api.url, "gpt-5-mni")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@127.0.0.1/v1", "http://127.0.0.1/v1?key=secret", "http://h/v1#secret"]
+)
+def test_a_url_with_a_secret_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(InputError, match="STILLHOUSE_TEACHER_KEY") as raised:
+        connect(KIMI, url)
+    assert "secret" not in str(raised.value)
 
 
 def test_of_several_models_the_teachers_name_decides(api: Api) -> None:
@@ -91,7 +122,7 @@ def test_of_several_models_the_teachers_name_decides(api: Api) -> None:
     by_hub = {**KIMI, "source": {"hub": "moonshotai/Kimi-K2.5"}}
     assert connect(by_hub, api.url).model == "moonshotai/Kimi-K2.5"
     with pytest.raises(
-        InputError, match="serves a, moonshotai/Kimi-K2.5, expected kimi-k2.5: set the"
+        InputError, match="serves a, moonshotai/Kimi-K2.5, expected kimi-k2.5: set serve.model"
     ):
         connect(KIMI, api.url)
     api.models["data"] = []
@@ -127,7 +158,11 @@ def test_the_key_comes_from_the_environment_and_stillhouses_own_variable_wins(
     assert connect(KIMI, api.url).key == "sk-of-moonshot"
     monkeypatch.setenv("STILLHOUSE_TEACHER_KEY", "sk-mine")
     assert connect(KIMI, api.url).key == "sk-mine"
-    assert api.keys == ["Bearer EMPTY", "Bearer sk-of-moonshot", "Bearer sk-mine"]
+    assert list(dict.fromkeys(api.keys)) == [
+        "Bearer EMPTY",
+        "Bearer sk-of-moonshot",
+        "Bearer sk-mine",
+    ]
 
 
 def test_a_refused_key_is_named_by_its_variable_and_not_shown(
@@ -148,9 +183,12 @@ def test_a_hosted_api_needs_its_key_and_the_key_goes_over_no_open_line(
     with pytest.raises(InputError, match="MOONSHOT_API_KEY: is not set, expected the key of https"):
         connect(KIMI, KIMI["source"]["url"])
     monkeypatch.setenv("MOONSHOT_API_KEY", "sk-of-moonshot")
-    named = {**KIMI, "served_name": "k"}
-    assert connect(named, "http://gpu-7:8000/v1").key == "EMPTY"
-    assert connect(named, "https://api.moonshot.example/v1").key == "sk-of-moonshot"
+
+    def key(url: str) -> str:
+        return connect({**KIMI, "served_name": "k"}, url, must_list=False).key
+
+    assert key("http://gpu-7:8000/v1") == "EMPTY"
+    assert key("https://api.moonshot.example/v1") == "sk-of-moonshot"
 
 
 # ------------------------------------------------------------------------------------- a server of one's own

@@ -283,3 +283,25 @@ def test_vllms_own_parser_takes_the_command_of_every_kimi_recipe() -> None:
         assert parsed["decode_context_parallel_size"] == chosen["decode_context_parallel"]
         assert parsed["pipeline_parallel_size"] == chosen["nodes"]
         assert parsed["max_model_len"] == chosen["max_model_len"]
+
+
+# ------------------------------------------------------------------------------------- settings of another teacher
+
+
+def test_another_teacher_on_the_local_recipe_is_told_which_settings_still_hold() -> None:
+    planned = made("local", None, "teacher=openai")
+    assert line(planned, "warning").endswith(
+        "generate.examples=2, constrain=true, hint=retry, max_tokens=80, temperature=0.2, preflight=false"
+    )
+    assert "--recipe api-teacher has none of them" in text(planned)
+    half = made("local", None, "teacher=openai", "generate.constrain=false", "generate.examples=0")
+    assert "api-teacher" not in text(half)
+
+
+def test_recipes_without_such_settings_have_no_such_line() -> None:
+    for name, machine in (
+        ("api-teacher", None),
+        ("kimi-k2.5-qwen3-32b", "8xH200"),
+        ("local", None),
+    ):
+        assert "small teacher" not in text(made(name, machine))

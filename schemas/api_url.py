@@ -1,0 +1,30 @@
+"""What the base URL of an API may be, and what of it may be written down."""
+
+from urllib.parse import urlsplit
+
+
+def problem(url: str) -> str | None:
+    """Why a URL is no base URL of an API, without quoting it, because it may hold a password; None if it is one."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port  # `port` raises for a port that is no number
+    except ValueError:
+        host, parts = None, urlsplit("")
+    if parts.scheme not in ("http", "https") or not host:
+        return "expected the address of an API, such as http://127.0.0.1:8000/v1"
+    if parts.username is not None or parts.password is not None:
+        return "found a user name or password in the URL, expected none: put the API's key into STILLHOUSE_TEACHER_KEY"
+    if parts.query or parts.fragment or url.endswith(("?", "#")):
+        return (
+            "found ? or # in the URL, expected a base URL without them, such as https://api.example.com/v1: put the"
+            " API's key into STILLHOUSE_TEACHER_KEY"
+        )
+    return None
+
+
+def host(url: str) -> str:
+    """The host of a URL and its port if the URL names one. It has no user name, password, path or query."""
+    parts = urlsplit(url)
+    name = parts.hostname or ""
+    name = f"[{name}]" if ":" in name else name
+    return f"{name}:{parts.port}" if parts.port else name

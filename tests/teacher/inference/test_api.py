@@ -1,0 +1,110 @@
+"""What an API says of itself, as the traces record it."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from http_server import Handler, HttpServer
+
+from teacher.inference.api import describe_served
+from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.launch import connect
+
+TEACHER: dict[str, Any] = {"name": "mine", "engine": "openai", "source": {"url": "http://x/v1"}}
+
+
+class Api(HttpServer):
+    """An API with an answer for each path; any other path is 404."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, Any] = {}
+        self.program = "uvicorn"
+        outer = self
+
+        class Replies(Handler):
+            def do_GET(self) -> None:
+                page = outer.pages.get(self.path)
+                self.reply(404 if page is None else 200, page or {})
+
+            def version_string(self) -> str:
+                return outer.program
+
+        super().__init__(Replies)
+
+
+@pytest.fixture
+def api() -> Iterator[Api]:
+    with contextlib.closing(Api()) as running:
+        yield running
+
+
+def served(api: Api) -> tuple[str, dict[str, Any]]:
+    endpoint: Endpoint = connect(TEACHER, api.url)
+    assert endpoint.served is not None
+    assert endpoint.served["host"] == api.url.removeprefix("http://").removesuffix("/v1")
+    said = {k: v for k, v in endpoint.served.items() if k not in ("host", "described_as")}
+    return endpoint.engine, said
+
+
+def test_vllm_is_recorded_with_its_version_and_what_it_loaded(api: Api) -> None:
+    entry = {"id": "teacher", "owned_by": "vllm", "root": "moonshotai/Kimi-K2.5"}
+    api.pages = {"/v1/models": {"data": [entry]}, "/version": {"version": "0.32.0"}}
+    said = {"model": "teacher", "server": "vLLM 0.32.0", "owned_by": "vllm"}
+    assert served(api) == ("vllm", {**said, "weights": "moonshotai/Kimi-K2.5"})
+
+
+def test_llama_cpp_is_recorded_with_its_build_and_the_name_of_its_file(api: Api) -> None:
+    api.program = "llama.cpp"
+    api.pages = {
+        "/v1/models": {"data": [{"id": "small", "owned_by": "llamacpp"}]},
+        "/props": {"build_info": "b9000-abc", "model_path": "/home/someone/models/small.gguf"},
+    }
+    said = {"model": "small", "server": "llama.cpp b9000-abc", "owned_by": "llamacpp"}
+    assert served(api) == ("llama.cpp", {**said, "weights": "small.gguf"})
+
+
+def test_an_api_that_says_little_is_recorded_with_its_header(api: Api) -> None:
+    api.program = "cloudflare"
+    api.pages = {"/v1/models": {"data": [{"id": "gpt-5-mini", "owned_by": "system"}]}}
+    said = {"model": "gpt-5-mini", "server": "cloudflare", "owned_by": "system"}
+    assert served(api) == ("openai", said)
+    endpoint = connect(TEACHER, api.url)
+    assert endpoint.served is not None
+    assert describe_served(endpoint.served).endswith(" (cloudflare, owned by system)")
+
+
+def test_hostile_texts_of_a_server_are_cut_and_never_hold_the_key(
+    api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_TEACHER_KEY", "sk-secret-of-this-test")
+    entry = {"id": "m", "owned_by": "sk-secret-of-this-test\n\x1b[31m" + "x" * 10_000}
+    api.pages = {
+        "/v1/models": {"data": [entry]},
+        "/version": {"version": {"not": "a text"}},
+        "/props": b"<html>Sign in</html>",
+        "/api/version": [1, 2],
+    }
+    engine, said = served(api)
+    assert engine == "openai" and set(said) == {"model", "server", "owned_by"}
+    assert said["owned_by"].startswith("*** [31mx") and len(said["owned_by"]) == 120
+
+
+@pytest.mark.parametrize(
+    ("url", "here"),
+    [
+        ("http://127.0.0.1:8000/v1", True),
+        ("http://127.1.2.3/v1", True),
+        ("http://[::1]:80/v1", True),
+        ("http://0.0.0.0:8000/v1", True),
+        ("http://localhost:8000/v1", True),
+        ("http://api.localhost/v1", True),
+        ("http://LOCALHOST/v1", True),
+        ("http://localhost.example.com/v1", False),
+        ("http://10.0.0.1/v1", False),
+        ("http://127.0.0.1.example.com/v1", False),
+        ("https://api.example.com/v1", False),
+    ],
+)
+def test_only_loopback_is_this_machine(url: str, here: bool) -> None:
+    assert on_this_machine(url) is here
