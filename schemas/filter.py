@@ -11,6 +11,7 @@ from typing import Any, Literal, cast
 
 from jsonschema.exceptions import best_match
 
+from schemas.canonical import EnginesDiffer
 from schemas.dedup import (
     ImageLook,
     contaminations,
@@ -76,7 +77,7 @@ def check_trace(
     Args:
         trace: any JSON object; one that does not follow trace.schema.json is a malformed_trace.
         count_tokens: without it no trace is too_long. It raises ValueError where the student's template cannot render
-            the trace, which is then a malformed_trace.
+            the trace, which is then a malformed_trace, or EnginesDiffer, which is the reason engines_differ.
 
     Returns:
         {"kept", "reason", "detail", "message_index"}; the last three are None for a kept trace.
@@ -130,6 +131,8 @@ def _check_length(
 ) -> Verdict | None:
     try:
         turns = count_tokens(trace)
+    except EnginesDiffer as error:
+        return rejected("engines_differ", str(error))
     except ValueError as error:
         return rejected("malformed_trace", str(error))
     if not turns:

@@ -18,6 +18,7 @@ REASONS = (
     "wrong_answer",
     "wrong_state",
     "unasked_write",
+    "engines_differ",
     "too_long",
     "answer_leaked",
     "blind_answerable",

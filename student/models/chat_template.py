@@ -13,6 +13,7 @@ from schemas.error_text import one_line
 from schemas.errors import InputError
 from schemas.trace import Message
 from student.rendering.examples import Renderer, Unrenderable
+from student.rendering.probe import check_tools
 from student.rendering.vision import VisionRenderer
 from teacher.models import catalog
 from teacher.scenes.images import ImageStore
@@ -43,16 +44,12 @@ def chat_template(student: dict[str, Any], directory: Path) -> str:
 
 
 def check_tool_template(student: dict[str, Any], directory: Path, tokenizer: Any) -> None:
-    """Raises InputError if a student's template does not render tools or does not end a turn by a stop token."""
+    """Raises InputError if a student's template does not render tools, calls and results, or ends a turn wrongly."""
     renderer = Renderer(tokenizer, chat_template(student, directory), student["stop"])
     request: Message = {"role": "user", "content": "?"}
-    parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
-    function = {"name": "probe_tool", "description": "Probes.", "parameters": parameters}
-    tools = [{"type": "function", "function": function}]
     with _as_input_error(directory):
         renderer.turn([request, {"role": "assistant", "content": "Yes."}], [], 1)
-        if "probe_tool" not in renderer.text([request], tools):
-            raise Unrenderable("its chat template knows no tools")
+        check_tools(renderer)
 
 
 def check_vision(student: dict[str, Any], directory: Path, tokenizer: Any = None) -> None:

@@ -8,16 +8,17 @@ call, each followed by its result. `Renderer` puts an image's source data into w
 student receives it; for vision-language students there is student/rendering/vision.py.
 """
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 from jinja2 import TemplateError
 
+from schemas.canonical import EnginesDiffer, arguments_text, canonical, number_problem
 from schemas.json_text import parse_json
 from schemas.trace import Message, Tool, Trace
+from student.rendering import probe
 from student.rendering.labels import IGNORED
 from teacher.scenes.images import ImageStore, attach_images, message_images, request_messages
 
@@ -59,6 +60,10 @@ class Unrenderable(ValueError):
     """The student's chat template cannot render a conversation. The text names the message."""
 
 
+class ServedOtherwise(Unrenderable, EnginesDiffer):
+    """The student's server renders a conversation otherwise than it was trained. The text names the value."""
+
+
 class Renderer:
     """A student's tokenizer with the chat template that ships with it.
 
@@ -82,10 +87,23 @@ class Renderer:
 
         Raises:
             Unrenderable: the template raises an error.
+            ServedOtherwise: a number in a call or a tool's schema, which the server would print otherwise.
         """
+        return self._apply(messages, tools, add_generation_prompt, self.arguments_as_text)
+
+    def _apply(
+        self,
+        messages: Sequence[Message],
+        tools: list[Tool],
+        add_generation_prompt: bool,
+        as_text: bool,
+    ) -> str:
+        tools = canonical(tools)
+        if problem := number_problem(tools, "tools"):
+            raise ServedOtherwise(f"{problem}, as llama.cpp prints it")
         try:
             return self.tokenizer.apply_chat_template(
-                [template_message(message) for message in self.template_messages(messages)],
+                [template_message(m, as_text) for m in self.template_messages(messages)],
                 tools=tools or None,
                 chat_template=self.template,
                 add_generation_prompt=add_generation_prompt,
@@ -128,63 +146,66 @@ class Renderer:
             raise Unrenderable(
                 f"the student's template ends message {index} with none of {self.stop}"
             )
+        for call in messages[index].get("tool_calls") or []:
+            if call["function"]["name"] not in target:
+                raise Unrenderable(
+                    f"the student's template drops the call of {call['function']['name']} in message {index}"
+                )
         return prompt, target[: max(ends)]
 
     @cached_property
     def one_call_per_turn(self) -> bool:
         """Whether the template renders one call in a turn, but not two: it raises, or drops one (Llama 3)."""
-        parameters = {"type": "object", "properties": {"key": {"type": "string"}}}
-        function = {"name": "probe", "description": "Probes.", "parameters": parameters}
-        tools = [{"type": "function", "function": function}]
-        calls = [
-            {
-                "id": f"probe000{number}",  # Mistral's templates require nine letters and digits
-                "type": "function",
-                "function": {"name": "probe", "arguments": json.dumps({"key": f"mark-{number}"})},
-            }
-            for number in range(2)
-        ]
+        as_text = self.arguments_as_text
+        return probe.renders(self._apply, 1, as_text) and not probe.renders(self._apply, 2, as_text)
 
-        def renders(count: int) -> bool:
-            request = {"role": "user", "content": "?"}
-            turn = {"role": "assistant", "content": "", "tool_calls": calls[:count]}
-            try:
-                text = self.text([request, turn], tools)
-            except Unrenderable:
-                return False
-            return all(f"mark-{number}" in text for number in range(count))
-
-        return renders(1) and not renders(2)
+    @cached_property
+    def arguments_as_text(self) -> bool:
+        """Whether the template reads a call's arguments as JSON text, because it cannot render them as an object."""
+        return not probe.renders(self._apply, 1, False) and probe.renders(self._apply, 1, True)
 
 
-def template_message(message: Message) -> Message:
-    """A message as servers pass it to a template: arguments are objects, not JSON text; no empty list of calls."""
+def template_message(message: Message, as_text: bool = False) -> Message:
+    """A message as servers pass it to a template: arguments are canonical objects; there is no empty list of calls.
+
+    as_text: arguments are canonical JSON text instead.
+    """
     if not message.get("tool_calls"):
         return {key: value for key, value in message.items() if key != "tool_calls"}
+    return _with_arguments(message, _text if as_text else _parsed)
+
+
+def _canonical_calls(message: Message) -> Message:
+    return _with_arguments(message, _text) if message.get("tool_calls") else message
+
+
+def _with_arguments(message: Message, form: Callable[[dict[str, Any]], Any]) -> Message:
+    """The message with the arguments of each call as `form` returns them for the call's function."""
     calls = [
-        {
-            **call,
-            "function": {
-                **call["function"],
-                "arguments": _parsed(call["function"]["arguments"]),
-            },
-        }
+        {**call, "function": {**call["function"], "arguments": form(call["function"])}}
         for call in message["tool_calls"]
     ]
     return {**message, "tool_calls": calls}
 
 
-def _parsed(arguments: Any) -> Any:
-    if not isinstance(arguments, str):
-        return arguments
+def _text(function: dict[str, Any]) -> str:
+    return arguments_text(function["arguments"])
+
+
+def _parsed(function: dict[str, Any]) -> Any:
+    arguments = function["arguments"]
     try:
-        return parse_json(arguments)
-    except ValueError as error:
+        arguments = canonical(parse_json(arguments) if isinstance(arguments, str) else arguments)
+        problem = number_problem(arguments)
+    except (ValueError, RecursionError) as error:
         raise Unrenderable(f"a call's arguments are not JSON: {error}") from error
+    if problem:
+        raise ServedOtherwise(f"{function['name']}: {problem}, as llama.cpp prints it")
+    return arguments
 
 
 def as_served(trace: Trace, renderer: Renderer) -> Trace:
-    """The trace as a server with the student's template could have led it.
+    """The trace as a server with the student's template could have led it, with the arguments of calls canonical.
 
     Where a turn may have one call, a turn of n calls becomes n turns, each followed by its own result. The calls were
     made in this order and none depends on another's result, so the world's replies stay the same. Of calls at the very
@@ -193,13 +214,15 @@ def as_served(trace: Trace, renderer: Renderer) -> Trace:
     Raises:
         Unrenderable: the number of images in the messages differs from the number of names in `images`.
     """
-    images, image_count = trace.get("images") or [], _count_images(trace["messages"])
+    messages = [_canonical_calls(message) for message in trace["messages"]]
+    images, image_count = trace.get("images") or [], _count_images(messages)
     if len(images) != image_count:
         raise Unrenderable(f"{image_count} images in the messages, {len(images)} named in `images`")
     if images:
+        messages = attach_images(messages, images)
+    if messages != trace["messages"]:
         trace = trace.copy()
-        trace["messages"] = attach_images(trace["messages"], images)
-    messages = trace["messages"]
+        trace["messages"] = messages
     if not renderer.one_call_per_turn or all(len(m.get("tool_calls") or []) < 2 for m in messages):
         return trace
     served = trace.copy()

@@ -7,6 +7,7 @@ by its sha256 (teacher/scenes/images.py). The agent loop and the cost estimate b
 import json
 from typing import Any
 
+from schemas.canonical import arguments_text
 from schemas.filter import HINT_HEADER
 from schemas.task import Task
 from schemas.trace import Message
@@ -33,10 +34,7 @@ def hint(task: Task, step: int | None = None) -> str:
     step: only this call of the solution (from 0), or the reply if there are no more. It serves a teacher that is too
         weak to keep its place in the whole solution.
     """
-    steps = [
-        f"{step['tool']} {json.dumps(step['arguments'], ensure_ascii=False)}"
-        for step in task["plan"]
-    ]
+    steps = [f"{step['tool']} {arguments_text(step['arguments'])}" for step in task["plan"]]
     steps.append(f"Tell the user: {task['reply']}")
     if step is not None:
         return f"{HINT_HEADER} {steps[min(step, len(steps) - 1)]}"
@@ -71,10 +69,7 @@ def demonstration(
     for number, step in enumerate(task["plan"]):
         if hinted:
             messages.append({"role": "system", "content": hint(task, number)})
-        function = {
-            "name": step["tool"],
-            "arguments": json.dumps(step["arguments"], ensure_ascii=False),
-        }
+        function = {"name": step["tool"], "arguments": arguments_text(step["arguments"])}
         call = {"id": f"call_{number}", "type": "function", "function": function}
         result = result_content(getattr(world, step["tool"])(**step["arguments"]), image_store)
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})

@@ -8,6 +8,7 @@ import datetime as dt
 import re
 from typing import Any
 
+from schemas.canonical import canonical
 from schemas.files import dumps, sha256_text
 from schemas.task import Answer
 
@@ -136,8 +137,11 @@ def answer_matches(answer: Answer, text: str) -> bool:
 
 
 def state_hash(state: Any) -> str:
-    """Returns the sha256 of a world's state (`Environment._state`), by which two states are compared."""
-    return sha256_text(dumps(state))
+    """Returns the sha256 of a world's state (`Environment._state`), by which two states are compared.
+
+    15.0 and 15 are the same: a call's arguments are canonical, what a world computes need not be.
+    """
+    return sha256_text(dumps(canonical(state)))
 
 
 def contains_words(text: str, words: str) -> bool:

@@ -8,8 +8,10 @@ In: a loaded pack, a split and a seed. Out: Task rows (schemas/task.py); their i
 
 import itertools
 import random
+from dataclasses import replace
 from typing import Any, TypedDict
 
+from schemas.canonical import canonical
 from schemas.errors import InputError
 from schemas.task import Answer as AnswerRow
 from schemas.task import Split, Task, TaskImage
@@ -107,6 +109,8 @@ def build(
     chosen = domain.templates[template]
     place = f"{chosen.file}: {template}: seed {seed} ({split})"
     note, blueprint = make_blueprint(domain.environment, chosen, split=split, seed=seed)
+    plan = [(tool, canonical(arguments)) for tool, arguments in blueprint.plan]
+    blueprint = replace(blueprint, plan=plan)
     images = _draw(blueprint, place)
     before, after = _replay(domain, blueprint, split=split, seed=seed, place=place)
     answer = _find_answer(chosen, blueprint, images, is_read_only=before == after, place=place)

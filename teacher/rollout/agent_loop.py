@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from schemas.canonical import arguments_text
 from schemas.errors import InputError
 from schemas.json_text import parse_json
 from schemas.task import Task
@@ -326,7 +327,10 @@ def _error(message: str) -> str:
 
 
 def _assistant_message(message: Message, step: int) -> Message:
-    """Returns the part of a reply that a conversation keeps, with new ids: a model's may be anything."""
+    """Returns the part of a reply that a conversation keeps, with new ids: a model's may be anything.
+
+    Arguments get their canonical form. The journal keeps the reply as it came.
+    """
     result: Message = {"role": "assistant", "content": plain_text(message.get("content"))}
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     if reasoning:
@@ -338,7 +342,7 @@ def _assistant_message(message: Message, step: int) -> Message:
                 "type": "function",
                 "function": {
                     "name": call["function"].get("name") or "",
-                    "arguments": json_text(call["function"].get("arguments")),
+                    "arguments": arguments_text(json_text(call["function"].get("arguments"))),
                 },
             }
             for number, call in enumerate(calls)

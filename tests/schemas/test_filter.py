@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
+from schemas.canonical import EnginesDiffer
 from schemas.documents import validator
 from schemas.filter import (
     HINT_HEADER,
@@ -167,6 +168,17 @@ def test_a_trace_that_the_template_cannot_render_is_rejected_with_the_templates_
     assert verdict["detail"] == "the student's template: only user and assistant"
 
 
+def test_a_trace_that_llama_cpp_renders_otherwise_is_rejected_by_that_reason():
+    def differs(_):
+        raise EnginesDiffer("find: fee: found 1234567.89")
+
+    verdict = check_trace(trace(), SETTINGS, differs)
+    assert (verdict["reason"], verdict["detail"]) == (
+        "engines_differ",
+        "find: fee: found 1234567.89",
+    )
+
+
 def test_a_trace_without_a_turn_to_learn_from_is_rejected():
     assert check_trace(trace(), SETTINGS, lambda _: [])["reason"] == "tool_error_unrecovered"
 
@@ -265,6 +277,7 @@ def test_judging_changes_no_trace_and_judging_twice_gives_the_same_result():
 
 def test_every_reason_has_a_case_and_the_trace_schema_knows_them_all():
     own_cases = {reason for reason, _ in REJECTED} | {
+        "engines_differ",
         "too_long",
         "disagreed",
         "contaminated",

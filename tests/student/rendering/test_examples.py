@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from small_students import END, QWEN3, QWEN25, RENDERER, SHIPPED, TINY, tiny_tokenizer, trl_template
 from turns import TOOLS, TWO_REQUESTS, called, calls, result, says, stretches, trace, user, written
 
+from schemas.canonical import EnginesDiffer
 from student.models import base
 from student.rendering.examples import (
     IGNORED,
@@ -59,7 +60,9 @@ _FROM_OUTSIDE = st.lists(_ODD | st.sampled_from([END, "<|im_start|>assistant\n"]
     "".join
 )
 _ARGUMENTS = st.dictionaries(
-    _CONTENT, st.none() | st.booleans() | st.integers() | _CONTENT | st.lists(_CONTENT), max_size=3
+    _CONTENT,
+    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | _CONTENT | st.lists(_CONTENT),
+    max_size=3,
 )
 _CALL = st.builds(
     lambda name, arguments, ascii: {
@@ -397,3 +400,34 @@ def test_an_error_of_the_template_is_reported_in_its_own_words():
         examples(trace([user("?"), says("Yes.")]), raises)
     with pytest.raises(Unrenderable, match="template: can only concatenate str"):
         examples(trace([user(None), says("Yes.")]), RENDERER)
+
+
+@pytest.mark.parametrize("renderer", [RENDERER, QWEN25, QWEN3, LLAMA], ids=["own", "2.5", "3", "l"])
+def test_numbers_are_learned_in_the_form_in_which_the_server_prints_them(renderer):
+    words = trace([user("?"), calls({"hours": 15.0, "rate": 2.50}), result("{}"), says("Yes.")])
+    learned = renderer.tokenizer.decode(examples(words, renderer)[0].input_ids)
+    assert '"hours": 15, "rate": 2.5' in learned
+
+
+def test_a_number_that_the_server_prints_otherwise_is_refused_with_its_place():
+    words = [user("?"), calls({"fees": [1234567.89]}), result("{}"), says("Yes.")]
+    message = r"find: fees\[0\]: found 1234567.89, expected a decimal of at most 6"
+    with pytest.raises(EnginesDiffer, match=message):
+        examples(trace(words), QWEN25)
+    tools = json.loads(json.dumps(TOOLS))
+    tools[1]["function"]["parameters"]["maximum"] = 2**64
+    with pytest.raises(EnginesDiffer, match=r"tools\[1\].function.parameters.maximum: found 18446"):
+        examples(trace([user("?"), says("Yes.")], tools), QWEN25)
+
+
+def test_a_template_that_reads_arguments_as_text_gets_the_canonical_text_with_every_number():
+    as_text = Renderer(
+        TINY,
+        SHIPPED.replace("call.function.arguments is string", "true"),
+        [END],
+    )
+    assert as_text.arguments_as_text
+    assert not RENDERER.arguments_as_text
+    words = trace([user("?"), calls({"fee": 1234567.89, "n": 3.0}), result("{}"), says("Yes.")])
+    learned = TINY.decode(examples(words, as_text)[0].input_ids)
+    assert '"arguments": {"fee": 1234567.89, "n": 3}}' in learned

@@ -10,7 +10,8 @@ from scripted_model import MAKER, USAGE, Model, calls, outcome, play, roles, sol
 
 from schemas.messages import check_messages
 from schemas.task import Task
-from teacher.domain import Domain
+from teacher.domain import Domain, pack, tasks
+from teacher.domain.prompts import demonstration, hint
 from teacher.rollout.agent_loop import Settings, passed
 
 pytest_plugins = ["stock_tasks"]
@@ -297,3 +298,22 @@ def test_a_trace_passes_only_when_it_ended_by_itself_with_all_checks(
     for failed in ("answer", "state"):
         checks: Any = {**trace["outcome"]["checks"], failed: False}
         assert not passed({**trace, "outcome": {**trace["outcome"], "checks": checks}})
+
+
+@pytest.mark.parametrize("hours", ["3", "3.0", "30e-1", "3.000"])
+def test_a_call_is_stored_in_canonical_form_however_its_number_was_written(hours: str) -> None:
+    legal = pack.load("legal")
+    task = tasks.build(legal, "time_on_contract", "train", 1)
+    assert task["plan"][1]["arguments"]["hours"] == 3
+    contract, logged = task["plan"]
+    written = f'{{"matter_id":"{logged["arguments"]["matter_id"]}",  "hours": {hours}}}'
+    turns = [calls((contract["tool"], contract["arguments"])), calls(("log_time", written))]
+    model = Model([*turns, task["reply"]])
+    trace = play(legal, task, model)
+    stored = f'{{"matter_id": "{logged["arguments"]["matter_id"]}", "hours": 3}}'
+    assert trace["messages"][4]["tool_calls"][0]["function"]["arguments"] == stored
+    assert model.shown[-1][-2]["tool_calls"][0]["function"]["arguments"] == stored
+    assert turns[1]["tool_calls"][0]["function"]["arguments"] == written  # what the journal keeps
+    assert passed(trace)
+    assert '"hours": 3}' in hint(task)
+    assert '"hours": 3}' in json.dumps(demonstration(task, legal)).replace("\\", "")
