@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import prefect_server, recipe_file
-from flows.progress import log
+from flows.progress import log, step
 from flows.run_context import RunContext, prepare
 from flows.run_directory import STAGES, default_directory
 from flows.stages import PIPELINE
@@ -59,7 +59,8 @@ def run_stages(
     try:
         for name in names:
             log(name)
-            prefect_server.run_task(name, functools.partial(PIPELINE[name].run, context))
+            with step(name):
+                prefect_server.run_task(name, functools.partial(PIPELINE[name].run, context))
             if name == "plan":
                 check_fit(context, STAGES if until == "plan" else names)
     finally:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.output import JsonOut, print_table, size_text, write_result
+from flows.progress import step
 from schemas.errors import GateError
 
 
@@ -166,7 +167,8 @@ def verify(
     """
     from student.export.verify import verify as compare
 
-    report = compare(gguf, against, projector=mmproj, conversations=traces)
+    with step(f"checking {gguf.name}"):
+        report = compare(gguf, against, projector=mmproj, conversations=traces)
     write_result(report, json_)
     if str(json_) != "-":
         for check in report["checks"]:

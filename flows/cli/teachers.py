@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.output import JsonOut, write_result
+from flows.progress import step
 from schemas.errors import GateError
 
 # Tokens of the longest conversation that `stillhouse serve` reserves memory for where the recipe sets none.
@@ -169,9 +170,10 @@ def check_teacher(
         rows = run.record(endpoint, description, packs.load(domain), record, mode=mode)
         print(f"wrote {record}: {rows} rows")
         return
-    report = run.check_url(
-        url, model, teacher, domain, mode=mode, tokenizer=tokenizer, reference_file=reference
-    )
+    with step(f"checking {model}"):
+        report = run.check_url(
+            url, model, teacher, domain, mode=mode, tokenizer=tokenizer, reference_file=reference
+        )
     write_result(report, json_)
     if str(json_) != "-":
         print("\n".join(run.format_lines(report)))

@@ -10,7 +10,8 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
-from flows.progress import log, track
+from flows.estimate import Estimate, planned_seconds
+from flows.progress import log, step, track
 from flows.run_context import RunContext
 from flows.run_directory import now
 from flows.stages.stage import Stage
@@ -43,10 +44,20 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     tokens = _CONTEXT
     if any("pictures" in task for task in tasks):  # images add tokens, as pixels or in words
         tokens = max(tokens, context.recipe.train.max_length + settings.max_tokens)
+    seconds = planned_seconds(context.directory)
     scores: dict[str, Score] = {}
     for candidate in _candidates(context):
         name = candidate.name
-        with track(f"exam of the {name}", len(tasks)) as advance:
+        estimate = Estimate(
+            f"exam of the {name}",
+            "tasks",
+            len(tasks),
+            seconds,
+            "evaluate",
+            share=0.5,  # base and student have the same tasks
+            at_once=settings.concurrency,
+        )
+        with track(f"exam of the {name}", len(tasks), estimate=estimate) as advance:
             traces = asyncio.run(
                 run_exam(
                     candidate,
@@ -92,7 +103,8 @@ def _candidates(context: RunContext) -> list["Candidate"]:
     from student.registry.artifact import PROJECTOR
 
     variant, pixels = context.recipe.evaluate.variant, context.student_reads_pixels
-    base_file = untrained.gguf(context.student, variant, log)
+    with step(f"making the untrained student's {variant}"):
+        base_file = untrained.gguf(context.student, variant, log)
     student_file = context.path("export", "gguf", context.gguf_name(variant))
     projector = context.path("export", "gguf", context.gguf_name(PROJECTOR))
     return [

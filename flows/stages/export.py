@@ -9,9 +9,10 @@ Writes export/gguf/*.gguf, export/vllm and export/gate.json. Each GGUF file must
 import itertools
 import shutil
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
-from flows.progress import log
+from flows.progress import log, step
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import GateError
@@ -41,7 +42,10 @@ def export(context: RunContext) -> dict[str, Any]:
     renderer = context.renderer()
     kept = itertools.islice(read_jsonl(context.path("filter", "kept.jsonl")), _GATE_TRACES)
     traces = [as_served(trace, renderer) for trace in kept]
-    with whole(context.path("export")) as temporary:
+    with (
+        whole(context.path("export")) as temporary,
+        step("export", lambda: f"{_bytes_under(temporary) / 1e6:,.0f} MB written"),
+    ):
         merged = temporary / "vllm"
         log("merging the adapter into the 16-bit weights")
         merge.merge(
@@ -64,14 +68,15 @@ def export(context: RunContext) -> dict[str, Any]:
             log(
                 f"checking {file.name}: template, prompts, token ids, end of turn, tool call{image}"
             )
-            checks = run_gate(
-                file,
-                cast(Any, traces),
-                renderer,
-                context=min(student["context"], gate_context),
-                log=context.path("logs", f"gate-{variant}.log"),
-                projector=projector,
-            )
+            with step(f"checking {file.name}"):
+                checks = run_gate(
+                    file,
+                    cast(Any, traces),
+                    renderer,
+                    context=min(student["context"], gate_context),
+                    log=context.path("logs", f"gate-{variant}.log"),
+                    projector=projector,
+                )
             checks_by_variant[variant] = checks
             failed = [check for check in checks if not check["passed"]]
             if failed:
@@ -84,3 +89,7 @@ def export(context: RunContext) -> dict[str, Any]:
             shutil.rmtree(merged)
         write_json(temporary / "gate.json", checks_by_variant)
     return {variant: len(checks) for variant, checks in checks_by_variant.items()}
+
+
+def _bytes_under(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.rglob("*") if file.is_file())

@@ -11,7 +11,8 @@ import contextlib
 from functools import partial
 from typing import Any, cast
 
-from flows.progress import log, track
+from flows.estimate import Estimate, planned_seconds
+from flows.progress import log, step, track
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import GateError
@@ -50,13 +51,17 @@ def generate(context: RunContext) -> dict[str, Any]:
     settings, serve = context.recipe.generate, context.recipe.serve
     # The plan chose what the recipe leaves open.
     planned = read_json(context.path("plan.json"))["teacher"]["options"]
-    with launch.open_teacher(
-        context.teacher,
-        serve.model_copy(update=planned),
-        log=context.path("logs", "teacher.log"),
-        concurrency=settings.concurrency,
-        report=log,
-    ) as endpoint:
+    with contextlib.ExitStack() as stack:
+        with step("starting the teacher's server" if not serve.url else "connecting to the API"):
+            endpoint = stack.enter_context(
+                launch.open_teacher(
+                    context.teacher,
+                    serve.model_copy(update=planned),
+                    log=context.path("logs", "teacher.log"),
+                    concurrency=settings.concurrency,
+                    report=log,
+                )
+            )
         if endpoint.served:
             log(f"the teacher is {describe_served(endpoint.served)}")
         if settings.preflight:
@@ -77,14 +82,15 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
     """
     log("checking the served teacher (generate.preflight)")
     settings, file = context.recipe.generate, context.path("preflight.json")
-    verdict = run.check(
-        endpoint,
-        context.teacher,
-        context.domain,
-        mode=settings.mode,
-        limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
-        constrained=settings.constrain,
-    )
+    with step("checking the served teacher"):
+        verdict = run.check(
+            endpoint,
+            context.teacher,
+            context.domain,
+            mode=settings.mode,
+            limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
+            constrained=settings.constrain,
+        )
     write_json(file, verdict)
     for line in run.format_lines(verdict):
         log(f"  {line}")
@@ -168,7 +174,15 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
             settings.timeout_s,
             context.image_store,
         ) as client:
-            with track("attempts", len(todo) * settings.attempts) as advance:
+            attempts = len(todo) * settings.attempts
+            seconds = planned_seconds(context.directory)
+            estimate = Estimate(
+                "attempts", "attempts", attempts, seconds, "generate", at_once=settings.concurrency
+            )
+            sent_before = 0
+            with track(
+                "attempts", attempts, estimate=estimate, detail=lambda: f"{client.sent} requests"
+            ) as advance:
                 async for rollout in rollouts(
                     todo,
                     context.domain,
@@ -188,7 +202,10 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
                     counts["passed"] += agent_loop.passed(trace)
                     # A task that is solved needs none of its later attempts.
                     is_last = agent_loop.passed(trace) and not all_attempts
-                    advance(settings.attempts - rollout.attempt if is_last else 1)
+                    pieces = settings.attempts - rollout.attempt if is_last else 1
+                    # While nothing is sent, the attempts come from the journal.
+                    advance(pieces, replayed=client.sent == sent_before)
+                    sent_before = client.sent
             traces.sort(key=lambda trace: trace["id"])
             if settings.blind:
                 blind = await blind_baseline.check(

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.progress import log
+from flows.progress import log, track
 from flows.run_context import RunContext
 from flows.run_directory import now
 from flows.stages.stage import Stage
@@ -66,9 +66,16 @@ def publish(context: RunContext) -> dict[str, Any]:
     with whole(context.path("publish")) as temporary:
         temporary.mkdir()
         files, manifest = _collect(context, scorecard, temporary)
-        published = registry.publish(
-            store, context.domain.name, files, manifest, gate_passed=True, tag=tag
-        )
+        with track("files hashed and copied", len(files), tenths=False) as advance:
+            published = registry.publish(
+                store,
+                context.domain.name,
+                files,
+                manifest,
+                gate_passed=True,
+                tag=tag,
+                report_file=advance,
+            )
         result = {
             "name": published.name,
             "tag": published.tag,

@@ -10,7 +10,8 @@ import shutil
 from functools import partial
 from typing import Any
 
-from flows.progress import log
+from flows.estimate import Estimate, planned_seconds
+from flows.progress import log, step
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import StageError
@@ -61,16 +62,42 @@ def train(context: RunContext) -> dict[str, Any]:
     write_json(directory / "examples.json", counts)
     for line in mixture.lines(counts, settings.epochs):
         log(line)
-    return sft.train(
-        base.prepare(context.student, log),
-        context.student,
-        settings,
-        examples=learned,
-        held_out=mixed.held_out,
-        work=directory,
-        log=log,
-        image_store=context.image_store,
-    )
+    steps = _Steps(planned_seconds(context.directory))
+    with step("training", steps.count):
+        return sft.train(
+            base.prepare(context.student, log),
+            context.student,
+            settings,
+            examples=learned,
+            held_out=mixed.held_out,
+            work=directory,
+            log=log,
+            image_store=context.image_store,
+            report_step=steps.report,
+        )
+
+
+class _Steps:
+    """The optimiser steps so far, for the heartbeat and the revised estimate."""
+
+    def __init__(self, planned: dict[str, float]) -> None:
+        self._planned, self._text = planned, ""
+        self._estimate: Estimate | None = None
+
+    def count(self) -> str:
+        return self._text
+
+    def report(self, done: int, total: int) -> None:
+        """Is called after each step."""
+        self._text = f"step {done} of {total}"
+        if self._estimate is None:
+            # The first step also compiles and allocates, so the time counts from its end.
+            left = total - done
+            self._estimate = Estimate(
+                "training", "steps", left, self._planned, "train", share=left / total
+            )
+        elif line := self._estimate.observe(1):
+            log(line)
 
 
 def _discard_other_checkpoints(context: RunContext) -> None:

@@ -11,6 +11,7 @@ The store is a directory in the OCI image layout (student/registry/oci_layout.py
 
 import json
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,7 @@ def publish(
     *,
     gate_passed: bool,
     tag: str | None = None,
+    report_file: Callable[[], None] = lambda: None,
 ) -> Published:
     """Publishes `files` as the next version of `name`, or finds the version that has these files already.
 
@@ -70,6 +72,7 @@ def publish(
         manifest: the manifest (schemas/manifest.schema.json) without name, tag and files, which are added here. It is
             stored as manifest.json.
         tag: a further name of the version; not a number and not `latest`, which the store assigns itself.
+        report_file: called when a file is hashed and in the store.
 
     Raises:
         InputError: the name or tag is not allowed, a file is missing, or the store is broken.
@@ -78,11 +81,11 @@ def publish(
     _check_arguments(name, files, tag)
     with locked(store):
         index = read_index(store)
-        layers = [
-            add_file(store, LAYER_TYPES[file.kind], file.path)
-            | {"annotations": annotations(file.name, file.variant)}
-            for file in files
-        ]
+        layers: list[Descriptor] = []
+        for file in files:
+            layer = add_file(store, LAYER_TYPES[file.kind], file.path)
+            layers.append(layer | {"annotations": annotations(file.name, file.variant)})
+            report_file()
         entry = _find_same(
             store,
             index,

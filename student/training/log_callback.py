@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,15 @@ def out_of_patience(history: list[dict[str, Any]], patience: int) -> bool:
     return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= patience
 
 
-def make_log_callback(path: Path, log: Progress, patience: int | None) -> Any:
+def make_log_callback(
+    path: Path,
+    log: Progress,
+    patience: int | None,
+    report_step: Callable[[int, int], None] | None = None,
+) -> Any:
     """A TrainerCallback that writes each logged step to `path` and reports it with the remaining time.
+
+    report_step: called after each step with its number and the number of all steps.
 
     It ends the training when the held-out loss has not improved for `patience` evaluations, and raises StageError at a
     loss that is not finite.
@@ -44,6 +52,10 @@ def make_log_callback(path: Path, log: Progress, patience: int | None) -> Any:
             # epoch: some examples would be used twice and others never.
             order = torch.Generator().manual_seed(args.seed + int(state.epoch or 0))
             train_dataloader.batch_sampler.sampler.generator = order
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if report_step:
+                report_step(state.global_step, state.max_steps)
 
         def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if patience and out_of_patience(state.log_history, patience):

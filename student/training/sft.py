@@ -33,6 +33,7 @@ def train(
     work: Path,
     log: Progress = print,
     image_store: ImageStore | None = None,
+    report_step: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Trains a student and writes the adapter (or, with method full, the weights) to `work`/adapter.
 
@@ -44,6 +45,7 @@ def train(
         held_out: examples on which only the loss is measured.
         work: the directory for checkpoints/, log.jsonl and adapter/.
         image_store: the images of a vision-language student's examples.
+        report_step: called after each optimiser step with its number and the number of all steps.
 
     Returns:
         {"steps", "kept_step", "tokens", "seconds", "loss", "eval_loss"}: optimiser steps; the step whose weights are
@@ -122,7 +124,7 @@ def train(
         train_dataset=Dataset.from_list([vars(e) for e in examples]),
         eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
         processing_class=tokenizer,
-        callbacks=[make_log_callback(work / "log.jsonl", log, settings.patience)],
+        callbacks=[make_log_callback(work / "log.jsonl", log, settings.patience, report_step)],
         limit=tokens,
         fused=fused is not None,
         packed=packed,

@@ -1,0 +1,191 @@
+"""Log lines, progress and the heartbeat: where it comes, what it counts, and when it stops."""
+
+import io
+import re
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from rich.console import Console
+
+from flows import progress
+from flows.estimate import Estimate
+from flows.progress import log, step, track
+
+
+@pytest.fixture
+def printed(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+    text = io.StringIO()
+    monkeypatch.setattr(progress, "_console", Console(file=text, highlight=False, width=200))
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 0.05)
+    yield text
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
+
+
+def wait_for(printed: io.StringIO, words: str) -> None:
+    """Waits for the words; N in them is a number of seconds."""
+    deadline = time.monotonic() + 60
+    while not re.search(re.escape(words).replace("N", r"\d+"), printed.getvalue()):
+        assert time.monotonic() < deadline, printed.getvalue()
+        time.sleep(0.01)
+
+
+def test_a_silent_step_has_a_heartbeat_with_its_count_and_none_after_its_end(
+    printed: io.StringIO,
+) -> None:
+    files = 0
+    with step("copying", lambda: f"{files} of 8 files"):
+        wait_for(printed, "] copying, N s so far: 0 of 8 files")
+        files = 3
+        wait_for(printed, "3 of 8 files")
+    ended = printed.getvalue()
+    time.sleep(0.3)
+    assert printed.getvalue() == ended
+
+
+def test_a_step_that_prints_lines_needs_no_heartbeat(
+    printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", 3600)
+    with step("training"):
+        log("step 1 of 2")
+        time.sleep(0.2)
+    assert "so far" not in printed.getvalue()
+
+
+def test_a_step_without_a_count_names_the_line_since_which_it_is_silent(
+    printed: io.StringIO,
+) -> None:
+    with step("export"):
+        log("converting to GGUF")
+        wait_for(printed, "export, N s so far (since: converting to")
+
+
+def test_the_heartbeat_is_of_the_innermost_step_and_goes_back_to_the_outer_one(
+    printed: io.StringIO,
+) -> None:
+    with step("outer"):
+        with step("inner"):
+            wait_for(printed, "inner, ")
+            assert "outer, " not in printed.getvalue()
+        wait_for(printed, "outer, ")
+
+
+def test_progress_between_tenths_is_in_the_heartbeat(printed: io.StringIO) -> None:
+    with track("attempts", 400, detail=lambda: "57 requests") as advance:
+        advance(13)
+        wait_for(printed, "attempts, N s so far: 13 of 400, 57 requests")
+        advance(387)
+    assert "attempts: 400 of 400" in printed.getvalue()
+
+
+def test_a_count_that_fails_does_not_end_the_heartbeat(printed: io.StringIO) -> None:
+    def count() -> str:
+        raise FileNotFoundError("moved")
+
+    with step("moving", count):
+        wait_for(printed, "moving, N s so far\n")
+
+
+def test_lines_of_many_threads_stay_whole_and_pieces_are_all_counted(printed: io.StringIO) -> None:
+    with track("pieces", 2000) as advance:
+
+        def work() -> None:
+            for _ in range(100):
+                advance()
+                log("a line of a thread")
+
+        threads = [threading.Thread(target=work) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    lines = [line.partition("] ")[2] for line in printed.getvalue().splitlines()]
+    known = {"a line of a thread", *(f"pieces: {n} of 2000" for n in range(1, 2001))}
+    assert set(lines) - known == {line for line in lines if line.startswith("pieces, ")}
+    assert lines.count("a line of a thread") == 2000 and "pieces: 2000 of 2000" in lines
+
+
+def test_an_error_in_a_step_ends_its_heartbeat(printed: io.StringIO) -> None:
+    with pytest.raises(ValueError), step("failing"):
+        raise ValueError
+
+
+def test_on_a_terminal_the_bar_is_enough(
+    printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(file=printed, force_terminal=True, width=100)
+    monkeypatch.setattr(progress, "_console", console)
+    with track("attempts", 4) as advance:
+        advance()
+        time.sleep(0.3)
+    assert "so far" not in printed.getvalue()
+
+
+# ------------------------------------------------------------------------------------- revised estimates
+
+PLAN = {"generate": 240.0, "train": 60.0, "evaluate": 60.0, "the rest": 60.0}
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def observed(
+    estimate: Estimate, clock: Clock, seconds: float, pieces: int, replayed: int = 0
+) -> list[str]:
+    """The lines of `pieces` that take `seconds` each, after those that were replayed."""
+    lines = [estimate.observe(1, replayed=True) for _ in range(replayed)]
+    for _ in range(pieces):
+        clock.now += seconds
+        lines.append(estimate.observe(1))
+    return [line for line in lines if line]
+
+
+def make(total: int, plan: dict[str, float] = PLAN, at_once: int = 1) -> tuple[Estimate, Clock]:
+    clock = Clock()
+    return (
+        Estimate("attempts", "attempts", total, plan, "generate", at_once=at_once, clock=clock),
+        clock,
+    )
+
+
+def test_a_slow_start_revises_the_estimate_once_with_the_reason() -> None:
+    estimate, clock = make(240)
+    (line,) = observed(estimate, clock, 3.0, 120)
+    assert "attempts: about 12 min instead of the planned 4 min: 20 attempts a minute" in line
+    assert "where the plan expected 60" in line
+    assert "the whole run about 15 min instead of 7 min" in line
+
+
+def test_it_comes_after_a_tenth_of_the_pieces_at_most() -> None:
+    estimate, clock = make(400)
+    assert not observed(estimate, clock, 5.0, 31)
+    assert observed(estimate, clock, 5.0, 9)
+
+
+def test_a_plan_that_holds_is_not_revised() -> None:
+    estimate, clock = make(240)
+    assert observed(estimate, clock, 1.1, 240) == []
+
+
+def test_replies_of_an_earlier_start_do_not_count_as_fast() -> None:
+    estimate, clock = make(240)
+    (line,) = observed(estimate, clock, 3.0, 100, replayed=120)
+    assert "about 6 min instead of the planned 4 min" in line  # 120 attempts are left
+
+
+def test_without_a_plan_the_first_pieces_give_the_estimate() -> None:
+    estimate, clock = make(100, {})
+    (line,) = observed(estimate, clock, 6.0, 20)
+    assert "attempts: about 10 min, by the first 8 (10 attempts a minute)" in line
+
+
+@pytest.mark.parametrize(("total", "at_once"), [(10, 8), (4, 1)])
+def test_too_few_pieces_are_no_sample(total: int, at_once: int) -> None:
+    estimate, clock = make(total, at_once=at_once)
+    assert observed(estimate, clock, 100.0, total) == []
