@@ -90,6 +90,8 @@ def check_trace(
     outcome, messages = trace["outcome"], trace["messages"]
     if outcome["ended"] == End.TEACHER_ERROR:
         return rejected("teacher_error", outcome["error"] or "the teacher gave no usable reply")
+    if outcome["ended"] == End.TOOL_CRASHED:
+        return rejected("tool_crashed", outcome["error"] or "a tool of the pack failed")
     if outcome["ended"] == End.UNUSABLE_REPLY:
         return _unusable(trace)
     conversation = check_messages(messages, trace["tools"], trace["images"])

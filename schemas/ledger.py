@@ -7,11 +7,12 @@ from typing import Literal, NotRequired, TypedDict
 from schemas.messages import MESSAGE_REASONS
 from schemas.trace import Trace, is_kept
 
-# In the order of the checks, with one exception: a trace that a teacher's failure cut off is a teacher_error
-# and not a malformed conversation, so check_trace tests for that before it checks the messages.
+# In the order of the checks, with one exception: a trace that a failure of the teacher or of a tool cut off is a
+# teacher_error or tool_crashed and not a malformed conversation, so check_trace tests for that before the messages.
 REASONS = (
     *MESSAGE_REASONS,
     "teacher_error",
+    "tool_crashed",
     "truncated",
     "step_limit",
     "tool_error_unrecovered",

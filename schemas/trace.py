@@ -22,6 +22,8 @@ class End(StrEnum):
     STEP_LIMIT = "step_limit"
     TRUNCATED = "truncated"
     TEACHER_ERROR = "teacher_error"
+    # A tool of the pack raised an exception that is not an error of the call: a bug of the pack, not of the model.
+    TOOL_CRASHED = "tool_crashed"
     # A known failure of the model's replies (schemas/filter.py, DETECTED) that could not be repaired.
     UNUSABLE_REPLY = "unusable_reply"
 

@@ -3,7 +3,6 @@
 `teacher.domain.pack` loads them, and `teacher.domain.tasks` turns a blueprint into a proven task.
 """
 
-import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,8 +157,11 @@ def template(kind: str, pixels: bool = False) -> Callable[[Callable[..., Bluepri
 class Environment:
     """The world of a domain. The public methods of a subclass are the tools.
 
-    A tool returns a JSON value or a Scene. It raises ValueError for a call that makes no sense in this world (an
-    unknown contract, an impossible date); the model reads the message. Any other exception is a bug of the pack.
+    A tool returns a JSON value or a Scene; dates, Enums, dataclasses and pydantic models in it are converted. It raises
+    ValueError for a call that makes no sense in this world (an unknown contract, an impossible date); the model reads
+    the message. Any other exception is a bug of the pack, unless its class is in `errors`.
+
+    errors: classes of further exceptions that are errors of the call, such as (KeyError,).
 
     >>> from teacher.domain import get_entry
     >>> class Desk(Environment):
@@ -186,6 +188,7 @@ class Environment:
     ValueError: no contract '104': expected one's number, such as C-100
     """
 
+    errors: tuple[type[Exception], ...] = ()
     _task: dict[str, Any]
 
     def reset(self, **task: Any) -> str | None:
@@ -199,13 +202,3 @@ class Environment:
     def get_reward(self) -> float:
         """Returns 1.0 if the world is in the state that the task's solution leads to, else 0.0 (TRL's convention)."""
         return float(state_hash(self._state()) == self._task["checks"]["state"])
-
-
-def make_blueprint(
-    environment: type[Environment], template: Template, *, split: str, seed: int
-) -> tuple[str | None, Blueprint]:
-    """Returns a template's blueprint for a seed, and the text that its world adds to the system message."""
-    world = environment()
-    note = world.reset(seed=seed, split=split)
-    rng = random.Random(f"{template.name}/{split}/{seed}")
-    return note, template(world, rng)

@@ -18,10 +18,10 @@ from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.trace import Tool
 from teacher.domain.blueprint import Environment, Template
+from teacher.domain.tool_schemas import make_tools
 
 PACKS = Path(__file__).resolve().parents[2] / "data"
 _MODULES = ("environment", "textual", "visual")
-_NOT_TOOLS = {"reset", "get_reward"}
 
 
 @dataclass
@@ -77,7 +77,7 @@ def load(domain: str) -> Domain:
             f"{path / 'domain.yaml'}: kinds: {', '.join(sorted(undeclared))}: expected exactly the kinds"
             f" that environment.py, textual.py and visual.py have templates for"
         )
-    tools = _make_tools(environment, path / "environment.py")
+    tools = make_tools(environment, path / "environment.py")
     return Domain(spec["name"], path, spec, environment, templates, tools)
 
 
@@ -147,26 +147,3 @@ def _find_templates(modules: list[ModuleType]) -> dict[str, Template]:
             raise InputError(f"{module.__file__}: {name}: {first} has a template of that name")
         templates |= own
     return templates
-
-
-def _make_tools(environment: type[Environment], file: Path) -> dict[str, Tool]:
-    """Returns the tools' schemas, derived from the signatures and docstrings of the world's public methods."""
-    from transformers.utils import get_json_schema  # this import takes two seconds
-
-    tools = {}
-    for name, method in inspect.getmembers(environment, inspect.isfunction):
-        if name.startswith("_") or name in _NOT_TOOLS:
-            continue
-        try:
-            schema = get_json_schema(method)
-        except Exception as error:
-            raise InputError(
-                f"{file}: {environment.__name__}.{name}: no tool schema: {error}"
-            ) from None
-        schema["function"].pop("return", None)
-        schema["function"]["parameters"]["additionalProperties"] = False
-        schema["function"]["parameters"].setdefault("required", [])
-        tools[name] = schema
-    if not tools:
-        raise InputError(f"{file}: {environment.__name__}: no public method, so no tool")
-    return tools

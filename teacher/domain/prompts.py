@@ -12,6 +12,7 @@ from schemas.filter import HINT_HEADER
 from schemas.task import Task
 from schemas.trace import Message
 from teacher.domain.pack import Domain
+from teacher.domain.worlds import run_tool, start_world
 from teacher.scenes.images import ImageStore, image_part, task_images
 from teacher.scenes.kinds import draw
 from teacher.scenes.scene import Scene
@@ -63,15 +64,14 @@ def demonstration(
     hinted: with the hint before each turn, so that the example shows how a hint is followed.
     image_store: stores the images that tools return.
     """
-    world = domain.environment()
-    world.reset(**task)
+    world, _ = start_world(domain.environment, **task)
     messages: list[Message] = [{"role": "user", "content": request_content(task)}]
     for number, step in enumerate(task["plan"]):
         if hinted:
             messages.append({"role": "system", "content": hint(task, number)})
         function = {"name": step["tool"], "arguments": arguments_text(step["arguments"])}
         call = {"id": f"call_{number}", "type": "function", "function": function}
-        result = result_content(getattr(world, step["tool"])(**step["arguments"]), image_store)
+        result = result_content(run_tool(world, step["tool"], step["arguments"]), image_store)
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if hinted:

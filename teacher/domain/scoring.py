@@ -11,6 +11,7 @@ from typing import Any
 from schemas.canonical import canonical
 from schemas.files import dumps, sha256_text
 from schemas.task import Answer
+from teacher.domain.json_values import to_json
 
 MAX_CANDIDATES = 3
 MAX_TEXT = 600
@@ -140,8 +141,11 @@ def state_hash(state: Any) -> str:
     """Returns the sha256 of a world's state (`Environment._state`), by which two states are compared.
 
     15.0 and 15 are the same: a call's arguments are canonical, what a world computes need not be.
+
+    Raises:
+        NotJson: the state has no form in JSON.
     """
-    return sha256_text(dumps(canonical(state)))
+    return sha256_text(dumps(canonical(to_json(state, name="state"))))
 
 
 def contains_words(text: str, words: str) -> bool:

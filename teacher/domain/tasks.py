@@ -16,10 +16,18 @@ from schemas.errors import InputError
 from schemas.task import Answer as AnswerRow
 from schemas.task import Split, Task, TaskImage
 from schemas.tool_calls import check_arguments
-from teacher.domain.blueprint import Blueprint, Template, make_blueprint
+from teacher.domain.blueprint import Blueprint, Template
 from teacher.domain.pack import Domain
 from teacher.domain.questions import ProgramError, run_program, used_cells
-from teacher.domain.scoring import answer_matches, state_hash
+from teacher.domain.scoring import answer_matches
+from teacher.domain.worlds import (
+    PackFault,
+    ToolError,
+    hash_world,
+    make_blueprint,
+    run_tool,
+    start_world,
+)
 from teacher.scenes.images import ImageStore, task_images
 from teacher.scenes.kinds import draw
 from teacher.scenes.legibility import check
@@ -249,9 +257,8 @@ def _replay(
     Raises:
         InputError: the solution calls an unknown tool, its arguments are invalid, or a call fails.
     """
-    world = domain.environment()
-    world.reset(seed=seed, split=split)
-    before = state_hash(world._state())
+    world, _ = start_world(domain.environment, seed=seed, split=split)
+    before = hash_world(world)
     for tool, arguments in blueprint.plan:
         if tool not in domain.tools:
             raise InputError(f"{place}: the solution calls {tool}, which is no tool of the domain")
@@ -261,12 +268,14 @@ def _replay(
                 f"{place}: the solution's arguments of {tool} are not valid: {problem}"
             )
         try:
-            result = getattr(world, tool)(**arguments)
-        except ValueError as error:
+            result = run_tool(world, tool, arguments)
+        except ToolError as error:
             raise InputError(f"{place}: the solution fails at {tool}: {error}") from None
+        except PackFault as fault:
+            raise InputError(f"{place}: the solution fails: {fault.detail}") from fault
         if isinstance(result, Scene):
             _draw_legible(result, f"{place}: the image that {tool} returns ({result.kind})")
-    return before, state_hash(world._state())
+    return before, hash_world(world)
 
 
 def _shares(domain: Domain, mix: dict[str, float] | None, *, pixels: bool) -> dict[str, float]:

@@ -12,10 +12,11 @@ import re
 from typing import Any
 
 from schemas.task import Task
-from teacher.domain.blueprint import Answer, make_blueprint
+from teacher.domain.blueprint import Answer
 from teacher.domain.pack import Domain
-from teacher.domain.scoring import answer_matches, contains_words, state_hash
+from teacher.domain.scoring import answer_matches, contains_words
 from teacher.domain.tasks import image_row
+from teacher.domain.worlds import hash_world, make_blueprint, start_world
 from teacher.scenes.images import ImageStore
 from teacher.scenes.kinds import draw
 from teacher.scenes.legibility import check
@@ -61,8 +62,7 @@ def _swap(task: Task, domain: Domain, image_store: ImageStore) -> Task | None:
     image = _find_image(task, domain, kind=task["pictures"][number]["kind"], without=names)
     if image is None:
         return None
-    world = domain.environment()
-    world.reset(seed=task["seed"], split=task["split"])
+    world, _ = start_world(domain.environment, seed=task["seed"], split=task["split"])
     image_store.add(image)
     images = list(task["pictures"])
     images[number] = image_row(image)
@@ -73,7 +73,7 @@ def _swap(task: Task, domain: Domain, image_store: ImageStore) -> Task | None:
     swapped["swapped"] = True
     swapped["plan"] = []
     swapped["reply"] = f"The {_NOUNS[image.scene.kind]} does not show that."
-    swapped["checks"] = {"state": state_hash(world._state()), "answer": answer}
+    swapped["checks"] = {"state": hash_world(world), "answer": answer}
     return swapped
 
 

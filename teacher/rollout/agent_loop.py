@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from schemas.canonical import arguments_text
-from schemas.errors import InputError
 from schemas.json_text import parse_json
 from schemas.task import Task
 from schemas.tool_calls import check_arguments
@@ -38,6 +37,7 @@ from teacher.dialects.base import (
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import Content, request_content, result_content
 from teacher.domain.scoring import answer_matches
+from teacher.domain.worlds import PackFault, ToolError, run_tool, start_world
 from teacher.inference.client import Reply
 from teacher.rollout.guidance import Guidance
 from teacher.rollout.unasked_writes import WriteCheck
@@ -98,10 +98,9 @@ async def run(
         examples: worked examples (`teacher.domain.prompts.demonstration`) before the request; not stored either.
 
     Raises:
-        InputError: a tool of the pack returned a scene that cannot be drawn.
+        PackFault: the pack cannot make the task's world. A fault of a tool ends the episode alone, as TOOL_CRASHED.
     """
-    world = domain.environment()
-    world.reset(**task)
+    world, _ = start_world(domain.environment, **task)
     writes = WriteCheck(task, world)
     tools = [domain.tools[name] for name in task["tools"]]
     system: Message = {"role": "system", "content": task["system"]}
@@ -162,15 +161,22 @@ async def run(
             end, error = End.STEP_LIMIT, f"the same call {_REPEATS} times in a row"
             break
         for call in message["tool_calls"]:
-            content, is_error = _execute(
-                call["function"], domain, world, task["tools"], settings.image_store
-            )
+            try:
+                content, is_error = _execute(
+                    call["function"], domain, world, task["tools"], settings.image_store
+                )
+                is_unasked = writes.is_unasked(call["function"])
+            except PackFault as fault:
+                end, error = End.TOOL_CRASHED, fault.detail
+                break
             if is_error:
                 tool_errors.append(len(messages))
-            if writes.is_unasked(call["function"]):
+            if is_unasked:
                 unasked_writes.append(len(messages))
             messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
             context.append(messages[-1])
+        if end == End.TOOL_CRASHED:
+            break
 
     text = (messages[-1].get("content") or "") if end == End.ANSWERED else ""
     checks = _check(task, text, writes.state)
@@ -299,7 +305,7 @@ def _execute(
     """Validates and runs one call. Returns the tool message's content and whether it is an error.
 
     Raises:
-        InputError: the tool returned a scene that cannot be drawn.
+        PackFault: the tool raised an exception that is no error of the call, or its result cannot be shown.
     """
     name = function["name"]
     if name not in offered:
@@ -312,14 +318,14 @@ def _execute(
     if problem:
         return _error(problem), True
     try:
-        result = getattr(world, name)(**arguments)
-    except ValueError as error:
+        result = run_tool(world, name, arguments)
+    except ToolError as error:
         return _error(str(error)), True
     try:
         return result_content(result, image_store), False
     except SceneError as error:
-        place = f"{domain.path / 'environment.py'}: {name}({function['arguments']})"
-        raise InputError(f"{place}: its image cannot be drawn: {error}") from None
+        detail = f"{name}({function['arguments']}): its image cannot be drawn: {error}"
+        raise PackFault(domain.path / "environment.py", detail) from None
 
 
 def _error(message: str) -> str:

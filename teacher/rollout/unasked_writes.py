@@ -9,7 +9,8 @@ from typing import Any
 
 from schemas.json_text import parse_json
 from schemas.task import Task
-from teacher.domain.scoring import state_hash
+from teacher.domain.json_values import to_json
+from teacher.domain.worlds import hash_world
 
 
 class WriteCheck:
@@ -24,7 +25,7 @@ class WriteCheck:
 
     def __init__(self, task: Task, world: Any) -> None:
         self._world = world
-        self.state = state_hash(world._state())
+        self.state = hash_world(world)
         reads_only = self.state == task["checks"]["state"]
         self._asked = (
             []
@@ -37,7 +38,7 @@ class WriteCheck:
 
         function: name and arguments (JSON text) of the call, as the model sent them.
         """
-        before, self.state = self.state, state_hash(self._world._state())
+        before, self.state = self.state, hash_world(self._world)
         if self.state == before:
             return False
         call = self._canonical(function["name"], parse_json(function["arguments"]))
@@ -50,4 +51,4 @@ class WriteCheck:
         """Returns a call with the defaults of the arguments that it leaves out; 15 and 15.0 are equal in Python."""
         bound = inspect.signature(getattr(self._world, tool)).bind(**arguments)
         bound.apply_defaults()
-        return tool, dict(bound.arguments)
+        return tool, to_json(dict(bound.arguments), name="arguments")

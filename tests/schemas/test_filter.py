@@ -93,6 +93,7 @@ REJECTED = [
     ("unknown_tool", unknown_tool()),
     ("teacher_error", cut_off()),
     ("teacher_error", trace(ended="teacher_error", error="HTTP 500")),
+    ("tool_crashed", trace(ended="tool_crashed", error="Desk.get_contract: raised KeyError: 'x'")),
     ("truncated", trace(ended="truncated", checks=WRONG)),
     ("step_limit", trace(ended="step_limit", checks=WRONG)),
     ("tool_error_unrecovered", trace(tool_errors=[3])),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scripted_model import MAKER, USAGE, Model, calls, outcome, play, roles, solution
 
+from schemas.filter import FilterSettings, check_trace
 from schemas.messages import check_messages
 from schemas.task import Task
 from teacher.domain import Domain, pack, tasks
@@ -171,15 +172,61 @@ def test_a_bad_call_beside_a_good_one_is_the_only_error(stock: Domain, move: Tas
     assert passed(trace)
 
 
-def test_a_bug_of_the_pack_is_not_shown_to_the_model(
+def test_a_bug_of_the_pack_ends_the_episode_alone_and_is_not_shown_to_the_model(
     stock: Domain, count: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(self: Any, item: str) -> dict:
         raise KeyError(item)
 
     monkeypatch.setattr(stock.environment, "get_item", broken)
-    with pytest.raises(KeyError):
-        play(stock, count, solution(count))
+    trace = play(stock, count, solution(count))
+    item = count["plan"][0]["arguments"]["item"]
+    assert trace["outcome"]["ended"] == "tool_crashed" and not passed(trace)
+    assert trace["outcome"]["error"] == f"StockRoom.get_item: raised KeyError: '{item}'"
+    assert roles(trace) == ["system", "user", "assistant"]
+    verdict = check_trace(trace, FilterSettings())
+    assert (verdict["reason"], verdict["detail"]) == ("tool_crashed", trace["outcome"]["error"])
+
+
+def test_a_declared_exception_is_an_error_that_the_model_reads(
+    stock: Domain, count: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def strict(self: Any, item: str) -> dict:
+        return self._items[item]
+
+    monkeypatch.setattr(stock.environment, "get_item", strict)
+    unknown = calls(("get_item", {"item": "S-0"}))
+    assert play(stock, count, [unknown])["outcome"]["ended"] == "tool_crashed"
+    monkeypatch.setattr(stock.environment, "errors", (KeyError,))
+    trace = play(stock, count, [unknown, *solution(count)])
+    assert trace["outcome"]["tool_errors"] == [3] and passed(trace)
+    assert json.loads(trace["messages"][3]["content"]) == {"error": "KeyError: 'S-0'"}
+
+
+def test_a_result_or_a_state_that_is_not_json_ends_the_episode_alone(
+    stock: Domain, count: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def tagged(self: Any, item: str) -> dict:
+        return {"item": item, "tags": [{"red"}]}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stock.environment, "get_item", tagged)
+        outcome = play(stock, count, solution(count))["outcome"]
+        assert outcome["ended"] == "tool_crashed"
+        assert str(outcome["error"]).startswith(
+            "StockRoom.get_item: result.tags[0]: found a set ({'red'}), expected "
+        )
+
+    def spoils(self: Any, item: str) -> dict:
+        self._items[item]["reader"] = self
+        return {"item": item}
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stock.environment, "get_item", spoils)
+        outcome = play(stock, count, solution(count))["outcome"]
+        item = count["plan"][0]["arguments"]["item"]
+        assert outcome["ended"] == "tool_crashed"
+        assert f"StockRoom._state: state.{item}.reader: found a StockRoom" in str(outcome["error"])
 
 
 # ------------------------------------------------------------------------------------- endings
