@@ -44,8 +44,9 @@ _HEAD = """<!-- Written by docs/domain_reference.py from docstrings and schemas/
 
 # Reference for authors of packs
 
-[Domains](domains.md) explains how a pack is built. This page lists everything that a pack can use: the fields of
-`domain.yaml` and the names that it imports from `teacher.domain` and `teacher.scenes`. The tests run each example.
+[Domains](domains.md) explains how a pack is built, and the [tutorial](domain-tutorial.md) builds one. This page lists
+everything that a pack can use: the fields of `domain.yaml` and the names that it imports from `teacher.domain` and
+`teacher.scenes`. The tests run each example.
 """
 _DEFINITION = re.compile(r"[a-z_]+(, [a-z_]+)*: ")
 
@@ -143,9 +144,20 @@ def _methods(value: type) -> Iterator[tuple[str, str]]:
 def _signature(name: str, value: Any) -> str:
     if inspect.isclass(value) and not dataclasses.is_dataclass(value):
         return f"class {name}"
-    text = str(inspect.signature(value)).replace("typing.", "").replace("collections.abc.", "")
-    text = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", text)
-    return name + re.sub(r" -> None$", "", text) if inspect.isclass(value) else name + text
+    signature = inspect.signature(value)
+    parameters = [_short(str(each)) for each in signature.parameters.values()]
+    returned = _short(inspect.formatannotation(signature.return_annotation))
+    result = "" if inspect.isclass(value) else f" -> {returned}"
+    line = f"{name}({', '.join(parameters)}){result}"
+    if len(line) <= 100:
+        return line
+    return f"{name}(\n" + "".join(f"    {each},\n" for each in parameters) + f"){result}"
+
+
+def _short(annotation: str) -> str:
+    """Returns an annotation without the modules of its types."""
+    text = re.sub(r"\b(?:[a-z_]+\.)+(?=[A-Z])", "", annotation)
+    return text.replace("<factory>", "...")
 
 
 # ------------------------------------------------------------------------------------------ Markdown

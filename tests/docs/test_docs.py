@@ -1,6 +1,8 @@
 """README.md and docs/: links, named files, commands, options, settings and names exist, and the marked commands run.
 
 A fenced block whose info string is `sh run` is run by these tests in an empty directory, `sh slow` by the slow tests.
+The blocks `sh step` of a page are run in one directory, in order, between the files that its other blocks hold, such
+as `python library/textual.py`; each line of a block `output` occurs in what the steps above it printed.
 Of all other code the names are checked. `stillhouse` stands for `python -m flows.cli` of this checkout.
 """
 
@@ -432,8 +434,8 @@ def blocks(kind: str) -> list[Any]:
     ]
 
 
-def run_block(block: Code, directory: Path) -> None:
-    """Runs a block as a shell script in a directory. The first command that fails ends it."""
+def run_block(block: Code, directory: Path) -> str:
+    """Runs a block as a shell script in a directory; returns what it printed. The first command that fails ends it."""
     quoted = shlex.quote(sys.executable)
     script = f"""set -euo pipefail
 python() {{ {quoted} "$@"; }}
@@ -449,6 +451,7 @@ stillhouse() {{ {quoted} -m flows.cli "$@"; }}
         text=True,
     )
     assert done.returncode == 0, f"{block.text}\n{done.stdout}\n{done.stderr}"
+    return done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("block", blocks("sh run"))
@@ -475,6 +478,47 @@ def test_the_small_run_is_the_one_of_the_tests_of_the_pipeline() -> None:
     assert sorted(settings) == sorted(f"{field}={value}" for field, value in small.items())
 
 
+# ------------------------------------------------------------------------------------- the tutorial
+
+TUTORIAL = code_of(DOCS / "domain-tutorial.md")
+_FILE = re.compile(r"(?:python|yaml) (\S+)")
+
+
+def write_file(block: Code, directory: Path) -> None:
+    """Writes the file that a block holds, if it holds one."""
+    if named := _FILE.fullmatch(block.kind):
+        file = directory / named[1]
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(block.text + "\n", encoding="utf-8")
+
+
+def test_the_pack_of_the_tutorial_is_proven(tmp_path: Path) -> None:
+    from teacher.domain import pack, tasks
+
+    for block in TUTORIAL:
+        write_file(block, tmp_path)
+    library = pack.load(str(tmp_path / "library"))
+    assert (len(library.tools), len(library.templates)) == (5, 5)
+    for split, count in (("train", 220), ("exam", 60)):
+        assert len(tasks.sample(library, cast(Split, split), count, seed=0)) == count
+
+
+@pytest.mark.slow
+def test_the_tutorial_leads_from_nothing_to_a_published_student(tmp_path: Path) -> None:
+    printed = ""
+    for block in TUTORIAL:
+        write_file(block, tmp_path)
+        if block.kind == "sh step":
+            printed = run_block(block, tmp_path)
+        if block.kind == "output":
+            for line in block.text.splitlines():
+                # Numbers may differ, and "..." stands for anything.
+                pattern = r"\d+".join(re.escape(part) for part in re.split(r"\d+", line))
+                assert re.search(pattern.replace(r"\.\.\.", ".*"), printed), (line, printed)
+    assert list(tmp_path.glob("students/library/*.gguf"))
+
+
 def test_blocks_have_a_known_mark() -> None:
     kinds = {block.kind for page in PAGES for block in code_of(page)}
-    assert kinds <= {"", "sh", "sh run", "sh slow", "python"}
+    unknown = kinds - {"", "sh", "sh run", "sh slow", "sh step", "output", "python"}
+    assert {kind for kind in unknown if not _FILE.fullmatch(kind)} == set()
