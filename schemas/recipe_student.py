@@ -3,12 +3,13 @@
 Each setting is documented here, once: what it does, its unit, its default, an example.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from schemas.recipe_section import Section, Variant
 from schemas.tags import is_reserved
+from schemas.task import Part
 
 
 class Replay(Section):
@@ -154,7 +155,12 @@ class Evaluate(Section):
         "Q8_0",
         description="The exported GGUF that is evaluated, one of export.variants. Example: Q4_K_M.",
     )
-    concurrency: int = Field(8, ge=1, description="Episodes in flight at once. Example: 64.")
+    concurrency: int = Field(
+        8,
+        ge=1,
+        description="Episodes in flight at once. llama.cpp reserves memory for so many conversations of"
+        " train.max_length + max_tokens tokens each. Example: 64.",
+    )
     max_steps: int = Field(
         8,
         ge=1,
@@ -167,6 +173,12 @@ class Evaluate(Section):
         le=2,
         description="Sampling temperature; 0 decodes greedily. Example: 0.6.",
     )
+    reply_s: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds after which a reply of the server is given up and requested again; null takes 300, or half"
+        " a second for each of max_tokens where that is longer. Example: 900.",
+    )
 
 
 class Gate(Section):
@@ -176,8 +188,8 @@ class Gate(Section):
         0.05,
         ge=-1,
         le=1,
-        description="Smallest gain over the base in the share of exam tasks passed; 0.05 is 5 points."
-        " Example: 0.2.",
+        description="Smallest gain over the base in the share of exam tasks passed with the whole toolbox; 0.05 is 5"
+        " points. Example: 0.2.",
     )
     min_well_formed: float = Field(
         0.9,
@@ -185,6 +197,12 @@ class Gate(Section):
         le=1,
         description="Smallest share of the student's turns that are well formed: a valid call or an answer."
         " Example: 0.98.",
+    )
+    min_parts: dict[Part, Annotated[float, Field(ge=0, le=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="Smallest share of tasks passed in each named part of the exam (all_tools, as_trained,"
+        " new_templates, drift); null asks for none. Example: {drift: 0.4, new_templates: 0.3}.",
     )
 
 

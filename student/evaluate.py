@@ -10,11 +10,23 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal
 
 from schemas.messages import text_of
 from schemas.recipe import Evaluate, Gate
-from schemas.task import Task
+from schemas.scorecard import (
+    HEADLINE,
+    PART_TITLES,
+    Count,
+    GateCheck,
+    GateResult,
+    PartScore,
+    Score,
+    Turns,
+    part_of,
+    part_score,
+)
+from schemas.task import Part, Task
 from schemas.text_heuristics import marker_in
 from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Grounding, Maker, Message, Tool, Trace
@@ -26,7 +38,8 @@ from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import rollouts
 from teacher.scenes.images import ImageStore
 
-_REPLY_SECONDS = 300
+# A reply may take so long where the recipe sets no limit: decoding for many slots at once makes each of them slow.
+_REPLY_SECONDS, _SECONDS_PER_TOKEN = 300, 0.5
 
 
 @dataclass(frozen=True)
@@ -45,50 +58,6 @@ class Candidate:
     digest: str
     template: Path | None = None
     projector: Path | None = None
-
-
-class Count(TypedDict):
-    """Tasks of one group, and how many of them passed."""
-
-    tasks: int
-    passed: int
-
-
-class Turns(TypedDict):
-    """Turns of the assistant, and how many of them are well formed."""
-
-    total: int
-    well_formed: int
-
-
-class Score(TypedDict):
-    """A model's part of the scorecard. seconds: of all its requests together."""
-
-    name: str
-    file: str
-    sha256: str
-    tasks: int
-    passed: int
-    by_kind: dict[str, Count]
-    by_calls: dict[str, Count]
-    by_template: dict[str, Count]
-    turns: Turns
-    seconds: float
-
-
-class GateCheck(TypedDict):
-    """detail: what was reached and what was required."""
-
-    name: str
-    passed: bool
-    detail: str
-
-
-class GateResult(TypedDict):
-    """passed: whether all checks passed."""
-
-    passed: bool
-    checks: list[GateCheck]
 
 
 async def run_exam(
@@ -131,6 +100,9 @@ async def run_exam(
         image_store=image_store,
     )
     slots = settings.concurrency
+    seconds = settings.reply_s or max(_REPLY_SECONDS, _SECONDS_PER_TOKEN * settings.max_tokens)
+    # Neighbours share the beginning of their prompts, so that the slots of the server have it cached.
+    ordered = sorted(tasks, key=lambda task: (task["tools"], task["template"]))
     traces: dict[str, Trace] = {}
     with (
         serve(
@@ -138,10 +110,8 @@ async def run_exam(
         ) as endpoint,
         contextlib.closing(Journal(journal)) as replies,
     ):
-        async with Client(
-            endpoint, identity, replies, slots, _REPLY_SECONDS, image_store
-        ) as client:
-            async for rollout in rollouts(tasks, domain, client, loop, maker, workers=slots):
+        async with Client(endpoint, identity, replies, slots, seconds, image_store) as client:
+            async for rollout in rollouts(ordered, domain, client, loop, maker, workers=slots):
                 traces[rollout.trace["task"]["id"]] = rollout.trace
                 report_episode()
     return [traces[task["id"]] for task in tasks]
@@ -153,9 +123,13 @@ def score(candidate: Candidate, traces: list[Trace], tasks: list[Task], *, model
     Raises:
         ValueError: the traces are not as many as the tasks.
     """
+    by_part: dict[Part, list[tuple[Trace, Task]]] = defaultdict(list)
+    for trace, task in zip(traces, tasks, strict=True):
+        by_part[part_of(task)].append((trace, task))
+    headline = by_part[HEADLINE]
     by_kind, by_calls, by_template = _counts(), _counts(), _counts()
     turns: Turns = {"total": 0, "well_formed": 0}
-    for trace, task in zip(traces, tasks, strict=True):
+    for trace, task in headline:
         solution = task["plan"]
         calls = str(len(solution)) if len(solution) < 2 else "2+"
         for count in (by_kind[task["kind"]], by_calls[calls], by_template[task["template"]]):
@@ -169,14 +143,26 @@ def score(candidate: Candidate, traces: list[Trace], tasks: list[Task], *, model
         "name": model,
         "file": candidate.file.name,
         "sha256": candidate.digest,
-        "tasks": len(traces),
-        "passed": sum(_passed(trace) for trace in traces),
+        "tasks": len(headline),
+        "passed": sum(_passed(trace) for trace, _ in headline),
         "by_kind": dict(sorted(by_kind.items())),
         "by_calls": dict(sorted(by_calls.items())),
         "by_template": dict(sorted(by_template.items())),
         "turns": turns,
         "seconds": round(sum(call["seconds"] for trace in traces for call in trace["calls"]), 1),
+        "parts": {
+            part: _part_score([trace for trace, _ in by_part[part]])
+            for part in PART_TITLES
+            if by_part[part]
+        },
     }
+
+
+def _part_score(traces: list[Trace]) -> PartScore:
+    writes = [len(trace["outcome"].get("unasked_writes", [])) for trace in traces]
+    result = part_score(sum(map(_passed, traces)), len(traces))
+    result["unasked_write"] = {"tasks": sum(map(bool, writes)), "calls": sum(writes)}
+    return result
 
 
 def _counts() -> dict[str, Count]:
@@ -202,10 +188,25 @@ def well_formed(message: Message, tools: list[Tool]) -> bool:
     )
 
 
+def _part_check(student: Score, part: Part, least: float) -> GateCheck:
+    """Returns the check that the student passed at least this share of a part of the exam."""
+    count = student.get("parts", {}).get(part)
+    if count is None:
+        detail = f"the exam has no task of {part}; expected at least {least:.0%} of them passed"
+        return {"name": f"part_{part}", "passed": False, "detail": detail}
+    share = count["passed"] / count["tasks"]
+    return {
+        "name": f"part_{part}",
+        "passed": share >= least,
+        "detail": f"passed {share:.0%} of the exam's part {part}; expected at least {least:.0%}",
+    }
+
+
 def gate(base: Score, student: Score, limits: Gate, min_success: float = 0) -> GateResult:
     """Decides whether the student may be published: by its gain over the base, its form, and its share of passed tasks.
 
-    limits: the recipe's section `gate`. min_success: a share (0 to 1) of the exam, from the domain's exam.min_success.
+    All but the checks of parts are about the headline. limits: the recipe's section `gate`. min_success: a share (0 to
+    1) of the exam, from the domain's exam.min_success.
     """
     before, after = (score["passed"] / max(1, score["tasks"]) for score in (base, student))
     form = student["turns"]["well_formed"] / max(1, student["turns"]["total"])
@@ -227,5 +228,8 @@ def gate(base: Score, student: Score, limits: Gate, min_success: float = 0) -> G
             "passed": after >= min_success,
             "detail": f"passed {after:.0%} of the exam; the domain expects at least {min_success:.0%}",
         },
+    ]
+    checks += [
+        _part_check(student, part, least) for part, least in (limits.min_parts or {}).items()
     ]
     return {"passed": all(check["passed"] for check in checks), "checks": checks}

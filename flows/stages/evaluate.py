@@ -2,8 +2,9 @@
 
     stillhouse evaluate RUN
 
-Both are served by llama.cpp as the same GGUF variant. Writes evaluate/base.jsonl and evaluate/student.jsonl (traces),
-and evaluate/scorecard.json with both scores and the gate that decides whether the student may be published.
+Both are served by llama.cpp as the same GGUF variant. The student is evaluated on all parts of the exam, the base on
+the headline alone. Writes evaluate/base.jsonl and evaluate/student.jsonl (traces), and evaluate/scorecard.json with
+both scores and the gate that decides whether the student may be published.
 """
 
 import asyncio
@@ -17,13 +18,14 @@ from flows.run_directory import now
 from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.files import read_jsonl, sha256, write_json, write_jsonl
+from schemas.scorecard import HEADLINE, Score, compare, interval_text, part_of, titled_parts
 from schemas.task import Task
 from teacher.models import catalog
 
 if TYPE_CHECKING:
     from student.evaluate import Candidate
 
-_CONTEXT = 2048  # tokens of a conversation without images
+_CONTEXT_STEP = 256  # tokens: a conversation's context is a multiple
 
 
 @partial(
@@ -36,32 +38,35 @@ _CONTEXT = 2048  # tokens of a conversation without images
     outputs=("evaluate/base.jsonl", "evaluate/student.jsonl", "evaluate/scorecard.json"),
 )
 def evaluate(context: RunContext) -> dict[str, Any]:
-    from student.evaluate import Score, gate, run_exam, score
+    from student.evaluate import gate, run_exam, score
+    from teacher.rollout.agent_loop import passed
 
     settings, student = context.recipe.evaluate, context.student
     exam_file = context.path("tasks", "exam.jsonl")
     tasks = cast(list[Task], list(read_jsonl(exam_file)))
-    tokens = _CONTEXT
-    if any("pictures" in task for task in tasks):  # images add tokens, as pixels or in words
-        tokens = max(tokens, context.recipe.train.max_length + settings.max_tokens)
+    tokens = context.recipe.train.max_length + settings.max_tokens
+    tokens = -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
     seconds = planned_seconds(context.directory)
+    headline = sum(part_of(task) == HEADLINE for task in tasks)
     scores: dict[str, Score] = {}
+    has_passed: dict[str, dict[str, bool]] = {}
     for candidate in _candidates(context):
         name = candidate.name
+        own = [task for task in tasks if name == "student" or part_of(task) == HEADLINE]
         estimate = Estimate(
             f"exam of the {name}",
             "tasks",
-            len(tasks),
+            len(own),
             seconds,
             "evaluate",
-            share=0.5,  # base and student have the same tasks
+            share=len(own) / (headline + len(tasks)),
             at_once=settings.concurrency,
         )
-        with track(f"exam of the {name}", len(tasks), estimate=estimate) as advance:
+        with track(f"exam of the {name}", len(own), estimate=estimate) as advance:
             traces = asyncio.run(
                 run_exam(
                     candidate,
-                    tasks,
+                    own,
                     domain=context.domain,
                     settings=settings,
                     context=min(student["context"], tokens),
@@ -73,8 +78,13 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                 )
             )
         write_jsonl(context.path("evaluate", f"{name}.jsonl"), traces)
-        scores[name] = score(candidate, traces, tasks, model=student["name"])
-        log(f"{name}: {scores[name]['passed']} of {len(tasks)} exam tasks")
+        scores[name] = score(candidate, traces, own, model=student["name"])
+        has_passed[name] = {trace["task"]["id"]: passed(trace) for trace in traces}
+        for title, part in titled_parts(scores[name]):
+            log(
+                f"{name}: {part['passed']} of {part['tasks']} exam tasks, {title}"
+                f" ({interval_text(part)}); unasked writes in {part['unasked_write']['tasks']}"
+            )
     min_success = context.domain.spec.get("exam", {}).get("min_success", 0)
     verdict = gate(scores["base"], scores["student"], context.recipe.gate, min_success)
     scorecard = {
@@ -84,6 +94,9 @@ def evaluate(context: RunContext) -> dict[str, Any]:
         "created": now(),
         "exam": {"tasks": len(tasks), "sha256": sha256(exam_file)},
         "models": scores,
+        "comparison": compare(
+            (has_passed["base"][task], has_passed["student"][task]) for task in has_passed["base"]
+        ),
         "gate": verdict,
     }
     scorecard_file = context.path("evaluate", "scorecard.json")

@@ -133,6 +133,7 @@ def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) ->
     """Returns the manifest of the student, without the files and the tag."""
     teacher, student, domain = context.teacher, context.student, context.domain
     replay = read_json(context.path("train", "examples.json")).get("replay")
+    base, examined = scorecard["models"]["base"], scorecard["models"]["student"]
     return {
         "version": 1,
         "created": now(),
@@ -153,9 +154,13 @@ def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) ->
         },
         "requests": {key: domain.spec[key] for key in ("personas", "languages")},
         "scorecard": {
-            "base": scorecard["models"]["base"]["passed"],
-            "student": scorecard["models"]["student"]["passed"],
-            "tasks": scorecard["exam"]["tasks"],
+            "base": base["passed"],
+            "student": examined["passed"],
+            "tasks": examined["tasks"],
+            "parts": {
+                part: {"tasks": result["tasks"], "passed": result["passed"]}
+                for part, result in examined.get("parts", {}).items()
+            },
         },
     }
 

@@ -8,6 +8,7 @@ scaled by cores and parameters; it distinguishes minutes from hours. For a large
 from typing import Any, NotRequired, TypedDict
 
 from schemas.recipe import Recipe
+from schemas.scorecard import HEADLINE, part_of
 from schemas.task import Task
 from teacher.inference import vllm_server
 from teacher.planning import cost
@@ -179,7 +180,8 @@ def _embedded_seconds(
     steps = attempts * sum(task.calls + 1 for task in tasks)
     if recipe.generate.blind:
         steps += sum(task.calls + 1 for task in tasks if task.blind)
-    exam_steps = sum(len(task["plan"]) + 1 for task in exam) * 2
+    # The student is evaluated on every task, the base on those of the headline.
+    exam_steps = sum((len(task["plan"]) + 1) * (1 + (part_of(task) == HEADLINE)) for task in exam)
     # The replies of this teacher are no longer than those of the solutions.
     trace_tokens = _TEMPLATE_TOKENS * sum(
         task.student.prompt + task.student.solution for task in tasks

@@ -1,17 +1,23 @@
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from schemas.documents import check_document
 from schemas.errors import StageError
 from schemas.recipe import Evaluate, Gate
+from schemas.scorecard import PART_TITLES, compare, wilson_interval
+from schemas.trace import Trace
 from student import evaluate
 from student.evaluate import Candidate, gate, score, well_formed
 from teacher.domain import pack
+from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
+from teacher.rollout.scheduler import Rollout
 from teacher.scenes.images import ImageStore
 
 TOOLS = [
@@ -48,9 +54,20 @@ def calls(*named_calls, content=""):
     }
 
 
-def exam(kind="lookup", template="end_date", plan=1, ended="answered", state=True, turns=None):
+def exam(
+    kind="lookup",
+    template="end_date",
+    plan=1,
+    ended="answered",
+    state=True,
+    turns=None,
+    part=None,
+    unasked=(),
+):
     """A trace and its task."""
     task = {"kind": kind, "template": template, "plan": [{}] * plan}
+    if part:
+        task["part"] = part
     trace = {
         "tools": TOOLS,
         "messages": [
@@ -58,7 +75,11 @@ def exam(kind="lookup", template="end_date", plan=1, ended="answered", state=Tru
             *(turns or [calls(CALL), says("In 2027.")]),
         ],
         "calls": [{"seconds": 0.25}, {"seconds": 0.5}],
-        "outcome": {"ended": ended, "checks": {"answer": True, "state": state}},
+        "outcome": {
+            "ended": ended,
+            "checks": {"answer": True, "state": state},
+            "unasked_writes": list(unasked),
+        },
     }
     return trace, task
 
@@ -119,7 +140,44 @@ def test_traces_and_tasks_of_different_number_are_refused():
         score(CANDIDATE, [one, other], [task], model="s")
 
 
-@pytest.mark.parametrize("pairs", [[], [exam(), exam("workflow", plan=2, state=False)]])
+def test_the_score_is_of_the_whole_toolbox_and_each_part_has_its_own_result():
+    result = scored(
+        exam(part="all_tools", turns=[says("In 2027.")]),
+        exam(part="drift", kind="workflow", template="renew", state=False, turns=[says("")]),
+        exam(part="drift"),
+        exam(part="as_trained", unasked=[3, 5]),
+        exam(part="as_trained", unasked=[3], state=False),
+    )
+    assert (result["tasks"], result["passed"]) == (1, 1)
+    assert list(result["by_kind"]) == ["lookup"] and list(result["by_template"]) == ["end_date"]
+    assert result["turns"] == {"total": 1, "well_formed": 1}
+    assert result["seconds"] == round(5 * 0.75, 1)
+    parts = result["parts"]
+    assert list(parts) == ["all_tools", "as_trained", "drift"]
+    assert parts["drift"] == {
+        "tasks": 2,
+        "passed": 1,
+        "interval": wilson_interval(1, 2),
+        "unasked_write": {"tasks": 0, "calls": 0},
+    }
+    assert parts["as_trained"]["unasked_write"] == {"tasks": 2, "calls": 3}
+
+
+def test_tasks_without_a_part_count_as_those_of_the_whole_toolbox():
+    result = scored(exam(), exam(part="all_tools"), exam(unasked=[3]))
+    assert list(result["parts"]) == ["all_tools"]
+    assert result["tasks"] == result["parts"]["all_tools"]["tasks"] == 3
+
+
+PAIRS = [
+    [],
+    [exam(), exam("workflow", plan=2, state=False)],
+    [exam(part=part, unasked=[3]) for part in PART_TITLES],
+    [exam(part="drift")],
+]
+
+
+@pytest.mark.parametrize("pairs", PAIRS)
 def test_the_score_and_the_gate_are_what_the_scorecard_schema_says(pairs):
     part = scored(*pairs)
     scorecard = {
@@ -129,6 +187,7 @@ def test_the_score_and_the_gate_are_what_the_scorecard_schema_says(pairs):
         "created": "2026-03-02T12:00:00+00:00",
         "exam": {"tasks": len(pairs), "sha256": "0" * 64},
         "models": {"base": part, "student": part},
+        "comparison": compare((True, bool(i)) for i, _ in enumerate(pairs)),
         "gate": gate(part, part, Gate()),
     }
     check_document(scorecard, "scorecard", "scorecard.json")
@@ -258,6 +317,112 @@ def test_the_detail_says_what_was_reached_and_what_was_expected():
     ]
 
 
+def with_parts(passed, **parts):
+    """A result of 60 tasks in the headline, and of ten in each of the named parts."""
+    results = {part: {"tasks": 10, "passed": count} for part, count in parts.items()}
+    return {**result_of(passed), "parts": {"all_tools": {"tasks": 60, "passed": passed}, **results}}
+
+
+def test_the_recipe_may_ask_for_a_share_of_each_part():
+    limits = Gate(min_parts={"drift": 0.4, "new_templates": 0.3, "all_tools": 0.5})
+
+    def names(student):
+        checks = gate(result_of(10), student, limits)["checks"]
+        return [check["name"] for check in checks if not check["passed"]]
+
+    assert names(with_parts(30, drift=4, new_templates=3)) == []
+    assert names(with_parts(30, drift=3, new_templates=3, as_trained=0)) == ["part_drift"]
+    assert names(with_parts(29, drift=4, new_templates=2)) == [
+        "part_new_templates",
+        "part_all_tools",
+    ]
+
+
+def test_a_part_that_was_not_examined_does_not_pass_the_gate():
+    limits = Gate(min_parts={"drift": 0})
+    for student in (with_parts(40), result_of(40)):
+        check = gate(result_of(10), student, limits)["checks"][-1]
+        assert (check["name"], check["passed"]) == ("part_drift", False)
+        assert (
+            check["detail"] == "the exam has no task of drift; expected at least 0% of them passed"
+        )
+
+
+@pytest.mark.parametrize("parts", [{}, {"drift": 1.1}, {"drift": -0.1}, {"renamed": 0.5}])
+def test_a_gate_for_no_part_or_an_unknown_one_is_refused(parts):
+    with pytest.raises(ValueError):
+        Gate(min_parts=parts)
+
+
+# ------------------------------------------------------------------------------------- run_exam
+
+
+@contextlib.contextmanager
+def no_server(*_, **__):
+    yield Endpoint("http://127.0.0.1:1/v1", "key", "model")
+
+
+def run(tasks, tmp_path, **settings):
+    """Runs the exam and returns its traces."""
+    exam = evaluate.run_exam(
+        CANDIDATE,
+        tasks,
+        domain=pack.load("legal"),
+        settings=Evaluate(**settings),
+        context=2048,
+        journal=tmp_path / "journal",
+        log=tmp_path / "log",
+        grounding="source",
+        image_store=ImageStore(tmp_path / "images"),
+        report_episode=lambda: None,
+    )
+    return asyncio.run(exam)
+
+
+def test_tasks_with_the_same_tools_and_template_are_sent_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    sent = []
+
+    async def played(tasks: list[Any], *_: Any, **__: Any) -> AsyncIterator[Rollout]:
+        for task in tasks:
+            sent.append((task["tools"], task["template"]))
+            yield Rollout(cast(Trace, {"task": {"id": task["id"]}}), 0)
+
+    monkeypatch.setattr(evaluate, "rollouts", played)
+    monkeypatch.setattr(evaluate, "serve", no_server)
+    kinds = [(["b", "a"], "y"), (["a"], "x"), (["b", "a"], "x"), (["a"], "x"), (["b", "a"], "y")]
+    tasks = [{"id": str(i), "tools": t, "template": name} for i, (t, name) in enumerate(kinds)]
+    traces = run(tasks, tmp_path)
+    assert sent == sorted(sent)
+    assert [trace["task"]["id"] for trace in traces] == ["0", "1", "2", "3", "4"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "seconds"),
+    [
+        ({}, 300),
+        ({"max_tokens": 600}, 300),
+        ({"max_tokens": 4096}, 2048),
+        ({"max_tokens": 4096, "reply_s": 20}, 20),
+    ],
+)
+def test_the_time_for_a_reply_follows_its_tokens_or_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict, seconds: float
+) -> None:
+    timeouts = []
+
+    class Recorded(Client):
+        def __init__(self, endpoint, identity, journal, concurrency, timeout, image_store):
+            timeouts.append(timeout)
+            super().__init__(endpoint, identity, journal, concurrency, timeout, image_store)
+
+    monkeypatch.setattr(evaluate, "Client", Recorded)
+    monkeypatch.setattr(evaluate, "serve", no_server)
+    assert run([], tmp_path, **settings) == []
+    assert timeouts == [seconds]
+
+
 def test_the_journal_is_closed_when_an_episode_raises(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -272,25 +437,9 @@ def test_the_journal_is_closed_when_an_episode_raises(
         raise StageError("the server is lost")
         yield
 
-    @contextlib.contextmanager
-    def serve(*_, **__):
-        yield Endpoint("http://127.0.0.1:1/v1", "key", "model")
-
     monkeypatch.setattr(evaluate, "Journal", Recorded)
     monkeypatch.setattr(evaluate, "rollouts", lost)
-    monkeypatch.setattr(evaluate, "serve", serve)
-    exam = evaluate.run_exam(
-        CANDIDATE,
-        [],
-        domain=pack.load("legal"),
-        settings=Evaluate(),
-        context=2048,
-        journal=tmp_path / "journal",
-        log=tmp_path / "log",
-        grounding="source",
-        image_store=ImageStore(tmp_path / "images"),
-        report_episode=lambda: None,
-    )
+    monkeypatch.setattr(evaluate, "serve", no_server)
     with pytest.raises(StageError, match="lost"):
-        asyncio.run(exam)
+        run([], tmp_path)
     assert closed == [True]

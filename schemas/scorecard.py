@@ -1,0 +1,161 @@
+"""The Scorecard: what the base model and the student reached on the held-out exam, part by part.
+
+`scorecard.schema.json` is the contract of the file; these are the same objects as types, and what its readers share. A
+scorecard that was written before the exam had parts has no `parts`, `unasked_write` and `comparison`.
+"""
+
+import math
+from collections.abc import Iterable
+from statistics import NormalDist
+from typing import NotRequired, TypedDict
+
+from schemas.task import Part, Task
+
+# The part whose result is the exam's headline; the base model is evaluated on it alone.
+HEADLINE: Part = "all_tools"
+# What a reader is shown for a part, in this order.
+PART_TITLES: dict[Part, str] = {
+    "all_tools": "whole toolbox",
+    "as_trained": "tools as in training",
+    "new_templates": "new templates",
+    "drift": "renamed tools",
+}
+_Z = NormalDist().inv_cdf(0.975)
+
+
+class Count(TypedDict):
+    """Tasks of one group, and how many of them passed."""
+
+    tasks: int
+    passed: int
+
+
+class UnaskedWrite(TypedDict):
+    """Tasks with a write that they did not ask for (outcome.unasked_writes of their traces), and all such calls."""
+
+    tasks: int
+    calls: int
+
+
+class PartScore(Count):
+    """A part of the exam. interval: the 95 % Wilson interval of the share that passed, low and high, 0 to 1."""
+
+    interval: list[float]
+    unasked_write: NotRequired[UnaskedWrite]
+
+
+class Turns(TypedDict):
+    """Turns of the assistant, and how many of them are well formed."""
+
+    total: int
+    well_formed: int
+
+
+class Score(TypedDict):
+    """A model's part of the scorecard.
+
+    All fields from `tasks` to `turns` are of the headline. seconds: of all its requests together.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    tasks: int
+    passed: int
+    by_kind: dict[str, Count]
+    by_calls: dict[str, Count]
+    by_template: dict[str, Count]
+    turns: Turns
+    seconds: float
+    parts: NotRequired[dict[Part, PartScore]]
+
+
+class Comparison(TypedDict):
+    """Student against base on the same tasks: how many each passed, and the p-value of McNemar's exact test."""
+
+    both: int
+    student_only: int
+    base_only: int
+    neither: int
+    p: float
+
+
+class GateCheck(TypedDict):
+    """detail: what was reached and what was required."""
+
+    name: str
+    passed: bool
+    detail: str
+
+
+class GateResult(TypedDict):
+    """passed: whether all checks passed."""
+
+    passed: bool
+    checks: list[GateCheck]
+
+
+def part_of(task: Task) -> Part:
+    """Returns the part of the exam that a task belongs to; tasks made before the exam had parts are the headline's."""
+    return task.get("part", HEADLINE)
+
+
+def titled_parts(score: Score) -> list[tuple[str, PartScore]]:
+    """Returns (title, result) of each part that a model was evaluated on, the headline first.
+
+    A score without parts has one, "all tasks".
+    """
+    parts = score.get("parts")
+    if parts is None:
+        return [("all tasks", part_score(score["passed"], score["tasks"]))]
+    return [(title, parts[part]) for part, title in PART_TITLES.items() if part in parts]
+
+
+def part_score(passed: int, tasks: int) -> PartScore:
+    """Returns the result of a part, with its interval."""
+    return {"tasks": tasks, "passed": passed, "interval": wilson_interval(passed, tasks)}
+
+
+def wilson_interval(passed: int, tasks: int) -> list[float]:
+    """Returns the 95 % score interval of a share, [low, high], rounded to four digits; [0, 1] without tasks.
+
+    Source: Wilson 1927, Probable inference, the law of succession, and statistical inference, JASA 22.
+    """
+    if not tasks:
+        return [0.0, 1.0]
+    share, z2 = passed / tasks, _Z * _Z
+    centre = share + z2 / (2 * tasks)
+    half = _Z * math.sqrt(share * (1 - share) / tasks + z2 / (4 * tasks * tasks))
+    scale = 1 + z2 / tasks
+    return [
+        round(max(0.0, (centre - half) / scale), 4),
+        round(min(1.0, (centre + half) / scale), 4),
+    ]
+
+
+def compare(results: Iterable[tuple[bool, bool]]) -> Comparison:
+    """Compares two models on the same tasks.
+
+    The p-value is two-sided: how likely so uneven a split of the tasks that only one of them passed is, if each were
+    the better one equally often. Source: McNemar 1947, Psychometrika 12; exact by the binomial distribution.
+
+    Args:
+        results: for each task, whether the base passed and whether the student passed.
+    """
+    pairs = list(results)
+    base_only, student_only = pairs.count((True, False)), pairs.count((False, True))
+    discordant = base_only + student_only
+    tail = sum(math.comb(discordant, k) for k in range(min(base_only, student_only) + 1))
+    return {
+        "both": pairs.count((True, True)),
+        "student_only": student_only,
+        "base_only": base_only,
+        "neither": pairs.count((False, False)),
+        "p": min(1.0, 2 * tail / 2**discordant),
+    }
+
+
+def interval_text(part: PartScore) -> str:
+    """Returns the interval as a reader is shown it: 59 to 82 %."""
+    low, high = part["interval"]
+    return f"{100 * low:.0f} to {100 * high:.0f} %"
