@@ -4,28 +4,31 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+from flows import commands
+from flows.commands import shell_path
+from flows.estimate import planned_seconds
 from flows.progress import log
 from flows.report.html import write
 from flows.run_context import RunContext
 from flows.run_directory import STAGES
 from schemas.files import read_json
 from student.registry.artifact import PROJECTOR
-from student.registry.model_card import weights_options
 
 
 def summarize(context: RunContext) -> dict[str, Any]:
     """Writes the report and returns what the run has so far.
 
     Returns:
-        {"run", "domain", "stages": seconds of each finished stage, "report": its path, "funnel": filter/ledger.json,
-        "scorecard": evaluate/scorecard.json, "published": {"name", "tag", "digest", "store"}}; the last three where
-        their stages have run.
+        {"run", "domain", "stages": seconds of each finished stage, "planned": seconds of stages by plan.json, "report":
+        its path, "funnel": filter/ledger.json, "scorecard": evaluate/scorecard.json, "published": {"name", "tag",
+        "digest", "store"}}; the last three where their stages have run.
     """
     receipts = {name: context.run.receipt(name) for name in STAGES}
     summary: dict[str, Any] = {
         "run": str(context.directory),
         "domain": context.domain.name,
         "stages": {name: receipt["seconds"] for name, receipt in receipts.items() if receipt},
+        "planned": planned_seconds(context.directory),
         "report": str(write(context.directory)),
     }
     for key, file in (("funnel", "filter/ledger.json"), ("scorecard", "evaluate/scorecard.json")):
@@ -46,17 +49,26 @@ def log_summary(context: RunContext, summary: dict[str, Any]) -> None:
         )
     if scorecard := summary.get("scorecard"):
         _log_exam(scorecard["models"]["base"], scorecard["models"]["student"])
-    seconds = summary["stages"]
-    by_stage = ", ".join(f"{name} {value / 60:.1f}" for name, value in seconds.items())
-    log(f"time       {sum(seconds.values()) / 60:.1f} min ({by_stage})")
-    log(f"report     {relative(Path(summary['report']))}")
+    _log_time(summary["stages"], summary.get("planned", {}))
+    log(f"report     {shell_path(summary['report'])}")
     if published := summary.get("published"):
-        log(f"published  {published['name']}:{published['tag']} in {published['store']}")
-        log(f"get it     make pull DOMAIN={context.domain.name}")
-        pulled = Path("students", context.domain.name)
+        name, store = published["name"], Path(published["store"])
+        log(f"published  {name}:{published['tag']} in {shell_path(store)}")
+        log(f"get it     {commands.pull(name, store)}")
+        pulled = Path("students", name)
         weights = pulled / context.gguf_name(context.recipe.evaluate.variant)
         projector = pulled / context.gguf_name(PROJECTOR) if context.student_reads_pixels else None
-        log(f"talk to it llama-server --jinja {weights_options(weights, projector)}")
+        log(f"talk to it {commands.llama_server(weights, projector)}")
+
+
+def _log_time(seconds: dict[str, float], planned: dict[str, float]) -> None:
+    """Prints the minutes of each stage, and those that the plan expected of the stages that it knows."""
+    by_stage = [
+        f"{name} {value / 60:.1f}"
+        + (f" of {planned[name] / 60:.1f} planned" if name in planned else "")
+        for name, value in seconds.items()
+    ]
+    log(f"time       {sum(seconds.values()) / 60:.1f} min ({', '.join(by_stage)})")
 
 
 def _log_exam(base: dict[str, Any], student: dict[str, Any]) -> None:

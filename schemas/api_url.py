@@ -28,3 +28,8 @@ def host(url: str) -> str:
     name = parts.hostname or ""
     name = f"[{name}]" if ":" in name else name
     return f"{name}:{parts.port}" if parts.port else name
+
+
+def without_secrets(url: str) -> str:
+    """A URL without its user name, password, query and fragment, for a message."""
+    return url.partition("?")[0].partition("#")[0].rpartition("@")[2]

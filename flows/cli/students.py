@@ -95,9 +95,9 @@ def pull(
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
 
+    from flows import commands
     from student.registry.artifact import PROJECTOR
     from student.registry.lookup import store_directory
-    from student.registry.model_card import weights_options
     from student.registry.pull import pull as fetch
 
     target = to or Path("students") / name.partition(":")[0]
@@ -124,9 +124,9 @@ def pull(
     gguf = [file for file in files if file.suffix == ".gguf"]
     projector = next((file for file in gguf if file.stem.endswith(f"-{PROJECTOR}")), None)
     if weights := next((file for file in gguf if file != projector), None):
-        print(f"serve it: llama-server --jinja {weights_options(weights, projector)}")
+        print(f"serve it: {commands.llama_server(weights, projector)}")
     elif (target / "vllm").is_dir():
-        print(f"serve it: vllm serve {target / 'vllm'}")
+        print(f"serve it: {commands.vllm_serve(target / 'vllm')}")
 
 
 def verify(

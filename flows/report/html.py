@@ -14,6 +14,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from flows.estimate import planned_seconds
 from flows.report import charts
 from flows.run_directory import STAGES, read, read_receipt
 from schemas.files import read_json, read_jsonl, write_text
@@ -51,6 +52,7 @@ def write(directory: Path) -> Path:
         chart=charts.plot_training(_read_log(directory / "train" / "log.jsonl")),
         samples=_choose_samples(directory),
         receipts=receipts,
+        planned=planned_seconds(directory),
         files=_output_files(receipts),
     )
     path = directory / "report.html"

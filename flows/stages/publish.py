@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.commands import shell_path
 from flows.progress import log, track
 from flows.run_context import RunContext
 from flows.run_directory import now
@@ -83,7 +84,9 @@ def publish(context: RunContext) -> dict[str, Any]:
             "store": str(store.resolve()),
         }
         write_json(temporary / "published.json", result)
-    log(f"published as {published.name}:{published.tag}{f' ({tag})' if tag else ''} in {store}")
+    log(
+        f"published as {published.name}:{published.tag}{f' ({tag})' if tag else ''} in {shell_path(store)}"
+    )
     return result
 
 

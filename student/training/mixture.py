@@ -40,7 +40,8 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture
         settings: the recipe's `train` section.
 
     Returns:
-        The mixture. Its counts are {"learned": training examples, "held_out": examples, "tokens" and "learned_tokens"
+        The mixture. Its counts are {"learned": training examples, "held_out": examples, "traces": {"learned",
+        "held_out", "left_out": traces of which no turn fits}, whose sum is all traces, "tokens" and "learned_tokens"
         (those with a label) of the training examples, "trace_tokens": tokens if no prompt were computed twice,
         "pictures": images that are read as pixels, if any, "overflow": {"policy", "max_length", "traces",
         "traces_split", "turns", "turns_left_out"}}.
@@ -48,6 +49,7 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture
     learned: list[Example] = []
     held_out: list[Example] = []
     overflow = {"traces": 0, "traces_split": 0, "turns": 0, "turns_left_out": 0}
+    by_use = {"learned": 0, "held_out": 0, "left_out": 0}
     trace_tokens = 0
     for trace in traces:
         trace_turns = turns(trace, renderer)
@@ -57,7 +59,9 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture
         overflow["turns"] += len(trace_turns)
         overflow["turns_left_out"] += len(trace_turns) - len(fitting)
         # The task's id decides, so that all traces of a task stay on one side, also when traces are added.
-        if int(sha256_text(trace["task"]["id"])[:8], 16) / 2**32 < settings.holdout:
+        is_held_out = int(sha256_text(trace["task"]["id"])[:8], 16) / 2**32 < settings.holdout
+        by_use["left_out" if not fitting else "held_out" if is_held_out else "learned"] += 1
+        if is_held_out:
             held_out += join(fitting)
         else:
             learned += join(fitting)
@@ -65,6 +69,7 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture
     counts = {
         "learned": len(learned),
         "held_out": len(held_out),
+        "traces": by_use,
         "tokens": _tokens(learned),
         "learned_tokens": sum(example.label_count for example in learned),
         "trace_tokens": trace_tokens,
@@ -78,13 +83,15 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture
 def lines(counts: dict[str, Any], epochs: float) -> list[str]:
     """The counts of examples.json as lines for the run's log."""
     overflow, repetition = counts["overflow"], counts["tokens"] / max(counts["trace_tokens"], 1)
-    report = [
+    report = _trace_lines(counts)
+    training = len(report)
+    report += [
         f"training on {counts['learned']} examples of {counts['tokens']} tokens, {epochs:g} epochs"
     ]
     if image_count := counts.get("pictures"):
-        report[0] += f", {image_count} images read as pixels"
+        report[training] += f", {image_count} images read as pixels"
     if repetition > 1.05:
-        report[0] += (
+        report[training] += (
             f" ({repetition:.1f} times the tokens of their traces: the template rewrites earlier turns)"
         )
     if overflow["turns_left_out"]:
@@ -103,6 +110,24 @@ def lines(counts: dict[str, Any], epochs: float) -> list[str]:
             f" {100 * replay['share']:.1f} % of all tokens"
         )
     return report
+
+
+def _trace_lines(counts: dict[str, Any]) -> list[str]:
+    """The line that says what became of the kept traces; none for a run that did not count them."""
+    traces = counts.get("traces")
+    if traces is None:
+        return []
+    parts = [f"{traces['learned']} to train on"]
+    if traces["held_out"]:
+        parts.append(f"{traces['held_out']} held out to measure the loss (train.holdout)")
+    if traces["left_out"]:
+        parts.append(f"{traces['left_out']} left out, no turn fits train.max_length")
+    line = f"{sum(traces.values())} kept traces = {' + '.join(parts)}"
+    for use, words in (("learned", "trained on"), ("held_out", "held out")):
+        if counts[use] > traces[use]:
+            examples = f"{counts[use]} examples, because the template rewrites earlier turns"
+            line += f"; the {traces[use]} {words} are {examples}"
+    return [line]
 
 
 def _fitting(trace_turns: list[Turn], max_length: int) -> list[Turn]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from schemas.api_url import host, problem
+from schemas.api_url import host, problem, without_secrets
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
 from schemas.recipe import Serve
@@ -72,7 +72,7 @@ def connect(
         StageError: the API cannot be reached.
     """
     if found := problem(url):
-        raise InputError(f"the URL of {teacher['name']}: {found}")
+        raise InputError(f"{without_secrets(url)}: {found}")
     url = url.rstrip("/")
     return asyncio.run(_connect(teacher, url, _key(teacher, url), model, must_list))
 

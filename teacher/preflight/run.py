@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypedDict, TypeVar
 
-from schemas.api_url import problem
+from schemas.api_url import problem, without_secrets
 from schemas.errors import InputError, StageError
 from schemas.files import write_jsonl
 from teacher.domain import pack as packs
@@ -96,7 +96,7 @@ def check_url(
         InputError: the URL is invalid, or there is no such teacher, domain, mode, tokenizer or reference.
     """
     if found := problem(url):
-        raise InputError(f"URL: {found}")
+        raise InputError(f"{without_secrets(url)}: {found}")
     description = catalog.load(teacher, catalog.TEACHERS, "teacher")
     return check(
         launch.connect(description, url, model, must_list=False),  # model_name is a check

@@ -63,15 +63,37 @@ def test_what_a_template_that_rewrites_history_costs_is_counted_and_reported():
     assert counts["trace_tokens"] == max(len(e.input_ids) for e in mixed.learned)
     assert counts["tokens"] > 3 * counts["trace_tokens"]
     counts["overflow"] |= {"traces_rejected": 2, "traces_judged": 9}
-    first, second = mixture.lines(counts, 2)
-    assert "times the tokens of their traces" in first
-    assert second == "2 of 9 traces were rejected as too long"
+    traces, examples, rejected = mixture.lines(counts, 2)
+    assert traces == (
+        "1 kept traces = 1 to train on; the 1 trained on are 4 examples, because the template rewrites earlier turns"
+    )
+    assert examples.startswith("training on 4 examples of ")
+    assert "times the tokens of their traces" in examples
+    assert rejected == "2 of 9 traces were rejected as too long"
 
 
 def test_a_task_is_held_out_with_all_its_traces():
     mixed = mixture.mix([trace(n // 2) for n in range(40)], QWEN25, settings(holdout=0.3))
     assert mixed.counts["held_out"] % 2 == 0
     assert 0 < mixed.counts["held_out"] < 40 == mixed.counts["held_out"] + mixed.counts["learned"]
+
+
+@pytest.mark.parametrize("renderer", [QWEN25, QWEN3], ids=["appends", "rewrites"])
+def test_the_line_about_kept_traces_adds_up(renderer):
+    short = [user("When?"), says("Never.")]
+    limit = max(len(turn) for turn in turns(trace(messages=short), renderer))
+    rows = [trace(n, messages=short) for n in range(37)] + [trace(n) for n in range(37, 40)]
+    mixed = mixture.mix(rows, renderer, settings(holdout=0.2, max_length=limit, overflow="split"))
+    used = mixed.counts["traces"]
+    assert sum(used.values()) == 40 and used["left_out"] == 3 and used["held_out"] > 0
+    assert (used["learned"], used["held_out"]) == (len(mixed.learned), len(mixed.held_out))
+    mixed.counts["overflow"] |= {"traces_rejected": 0, "traces_judged": 40}
+    assert mixture.lines(mixed.counts, 1)[0] == (
+        f"40 kept traces = {used['learned']} to train on + {used['held_out']} held out to measure the loss"
+        " (train.holdout) + 3 left out, no turn fits train.max_length"
+    )
+    del mixed.counts["traces"]  # of a run that did not count them
+    assert mixture.lines(mixed.counts, 1)[0].startswith("training on ")
 
 
 @pytest.mark.parametrize("renderer", [QWEN25, QWEN3], ids=["appends", "rewrites"])
@@ -86,7 +108,7 @@ def test_split_learns_the_turns_that_end_within_the_length_and_cuts_no_prompt(re
     overflow = mixed.counts["overflow"]
     assert (overflow["turns"], overflow["turns_left_out"], overflow["traces_split"]) == (4, 2, 1)
     overflow |= {"traces_rejected": 0, "traces_judged": 1}
-    assert "2 of 4 turns end beyond" in mixture.lines(mixed.counts, 1)[1]
+    assert "2 of 4 turns end beyond" in mixture.lines(mixed.counts, 1)[2]
 
 
 def test_split_learns_a_later_turn_that_fits_again_because_old_reasoning_is_dropped():
