@@ -122,6 +122,10 @@ class Fused:
         elif rows == 1 and "cu_seq_lens_q" in kwargs:
             batch.starts = kwargs["cu_seq_lens_q"].to(torch.int32)
             batch.longest = int(kwargs["max_length_q"])
+            if "key_index" in kwargs:
+                batch.keys = kwargs["key_index"]
+                batch.key_starts = kwargs["cu_seq_lens_k"].to(torch.int32)
+                batch.longest_keys = int(kwargs["max_length_k"])
         elif rows == 1 and position_ids is not None and position_ids.ndim == 2:
             # M-RoPE position ids (three axes) do not show where a sequence begins.
             starts = (position_ids[0] == 0).nonzero().flatten().to(torch.int32)

@@ -3,7 +3,7 @@
 A recipe sets how many examples a step has; memory limits how many tokens are computed at once. Examples are packed end
 to end and attend only to themselves; for layers that do not support that, they are padded. Each micro-batch's loss is
 divided by the number of labels of the whole step, and the gradients add up. So a recipe trains the same way on any GPU,
-up to rounding.
+up to rounding. What packed examples have in common at their beginnings is computed once (shared_prefix.py).
 
 Letters of shapes: B rows, T tokens of a row, H hidden size, V vocabulary; N = B * (T - 1) predicted tokens.
 """
@@ -21,6 +21,7 @@ from trl import SFTTrainer
 
 from student.kernels.linear_cross_entropy import linear_cross_entropy
 from student.rendering.labels import IGNORED
+from student.training.shared_prefix import pack_by_prefix, saves_tokens, tree_row
 
 Row = dict[str, Any]
 # Lengths that are multiples of this use cuDNN's attention (student/kernels/attention.py).
@@ -98,15 +99,19 @@ def pad_right(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
 def make_groups(examples: list[Any], limit: int, packed: bool) -> list[list[Any]]:
     """The examples of each micro-batch of at most `limit` tokens."""
     lengths = [len(example["input_ids"]) for example in examples]
-    groups = pack(lengths, limit) if packed else pack_padded(lengths, limit)
+    groups = pack_by_prefix(examples, limit) if packed else pack_padded(lengths, limit)
+    groups = groups or pack(lengths, limit)
     return [[examples[index] for index in group] for group in groups]
 
 
 def packed_row(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
     """A micro-batch for layers that support packing.
 
-    Examples of one length (also a single one) are rows padded to `multiple`; others are concatenated.
+    Examples that share their beginning are a tree. Others of one length (also a single one) are rows padded to
+    `multiple`; others are concatenated.
     """
+    if saves_tokens(examples):
+        return tree_row(examples)
     if len({len(example["input_ids"]) for example in examples}) == 1:
         return stack(examples, multiple)
     return concatenate(examples)

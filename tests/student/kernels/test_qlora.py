@@ -12,7 +12,7 @@ from tensors import relative_error
 from student.kernels import decoder_layer, fused_layers, torch_ops
 from student.kernels.linear_cross_entropy import linear_cross_entropy
 from student.models.introspect import shape_of
-from student.training import memory, vision
+from student.training import memory, shared_prefix, vision
 
 SHAPE: dict[str, Any] = {
     "vocab_size": 96,
@@ -453,3 +453,27 @@ def test_a_vision_language_student_is_quantised_once_without_its_tower(
         losses.append(adapted(**inputs).loss.item())
     assert [line.split(" ")[0] for line in messages] == ["quantising", "reading"]
     assert losses[0] == losses[1] > 0
+
+
+@pytest.mark.parametrize("keep", [3, 0])
+def test_a_shared_beginning_gives_the_gradients_of_separate_examples(keep, monkeypatch):
+    monkeypatch.setattr(shared_prefix, "_SHORTEST", 2)
+    model = tiny_model("Llama")
+    head, *tails = random_tokens(4, 9).tolist()
+    # Three examples begin alike; the last two of them have more in common.
+    rows = [head + tails[0], head + tails[1], head + tails[1][:5] + tails[2]]
+    examples = [
+        {"input_ids": row, "labels": [-100] * (len(head) + 6) + row[len(head) + 6 :]}
+        for row in rows
+    ]
+    count = sum(label != -100 for e in examples for label in e["labels"])
+    fused_layers.install(model, keep=keep)
+
+    def gradients(row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        return loss_and_gradients(model, **row, num_items_in_batch=torch.tensor(count))
+
+    alone = [gradients({k: torch.tensor([v]) for k, v in example.items()}) for example in examples]
+    expected = {name: sum(part[name] for part in alone) for name in alone[0]}
+    row = shared_prefix.tree_row(examples)
+    assert row["input_ids"].shape[1] < sum(len(r) for r in rows) - 2 * len(head)
+    assert_same(gradients(row), expected)

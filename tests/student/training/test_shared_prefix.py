@@ -1,0 +1,88 @@
+"""Examples that begin alike, as a prefix tree."""
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from student.rendering.examples import IGNORED
+from student.training import shared_prefix
+from student.training.micro_batches import make_groups, packed_row
+from student.training.shared_prefix import make_pieces, pack_by_prefix, saves_tokens, tree_row
+
+
+@pytest.fixture(autouse=True)
+def _share_short_beginnings(monkeypatch):
+    monkeypatch.setattr(shared_prefix, "_SHORTEST", 2)
+
+
+def example(tokens: list[int], labelled: int) -> dict[str, list[int]]:
+    """An example whose labels begin at `labelled`."""
+    masked = min(labelled, len(tokens))
+    return {"input_ids": tokens, "labels": [IGNORED] * masked + tokens[masked:]}
+
+
+examples = st.lists(
+    st.tuples(st.lists(st.integers(0, 2), min_size=1, max_size=12), st.integers(0, 12)).map(
+        lambda drawn: example(*drawn)
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+@given(examples)
+def test_the_pieces_from_the_root_to_each_leaf_are_the_examples(drawn):
+    pieces = make_pieces(drawn)
+    inner = {ancestor for piece in pieces for ancestor in piece.ancestors}
+    paths = []
+    for index, piece in enumerate(pieces):
+        if index in inner:
+            assert set(piece.labels) == {IGNORED}
+            continue
+        path = [pieces[i] for i in (*piece.ancestors, index)]
+        assert [p.first for p in path] == [
+            0,
+            *itertools.accumulate(len(p.input_ids) for p in path[:-1]),
+        ]
+        paths.append(([t for p in path for t in p.input_ids], [x for p in path for x in p.labels]))
+    expected = [(e["input_ids"], [IGNORED, *e["labels"][1:]]) for e in drawn]
+    assert sorted(paths) == sorted(expected)
+
+
+@given(examples)
+def test_no_token_beyond_the_prediction_of_the_first_label_is_shared(drawn):
+    for piece in make_pieces(drawn):
+        if set(piece.labels) - {IGNORED}:
+            assert piece.labels[0] == IGNORED
+
+
+@given(examples, st.integers(1, 40))
+def test_groups_by_prefix_hold_each_example_once(drawn, limit):
+    groups = pack_by_prefix(drawn, limit)
+    if groups is not None:
+        assert sorted(i for group in groups for i in group) == list(range(len(drawn)))
+
+
+def test_a_row_attends_to_the_shared_tokens_and_its_own():
+    row = tree_row([example([7, 8, 9, 1, 2], 4), example([7, 8, 9, 3, 4, 5], 4)])
+    assert row["input_ids"].tolist() == [[7, 8, 9, 1, 2, 3, 4, 5]]
+    assert row["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 5]]
+    assert row["labels"].tolist() == [[*[IGNORED] * 4, 2, IGNORED, 4, 5]]
+    assert row["cu_seq_lens_q"].tolist() == [0, 3, 5, 8]
+    assert row["key_index"].tolist() == [0, 1, 2, *range(5), 0, 1, 2, 5, 6, 7]
+    assert row["cu_seq_lens_k"].tolist() == [0, 3, 8, 14]
+
+
+def test_examples_that_share_little_are_packed_by_length():
+    apart = [example([n, *range(9)], 5) for n in range(3)]
+    assert pack_by_prefix(apart, 100) is None
+    assert not saves_tokens(apart)
+    assert "key_index" not in packed_row(make_groups(apart, 100, packed=True)[0])
+
+
+def test_a_group_holds_more_examples_where_they_share_tokens():
+    alike = [example([*range(50), n], 50) for n in range(6)]
+    (group,) = make_groups(alike, 64, packed=True)
+    assert packed_row(group)["input_ids"].shape[1] <= 64
