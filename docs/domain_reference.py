@@ -22,7 +22,7 @@ from typing import Any
 
 import teacher.domain
 import teacher.scenes
-from teacher.domain import blueprint, questions, scoring
+from teacher.domain import blueprint, questions, scoring, tool_types
 from teacher.scenes import kinds
 
 FILE = Path(__file__).with_name("domain-reference.md")
@@ -85,6 +85,7 @@ def sections() -> dict[str, list[Entry]]:
     """Returns the entries of each section of the page, in order. Raises KeyError for a name that is not public."""
     names = {**public_names(), "answer_matches": scoring.answer_matches}
     made = {title: [entry(name, names[name]) for name in listed] for title, listed in SECTIONS.items()}  # fmt: skip
+    made["The world"].append(_from_doc("Types of parameters", tool_types, tool_types))
     drawing = {kind: load() for kind, load in kinds.KINDS.items()}
     made["Kinds of scenes"] = [_from_doc(kind, module, module) for kind, module in drawing.items()]
     # argmax and argmin are one function.
@@ -196,6 +197,8 @@ def markdown(text: str) -> str:
             blocks.append(
                 prose[0] + "\n\n" + _list(textwrap.dedent("\n".join(prose[1:])).splitlines())
             )
+        elif prose and prose[0].startswith("|"):
+            blocks.append("\n".join(prose))
         elif prose and _DEFINITION.match(prose[0]):
             blocks.append(_list(prose))
         elif prose:

@@ -134,6 +134,7 @@ def template(kind: str, pixels: bool = False) -> Callable[[Callable[..., Bluepri
     pixels: whether its tasks can be solved only from the pixels, not from the image's source data in words, because
         they ask for a point. A run with a text-only teacher or student samples none of them.
 
+    >>> import random
     >>> @template(kind="lookup")
     ... def expiry(world: Environment, rng: random.Random) -> Blueprint:
     ...     number, contract = rng.choice(list(world._contracts.items()))
@@ -163,6 +164,7 @@ class Environment:
 
     errors: classes of further exceptions that are errors of the call, such as (KeyError,).
 
+    >>> import random
     >>> from teacher.domain import get_entry
     >>> class Desk(Environment):
     ...     def reset(self, **task):

@@ -12,6 +12,35 @@ it writes the schemas without references, in the form that the chat templates of
 | pydantic.NaiveDatetime, time | string, with a pattern | a datetime or time without an offset |
 | list[X], tuple[X, Y], dict[str, X], dict | array, object | list, tuple, dict |
 | TypedDict, dataclass, pydantic model | object | a dict; an instance |
+
+>>> from teacher.domain import Environment
+>>> from teacher.domain.tool_schemas import make_tools
+>>> @dataclasses.dataclass
+... class Line:
+...     item: str
+...     due: dt.date
+...     count: int = 1
+>>> class Desk(Environment):
+...     def order(self, lines: list[Line], speed: Literal["normal", "fast"] = "normal") -> dict:
+...         '''Order items.
+...
+...         Args:
+...             lines: What is ordered.
+...             speed: How soon it is needed.
+...         '''
+>>> order = make_tools(Desk, Path("environment.py"))["order"]["function"]["parameters"]["properties"]
+>>> order["speed"]["enum"], order["lines"]["items"]["properties"]["due"]
+(['normal', 'fast'], {'type': 'string', 'format': 'date'})
+>>> class Shelf(Environment):
+...     def tag(self, labels: set[str]) -> dict:
+...         '''Tag a shelf.
+...
+...         Args:
+...             labels: The labels.
+...         '''
+>>> make_tools(Shelf, Path("environment.py"))
+Traceback (most recent call last):
+schemas.errors.InputError: environment.py: Shelf.tag: parameter labels: found set[str], expected list[...]
 """
 
 import collections.abc

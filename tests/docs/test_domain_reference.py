@@ -35,9 +35,7 @@ def run_examples(entry: Any, names: dict[str, Any]) -> tuple[int, str]:
     """Runs the examples of an entry; returns how many failed, and what they printed instead."""
     test = doctest.DocTestParser().get_doctest(entry.text, names, entry.title, None, 0)
     report: list[str] = []
-    result = doctest.DocTestRunner(optionflags=doctest.IGNORE_EXCEPTION_DETAIL).run(
-        test, out=report.append
-    )
+    result = doctest.DocTestRunner().run(test, out=report.append)
     return result.failed, "".join(report)
 
 
