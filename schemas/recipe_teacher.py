@@ -18,7 +18,14 @@ class Tasks(Section):
     exam: int = Field(
         60,
         ge=1,
-        description="Tasks of the held-out exam; they share no entity with the train tasks. Example: 200.",
+        description="Tasks of the held-out exam's main part, which offers the whole toolbox (all_tools); they share no"
+        " entity with the train tasks. Example: 200.",
+    )
+    exam_other: int | None = Field(
+        None,
+        ge=0,
+        description="Tasks of each other part of the exam: as_trained, new_templates; null takes half of exam."
+        " Example: 0.",
     )
     seed: int = Field(
         0,
@@ -30,6 +37,23 @@ class Tasks(Section):
         None,
         description="Share of each task kind or template, normalised to a sum of 1; null takes the domain's own mix."
         " Example: {lookup: 0.4, workflow: 0.6}.",
+    )
+
+    offer: Literal["few", "all", "mixed"] = Field(
+        "mixed",
+        description="The tools that a training task offers: few (its solution's and one or two others), all (the whole"
+        " toolbox, as a deployment does), or mixed (a share of all, else subsets of any size and order). Example: all.",
+    )
+    whole_toolbox: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of the training tasks that offer the whole toolbox if offer is mixed. Example: 0.7.",
+    )
+    held_out: tuple[str, ...] | None = Field(
+        None,
+        description="Templates that training lacks, for the exam's part new_templates; null takes exam.held_out of"
+        " domain.yaml, or chooses. Example: [amended_term].",
     )
 
     swapped: float = Field(

@@ -6,6 +6,7 @@ Sends no request to a model. Writes tasks/train.jsonl, tasks/exam.jsonl and plan
 images/.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -17,9 +18,14 @@ from schemas.documents import check_document
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256_text, write_json, write_jsonl
 from schemas.task import Task
-from teacher.domain import tasks, unanswerable
+from teacher.domain import exam as exam_parts
+from teacher.domain import offer, tasks, unanswerable
 from teacher.planning import cost
 from teacher.scenes.images import task_images
+
+# Shares of train.max_length: from the first on the whole toolbox leaves little room for a conversation, from the second
+# on none.
+_LARGE, _FULL = 0.5, 0.9
 
 
 def _hardware(context: RunContext) -> dict[str, str]:
@@ -57,6 +63,7 @@ def plan(context: RunContext) -> dict[str, Any]:
     student_pixels = context.student_reads_pixels
     # A training task must suit both models; the exam is for the student and its base.
     both_pixels = context.teacher_grounding == "pixels" and student_pixels
+    held_out = exam_parts.held_out_templates(domain, settings)
     train = tasks.sample(
         domain,
         "train",
@@ -65,23 +72,20 @@ def plan(context: RunContext) -> dict[str, Any]:
         mix=settings.mix,
         pixels=both_pixels,
         image_store=image_store,
-    )
-    # Base and student are compared on the domain's own mix, whatever the training mix is.
-    exam = tasks.sample(
-        domain,
-        "exam",
-        settings.exam,
-        seed=settings.seed,
-        pixels=student_pixels,
-        image_store=image_store,
+        templates=domain.templates.keys() - set(held_out),
     )
     train = unanswerable.swap_images(train, domain, share=settings.swapped, image_store=image_store)
-    exam = unanswerable.swap_images(exam, domain, share=settings.swapped, image_store=image_store)
+    train = offer.offer_tools(
+        train, domain, offer=settings.offer, whole_share=settings.whole_toolbox
+    )
+    exam = exam_parts.sample_exam(
+        domain, settings, held_out, pixels=student_pixels, image_store=image_store
+    )
     _check_image_limit(context, train)
     for row in (*train, *exam):
         check_document(row, "task", row["id"])
     # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
-    train.sort(key=lambda row: (row["template"], row["tools"]))
+    train.sort(key=lambda row: (row["tools"], row["template"]))
     write_jsonl(context.path("tasks", "train.jsonl"), train)
     write_jsonl(context.path("tasks", "exam.jsonl"), exam)
     conversations = cost.measure(
@@ -100,9 +104,46 @@ def plan(context: RunContext) -> dict[str, Any]:
         hardware=context.hardware,
         training={**memory(context.student, context.recipe.train, context.hardware)},
     )
+    estimate["lines"] += [_exam_line(exam, held_out), *_toolbox_lines(context)]
     write_json(context.path("plan.json"), estimate)
     swapped = sum("swapped" in row for row in train)
     return {"train": len(train), "exam": len(exam), **({"swapped": swapped} if swapped else {})}
+
+
+def _exam_line(exam: list[Task], held_out: list[str]) -> str:
+    """Returns the line that counts the exam's tasks by part."""
+    parts = Counter(task["part"] for task in exam)
+    text = ", ".join(f"{count} {part}" for part, count in parts.items())
+    return f"exam      {text}" + (f" ({', '.join(held_out)})" if held_out else "")
+
+
+def _toolbox_lines(context: RunContext) -> list[str]:
+    """Returns the lines that say what the whole toolbox costs in each prompt.
+
+    Raises:
+        GateError: the training tasks offer it, and it leaves no room for a conversation.
+    """
+    from student.models.chat_template import tools_tokens
+
+    tools, student = list(context.domain.tools.values()), context.student
+    tokens, longest = tools_tokens(student, tools), context.recipe.train.max_length
+    line = f"toolbox   {len(tools)} tools, about {tokens:,} tokens of each prompt that offers all of them"
+    is_offered = context.recipe.tasks.offer != "few"
+    if is_offered:
+        line += f": {tokens / longest:.0%} of train.max_length={longest}"
+    if is_offered and tokens >= _FULL * longest:
+        raise GateError(
+            f"{context.domain.name}: the whole toolbox of {len(tools)} tools is about {tokens:,} tokens of"
+            f" train.max_length={longest}: raise it with filter.max_tokens, or --set tasks.offer=few"
+        )
+    if is_offered and tokens > _LARGE * longest:
+        longest = -(-round(tokens / _LARGE) // 256) * 256
+        return [
+            line,
+            f"advice    a longer conversation is cut or rejected; train.max_length and filter.max_tokens of"
+            f" {longest} leave room, tasks.offer=few does without the whole toolbox",
+        ]
+    return [line]
 
 
 def check_fit(context: RunContext, stages: Sequence[str]) -> None:

@@ -5,19 +5,22 @@ generates anything.
 """
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from schemas.error_text import one_line
 from schemas.errors import InputError
-from schemas.trace import Message
+from schemas.trace import Message, Tool
 from student.rendering.examples import Renderer, Unrenderable
 from student.rendering.probe import check_tools
 from student.rendering.vision import VisionRenderer
 from teacher.models import catalog
 from teacher.scenes.images import ImageStore
 
+# Measured with SmolLM2's tokenizer on the tools of the packs in data/; Kimi's has the same in tool schemas.
+_CHARACTERS_PER_TOKEN = 3.7
 ADVICE = "describe the student in a file (as student/models/*.yaml) and name that"
 
 
@@ -88,3 +91,23 @@ def _as_input_error(directory: Path) -> Iterator[None]:
         raise InputError(
             f"{directory}: {one_line(str(error))}; {ADVICE}, with a `template`"
         ) from error
+
+
+def tools_tokens(student: dict[str, Any], tools: list[Tool]) -> int:
+    """About how many tokens of a prompt list these tools.
+
+    Counted in characters of the description's `template`; a template that lies beside the weights is not read, so that
+    nothing is downloaded. Such templates list tools as JSON.
+    """
+    template = catalog.template(student)
+    if template is None:
+        return round(len(json.dumps(tools)) / _CHARACTERS_PER_TOKEN)
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    text = template.read_text(encoding="utf-8")
+    conversation = [[{"role": "user", "content": "?"}]]
+    lengths = []
+    for offered in (tools, None):
+        [rendered], _ = render_jinja_template(conversation, tools=offered, chat_template=text)
+        lengths.append(len(rendered))
+    return round((lengths[0] - lengths[1]) / _CHARACTERS_PER_TOKEN)

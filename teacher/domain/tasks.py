@@ -8,6 +8,7 @@ In: a loaded pack, a split and a seed. Out: Task rows (schemas/task.py); their i
 
 import itertools
 import random
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, TypedDict
 
@@ -17,6 +18,7 @@ from schemas.task import Answer as AnswerRow
 from schemas.task import Split, Task, TaskImage
 from schemas.tool_calls import check_arguments
 from teacher.domain.blueprint import Blueprint, Template
+from teacher.domain.offer import few_tools
 from teacher.domain.pack import Domain
 from teacher.domain.questions import ProgramError, run_program, used_cells
 from teacher.domain.scoring import answer_matches
@@ -38,7 +40,8 @@ _FIRST_SEED = {"train": 0, "exam": 500_000_000}
 _SEEDS_A_RECIPE = 1_000_000
 _TRIES = 50
 _ILLEGIBLE_LIMIT = 3
-_TOOL_SETS = 2
+# Seeds of a recipe that each part of the exam has for itself.
+_SEEDS_A_PART = 200_000
 
 
 class _ImageFields(TypedDict, total=False):
@@ -62,6 +65,9 @@ def sample(
     mix: dict[str, float] | None = None,
     pixels: bool = True,
     image_store: ImageStore | None = None,
+    templates: Collection[str] | None = None,
+    part: int = 0,
+    taken: Collection[Task] = (),
 ) -> list[Task]:
     """Returns `count` proven tasks with distinct requests, their templates interleaved.
 
@@ -70,16 +76,19 @@ def sample(
         mix: share of a kind or of a template; it overrides the shares of kinds in domain.yaml.
         pixels: whether the models that solve the tasks have vision; if not, templates that need it are left out.
         image_store: stores the tasks' images.
+        templates: names of those that may be sampled; None for all.
+        part: index of a part of the exam, 0 to 4; two parts share no seed.
+        taken: tasks of other parts, whose requests are not sampled again.
 
     Raises:
         InputError: `mix` has an unknown name, or a template's tasks cannot be proven.
     """
-    first = _FIRST_SEED[split] + seed * _SEEDS_A_RECIPE
+    first = _FIRST_SEED[split] + seed * _SEEDS_A_RECIPE + part * _SEEDS_A_PART
     rng = random.Random(first)
-    names = _interleave(_shares(domain, mix, pixels=pixels), count, rng)
+    names = _interleave(_shares(domain, mix, pixels=pixels, templates=templates), count, rng)
     seeds = itertools.count(first)
     tasks: list[Task] = []
-    seen: set[tuple[str, ...]] = set()
+    seen = {(task["request"], *task_images(task)) for task in taken}
     for name in names:
         illegible = 0
         for _ in range(_TRIES):
@@ -146,23 +155,12 @@ def build(
         "seed": seed,
         "system": system,
         "request": blueprint.request,
-        "tools": _choose_tools(domain, chosen, blueprint, seed),
+        "tools": few_tools(domain, {tool for tool, _ in blueprint.plan}, template, seed),
         **_image_fields(blueprint, images, image_store),
         "plan": [{"tool": tool, "arguments": arguments} for tool, arguments in blueprint.plan],
         "reply": blueprint.reply,
         "checks": {"state": after, "answer": answer},
     }
-
-
-def _choose_tools(domain: Domain, template: Template, blueprint: Blueprint, seed: int) -> list[str]:
-    """Returns the tools that the task offers: those of its solution and one or two others, so that it has a choice.
-
-    A template has few such sets, so that prompts share their beginning and hit the server's prefix cache.
-    """
-    needed = {tool for tool, _ in blueprint.plan}
-    others = sorted(set(domain.tools) - needed)
-    rng = random.Random(f"{template.name}/{seed % _TOOL_SETS}")
-    return sorted(needed | set(rng.sample(others, min(len(others), rng.choice((1, 2))))))
 
 
 def _draw(blueprint: Blueprint, place: str) -> list[DrawnImage]:
@@ -278,7 +276,13 @@ def _replay(
     return before, hash_world(world)
 
 
-def _shares(domain: Domain, mix: dict[str, float] | None, *, pixels: bool) -> dict[str, float]:
+def _shares(
+    domain: Domain,
+    mix: dict[str, float] | None,
+    *,
+    pixels: bool,
+    templates: Collection[str] | None,
+) -> dict[str, float]:
     """Returns the share of each template: its kind's, divided evenly, unless the mix names the template."""
     kinds = {kind: entry["share"] for kind, entry in domain.spec["kinds"].items()}
     mix = dict(mix or {})
@@ -289,7 +293,11 @@ def _shares(domain: Domain, mix: dict[str, float] | None, *, pixels: bool) -> di
         )
     shares = {}
     for kind, share in kinds.items():
-        names = [name for name, template in domain.templates.items() if template.kind == kind]
+        names = [
+            name
+            for name, template in domain.templates.items()
+            if template.kind == kind and (templates is None or name in templates)
+        ]
         for name in names:
             shares[name] = mix.get(name, mix.get(kind, share) / len(names))
     if not pixels:
