@@ -106,8 +106,9 @@ def tools_tokens(student: dict[str, Any], tools: list[Tool]) -> int:
 
     text = template.read_text(encoding="utf-8")
     conversation = [[{"role": "user", "content": "?"}]]
-    lengths = []
-    for offered in (tools, None):
-        [rendered], _ = render_jinja_template(conversation, tools=offered, chat_template=text)
-        lengths.append(len(rendered))
+    offers: tuple[Any, Any] = (tools, None)
+    lengths = [
+        len(render_jinja_template(conversation, tools=offered, chat_template=text)[0][0])
+        for offered in offers
+    ]
     return round((lengths[0] - lengths[1]) / _CHARACTERS_PER_TOKEN)
