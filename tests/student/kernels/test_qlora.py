@@ -455,25 +455,46 @@ def test_a_vision_language_student_is_quantised_once_without_its_tower(
     assert losses[0] == losses[1] > 0
 
 
+def examples_that_begin_alike() -> list[dict[str, Any]]:
+    """Returns three examples with 9 equal tokens; the last two have 5 more in common."""
+    head, *tails = random_tokens(4, 9).tolist()
+    rows = [head + tails[0], head + tails[1], head + tails[1][:5] + tails[2]]
+    labelled = len(head) + 6
+    return [{"input_ids": row, "labels": [-100] * labelled + row[labelled:]} for row in rows]
+
+
+def separate_and_shared(model: Any, device: str) -> list[dict[str, torch.Tensor]]:
+    """Returns loss and gradients of these examples, summed over separate rows, and of their tree."""
+    examples = examples_that_begin_alike()
+    count = sum(label != -100 for e in examples for label in e["labels"])
+
+    def gradients(row: dict[str, Any]) -> dict[str, torch.Tensor]:
+        row = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in row.items()}
+        divisor = torch.tensor(count, device=device)
+        return loss_and_gradients(model, **row, use_cache=False, num_items_in_batch=divisor)
+
+    alone = [gradients({k: torch.tensor([v]) for k, v in e.items()}) for e in examples]
+    summed = {name: torch.stack([part[name] for part in alone]).sum(0) for name in alone[0]}
+    row = shared_prefix.tree_row(examples)
+    assert row["input_ids"].shape[1] == 9 + 9 + 5 + 4 + 9
+    return [summed, gradients(row)]
+
+
 @pytest.mark.parametrize("keep", [3, 0])
 def test_a_shared_beginning_gives_the_gradients_of_separate_examples(keep, monkeypatch):
     monkeypatch.setattr(shared_prefix, "_SHORTEST", 2)
     model = tiny_model("Llama")
-    head, *tails = random_tokens(4, 9).tolist()
-    # Three examples begin alike; the last two of them have more in common.
-    rows = [head + tails[0], head + tails[1], head + tails[1][:5] + tails[2]]
-    examples = [
-        {"input_ids": row, "labels": [-100] * (len(head) + 6) + row[len(head) + 6 :]}
-        for row in rows
-    ]
-    count = sum(label != -100 for e in examples for label in e["labels"])
     fused_layers.install(model, keep=keep)
+    separate, shared = separate_and_shared(model, "cpu")
+    assert_same(shared, separate)
 
-    def gradients(row: dict[str, Any]) -> dict[str, torch.Tensor]:
-        return loss_and_gradients(model, **row, num_items_in_batch=torch.tensor(count))
 
-    alone = [gradients({k: torch.tensor([v]) for k, v in example.items()}) for example in examples]
-    expected = {name: torch.stack([part[name] for part in alone]).sum(0) for name in alone[0]}
-    row = shared_prefix.tree_row(examples)
-    assert row["input_ids"].shape[1] < sum(len(r) for r in rows) - 2 * len(head)
-    assert_same(gradients(row), expected)
+@pytest.mark.gpu
+@pytest.mark.parametrize("keep", [3, 0])
+def test_a_shared_beginning_gives_the_gradients_of_separate_examples_on_a_gpu(keep, monkeypatch):
+    monkeypatch.setattr(shared_prefix, "_SHORTEST", 2)
+    model = tiny_model("Llama", torch.bfloat16, head_dim=64).cuda()
+    fused_layers.install(model, keep=keep)
+    separate, shared = separate_and_shared(model, "cuda")
+    for name, value in separate.items():
+        assert relative_error(shared[name], value) < 0.05, name
