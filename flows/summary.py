@@ -12,6 +12,7 @@ from flows.report.html import write
 from flows.run_context import RunContext
 from flows.run_directory import STAGES
 from schemas.files import read_json
+from schemas.scorecard import Count, Score, interval_text, titled_parts
 from student.registry.artifact import PROJECTOR
 
 
@@ -71,15 +72,27 @@ def _log_time(seconds: dict[str, float], planned: dict[str, float]) -> None:
     log(f"time       {sum(seconds.values()) / 60:.1f} min ({', '.join(by_stage)})")
 
 
-def _log_exam(base: dict[str, Any], student: dict[str, Any]) -> None:
-    """Prints the tasks passed before and after training, by the number of calls that their solutions have."""
-    log(f"exam       {'before':>10} {'after':>10}")
-    for calls, after in student["by_calls"].items():
-        before = base["by_calls"][calls]
+def _log_exam(base: Score, student: Score) -> None:
+    """Prints the tasks passed before and after training, by part and, of the headline, by the calls needed."""
+    log(f"exam                    {'before':>12}{'after':>12}  95 % interval")
+    before, parts = dict(titled_parts(base)), titled_parts(student)
+    for title, after in parts:
+        counts = _passed(before.get(title)) + _passed(after)
+        log(f"  {title:22}{counts}  {interval_text(after)}")
+    for calls, after_calls in student["by_calls"].items():
         name = {"0": "no call", "1": "one call"}.get(calls, f"{calls} calls")
-        log(
-            f"  {name:9}{before['passed']:>4} of {before['tasks']:<3}{after['passed']:>4} of {after['tasks']:<3}"
-        )
+        log(f"  {name:22}{_passed(base['by_calls'].get(calls))}{_passed(after_calls)}")
+    writes = [
+        f"{part['unasked_write']['tasks']} of {part['tasks']} ({title})"
+        for title, part in parts
+        if "unasked_write" in part
+    ]
+    if writes:
+        log(f"  tasks with unasked writes: {', '.join(writes)}")
+
+
+def _passed(count: Count | None) -> str:
+    return f"{count['passed']} of {count['tasks']}".rjust(12) if count else f"{'-':>12}"
 
 
 def relative(path: Path) -> str:

@@ -20,6 +20,12 @@ PART_TITLES: dict[Part, str] = {
     "new_templates": "new templates",
     "drift": "renamed tools",
 }
+PART_MEANINGS: dict[Part, str] = {
+    "all_tools": "every task offers all tools of the domain, as a deployment does.",
+    "as_trained": "tasks offer tools as the training tasks did.",
+    "new_templates": "kinds of requests that no training task has; all tools are offered.",
+    "drift": "names of tools and parameters, descriptions and formats that no training task has.",
+}
 _Z = NormalDist().inv_cdf(0.975)
 
 
@@ -103,12 +109,17 @@ def part_of(task: Task) -> Part:
 def titled_parts(score: Score) -> list[tuple[str, PartScore]]:
     """Returns (title, result) of each part that a model was evaluated on, the headline first.
 
-    A score without parts has one, "all tasks".
+    A score without parts has its headline alone.
     """
     parts = score.get("parts")
     if parts is None:
-        return [("all tasks", part_score(score["passed"], score["tasks"]))]
+        return [(headline_title(score), part_score(score["passed"], score["tasks"]))]
     return [(title, parts[part]) for part, title in PART_TITLES.items() if part in parts]
+
+
+def headline_title(score: Score) -> str:
+    """Returns the title of the headline, of which a score's own counts are."""
+    return PART_TITLES[HEADLINE] if "parts" in score else "all tasks"
 
 
 def part_score(passed: int, tasks: int) -> PartScore:

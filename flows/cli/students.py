@@ -11,9 +11,10 @@ from schemas.errors import GateError
 
 
 def models(json_: JsonOut = None) -> None:
-    """Lists the published students, newest version first.
+    """Lists the published students with their exam results.
 
-    The store is the directory store/, or the one that STILLHOUSE_STORE names.
+    The newest version is first. EXAM has the tasks passed with the whole toolbox and the 95 % interval, OTHER PARTS
+    those passed in the exam's other parts. The store is the directory store/, or the one that STILLHOUSE_STORE names.
 
     \b
     Examples:
@@ -31,6 +32,7 @@ def models(json_: JsonOut = None) -> None:
             "digest": model.digest,
             "gate_passed": model.gate_passed,
             "created": model.manifest["created"],
+            "exam": _exam(model.manifest["scorecard"]),
             "variants": model.variants(),
         }
         for model in list_models(store)
@@ -41,12 +43,13 @@ def models(json_: JsonOut = None) -> None:
         print(f"{store}: no published students yet: `stillhouse distill DOMAIN` publishes one")
     else:
         print_table(
-            ["NAME", "CREATED", "GATE", "VARIANTS"],
+            ["NAME", "CREATED", "GATE", "EXAM", "OTHER PARTS", "VARIANTS"],
             [
                 [
                     f"{row['name']}:{row['tag']}" + _further_tags(row),
                     row["created"][:16].replace("T", " "),
                     "passed" if row["gate_passed"] else "failed",
+                    *_exam_cells(row["exam"]),
                     ", ".join(
                         f"{name} {size_text(size)}" for name, size in row["variants"].items()
                     ),
@@ -54,6 +57,37 @@ def models(json_: JsonOut = None) -> None:
                 for row in rows
             ],
         )
+
+
+def _exam(scorecard: dict[str, Any]) -> dict[str, Any]:
+    """Returns a manifest's scorecard: the base's and the student's result of the headline, and the student's parts.
+
+    parts: {} where the student was published before the exam had parts.
+    """
+    from schemas.scorecard import part_score
+
+    tasks = scorecard["tasks"]
+    return {
+        "base": part_score(scorecard["base"], tasks),
+        "student": part_score(scorecard["student"], tasks),
+        "parts": {
+            name: part_score(part["passed"], part["tasks"])
+            for name, part in scorecard.get("parts", {}).items()
+        },
+    }
+
+
+def _exam_cells(exam: dict[str, Any]) -> list[str]:
+    from schemas.scorecard import HEADLINE, PART_TITLES, interval_text
+
+    result = exam["student"]
+    others = [
+        f"{title} {exam['parts'][part]['passed']}/{exam['parts'][part]['tasks']}"
+        for part, title in PART_TITLES.items()
+        if part != HEADLINE and part in exam["parts"]
+    ]
+    headline = f"{result['passed']} of {result['tasks']} ({interval_text(result)})"
+    return [headline, ", ".join(others) or "-"]
 
 
 def _further_tags(row: dict[str, Any]) -> str:

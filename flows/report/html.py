@@ -19,6 +19,7 @@ from flows.report import charts
 from flows.run_directory import STAGES, read, read_receipt
 from schemas.files import read_json, read_jsonl, write_text
 from schemas.ledger import Ledger
+from schemas.scorecard import headline_title, interval_text, titled_parts
 from schemas.trace import Message, Trace
 from student.training.mixture import lines
 from teacher.scenes.images import attach_images, message_images
@@ -47,6 +48,8 @@ def write(directory: Path) -> Path:
         versions=record["versions"],
         funnel=_read_funnel(directory),
         scorecard=scorecard,
+        headline=headline_title(scorecard["models"]["student"]) if scorecard else None,
+        parts=_exam_parts(scorecard) if scorecard else [],
         tables=_exam_tables(scorecard) if scorecard else [],
         data_lines=_data_lines(directory, record),
         chart=charts.plot_training(_read_log(directory / "train" / "log.jsonl")),
@@ -67,6 +70,7 @@ def _template() -> jinja2.Template:
     )
     environment.filters["text"] = _as_text
     environment.filters["size"] = _size
+    environment.filters["interval"] = interval_text
     environment.filters["duration"] = _duration
     environment.filters["when"] = lambda time: time[:16].replace("T", " ") + " UTC"
     environment.filters["percent"] = lambda part, whole: round(100 * part / whole) if whole else 0
@@ -108,6 +112,15 @@ def _data_lines(directory: Path, record: dict[str, Any]) -> list[str]:
     """Lines about the training data and what was left out of it, as in the run's log."""
     counts = _read_optional(directory / "train" / "examples.json")
     return lines(counts, record["recipe"]["train"]["epochs"]) if counts else []
+
+
+def _exam_parts(scorecard: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """(title, base or None, student) for each part of the exam; the base is evaluated on the headline alone."""
+    before = dict(titled_parts(scorecard["models"]["base"]))
+    return [
+        (title, before.get(title), part)
+        for title, part in titled_parts(scorecard["models"]["student"])
+    ]
 
 
 def _exam_tables(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any, Any]]]]:

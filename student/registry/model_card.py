@@ -5,7 +5,6 @@ version nor a date, so the same student always has the same card. Its front matt
 (huggingface.co/docs/hub/model-cards).
 """
 
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 
 from schemas.ledger import Ledger
 from student.registry.artifact import PROJECTOR
+from student.registry.card_exam import evaluated_file, exam_section, table
 
 # The hub's licence identifiers (huggingface.co/docs/hub/repositories-licenses); it lists any other as "other".
 _HUB_LICENCES = {
@@ -33,7 +33,7 @@ def model_card(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: Ledg
     front = yaml.safe_dump(_front_matter(manifest, scorecard), sort_keys=False, allow_unicode=True)
     sections = [
         f"# {_title(manifest)}\n\n{_origin(manifest)}",
-        f"## Exam\n\n{_exam(manifest, scorecard)}",
+        f"## Exam\n\n{exam_section(scorecard, pixels=_projector(manifest) is not None)}",
         f"## Training data\n\n{_data(manifest, ledger)}",
         f"## How to run it\n\n{_usage(manifest, scorecard)}",
         f"## Limits\n\n{_limits(manifest, scorecard, ledger)}",
@@ -80,45 +80,13 @@ def _title(manifest: dict[str, Any]) -> str:
 
 def _origin(manifest: dict[str, Any]) -> str:
     student, teacher = manifest["student"], manifest["teacher"]
-    return _table(
+    return table(
         ["", "model", "source", "licence"],
         [
             ["student, before training", student["name"], student["base"], student["licence"]],
             ["teacher", _teacher_name(teacher), teacher["source"], teacher["licence"]],
         ],
     )
-
-
-def _exam(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
-    base, student = scorecard["models"]["base"], scorecard["models"]["student"]
-    rows = [["all tasks", _score(base), f"**{_score(student)}**"]]
-    for kind in _keys(base["by_kind"], student["by_kind"]):
-        rows.append([f"kind: {kind}", *(_score(m["by_kind"].get(kind)) for m in (base, student))])
-    for calls in _keys(base["by_calls"], student["by_calls"]):
-        label = "1 call" if calls == "1" else f"{calls} calls"
-        rows.append([label, *(_score(m["by_calls"].get(calls)) for m in (base, student))])
-    rows.append(["well-formed turns", *(_turns(m["turns"]) for m in (base, student))])
-    images = "Images were shown as pixels. " if _projector(manifest) else ""
-    low, high = _interval(student["passed"], student["tasks"])
-    gate = scorecard["gate"]
-    checks = [
-        f"- {'passed' if check['passed'] else 'not passed'}: {check['name']} ({check['detail']})"
-        for check in gate["checks"]
-    ]
-    return "\n\n".join(
-        [
-            _table(["tasks passed", "base", "this student"], rows),
-            f"The held-out exam has {scorecard['exam']['tasks']} tasks (sha256 `{scorecard['exam']['sha256']}`). "
-            "A task is passed when both its answer and the final state of its environment are right. The models were "
-            f"given no worked examples, and decoding was not constrained. {images}The 95 % Wilson interval of the "
-            f"student's share is {low:.0f} % to {high:.0f} %.",
-            "Evaluated files:\n\n"
-            f"- base: `{_file(base)}`, sha256 `{base['sha256']}`\n"
-            f"- student: `{_file(student)}`, sha256 `{student['sha256']}`\n\n"
-            "Other variants in this artifact were not evaluated.",
-            f"Gate: {'passed' if gate['passed'] else 'not passed'}.\n\n" + "\n".join(checks),
-        ]
-    ).rstrip()
 
 
 def _data(manifest: dict[str, Any], ledger: Ledger) -> str:
@@ -131,7 +99,7 @@ def _data(manifest: dict[str, Any], ledger: Ledger) -> str:
     without_kept = len(ledger["tasks_without_kept"])
     return "\n\n".join(
         [
-            _table(["", "count"], rows),
+            table(["", "count"], rows),
             f"The traces are attempts at {ledger['tasks']} generated tasks; {without_kept} of these tasks have no kept "
             f"trace. In {hinted['kept']} of the {ledger['kept']} kept traces the teacher was shown the solution as a "
             "hint; the hint is not in the training data. The calls of every kept trace were executed and its result "
@@ -221,7 +189,7 @@ def _replay(replay: dict[str, Any] | None) -> list[str]:
 
 def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     files = manifest.get("files", [])
-    evaluated = _file(scorecard["models"]["student"])
+    evaluated = evaluated_file(scorecard["models"]["student"])
     name = manifest.get("name", manifest["domain"])
     projector = _projector(manifest)
     options = weights_options(f"{name}/{evaluated}", projector and f"{name}/{projector}")
@@ -255,13 +223,21 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
 
 def _limits(manifest: dict[str, Any], scorecard: dict[str, Any], ledger: Ledger) -> str:
     student = scorecard["models"]["student"]
+    parts = student.get("parts", {})
     lines = [
         f"The `{manifest['domain']}` domain pack generated both the training tasks and the exam, from different seeds "
         "and entities. The exam measures how well the student solves such tasks, not how well it does real work.",
-        "The student was trained on the tools of this domain only, and was not evaluated with other tools.",
+        "The student was trained on the tools of this domain only"
+        + ("." if "drift" in parts else ", and was not evaluated with other tools."),
         f"{student['tasks'] - student['passed']} of {student['tasks']} exam tasks were not passed: check its answers, "
         "and have a person confirm every action that cannot be undone.",
     ]
+    writes = sum(part["unasked_write"]["tasks"] for part in parts.values())
+    if writes:
+        tasks = sum(part["tasks"] for part in parts.values())
+        lines.append(
+            f"In {writes} of {tasks} exam tasks, all parts together, it changed something without being asked to."
+        )
     weak = [
         (key, part)
         for key, part in student["by_template"].items()
@@ -296,44 +272,3 @@ def _projector(manifest: dict[str, Any]) -> str | None:
     """Returns the path of the vision tower's file, or None for a text-only student."""
     files = manifest.get("files", [])
     return next((file["path"] for file in files if file["variant"] == PROJECTOR), None)
-
-
-def _file(model: dict[str, Any]) -> str:
-    """Returns the file's name in the artifact, without its directory in the run."""
-    return str(model["file"]).rsplit("/", 1)[-1]
-
-
-def _score(part: dict[str, int] | None) -> str:
-    if part is None or not part["tasks"]:
-        return "-"
-    return f"{part['passed']} of {part['tasks']} ({100 * part['passed'] / part['tasks']:.1f} %)"
-
-
-def _turns(turns: dict[str, int]) -> str:
-    return _score({"passed": turns["well_formed"], "tasks": turns["total"]})
-
-
-def _interval(passed: int, tasks: int) -> tuple[float, float]:
-    """Returns Wilson's 95 % interval of a share, in percent."""
-    if not tasks:
-        return 0.0, 100.0
-    z = 1.96
-    share = passed / tasks
-    centre = (share + z * z / (2 * tasks)) / (1 + z * z / tasks)
-    half = (
-        z
-        * math.sqrt(share * (1 - share) / tasks + z * z / (4 * tasks * tasks))
-        / (1 + z * z / tasks)
-    )
-    return 100 * max(0.0, centre - half), 100 * min(1.0, centre + half)
-
-
-def _keys(*parts: dict[str, Any]) -> list[str]:
-    return sorted({key for part in parts for key in part})
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    # A pipe or a line break would end the cell.
-    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)

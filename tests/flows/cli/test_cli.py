@@ -8,10 +8,12 @@ import types
 from pathlib import Path
 
 import pytest
+from published_student import make_files, make_manifest, publish_legal
 
 from flows import recipe_file, run_directory
 from flows.cli import main
 from schemas.errors import GateError, StageError
+from student.registry.publish import publish
 from teacher.domain import pack as packs
 
 ROOT = Path(__file__).parents[3]
@@ -350,6 +352,34 @@ def test_models_of_an_empty_store_names_the_command_that_fills_it(stillhouse):
     assert code == 0
     assert "no published students yet: `stillhouse distill DOMAIN` publishes one" in out
     assert stillhouse("models", "--json", "-")[1] == "[]\n"
+
+
+def test_models_shows_the_exam_of_each_student_with_its_interval_and_its_parts(
+    stillhouse, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("STILLHOUSE_STORE", str(tmp_path / "store"))
+    publish_legal(tmp_path / "store", tmp_path / "old")
+    parts = {
+        "all_tools": {"tasks": 60, "passed": 40},
+        "as_trained": {"tasks": 30, "passed": 24},
+        "drift": {"tasks": 30, "passed": 9},
+    }
+    manifest = make_manifest() | {
+        "scorecard": {"base": 3, "student": 40, "tasks": 60, "parts": parts}
+    }
+    files = make_files(tmp_path / "new", b"other weights")
+    publish(tmp_path / "store", "legal", files, manifest, gate_passed=True)
+    code, out, _ = stillhouse("models")
+    head, new, old = out.splitlines()
+    assert code == 0 and re.search(r"GATE +EXAM +OTHER PARTS +VARIANTS$", head)
+    assert re.search(
+        r"  40 of 60 \(54 to 77 %\) +tools as in training 24/30, renamed tools 9/30  ", new
+    )
+    assert re.search(r"  81 of 100 \(72 to 87 %\)  - +Q8_0", old)
+    new, old = json.loads(stillhouse("models", "--json", "-")[1])
+    assert new["exam"]["student"] == {"tasks": 60, "passed": 40, "interval": [0.5406, 0.7727]}
+    assert new["exam"]["base"]["passed"] == 3 and list(new["exam"]["parts"]) == list(parts)
+    assert old["exam"]["parts"] == {}
 
 
 # ------------------------------------------------------------------------------------- make

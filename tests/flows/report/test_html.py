@@ -10,6 +10,7 @@ from flows.run_directory import Run
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import write_json, write_jsonl
+from schemas.scorecard import part_score
 
 HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7 * 7 }}'
 
@@ -79,8 +80,29 @@ def model(name: str, passed: int) -> dict:
     }
 
 
+def with_parts(scorecard: dict) -> dict:
+    """The scorecard of an exam with two parts, whose student wrote unasked."""
+
+    def part(passed: int, tasks: int, unasked: int) -> dict:
+        writes = {"tasks": unasked, "calls": unasked}
+        return {**part_score(passed, tasks), "unasked_write": writes}
+
+    base, student = scorecard["models"]["base"], scorecard["models"]["student"]
+    return {
+        **scorecard,
+        "models": {
+            "base": {**base, "parts": {"all_tools": part(1, 60, 0)}},
+            "student": {
+                **student,
+                "parts": {"all_tools": part(48, 60, 4), "drift": part(12, 30, 7)},
+            },
+        },
+        "comparison": {"both": 1, "student_only": 47, "base_only": 0, "neither": 12, "p": 1.4e-14},
+    }
+
+
 def finished(directory: Path) -> Path:
-    """A run with all stages up to evaluate, with hostile texts."""
+    """A run with all stages up to evaluate, with hostile texts, and a scorecard from before the exam had parts."""
     pack = directory.parent / "pack"
     pack.mkdir()
     (pack / "domain.yaml").write_text("name: pack\n")
@@ -164,6 +186,40 @@ def test_the_report_shows_funnel_scorecard_loss_samples_and_stages(page):
         "filter/kept.jsonl",
     ):
         assert text in words, text
+
+
+def words_of(page: str) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def test_an_exam_without_parts_has_one_line_with_its_interval(page):
+    words = words_of(page)
+    assert "all tasks 1 of 60 2 % 48 of 60 80 % 68 to 88 % -" in words
+    assert "McNemar" not in words
+
+
+def test_each_part_of_an_exam_has_its_line_its_interval_and_its_unasked_writes(tmp_path):
+    directory = finished(tmp_path / "run")
+    file = directory / "evaluate" / "scorecard.json"
+    scorecard = with_parts(json.loads(file.read_text()))
+    check_document(scorecard, "scorecard", file)
+    write_json(file, scorecard)
+    words = words_of(html.write(directory).read_text())
+    assert "whole toolbox 1 of 60 2 % 48 of 60 80 % 68 to 88 % 4 " in words
+    assert "renamed tools 12 of 30 40 % 25 to 58 % 7 " in words
+    assert "47 were passed by the student alone and 0 by the base alone" in words
+    assert "p = 1.4e-14" in words
+
+
+def test_names_in_a_scorecard_are_text_in_the_page(tmp_path):
+    directory = finished(tmp_path / "run")
+    file = directory / "evaluate" / "scorecard.json"
+    scorecard = with_parts(json.loads(file.read_text()))
+    scorecard["models"]["student"]["by_template"] = {HOSTILE: {"tasks": 1, "passed": 0}}
+    scorecard["gate"]["checks"][0]["detail"] = HOSTILE
+    write_json(file, scorecard)
+    page = html.write(directory).read_text()
+    assert "<script" not in page and "onerror=&#34;" in page
 
 
 def test_rejections_are_listed_most_frequent_first(page):

@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from schemas.ledger import Ledger
+from schemas.scorecard import part_score
 from student.registry.model_card import model_card
 
 
@@ -111,16 +112,58 @@ def test_a_base_that_is_not_on_the_hub_is_not_linked_there(base: str) -> None:
 
 def test_both_models_are_reported_by_kind_and_by_calls_and_on_which_file() -> None:
     card = make_card()
-    assert "| all tasks | 3 of 100 (3.0 %) | **81 of 100 (81.0 %)** |" in card
+    assert "| all tasks | 3 of 100 (3.0 %) | **81 of 100 (81.0 %)** | 72 to 87 % | - |" in card
     assert "| kind: lookup | 3 of 60 (5.0 %) | 58 of 60 (96.7 %) |" in card
     assert "| kind: workflow | - | 23 of 40 (57.5 %) |" in card
     assert "| 1 call | 3 of 50 (6.0 %) | 50 of 50 (100.0 %) |" in card
     assert "| 2+ calls | 0 of 50 (0.0 %) | 31 of 50 (62.0 %) |" in card
     assert "| well-formed turns | 20 of 200 (10.0 %) | 205 of 210 (97.6 %) |" in card
-    assert "share is 72 % to 87 %" in card
     assert f"- base: `base-Q8_0.gguf`, sha256 `{'d' * 64}`" in card
     assert f"- student: `legal-Q8_0.gguf`, sha256 `{'c' * 64}`" in card
     assert "Gate: passed.\n\n- passed: gain (+78 points)" in card
+
+
+PARTS = {
+    "all_tools": {**part_score(81, 100), "unasked_write": {"tasks": 2, "calls": 5}},
+    "drift": {**part_score(10, 40), "unasked_write": {"tasks": 3, "calls": 3}},
+}
+
+
+def card_with_parts(parts: dict[str, Any] = PARTS) -> str:
+    base, student = SCORECARD["models"]["base"], SCORECARD["models"]["student"]
+    whole = {**part_score(3, 100), "unasked_write": {"tasks": 0, "calls": 0}}
+    scorecard = {
+        **SCORECARD,
+        "exam": {"tasks": 140, "sha256": "b" * 64},
+        "models": {
+            "base": {**base, "parts": {"all_tools": whole}},
+            "student": {**student, "parts": parts},
+        },
+        "comparison": {"both": 2, "student_only": 79, "base_only": 1, "neither": 18, "p": 1.3e-22},
+    }
+    return model_card(MANIFEST, scorecard, LEDGER)
+
+
+def test_each_part_of_the_exam_has_its_line_its_interval_and_its_unasked_writes() -> None:
+    card = card_with_parts()
+    headline = (
+        "| whole toolbox | 3 of 100 (3.0 %) | **81 of 100 (81.0 %)** | 72 to 87 % | 2 of 100 |"
+    )
+    assert f"{headline}\n| renamed tools | - | 10 of 40 (25.0 %) | 14 to 40 % | 3 of 40 |" in card
+    assert "\n- renamed tools: " in card and "- new templates: " not in card
+    assert "| whole toolbox | base | this student |\n| --- | --- | --- |\n| kind: lookup |" in card
+    assert "79 were passed by the student alone and 1 by the base alone" in card
+    assert "p = 1.3e-22" in card
+    assert front_matter(card)["model-index"][0]["results"][0]["metrics"][0]["value"] == 81.0
+
+
+def test_unasked_writes_and_other_tools_are_named_among_its_limits() -> None:
+    limits = card_with_parts().partition("## Limits")[2]
+    assert "In 5 of 140 exam tasks, all parts together, it changed something" in limits
+    assert "was not evaluated with other tools" not in limits
+    quiet = {**PARTS["all_tools"], "unasked_write": {"tasks": 0, "calls": 0}}
+    limits = card_with_parts({"all_tools": quiet}).partition("## Limits")[2]
+    assert "changed something" not in limits and "was not evaluated with other tools" in limits
 
 
 def test_the_data_is_counted() -> None:

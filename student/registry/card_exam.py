@@ -1,0 +1,129 @@
+"""The model card's section about the exam: each part with its interval, on which files, and the gate."""
+
+from typing import Any, cast
+
+from schemas.scorecard import (
+    PART_MEANINGS,
+    PART_TITLES,
+    Count,
+    PartScore,
+    Score,
+    headline_title,
+    interval_text,
+    titled_parts,
+)
+
+
+def exam_section(scorecard: dict[str, Any], *, pixels: bool) -> str:
+    """Returns the section's Markdown, without its heading.
+
+    scorecard: schemas/scorecard.schema.json. pixels: whether images were shown as pixels.
+    """
+    base, student = scorecard["models"]["base"], scorecard["models"]["student"]
+    rows = []
+    for kind in _keys(base["by_kind"], student["by_kind"]):
+        rows.append([f"kind: {kind}", *(_score(m["by_kind"].get(kind)) for m in (base, student))])
+    for calls in _keys(base["by_calls"], student["by_calls"]):
+        label = "1 call" if calls == "1" else f"{calls} calls"
+        rows.append([label, *(_score(m["by_calls"].get(calls)) for m in (base, student))])
+    rows.append(["well-formed turns", *(_turns(m["turns"]) for m in (base, student))])
+    images = "Images were shown as pixels. " if pixels else ""
+    gate = scorecard["gate"]
+    checks = [
+        f"- {'passed' if check['passed'] else 'not passed'}: {check['name']} ({check['detail']})"
+        for check in gate["checks"]
+    ]
+    return "\n\n".join(
+        [
+            _parts(cast(Score, base), cast(Score, student)),
+            f"The held-out exam has {scorecard['exam']['tasks']} tasks (sha256 `{scorecard['exam']['sha256']}`). "
+            "A task is passed when both its answer and the final state of its environment are right. The models were "
+            f"given no worked examples, and decoding was not constrained. {images}The intervals are 95 % Wilson "
+            "intervals of the student's share.",
+            *_meanings(student),
+            *_comparison(scorecard.get("comparison")),
+            table([headline_title(cast(Score, student)), "base", "this student"], rows),
+            "Evaluated files:\n\n"
+            f"- base: `{evaluated_file(base)}`, sha256 `{base['sha256']}`\n"
+            f"- student: `{evaluated_file(student)}`, sha256 `{student['sha256']}`\n\n"
+            "Other variants in this artifact were not evaluated.",
+            f"Gate: {'passed' if gate['passed'] else 'not passed'}.\n\n" + "\n".join(checks),
+        ]
+    ).rstrip()
+
+
+def _parts(base: Score, student: Score) -> str:
+    """Returns the table of the exam's parts, the headline first."""
+    before = dict(titled_parts(base))
+    rows = []
+    for title, part in titled_parts(student):
+        reached = _score(part)
+        rows.append(
+            [
+                title,
+                _score(before.get(title)),
+                f"**{reached}**" if title == headline_title(student) else reached,
+                interval_text(part),
+                _unasked(part),
+            ]
+        )
+    head = ["tasks passed", "base", "this student", "95 % interval", "tasks with unasked writes"]
+    return table(head, rows)
+
+
+def _unasked(part: PartScore) -> str:
+    if "unasked_write" not in part:
+        return "-"
+    return f"{part['unasked_write']['tasks']} of {part['tasks']}"
+
+
+def _meanings(student: dict[str, Any]) -> list[str]:
+    """Returns what the parts are; nothing for a scorecard without parts."""
+    if "parts" not in student:
+        return []
+    lines = [
+        f"- {PART_TITLES[part]}: {meaning}"
+        for part, meaning in PART_MEANINGS.items()
+        if part in student["parts"]
+    ]
+    unasked = (
+        "- unasked write: a call that changed the environment and is not in the task's solution (the same tool with "
+        "equal arguments)."
+    )
+    return ["\n".join([*lines, unasked])]
+
+
+def _comparison(counts: dict[str, Any] | None) -> list[str]:
+    if counts is None:
+        return []
+    return [
+        f"Of the same tasks, {counts['student_only']} were passed by the student alone and {counts['base_only']} by "
+        f"the base alone (McNemar's exact test: p = {counts['p']:.2g})."
+    ]
+
+
+def evaluated_file(model: dict[str, Any]) -> str:
+    """Returns the file's name in the artifact, without its directory in the run."""
+    return str(model["file"]).rsplit("/", 1)[-1]
+
+
+def _score(part: Count | None) -> str:
+    if part is None or not part["tasks"]:
+        return "-"
+    return f"{part['passed']} of {part['tasks']} ({100 * part['passed'] / part['tasks']:.1f} %)"
+
+
+def _turns(turns: dict[str, int]) -> str:
+    return _score({"passed": turns["well_formed"], "tasks": turns["total"]})
+
+
+def _keys(*parts: dict[str, Any]) -> list[str]:
+    return sorted({key for part in parts for key in part})
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Returns a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    # A pipe or a line break would end the cell.
+    cells = [[cell.replace("|", "\\|").replace("\n", " ") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
