@@ -49,7 +49,7 @@ class StockRoom(Environment):
     def reset(self, **task: Any) -> str | None:
         # Everything random comes from this generator: no clock, no global random. A task is then the same in every
         # process and on every day.
-        self._task = task
+        self._task = task  # for get_reward of the base class
         split = task["split"]
         rng = random.Random(f"{split}:{task['seed']}")
         names = [
