@@ -72,7 +72,7 @@ def _make_tool(name: str, value: Callable[..., Any], static: Any) -> Tool:
         try:
             properties[parameter.name] = _property(parameter, hints, documented)
         except (NotSupported, NotJson) as error:
-            raise NotSupported(f"parameter {parameter.name}: {error}") from None
+            raise NotSupported(f"parameter {error}") from None
     return {
         "type": "function",
         "function": {
@@ -92,31 +92,33 @@ def _property(
     parameter: inspect.Parameter, hints: dict[str, Any], documented: dict[str, str]
 ) -> dict[str, Any]:
     """Returns the schema of one parameter."""
+    name = parameter.name
     match parameter.kind:
         case inspect.Parameter.VAR_POSITIONAL | inspect.Parameter.VAR_KEYWORD:
-            raise NotSupported(f"found {parameter}, expected named parameters: {_HELPER}")
+            raise NotSupported(f"{parameter}: expected named parameters: {_HELPER}")
         case inspect.Parameter.POSITIONAL_ONLY:
-            raise NotSupported("found a positional-only parameter: remove the /, calls name each")
-    if not _NAME.fullmatch(parameter.name):
-        raise NotSupported("expected a name of 1 to 64 letters, digits and _ of ASCII")
-    if parameter.name not in hints:
-        raise NotSupported(f"no type hint: expected one such as {parameter.name}: str")
-    schema = make_schema(hints[parameter.name])
-    description = documented.get(parameter.name) or schema.get("description")
-    if not description:
-        raise NotSupported(
-            "no description in the docstring: expected a line below Args: such as"
-            f" `{parameter.name}: What it is, such as ...`"
-        )
+            raise NotSupported(
+                f"{name}: found /, which makes it positional: a call names each argument"
+            )
+    if not _NAME.fullmatch(name):
+        raise NotSupported(f"{name}: expected a name of 1 to 64 letters, digits and _ of ASCII")
+    if name not in hints:
+        raise NotSupported(f"{name}: no type hint: expected one such as {name}: str")
+    schema = make_schema(hints[name], name)
+    own_description = schema.pop("description", None)
     schema.pop("default", None)
-    schema.pop("description", None)
-    schema["description"] = description
+    schema["description"] = documented.get(name) or own_description
+    if not schema["description"]:
+        raise NotSupported(
+            f"{name}: no description in the docstring: expected a line `{name}: ...` in its section `Args:`"
+        )
     if parameter.default is inspect.Parameter.empty:
         return schema
-    default = to_json(parameter.default, name="its default")
-    if problem := arguments_problem({"properties": {"default": schema}}, {"default": default}):
-        fix = ": write the type as `... | None`" if default is None else ""
-        raise NotSupported(f"its {problem}{fix}")
+    default = to_json(parameter.default, name=f"{name}: its default")
+    wrapper = {"properties": {"default": schema}}
+    if problem := arguments_problem(wrapper, {"default": default}):
+        fix = f": write {name}: ... | None" if default is None else ""
+        raise NotSupported(f"{name}: {problem}{fix}")
     return schema if default is None else {**schema, "default": default}
 
 

@@ -62,7 +62,9 @@ import pydantic
 import typing_extensions
 from pydantic.json_schema import GenerateJsonSchema
 
-_DATE, _CLOCK = r"\d{4}-\d{2}-\d{2}", r"([01]\d|2[0-3]):[0-5]\d(:[0-5]\d)?"
+# Without \\d, which llama.cpp's grammars do not know.
+_DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
+_CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?"
 _PLAIN = (str, int, float, bool, type(None), dt.date, dt.datetime, dt.time)
 _PLAIN_PYDANTIC = (pydantic.NaiveDatetime, pydantic.AwareDatetime)
 _SEQUENCES = (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection)
@@ -75,6 +77,8 @@ _INSTEAD: dict[Any, str] = {
     set: "list[...]",
     frozenset: "list[...]",
     bytes: "str",
+    bytearray: "str",
+    collections.abc.Callable: "a value that JSON has: a model sends no code",
     complex: "float",
     Decimal: "float",
     Path: "str",
@@ -100,18 +104,22 @@ class _Schemas(GenerateJsonSchema):
         return {"type": "string", "format": "date-time"}
 
 
-def make_schema(hint: Any) -> dict[str, Any]:
+def make_schema(hint: Any, name: str) -> dict[str, Any]:
     """Returns the JSON Schema of a parameter's type, without references and titles.
+
+    name: the parameter's name, for errors. A text in Annotated is the description.
 
     Raises:
         NotSupported: the type, or one inside it, is not supported.
     """
-    adapter = _adapter(_supported(hint, "", ()))
+    adapter = _adapter(hint, name)
     try:
         schema = adapter.json_schema(schema_generator=_Schemas)
     except pydantic.errors.PydanticInvalidForJsonSchema as error:
-        raise NotSupported(str(error).splitlines()[0]) from None
-    return _tidy(schema, schema.get("$defs", {}))
+        raise NotSupported(f"{name}: {str(error).splitlines()[0]}") from None
+    texts = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, str)]
+    described = {"description": texts[0]} if texts else {}
+    return {**described, **_tidy(schema, schema.get("$defs", {}))}
 
 
 def convert(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:
@@ -147,14 +155,14 @@ def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 @functools.cache
 def _parameter(function: Callable[..., Any], name: str) -> pydantic.TypeAdapter[Any]:
-    return _adapter(_supported(hints_of(function)[name], "", ()))
+    return _adapter(hints_of(function)[name], name)
 
 
-def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
+def _adapter(hint: Any, name: str) -> pydantic.TypeAdapter[Any]:
     try:
-        return pydantic.TypeAdapter(hint)
-    except pydantic.errors.PydanticUserError as error:
-        raise NotSupported(str(error).splitlines()[0]) from None
+        return pydantic.TypeAdapter(_supported(hint, name, ()))
+    except (pydantic.PydanticUserError, NameError) as error:
+        raise NotSupported(f"{name}: {str(error).splitlines()[0]}") from None
 
 
 def _keep_int(value: Any, validate: Callable[[Any], Any]) -> Any:
@@ -162,26 +170,28 @@ def _keep_int(value: Any, validate: Callable[[Any], Any]) -> Any:
     return value if type(value) is int else validate(value)
 
 
-_FLOAT = Annotated[float, pydantic.WrapValidator(_keep_int)]
+_KEEP_INT = pydantic.WrapValidator(_keep_int)
 
 
 def _supported(hint: Any, place: str, within: tuple[Any, ...]) -> Any:
     """Returns a type as pydantic gets it, or raises NotSupported.
 
-    place: where it is inside the parameter's type, such as "items.price". within: the classes around it.
+    place: where it is, such as "order.items[].price". within: the classes around it.
     """
     if isinstance(hint, typing_extensions.TypeAliasType):
         return _supported(hint.__value__, place, within)
     if isinstance(hint, NewType):
         return _supported(hint.__supertype__, place, within)
     if hint is float:
-        return _FLOAT
+        return Annotated[float, _KEEP_INT]
     if hint in (dict, typing.Dict):  # noqa: UP006
         return dict[str, Any]
     if hint in _PLAIN or hint in _PLAIN_PYDANTIC:
         return hint
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
+        if arguments[0] is float:
+            return Annotated[float, *arguments[1:], _KEEP_INT]
         inner = _supported(arguments[0], place, within)
         return Annotated[inner, *arguments[1:]]
     if origin in (Required, NotRequired, typing_extensions.ReadOnly):
@@ -214,10 +224,6 @@ def _class(hint: Any, place: str, within: tuple[Any, ...]) -> Any:
             hint, place, "a type that does not contain itself: a schema would have no end"
         )
     inner = (*within, hint)
-
-    def field(name: str) -> str:
-        return f"{place}.{name}" if place else name
-
     if issubclass(hint, enum.Enum) if isinstance(hint, type) else False:
         values = [member.value for member in hint]
         if (
@@ -229,7 +235,7 @@ def _class(hint: Any, place: str, within: tuple[Any, ...]) -> Any:
         return hint
     if typing_extensions.is_typeddict(hint):
         hints = typing_extensions.get_type_hints(hint, include_extras=True)
-        fields = {name: _supported(each, field(name), inner) for name, each in hints.items()}
+        fields = {name: _supported(each, f"{place}.{name}", inner) for name, each in hints.items()}
         if type(hint).__module__ != "typing" or sys.version_info >= (3, 12):
             return hint
         # pydantic takes only this class of Python 3.11, which is the same in all else.
@@ -245,11 +251,11 @@ def _class(hint: Any, place: str, within: tuple[Any, ...]) -> Any:
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint, include_extras=True)
         for each in dataclasses.fields(hint):
-            _inside_class(hints[each.name], field(each.name), inner)
+            _inside_class(hints[each.name], f"{place}.{each.name}", inner)
         return hint
     if isinstance(hint, type) and issubclass(hint, pydantic.BaseModel):
         for name, info in hint.model_fields.items():
-            _inside_class(info.annotation, field(name), inner)
+            _inside_class(info.annotation, f"{place}.{name}", inner)
         return hint
     raise _refusal(hint, place, _INSTEAD.get(typing.get_origin(hint) or hint, _OWN_CLASS))
 
@@ -272,7 +278,7 @@ def _literal(hint: Any, values: tuple[Any, ...], place: str) -> Any:
 def _refusal(hint: Any, place: str, instead: str) -> NotSupported:
     name = hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
     name = name.replace("typing.", "").replace("collections.abc.", "")
-    return NotSupported(f"{place + ': ' if place else ''}found {name}, expected {instead}")
+    return NotSupported(f"{place}: found {name}, expected {instead}")
 
 
 def _tidy(node: Any, definitions: dict[str, Any]) -> Any:
