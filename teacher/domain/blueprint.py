@@ -3,12 +3,16 @@
 `teacher.domain.pack` loads them, and `teacher.domain.tasks` turns a blueprint into a proven task.
 """
 
+import datetime as dt
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from schemas.task import Answer as AnswerRow
+from teacher.domain.blueprint_fields import answer_problem, blueprint_problem
+from teacher.domain.json_values import to_json
 from teacher.domain.scoring import state_hash
 from teacher.scenes.scene import Scene
 
@@ -17,6 +21,9 @@ Solution = list[tuple[str, dict[str, Any]]]
 
 >>> solution: Solution = [("find_client", {"name": "Aldgate Foods"}), ("get_client", {"client_id": "K-104"})]
 """
+# The name in a module under which `template` lists all that it decorated there: another one of the same name and
+# a further decorator hide a template from the module's other names.
+DECORATED = "__stillhouse_templates__"
 AnswerType = Literal["amount", "number", "date", "text", "choice", "point", "not_shown"]
 
 
@@ -25,8 +32,8 @@ class Answer:
     """What the final message must state; `teacher.domain.scoring.answer_matches` decides whether it does.
 
     type: amount, number, date, text, choice, point or not_shown.
-    value: a number for amount and number, an ISO date such as "2026-03-02" for date, words for text, one of `options`
-        for choice, the box [left, top, right, bottom] in pixels for point, None for not_shown.
+    value: a number for amount and number, a date or its ISO text ("2026-03-02") for date, words for text, one of
+        `options` for choice, the box [left, top, right, bottom] in pixels for point, None for not_shown.
     tolerance: the largest absolute error of an amount or a number.
     options: all values that a choice can have.
 
@@ -40,6 +47,12 @@ class Answer:
     value: Any = None
     tolerance: float = 0
     options: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if type(self.value) is dt.date:
+            object.__setattr__(self, "value", self.value.isoformat())
+        if problem := answer_problem(self.type, self.value, self.tolerance, self.options):
+            raise ValueError(f"Answer: {problem}")
 
     def as_row(self) -> AnswerRow:
         """Returns the answer as a task's row stores it, without the fields that are empty."""
@@ -98,6 +111,21 @@ class Blueprint:
     pictures: list[Scene] = field(default_factory=list)
     program: dict[str, Any] | None = None
 
+    def __post_init__(self) -> None:
+        fields = (self.request, self.plan, self.reply, self.pictures, self.program)
+        if problem := blueprint_problem(*fields):
+            raise ValueError(f"Blueprint: {problem}")
+        if not isinstance(self.answer, Answer | None):
+            raise ValueError(
+                f"Blueprint: answer: found {self.answer!r}, expected an Answer or None"
+            )
+        # Dates, Enums and dataclasses of the world are arguments as a model would write them.
+        plan = [
+            (tool, to_json(arguments, name=f"plan[{index}] ({tool})"))
+            for index, (tool, arguments) in enumerate(self.plan)
+        ]
+        object.__setattr__(self, "plan", plan)
+
 
 @dataclass(frozen=True)
 class Template:
@@ -148,9 +176,19 @@ def template(kind: str, pixels: bool = False) -> Callable[[Callable[..., Bluepri
     ('expiry', 'lookup')
     """
 
+    if not isinstance(kind, str):
+        raise TypeError('@template: expected a kind, as in @template(kind="lookup")')
+
     def decorate(function: Callable[..., Blueprint]) -> Template:
-        file = Path(function.__code__.co_filename)
-        return Template(function.__name__, kind, pixels, function, file)
+        if not inspect.isfunction(function):
+            actual = type(function).__name__
+            raise TypeError(
+                f"@template(kind={kind!r}): found a {actual} below it, expected a function"
+            )
+        inner = inspect.unwrap(function)
+        made = Template(function.__name__, kind, pixels, function, Path(inner.__code__.co_filename))
+        inner.__globals__.setdefault(DECORATED, []).append(made)
+        return made
 
     return decorate
 

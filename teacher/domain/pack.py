@@ -12,13 +12,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import yaml
-
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.trace import Tool
-from teacher.domain.blueprint import Environment, Template
+from schemas.yaml_text import parse_yaml
+from teacher.domain.blueprint import DECORATED, Environment, Template
 from teacher.domain.tool_schemas import make_tools
+from teacher.domain.worlds import describe_fault
 
 PACKS = Path(__file__).resolve().parents[2] / "data"
 _MODULES = ("environment", "textual", "visual")
@@ -70,22 +70,18 @@ def load(domain: str) -> Domain:
     spec = _load_spec(path / "domain.yaml")
     modules = _load_modules(path, spec["name"])
     environment = _find_environment(modules[0], path / "environment.py")
+    _check_world(environment, path / "environment.py")
     templates = _find_templates(modules)
-    undeclared = {template.kind for template in templates.values()} ^ set(spec["kinds"])
-    if undeclared:
-        raise InputError(
-            f"{path / 'domain.yaml'}: kinds: {', '.join(sorted(undeclared))}: expected exactly the kinds"
-            f" that environment.py, textual.py and visual.py have templates for"
-        )
+    _check_templates(templates, spec, path / "domain.yaml")
     tools = make_tools(environment, path / "environment.py")
     return Domain(spec["name"], path, spec, environment, templates, tools)
 
 
 def _load_spec(path: Path) -> dict[str, Any]:
     try:
-        spec = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        spec = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise InputError(f"{path}: not YAML: {error}") from None
     check_document(spec, "domain", path)
     return spec
 
@@ -109,10 +105,8 @@ def _load_modules(path: Path, name: str) -> list[ModuleType]:
             continue
         try:
             modules.append(importlib.import_module(f"{package.__name__}.{file.stem}"))
-        except Exception as error:
-            raise InputError(
-                f"{file}: cannot be loaded: {type(error).__name__}: {error}"
-            ) from error
+        except (Exception, SystemExit) as error:
+            raise InputError(f"{file}: cannot be loaded: {describe_fault(error, path)}") from error
     return modules
 
 
@@ -125,25 +119,90 @@ def _find_environment(module: ModuleType, file: Path) -> type[Environment]:
         and issubclass(value, Environment)
         and value.__module__ == module.__name__
     ]
+    environments = list(dict.fromkeys(environments))  # a class may have two names
     if len(environments) != 1:
-        raise InputError(
-            f"{file}: found {len(environments)} subclasses of Environment, expected one"
+        names = ", ".join(each.__name__ for each in environments)
+        actual = (
+            f"{len(environments)} subclasses of Environment ({names})"
+            if names
+            else "no subclass of Environment"
         )
+        raise InputError(f"{file}: found {actual}, expected one, the world")
     return environments[0]
+
+
+def _check_world(environment: type[Environment], file: Path) -> None:
+    """Checks the methods that every world has, before it is made."""
+    place = f"{file}: {environment.__name__}"
+    for name, form in (("reset", "reset(self, **task)"), ("_state", "_state(self)")):
+        if getattr(environment, name) is getattr(Environment, name):
+            raise InputError(f"{place}: no {name}: expected a method {form}")
+        signature = inspect.signature(getattr(environment, name))
+        kinds = {parameter.kind for parameter in signature.parameters.values()}
+        try:
+            signature.bind(None, **({"seed": 0, "split": "train"} if name == "reset" else {}))
+            fits = name != "reset" or inspect.Parameter.VAR_KEYWORD in kinds
+        except TypeError:
+            fits = False
+        if not fits:
+            raise InputError(f"{place}.{name}: found the parameters {signature}, expected {form}")
+    errors = environment.errors
+    if not isinstance(errors, tuple) or not all(
+        inspect.isclass(error) and issubclass(error, Exception) and error is not Exception
+        for error in errors
+    ):
+        raise InputError(
+            f"{place}.errors: found {errors!r}, expected a tuple of particular exceptions, such as (KeyError,)"
+        )
 
 
 def _find_templates(modules: list[ModuleType]) -> dict[str, Template]:
     """Returns every template that the modules define themselves, in the order of the files."""
+    package = modules[0].__name__.rpartition(".")[0]
+    for name, module in list(sys.modules.items()):
+        others = vars(module).get(DECORATED) if name.startswith(f"{package}.") else None
+        if others and module not in modules:
+            raise InputError(
+                f"{others[0].file}: {others[0].name}: templates are read from environment.py, textual.py and"
+                " visual.py alone: move it to one of them"
+            )
     templates: dict[str, Template] = {}
     for module in modules:
-        own = {
-            value.name: value
-            for value in vars(module).values()
-            if isinstance(value, Template) and value.function.__module__ == module.__name__
-        }
-        if duplicates := sorted(templates.keys() & own.keys()):
-            name = duplicates[0]
-            first = templates[name].file.name
-            raise InputError(f"{module.__file__}: {name}: {first} has a template of that name")
-        templates |= own
+        for template in vars(module).get(DECORATED, []):
+            place = f"{module.__file__}: {template.name}"
+            if template.name in templates:
+                file = templates[template.name].file.name
+                file = "the file" if file == template.file.name else file
+                raise InputError(f"{place}: {file} has a template of that name")
+            if not isinstance(vars(module).get(template.name, template), Template):
+                raise InputError(
+                    f"{place}: another decorator is above @template: write @template as the first line"
+                )
+            templates[template.name] = template
     return templates
+
+
+def _check_templates(templates: dict[str, Template], spec: dict[str, Any], path: Path) -> None:
+    """Checks names, kinds and parameters of the templates. path: of domain.yaml, with its content `spec`."""
+    kinds = spec["kinds"]
+    for name, template in templates.items():
+        place = f"{template.file}: {name}"
+        if template.kind not in kinds:
+            raise InputError(
+                f"{place}: found the kind {template.kind}, expected one of kinds in domain.yaml:"
+                f" {', '.join(kinds)}"
+            )
+        if name in kinds:
+            raise InputError(f"{place}: a kind has this name: rename it, tasks.mix names both")
+        signature = inspect.signature(template.function)
+        try:
+            signature.bind(None, None)
+        except TypeError:
+            raise InputError(
+                f"{place}: found the parameters {signature}, expected (world, rng)"
+            ) from None
+    for kind in kinds:
+        if not any(template.kind == kind for template in templates.values()):
+            raise InputError(
+                f"{path}: kinds.{kind}: no template has this kind: write one, or remove the kind"
+            )

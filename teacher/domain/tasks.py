@@ -129,7 +129,10 @@ def build(
     plan = [(tool, canonical(arguments)) for tool, arguments in blueprint.plan]
     blueprint = replace(blueprint, plan=plan)
     images = _draw(blueprint, place)
-    before, after = _replay(domain, blueprint, split=split, seed=seed, place=place)
+    try:
+        before, after = _replay(domain, blueprint, split=split, seed=seed, place=place)
+    except PackFault as fault:
+        raise fault.of_task(chosen, split, seed) from fault.__cause__
     answer = _find_answer(chosen, blueprint, images, is_read_only=before == after, place=place)
     if answer:
         if not answer_matches(answer, blueprint.reply):
@@ -269,8 +272,6 @@ def _replay(
             result = run_tool(world, tool, arguments)
         except ToolError as error:
             raise InputError(f"{place}: the solution fails at {tool}: {error}") from None
-        except PackFault as fault:
-            raise InputError(f"{place}: the solution fails: {fault.detail}") from fault
         if isinstance(result, Scene):
             _draw_legible(result, f"{place}: the image that {tool} returns ({result.kind})")
     return before, hash_world(world)

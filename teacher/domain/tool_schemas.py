@@ -73,18 +73,14 @@ def _make_tool(name: str, value: Callable[..., Any], static: Any) -> Tool:
             properties[parameter.name] = _property(parameter, hints, documented)
         except (NotSupported, NotJson) as error:
             raise NotSupported(f"parameter {error}") from None
+    required = [p.name for p in parameters if p.default is inspect.Parameter.empty]
+    schema: dict[str, Any] = {"type": "object", "properties": properties}
+    # The order of the keys is part of the prompt; this is that of transformers' get_json_schema.
+    schema |= {"required": required} if required else {}
+    schema |= {"additionalProperties": False, "required": required}
     return {
         "type": "function",
-        "function": {
-            "name": name,
-            "description": description,
-            "parameters": {
-                "type": "object",
-                "properties": properties,
-                "required": [p.name for p in parameters if p.default is inspect.Parameter.empty],
-                "additionalProperties": False,
-            },
-        },
+        "function": {"name": name, "description": description, "parameters": schema},
     }
 
 
@@ -95,7 +91,8 @@ def _property(
     name = parameter.name
     match parameter.kind:
         case inspect.Parameter.VAR_POSITIONAL | inspect.Parameter.VAR_KEYWORD:
-            raise NotSupported(f"{parameter}: expected named parameters: {_HELPER}")
+            star = "*" if parameter.kind == inspect.Parameter.VAR_POSITIONAL else "**"
+            raise NotSupported(f"{star}{name}: expected named parameters: {_HELPER}")
         case inspect.Parameter.POSITIONAL_ONLY:
             raise NotSupported(
                 f"{name}: found /, which makes it positional: a call names each argument"

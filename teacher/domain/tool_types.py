@@ -117,9 +117,11 @@ def make_schema(hint: Any, name: str) -> dict[str, Any]:
         schema = adapter.json_schema(schema_generator=_Schemas)
     except pydantic.errors.PydanticInvalidForJsonSchema as error:
         raise NotSupported(f"{name}: {str(error).splitlines()[0]}") from None
-    texts = [each for each in getattr(hint, "__metadata__", ()) if isinstance(each, str)]
-    described = {"description": texts[0]} if texts else {}
-    return {**described, **_tidy(schema, schema.get("$defs", {}))}
+    schema = _tidy(schema, schema.get("$defs", {}))
+    for text in getattr(hint, "__metadata__", ()):
+        if isinstance(text, str):
+            schema.setdefault("description", text)
+    return schema
 
 
 def convert(function: Callable[..., Any], arguments: dict[str, Any]) -> dict[str, Any]:

@@ -25,9 +25,16 @@ from teacher.scenes.scene import Scene
 class PackFault(InputError):
     """The code of a pack is wrong. detail: what happened and at which line, without the file's path."""
 
-    def __init__(self, file: Path | str, detail: str) -> None:
+    def __init__(self, file: Path, detail: str) -> None:
         super().__init__(f"{file}: {detail}")
-        self.detail = detail
+        self.file, self.detail = file, detail
+
+    def of_task(self, template: Template, split: str, seed: int) -> "PackFault":
+        """Returns the fault as that of a task, with its template and seed."""
+        where = f"{template.name}: seed {seed} ({split})"
+        if self.file != template.file:
+            where += f": {self.file.name}"
+        return PackFault(template.file, f"{where}: {self.detail}")
 
 
 class ToolError(Exception):
@@ -110,16 +117,16 @@ def make_blueprint(
     Raises:
         PackFault: the world cannot be reset, or the template raises or returns something else.
     """
-    world, note = start_world(environment, seed=seed, split=split)
     rng = random.Random(f"{template.name}/{split}/{seed}")
-    name = f"{template.name}: seed {seed} ({split})"
-    with pack_code(template.file, f"{name}: the template"):
-        blueprint = template(world, rng)
-    if not isinstance(blueprint, Blueprint):
-        kind = type(blueprint).__name__
-        raise PackFault(
-            template.file, f"{name}: the template returned {kind}, expected a Blueprint"
-        )
+    try:
+        world, note = start_world(environment, seed=seed, split=split)
+        with pack_code(template.file, "the template"):
+            blueprint = template(world, rng)
+        if not isinstance(blueprint, Blueprint):
+            kind = type(blueprint).__name__
+            raise PackFault(template.file, f"the template returned {kind}, expected a Blueprint")
+    except PackFault as fault:
+        raise fault.of_task(template, split, seed) from fault.__cause__
     return note, blueprint
 
 
@@ -134,7 +141,7 @@ def pack_code(file: Path, name: str) -> Iterator[None]:
     except (PackFault, ToolError):
         raise
     except Exception as error:
-        raise PackFault(file, f"{name}: raised {describe_fault(error, file.parent)}") from error
+        raise PackFault(file, f"{name} raised {describe_fault(error, file.parent)}") from error
 
 
 def describe_fault(error: BaseException, directory: Path) -> str:

@@ -24,16 +24,8 @@ def shelf_of_item(world: StockRoom, rng) -> Blueprint:
     return Blueprint(said(number), plan, f"On {item['shelf']}.", Answer("text", item["shelf"]))
 """
 WORDING = """\
-from teacher.domain import template
-
-
 def said(number: str) -> str:
     return f"On which shelf is {number}?"
-
-
-@template(kind="lookup")
-def not_of_a_file_that_is_read_for_templates(world, rng):
-    raise AssertionError
 """
 
 

@@ -182,7 +182,7 @@ def test_a_bug_of_the_pack_ends_the_episode_alone_and_is_not_shown_to_the_model(
     trace = play(stock, count, solution(count))
     item = count["plan"][0]["arguments"]["item"]
     assert trace["outcome"]["ended"] == "tool_crashed" and not passed(trace)
-    assert trace["outcome"]["error"] == f"StockRoom.get_item: raised KeyError: '{item}'"
+    assert trace["outcome"]["error"] == f"StockRoom.get_item raised KeyError: '{item}'"
     assert roles(trace) == ["system", "user", "assistant"]
     verdict = check_trace(trace, FilterSettings())
     assert (verdict["reason"], verdict["detail"]) == ("tool_crashed", trace["outcome"]["error"])
