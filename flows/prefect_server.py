@@ -14,7 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-# Prefect reads these as it is imported.
+from teacher.inference.endpoint import Endpoint, keep_this_machine_off_proxies
+
+# Prefect reads these as it is imported, and its clients the proxies as they are made.
+keep_this_machine_off_proxies()
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")  # of `make serve`
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -25,7 +28,6 @@ from prefect import task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.context import FlowRunContext  # noqa: E402
 
-from teacher.inference.endpoint import Endpoint  # noqa: E402
 from teacher.inference.process import Program, ServerProcess, free_port  # noqa: E402
 
 Result = TypeVar("Result")

@@ -25,6 +25,7 @@ from flows.cli.students import models, pull, verify
 from flows.cli.teachers import check_teacher, serve
 from flows.cli.validate import validate
 from schemas.errors import InputError, StillhouseError
+from teacher.inference.endpoint import keep_this_machine_off_proxies
 
 app = typer.Typer(
     add_completion=False,
@@ -252,6 +253,7 @@ def _silence_libraries() -> None:
 def main() -> None:
     """Runs the command and exits with its code. This is the only place that turns an error into one line."""
     _silence_libraries()
+    keep_this_machine_off_proxies()
     # SIGTERM raises SystemExit, so that the stack unwinds and servers are stopped.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     sys.exit(_run(sys.argv[1:]))

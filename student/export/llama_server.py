@@ -5,13 +5,20 @@ import urllib.error
 import urllib.request
 from typing import Any
 
+from schemas.errors import StageError
 from teacher.inference.endpoint import Endpoint
 
 _TIMEOUT_SECONDS = 300
+# The server runs on this machine: a proxy of the environment must not answer in its place.
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def get(endpoint: Endpoint, path: str) -> Any:
-    """Returns the JSON at a path of the server. Raises urllib's HTTPError for any status but 2xx."""
+    """Returns the JSON at a path of the server. Raises urllib's HTTPError for any status but 2xx.
+
+    Raises:
+        StageError: the answer is a page of another program, such as a proxy.
+    """
     return _send(endpoint, path, None)
 
 
@@ -29,5 +36,13 @@ def _send(endpoint: Endpoint, path: str, body: bytes | None) -> Any:
     root = endpoint.url.removesuffix("/v1")
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.key}"}
     request = urllib.request.Request(root + path, body, headers)
-    with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as reply:
-        return json.load(reply)
+    try:
+        with _DIRECT.open(request, timeout=_TIMEOUT_SECONDS) as reply:
+            return json.load(reply)
+    except urllib.error.HTTPError as error:
+        if error.headers.get_content_type() == "text/html":
+            raise StageError(
+                f"{root}{path}: found a page with status {error.code}, expected an answer of llama-server: another"
+                " program answers at this address"
+            ) from None
+        raise

@@ -8,7 +8,7 @@ import json
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import aiohttp
+import httpx
 
 from schemas.api_url import host
 from schemas.error_text import one_line
@@ -43,19 +43,24 @@ async def get(url: str, key: str, seconds: float = _LIST_SECONDS) -> Answer:
     Raises:
         StageError: the address cannot be reached.
     """
-    session = aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {key}"} if key else {},
-        timeout=aiohttp.ClientTimeout(seconds),
-        trust_env=not on_this_machine(url),
-    )
     try:
-        async with session, session.get(url) as reply:
-            body = await reply.content.read(_LARGEST_REPLY)
-            while chunk := await reply.content.read(_LARGEST_REPLY - len(body)):
+        # As in the client of the requests (teacher/inference/client.py), so that both take the same way.
+        async with (
+            httpx.AsyncClient(
+                headers={"Authorization": f"Bearer {key}"} if key else {},
+                timeout=seconds,
+                trust_env=not on_this_machine(url),
+                follow_redirects=True,
+            ) as session,
+            session.stream("GET", url) as reply,
+        ):
+            body = b""
+            async for chunk in reply.aiter_bytes():
                 body += chunk
-            headers = {name.lower(): value for name, value in reply.headers.items()}
-            status = reply.status
-    except (aiohttp.ClientError, OSError, ValueError) as error:  # a TimeoutError is an OSError
+                if len(body) > _LARGEST_REPLY:
+                    break
+            status, headers = reply.status_code, dict(reply.headers)
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         raise StageError(one_line(str(error), 120) or type(error).__name__) from None
     text = body.decode(errors="replace").replace(key or "\n", "***")
     try:

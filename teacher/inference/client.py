@@ -25,6 +25,10 @@ class _NoMessage(Exception):
     """The server's answer has no message."""
 
 
+class _NotTheServer(Exception):
+    """The answer is a page of a proxy or a gateway: it tells nothing about the model."""
+
+
 class _Aborted(Exception):
     """The server was stopped during the reply and sent an incomplete one."""
 
@@ -163,12 +167,14 @@ class Client:
                     f"{self._endpoint.url}: refused: {self._first_line(error)}"
                 ) from None
             except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                return _failed(self._first_line(error), time.monotonic() - started)
+                if not _is_page(error.response.text):
+                    return _failed(self._first_line(error), time.monotonic() - started)
+                last_error, has_answered = _page_line(error.status_code, error.response.text), False
             except (openai.APIConnectionError, openai.APIStatusError) as error:
                 if isinstance(error, openai.APIStatusError) and error.status_code == 413:
                     return _failed(self._first_line(error), time.monotonic() - started)
                 last_error, has_answered = self._first_line(error), False
-            except _Aborted as error:
+            except (_Aborted, _NotTheServer) as error:
                 last_error, has_answered = self._first_line(error), False
             except (_NoMessage, json.JSONDecodeError) as error:
                 last_error, has_answered = self._first_line(error), True
@@ -202,7 +208,9 @@ class Client:
 
 
 def _stored(completion: Any, seconds: float) -> dict[str, Any]:
-    # The library does not validate answers: any part may be missing, or the answer may be the error page of a proxy.
+    # The library does not validate answers: any part may be missing, or the answer may be the page of a proxy.
+    if isinstance(completion, str) and _is_page(completion):
+        raise _NotTheServer(_page_line(200, completion))
     choice: Any = next(iter(getattr(completion, "choices", None) or []), None)
     if getattr(choice, "message", None) is None:
         raise _NoMessage("the reply has no message")
@@ -223,6 +231,14 @@ def _stored(completion: Any, seconds: float) -> dict[str, Any]:
             name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")
         },
     }
+
+
+def _is_page(text: str) -> bool:
+    return text.lstrip().startswith("<")
+
+
+def _page_line(status: int, page: str) -> str:
+    return f"found a page in place of a reply (status {status}): {one_line(page, 80)}"
 
 
 def _failed(error: str, seconds: float) -> dict[str, Any]:

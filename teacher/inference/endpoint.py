@@ -3,12 +3,15 @@
 import asyncio
 import contextlib
 import ipaddress
+import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from schemas.trace import Served
+
+_THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
 
 
 def on_this_machine(url: str) -> bool:
@@ -22,6 +25,19 @@ def on_this_machine(url: str) -> bool:
         return False
     # 0.0.0.0 and :: reach this machine when they are connected to.
     return address.is_loopback or address.is_unspecified
+
+
+def keep_this_machine_off_proxies() -> None:
+    """Adds this machine to no_proxy, for libraries that read the environment's proxies by themselves.
+
+    Prefect's client and the programs that a run starts are among them. Both spellings are set, because a library reads
+    either, and the lower-case one wins.
+    """
+    names = [name for name in os.environ.get("no_proxy", os.environ.get("NO_PROXY", "")).split(",")]
+    names = [name.strip() for name in names if name.strip()]
+    if "*" not in names:
+        names += [name for name in _THIS_MACHINE if name not in names]
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(names)
 
 
 @dataclass

@@ -1,16 +1,17 @@
 """Describes a machine by its GPUs or its host memory: from a name ("8xH200", "2x8xH100-80GB", "cpu-768GB") or detected.
 
-Nothing here needs CUDA: detection runs `nvidia-smi` once, and a machine without it is a CPU host.
+Nothing here needs CUDA: detection runs `nvidia-smi`, and a machine without it is a CPU host.
 """
 
 import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from schemas.errors import InputError
+from teacher.planning import visible_devices
 
 GIB = 2**30
 
@@ -41,6 +42,7 @@ class Hardware:
         gpu: the GPU that all machines have; None for a CPU host.
         count: GPUs of one machine. nodes: machines.
         host_memory: bytes; None for a machine named by its GPUs.
+        remark: why GPUs of the machine are left out; "" where none are.
     """
 
     gpu: Gpu | None
@@ -48,6 +50,7 @@ class Hardware:
     nodes: int = 1
     host_memory: int | None = None
     cores: int | None = None
+    remark: str = ""
 
     @property
     def gpus(self) -> int:
@@ -55,12 +58,14 @@ class Hardware:
         return self.count * self.nodes
 
     def __str__(self) -> str:
+        remark = f" ({self.remark})" if self.remark else ""
         if self.gpu:
             nodes = f"{self.nodes} machines of " if self.nodes > 1 else ""
-            return f"{nodes}{self.count}x{self.gpu.name} ({self.gpu.memory / GIB:.1f} GiB each)"
+            gpus = f"{nodes}{self.count}x{self.gpu.name} ({self.gpu.memory / GIB:.1f} GiB each)"
+            return gpus + remark
         memory = f", {self.host_memory / 1e9:.0f} GB of memory" if self.host_memory else ""
         cores = f"{self.cores} CPU cores" if self.cores else "a CPU host"
-        return cores + memory
+        return cores + memory + remark
 
 
 # Memory: the total capacity in PyTorch's out-of-memory errors (several issues and logs on GitHub for each GPU), which
@@ -118,27 +123,38 @@ def find() -> Hardware:
     cpu_host = Hardware(None, 0, host_memory=host_memory(), cores=cores())
     if not shutil.which("nvidia-smi"):
         return cpu_host
-    query = [
-        "nvidia-smi",
-        "--query-gpu=name,memory.total,compute_cap",
-        "--format=csv,noheader,nounits",
-    ]
-    try:
-        output = subprocess.run(query, capture_output=True, text=True, timeout=60, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return cpu_host
-    # A GPU without memory of its own has "[N/A]" in that column, and is skipped.
-    rows = re.findall(r"^(.+), (\d+), ([\d.]+)$", output.stdout, re.MULTILINE)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and all(part.strip().isdigit() for part in visible.split(",") if part):
-        rows = [rows[int(part)] for part in visible.split(",") if part and int(part) < len(rows)]
-    if not rows:
-        return cpu_host
-    # One server needs equal GPUs: take the most frequent kind, and of equally frequent ones the larger.
-    kind = max(rows, key=lambda row: (rows.count(row), row[1]))
-    return Hardware(
-        _gpu(*kind), rows.count(kind), host_memory=cpu_host.host_memory, cores=cpu_host.cores
+    output = _nvidia_smi(
+        "--query-gpu=name,memory.total,compute_cap", "--format=csv,noheader,nounits"
     )
+    # A GPU without memory of its own has "[N/A]" in that column: it keeps its number, and is skipped.
+    rows = re.findall(r"^(.+), (\d+|\[N/A\]), ([\d.]+)$", output, re.MULTILINE)
+    visible = visible_devices.choose(
+        os.environ.get("CUDA_VISIBLE_DEVICES"),
+        visible_devices.read_listing(_nvidia_smi("-L") if rows else "", len(rows)),
+    )
+    if visible.mig:
+        name, _, capability = rows[visible.mig.gpu]
+        # A MIG device has fewer multiprocessors than its GPU, so the rates of the GPU do not hold for it.
+        memory = visible.mig.gigabytes * 10**9
+        gpu = Gpu(f"{name} MIG {visible.mig.profile}", memory, None, None, float(capability) >= 8.9)
+        return replace(cpu_host, gpu=gpu, count=1, remark=visible.remark)
+    kinds = [rows[number] for number in visible.gpus if rows[number][1].isdigit()]
+    if not kinds:
+        return replace(cpu_host, remark=visible.remark)
+    # One server needs equal GPUs: take the most frequent kind, and of equally frequent ones the larger.
+    kind = max(kinds, key=lambda row: (kinds.count(row), int(row[1])))
+    return replace(cpu_host, gpu=_gpu(*kind), count=kinds.count(kind), remark=visible.remark)
+
+
+def _nvidia_smi(*arguments: str) -> str:
+    """The output of nvidia-smi; empty if it fails."""
+    try:
+        done = subprocess.run(
+            ["nvidia-smi", *arguments], capture_output=True, text=True, timeout=60, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout
 
 
 def _gpu(name: str, mebibytes: str, capability: str) -> Gpu:

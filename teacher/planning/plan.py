@@ -132,7 +132,7 @@ def plan(
         lines = [
             f"teacher   {teacher['name']}: {teacher['description']}",
             f"student   {student['name']}: {student['description']}",
-            f"machine   {core_count} CPU cores",
+            f"machine   {core_count} CPU cores{f' ({hardware.remark})' if hardware.remark else ''}",
             _task_line(tasks, exam, recipe),
             "time      "
             + ", ".join(f"{stage} {_minutes(value)}" for stage, value in seconds.items()),

@@ -295,7 +295,6 @@ def test_a_reply_that_takes_too_long_is_asked_for_again(server: Server, journal:
         (200, {"id": "1", "choices": [None]}),
         (200, []),
         (200, None),
-        (200, b"<html>Sign in to the proxy</html>"),
         (200, b""),
         (200, b'{"choices": [{"mess'),
     ],
@@ -312,6 +311,20 @@ def test_an_answer_without_a_message_is_asked_for_again_and_then_an_error(
     assert reply.error
     assert sent == module._TRIES
     assert journal.get(reply.key)
+
+
+@pytest.mark.parametrize("status", [200, 400, 422, 502])
+def test_a_page_of_a_proxy_is_asked_again_and_never_stored_as_a_reply(
+    server: Server, journal: Journal, status: int
+) -> None:
+    page = (status, b"<html>Sign in to the proxy</html>")
+    server.script = [page, said()]
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.message
+    server.script = [page]
+    with pytest.raises(StageError, match="no reply after .* tries"):
+        talk(server.url, journal, lambda client: client.complete(ASK, [], 0))
+    assert len(journal) == 1
 
 
 def test_a_reply_that_the_server_broke_off_when_it_was_stopped_is_asked_for_again(
