@@ -1,6 +1,7 @@
 """Loads a recipe file, with the command line's overrides, as a Recipe; reports an invalid one in one line."""
 
 import difflib
+import types
 import typing
 from pathlib import Path
 from typing import Any
@@ -84,15 +85,79 @@ def _set(values: dict[str, Any], override: str) -> str:
             raise InputError(
                 f"--set {override}: {section}: found a value, expected a section with fields"
             )
+    if key == "name":
+        raise InputError(
+            f"--set {override}: name: found one, expected none: a recipe's name is its file's name"
+        )
     try:
-        value = yaml.safe_load(text)
+        target[last] = _override_value(text.strip(), _types(key.split(".")))
     except yaml.YAMLError:
         raise InputError(
             f"--set {override}: {key}: found {text!r}, expected a YAML value"
         ) from None
-    # A number or a date stays text, because the type of the field decides whether 1.10 is a number.
-    target[last] = value if isinstance(value, dict | list | str | None) else text
     return key
+
+
+# In the text of an override, # begins no comment. This character of Unicode's private use area stands for it.
+_HASH = "\ue023"
+
+
+def _override_value(text: str, kinds: list[Any]) -> Any:
+    """The value of an override's text for a field of one of the types `kinds`.
+
+    A list or mapping is YAML. Any other value stays the text that the user wrote, because the type of the field decides
+    whether 1.10 is a number, and nothing in a path or a name is YAML's. Quotes around the whole text are removed.
+    """
+    if type(None) in kinds and text in ("", "~", "null", "Null", "NULL"):
+        return None
+    if any(_is_container(each) for each in kinds):
+        value = _with_hashes(yaml.safe_load(text.replace("#", _HASH)))
+        return value if isinstance(value, dict | list | str) else text
+    if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
+        try:
+            value = _with_hashes(yaml.safe_load(text.replace("#", _HASH)))
+        except yaml.YAMLError:
+            return text  # two quoted words
+        return value if isinstance(value, str) else text
+    return text
+
+
+def _with_hashes(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace(_HASH, "#")
+    if isinstance(value, list):
+        return [_with_hashes(item) for item in value]
+    if isinstance(value, dict):
+        return {_with_hashes(key): _with_hashes(item) for key, item in value.items()}
+    return value
+
+
+def _types(path: list[str]) -> list[Any]:
+    """The types that the field at a path may have; none for an unknown field, which the Recipe reports."""
+    kinds: list[Any] = [Recipe]
+    for part in path:
+        below: list[Any] = []
+        for kind in kinds:
+            if isinstance(kind, type) and issubclass(kind, BaseModel):
+                field = kind.model_fields.get(part)
+                below += _members(field.annotation) if field else []
+            elif typing.get_origin(kind) is dict:
+                below += _members(typing.get_args(kind)[1])
+        kinds = below
+    return kinds
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The members of a union, or the type itself."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return list(typing.get_args(annotation))
+    return [annotation]
+
+
+def _is_container(kind: Any) -> bool:
+    return typing.get_origin(kind) in (dict, list, tuple) or (
+        isinstance(kind, type) and issubclass(kind, BaseModel)
+    )
 
 
 _SHORTER_MESSAGES = (

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -115,6 +116,78 @@ def test_set_overrides_the_file_and_reads_numbers_lists_and_null():
     assert loaded.publish.tag == "1.10"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "./Model #2",
+        "#2",
+        "a: b",
+        "*x",
+        "&x",
+        "!x",
+        "@x",
+        "`x",
+        "- x",
+        "%x",
+        "| x",
+        "? x",
+        "{a",
+        "[a",
+        "yes",
+        "on",
+        "true",
+        "1e3",
+        "0x10",
+        "1_000",
+        "2026-03-01",
+        "12:30:45",
+        "null",
+        "~",
+        "it's",
+        "'a' and 'b'",
+        "C:\\models\\x",
+        "\u00e9 #\U0001f642",
+    ],
+)
+def test_a_text_of_set_is_what_the_user_wrote(text):
+    assert recipe_file.load("local", [f"student={text}"]).student == text
+    with_replay = recipe_file.load("local", [f"train.replay.path={text}"])
+    assert with_replay.train.replay and with_replay.train.replay.path == text
+
+
+@pytest.mark.parametrize(
+    ("override", "value"),
+    [
+        ("student='./Model #2'", "./Model #2"),
+        ('student="a\\tb #"', "a\tb #"),
+        ("student=  ./model  ", "./model"),
+        ("student=a=b", "a=b"),
+        ("serve.url=null", None),
+        ("serve.url=", None),
+        ("serve.arguments=[--model-name, 'a #b', c #d]", ("--model-name", "a #b", "c #d")),
+        ("serve.arguments=[]", ()),
+        ("tasks.mix={a #1: 1}", {"a #1": 1}),
+        ("tasks.mix.lookup=0.4", 0.4),
+        ("tasks.mix=null", None),
+        ("generate.constrain=off", False),
+        ("generate.constrain=Yes", True),
+        ("generate.temperature=1e0", 1.0),
+        ("generate.temperature=.5", 0.5),
+        ("generate.max_tokens=1_000", 1000),
+        ("publish.tag='3a'", "3a"),
+        ("train.replay={path: ./a #b.jsonl, ratio: 0.1}", "./a #b.jsonl"),
+    ],
+)
+def test_a_value_of_set_has_the_type_of_its_field(override, value):
+    loaded: Any = recipe_file.load("local", [override])
+    path = override.partition("=")[0].split(".")
+    for part in path:
+        loaded = loaded[part] if isinstance(loaded, dict) else getattr(loaded, part)
+    if path[-1] == "replay":
+        loaded = loaded.path
+    assert loaded == value
+
+
 def test_a_digest_changes_with_its_sections_and_only_with_them():
     one, other = recipe_file.load("local"), recipe_file.load("local", ["train.epochs=9"])
     assert one.digest("train") != other.digest("train")
@@ -189,7 +262,14 @@ def test_a_bad_recipe_is_one_line_with_file_field_found_and_expected(tmp_path, t
     [
         ("generate.atempts=3", "did you mean generate.attempts?"),
         ("generate.attempts=x", "generate.attempts: found 'x', expected a valid integer"),
-        ("generate.attempts=[1", "expected a YAML value"),
+        ("generate.attempts=[1", "generate.attempts: found '[1', expected a valid integer"),
+        ("generate.attempts=1e3", "generate.attempts: found '1e3', expected a valid integer"),
+        ("generate.attempts=3 #x", "generate.attempts: found '3 #x', expected a valid integer"),
+        ("generate.constrain=maybe", "generate.constrain: found 'maybe', expected a valid boolean"),
+        ("export.variants=[Q8_0", "expected a YAML value"),
+        ("tasks.mix={a: *x}", "expected a YAML value"),
+        ("student=", "student: found '', expected a text of at least 1 character"),
+        ("name=x", "a recipe's name is its file's name"),
         ("generate.attempts", "expected FIELD=VALUE"),
         ("teacher.name=x", "teacher: found a value, expected a section"),
         ("nothing.at.all=1", "nothing: unknown field"),
