@@ -68,6 +68,7 @@ def answer_matches(answer: Answer, text: str) -> bool:
         Numbers inside words and dates, such as C-1042, do not count, nor do numbers in words.
 
     >>> from teacher.domain import Answer
+    >>> from teacher.domain.scoring import answer_matches
     >>> cap = Answer("amount", 12500).as_row()
     >>> [answer_matches(cap, text) for text in ("The cap is EUR 12,500.00.", "12500", "It is 12500 for C-104.")]
     [True, True, True]
