@@ -17,6 +17,7 @@ from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256_text, write_json, write_jsonl
+from schemas.scorecard import part_of
 from schemas.task import Task
 from teacher.domain import exam as exam_parts
 from teacher.domain import offer, tasks, unanswerable
@@ -47,7 +48,7 @@ def _print_plan(context: RunContext) -> None:
 @partial(
     Stage,
     name="plan",
-    reads=("tasks", "serve", "generate", "filter.agreement?", "train"),
+    reads=("tasks", "serve", "generate", "filter.agreement?", "train", "gate.min_parts"),
     models=("teacher", "student"),
     digests=_hardware,
     outputs=("tasks/train.jsonl", "tasks/exam.jsonl", "plan.json"),
@@ -82,6 +83,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         domain, settings, held_out, pixels=student_pixels, image_store=image_store
     )
     _check_image_limit(context, train)
+    _check_gated_parts(context, exam)
     for row in (*train, *exam):
         check_document(row, "task", row["id"])
     # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
@@ -152,6 +154,17 @@ def check_fit(context: RunContext, stages: Sequence[str]) -> None:
     for name, model in (("generate", "teacher"), ("train", "student")):
         if name in stages and not estimate[model]["fits"]:
             raise GateError(f"{estimate[model]['name']}: does not fit: {estimate[model]['reason']}")
+
+
+def _check_gated_parts(context: RunContext, exam: list[Task]) -> None:
+    """Raises InputError if the gate asks for a part that the exam does not have."""
+    existing = {part_of(task) for task in exam}
+    for part in context.recipe.gate.min_parts or {}:
+        if part not in existing:
+            raise InputError(
+                f"gate.min_parts.{part}: the exam of {context.domain.name} has no task of this part: expected one of"
+                f" {', '.join(sorted(existing))}; tasks.exam_other sets how many tasks the other parts have"
+            )
 
 
 def _check_image_limit(context: RunContext, task_rows: list[Task]) -> None:
