@@ -21,7 +21,7 @@ from trl import SFTTrainer
 
 from student.kernels.linear_cross_entropy import linear_cross_entropy
 from student.rendering.labels import IGNORED
-from student.training.shared_prefix import pack_by_prefix, saves_tokens, tree_row
+from student.training.shared_prefix import PrefixSampler, pack_by_prefix, saves_tokens, tree_row
 
 Row = dict[str, Any]
 # Lengths that are multiples of this use cuDNN's attention (student/kernels/attention.py).
@@ -155,6 +155,12 @@ class MicroBatchTrainer(SFTTrainer):
         # The largest first: if memory is too small, it fails at once.
         rows.sort(key=lambda row: -row["input_ids"].numel())
         return {"micro_batches": rows}
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if not self.packed:
+            return super()._get_train_sampler(train_dataset)
+        rows = list(self.train_dataset if train_dataset is None else train_dataset)
+        return PrefixSampler(rows, self.args.per_device_train_batch_size, self.args.data_seed or 0)
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None

@@ -5,14 +5,17 @@ attends to the tokens from its example's first up to itself, wherever they lie i
 those of the separate examples up to rounding. Only tokens before an example's first label are shared.
 
 In: examples of a micro-batch. Out: one row for the fused layers (student/kernels/attention.py), or groups of examples
-for several rows.
+for several rows. `PrefixSampler` puts examples that begin alike into the same optimiser step.
 """
 
 import itertools
+import random
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 
 from student.rendering.labels import IGNORED
 
@@ -22,6 +25,9 @@ Row = dict[str, Any]
 _SHORTEST = 32
 # Groups that share less than this part of their tokens are packed by length instead, which fills rows better.
 _LEAST_SHARE = 0.1
+# Only beginnings that this part of all examples have fill whole steps: those of one template alone would make steps
+# of one kind of task, which teach worse.
+_COMMON = 0.05
 
 
 @dataclass
@@ -128,6 +134,58 @@ def saves_tokens(examples: list[Any]) -> bool:
         and sum(len(piece.input_ids) for piece in make_pieces(examples))
         <= (1 - _LEAST_SHARE) * total
     )
+
+
+class PrefixSampler(Sampler[int]):
+    """Orders examples so that most steps hold examples with the same beginning; all else is shuffled.
+
+    Args:
+        examples: rows with input_ids and labels.
+        batch: examples of a step.
+        seed: with the epoch it decides the order, so that a resumed run continues in the same one.
+    """
+
+    def __init__(self, examples: list[Any], batch: int, seed: int) -> None:
+        self.batch, self.seed, self.epoch = batch, seed, 0
+        self.count = len(examples)
+        least = max(2 * batch, _COMMON * len(examples))
+        families = [f for f in _families(examples) if len(f) >= least]
+        together = {index for family in families for index in family}
+        self.families = families
+        self.others = [index for index in range(len(examples)) if index not in together]
+
+    def set_epoch(self, epoch: int) -> None:
+        """Sets the epoch, from 0; the trainer calls it before each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[int]:
+        rng = random.Random(f"{self.seed} {self.epoch}")
+        steps, rest = [], list(self.others)
+        for family in self.families:
+            members = rng.sample(family, len(family))
+            whole = len(members) - len(members) % self.batch
+            steps += [members[i : i + self.batch] for i in range(0, whole, self.batch)]
+            rest += members[whole:]
+        rng.shuffle(rest)
+        whole = len(rest) - len(rest) % self.batch
+        steps += [rest[i : i + self.batch] for i in range(0, whole, self.batch)]
+        rng.shuffle(steps)
+        yield from itertools.chain(*steps, rest[whole:])
+
+
+def _families(examples: list[Any]) -> list[list[int]]:
+    """Returns groups of examples, neighbours in sorted order, that share at least half of their tokens."""
+    families: list[list[int]] = []
+    for previous, index in itertools.pairwise([None, *_sorted(examples)]):
+        assert index is not None
+        if 2 * _saved(examples, previous, index) >= len(examples[index]["input_ids"]):
+            families[-1].append(index)
+        else:
+            families.append([index])
+    return families
 
 
 def _sorted(examples: list[Any]) -> list[int]:

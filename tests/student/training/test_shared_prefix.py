@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from student.rendering.examples import IGNORED
 from student.training import shared_prefix
 from student.training.micro_batches import make_groups, packed_row
-from student.training.shared_prefix import make_pieces, pack_by_prefix, saves_tokens, tree_row
+from student.training.shared_prefix import (
+    PrefixSampler,
+    make_pieces,
+    pack_by_prefix,
+    saves_tokens,
+    tree_row,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -86,3 +92,31 @@ def test_a_group_holds_more_examples_where_they_share_tokens():
     alike = [example([*range(50), n], 50) for n in range(6)]
     (group,) = make_groups(alike, 64, packed=True)
     assert packed_row(group)["input_ids"].shape[1] <= 64
+
+
+@given(examples, st.integers(1, 5), st.integers(0, 3))
+def test_each_epoch_has_every_example_once(drawn, batch, epoch):
+    sampler = PrefixSampler(drawn, batch, seed=0)
+    sampler.set_epoch(epoch)
+    assert sorted(sampler) == list(range(len(drawn))) == sorted(sampler)
+
+
+def test_a_step_has_examples_that_begin_alike_and_every_epoch_another_order():
+    beginnings = [[n, *range(20)] for n in (100, 200)]
+    alike = [example([*beginnings[n % 2], n], 21) for n in range(16)]
+    other = [example([n, n], 1) for n in range(300, 304)]
+    sampler = PrefixSampler(alike + other, 4, seed=0)
+    orders = []
+    for epoch in range(2):
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+        steps = [orders[-1][i : i + 4] for i in range(0, 20, 4)]
+        kinds = [{i % 2 if i < 16 else "other" for i in step} for step in steps]
+        assert all(len(kind) == 1 for kind in kinds)
+    assert orders[0] != orders[1]
+
+
+def test_a_beginning_of_few_examples_does_not_fill_a_step():
+    alike = [example([7, *range(20), n], 21) for n in range(4)]
+    other = [example([n, n, n], 1) for n in range(100, 120)]
+    assert PrefixSampler(alike + other, 4, seed=0).families == []
