@@ -159,8 +159,10 @@ class MicroBatchTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.packed:
             return super()._get_train_sampler(train_dataset)
-        rows = list(self.train_dataset if train_dataset is None else train_dataset)
-        return PrefixSampler(rows, self.args.per_device_train_batch_size, self.args.data_seed or 0)
+        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        return PrefixSampler(
+            list(rows), self.args.per_device_train_batch_size, self.args.data_seed or 0
+        )
 
     def training_step(
         self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None
