@@ -12,6 +12,9 @@ _repr.maxstring = _repr.maxother = _repr.maxlong = 60
 _repr.maxlist = _repr.maxdict = 4
 _repr.maxlevel = 2
 
+# Formats whose form is not obvious: a date-time of RFC 3339 has an offset.
+_FORMAT_EXAMPLES = {"date": "2026-03-02", "date-time": "2026-03-02T10:00:00Z"}
+
 
 def one_line(text: str, limit: int = 300) -> str:
     """`text` as one line of valid Unicode, cut to `limit` characters."""
@@ -67,6 +70,9 @@ def describe(error: ValidationError) -> str:
             problem = f"found {brief(actual)}, expected one of {', '.join(map(str, expected))}"
         case "const":
             problem = f"found {brief(actual)}, expected {brief(expected)}"
+        case "format" if expected in _FORMAT_EXAMPLES:
+            example = _FORMAT_EXAMPLES[expected]
+            problem = f"found {brief(actual)}, expected {expected} such as {example}"
         case "pattern" | "format":
             problem = f"found {brief(actual)}, expected {error.validator} {expected}"
         case (

@@ -57,6 +57,10 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
         f"{ledger['traces']} traces = {ledger['kept']} kept"
         f" + {ledger['traces'] - ledger['kept']} rejected{f' ({reasons})' if reasons else ''}"
     )
+    verdicts = [row["verdict"] for row in rejected if row["verdict"]]
+    crashes = [each["detail"] for each in verdicts if each.get("reason") == "tool_crashed"]
+    if crashes:
+        log(f"  a tool of the pack failed in {len(crashes)} episodes, first as: {crashes[0]}")
     if not ledger["kept"]:
         raise StageError(
             f"{ledger_file}: no trace was kept, so there is nothing to train on: see rejected.jsonl"

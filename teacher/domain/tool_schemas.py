@@ -12,6 +12,7 @@ from typing import Any
 
 import docstring_parser
 from docstring_parser import DocstringStyle
+from pydantic.fields import FieldInfo
 
 from schemas.errors import InputError
 from schemas.tool_calls import arguments_problem
@@ -23,6 +24,8 @@ from teacher.domain.tool_types import NotSupported, hints_of, make_schema
 _NOT_TOOLS = {"reset", "get_reward"}
 # What OpenAI's API accepts as the name of a function.
 _NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+# Where the description of a Google-style docstring ends.
+_SECTION = re.compile(r"^(?:Args|Arguments|Parameters|Params|Returns|Raises|Yields):", re.MULTILINE)
 _HELPER = "a public method is a tool; start a helper's name with _"
 
 
@@ -111,6 +114,10 @@ def _property(
         )
     if parameter.default is inspect.Parameter.empty:
         return schema
+    if isinstance(parameter.default, FieldInfo):
+        raise NotSupported(
+            f"{name}: found Field(...) as its default: write Annotated[..., Field(...)]"
+        )
     default = to_json(parameter.default, name=f"{name}: its default")
     wrapper = {"properties": {"default": schema}}
     if problem := arguments_problem(wrapper, {"default": default}):
@@ -128,7 +135,10 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
     try:
         parsed = docstring_parser.parse(text, style=DocstringStyle.GOOGLE)
     except docstring_parser.ParseError as error:
-        raise NotSupported(f"its docstring is not in Google's style: {error}") from None
+        raise NotSupported(
+            f"its docstring is not in Google's style: {error} A line below `Args:` is `name: ...`, and a line"
+            " that continues it is indented deeper"
+        ) from None
     other = docstring_parser.parse(text) if not parsed.params else parsed
     if other.params and other.style != DocstringStyle.GOOGLE:
         style = str(other.style).rsplit(".", 1)[-1]
@@ -136,11 +146,11 @@ def _read_docstring(text: str) -> tuple[str, dict[str, str]]:
             f"its docstring is in the style {style}, expected Google's: a section `Args:` with a line"
             f" `{other.params[0].arg_name}: ...` for each parameter"
         )
-    description = (parsed.description or "").strip()
+    description = _SECTION.split(text, maxsplit=1)[0].strip()
     if not description:
         raise NotSupported("its docstring has no first line that says what the tool does")
     return description, {
-        parameter.arg_name: " ".join((parameter.description or "").split())
+        parameter.arg_name.lstrip("*"): " ".join((parameter.description or "").split())
         for parameter in parsed.params
         if parameter.args[0] == "param"
     }

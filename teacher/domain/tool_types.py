@@ -76,6 +76,7 @@ _INSTEAD: dict[Any, str] = {
     tuple: "tuple[float, float], or other types of its items",
     set: "list[...]",
     frozenset: "list[...]",
+    collections.abc.Set: "list[...]",
     bytes: "str",
     bytearray: "str",
     collections.abc.Callable: "a value that JSON has: a model sends no code",

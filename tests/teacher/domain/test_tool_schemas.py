@@ -248,6 +248,13 @@ def test_an_argument_that_is_nearly_right_is_refused_by_the_schema(
     assert check_arguments(tool, {"value": argument})
 
 
+def test_an_argument_in_another_form_of_date_is_told_the_form_by_an_example() -> None:
+    tool = {"function": {"parameters": {"properties": {"at": make_schema(dt.datetime, "at")}}}}
+    assert check_arguments(tool, {"at": "2026-03-02T10:00"}) == (
+        "at: found '2026-03-02T10:00', expected date-time such as 2026-03-02T10:00:00Z"
+    )
+
+
 def test_what_the_schema_cannot_say_is_an_error_of_the_argument() -> None:
     @dataclasses.dataclass
     class Span:
