@@ -25,6 +25,9 @@ class Estimate:
         share: of the stage's planned time that these pieces are.
         at_once: pieces in flight together.
         clock: seconds that only grow.
+
+    Attributes:
+        planned: seconds of these pieces; None if the plan does not know them.
     """
 
     def __init__(
@@ -40,7 +43,7 @@ class Estimate:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._activity, self._unit, self._left = activity, unit, total
-        self._planned = planned[stage] * share if stage in planned else None
+        self.planned = planned[stage] * share if stage in planned else None
         self._all_planned = sum(planned.values()) if stage in planned else None
         self._at_once, self._clock = at_once, clock
         self._started, self._seen, self._said = clock(), 0, False
@@ -66,15 +69,15 @@ class Estimate:
         self._said = True
         seconds = elapsed / self._seen * self._left
         rate = f"{60 * self._seen / elapsed:.3g} {self._unit} a minute"
-        if self._planned is None:
+        if self.planned is None:
             return f"estimate   {self._activity}: about {minutes(seconds)}, by the first {self._seen} ({rate})"
-        if abs(seconds / self._planned - 1) <= _TOLERANCE:
+        if abs(seconds / self.planned - 1) <= _TOLERANCE:
             return None
         assert self._all_planned is not None
-        whole_run = self._all_planned - self._planned + seconds
+        whole_run = self._all_planned - self.planned + seconds
         return (
-            f"estimate   {self._activity}: about {minutes(seconds)} instead of the planned {minutes(self._planned)}:"
-            f" {rate}, where the plan expected {60 * self._left / self._planned:.3g}{_load()}; the whole run about"
+            f"estimate   {self._activity}: about {minutes(seconds)} instead of the planned {minutes(self.planned)}:"
+            f" {rate}, where the plan expected {60 * self._left / self.planned:.3g}{_load()}; the whole run about"
             f" {minutes(whole_run)} instead of {minutes(self._all_planned)}"
         )
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from flows.estimate import Estimate
+from flows.estimate import Estimate, minutes
 
 HEARTBEAT_SECONDS = 15.0
 
@@ -65,9 +65,9 @@ class _Output:
             self._write(line)
 
     def _write(self, line: str) -> None:
-        minutes, seconds = divmod(int(time.monotonic() - _started), 60)
+        whole_minutes, seconds = divmod(int(time.monotonic() - _started), 60)
         self._last_line = time.monotonic()
-        _console.print(f"[{minutes:3d}:{seconds:02d}] {line}", markup=False, soft_wrap=True)
+        _console.print(f"[{whole_minutes:3d}:{seconds:02d}] {line}", markup=False, soft_wrap=True)
 
     @contextmanager
     def during(self, activity: _Activity) -> Iterator[None]:
@@ -146,8 +146,10 @@ def track(
     done, lock = 0, threading.Lock()
 
     def count() -> str:
-        counted = f"{done} of {total}"
-        return f"{counted}, {more}" if detail and (more := detail()) else counted
+        more = [detail()] if detail else []
+        if estimate and estimate.planned is not None:
+            more.append(f"planned {minutes(estimate.planned)} in all")
+        return ", ".join([f"{done} of {total}", *more])
 
     def advance(pieces: int = 1, *, replayed: bool = False) -> None:
         nonlocal done

@@ -69,7 +69,9 @@ def _log_time(seconds: dict[str, float], planned: dict[str, float]) -> None:
         + (f" of {planned[name] / 60:.1f} planned" if name in planned else "")
         for name, value in seconds.items()
     ]
-    log(f"time       {sum(seconds.values()) / 60:.1f} min ({', '.join(by_stage)})")
+    # Of a large teacher the plan knows only some stages.
+    whole = f" of {sum(planned.values()) / 60:.1f} planned" if "the rest" in planned else ""
+    log(f"time       {sum(seconds.values()) / 60:.1f} min{whole} ({', '.join(by_stage)})")
 
 
 def _log_exam(base: Score, student: Score) -> None:

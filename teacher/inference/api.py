@@ -24,6 +24,7 @@ _TEXT = 120
 # What /v1/models says in `owned_by`, and the path that says the program's version.
 _OWNERS: dict[str, Engine] = {"vllm": "vllm", "llamacpp": "llama.cpp"}
 _VERSION_PATHS = ("/version", "/api/version", "/props")
+_SHORTEST_KEY = 8
 _LARGEST_REPLY = 4 * 2**20
 
 
@@ -46,6 +47,7 @@ async def get(url: str, key: str, seconds: float = _LIST_SECONDS) -> Answer:
     try:
         # As in the client of the requests (teacher/inference/client.py), so that both take the same way.
         async with (
+            asyncio.timeout(seconds),
             httpx.AsyncClient(
                 headers={"Authorization": f"Bearer {key}"} if key else {},
                 timeout=seconds,
@@ -62,12 +64,12 @@ async def get(url: str, key: str, seconds: float = _LIST_SECONDS) -> Answer:
             status, headers = reply.status_code, dict(reply.headers)
     except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
         raise StageError(one_line(str(error), 120) or type(error).__name__) from None
-    text = body.decode(errors="replace").replace(key or "\n", "***")
+    text = body.decode(errors="replace")
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
         value = None
-    return Answer(status, headers, text, value)
+    return Answer(status, headers, without_key(text, key), value)
 
 
 def model_entries(answer: Answer) -> dict[str, dict[str, Any]] | None:
@@ -130,7 +132,12 @@ def _clean(text: str, key: str) -> str:
     printable = "".join(
         character for character in text if character.isprintable() or character.isspace()
     )
-    return one_line(printable.replace(key or "\n", "***"), _TEXT)
+    return one_line(without_key(printable, key), _TEXT)
+
+
+def without_key(text: str, key: str) -> str:
+    """A text with the key replaced. A placeholder such as EMPTY or "x" is no secret, and may be part of a name."""
+    return text.replace(key, "***") if len(key) >= _SHORTEST_KEY else text
 
 
 async def _probe(url: str, key: str) -> Answer:

@@ -13,6 +13,7 @@ import openai
 from schemas.error_text import one_line
 from schemas.errors import StageError
 from schemas.trace import Message, Tool, Usage
+from teacher.inference.api import without_key
 from teacher.inference.endpoint import Endpoint, on_this_machine
 from teacher.inference.journal import Journal, key
 from teacher.scenes.images import ImageStore, inline_pixels
@@ -193,7 +194,7 @@ class Client:
         name = one_line(model, 120) if isinstance(model, str) else ""
         origin = {
             "host": self._endpoint.served["host"],
-            "model": name.replace(self._endpoint.key or "\n", "***"),
+            "model": without_key(name, self._endpoint.key),
         }
         return {key: value for key, value in origin.items() if value}
 

@@ -80,6 +80,12 @@ def test_progress_between_tenths_is_in_the_heartbeat(printed: io.StringIO) -> No
     assert "attempts: 400 of 400" in printed.getvalue()
 
 
+def test_the_heartbeat_says_what_the_plan_expected(printed: io.StringIO) -> None:
+    estimate = Estimate("exam", "tasks", 8, {"evaluate": 180.0}, "evaluate", share=0.5)
+    with track("exam", 8, estimate=estimate):
+        wait_for(printed, "exam, N s so far: 0 of 8, planned 90 s in all")
+
+
 def test_a_count_that_fails_does_not_end_the_heartbeat(printed: io.StringIO) -> None:
     def count() -> str:
         raise FileNotFoundError("moved")

@@ -90,6 +90,16 @@ def test_hostile_texts_of_a_server_are_cut_and_never_hold_the_key(
     assert said["owned_by"].startswith("*** [31mx") and len(said["owned_by"]) == 120
 
 
+@pytest.mark.parametrize("key", ["EMPTY", "id", "x"])
+def test_a_placeholder_for_a_key_is_left_in_names(
+    api: Api, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("STILLHOUSE_TEACHER_KEY", key)
+    api.pages = {"/v1/models": {"data": [{"id": f"model-{key}", "owned_by": key}]}}
+    _, said = served(api)
+    assert (said["model"], said["owned_by"]) == (f"model-{key}", key)
+
+
 @pytest.mark.parametrize(
     ("url", "here"),
     [
