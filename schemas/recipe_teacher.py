@@ -24,7 +24,7 @@ class Tasks(Section):
     exam_other: int | None = Field(
         None,
         ge=0,
-        description="Tasks of each other part of the exam: as_trained, new_templates; null takes half of exam."
+        description="Tasks of each other part of the exam: as_trained, new_templates, drift; null takes half of exam."
         " Example: 0.",
     )
     seed: int = Field(
@@ -49,6 +49,13 @@ class Tasks(Section):
         ge=0,
         le=1,
         description="Share of the training tasks that offer the whole toolbox if offer is mixed. Example: 0.7.",
+    )
+    drift: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Share of the training tasks that rename tools and parameters, reword their descriptions, add tools"
+        " of other packs and may write numbers and dates in another format. Example: 0.",
     )
     held_out: tuple[str, ...] | None = Field(
         None,

@@ -46,12 +46,28 @@ class TaskImage(TypedDict):
     height: int
 
 
+class Drift(TypedDict):
+    """How a task shows the tools of its world, by teacher/domain/drift.py.
+
+    tools, parameters: shown name to the world's name. descriptions: of tools, by shown name. distractors: shown name to
+    PACK/TOOL of another pack. ids, dates: the format in which numbers such as C-104 and ISO dates are shown.
+    """
+
+    tools: dict[str, str]
+    parameters: dict[str, str]
+    descriptions: dict[str, str]
+    distractors: dict[str, str]
+    ids: NotRequired[str]
+    dates: NotRequired[str]
+
+
 class Task(TypedDict):
     """A row of RUN/tasks/train.jsonl and exam.jsonl.
 
     plan: the solution (gold calls). tools: names of the tools offered. pictures, program, cells: of tasks
     with images alone. swapped: present where the images are another task's, so that they do not show the answer. part:
-    of the exam; a row without it belongs to all_tools.
+    of the exam; a row without it belongs to all_tools. drift: present where tools, solution and texts differ from the
+    world's.
     """
 
     version: int
@@ -72,3 +88,4 @@ class Task(TypedDict):
     cells: NotRequired[list[list[Any]]]
     swapped: NotRequired[Literal[True]]
     part: NotRequired[Part]
+    drift: NotRequired[Drift]

@@ -21,6 +21,7 @@ from schemas.scorecard import part_of
 from schemas.task import Task
 from teacher.domain import exam as exam_parts
 from teacher.domain import offer, tasks, unanswerable
+from teacher.domain.drift_tasks import drift_tasks
 from teacher.planning import cost
 from teacher.scenes.images import task_images
 
@@ -79,6 +80,7 @@ def plan(context: RunContext) -> dict[str, Any]:
     train = offer.offer_tools(
         train, domain, offer=settings.offer, whole_share=settings.whole_toolbox
     )
+    train = drift_tasks(train, domain, share=settings.drift)
     exam = exam_parts.sample_exam(
         domain, settings, held_out, pixels=student_pixels, image_store=image_store
     )

@@ -2,7 +2,7 @@
 
 Each part is about one thing that a deployment may do to a student. `all_tools` is the headline: templates that training
 has, and the whole toolbox offered. Each other part differs from it in one respect: `as_trained` offers tools as the
-training tasks do, `new_templates` has whole templates that training lacks.
+training tasks do, `new_templates` has whole templates that training lacks, and `drift` has renamed and reworded tools.
 
 In: a pack and the recipe's `tasks`. Out: tasks with `part`, no two with the same request or world.
 """
@@ -13,6 +13,7 @@ from schemas.errors import InputError
 from schemas.recipe_teacher import Tasks
 from schemas.task import Part, Task
 from teacher.domain import offer, tasks, unanswerable
+from teacher.domain.drift_tasks import drift_tasks
 from teacher.domain.pack import Domain
 from teacher.domain.worlds import make_blueprint
 from teacher.scenes.images import ImageStore
@@ -45,6 +46,7 @@ def sample_exam(
     }
     if held_out:
         parts["new_templates"] = (others, held_out, "all")
+    parts["drift"] = (others, trained, "all")
     exam: list[Task] = []
     for number, (part, (count, templates, offered)) in enumerate(parts.items()):
         # Base and student are compared on the domain's own mix, whatever the training mix is.
@@ -64,6 +66,8 @@ def sample_exam(
                 rows, domain, share=settings.swapped, image_store=image_store
             )
         rows = offer.offer_tools(rows, domain, offer=offered, whole_share=settings.whole_toolbox)
+        if part == "drift":
+            rows = drift_tasks(rows, domain, share=1)
         # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
         rows.sort(key=lambda row: (row["tools"], row["template"]))
         for row in rows:

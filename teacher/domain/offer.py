@@ -46,20 +46,15 @@ def offer_tools(
     """
     if offer == "few":
         return [_with_few(task, domain) for task in tasks]
-    share = 1.0 if offer == "all" else whole_share
-    # In the order of templates, so that each template has its share of the whole toolbox.
     order = sorted(range(len(tasks)), key=lambda index: tasks[index]["template"])
-    is_whole = {
-        index: int((number + 1) * share + 1e-9) > int(number * share + 1e-9)
-        for number, index in enumerate(order)
-    }
+    is_whole = spread(tasks, 1.0 if offer == "all" else whole_share)
     whole, parts = (
         whole_toolboxes(domain, tasks[0]["split"] if tasks else "train"),
         defaultdict(list),
     )
     offered: dict[int, list[str]] = {}
     for index in order:
-        if is_whole[index]:
+        if index in is_whole:
             offered[index] = next(whole)
         else:
             parts[tasks[index]["template"]].append(index)
@@ -68,8 +63,7 @@ def offer_tools(
             group = members[start : start + _TASKS_A_SUBSET]
             needed = {step["tool"] for index in group for step in tasks[index]["plan"]}
             rng = random.Random(f"offer {template} {tasks[group[0]]['id']}")
-            subset = _subset(domain, needed, rng)
-            offered |= dict.fromkeys(group, subset)
+            offered |= dict.fromkeys(group, subset(domain, needed, rng))
     return [_with_tools(task, offered[index]) for index, task in enumerate(tasks)]
 
 
@@ -90,7 +84,15 @@ def whole_toolboxes(domain: Domain, split: Split) -> Iterator[list[str]]:
             yield list(order)
 
 
-def _subset(domain: Domain, needed: set[str], rng: random.Random) -> list[str]:
+def spread(tasks: list[Task], share: float) -> set[int]:
+    """Returns the indexes of a share of the tasks, the same share of each template."""
+    order = sorted(range(len(tasks)), key=lambda index: tasks[index]["template"])
+    # Rounded, so that floating point does not lose a task.
+    ends = [int(round(number * share, 6)) for number in range(len(tasks) + 1)]
+    return {index for number, index in enumerate(order) if ends[number + 1] > ends[number]}
+
+
+def subset(domain: Domain, needed: set[str], rng: random.Random) -> list[str]:
     """Returns the tools of a solution and others, at least one and not all if the pack has so many, in any order."""
     others = sorted(set(domain.tools) - needed)
     count = rng.randint(min(1, len(others)), max(min(1, len(others)), len(others) - 1))

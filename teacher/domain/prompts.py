@@ -11,8 +11,9 @@ from schemas.canonical import arguments_text
 from schemas.filter import HINT_HEADER
 from schemas.task import Task
 from schemas.trace import Message
+from teacher.domain.drift import run_call
 from teacher.domain.pack import Domain
-from teacher.domain.worlds import run_tool, start_world
+from teacher.domain.worlds import start_world
 from teacher.scenes.images import ImageStore, image_part, task_images
 from teacher.scenes.kinds import draw
 from teacher.scenes.scene import Scene
@@ -71,7 +72,7 @@ def demonstration(
             messages.append({"role": "system", "content": hint(task, number)})
         function = {"name": step["tool"], "arguments": arguments_text(step["arguments"])}
         call = {"id": f"call_{number}", "type": "function", "function": function}
-        result = result_content(run_tool(world, step["tool"], step["arguments"]), image_store)
+        result = result_content(run_call(world, task, step["tool"], step["arguments"]), image_store)
         messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
         messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
     if hinted:

@@ -18,7 +18,7 @@ MAX_TEXT = 600
 
 # A comma separates thousands. 12,5 is ambiguous, so it matches no number.
 _NUMBER = re.compile(r"(?<![\w.,-])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w]|[.,]\d)")
-_MONTHS = (
+MONTHS = (
     "january february march april may june july august september october november december".split()  # noqa: SIM905
 )
 _DAY_MONTH = re.compile(
@@ -171,5 +171,5 @@ def _dates_in(text: str) -> set[str]:
 
 def _month_number(word: str) -> int:
     """Returns the number of a month by its name or abbreviation, or 0 if the word is neither."""
-    numbers = (i for i, name in enumerate(_MONTHS, 1) if name.startswith(word.lower()))
+    numbers = (i for i, name in enumerate(MONTHS, 1) if name.startswith(word.lower()))
     return next(numbers, 0)

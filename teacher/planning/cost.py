@@ -14,6 +14,7 @@ from typing import Any, TypedDict
 from schemas.recipe import Recipe
 from schemas.task import Task
 from schemas.trace import Grounding, Message
+from teacher.domain.drift import tools_of
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration, request_content
 from teacher.planning.hardware import Hardware, parse
@@ -125,7 +126,7 @@ def measure(
             {"role": "system", "content": task["system"]},
             {"role": "user", "content": request_content(task)},
         ]
-        schemas = json.dumps([domain.tools[name] for name in task["tools"]])
+        schemas = json.dumps([*tools_of(domain, task).values()])
         prompt = len(schemas) / _CHARACTERS_PER_WORD_TOKEN + _tokens(opening, grounding, images)
         return ConversationTokens(prompt, **parts[task["template"], grounding])
 

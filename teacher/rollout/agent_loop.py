@@ -34,10 +34,11 @@ from teacher.dialects.base import (
     json_text,
     plain_text,
 )
+from teacher.domain.drift import run_call, tools_of
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import Content, request_content, result_content
 from teacher.domain.scoring import answer_matches
-from teacher.domain.worlds import PackFault, ToolError, run_tool, start_world
+from teacher.domain.worlds import PackFault, ToolError, start_world
 from teacher.inference.client import Reply
 from teacher.rollout.guidance import Guidance
 from teacher.rollout.unasked_writes import WriteCheck
@@ -102,7 +103,7 @@ async def run(
     """
     world, _ = start_world(domain.environment, **task)
     writes = WriteCheck(task, world)
-    tools = [domain.tools[name] for name in task["tools"]]
+    tools = [*tools_of(domain, task).values()]
     system: Message = {"role": "system", "content": task["system"]}
     request: Message = {"role": "user", "content": request_content(task)}
     # `messages` is what the trace stores; `context`, which the model is shown, also has worked examples and hints.
@@ -163,7 +164,7 @@ async def run(
         for call in message["tool_calls"]:
             try:
                 content, is_error = _execute(
-                    call["function"], domain, world, task["tools"], settings.image_store
+                    call["function"], task, domain, world, settings.image_store
                 )
                 is_unasked = writes.is_unasked(call["function"])
             except PackFault as fault:
@@ -297,9 +298,9 @@ def _check(task: Task, text: str, state: str) -> OutcomeChecks:
 
 def _execute(
     function: dict[str, Any],
+    task: Task,
     domain: Domain,
     world: Any,
-    offered: list[str],
     image_store: ImageStore | None,
 ) -> tuple[Content, bool]:
     """Validates and runs one call. Returns the tool message's content and whether it is an error.
@@ -307,18 +308,18 @@ def _execute(
     Raises:
         PackFault: the tool raised an exception that is no error of the call, or its result cannot be shown.
     """
-    name = function["name"]
-    if name not in offered:
-        return _error(f"there is no tool {name!r}; the tools are {', '.join(offered)}"), True
+    name, tools = function["name"], tools_of(domain, task)
+    if name not in tools:
+        return _error(f"there is no tool {name!r}; the tools are {', '.join(tools)}"), True
     try:
         arguments = parse_json(function["arguments"])
     except ValueError as error:
         return _error(f"the arguments are not JSON: {error}"), True
-    problem = check_arguments(domain.tools[name], arguments)
+    problem = check_arguments(tools[name], arguments)
     if problem:
         return _error(problem), True
     try:
-        result = run_tool(world, name, arguments)
+        result = run_call(world, task, name, arguments)
     except ToolError as error:
         return _error(str(error)), True
     try:

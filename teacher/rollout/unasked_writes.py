@@ -9,6 +9,7 @@ from typing import Any
 
 from schemas.json_text import parse_json
 from schemas.task import Task
+from teacher.domain.drift import real_call
 from teacher.domain.json_values import to_json
 from teacher.domain.worlds import hash_world
 
@@ -24,7 +25,7 @@ class WriteCheck:
     """
 
     def __init__(self, task: Task, world: Any) -> None:
-        self._world = world
+        self._world, self._task = world, task
         self.state = hash_world(world)
         reads_only = self.state == task["checks"]["state"]
         self._asked = (
@@ -48,7 +49,11 @@ class WriteCheck:
         return False
 
     def _canonical(self, tool: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Returns a call with the defaults of the arguments that it leaves out; 15 and 15.0 are equal in Python."""
+        """Returns a call as the world knows it, with the defaults of the arguments that it leaves out.
+
+        15 and 15.0 are equal in Python.
+        """
+        tool, arguments = real_call(self._task, tool, arguments)
         bound = inspect.signature(getattr(self._world, tool)).bind(**arguments)
         bound.apply_defaults()
         return tool, to_json(dict(bound.arguments), name="arguments")

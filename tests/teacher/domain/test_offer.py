@@ -14,7 +14,7 @@ from teacher.domain.tasks import sample
 
 LEGAL = load("legal")
 WORDS = {"document": 0.0, "chart": 0.0}
-OTHER_PARTS = ("as_trained", "new_templates")
+OTHER_PARTS = ("as_trained", "new_templates", "drift")
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +93,19 @@ def test_no_task_is_no_error() -> None:
 # ------------------------------------------------------------------------------------- the exam
 
 
-def test_the_exam_has_three_parts_whose_ids_and_requests_are_distinct(exam: list[Any]) -> None:
+def test_the_exam_has_parts_whose_ids_and_requests_are_distinct(exam: list[Any]) -> None:
     assert Counter(task["part"] for task in exam) == {
         "all_tools": 30,
         **dict.fromkeys(OTHER_PARTS, 12),
     }
-    assert len({task["id"] for task in exam}) == len({task["request"] for task in exam}) == 54
+    assert len({task["id"] for task in exam}) == len({task["request"] for task in exam}) == 66
 
 
 def test_all_parts_but_one_offer_the_whole_toolbox(exam: list[Any]) -> None:
     for task in exam:
-        is_whole = set(task["tools"]) == set(LEGAL.tools)
-        assert is_whole or task["part"] == "as_trained"
+        drift = task.get("drift", {"tools": dict.fromkeys(task["tools"])})
+        names = set(drift["tools"].values()) if task["part"] == "drift" else set(task["tools"])
+        assert names == set(LEGAL.tools) or task["part"] == "as_trained"
     assert len({len(t["tools"]) for t in exam if t["part"] == "as_trained"}) > 2
 
 
@@ -133,6 +134,10 @@ def test_without_tasks_for_them_no_template_is_held_out() -> None:
     assert held_out_templates(LEGAL, settings) == []
     exam = sample_exam(LEGAL, settings, [], pixels=False)
     assert {task["part"] for task in exam} == {"all_tools"}
+
+
+def test_the_part_drift_alone_has_changed_tools(exam: list[Any]) -> None:
+    assert all(("drift" in task) == (task["part"] == "drift") for task in exam)
 
 
 @pytest.mark.parametrize("name", ["legal", "code-review", "tech-research"])
