@@ -21,7 +21,7 @@ from schemas.task import Task
 from schemas.trace import Maker, Message, Trace
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
-from teacher.domain.drift import drifted
+from teacher.domain.drift_tasks import like_task
 from teacher.domain.prompts import demonstration
 from teacher.inference import launch
 from teacher.inference.api import describe_served
@@ -156,11 +156,10 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     def examples(task: Task, hinted: bool) -> list[list[Message]]:
         # A hint gives the solution; one example shows how to follow it.
         chosen = example_tasks[task["template"]][: 1 if hinted else None]
-        if "drift" in task:  # an example calls the tools that its task offers
-            chosen = [drifted(example, task["drift"]) for example in chosen]
         return [
-            demonstration(example, context.domain, hinted=hinted, image_store=context.image_store)
+            demonstration(shown, context.domain, hinted=hinted, image_store=context.image_store)
             for example in chosen
+            if (shown := like_task(example, task, context.domain))
         ]
 
     counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}

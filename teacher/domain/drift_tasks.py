@@ -39,6 +39,14 @@ _WHOLE, _CAMEL, _FORMAT = 0.5, 0.3, 0.5
 _REWORDED = 0.7  # share of the descriptions
 
 
+def like_task(example: Task, task: Task, domain: Domain) -> Task | None:
+    """Returns a worked example with the changed tools of a task; None if they do not suit it."""
+    if "drift" not in task:
+        return example
+    changed = drifted(example, task["drift"])
+    return changed if find_problem(example, changed, domain) is None else None
+
+
 class _Unsuitable(Exception):
     """A drift does not suit a task."""
 
@@ -126,6 +134,8 @@ def find_problem(task: Task, changed: Task, domain: Domain) -> str | None:
     plain_world, _ = start_world(domain.environment, **task)
     for step, plain in zip(changed["plan"], task["plan"], strict=True):
         call = f"{step['tool']}({step['arguments']})"
+        if step["tool"] not in tools:
+            return f"{call}: the tool is not offered"
         if problem := check_arguments(tools[step["tool"]], step["arguments"]):
             return f"{call}: {problem}"
         if real_call(changed, step["tool"], step["arguments"]) != (

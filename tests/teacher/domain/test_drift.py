@@ -24,7 +24,7 @@ from teacher.domain.drift import (
     tools_of,
 )
 from teacher.domain.drift_names import belongs_to, parameter_name, tool_name
-from teacher.domain.drift_tasks import drift_tasks, find_problem
+from teacher.domain.drift_tasks import drift_tasks, find_problem, like_task
 from teacher.domain.pack import load
 from teacher.domain.prompts import demonstration, hint
 from teacher.domain.scoring import answer_matches
@@ -107,15 +107,25 @@ def test_an_error_names_the_parameter_as_it_is_shown() -> None:
     with pytest.raises(ToolError, match="^about: "):
         run_call(world, changed, "read", {"contract_id": contract, "about": "x"})
     with pytest.raises(ToolError, match="such as C100"):
-        run_call(world, changed, "read", {"contract_id": "C1", "about": "x"})
+        run_call(world, changed, "read", {"contract_id": "C1", "about": "notice_period"})
 
 
 def test_a_worked_example_calls_the_tools_that_its_task_offers(train: list[Any]) -> None:
     task = train[0]
-    example = drifted(build(LEGAL, task["template"], "train", 400_000_000), task["drift"])
+    example = like_task(build(LEGAL, task["template"], "train", 400_000_000), task, LEGAL)
+    assert example and example["request"] != task["request"]
     for message in demonstration(example, LEGAL):
         for call in message.get("tool_calls", []):
             assert call["function"]["name"] in task["tools"]
+
+
+def test_a_worked_example_that_a_tasks_drift_does_not_suit_is_left_out(train: list[Any]) -> None:
+    example = build(LEGAL, "contract_expiry", "train", 400_000_000)
+    drift: Drift = {**NONE, "tools": {"read": "get_contract"}, "ids": "C104"}
+    assert like_task(example, {**train[0], "drift": drift}, LEGAL)
+    assert not like_task({**example, "reply": "As C901."}, {**train[0], "drift": drift}, LEGAL)
+    lacking: Drift = {**NONE, "tools": {"read": "get_clause"}}
+    assert not like_task(example, {**train[0], "drift": lacking, "tools": ["read"]}, LEGAL)
 
 
 # ------------------------------------------------------------------------------------- which tasks
