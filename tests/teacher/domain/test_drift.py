@@ -120,12 +120,15 @@ def test_a_worked_example_calls_the_tools_that_its_task_offers(train: list[Any])
 
 
 def test_a_worked_example_that_a_tasks_drift_does_not_suit_is_left_out(train: list[Any]) -> None:
-    example: Any = build(LEGAL, "contract_expiry", "train", 400_000_000)
-    drift: Drift = {**NONE, "tools": {"read": "get_contract"}, "ids": "C104"}
-    assert like_task(example, {**train[0], "drift": drift}, LEGAL)
-    assert not like_task({**example, "reply": "As C901."}, {**train[0], "drift": drift}, LEGAL)
-    lacking: Drift = {**NONE, "tools": {"read": "get_clause"}}
-    assert not like_task(example, {**train[0], "drift": lacking, "tools": ["read"]}, LEGAL)
+    example = build(LEGAL, "contract_expiry", "train", 400_000_000)
+    task = train[0].copy()
+    task["drift"] = {**NONE, "tools": {"read": "get_contract"}, "ids": "C104"}
+    assert like_task(example, task, LEGAL)
+    other = example.copy()
+    other["reply"] = "As C901."
+    assert not like_task(other, task, LEGAL)
+    task["drift"] = {**NONE, "tools": {"read": "get_clause"}}
+    assert not like_task(example, task, LEGAL)
 
 
 # ------------------------------------------------------------------------------------- which tasks
