@@ -75,11 +75,11 @@ def serve(
     from teacher.planning import hardware, memory
 
     description = catalog.load(teacher, catalog.TEACHERS, "teacher")
+    loaded = recipe_file.load(recipe, set_)
     if url:
-        endpoint = launch.connect(description, url)
+        endpoint = launch.connect(description, url, loaded.serve.model)
         print(f"{endpoint.model} is served at {endpoint.url}")
         return
-    loaded = recipe_file.load(recipe, set_)
     options = loaded.serve
     if description["engine"] == "vllm" and "memory" in description:
         context = loaded.serve.max_model_len or _SERVED_CONTEXT

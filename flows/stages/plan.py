@@ -61,6 +61,12 @@ def plan(context: RunContext) -> dict[str, Any]:
     from teacher.planning.plan import plan as make_plan
 
     settings, domain = context.recipe.tasks, context.domain
+    serve, teacher = context.recipe.serve, context.teacher
+    if serve.model and not serve.url and teacher["engine"] != "openai":
+        raise InputError(
+            f"serve.model: found {serve.model}, expected null: the run serves {teacher['name']} itself; set serve.url"
+            " to the API that serves it"
+        )
     image_store = context.image_store
     student_pixels = context.student_reads_pixels
     # A training task must suit both models; the exam is for the student and its base.

@@ -144,6 +144,17 @@ def test_no_preflight_is_made_where_none_is_set(api: Api, tmp_path: Path) -> Non
     assert not (tmp_path / "run" / "preflight.json").exists()
 
 
+def test_a_name_in_an_api_is_refused_where_the_run_serves_the_teacher_itself(
+    api: Api, tmp_path: Path
+) -> None:
+    own = ("teacher=smollm2-135m", "serve.url=null")
+    with (
+        pytest.raises(InputError, match="serve.model: found gpt-5-mini, expected null"),
+        planned(api, tmp_path, *own),
+    ):
+        pass
+
+
 @pytest.mark.parametrize("url", ["http://me:secret@h/v1", "http://h/v1?key=secret"])
 def test_a_secret_in_the_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(InputError, match="--set serve.url: serve.url: found") as raised:

@@ -395,5 +395,6 @@ def test_a_signal_to_all_of_a_run_ends_it_soon_with_one_line_and_leaves_no_proce
     output = log.read_text()
     assert "Traceback" not in output
     *before_last, last = output.splitlines()
-    assert [line for line in before_last if line.startswith("[")][-1].endswith("] generate")
+    stages = [name for line in before_last if (name := line.rpartition("] ")[2]) in STAGES]
+    assert stages == ["plan", "generate"]
     assert last == f"stillhouse: {message}: run the same command again to continue"
