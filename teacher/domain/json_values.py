@@ -8,6 +8,7 @@ import dataclasses
 import datetime as dt
 import enum
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -71,7 +72,9 @@ def _to_json(value: Any, path: list[Any]) -> Any:
             return [_to_json(inner, [*path, index]) for index, inner in enumerate(value)]
     instead = _INSTEAD.get(type(value), "text, a number, a list or a dict")
     kind = type(value).__name__
-    raise NotJson(f"{dotted(path)}: found {_article(kind)} ({brief(value)}), expected {instead}")
+    # Addresses in memory would make equal runs differ.
+    shown = re.sub(" at 0x[0-9a-f]+", "", brief(value))
+    raise NotJson(f"{dotted(path)}: found {_article(kind)} ({shown}), expected {instead}")
 
 
 def _key(key: Any, path: list[Any]) -> str:

@@ -36,7 +36,7 @@ def make_tools(environment: type[Environment], file: Path) -> dict[str, Tool]:
         InputError: a public method cannot be a tool, or there is none.
     """
     tools = {}
-    for name, value in inspect.getmembers(environment, inspect.isroutine):
+    for name, value in inspect.getmembers(environment, _is_method):
         if name.startswith("_") or name in _NOT_TOOLS:
             continue
         try:
@@ -46,6 +46,10 @@ def make_tools(environment: type[Environment], file: Path) -> dict[str, Tool]:
     if not tools:
         raise InputError(f"{file}: {environment.__name__}: no public method, so no tool")
     return tools
+
+
+def _is_method(value: Any) -> bool:
+    return inspect.isfunction(value) or inspect.ismethod(value)
 
 
 def _make_tool(name: str, value: Callable[..., Any], static: Any) -> Tool:
@@ -62,10 +66,10 @@ def _make_tool(name: str, value: Callable[..., Any], static: Any) -> Tool:
         raise NotSupported(f"no docstring: {_HELPER}, or give it a Google-style docstring")
     signature = inspect.signature(function)
     parameters = list(signature.parameters.values())
-    if not isinstance(static, staticmethod | classmethod):
+    if not isinstance(static, staticmethod) and not inspect.ismethod(function):
+        if not parameters:
+            raise NotSupported("found no parameters, expected self, or @staticmethod above it")
         parameters = parameters[1:]  # self
-    elif isinstance(static, classmethod) and not inspect.ismethod(function):
-        parameters = parameters[1:]
     description, documented = _read_docstring(inspect.getdoc(function) or "")
     if unknown := sorted(documented.keys() - {parameter.name for parameter in parameters}):
         raise NotSupported(f"its docstring describes {unknown[0]}, which is no parameter")

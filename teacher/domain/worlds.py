@@ -50,8 +50,9 @@ def start_world(environment: type[Environment], **task: Any) -> tuple[Environmen
         PackFault: the world cannot be made or reset.
     """
     file, name = _file_of(environment), f"{environment.__name__}.reset"
-    with pack_code(file, name):
+    with pack_code(file, f"{environment.__name__}()"):
         world = environment()
+    with pack_code(file, name):
         note = world.reset(**task)
     if not isinstance(note, str | None):
         kind = type(note).__name__
@@ -140,7 +141,7 @@ def pack_code(file: Path, name: str) -> Iterator[None]:
         yield
     except (PackFault, ToolError):
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise PackFault(file, f"{name} raised {describe_fault(error, file.parent)}") from error
 
 

@@ -369,6 +369,18 @@ def test_a_mistake_that_shows_when_code_runs_names_template_seed_and_line(
     assert fault(tmp_path, template, (old, new)).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise SystemExit(3)", "StockRoom.get_item raised SystemExit: 3 (environment.py:"),
+        ("return self.get_item(item)", "StockRoom.get_item raised RecursionError: maximum"),
+        ("return (n for n in [1])", "StockRoom.get_item: result: found a generator"),
+    ],
+)
+def test_a_tool_cannot_end_the_command_itself(tmp_path: Path, code: str, message: str) -> None:
+    assert message in fault(tmp_path, "count_of_item", (GET_ITEM, code))
+
+
 def test_the_line_of_a_fault_is_the_last_one_in_the_pack(tmp_path: Path) -> None:
     line = fault(tmp_path, "count_of_item", (GET_ITEM, 'return self._known(item)["count"].upper()'))
     assert line.endswith('return self._known(item)["count"].upper())')

@@ -328,6 +328,8 @@ def test_a_type_that_is_not_supported_is_refused_by_its_place_with_what_to_write
 class Desk(Environment):
     """A world with one tool of each form."""
 
+    clock = dt.datetime.now
+
     def plain(self, claim: str, status: Status = Status.OPEN, note: str | None = None) -> dict:
         """Set a claim's status.
 
@@ -402,6 +404,22 @@ def test_a_default_is_shown_is_not_required_and_reaches_the_tool() -> None:
     assert result == {"claim": "K-1", "status": "open", "note": None}
 
 
+def test_a_description_ends_at_the_arguments_and_keeps_its_examples() -> None:
+    def tool(self: Any) -> None:
+        """List days.
+
+        Example:
+            The next 3 days.
+
+        Returns:
+            The days.
+        """
+
+    world = type("World", (Environment,), {"tool": tool})
+    made = make_tools(world, Path("environment.py"))["tool"]["function"]
+    assert made["description"] == "List days.\n\nExample:\n    The next 3 days."
+
+
 def test_every_schema_of_a_type_can_be_written_for_kimi() -> None:
     for hint, schema, _, _ in TYPES:
         function = {"name": "tool", "parameters": {"type": "object", "properties": {"x": schema}}}
@@ -458,6 +476,18 @@ REFUSED: list[tuple[str, str]] = [
         "its docstring is not in Google's style",
     ),
     ("def tool(self):\n  '''\n  Returns:\n    int: One.\n  '''", "its docstring has no first line"),
+    (
+        "def tool():\n  '''Do it.'''",
+        "found no parameters, expected self, or @staticmethod above it",
+    ),
+    (
+        "def tool(self, x: int = Field(1)):\n  '''Do it.\n\n  Args:\n    x: The x.\n  '''",
+        "parameter x: found Field(...) as its default: write Annotated[..., Field(...)]",
+    ),
+    (
+        "def tool(self, x: int):\n  '''Do it.\n\n  Args:\n    x: The x\n    that is.\n  '''",
+        "its docstring is not in Google's style: Expected a colon in 'that is.'. A line below `Args:` is",
+    ),
     ("async def tool(self):\n  '''Do it.'''", "found an async method, expected a plain one"),
     ("def tool(self):\n  '''Do it.'''\n  yield 1", "found a generator (yield), expected a method"),
 ]
@@ -467,7 +497,7 @@ REFUSED: list[tuple[str, str]] = [
 def test_a_method_that_cannot_be_a_tool_is_refused_with_what_to_write(
     code: str, message: str
 ) -> None:
-    names: dict[str, Any] = {"__name__": "environment"}
+    names: dict[str, Any] = {"__name__": "environment", "Field": pydantic.Field}
     exec(f"from __future__ import annotations\n{code}", names)
     world = type("World", (Environment,), {"tool": names["tool"]})
     with pytest.raises(InputError) as raised:

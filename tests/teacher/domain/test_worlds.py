@@ -128,6 +128,10 @@ def test_none_is_a_result_only_where_the_annotation_says_so(desk: Environment) -
         ({None: 3}, "result: found the key None, expected text"),
         ("\ud800", "result: found half of a surrogate pair"),
         ([len], "result[0]: found a builtin_function_or_method"),
+        (
+            object(),
+            "result: found an object (<object object>), expected text, a number, a list or a dict",
+        ),
         (Alert("Heat", {1}), "result.until: found a set"),  # type: ignore[arg-type]
     ],
 )
