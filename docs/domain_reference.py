@@ -283,6 +283,9 @@ def _value(node: dict[str, Any]) -> str:
     if kind == "object":
         names = node.get("propertyNames", {}).get("enum")
         words = "fields" + (f" named {', '.join(names)}" if names else "")
+        free = node.get("additionalProperties")
+        if isinstance(free, dict) and not free.get("properties"):
+            words += f", each a {_value(free)}"
     if "pattern" in node:
         words += " matching `" + node["pattern"].replace("|", "\\|") + "`"
     for key, sign in (

@@ -169,8 +169,8 @@ def taken_item(world: StockRoom, rng: random.Random) -> Blueprint:
     request = rng.choice(
         [
             f"Take {count} of the {item['name']} out. How many are left?",
-            f"I need {count} {item['name']}: book them out and tell me what remains.",
-            f"{count} {item['name']} for the workshop, please. What is left then?",
+            f"I need {count} of the {item['name']}: book them out and tell me what remains.",
+            f"{count} of the {item['name']} for the workshop, please. What is left then?",
         ]
     )
     return Blueprint(
