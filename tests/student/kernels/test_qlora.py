@@ -382,8 +382,8 @@ def test_two_steps_on_4_bit_weights_follow_float32(kind, head, rows, length, off
             dense = torch.nn.Linear(module.in_features, module.out_features, False, "cuda")
             torch_ops.dequantise(weight.data, weight.quant_state, dense.weight.data)
             module.base_layer = dense.requires_grad_(False)
-    exact = exact.float()
-    exact_adapters = [p for p in exact.parameters() if p.requires_grad]
+    exact, stock = exact.float(), copy.deepcopy(model)
+    others = [[p for p in other.parameters() if p.requires_grad] for other in (exact, stock)]
     fused_layers.install(model, keep=1, offload=offload)
     tokens = random_tokens(rows, length).cuda()
     # With a cache, transformers' default in training too, it would ignore that sequences are packed.
@@ -392,18 +392,21 @@ def test_two_steps_on_4_bit_weights_follow_float32(kind, head, rows, length, off
         inputs["position_ids"] = torch.tensor([[*range(40), *range(24)]], device="cuda")
     losses = []
     for step in range(2):
-        actual, expected = loss_and_gradients(model, **inputs), loss_and_gradients(exact, **inputs)
+        actual, expected, rounded = (
+            loss_and_gradients(each, **inputs) for each in (model, exact, stock)
+        )
         losses.append(float(actual["loss"]))
         for name, value in expected.items():
-            assert relative_error(actual[name], value) < (0.08 if name != "loss" else 0.01), (
-                step,
-                name,
-            )
+            # Gradients that nearly cancel, as those of keys do, have larger errors in bfloat16 in any layers.
+            bound = max(0.08, 1.5 * relative_error(rounded[name], value))
+            error = relative_error(actual[name], value)
+            assert error < (bound if name != "loss" else 0.01), (step, name, error, bound)
         adapters = [p for p in model.parameters() if p.requires_grad]
         torch.optim.SGD(adapters, lr=0.05).step()
-        # Both continue from the same rounded weights, so that rounding of the updates to bfloat16 is not compared.
-        for other, adapter in zip(exact_adapters, adapters, strict=True):
-            other.data.copy_(adapter)
+        # All continue from the same rounded weights, so that rounding of the updates to bfloat16 is not compared.
+        for parameters in others:
+            for other, adapter in zip(parameters, adapters, strict=True):
+                other.data.copy_(adapter)
     assert losses[1] < losses[0]
 
 
