@@ -62,7 +62,7 @@ import pydantic
 import typing_extensions
 from pydantic.json_schema import GenerateJsonSchema
 
-# Without \\d, which llama.cpp's grammars do not know.
+# Without \d, which not every grammar of a server knows.
 _DATE = "[0-9]{4}-[0-9]{2}-[0-9]{2}"
 _CLOCK = "([01][0-9]|2[0-3]):[0-5][0-9](:[0-5][0-9])?"
 _PLAIN = (str, int, float, bool, type(None), dt.date, dt.datetime, dt.time)
@@ -227,7 +227,7 @@ def _class(hint: Any, place: str, within: tuple[Any, ...]) -> Any:
             hint, place, "a type that does not contain itself: a schema would have no end"
         )
     inner = (*within, hint)
-    if issubclass(hint, enum.Enum) if isinstance(hint, type) else False:
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
         values = [member.value for member in hint]
         if (
             issubclass(hint, enum.Flag)
