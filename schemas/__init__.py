@@ -10,6 +10,4 @@ unknown quality; out come typed values, verdicts and errors of one line.
     errors, error_text, files, cache      shared by all rooms
 """
 
-from schemas.lazy_rfc3987 import delay_rfc3987
 
-delay_rfc3987()

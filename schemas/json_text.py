@@ -4,6 +4,7 @@ Models read these error messages in tool results, so they are training data: do 
 """
 
 import json
+from collections import Counter
 from typing import Any
 
 from schemas.error_text import brief, one_line
@@ -35,8 +36,8 @@ def parse_json(text: str | bytes) -> Any:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = next(key for key in keys if keys.count(key) > 1)
+        counts = Counter(key for key, _ in pairs)
+        repeated = next(key for key, count in counts.items() if count > 1)
         raise ValueError(f"the key {brief(repeated)} is given twice")
     return value
 
