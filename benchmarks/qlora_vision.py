@@ -6,8 +6,8 @@
 
 A row is a conversation with images of A4 pages at 144 dpi (1,190 x 1,684 px); its text tokens count in the loss. The
 language model is built by qlora_setup.py: random weights, NF4, adapters of rank 16. The vision tower has random weights
-in bfloat16. Needs an NVIDIA GPU and the packages torch, triton, transformers, peft, bitsandbytes, jinja2, jsonschema,
-pillow and pyyaml; downloads nothing.
+in bfloat16. Needs an NVIDIA GPU and the packages torch, triton, transformers, peft, bitsandbytes, jinja2,
+jsonschema-rs, pillow and pyyaml; downloads nothing.
 """
 
 import argparse

@@ -4,10 +4,10 @@ The lowest room: it imports no other room, and every other room imports it. In c
 unknown quality; out come typed values, verdicts and errors of one line.
 
     task, trace, recipe                   the rows and the recipe as types
+    json_schema, violation, ecma_pattern  the schema engine, its messages, its patterns
+    schema_budget, schema_worker          schemas of unknown origin, judged within a budget
     documents, json_text, tool_calls      checks of a file, of a JSON text, of a tool call
     messages, text_heuristics             checks of a conversation, of an assistant's text
     filter, dedup, ledger, trace_file     checks of a run's traces, and of any file of conversations
     errors, error_text, files, cache      shared by all rooms
 """
-
-

@@ -13,7 +13,7 @@ import json
 from typing import Any
 
 from schemas.error_text import brief
-from schemas.json_text import parse_json
+from schemas.json_text import parse_arguments
 
 _MOST_INTEGER = 2**63
 
@@ -41,11 +41,11 @@ def arguments_text(arguments: Any) -> str:
     """A call's arguments as canonical JSON text.
 
     Args:
-        arguments: a parsed object, or its JSON text. Text that is not JSON is returned unchanged, for the checks to
+        arguments: as `parse_arguments` reads them. Text that is not JSON is returned unchanged, for the checks to
             report it.
     """
     try:
-        value = canonical(parse_json(arguments) if isinstance(arguments, str) else arguments)
+        value = canonical(parse_arguments(arguments))
         return json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):
         if isinstance(arguments, str):

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from schemas.files import dumps
-from schemas.json_text import parse_json
+from schemas.json_text import parse_arguments
 from schemas.messages import text_of
 from schemas.trace import Message
 
@@ -30,7 +30,7 @@ ImageLook = tuple[str, str]
 def trace_text(messages: Sequence[Message]) -> str:
     """The text that decides whether traces are near-duplicates: the user's turns and the calls, without the answer."""
     calls = [
-        f"{call['function']['name']} {_canonical(call['function']['arguments'])}"
+        f"{call['function']['name']} {_canonical(call['function'].get('arguments'))}"
         for message in messages
         for call in message.get("tool_calls") or []
     ]
@@ -42,8 +42,8 @@ def request_of(messages: Sequence[Message]) -> str:
     return "\n".join(text_of(m.get("content")) for m in messages if m["role"] == "user")
 
 
-def _canonical(arguments: str | dict[str, Any]) -> str:
-    return dumps(parse_json(arguments) if isinstance(arguments, str) else arguments)
+def _canonical(arguments: Any) -> str:
+    return dumps(parse_arguments(arguments))
 
 
 def grams(text: str, size: int) -> frozenset[Gram]:

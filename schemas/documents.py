@@ -8,32 +8,38 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jsonschema
-from jsonschema.exceptions import best_match
-from jsonschema_specifications import REGISTRY as SPECIFICATIONS
-from referencing import Registry, Resource
-
-from schemas.error_text import brief, describe, dotted
+from schemas.error_text import brief, dotted
 from schemas.errors import InputError
+from schemas.json_schema import Schema, SchemaNotSupported
+from schemas.violation import Violation
 
 HERE = Path(__file__).resolve().parent
 
 
 @functools.cache
-def validator(schema_name: str) -> Any:
-    """The compiled validator of `<schema_name>.schema.json` beside this module.
+def document_schema(name: str) -> Schema:
+    """The compiled `<name>.schema.json` beside this module.
 
     A schema refers to another by its file name: `{"$ref": "teacher.schema.json#/$defs/source"}`.
     """
-    schema = _schema_beside(f"{schema_name}.schema.json").contents
-    registry: Registry[Any] = Registry(retrieve=_schema_beside)  # type: ignore[call-arg]
-    return jsonschema.Draft202012Validator(
-        schema, registry=registry.combine(SPECIFICATIONS), format_checker=jsonschema.FormatChecker()
-    )
+    return Schema(_read(f"{name}.schema.json"), _resources())
 
 
-def _schema_beside(uri: str) -> Resource[Any]:
-    return Resource.from_contents(json.loads((HERE / Path(uri).name).read_text(encoding="utf-8")))
+@functools.cache
+def _resources() -> dict[str, Any]:
+    return {path.name: _read(path.name) for path in sorted(HERE.glob("*.schema.json"))}
+
+
+def _read(file_name: str) -> Any:
+    return json.loads((HERE / file_name).read_text(encoding="utf-8"))
+
+
+def document_problem(document: Any, schema_name: str) -> Violation | None:
+    """What is wrong with a JSON value by `<schema_name>.schema.json`, or None."""
+    try:
+        return document_schema(schema_name).problem(document)
+    except SchemaNotSupported as error:  # the value is not JSON
+        return Violation((), f"top level: {error}")
 
 
 def check_document(document: Any, schema_name: str, path: Path | str) -> None:
@@ -43,28 +49,29 @@ def check_document(document: Any, schema_name: str, path: Path | str) -> None:
         InputError: "PATH: FIELD: found ..., expected ...", for the deepest error.
     """
     try:
-        _check_keys(document, "")
-        error = best_match(validator(schema_name).iter_errors(document))
-    except _KeyIsNotText as error:
+        _check_json(document, "")
+        violation = document_problem(document, schema_name)
+    except _NotJson as error:
         raise InputError(f"{path}: {error}") from None
     except RecursionError:  # a YAML alias can make a document contain itself
         raise InputError(f"{path}: top level: nested too deeply, or refers to itself") from None
-    if error is not None:
-        raise InputError(f"{path}: {describe(error)}")
+    if violation is not None:
+        raise InputError(f"{path}: {violation.text}")
 
 
-class _KeyIsNotText(Exception):
-    """YAML reads the keys in `1:`, `on:` and `2026-01-01:` as a number, a bool, a date; JSON has only text keys."""
+class _NotJson(Exception):
+    """YAML has what JSON lacks: keys that are no text (`1:`, `on:`, `2026-01-01:`), and dates."""
 
 
-def _check_keys(value: Any, field: str) -> None:
+def _check_json(value: Any, field: str) -> None:
     if isinstance(value, dict):
         for key, inner in value.items():
             if not isinstance(key, str):
-                raise _KeyIsNotText(
-                    f"{field or 'top level'}: found the key {brief(key)}, expected text"
-                )
-            _check_keys(inner, dotted([field, key]))
-    elif isinstance(value, list):
+                raise _NotJson(f"{field or 'top level'}: found the key {brief(key)}, expected text")
+            _check_json(inner, dotted([field, key]))
+    elif isinstance(value, list | tuple):
         for index, inner in enumerate(value):
-            _check_keys(inner, dotted([field, index]))
+            _check_json(inner, dotted([field, index]))
+    elif not isinstance(value, str | int | float | None):
+        found = brief(value)
+        raise _NotJson(f"{field or 'top level'}: found {found}, expected JSON: write it in quotes")

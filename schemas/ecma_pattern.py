@@ -115,7 +115,7 @@ def _reference(index: int, pieces: list[str]) -> int:
 
 
 def _class(piece: str) -> Iterator[str]:
-    """The parts of a class. A dash beside a set such as \\w is a dash; other engines read `[`, `&&` and `~~` as operators."""
+    """The parts of a class. A dash beside a set such as \\w is a dash; `[`, `&&` and `~~` are no operators."""
     start = 2 if piece[1] == "^" else 1
     members = _MEMBER.findall(piece[start:-1])
     yield piece[:start]

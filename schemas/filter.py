@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from jsonschema.exceptions import best_match
-
 from schemas.canonical import EnginesDiffer
 from schemas.dedup import (
     ImageLook,
@@ -20,8 +18,7 @@ from schemas.dedup import (
     same_images,
     trace_text,
 )
-from schemas.documents import validator
-from schemas.error_text import describe
+from schemas.documents import document_problem
 from schemas.ledger import REASONS, Ledger, make_ledger
 from schemas.messages import check_messages, kept, rejected, text_of
 from schemas.recipe_teacher import Filter
@@ -82,11 +79,11 @@ def check_trace(
     Returns:
         {"kept", "reason", "detail", "message_index"}; the last three are None for a kept trace.
     """
-    error = best_match(validator("trace").iter_errors({**trace, "verdict": None}))
-    if error is not None:
-        path = list(error.absolute_path)
-        in_message = len(path) > 1 and path[0] == "messages"
-        return rejected("malformed_trace", describe(error), path[1] if in_message else None)
+    violation = document_problem({**trace, "verdict": None}, "trace")
+    if violation is not None:
+        where, index = (*violation.path, None, None)[:2]
+        at = index if where == "messages" and isinstance(index, int) else None
+        return rejected("malformed_trace", violation.text, at)
     outcome, messages = trace["outcome"], trace["messages"]
     if outcome["ended"] == End.TEACHER_ERROR:
         return rejected("teacher_error", outcome["error"] or "the teacher gave no usable reply")

@@ -84,19 +84,23 @@ class Schema:
         except (ValueError, TypeError, jsonschema_rs.ReferencingError) as error:
             raise SchemaNotSupported(one_line(str(error), limit=120)) from None
 
+    def is_valid(self, value: Any) -> bool:
+        """Whether a value is valid. Raises SchemaNotSupported as `problem` does."""
+        try:
+            return self._validator.is_valid(value)
+        except (ValueError, TypeError) as error:
+            raise SchemaNotSupported(one_line(str(error), limit=120)) from None
+
     def problem(self, value: Any) -> Violation | None:
         """What is wrong with a value: the most relevant violation, or None where it is valid.
 
         Raises:
             SchemaNotSupported: the value is not JSON, such as a date or half of a surrogate pair.
         """
-        try:
-            if self._validator.is_valid(value):
-                return None
-            errors = self._validator.iter_errors(value)
-            return most_relevant(errors, self._document, self._patterns)
-        except (ValueError, TypeError) as error:
-            raise SchemaNotSupported(one_line(str(error), limit=120)) from None
+        if self.is_valid(value):
+            return None
+        errors = self._validator.iter_errors(value)
+        return most_relevant(errors, self._document, self._patterns)
 
     def _portable(self, schema: Any) -> Any:
         """The schema with each pattern rewritten, which is remembered in `_patterns`."""
@@ -109,7 +113,9 @@ class Schema:
             if keyword == "pattern" and isinstance(value, str):
                 value = self._rewritten(value)
             elif keyword == "patternProperties" and isinstance(value, dict):
-                value = {self._rewritten(key): self._portable(inner) for key, inner in value.items()}
+                value = {
+                    self._rewritten(key): self._portable(inner) for key, inner in value.items()
+                }
             elif keyword in _NAMED and isinstance(value, dict):
                 value = {name: self._portable(inner) for name, inner in value.items()}
             elif keyword not in _DATA:

@@ -33,6 +33,24 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
+def is_no_arguments(arguments: Any) -> bool:
+    """Whether a call was written without arguments: as an empty text, as null, or with no field for them."""
+    return arguments is None or arguments == ""
+
+
+def parse_arguments(arguments: Any) -> Any:
+    """The value of a call's arguments: JSON text is parsed, a parsed value is returned, and none at all are {}.
+
+    Servers send "" or null for a tool without parameters; `{}` is what the tool is called with.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    if is_no_arguments(arguments):
+        return {}
+    return parse_json(arguments) if isinstance(arguments, str) else arguments
+
+
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) < len(pairs):

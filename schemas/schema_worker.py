@@ -2,8 +2,8 @@
 
     python -m schemas.schema_worker
 
-reads two lines for each value from stdin, the schema and the value as JSON, and writes one line: [problem, unsupported].
-It ends with its stdin, so none outlives its parent.
+reads two lines for each value from stdin, the schema and the value as JSON, and writes one line,
+[problem, unsupported]. It ends with its stdin, so none outlives its parent.
 """
 
 import atexit
@@ -53,7 +53,9 @@ class SchemaWorker:
                 reply = process.stdout.readline()
             except BrokenPipeError:
                 reply = b""
-            except BaseException:  # Ctrl-C: the answer that is still to come would be taken for the next value's
+            except (
+                BaseException
+            ):  # Ctrl-C: the answer that is still to come would be taken for the next value's
                 self._stop()
                 raise
             if not reply.endswith(b"\n"):

@@ -1,76 +1,25 @@
 """Checks tool calls against the schemas of the tools that were offered.
 
-No remote `$ref` is fetched. A tool's schema that Python cannot evaluate is reported as such.
+No remote `$ref` is fetched. A tool's schema that cannot be evaluated within the budget is reported as such.
 """
 
-import functools
-import json
 from typing import Any
 
-import jsonschema
-from jsonschema.exceptions import best_match
-from jsonschema_specifications import REGISTRY as SPECIFICATIONS
-
-from schemas.error_text import brief, describe, one_line
-from schemas.json_text import parse_json
-
-# jsonschema ignores `format` without a checker, and most invalid instances of real tool schemas would pass.
-_FORMATS = jsonschema.FormatChecker()
-
-
-class SchemaNotSupported(Exception):
-    """A tool's parameter schema is invalid or cannot be evaluated, so the call cannot be judged."""
+from schemas.error_text import brief
+from schemas.json_schema import SchemaNotSupported
+from schemas.json_text import is_no_arguments, parse_arguments
+from schemas.schema_budget import problem_within_budget
 
 
 def arguments_problem(parameters: Any, arguments: Any) -> str | None:
     """What is wrong with a call's arguments by its tool's parameter schema, or None.
 
     Raises:
-        SchemaNotSupported: the schema is invalid, uses a pattern that Python's `re` does not know
-            (`\\p{L}`), refers to something outside itself, or refers to itself without end.
+        SchemaNotSupported: the schema is invalid, has a pattern that is not ECMA-262, refers to something outside
+            itself, or the arguments cannot be judged by it within the budget.
     """
     # An absent schema accepts everything, as an empty one does.
-    compiled = _compiled(json.dumps({} if parameters is None else parameters, sort_keys=True))
-    try:
-        error = best_match(compiled.iter_errors(arguments))
-    except (
-        Exception
-    ) as problem:  # evaluating a user's schema can fail in re, arithmetic, references, recursion
-        raise SchemaNotSupported(
-            one_line(f"{type(problem).__name__}: {problem}", limit=120)
-        ) from problem
-    return describe(error) if error is not None else None
-
-
-@functools.lru_cache(maxsize=4096)
-def _compiled(schema_text: str) -> Any:
-    try:
-        schema = json.loads(schema_text)
-        # A schema that names its draft is read by that draft: `items: [...]` has another meaning in draft 7.
-        draft = _DRAFTS.get(_named_draft(schema), jsonschema.Draft202012Validator)
-        draft.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise SchemaNotSupported(describe(error)) from None
-    except RecursionError:
-        raise SchemaNotSupported("nested too deeply") from None
-    # The registry holds the drafts' own schemas and fetches nothing.
-    return draft(schema, registry=SPECIFICATIONS, format_checker=_FORMATS)
-
-
-_DRAFTS: dict[str, Any] = {
-    draft.META_SCHEMA["$schema"].rstrip("#"): draft
-    for draft in (
-        jsonschema.Draft4Validator,
-        jsonschema.Draft6Validator,
-        jsonschema.Draft7Validator,
-        jsonschema.Draft201909Validator,
-    )
-}
-
-
-def _named_draft(schema: Any) -> str:
-    name = schema.get("$schema") if isinstance(schema, dict) else None
-    return name.rstrip("#") if isinstance(name, str) else ""
+    return problem_within_budget({} if parameters is None else parameters, arguments)
 
 
 def call_problem(
@@ -80,26 +29,25 @@ def call_problem(
 
     Args:
         name: the tool's name.
-        arguments: JSON text, or a parsed object.
+        arguments: as `parse_arguments` reads them.
         tools: the functions that were offered, from `functions_by_name`.
     """
     if name not in tools:
         offered = f"expected one of {', '.join(tools)}" if tools else "no tools were offered"
         return "unknown_tool", f"{name}: no such tool, {offered}"
-    if isinstance(arguments, str):
-        try:
-            arguments = parse_json(arguments)
-        except ValueError as error:
-            return "invalid_json_arguments", f"{name}: {error}"
-    if not isinstance(arguments, dict):
-        return (
-            "invalid_json_arguments",
-            f"{name}: found {brief(arguments)}, expected a JSON object",
-        )
     try:
-        problem = arguments_problem(tools[name].get("parameters"), arguments)
+        value = parse_arguments(arguments)
+    except ValueError as error:
+        return "invalid_json_arguments", f"{name}: {error}"
+    no_object = f"{name}: found {brief(arguments)}, expected a JSON object"
+    if not isinstance(value, dict):
+        return "invalid_json_arguments", no_object
+    try:
+        problem = arguments_problem(tools[name].get("parameters"), value)
     except SchemaNotSupported as error:
         return "malformed_trace", f"{name}: schema not supported: {error}"
+    if problem and is_no_arguments(arguments):
+        return "invalid_json_arguments", no_object
     return ("invalid_arguments", f"{name}: {problem}") if problem else None
 
 

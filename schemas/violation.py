@@ -9,6 +9,12 @@ from typing import Any
 
 from schemas.error_text import brief, dotted, one_line
 
+# Formats whose form is not obvious: a time of RFC 3339 has an offset.
+_FORMAT_EXAMPLES = {
+    "date": "2026-03-02",
+    "time": "10:00:00Z",
+    "date-time": "2026-03-02T10:00:00Z",
+}
 _Path = tuple[str | int, ...]
 
 
@@ -58,6 +64,14 @@ def violation(error: Any, schema: Any, patterns: Mapping[str, str]) -> Violation
     parent = _at(schema, error.schema_path[:-1])
     expected, actual = parent.get(keyword, error.kind.value), error.instance
     match error.kind.name:
+        case "required" if (
+            keyword != "required"
+        ):  # dependentRequired, or dependencies of old drafts
+            missing = error.kind.property
+            beside = [
+                name for name, others in expected.items() if missing in others and name in actual
+            ]
+            problem = f"found {beside[0]} without {missing}, expected both"
         case "required":
             missing = error.kind.property
             field = dotted([field, missing])
@@ -78,18 +92,27 @@ def violation(error: Any, schema: Any, patterns: Mapping[str, str]) -> Violation
             problem = f"found {brief(actual)}, expected {brief(expected)}"
         case "pattern":
             problem = f"found {brief(actual)}, expected pattern {patterns.get(expected, expected)}"
+        case "format" if expected in _FORMAT_EXAMPLES:
+            example = _FORMAT_EXAMPLES[expected]
+            problem = f"found {brief(actual)}, expected {expected} such as {example}"
         case "format":
             problem = f"found {brief(actual)}, expected format {expected}"
         case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum" | "multipleOf":
             problem = f"found {brief(actual)}, expected {keyword} {expected}"
-        case "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties":
+        case (
+            "minLength" | "maxLength" | "minItems" | "maxItems" | "minProperties" | "maxProperties"
+        ):
             problem = f"found {len(actual)}, expected {keyword} {expected}"
         case "oneOf" | "anyOf":
             problem = f"found {brief(actual)}, expected {keyword} {len(error.kind.context)} forms"
+        case "contains":
+            problem = f"found {brief(actual)}, expected {keyword} {brief(expected)}"
         case "uniqueItems":
             problem = f"found {brief(actual)}, expected no item twice"
         case "not":
             problem = f"found {brief(actual)}, expected no value of {brief(error.kind.schema)}"
+        case "falseSchema" if keyword == "additionalProperties":
+            problem = f"found a field with {brief(actual)}, expected no fields"
         case "falseSchema":
             problem = f"found {brief(actual)}, expected no value"
         case _:

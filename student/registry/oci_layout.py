@@ -17,12 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
-from jsonschema.exceptions import best_match
-
-from schemas.error_text import describe
 from schemas.errors import InputError, StageError
 from schemas.files import dumps, read_json, sha256, whole
+from schemas.json_schema import Schema
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -177,9 +174,8 @@ def blob_path(store: Path, digest: str) -> Path:
 
 def check_schema(document: Any, schema: dict[str, Any], path: Path) -> None:
     """Raises InputError where the document, which was read from `path`, does not match the JSON Schema."""
-    error = best_match(Draft202012Validator(schema).iter_errors(document))
-    if error is not None:
-        raise InputError(f"{path}: {describe(error)}")
+    if violation := Schema(schema).problem(document):
+        raise InputError(f"{path}: {violation.text}")
 
 
 def _descriptor(media_type: str, digest: str, size: int) -> Descriptor:

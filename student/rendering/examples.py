@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from schemas.canonical import EnginesDiffer, arguments_text, canonical, number_problem
-from schemas.json_text import parse_json
+from schemas.json_text import parse_arguments
 from schemas.trace import Message, Tool, Trace
 from student.rendering import probe
 from student.rendering.labels import IGNORED
@@ -168,8 +168,13 @@ class Renderer:
 def template_message(message: Message, as_text: bool = False) -> Message:
     """A message as servers pass it to a template: arguments are canonical objects; there is no empty list of calls.
 
+    An assistant's missing content, null and "" are one: some templates print `None`, others leave out what they write
+    around a text.
+
     as_text: arguments are canonical JSON text instead.
     """
+    if message["role"] == "assistant" and message.get("content") is None:
+        message = {**message, "content": ""}
     if not message.get("tool_calls"):
         return {key: value for key, value in message.items() if key != "tool_calls"}
     return _with_arguments(message, _text if as_text else _parsed)
@@ -189,13 +194,12 @@ def _with_arguments(message: Message, form: Callable[[dict[str, Any]], Any]) -> 
 
 
 def _text(function: dict[str, Any]) -> str:
-    return arguments_text(function["arguments"])
+    return arguments_text(function.get("arguments"))
 
 
 def _parsed(function: dict[str, Any]) -> Any:
-    arguments = function["arguments"]
     try:
-        arguments = canonical(parse_json(arguments) if isinstance(arguments, str) else arguments)
+        arguments = canonical(parse_arguments(function.get("arguments")))
         problem = number_problem(arguments)
     except (ValueError, RecursionError) as error:
         raise Unrenderable(f"a call's arguments are not JSON: {error}") from error

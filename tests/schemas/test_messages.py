@@ -328,7 +328,8 @@ def test_a_tool_may_be_listed_twice_but_not_with_two_definitions():
 
 UNSUPPORTED = [
     {"type": "dict"},
-    {"properties": {"contract_id": {"pattern": "^\\p{L}+$"}}},
+    {"properties": {"contract_id": {"pattern": "(?i)^c"}}},
+    {"properties": {"contract_id": {"pattern": "^C.*\\Z"}}},
     {"properties": {"contract_id": {"$ref": "#/$defs/missing"}}},
     {"properties": {"contract_id": {"$ref": "http://localhost:9/x.json"}}},
     {"$ref": "#"},
@@ -400,3 +401,39 @@ def test_a_conversation_nested_beyond_reason_is_malformed():
     for _ in range(100_000):
         deep = [deep]
     assert check_messages([user(), {**ANSWER, "extra": deep}], TOOLS)["reason"] == "malformed_trace"
+
+
+# --- what means the same ---
+
+
+@pytest.mark.parametrize(
+    "message", [calls(get()), calls(("b", "list_matters", "{}")), {"role": "assistant"}]
+)
+def test_no_content_null_and_an_empty_text_have_one_verdict(message):
+    bare = {key: value for key, value in message.items() if key != "content"}
+    verdicts = [
+        check_messages(around(turn), TOOLS)
+        for turn in (
+            bare,
+            {**bare, "content": None},
+            {**bare, "content": ""},
+            {**bare, "content": []},
+        )
+    ]
+    assert verdicts == [verdicts[0]] * 4
+    assert verdicts[0]["reason"] == (None if "tool_calls" in message else "empty_turn")
+
+
+@pytest.mark.parametrize("arguments", ["", None])
+def test_a_tool_is_called_without_arguments_by_an_empty_text_and_null(arguments):
+    assert check_messages(around(calls(("a", "list_matters", arguments))), TOOLS)["kept"]
+    absent = around(calls(("a", "list_matters", "{}")))
+    del absent[1]["tool_calls"][0]["function"]["arguments"]
+    assert check_messages(absent, TOOLS)["kept"]
+    # A tool with required parameters cannot be called so.
+    verdict = check_messages(around(calls(get(arguments=arguments))), TOOLS)
+    assert verdict["reason"] == "invalid_json_arguments"
+    assert (
+        check_messages(around(calls(("a", "list_matters", " "))), TOOLS)["reason"]
+        == verdict["reason"]
+    )

@@ -431,3 +431,25 @@ def test_a_template_that_reads_arguments_as_text_gets_the_canonical_text_with_ev
     words = trace([user("?"), calls({"fee": 1234567.89, "n": 3.0}), result("{}"), says("Yes.")])
     learned = TINY.decode(examples(words, as_text)[0].input_ids)
     assert '"arguments": {"fee": 1234567.89, "n": 3}}' in learned
+
+
+@pytest.mark.parametrize("renderer", [QWEN3, QWEN25, LLAMA, LLAMA32, R1], ids=str)
+def test_no_content_null_and_an_empty_text_beside_a_call_are_learned_alike(renderer):
+    def with_turn(**content):
+        turn = {key: value for key, value in calls({"key": "a"}).items() if key != "content"}
+        return trace([user("?"), {**turn, **content}, result("{}"), says("Yes.")])
+
+    learned = [examples(with_turn(**c), renderer) for c in ({}, {"content": None}, {"content": ""})]
+    assert learned[0] == learned[1] == learned[2]
+
+
+def test_a_call_without_arguments_is_learned_as_one_with_an_empty_object():
+    def with_arguments(**arguments):
+        turn = calls({})
+        turn["tool_calls"][0]["function"].pop("arguments")
+        turn["tool_calls"][0]["function"].update(arguments)
+        return trace([user("?"), turn, result("{}"), says("Yes.")])
+
+    forms = ({}, {"arguments": None}, {"arguments": ""}, {"arguments": "{}"}, {"arguments": {}})
+    learned = [examples(with_arguments(**form), QWEN3) for form in forms]
+    assert all(one == learned[0] for one in learned)
