@@ -450,6 +450,12 @@ def test_a_call_without_arguments_is_learned_as_one_with_an_empty_object():
         turn["tool_calls"][0]["function"].update(arguments)
         return trace([user("?"), turn, result("{}"), says("Yes.")])
 
-    forms = ({}, {"arguments": None}, {"arguments": ""}, {"arguments": "{}"}, {"arguments": {}})
+    forms: tuple[dict, ...] = (
+        {},
+        {"arguments": None},
+        {"arguments": ""},
+        {"arguments": "{}"},
+        {"arguments": {}},
+    )
     learned = [examples(with_arguments(**form), QWEN3) for form in forms]
     assert all(one == learned[0] for one in learned)
