@@ -82,6 +82,26 @@ def issue_severity(world: ReviewDesk, rng: random.Random) -> Blueprint:
     return Blueprint(request, solution, f"The severity of {issue.id} is {issue.severity}.", answer)
 
 
+@template(kind="lookup")
+def severity_before_change(world: ReviewDesk, rng: random.Random) -> Blueprint:
+    """Sounds like a change of the severity and asks for no write."""
+    issue = rng.choice(list(world._issues.values()))
+    request = phrase("severity_before_change", rng, issue=issue.id)
+    solution: Solution = [("get_issue", {"issue_id": issue.id})]
+    answer = Answer("choice", issue.severity, options=SEVERITIES)
+    return Blueprint(request, solution, f"It is {issue.severity} now.", answer)
+
+
+@template(kind="lookup")
+def pending_reviewer(world: ReviewDesk, rng: random.Random) -> Blueprint:
+    """Sounds like remind_reviewer and asks for no write."""
+    pull = a_pull(world, rng)
+    late = next(name for name, state in pull.reviews.items() if state == "pending")
+    request = phrase("pending_reviewer", rng, pull=pull.id)
+    solution: Solution = [("list_reviews", {"pull_id": pull.id})]
+    return Blueprint(request, solution, f"{late} has not answered.", Answer("text", late))
+
+
 @template(kind="workflow")
 def linked_build(world: ReviewDesk, rng: random.Random) -> Blueprint:
     pull = a_pull(world, rng)

@@ -54,6 +54,12 @@ def _term(topic: str, value: int) -> tuple[str, Answer]:
     return f"The {name} is {value} {unit}.", Answer("number", value)
 
 
+def _conflict(world: LegalDesk) -> tuple[Matter, Matter]:
+    """The newest matter, and the older one in which its client is the adverse party."""
+    matters = list(world._matters.values())
+    return matters[5], next(m for m in matters if m.adverse == matters[5].client)
+
+
 # ------------------------------------------------------------------------------------------ lookups
 
 
@@ -127,6 +133,35 @@ def adverse_matter(world: LegalDesk, rng: random.Random) -> Blueprint:
         [("check_conflict", {"party": matter.adverse})],
         f"{matter.adverse} is the adverse party in {matter.id}.",
         Answer("text", matter.id),
+    )
+
+
+# Questions that sound like one of the writes below and ask for none.
+
+
+@template(kind="lookup")
+def duty_still_owed(world: LegalDesk, rng: random.Random) -> Blueprint:
+    contract = a_contract(world, rng)
+    duty, obligation = rng.choice(list(contract.obligations.items()))
+    request = phrase("duty_still_owed", rng, duty=duty.replace("_", " "), contract=contract.id)
+    due = world._due[obligation]
+    return Blueprint(
+        request,
+        [("get_obligation", {"contract_id": contract.id, "duty": duty})],
+        f"It is due on {due}.",
+        Answer("date", due),
+    )
+
+
+@template(kind="lookup")
+def conflict_only_asked(world: LegalDesk, rng: random.Random) -> Blueprint:
+    new, old = _conflict(world)
+    request = phrase("conflict_only_asked", rng, party=new.client, matter=new.id)
+    return Blueprint(
+        request,
+        [("check_conflict", {"party": new.client})],
+        f"{new.client} is the adverse party in {old.id}.",
+        Answer("text", old.id),
     )
 
 
@@ -206,9 +241,7 @@ def performed_obligation(world: LegalDesk, rng: random.Random) -> Blueprint:
 
 @template(kind="workflow")
 def conflict_at_intake(world: LegalDesk, rng: random.Random) -> Blueprint:
-    matters = list(world._matters.values())
-    new = matters[5]
-    old = next(m for m in matters if m.adverse == new.client)
+    new, old = _conflict(world)
     request = phrase("conflict_at_intake", rng, party=new.client, matter=new.id)
     solution: Solution = [
         ("check_conflict", {"party": new.client}),
@@ -247,6 +280,20 @@ def extended_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
     return Blueprint(request, solution, reply, Answer("date", new))
 
 
+@template(kind="workflow")
+def possible_extension(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """Sounds like extended_deadline and asks for no write."""
+    matter, days, law = a_matter(world, rng), rng.randrange(2, 29), rng.choice(JURISDICTIONS)
+    old = next(iter(matter.deadlines.values()))
+    request = phrase("possible_extension", rng, matter=matter.id, days=days, law=law)
+    new = business_days_from(dt.date.fromisoformat(old), days, law).isoformat()
+    solution: Solution = [
+        ("get_deadline", {"matter_id": matter.id}),
+        ("add_business_days", {"date": old, "days": days, "jurisdiction": law}),
+    ]
+    return Blueprint(request, solution, f"It would be {new}.", Answer("date", new))
+
+
 def _back(contract: Contract, days: int) -> dict[str, Any]:
     """The arguments that count a notice period back from expiry, under the contract's own law."""
     return {
@@ -277,6 +324,22 @@ def non_renewal_deadline(world: LegalDesk, rng: random.Random) -> Blueprint:
     return Blueprint(
         request, solution, f"The non-renewal deadline is {last}.", Answer("date", last)
     )
+
+
+@template(kind="workflow")
+def last_notice_day(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """Sounds like non_renewal_deadline and asks for no write."""
+    contract, topic, clause = a_clause(
+        world, rng, lambda topic, clause: topic == "notice_period" and not clause.amendments
+    )
+    last = _last_day(contract, clause.value)
+    solution: Solution = [
+        ("get_contract", {"contract_id": contract.id}),
+        ("get_clause", {"contract_id": contract.id, "topic": topic}),
+        ("add_business_days", _back(contract, clause.value)),
+    ]
+    request = phrase("last_notice_day", rng, contract=contract.id)
+    return Blueprint(request, solution, f"Notice must go out by {last}.", Answer("date", last))
 
 
 @template(kind="workflow")

@@ -97,6 +97,30 @@ def vendor_contact(world: ResearchDesk, rng: random.Random) -> Blueprint:
     )
 
 
+@template(kind="lookup")
+def price_before_change(world: ResearchDesk, rng: random.Random) -> Blueprint:
+    """Sounds like a change of the price and asks for no write."""
+    product = pick(world._products, rng)
+    return Blueprint(
+        phrase("price_before_change", rng, product=product.id),
+        [("get_product", {"product_id": product.id})],
+        f"It is EUR {product.price} on file.",
+        Answer("amount", product.price),
+    )
+
+
+@template(kind="lookup")
+def contact_before_change(world: ResearchDesk, rng: random.Random) -> Blueprint:
+    """Sounds like a change of the contact and asks for no write."""
+    vendor = pick(world._vendors, rng)
+    return Blueprint(
+        phrase("contact_before_change", rng, vendor=vendor.id),
+        [("get_vendor", {"vendor_id": vendor.id})],
+        f"{vendor.contact} is our contact.",
+        Answer("text", vendor.contact),
+    )
+
+
 @template(kind="workflow")
 def price_by_name(world: ResearchDesk, rng: random.Random) -> Blueprint:
     product = pick(world._products, rng)

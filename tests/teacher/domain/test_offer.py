@@ -10,7 +10,8 @@ from schemas.recipe_teacher import Tasks
 from teacher.domain.exam import held_out_templates, sample_exam
 from teacher.domain.offer import offer_tools
 from teacher.domain.pack import load
-from teacher.domain.tasks import sample
+from teacher.domain.tasks import build, sample
+from teacher.domain.worlds import hash_world, start_world
 
 LEGAL = load("legal")
 WORDS = {"document": 0.0, "chart": 0.0}
@@ -178,3 +179,29 @@ def test_an_unknown_held_out_template_is_an_error_that_names_the_known_ones() ->
 def test_a_pack_with_all_templates_held_out_is_an_error() -> None:
     with pytest.raises(InputError, match="left for training"):
         held_out_templates(LEGAL, Tasks(held_out=tuple(LEGAL.templates)))
+
+
+# ------------------------------------------------------------------------- reads that must not write
+
+
+@pytest.mark.parametrize(
+    ("pack", "names"),
+    [
+        (
+            "legal",
+            ("duty_still_owed", "conflict_only_asked", "possible_extension", "last_notice_day"),
+        ),
+        ("code-review", ("severity_before_change", "pending_reviewer")),
+        ("tech-research", ("price_before_change", "contact_before_change")),
+    ],
+)
+def test_a_question_that_sounds_like_a_write_is_solved_by_reads_alone(
+    pack: str, names: tuple[str, ...]
+) -> None:
+    domain = load(pack)
+    for name in names:
+        for seed in range(10):
+            task = build(domain, name, "train", seed)
+            world, _ = start_world(domain.environment, **task)
+            assert hash_world(world) == task["checks"]["state"] and task["checks"]["answer"]
+    assert not set(names) & set(held_out_templates(domain, Tasks()))
