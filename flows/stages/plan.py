@@ -57,6 +57,7 @@ def _print_plan(context: RunContext) -> None:
     report=_print_plan,
 )
 def plan(context: RunContext) -> dict[str, Any]:
+    from student.models.chat_template import template_place
     from student.training.memory import memory
     from teacher.planning.plan import plan as make_plan
 
@@ -114,6 +115,12 @@ def plan(context: RunContext) -> dict[str, Any]:
         hardware=context.hardware,
         training={**memory(context.student, context.recipe.train, context.hardware)},
     )
+    estimate["lines"] = [
+        f"{line}; chat template: {template_place(context.student)}"
+        if line.startswith("student ")
+        else line
+        for line in estimate["lines"]
+    ]
     estimate["lines"] += [_exam_line(exam, held_out), *_toolbox_lines(context)]
     write_json(context.path("plan.json"), estimate)
     swapped = sum("swapped" in row for row in train)

@@ -9,14 +9,15 @@ import shutil
 from pathlib import Path
 
 from schemas.errors import StageError
-from schemas.files import whole
+from schemas.files import read_json, whole, write_json
 from student.export.image_limits import limit_images
-
-_WEIGHTS = ("*.safetensors", "*.bin", "*.gguf", "model.safetensors.index.json")
+from student.models import files
 
 
 def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
-    """Writes base + adapter to `to`, with the base's tokenizer and the given chat template.
+    """Writes base + adapter to `to`, with the base's config and tokenizer and the given chat template.
+
+    Nothing else is taken of the base. The weights get the usual names: the base's may be such that a store refuses.
 
     Args:
         base: the untrained student: config, tokenizer, safetensors in 16 bits.
@@ -27,32 +28,40 @@ def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
         StageError: the adapter has a tensor that the base has not, or the disk is full.
     """
     with whole(to) as temporary:
-        shutil.copytree(base, temporary, ignore=shutil.ignore_patterns(*_WEIGHTS, ".*"))
+        temporary.mkdir()
+        copy_small_files(base, temporary)
         if (adapter / "adapter_config.json").is_file():
             _merge_shards(base, adapter, temporary)
         else:
-            for file in [
-                *adapter.glob("*.safetensors"),
-                *adapter.glob("model.safetensors.index.json"),
-            ]:
-                shutil.copy2(file, temporary / file.name)
+            shards = usual_names(adapter)
+            for shard, name in shards.items():
+                shutil.copyfile(shard, temporary / name)
+            write_index(adapter, temporary)
         set_template(temporary, template)
-        (temporary / "chat_template.json").unlink(
-            missing_ok=True
-        )  # older name of chat_template.jinja
         limit_images(temporary)
 
 
+def copy_small_files(base: Path, to: Path) -> None:
+    """Copies what a student's directory has besides weights and chat template (student/models/files.py)."""
+    for name in files.EXPORTED:
+        if (base / name).is_file():
+            # Without its mode: a file of the base may be read-only.
+            shutil.copyfile(base / name, to / name)
+
+
 def set_template(directory: Path, template: str) -> None:
-    """Writes the chat template to both files that hold it.
+    """Writes the chat template to both files that hold it, and removes the one that a processor's settings may have.
 
     transformers reads chat_template.jinja first, llama.cpp's converter tokenizer_config.json.
     """
     (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
     path = directory / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config["chat_template"] = template
-    path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    config = read_json(path) if path.is_file() else {}
+    write_json(path, config | {"chat_template": template})
+    for path in directory.glob("*processor_config.json"):
+        settings = read_json(path)
+        if settings.pop("chat_template", None) is not None:
+            write_json(path, settings)
 
 
 def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
@@ -74,29 +83,48 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
     }
     scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
     merged = set()
-    for shard in sorted(base.glob("*.safetensors")):
+    for shard, name in usual_names(base).items():
         tensors = {}
         with safe_open(shard, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - not a dict
-                weight = file.get_tensor(name)
-                if _bare_name(name) in pairs:
-                    a, b = pairs[_bare_name(name)]
+            for tensor in file.keys():  # noqa: SIM118 - not a dict
+                weight = file.get_tensor(tensor)
+                if _bare_name(tensor) in pairs:
+                    a, b = pairs[_bare_name(tensor)]
                     delta = b.to(torch.float32) @ a.to(torch.float32)
                     weight = (weight.to(torch.float32) + scale * delta).to(weight.dtype)
-                    merged.add(_bare_name(name))
-                tensors[name] = weight
+                    merged.add(_bare_name(tensor))
+                tensors[tensor] = weight
         try:
-            save_file(tensors, to / shard.name, metadata={"format": "pt"})
+            save_file(tensors, to / name, metadata={"format": "pt"})
         except SafetensorError as error:  # safetensors raises it, not OSError, for a full disk
-            raise StageError(f"{to / shard.name}: cannot be written: {error}") from error
-    for index in base.glob("model.safetensors.index.json"):
-        shutil.copy2(index, to / index.name)
+            raise StageError(f"{to / name}: cannot be written: {error}") from error
+    write_index(base, to)
     missing = sorted(set(pairs) - merged)
     if missing:
         raise StageError(
             f"{adapter}: found an adapter for {missing[0]} and {len(missing) - 1} other tensors that the base model"
             f" {base} does not have: expected an adapter that was trained on this base"
         )
+
+
+def usual_names(directory: Path) -> dict[Path, str]:
+    """The files of weights of a directory, each with the name that transformers and llama.cpp's converter expect."""
+    shards = files.weights(directory)
+    if len(shards) == 1:
+        return {shards[0]: files.SINGLE}
+    return {
+        shard: f"model-{number:05}-of-{len(shards):05}.safetensors"
+        for number, shard in enumerate(shards, 1)
+    }
+
+
+def write_index(directory: Path, to: Path) -> None:
+    """Writes the index of a directory's shards to `to`, with their usual names. A single file has no index."""
+    names = {shard.name: name for shard, name in usual_names(directory).items()}
+    if len(names) > 1:
+        index = read_json(directory / files.INDEX)
+        shards = {tensor: names[shard] for tensor, shard in index["weight_map"].items()}
+        write_json(to / files.INDEX, {**index, "weight_map": shards})
 
 
 def _bare_name(tensor: str) -> str:

@@ -1,12 +1,17 @@
 """The untrained student as GGUF files in the user's cache: the baseline of the held-out exam."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from schemas.cache import cache_directory, make_once
 from schemas.files import sha256_text
 from student.export.gguf import convert, quantize
+from student.export.merge import copy_small_files, set_template, usual_names, write_index
 from student.models.base import VERSION, prepare
+from student.models.chat_template import chat_template
 from teacher.inference.llamacpp import Progress
 from teacher.models import catalog
 
@@ -14,13 +19,15 @@ from teacher.models import catalog
 def gguf(student: dict[str, Any], variant: str, report: Progress = print) -> Path:
     """Returns the untrained student as a GGUF of a variant, which it makes once in the user's cache."""
     directory = prepare(student, report)
-    path = _cached(student, variant)
+    template = chat_template(student, directory)
+    path = _cached(student, variant, template)
     with make_once(path) as missing:
         if not missing:
             return path
         report(f"converting the untrained student to {variant} (once)")
         full = path.with_name(f"{path.stem}-full.gguf")
-        convert(directory, full, report)
+        with _with_one_template(directory, template) as staged:
+            convert(staged, full, report)
         quantize(full, path, variant)
         full.unlink()
     return path
@@ -32,12 +39,27 @@ def projector(student: dict[str, Any], report: Progress = print) -> Path:
     path = _cached(student, "mmproj")
     with make_once(path) as missing:
         if missing:
-            convert(directory, path, report, projector=True)
+            with _with_one_template(directory, chat_template(student, directory)) as staged:
+                convert(staged, path, report, projector=True)
     return path
 
 
-def _cached(student: dict[str, Any], variant: str) -> Path:
-    digest = sha256_text(f"{VERSION} {catalog.revision(student)}{_state(student)}")[:16]
+@contextmanager
+def _with_one_template(directory: Path, template: str) -> Iterator[Path]:
+    """Yields a directory of the student's files alone: small ones copied, weights linked, and one chat template."""
+    with TemporaryDirectory() as scratch:
+        staged = Path(scratch) / directory.name
+        staged.mkdir()
+        copy_small_files(directory, staged)
+        set_template(staged, template)
+        for shard, name in usual_names(directory).items():
+            (staged / name).symlink_to(shard.resolve())
+        write_index(directory, staged)
+        yield staged
+
+
+def _cached(student: dict[str, Any], variant: str, template: str = "") -> Path:
+    digest = sha256_text(f"{VERSION} {catalog.revision(student)}{_state(student)}{template}")[:16]
     return cache_directory() / "students" / f"{student['name']}-{digest}-{variant}.gguf"
 
 

@@ -11,8 +11,10 @@ from typing import Any
 from schemas.cache import cache_directory, make_once
 from schemas.errors import InputError
 from schemas.files import sha256, whole
+from student.models import files
 from student.models.chat_template import chat_template, check_vision
-from student.models.introspect import describe
+from student.models.introspect import describe, read
+from student.models.vocabulary import check_vocabulary
 from teacher.inference.llamacpp import Progress
 from teacher.models import catalog
 
@@ -36,6 +38,8 @@ def load(name: str) -> dict[str, Any]:
     student = catalog.load(name, STUDENTS, "student")
     if has_vision(student) and "path" in student["source"]:
         check_vision(student, catalog.fetch(student))
+    if directory := files.on_this_machine(student):
+        check_vocabulary(name, directory, *read(name, directory))
     return student
 
 
@@ -46,6 +50,8 @@ def has_vision(student: dict[str, Any]) -> bool:
 
 def prepare(student: dict[str, Any], log: Progress = print) -> Path:
     """The directory of an untrained student: config, safetensors, tokenizer and chat template."""
+    if "hub" in student["source"]:
+        return files.fetch(student, log)
     weights = catalog.fetch(student, log)
     if weights.is_dir():
         return weights

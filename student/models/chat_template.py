@@ -13,6 +13,7 @@ from typing import Any
 from schemas.error_text import one_line
 from schemas.errors import InputError
 from schemas.trace import Message, Tool
+from student.models import files, named_templates
 from student.rendering.examples import Renderer, Unrenderable
 from student.rendering.probe import check_tools
 from student.rendering.vision import VisionRenderer
@@ -33,17 +34,21 @@ def chat_template(student: dict[str, Any], directory: Path) -> str:
     own = catalog.template(student)
     if own:
         return own.read_text(encoding="utf-8")
-    path = directory / "chat_template.jinja"
-    if path.is_file():
-        return path.read_text(encoding="utf-8")
-    from transformers import AutoTokenizer
-
-    template = AutoTokenizer.from_pretrained(directory).chat_template
-    if not isinstance(template, str):
+    template = named_templates.find(directory)
+    if template is None:
         raise InputError(
             f"{directory}: no chat template: name one in the student's file (template: ...)"
         )
-    return template
+    return template.text
+
+
+def template_place(student: dict[str, Any]) -> str:
+    """Which chat template `chat_template` returns, in words; what is not on this machine is not fetched for it."""
+    if student.get("template"):
+        return f"{student['template']} of teacher/templates"
+    directory = files.on_this_machine(student)
+    template = named_templates.find(directory) if directory else None
+    return template.describe() if template else "its own, not on this machine yet"
 
 
 def check_tool_template(student: dict[str, Any], directory: Path, tokenizer: Any) -> None:

@@ -14,12 +14,14 @@ import yaml
 from schemas.documents import check_document
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
+from student.models import files
 from student.models.chat_template import ADVICE, check_tool_template, check_vision
+from student.models.vocabulary import check_vocabulary
 from student.rendering.vision import FAMILIES, check_family
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # The files that a description is read from, without the weights.
-_DESCRIPTION_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "README.md", "LICEN[SC]E*"]
+DESCRIPTION_FILES = list(files.DESCRIPTION)
 # Fields of a description's shape, and of a text model's config.json.
 _SHAPE = {
     "model_type": "model_type",
@@ -73,6 +75,7 @@ def describe(name: str) -> dict[str, Any]:
     if all(shape.values()) and not experts and (has_vision or text is config):
         student["shape"] = {**shape, "source": f"config.json of {name}"}
     check_document(student, "student", name)
+    check_vocabulary(name, directory, config, tokenizer)
     check_tool_template(student, directory, tokenizer)
     if has_vision:
         check_vision(student, directory, tokenizer)
@@ -90,9 +93,9 @@ def _locate(name: str) -> tuple[Path, dict[str, str]]:
     """The directory with the model's files, and the `source` of its description."""
     path = Path(name).expanduser()
     if path.is_dir():
-        if not list(path.glob("*.safetensors")):
+        if not files.weights(path):
             raise InputError(
-                f"{name}: no weights (*.safetensors), expected a directory in Hugging Face's form"
+                f"{name}: no weights: expected {files.SINGLE} or {files.INDEX} with its shards"
             )
         return path.resolve(), {"path": str(path.resolve())}
     if not _HUB_ID.fullmatch(name):
@@ -102,7 +105,7 @@ def _locate(name: str) -> tuple[Path, dict[str, str]]:
     from huggingface_hub import snapshot_download
 
     try:
-        directory = Path(snapshot_download(name, allow_patterns=_DESCRIPTION_FILES))
+        directory = Path(snapshot_download(name, allow_patterns=DESCRIPTION_FILES))
     except Exception as error:
         raise StageError(
             f"{name}: no such directory, and the hub does not provide it: {one_line(str(error))}"

@@ -1,5 +1,6 @@
 import json
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from schemas.errors import StageError
 from student.export.merge import merge
+from student.registry.artifact import check_paths
 
 TEMPLATE = "{{ 'é' }}{% for m in messages %}{{ m.content }}{% endfor %}\n"
 
@@ -105,6 +107,45 @@ def test_tokenizer_and_config_come_along_but_no_other_weights_and_no_hidden_file
     assert (tmp_path / "merged" / "config.json").read_text() == (
         untrained / "config.json"
     ).read_text()
+
+
+def test_other_copies_of_the_weights_other_templates_and_odd_names_stay_behind(
+    untrained, adapter, tmp_path
+):
+    base = Path(shutil.copytree(untrained, tmp_path / "base"))
+    shard = sorted(base.glob("*.safetensors"))[0]
+    odd = base / "first part (of 2).safetensors"
+    shard.rename(odd)
+    index = base / "model.safetensors.index.json"
+    index.write_text(index.read_text().replace(shard.name, odd.name))
+    for name in (
+        *("consolidated.safetensors", "consolidated.00.pth", "model.pt", "tf_model.h5"),
+        *("original/params.json", "onnx/model.onnx", "flax_model.msgpack", "notes (final).txt"),
+        *("additional_chat_templates/tool_use.jinja", "chat_template.json", "README.md"),
+    ):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text("not the student's")
+    settings = {"chat_template": "a third", "processor_class": "P"}
+    (base / "processor_config.json").write_text(json.dumps(settings))
+    (base / "LICENSE").write_text("Apache-2.0")
+    merge(base, adapter, tmp_path / "merged", TEMPLATE)
+    merge(untrained, adapter, tmp_path / "expected", TEMPLATE)
+    exported, expected = tensors(tmp_path / "merged"), tensors(tmp_path / "expected")
+    assert exported.keys() == expected.keys()
+    assert all(torch.equal(exported[name], expected[name]) for name in expected)
+    names = {
+        p.relative_to(tmp_path / "merged").as_posix() for p in (tmp_path / "merged").rglob("*")
+    }
+    assert names - {p.name for p in (tmp_path / "expected").iterdir()} == {
+        "LICENSE",
+        "processor_config.json",
+    }
+    assert len(names) == 2 + len(list((tmp_path / "expected").iterdir()))
+    assert json.loads((tmp_path / "merged" / "processor_config.json").read_text()) == {
+        "processor_class": "P"
+    }
+    check_paths(sorted(names), "mine")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "merged")
 
 
 def test_the_template_is_in_both_places_that_readers_look_at(untrained, adapter, tmp_path):
