@@ -94,8 +94,7 @@ def test_one_template_is_the_students_and_those_that_differ_are_named(
     tmp_path, files, text, place, others
 ):
     write(tmp_path, **files)
-    template = named_templates.find(tmp_path)
-    assert (template.text, template.place, template.others) == (text, place, others)
+    assert named_templates.find(tmp_path) == named_templates.Template(text, place, others)
     assert chat_template({"template": None}, tmp_path) == text
 
 
@@ -136,7 +135,9 @@ def test_with_tools_transformers_renders_the_same_template(tmp_path):
     for files in ({}, {"chat_template__jinja": OTHER}, {"additional_tool_use__jinja": SHIPPED}):
         write(tmp_path, **files)
         tokenizer = AutoTokenizer.from_pretrained(tmp_path)
-        assert named_templates.find(tmp_path).text == tokenizer.get_chat_template(tools=[{}])
+        assert chat_template({"template": None}, tmp_path) == tokenizer.get_chat_template(
+            tools=[{}]
+        )
 
 
 def test_the_plan_names_the_template_and_what_is_not_used(tmp_path):
