@@ -20,7 +20,12 @@ SHINGLE = 3  # words; long enough to hold order, short enough that a one-line re
 PHRASE = 8  # words; two texts that share so long a run were copied
 _TINY = 1e-9  # floating point: 0.7 of 10 must be 7, not 7.000000000000001
 
-_WORD = re.compile(r"\w+|[^\w\s]")
+# Thai to Lao, Burmese, Khmer, Kana and Han are written without spaces: each character counts as a word.
+_UNSPACED = (
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s{_UNSPACED}]")
 Gram = tuple[str, ...]
 
 # (difference hash in hex, digest of what the image shows)

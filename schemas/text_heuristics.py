@@ -7,16 +7,26 @@ checked elsewhere.
 import re
 from collections.abc import Collection
 
-# Markers that chat templates put around calls, turns and reasoning. Most models since ChatML use `<|...|>`,
-# DeepSeek `<｜...｜>`, Kimi-VL `◁...▷`, Mistral words in square brackets; the rest are of Hermes, Qwen, GLM and Gemma.
-_MARKERS = re.compile(
-    r"<\|[a-z_]{3,}\|>"
-    r"|<｜[^｜<>]{3,}｜>"
-    r"|◁/?[a-z]+▷"
-    r"|</?(?:think|tool_calls?|tool_response|arg_key|arg_value|start_of_turn|end_of_turn)>"
-    r"|<(?:function|parameter)=[\w.-]+>"
-    r"|\[/?(?:TOOL_CALLS|TOOL_RESULTS|AVAILABLE_TOOLS|INST)\]"
-)
+# Markers that chat templates put around calls, turns and reasoning, by the families that use them.
+_FAMILIES = {
+    "ChatML, Qwen, Llama, Phi, GLM, Kimi, harmony, Granite, Command R": r"<\|[A-Za-z_][\w:]{2,}\|>",
+    "Gemma 4": r"<\|(?:tool|tool_call|tool_response|turn|channel)>|<(?:tool_call|tool_response|turn|channel)\|>",
+    "DeepSeek": r"</?｜[^｜<>]{3,}｜>?|</?\|DSML\|",
+    "Kimi-VL": r"◁/?[a-z]+▷",
+    "MiniMax, Seed": r"</?(?:minimax|seed|atem):(?:tool_call|think|function_calls|invoke|parameter)\b[^<>]*>",
+    "Hermes, Qwen, GLM, Gemma": (
+        r"</?(?:think|tool_calls?|TOOL_CALLS?|tool_response|arg_key|arg_value|start_of_turn|end_of_turn)>"
+    ),
+    "Qwen Coder": r"<(?:function|parameter)=[\w.-]+>",
+    "MiniMax, MiniCPM": r'<invoke name="[\w.-]+">',
+    "Mistral": (
+        r"\[/?(?:TOOL_CALLS?|TOOL_RESULTS|TOOL_CONTENT|AVAILABLE_TOOLS|INST|SYSTEM_PROMPT|THINK|ARGS|CALL_ID)\]"
+        r"|\[/?(?:think|tool_calls?)\]"
+    ),
+}
+_MARKERS = re.compile("|".join(_FAMILIES.values()))
+# A text that shows such markup to its reader quotes it as code.
+_QUOTED = re.compile(r"```.*?(?:```|\Z)|``.*?``|`[^`\n]*`", re.DOTALL)
 
 # "To answer this, ...", "First: ...", "Now let me ...".
 _OPENING = r"^(?:[\w' ]{1,40}[,:] |(?:now|next|then|so|okay) )?"
@@ -51,8 +61,8 @@ _QUOTES_HINT = re.compile(
 
 
 def marker_in(text: str) -> str | None:
-    """The first raw tool-call marker, turn marker or think tag in a text, or None."""
-    match = _MARKERS.search(text)
+    """The first raw tool-call marker, turn marker or think tag in a text, or None. Markup quoted as code is none."""
+    match = _MARKERS.search(text) and _MARKERS.search(_QUOTED.sub(" ", text))
     return match.group() if match else None
 
 

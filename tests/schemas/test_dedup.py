@@ -123,3 +123,30 @@ def test_thousands_of_templated_requests_take_seconds():
     texts = [ask(f"C-{rng.randrange(3000)}") for _ in range(5000)]
     matches = near_duplicates(texts, 0.9)
     assert matches.count(None) == len(set(texts))
+
+
+@pytest.mark.parametrize(
+    ("one", "two", "other"),
+    [
+        (
+            "请告诉我合同C-1042的终止日期以及在此之前必须提前多少天发出通知",
+            "麻烦告诉我合同C-1042的终止日期以及在此之前必须提前多少天发出通知",
+            "请列出合同C-1042的全部附件并说明每一份附件由谁签署",
+        ),
+        (
+            "契約C-7の終了日と更新しない場合の通知期限を台帳で調べて教えてください",
+            "契約C-7の終了日と更新しない場合の通知期限を台帳で調べて教えて下さい",
+            "契約C-7に署名した人の名前と役職をすべて一覧にしてください",
+        ),
+        (
+            "กรุณาบอกวันสิ้นสุดของสัญญาC-7และระยะเวลาแจ้งล่วงหน้าที่ใช้บังคับ",
+            "ช่วยบอกวันสิ้นสุดของสัญญาC-7และระยะเวลาแจ้งล่วงหน้าที่ใช้บังคับ",
+            "ใครเป็นผู้ลงนามในสัญญาC-7และมีอำนาจลงนามคนเดียวหรือไม่",
+        ),
+    ],
+    ids=["zh", "ja", "th"],
+)
+def test_text_without_spaces_is_compared_by_characters(one, two, other):
+    assert near_duplicates([one, two, other], 0.75) == [None, 0, None]
+    assert contaminations([two, other], [one], 0.75) == [0, None]
+    assert contaminations([two.replace("C-", "D-")], [one], 0.75) == [None]
