@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from flows.cli.check_domain import check_domain
 from flows.cli.new_domain import new_domain
 from flows.cli.output import JsonOut, shorten, write_result
 from flows.cli.students import models, pull, verify
@@ -229,7 +230,7 @@ def report(run: RunArgument) -> None:
 
 # ------------------------------------------------------------------------------------- the other commands
 
-for command in (serve, check_teacher, models, pull, validate, verify, new_domain):
+for command in (serve, check_teacher, models, pull, validate, verify, check_domain, new_domain):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

@@ -9,6 +9,7 @@ images/.
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flows.progress import log
@@ -21,8 +22,9 @@ from schemas.scorecard import part_of
 from schemas.task import Task
 from teacher.domain import exam as exam_parts
 from teacher.domain import offer, tasks, unanswerable
+from teacher.domain.check import SAMPLE, Finding, check
 from teacher.domain.drift_tasks import drift_tasks
-from teacher.planning import cost
+from teacher.planning import cost, pack_size
 from teacher.scenes.images import task_images
 
 # Shares of train.max_length: from the first on the whole toolbox leaves little room for a conversation, from the second
@@ -49,7 +51,15 @@ def _print_plan(context: RunContext) -> None:
 @partial(
     Stage,
     name="plan",
-    reads=("tasks", "serve", "generate", "filter.agreement?", "train", "gate.min_parts"),
+    reads=(
+        "tasks",
+        "serve",
+        "generate",
+        "filter.agreement?",
+        "filter.max_tokens",
+        "train",
+        "gate.min_parts",
+    ),
     models=("teacher", "student"),
     digests=_hardware,
     outputs=("tasks/train.jsonl", "tasks/exam.jsonl", "plan.json"),
@@ -72,6 +82,12 @@ def plan(context: RunContext) -> dict[str, Any]:
     student_pixels = context.student_reads_pixels
     # A training task must suit both models; the exam is for the student and its base.
     both_pixels = context.teacher_grounding == "pixels" and student_pixels
+    checked = check(domain, SAMPLE)
+    findings = [
+        *checked.findings,
+        *pack_size.check_results(domain, checked.episodes, context.recipe),
+    ]
+    _raise_errors(context, findings)
     held_out = exam_parts.held_out_templates(domain, settings)
     train = tasks.sample(
         domain,
@@ -106,6 +122,8 @@ def plan(context: RunContext) -> dict[str, Any]:
         teacher=context.teacher_grounding,
         student="pixels" if student_pixels else "source",
     )
+    too_long = list(pack_size.check_size(domain, train, conversations, context.recipe))
+    _raise_errors(context, too_long)
     estimate = make_plan(
         conversations,
         exam,
@@ -122,9 +140,23 @@ def plan(context: RunContext) -> dict[str, Any]:
         for line in estimate["lines"]
     ]
     estimate["lines"] += [_exam_line(exam, held_out), *_toolbox_lines(context)]
+    estimate["lines"] += [
+        f"{'warning' if index == 0 else '':10}{finding.line(domain.path)}"
+        for index, finding in enumerate([*findings, *too_long])
+    ]
     write_json(context.path("plan.json"), estimate)
     swapped = sum("swapped" in row for row in train)
     return {"train": len(train), "exam": len(exam), **({"swapped": swapped} if swapped else {})}
+
+
+def _raise_errors(context: RunContext, findings: Sequence[Finding]) -> None:
+    """Raises InputError with the first error of a pack's checks, and where all of them are listed."""
+    errors = [finding for finding in findings if finding.level == "error"]
+    if errors:
+        raise InputError(
+            f"{errors[0].line(Path.cwd())} ({errors[0].check}; `stillhouse check-domain {context.domain.path}`"
+            f" lists everything, {len(errors)} error{'s' * (len(errors) > 1)} so far)"
+        )
 
 
 def _exam_line(exam: list[Task], held_out: list[str]) -> str:

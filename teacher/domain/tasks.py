@@ -36,7 +36,7 @@ from teacher.scenes.legibility import check
 from teacher.scenes.scene import DrawnImage, Scene, SceneError
 
 # Train and exam tasks have seeds from disjoint ranges; the pack keeps their entities apart by `split`.
-_FIRST_SEED = {"train": 0, "exam": 500_000_000}
+FIRST_SEED: dict[Split, int] = {"train": 0, "exam": 500_000_000}
 _SEEDS_A_RECIPE = 1_000_000
 _TRIES = 50
 _ILLEGIBLE_LIMIT = 3
@@ -83,7 +83,7 @@ def sample(
     Raises:
         InputError: `mix` has an unknown name, or a template's tasks cannot be proven.
     """
-    first = _FIRST_SEED[split] + seed * _SEEDS_A_RECIPE + part * _SEEDS_A_PART
+    first = FIRST_SEED[split] + seed * _SEEDS_A_RECIPE + part * _SEEDS_A_PART
     rng = random.Random(first)
     names = _interleave(_shares(domain, mix, pixels=pixels, templates=templates), count, rng)
     seeds = itertools.count(first)
@@ -112,6 +112,13 @@ def sample(
         seen.add(request)
         tasks.append(task)
     return tasks
+
+
+def count_by_template(
+    domain: Domain, count: int, *, mix: dict[str, float] | None = None
+) -> dict[str, int]:
+    """Returns how many of `count` tasks each template makes; arguments as of `sample`."""
+    return _divide(_shares(domain, mix, pixels=True, templates=None), count)
 
 
 def build(
@@ -309,13 +316,18 @@ def _shares(
 
 
 def _interleave(shares: dict[str, float], count: int, rng: random.Random) -> list[str]:
-    """Returns `count` template names in the proportion of the shares (largest remainder), shuffled."""
+    """Returns `count` template names in the proportion of the shares, shuffled."""
+    order = [name for name, number in _divide(shares, count).items() for _ in range(number)]
+    rng.shuffle(order)
+    return order
+
+
+def _divide(shares: dict[str, float], count: int) -> dict[str, int]:
+    """Returns `count` divided in the proportion of the shares (largest remainder)."""
     total = sum(shares.values())
     exact = {name: count * share / total for name, share in shares.items()}
     counts = {name: int(value) for name, value in exact.items()}
     by_remainder = sorted(shares, key=lambda name: exact[name] - counts[name], reverse=True)
     for name in by_remainder[: count - sum(counts.values())]:
         counts[name] += 1
-    order = [name for name, number in counts.items() for _ in range(number)]
-    rng.shuffle(order)
-    return order
+    return counts

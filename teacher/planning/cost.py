@@ -185,6 +185,12 @@ def _tokens(messages: Sequence[Message], grounding: Grounding, images: ImageStor
     return total
 
 
+def result_tokens(result: Any) -> float:
+    """Tokens of a tool's result, a JSON value."""
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+    return _MARKERS + len(text) / _CHARACTERS_PER_VALUE_TOKEN
+
+
 def image_tokens(size: dict[str, Any]) -> int:
     """Tokens of an image of size["width"] x size["height"] px whose pixels are sent."""
     across, down = (math.ceil(size[side] / _IMAGE_TOKEN_SIDE) for side in ("width", "height"))
