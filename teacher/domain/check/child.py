@@ -1,6 +1,7 @@
 """Plays tasks in a process of its own, on another day: `python -m teacher.domain.check.child ORDER.json OUT.json`.
 
-ORDER.json is {"pack": directory, "jobs": [[template, split, seed], ...], "shift": seconds, "random": seed}. OUT.json
+ORDER.json is {"pack": directory, "jobs": [[template, split, seed], ...], "shift": seconds, "frozen": time or
+null, "random": seed}. OUT.json
 gets the episodes' records in the order of the jobs, or {"error": text}. `shift` moves the clock before the pack is
 loaded, so that also what a module reads when it is imported comes from the other day.
 """
@@ -16,23 +17,25 @@ from pathlib import Path
 from typing import Any
 
 
-def shift_clock(seconds: float) -> None:
+def shift_clock(seconds: float, frozen: float | None) -> None:
     """Moves the clock of this process: what `time` and `datetime` return from now on.
+
+    frozen: the time, before it is shifted, at which the clock stands still, so that two runs can be compared.
 
     date.today() asks time.time(). The methods of datetime ask the system, so they are replaced in its own dictionary,
     which keeps the class itself, and with it every isinstance check.
     """
-    if not seconds:
+    if not seconds and frozen is None:
         return
-    real_time, real_ns = time.time, time.time_ns
+    real_time = time.time
     local, utc, form, text = time.localtime, time.gmtime, time.strftime, time.ctime
 
     def moved() -> float:
-        return real_time() + seconds
+        return (real_time() if frozen is None else frozen) + seconds
 
     patched: dict[str, Any] = {
         "time": moved,
-        "time_ns": lambda: real_ns() + int(seconds * 1e9),
+        "time_ns": lambda: int(moved() * 1e9),
         "localtime": lambda at=None: local(moved() if at is None else at),
         "gmtime": lambda at=None: utc(moved() if at is None else at),
         "strftime": lambda pattern, at=None: form(pattern, at or local(moved())),
@@ -56,7 +59,7 @@ def main(order_file: Path, out_file: Path) -> None:
     from teacher.domain.check.episode import Job, play
     from teacher.domain.pack import load
 
-    shift_clock(order["shift"])
+    shift_clock(order["shift"], order["frozen"])
     seed_global_random(order["random"])
     try:
         domain = load(order["pack"])

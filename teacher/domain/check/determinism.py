@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import zip_longest
@@ -27,10 +28,18 @@ _ROOT = Path(__file__).resolve().parents[3]
 # 13 months, 3 days and 5 hours: another year, month, day and hour.
 _SHIFT = 398 * 86400 + 5 * 3600
 _TIMEOUT_S = 600
-_SAME: dict[str, Any] = {"hash": 1, "shift": 0, "random": 1, "reverse": False, "zone": "UTC"}
+_SAME: dict[str, Any] = {
+    "hash": 1,
+    "shift": 0,
+    "frozen": None,
+    "random": 1,
+    "reverse": False,
+    "zone": "UTC",
+}
 _OTHER: dict[str, Any] = {
     "hash": 977,
     "shift": _SHIFT,
+    "frozen": None,
     "random": 977,
     "reverse": True,
     "zone": "Pacific/Kiritimati",
@@ -40,7 +49,7 @@ _REASONS: list[tuple[dict[str, Any], str, str]] = [
     (
         {},
         "it differs between two equal runs",
-        "do not use os.urandom, uuid4, secrets, id() or threads; draw from random.Random(seed)",
+        "do not use os.urandom, uuid4, secrets, id(), timers or threads; draw from random.Random(seed)",
     ),
     (
         {"hash": 977},
@@ -77,6 +86,7 @@ class OtherProcess:
             "pack": str(domain.path),
             "jobs": list(reversed(jobs)) if self._settings["reverse"] else list(jobs),
             "shift": self._settings["shift"],
+            "frozen": self._settings["frozen"],
             "random": self._settings["random"],
         }
         (base / "order.json").write_text(json.dumps(order), encoding="utf-8")
@@ -151,10 +161,12 @@ def check_processes(
 def _find_reasons(domain: Domain, jobs: list[Job], all_jobs: list[Job]) -> list[tuple[str, str]]:
     """For each job, the one setting that changes it, and the fix."""
 
+    same = {**_SAME, "frozen": time.time()}
+
     def play_with(changes: dict[str, Any]) -> list[dict[str, Any]]:
         # What earlier tasks leave behind shows only where all of them are played.
         listed = all_jobs if "reverse" in changes or not changes else jobs
-        records = OtherProcess(domain, listed, **{**_SAME, **changes}).records()
+        records = OtherProcess(domain, listed, **{**same, **changes}).records()
         if isinstance(records, str):
             return [{"failure": records}] * len(jobs)
         by_job = dict(zip(listed, records, strict=True))
@@ -229,7 +241,7 @@ def _interleave(domain: Domain, job: Job, neighbour: Job) -> dict[str, Any]:
     """The record of a job that is played in turns with another one, step by step."""
     one, other = Episode(job), Episode(neighbour)
     seed_global_random(1)
-    for _ in zip_longest(steps(domain, other), steps(domain, one)):
+    for _ in zip_longest(steps(domain, one), steps(domain, other)):
         pass
     return one.record()
 

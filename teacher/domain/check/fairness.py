@@ -67,8 +67,8 @@ def check_splits(domain: Domain, episodes: Episodes, worlds: int) -> Iterator[Fi
     both = sorted(text for text in train.keys() & exam.keys() if _is_entity(text))
     # What is in most worlds is vocabulary, such as a model's name, or a pool that is far too small.
     rare = [text for text in both if max(train[text], exam[text]) <= worlds / 4]
-    if both:
-        count = sum(map(_is_entity, exam))
+    count = sum(map(_is_entity, exam))
+    if rare or 2 * len(both) > max(count, 1):
         yield Finding(
             "fair",
             "error" if rare else "warning",
