@@ -113,8 +113,6 @@ def plan(context: RunContext) -> dict[str, Any]:
         check_document(row, "task", row["id"])
     # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
     train.sort(key=lambda row: (row["tools"], row["template"]))
-    write_jsonl(context.path("tasks", "train.jsonl"), train)
-    write_jsonl(context.path("tasks", "exam.jsonl"), exam)
     conversations = cost.measure(
         train,
         domain,
@@ -124,6 +122,8 @@ def plan(context: RunContext) -> dict[str, Any]:
     )
     too_long = list(pack_size.check_size(domain, train, conversations, context.recipe))
     _raise_errors(context, too_long)
+    write_jsonl(context.path("tasks", "train.jsonl"), train)
+    write_jsonl(context.path("tasks", "exam.jsonl"), exam)
     estimate = make_plan(
         conversations,
         exam,
