@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from stand_ins.faulty_packs import GET, counted, write_pack
+from faulty_packs import GET, counted, write_pack
 
 from flows.cli import main
 

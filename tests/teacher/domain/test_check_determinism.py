@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from stand_ins.faulty_packs import BEFORE_REQUEST, GET, MOVED, load_pack
+from faulty_packs import BEFORE_REQUEST, GET, MOVED, load_pack
 
 from teacher.domain.check.determinism import OtherProcess, check_episodes, check_processes
 from teacher.domain.check.episode import Job, play

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from stand_ins.faulty_packs import ANSWER, BEFORE_REQUEST, REPLY, counted, load_pack, play_all
+from faulty_packs import ANSWER, BEFORE_REQUEST, REPLY, counted, load_pack, play_all
 
 from teacher.domain.check import FULL, check
 from teacher.domain.check.fairness import check_agents, check_splits

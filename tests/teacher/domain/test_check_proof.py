@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from stand_ins.faulty_packs import FIND, counted, load_pack, play_all
+from faulty_packs import FIND, counted, load_pack, play_all
 
 from teacher.domain.check.evidence import Evidence
 from teacher.domain.check.proof import check_proof
