@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from schemas.task import Split
 from teacher.domain.check.episode import Episode, Job, play
 from teacher.domain.pack import Domain, load
 from teacher.domain.tasks import FIRST_SEED
@@ -48,10 +49,11 @@ def counted(setup: str, reply: str, answer: str) -> list[tuple[str, str]]:
 
 def play_all(domain: Domain, train: int = 12, exam: int = 4) -> dict[str, list[Episode]]:
     """Episodes of every template, by its name."""
+    splits: list[tuple[Split, int]] = [("train", train), ("exam", exam)]
     return {
         name: [
             play(domain, Job(name, split, FIRST_SEED[split] + i))
-            for split, count in (("train", train), ("exam", exam))
+            for split, count in splits
             for i in range(count)
         ]
         for name in domain.templates
