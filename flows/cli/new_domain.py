@@ -26,7 +26,7 @@ def new_domain(
     \b
     Example:
       stillhouse new-domain ./my-domain
-      stillhouse plan ./my-domain
+      stillhouse check-domain ./my-domain
     """
     from schemas.files import whole
 
@@ -49,5 +49,6 @@ def new_domain(
     print(f"wrote {path}/domain.yaml: title, text, system message, the exam's smallest score")
     print(f"      {path}/environment.py: the world, its tools, the tasks")
     print("change them, then")
-    print(f"  stillhouse plan {shown}       # proves some of the tasks, estimates a run")
-    print(f"  stillhouse distill {shown}    # trains, evaluates and publishes a student")
+    print(f"  stillhouse check-domain {shown}    # what is wrong with it, and the fix")
+    print(f"  stillhouse plan {shown}            # what a run would do and take")
+    print(f"  stillhouse distill {shown}         # trains, evaluates and publishes a student")

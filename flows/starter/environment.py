@@ -4,7 +4,7 @@ The class is the world. Its public methods are the tools; their type hints and d
 template below it makes tasks: the request, the calls that solve it, and the answer or the final state that is checked.
 Each task is proven before it is used: its solution is replayed here and must pass the task's own checks.
 
-`stillhouse plan` on this directory proves some tasks and prints what a run would take.
+`stillhouse check-domain` on this directory says what is wrong after a change.
 """
 
 import random

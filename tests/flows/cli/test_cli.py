@@ -311,6 +311,21 @@ def test_a_new_domain_loads_and_its_tasks_are_solvable(stillhouse):
     assert not numbers[0] & numbers[1]
 
 
+@pytest.mark.slow
+def test_a_new_domain_passes_the_checks_without_a_warning(stillhouse):
+    pack(stillhouse, "My Desk")
+    code, out, _ = stillhouse("check-domain", "./My Desk")
+    assert code == 0
+    assert "0 errors, 0 warnings" in out
+
+
+def test_a_new_domain_names_the_commands_that_come_next(stillhouse):
+    code, out, _ = stillhouse("new-domain", "My Desk")
+    assert code == 0
+    for command in ("check-domain", "plan", "distill"):
+        assert f"  stillhouse {command} './My Desk'" in out
+
+
 def test_a_new_domain_overwrites_nothing(stillhouse, tmp_path):
     pack(stillhouse, "desk")
     (tmp_path / "desk" / "domain.yaml").write_text("mine")
