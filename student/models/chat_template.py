@@ -101,15 +101,15 @@ def _as_input_error(directory: Path) -> Iterator[None]:
 def tools_tokens(student: dict[str, Any], tools: list[Tool]) -> int:
     """About how many tokens of a prompt list these tools.
 
-    Counted in characters of the description's `template`; a template that lies beside the weights is not read, so that
-    nothing is downloaded. Such templates list tools as JSON.
+    Counted in characters of what the student's template renders. Nothing is downloaded: of a student whose template is
+    not on this machine, the tools' JSON is counted, as such templates list it.
     """
-    template = catalog.template(student)
-    if template is None:
+    directory = None if student.get("template") else files.on_this_machine(student)
+    if not student.get("template") and directory is None:
         return round(len(json.dumps(tools)) / _CHARACTERS_PER_TOKEN)
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    text = template.read_text(encoding="utf-8")
+    text = chat_template(student, directory or Path())
     conversation = [[{"role": "user", "content": "?"}]]
     offers: tuple[Any, Any] = (tools, None)
     lengths = [
