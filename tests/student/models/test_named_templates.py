@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_students import SHIPPED, tiny_tokenizer
 
 from schemas.errors import InputError
 from student.models import named_templates
-from student.models.chat_template import chat_template, template_place
+from student.models.chat_template import chat_template, template_place, tools_tokens
 
 DEFAULT, TOOLS, OTHER = "{{ 'default' }}", "{{ 'tools' }}", "{{ 'other' }}"
 
@@ -150,3 +151,13 @@ def test_the_plan_names_the_template_and_what_is_not_used(tmp_path):
     assert template_place(shipped) == "smollm2-tools.jinja of teacher/templates"
     elsewhere = {**student, "source": {"hub": "nobody/nothing-here"}}
     assert template_place(elsewhere) == "its own, not on this machine yet"
+
+
+def test_the_toolbox_of_a_directory_is_counted_as_its_own_template_renders_it(tmp_path):
+    (tmp_path / "config.json").write_text("{}", encoding="utf-8")
+    template = "{% for tool in tools or [] %}{{ tool.function.name }}{% endfor %}"
+    (tmp_path / "chat_template.jinja").write_text(template, encoding="utf-8")
+    name = "n" * 37
+    tool: Any = {"type": "function", "function": {"name": name, "parameters": {"a": "b" * 99}}}
+    assert tools_tokens({"source": {"path": str(tmp_path)}}, [tool]) == 10
+    assert tools_tokens({"source": {"path": str(tmp_path / "none")}}, [tool]) > 40
