@@ -433,7 +433,11 @@ def test_a_template_that_reads_arguments_as_text_gets_the_canonical_text_with_ev
     assert '"arguments": {"fee": 1234567.89, "n": 3}}' in learned
 
 
-@pytest.mark.parametrize("renderer", [QWEN3, QWEN25, LLAMA, LLAMA32, R1], ids=str)
+@pytest.mark.parametrize(
+    "renderer",
+    [QWEN3, QWEN25, LLAMA, LLAMA32, R1],
+    ids=["qwen3", "qwen2.5", "llama3.1", "llama3.2", "r1"],
+)
 def test_no_content_null_and_an_empty_text_beside_a_call_are_learned_alike(renderer):
     def with_turn(**content):
         turn = {key: value for key, value in calls({"key": "a"}).items() if key != "content"}
