@@ -3,6 +3,7 @@
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,6 +64,8 @@ def check_domain(
     from flows import recipe_file
     from flows.progress import track
     from schemas.files import write_text
+    from student.models import base
+    from student.models.chat_template import tools_tokens
     from teacher.domain import pack, tasks
     from teacher.domain.check import FULL, Finding, check
     from teacher.planning import cost, pack_size
@@ -85,7 +88,12 @@ def check_domain(
         findings = [*checked.findings, *pack_size.check_results(domain, checked.episodes, settings)]
         if not any(finding.check == "deterministic" for finding in findings):
             conversations = cost.measure(
-                checked.tasks, domain, store, teacher="source", student="source"
+                checked.tasks,
+                domain,
+                store,
+                teacher="source",
+                student="source",
+                student_tools=partial(tools_tokens, base.load(settings.student)),
             )
             findings += pack_size.check_size(domain, checked.tasks, conversations, settings)
             sizes = pack_size.summarize(checked.tasks, conversations)

@@ -67,7 +67,7 @@ def _print_plan(context: RunContext) -> None:
     report=_print_plan,
 )
 def plan(context: RunContext) -> dict[str, Any]:
-    from student.models.chat_template import template_place
+    from student.models.chat_template import template_place, tools_tokens
     from student.training.memory import memory
     from teacher.planning.plan import plan as make_plan
 
@@ -119,6 +119,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         image_store,
         teacher=context.teacher_grounding,
         student="pixels" if student_pixels else "source",
+        student_tools=partial(tools_tokens, context.student),
     )
     too_long = list(pack_size.check_size(domain, train, conversations, context.recipe))
     _raise_errors(context, too_long)

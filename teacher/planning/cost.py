@@ -7,13 +7,13 @@ Prompts are measured on the tasks themselves (`measure`). How much a teacher wri
 import json
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from schemas.recipe import Recipe
 from schemas.task import Task
-from schemas.trace import Grounding, Message
+from schemas.trace import Grounding, Message, Tool
 from teacher.domain.drift import tools_of
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration, request_content
@@ -98,6 +98,7 @@ def measure(
     *,
     teacher: Grounding,
     student: Grounding,
+    student_tools: Callable[[list[Tool]], float] | None = None,
 ) -> list[Conversation]:
     """Measures the tasks' conversations, in the form of the messages that a run sends.
 
@@ -106,6 +107,7 @@ def measure(
     Args:
         images: the images of the tasks; those that tools return are added.
         teacher, student: how each model gets images.
+        student_tools: the tokens in which the student's template lists tools; by default those of their JSON.
     """
     groups: dict[str, list[Task]] = defaultdict(list)
     for task in sorted(tasks, key=lambda task: "swapped" in task):  # no swapped task is an example
@@ -121,13 +123,15 @@ def measure(
         for grounding in groundings
     }
 
-    def count(task: Task, grounding: Grounding) -> ConversationTokens:
+    def count(
+        task: Task, grounding: Grounding, tools_tokens: Callable[[list[Tool]], float]
+    ) -> ConversationTokens:
         opening: list[Message] = [
             {"role": "system", "content": task["system"]},
             {"role": "user", "content": request_content(task)},
         ]
-        schemas = json.dumps([*tools_of(domain, task).values()])
-        prompt = len(schemas) / _CHARACTERS_PER_WORD_TOKEN + _tokens(opening, grounding, images)
+        tools = tools_tokens([*tools_of(domain, task).values()])
+        prompt = tools + _tokens(opening, grounding, images)
         return ConversationTokens(prompt, **parts[task["template"], grounding])
 
     conversations = []
@@ -138,12 +142,17 @@ def measure(
         conversations.append(
             Conversation(
                 calls=len(task["plan"]),
-                teacher=count(task, teacher),
-                blind=count(task, "none") if is_repeated else None,
-                student=count(task, student),
+                teacher=count(task, teacher, _json_tokens),
+                blind=count(task, "none", _json_tokens) if is_repeated else None,
+                student=count(task, student, student_tools or _json_tokens),
             )
         )
     return conversations
+
+
+def _json_tokens(tools: list[Tool]) -> float:
+    """Returns the tokens of tools as JSON."""
+    return len(json.dumps(tools)) / _CHARACTERS_PER_WORD_TOKEN
 
 
 def _template_tokens(

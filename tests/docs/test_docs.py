@@ -29,13 +29,15 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
-# Paths that are not of the repository: of a run or a store (relative to it), of a pack, of the user, of the cache.
+# Paths that are not of the repository: of a run or a store (relative to it), of a pack, of a model's directory, of the
+# user, of the cache.
 _ELSEWHERE = re.compile(
     r"(RUN/|runs/|store/|students/|\./|~/|\$XDG_CACHE_HOME/|\.venv(-vllm)?(/|$)|http).*"
     r"|(domain\.yaml|environment\.py|textual\.py|visual\.py)"
     r"|(tasks|journal|filter|train|export|evaluate|publish|stages|images|logs|prefect|data)/[\w.*-]*(/[\w.*-]*)*"
     r"|(run|plan|preflight|manifest|scorecard|recipe|index)\.json|traces\.jsonl|report\.html|stillhouse-error\.log"
     r"|README\.md|chat_template\.jinja|vllm/|blobs/sha256/|oci-layout|\*\.gguf|\.jsonl|[\w-]+-(TYPE|mmproj)\.gguf"
+    r"|additional_chat_templates/|tokenizer_config\.json|original/"
     r"|org/name|distill/weekly|legal-train-.*/\d"
 )
 _PATH = re.compile(
