@@ -28,11 +28,11 @@ _NUMBER_WORDS = {
 # They name a number and are seldom computed with.
 _ORDINALS = {"first": 1, "second": 2, "third": 3, "fourth": 4, "fifth": 5, "both": 2, "last": -1}
 # Of units: days of a week, hours of a day, minutes, months, percent, grams of a kilogram, and so on.
-_UNITS = (2, 7, 12, 24, 30, 52, 60, 100, 365, 1000)
+_UNITS = (7, 12, 24, 30, 52, 60, 100, 365, 1000)
 # Numbers that are combined in threes, and those combined in pairs.
 _TRIPLES, _PAIRS = 10, 80
 # Nobody adds up longer columns without a tool.
-_MOST_SUMMED = 200
+_MOST_SUMMED, _MOST_GROUPS = 200, 2000
 _DIGITS_IN_TOKEN = re.compile(r"\d+(?:\.\d+)?")
 
 
@@ -136,7 +136,7 @@ class Evidence:
                     groups[key, cell].add(index)
         for column in columns.values():
             self._add_totals([number for _, number in column])
-            if len(rows) <= 100:
+            if len(rows) <= 100 and len(columns) * len(groups) <= _MOST_GROUPS:
                 for members in groups.values():
                     inside = [number for index, number in column if index in members]
                     self._add_totals(inside)

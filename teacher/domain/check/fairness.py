@@ -31,8 +31,8 @@ REFUSALS = (
 # A template's tasks that an agent without skill may pass, and the share of all tasks.
 _GUESSED, _PASSED = 0.75, 0.5
 _ENOUGH = 8
-# S-1042, PR-117, C1042: letters and two digits or more. B7 is a place on a shelf, Q3 a quarter.
-IDENTIFIER = re.compile(r"\b[A-Za-z][\w-]*\d{2,}[\w-]*\b")
+# S-1042, PR-117, C1042: letters and three digits or more. B7 is a place on a shelf, S23 a label on a page.
+IDENTIFIER = re.compile(r"\b[A-Za-z][\w-]*\d{3,}[\w-]*\b")
 _NUMBER = re.compile(r"\d{4,}")
 # A person or a company: capitalised words and nothing else.
 NAME = re.compile(r"[^\W\d_a-z][\w'.&-]+(?: [^\W\d_a-z][\w'.&-]*)+")
@@ -80,7 +80,7 @@ def check_splits(domain: Domain, episodes: Episodes, worlds: int) -> Iterator[Fi
         return
     compared: list[tuple[Split, Counter[str]]] = [("exam", train), ("train", exam)]
     for split, others in compared:
-        named = sorted({v for v in _lookups(domain, episodes, split) if v[1].casefold() in others})
+        named = sorted({v for v in _lookups(domain, episodes, split) if _whole(v[1]) in others})
         if named:
             tool, value = named[0]
             yield Finding(
@@ -108,8 +108,13 @@ def _world_texts(domain: Domain, split: Split, count: int) -> Counter[str]:
         texts = set(_texts_in({k: v for k, v in vars(world).items() if k != "_task"}, 0))
         names = {text for text in texts if NAME.fullmatch(text)}
         identifiers = {i for text in texts for i in IDENTIFIER.findall(DATE.sub(" ", text))}
-        found.update(names | identifiers | {text.casefold() for text in texts})
+        found.update(names | identifiers | {_whole(text) for text in texts})
     return found
+
+
+def _whole(text: str) -> str:
+    """The key of a whole text, whatever its case, among names and identifiers."""
+    return f"={text.casefold()}"
 
 
 def _is_entity(text: str) -> bool:
@@ -171,7 +176,11 @@ def check_agents(domain: Domain, episodes: Episodes) -> Iterator[Finding]:
         if not played:
             continue
         file = domain.templates[name].file
-        is_refusal = all(e.answer and e.answer.type == "not_shown" for e in played)
+        # Of an image, that it does not show a fact is an answer like any other.
+        is_refusal = all(
+            e.answer and e.answer.type == "not_shown" and e.blueprint and e.blueprint.pictures
+            for e in played
+        )
         count = sum(_passes_by_saying(episode, REFUSALS) for episode in played)
         refused += shares[name] * count / len(played)
         if (

@@ -63,7 +63,7 @@ def test_a_request_of_both_splits_is_an_error(tmp_path: Path) -> None:
 def test_an_agent_that_refuses_must_fail(tmp_path: Path) -> None:
     changes = [
         (REPLY, '        reply="I cannot see that here.",\n'),
-        (ANSWER, '        answer=Answer("text", "that"),\n'),
+        (ANSWER, '        answer=Answer("not_shown"),\n'),
     ]
     (line,) = [
         one for one in agents(load_pack(tmp_path / "stock", *changes)) if "always says" in one

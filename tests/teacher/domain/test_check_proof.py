@@ -101,6 +101,21 @@ def test_a_value_that_the_request_does_not_state_is_an_error(tmp_path: Path) -> 
     assert "shelf='" in line and "state the value in the request" in line
 
 
+def test_another_number_than_the_request_asks_for_is_an_error(tmp_path: Path) -> None:
+    asked = [
+        (old, "f\"Take five of {item['name']}.\"") for old in (SHELVES[0], *(o for o, _ in OTHERS))
+    ]
+    moved = (
+        '("move_item", {"item": number, "shelf": shelf})',
+        '("take_item", {"item": number, "count": 3})',
+    )
+    done = ("is on shelf {shelf} now.", "was taken.")
+    (line,) = lines(load_pack(tmp_path / "three", *asked, moved, done))
+    assert "take_item" in line and "count='3'" in line
+    right = (moved[0], moved[1].replace("3", "5"))
+    assert lines(load_pack(tmp_path / "five", *asked, right, done)) == []
+
+
 def test_a_reply_that_states_another_value_than_the_write_is_an_error(tmp_path: Path) -> None:
     change = ("is on shelf {shelf} now.", "is on shelf {rng.choice(SHELVES)} now.")
     (line,) = lines(load_pack(tmp_path / "stock", change))
