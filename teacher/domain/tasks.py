@@ -85,7 +85,10 @@ def sample(
     """
     first = FIRST_SEED[split] + seed * _SEEDS_A_RECIPE + part * _SEEDS_A_PART
     rng = random.Random(first)
-    names = _interleave(_shares(domain, mix, pixels=pixels, templates=templates), count, rng)
+    shares = _shares(domain, mix, pixels=pixels, templates=templates)
+    counts = _divide_by_kind(domain, shares, count)
+    names = [name for name, number in counts.items() for _ in range(number)]
+    rng.shuffle(names)
     seeds = itertools.count(first)
     tasks: list[Task] = []
     seen = {(task["request"], *task_images(task)) for task in taken}
@@ -118,7 +121,7 @@ def count_by_template(
     domain: Domain, count: int, *, mix: dict[str, float] | None = None
 ) -> dict[str, int]:
     """Returns how many of `count` tasks each template makes; arguments as of `sample`."""
-    return _divide(_shares(domain, mix, pixels=True, templates=None), count)
+    return _divide_by_kind(domain, _shares(domain, mix, pixels=True, templates=None), count)
 
 
 def build(
@@ -315,11 +318,20 @@ def _shares(
     return shares
 
 
-def _interleave(shares: dict[str, float], count: int, rng: random.Random) -> list[str]:
-    """Returns `count` template names in the proportion of the shares, shuffled."""
-    order = [name for name, number in _divide(shares, count).items() for _ in range(number)]
-    rng.shuffle(order)
-    return order
+def _divide_by_kind(domain: Domain, shares: dict[str, float], count: int) -> dict[str, int]:
+    """Returns how many of `count` tasks each template makes. First the kinds get their share, then their templates.
+
+    Divided over templates alone, many small remainders would favour a kind with many templates.
+    """
+    by_kind: dict[str, dict[str, float]] = {}
+    for name, share in shares.items():
+        if share:
+            by_kind.setdefault(domain.templates[name].kind, {})[name] = share
+    kinds = _divide({kind: sum(group.values()) for kind, group in by_kind.items()}, count)
+    counts = dict.fromkeys(shares, 0)
+    for kind, group in by_kind.items():
+        counts |= _divide(group, kinds[kind])
+    return counts
 
 
 def _divide(shares: dict[str, float], count: int) -> dict[str, int]:
