@@ -3,7 +3,6 @@
 import json
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,7 +64,7 @@ def check_domain(
     from flows.progress import track
     from schemas.files import write_text
     from student.models import base
-    from student.models.chat_template import tools_tokens
+    from student.models.chat_template import tools_counter
     from teacher.domain import pack, tasks
     from teacher.domain.check import FULL, Finding, check
     from teacher.planning import cost, pack_size
@@ -93,7 +92,7 @@ def check_domain(
                 store,
                 teacher="source",
                 student="source",
-                student_tools=partial(tools_tokens, base.load(settings.student)),
+                student_tools=tools_counter(base.load(settings.student)),
             )
             findings += pack_size.check_size(domain, checked.tasks, conversations, settings)
             sizes = pack_size.summarize(checked.tasks, conversations)

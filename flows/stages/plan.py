@@ -67,11 +67,12 @@ def _print_plan(context: RunContext) -> None:
     report=_print_plan,
 )
 def plan(context: RunContext) -> dict[str, Any]:
-    from student.models.chat_template import template_place, tools_tokens
+    from student.models.chat_template import template_place, tools_counter
     from student.training.memory import memory
     from teacher.planning.plan import plan as make_plan
 
     settings, domain = context.recipe.tasks, context.domain
+    tools_tokens = tools_counter(context.student)
     serve, teacher = context.recipe.serve, context.teacher
     if serve.model and not serve.url and teacher["engine"] != "openai":
         raise InputError(
@@ -119,7 +120,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         image_store,
         teacher=context.teacher_grounding,
         student="pixels" if student_pixels else "source",
-        student_tools=partial(tools_tokens, context.student),
+        student_tools=tools_tokens,
     )
     too_long = list(pack_size.check_size(domain, train, conversations, context.recipe))
     _raise_errors(context, too_long)
@@ -133,14 +134,10 @@ def plan(context: RunContext) -> dict[str, Any]:
         recipe=context.recipe,
         hardware=context.hardware,
         training={**memory(context.student, context.recipe.train, context.hardware)},
+        student_remark=f"; chat template: {template_place(context.student)}",
     )
-    estimate["lines"] = [
-        f"{line}; chat template: {template_place(context.student)}"
-        if line.startswith("student ")
-        else line
-        for line in estimate["lines"]
-    ]
-    estimate["lines"] += [_exam_line(exam, held_out), *_toolbox_lines(context)]
+    toolbox = tools_tokens([*domain.tools.values()])
+    estimate["lines"] += [_exam_line(exam, held_out), *_toolbox_lines(context, toolbox)]
     estimate["lines"] += [
         f"{'warning' if index == 0 else '':10}{finding.line(domain.path)}"
         for index, finding in enumerate([*findings, *too_long])
@@ -167,23 +164,24 @@ def _exam_line(exam: list[Task], held_out: list[str]) -> str:
     return f"exam      {text}" + (f" ({', '.join(held_out)})" if held_out else "")
 
 
-def _toolbox_lines(context: RunContext) -> list[str]:
+def _toolbox_lines(context: RunContext, tokens: int) -> list[str]:
     """Returns the lines that say what the whole toolbox costs in each prompt.
+
+    tokens: of the whole toolbox.
 
     Raises:
         GateError: the training tasks offer it, and it leaves no room for a conversation.
     """
-    from student.models.chat_template import tools_tokens
-
-    tools, student = list(context.domain.tools.values()), context.student
-    tokens, longest = tools_tokens(student, tools), context.recipe.train.max_length
-    line = f"toolbox   {len(tools)} tools, about {tokens:,} tokens of each prompt that offers all of them"
+    count, longest = len(context.domain.tools), context.recipe.train.max_length
+    line = (
+        f"toolbox   {count} tools, about {tokens:,} tokens of each prompt that offers all of them"
+    )
     is_offered = context.recipe.tasks.offer != "few"
     if is_offered:
         line += f": {tokens / longest:.0%} of train.max_length={longest}"
     if is_offered and tokens >= _FULL * longest:
         raise GateError(
-            f"{context.domain.name}: the whole toolbox of {len(tools)} tools is about {tokens:,} tokens of"
+            f"{context.domain.name}: the whole toolbox of {count} tools is about {tokens:,} tokens of"
             f" train.max_length={longest}: raise it with filter.max_tokens, or --set tasks.offer=few"
         )
     if is_offered and tokens > _LARGE * longest:

@@ -5,8 +5,9 @@ generates anything.
 """
 
 import contextlib
+import functools
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,9 @@ from student.rendering.examples import Renderer, Unrenderable
 from student.rendering.probe import check_tools
 from student.rendering.vision import VisionRenderer
 from teacher.models import catalog
+from teacher.planning.cost import CHARACTERS_PER_TOKEN, json_tokens
 from teacher.scenes.images import ImageStore
 
-# Measured with SmolLM2's tokenizer on the tools of the packs in data/; Kimi's has the same in tool schemas.
-_CHARACTERS_PER_TOKEN = 3.7
 ADVICE = "describe the student in a file (as student/models/*.yaml) and name that"
 
 
@@ -98,22 +98,24 @@ def _as_input_error(directory: Path) -> Iterator[None]:
         ) from error
 
 
-def tools_tokens(student: dict[str, Any], tools: list[Tool]) -> int:
-    """About how many tokens of a prompt list these tools.
+def tools_counter(student: dict[str, Any]) -> Callable[[list[Tool]], int]:
+    """A function that returns about how many tokens of a prompt list some tools.
 
     Counted in characters of what the student's template renders. Nothing is downloaded: of a student whose template is
-    not on this machine, the tools' JSON is counted, as such templates list it.
+    not on this machine, the tools' JSON is counted, as such templates list it. The template is read once, and the same
+    tools are rendered once.
     """
     directory = None if student.get("template") else files.on_this_machine(student)
     if not student.get("template") and directory is None:
-        return round(len(json.dumps(tools)) / _CHARACTERS_PER_TOKEN)
+        return lambda tools: round(json_tokens(tools))
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    text = chat_template(student, directory or Path())
+    template = chat_template(student, directory or Path())
     conversation = [[{"role": "user", "content": "?"}]]
-    offers: tuple[Any, Any] = (tools, None)
-    lengths = [
-        len(render_jinja_template(conversation, tools=offered, chat_template=text)[0][0])
-        for offered in offers
-    ]
-    return round((lengths[0] - lengths[1]) / _CHARACTERS_PER_TOKEN)
+
+    @functools.cache
+    def length(tools: str) -> int:
+        offered = json.loads(tools) or None
+        return len(render_jinja_template(conversation, tools=offered, chat_template=template)[0][0])
+
+    return lambda tools: round((length(json.dumps(tools)) - length("[]")) / CHARACTERS_PER_TOKEN)

@@ -21,7 +21,13 @@ from trl import SFTTrainer
 
 from student.kernels.linear_cross_entropy import linear_cross_entropy
 from student.rendering.labels import IGNORED
-from student.training.shared_prefix import PrefixSampler, pack_by_prefix, saves_tokens, tree_row
+from student.training.shared_prefix import (
+    PrefixSampler,
+    make_pieces,
+    pack_by_prefix,
+    saves_tokens,
+    tree_row,
+)
 
 Row = dict[str, Any]
 # Lengths that are multiples of this use cuDNN's attention (student/kernels/attention.py).
@@ -110,8 +116,9 @@ def packed_row(examples: list[dict[str, list[int]]], multiple: int = 1) -> Row:
     Examples that share their beginning are a tree. Others of one length (also a single one) are rows padded to
     `multiple`; others are concatenated.
     """
-    if saves_tokens(examples):
-        return tree_row(examples)
+    pieces = make_pieces(examples)
+    if saves_tokens(pieces, examples):
+        return tree_row(pieces)
     if len({len(example["input_ids"]) for example in examples}) == 1:
         return stack(examples, multiple)
     return concatenate(examples)

@@ -78,13 +78,12 @@ def make_pieces(examples: list[Any]) -> list[Piece]:
     return pieces
 
 
-def tree_row(examples: list[Any]) -> Row:
-    """Returns the examples as one row: input_ids, labels and position_ids [1, T].
+def tree_row(pieces: list[Piece]) -> Row:
+    """Returns the pieces of examples as one row: input_ids, labels and position_ids [1, T].
 
     cu_seq_lens_q has the start of each piece. A piece attends to the tokens of its ancestors and its own, whose indexes
     are in key_index; cu_seq_lens_k has where each piece's begin there.
     """
-    pieces = make_pieces(examples)
     starts = [0, *itertools.accumulate(len(piece.input_ids) for piece in pieces)]
     keys = [
         [token for p in (*piece.ancestors, i) for token in range(starts[p], starts[p + 1])]
@@ -126,14 +125,10 @@ def pack_by_prefix(examples: list[Any], limit: int) -> list[list[int]] | None:
     return groups if computed <= (1 - _LEAST_SHARE) * total else None
 
 
-def saves_tokens(examples: list[Any]) -> bool:
-    """Returns whether the examples, as a tree, have clearly fewer tokens than end to end."""
+def saves_tokens(pieces: list[Piece], examples: list[Any]) -> bool:
+    """Returns whether the pieces of these examples have clearly fewer tokens than the examples end to end."""
     total = sum(len(example["input_ids"]) for example in examples)
-    return (
-        len(examples) > 1
-        and sum(len(piece.input_ids) for piece in make_pieces(examples))
-        <= (1 - _LEAST_SHARE) * total
-    )
+    return sum(len(piece.input_ids) for piece in pieces) <= (1 - _LEAST_SHARE) * total
 
 
 class PrefixSampler(Sampler[int]):

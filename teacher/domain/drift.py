@@ -81,8 +81,7 @@ def real_call(task: Mapping[str, Any], tool: str, arguments: Any) -> tuple[str, 
 
 def drifted(task: Task, drift: Drift) -> Task:
     """Returns a task in the form that `drift` shows; it offers the tools of the drift."""
-    shown_tools = {real: shown for shown, real in drift["tools"].items()}
-    shown_parameters = {real: shown for shown, real in drift["parameters"].items()}
+    shown_tools, shown_parameters = _inverse(drift["tools"]), _inverse(drift["parameters"])
     result = copy.deepcopy(task)
     result["drift"] = drift
     result["tools"] = [*drift["tools"], *drift["distractors"]]
@@ -120,15 +119,24 @@ def shown_value(drift: Drift, value: Any) -> Any:
 
     A key of one word stays: it may be data, such as the name of a check.
     """
-    names = {real: shown for shown, real in drift["parameters"].items() if "_" in real}
+    names = _inverse(_compound(drift))
     return _each_text(value, functools.partial(shown_text, drift), names)
 
 
 def is_reversible(drift: Drift, value: Any) -> bool:
     """Returns whether a JSON value of the world is the same after it was shown and translated back."""
-    names = {shown: real for shown, real in drift["parameters"].items() if "_" in real}
-    back = _each_text(shown_value(drift, value), functools.partial(_real_text, drift), names)
-    return bool(back == value) and _each_text(value, functools.partial(_real_text, drift)) == value
+    real_text = functools.partial(_real_text, drift)
+    back = _each_text(shown_value(drift, value), real_text, _compound(drift))
+    return bool(back == value) and _each_text(value, real_text) == value
+
+
+def _inverse(names: Mapping[str, str]) -> dict[str, str]:
+    return {value: key for key, value in names.items()}
+
+
+def _compound(drift: Drift) -> dict[str, str]:
+    """Returns the parameters whose real name has several words: the keys of results that are renamed."""
+    return {shown: real for shown, real in drift["parameters"].items() if "_" in real}
 
 
 def _real_text(drift: Drift, text: str) -> str:
@@ -176,7 +184,7 @@ def _shown_tool(domain: Domain, drift: Drift, name: str) -> Tool:
     function = schema["function"]
     function["name"] = name
     function["description"] = drift["descriptions"].get(name, function["description"])
-    names = {real: shown for shown, real in drift["parameters"].items()}
+    names = _inverse(drift["parameters"])
     parameters = function["parameters"]
     parameters["properties"] = {
         names.get(key, key): _each_text(value, functools.partial(shown_text, drift))

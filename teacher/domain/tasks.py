@@ -85,7 +85,7 @@ def sample(
     """
     first = FIRST_SEED[split] + seed * _SEEDS_A_RECIPE + part * _SEEDS_A_PART
     rng = random.Random(first)
-    shares = _shares(domain, mix, pixels=pixels, templates=templates)
+    shares = template_shares(domain, mix, pixels=pixels, templates=templates)
     counts = _divide_by_kind(domain, shares, count)
     names = [name for name, number in counts.items() for _ in range(number)]
     rng.shuffle(names)
@@ -121,7 +121,7 @@ def count_by_template(
     domain: Domain, count: int, *, mix: dict[str, float] | None = None
 ) -> dict[str, int]:
     """Returns how many of `count` tasks each template makes; arguments as of `sample`."""
-    return _divide_by_kind(domain, _shares(domain, mix, pixels=True, templates=None), count)
+    return _divide_by_kind(domain, template_shares(domain, mix), count)
 
 
 def build(
@@ -287,12 +287,12 @@ def _replay(
     return before, hash_world(world)
 
 
-def _shares(
+def template_shares(
     domain: Domain,
-    mix: dict[str, float] | None,
+    mix: dict[str, float] | None = None,
     *,
-    pixels: bool,
-    templates: Collection[str] | None,
+    pixels: bool = True,
+    templates: Collection[str] | None = None,
 ) -> dict[str, float]:
     """Returns the share of each template: its kind's, divided evenly, unless the mix names the template."""
     kinds = {kind: entry["share"] for kind, entry in domain.spec["kinds"].items()}

@@ -118,17 +118,27 @@ def make_blueprint(
     Raises:
         PackFault: the world cannot be reset, or the template raises or returns something else.
     """
-    rng = random.Random(f"{template.name}/{split}/{seed}")
     try:
         world, note = start_world(environment, seed=seed, split=split)
-        with pack_code(template.file, "the template"):
-            blueprint = template(world, rng)
-        if not isinstance(blueprint, Blueprint):
-            kind = type(blueprint).__name__
-            raise PackFault(template.file, f"the template returned {kind}, expected a Blueprint")
+        blueprint = run_template(world, template, split=split, seed=seed)
     except PackFault as fault:
         raise fault.of_task(template, split, seed) from fault.__cause__
     return note, blueprint
+
+
+def run_template(world: Environment, template: Template, *, split: str, seed: int) -> Blueprint:
+    """Returns a template's blueprint for a world that is reset for this split and seed.
+
+    Raises:
+        PackFault: the template raises, or returns something else.
+    """
+    rng = random.Random(f"{template.name}/{split}/{seed}")
+    with pack_code(template.file, "the template"):
+        blueprint = template(world, rng)
+    if not isinstance(blueprint, Blueprint):
+        kind = type(blueprint).__name__
+        raise PackFault(template.file, f"the template returned {kind}, expected a Blueprint")
+    return blueprint
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from teacher.scenes.images import ImageStore, message_images, request_messages
 # Characters per token, measured with Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system
 # messages, 3.1 to 3.6 in requests, 3.7 in tool schemas; 2.5 to 2.8 in calls and results, whose ids, dates and figures
 # are short tokens, and 2.1 to 4.0 in the source data of images.
-_CHARACTERS_PER_WORD_TOKEN, _CHARACTERS_PER_VALUE_TOKEN = 3.7, 2.6
+CHARACTERS_PER_TOKEN, _CHARACTERS_PER_VALUE_TOKEN = 3.7, 2.6
 # Tokens that a chat template adds to a message or a call: its role, begin and end markers.
 _MARKERS = 5
 # MoonViT of Kimi K2.5: patches of 14 px, merged 2 x 2; at most 16,384 patches of a larger image (transformers,
@@ -142,17 +142,17 @@ def measure(
         conversations.append(
             Conversation(
                 calls=len(task["plan"]),
-                teacher=count(task, teacher, _json_tokens),
-                blind=count(task, "none", _json_tokens) if is_repeated else None,
-                student=count(task, student, student_tools or _json_tokens),
+                teacher=count(task, teacher, json_tokens),
+                blind=count(task, "none", json_tokens) if is_repeated else None,
+                student=count(task, student, student_tools or json_tokens),
             )
         )
     return conversations
 
 
-def _json_tokens(tools: list[Tool]) -> float:
+def json_tokens(tools: list[Tool]) -> float:
     """Returns the tokens of tools as JSON."""
-    return len(json.dumps(tools)) / _CHARACTERS_PER_WORD_TOKEN
+    return len(json.dumps(tools)) / CHARACTERS_PER_TOKEN
 
 
 def _template_tokens(
@@ -186,7 +186,7 @@ def _tokens(messages: Sequence[Message], grounding: Grounding, images: ImageStor
         total += sum(map(len, sources)) / _CHARACTERS_PER_VALUE_TOKEN
     for message in request_messages(messages, "none", images):
         is_result = message["role"] == "tool"
-        rate = _CHARACTERS_PER_VALUE_TOKEN if is_result else _CHARACTERS_PER_WORD_TOKEN
+        rate = _CHARACTERS_PER_VALUE_TOKEN if is_result else CHARACTERS_PER_TOKEN
         total += _MARKERS + len(message["content"]) / rate
         for call in message.get("tool_calls", []):
             characters = len("".join(call["function"].values()))

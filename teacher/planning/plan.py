@@ -95,6 +95,7 @@ def plan(
     recipe: Recipe,
     hardware: Hardware | None = None,
     training: dict[str, Any] | None = None,
+    student_remark: str = "",
 ) -> Plan:
     """The plan of a run.
 
@@ -103,6 +104,7 @@ def plan(
         teacher, student: their descriptions.
         hardware: the machine of the run; by default this one.
         training: what training takes (student.training.memory.memory); None leaves it out of the plan.
+        student_remark: ends the line about the student.
 
     Raises:
         InputError: no machine can serve this teacher with the recipe's `serve` section.
@@ -131,7 +133,7 @@ def plan(
         )
         lines = [
             f"teacher   {teacher['name']}: {teacher['description']}",
-            f"student   {student['name']}: {student['description']}",
+            f"student   {student['name']}: {student['description']}{student_remark}",
             f"machine   {core_count} CPU cores{f' ({hardware.remark})' if hardware.remark else ''}",
             _task_line(tasks, exam, recipe),
             "time      "
@@ -151,7 +153,7 @@ def plan(
             *_teacher_lines(teacher_plan, teacher, hardware, recipe),
             _task_line(tasks, exam, recipe),
             *_cost_lines(teacher_plan),
-            *_student_lines(student, student_plan, seconds.get("train")),
+            *_student_lines(student, student_plan, seconds.get("train"), student_remark),
         ]
     return {
         "lines": lines,
@@ -358,13 +360,14 @@ def _cost_lines(plan: TeacherPlan) -> list[str]:
 
 
 def _student_lines(
-    student: dict[str, Any], plan: dict[str, Any], seconds: float | None
+    student: dict[str, Any], plan: dict[str, Any], seconds: float | None, remark: str
 ) -> list[str]:
     line = f"student   {student['name']}: {plan['reason']}"
     if not plan["fits"]:
         line += f"; {plan['advice']}"
     elif seconds:
         line += f"; about {plan['tokens_s']:,.0f} tokens/s, {_minutes(seconds)} (estimate)"
+    line += remark
     if student.get("advice"):
         return [line, f"advice    {' '.join(student['advice'].split())}"]
     return [line]

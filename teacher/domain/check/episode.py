@@ -5,19 +5,18 @@ Unlike `teacher.domain.tasks.build`, nothing here raises for a faulty pack and n
 
 import copy
 import json
-import random
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 from schemas.canonical import canonical
 from schemas.files import dumps
 from schemas.task import Split
-from teacher.domain.blueprint import Answer, AnswerType, Blueprint, Environment
+from teacher.domain.blueprint import Answer, Blueprint, Environment
 from teacher.domain.json_values import NotJson, to_json
 from teacher.domain.pack import Domain
 from teacher.domain.questions import ProgramError, run_program
-from teacher.domain.worlds import PackFault, run_tool, start_world
+from teacher.domain.worlds import PackFault, run_template, run_tool, start_world
 from teacher.scenes.scene import Scene
 
 
@@ -92,9 +91,7 @@ def steps(domain: Domain, episode: Episode, world: Environment | None = None) ->
     try:
         first, episode.note = start_world(domain.environment, seed=seed, split=split)
         yield
-        made = chosen(first, random.Random(f"{template}/{split}/{seed}"))
-        if fault := _fault(made):
-            raise TypeError(fault)
+        made = run_template(first, chosen, split=split, seed=seed)
         # What a later call changes in a list that the blueprint shares with the world is not part of the task.
         made = copy.deepcopy(made)
         plan = [(tool, canonical(arguments)) for tool, arguments in made.plan]
@@ -118,22 +115,6 @@ def steps(domain: Domain, episode: Episode, world: Environment | None = None) ->
         episode.failure = fault.detail
     except Exception as error:
         episode.failure = f"{type(error).__name__}: {error}"
-
-
-def _fault(made: Any) -> str | None:
-    """What is wrong with the types of what a template returned, or None."""
-    if not isinstance(made, Blueprint):
-        return f"it returns {type(made).__name__}, expected a Blueprint"
-    if not isinstance(made.request, str) or not isinstance(made.reply, str):
-        return "request and reply: expected text"
-    if made.answer is not None and not isinstance(made.answer, Answer):
-        return f"answer: found {type(made.answer).__name__}, expected an Answer"
-    if made.answer is not None and made.answer.type not in get_args(AnswerType):
-        return f"answer: found type {made.answer.type!r}, expected one of {', '.join(get_args(AnswerType))}"
-    for call in made.plan:
-        if not (isinstance(call, tuple | list) and len(call) == 2 and isinstance(call[1], dict)):
-            return f"plan: found {call!r}, expected (tool, arguments)"
-    return None
 
 
 def _state_of(world: Environment) -> str:

@@ -169,7 +169,8 @@ def properties_of(domain: Domain, tool: str) -> dict[str, Any]:
 
 def check_agents(domain: Domain, episodes: Episodes) -> Iterator[Finding]:
     """Yields templates and packs that an agent passes that refuses, guesses, or calls the first tool it is offered."""
-    shares = _template_shares(domain)
+    shares = tasks.template_shares(domain)
+    total = sum(shares.values())
     refused = first = 0.0
     for name, group in episodes.items():
         played = [episode for episode in group if not episode.failure]
@@ -182,7 +183,7 @@ def check_agents(domain: Domain, episodes: Episodes) -> Iterator[Finding]:
             for e in played
         )
         count = sum(_passes_by_saying(episode, REFUSALS) for episode in played)
-        refused += shares[name] * count / len(played)
+        refused += shares[name] / total * count / len(played)
         if (
             2 * count > len(played)
             and not is_refusal
@@ -209,7 +210,7 @@ def check_agents(domain: Domain, episodes: Episodes) -> Iterator[Finding]:
                 seed=played[0].job.seed,
             )
         count = sum(_passes_with_first_tool(domain, episode) for episode in played)
-        first += shares[name] * count / len(played)
+        first += shares[name] / total * count / len(played)
     for share, agent in (
         (refused, "refuses every request"),
         (first, "calls the first tool of the list and repeats its result"),
@@ -222,16 +223,6 @@ def check_agents(domain: Domain, episodes: Episodes) -> Iterator[Finding]:
                 f"an agent that {agent} passes {share:.0%} of the tasks",
                 "give more weight (kinds.*.share) to tasks that need a choice of tools or several calls",
             )
-
-
-def _template_shares(domain: Domain) -> dict[str, float]:
-    kinds = domain.spec["kinds"]
-    total = sum(entry["share"] for entry in kinds.values())
-    sizes = Counter(template.kind for template in domain.templates.values())
-    return {
-        name: kinds[template.kind]["share"] / total / sizes[template.kind]
-        for name, template in domain.templates.items()
-    }
 
 
 def _passes_by_saying(episode: Episode, texts: Iterable[str]) -> bool:

@@ -478,7 +478,7 @@ def separate_and_shared(model: Any, device: str) -> list[dict[str, torch.Tensor]
 
     alone = [gradients({k: torch.tensor([v]) for k, v in e.items()}) for e in examples]
     summed = {name: torch.stack([part[name] for part in alone]).sum(0) for name in alone[0]}
-    row = shared_prefix.tree_row(examples)
+    row = shared_prefix.tree_row(shared_prefix.make_pieces(examples))
     assert row["input_ids"].shape[1] == 9 + 9 + 5 + 4 + 9
     return [summed, gradients(row)]
 

@@ -9,7 +9,7 @@ from small_students import SHIPPED, tiny_tokenizer
 
 from schemas.errors import InputError
 from student.models import named_templates
-from student.models.chat_template import chat_template, template_place, tools_tokens
+from student.models.chat_template import chat_template, template_place, tools_counter
 
 DEFAULT, TOOLS, OTHER = "{{ 'default' }}", "{{ 'tools' }}", "{{ 'other' }}"
 
@@ -159,5 +159,5 @@ def test_the_toolbox_of_a_directory_is_counted_as_its_own_template_renders_it(tm
     (tmp_path / "chat_template.jinja").write_text(template, encoding="utf-8")
     name = "n" * 37
     tool: Any = {"type": "function", "function": {"name": name, "parameters": {"a": "b" * 99}}}
-    assert tools_tokens({"source": {"path": str(tmp_path)}}, [tool]) == 10
-    assert tools_tokens({"source": {"path": str(tmp_path / "none")}}, [tool]) > 40
+    assert tools_counter({"source": {"path": str(tmp_path)}})([tool]) == 10
+    assert tools_counter({"source": {"path": str(tmp_path / "none")}})([tool]) > 40

@@ -72,7 +72,7 @@ def test_groups_by_prefix_hold_each_example_once(drawn, limit):
 
 
 def test_a_row_attends_to_the_shared_tokens_and_its_own():
-    row = tree_row([example([7, 8, 9, 1, 2], 4), example([7, 8, 9, 3, 4, 5], 4)])
+    row = tree_row(make_pieces([example([7, 8, 9, 1, 2], 4), example([7, 8, 9, 3, 4, 5], 4)]))
     assert row["input_ids"].tolist() == [[7, 8, 9, 1, 2, 3, 4, 5]]
     assert row["position_ids"].tolist() == [[0, 1, 2, 3, 4, 3, 4, 5]]
     assert row["labels"].tolist() == [[*[IGNORED] * 4, 2, IGNORED, 4, 5]]
@@ -84,7 +84,7 @@ def test_a_row_attends_to_the_shared_tokens_and_its_own():
 def test_examples_that_share_little_are_packed_by_length():
     apart = [example([n, *range(9)], 5) for n in range(3)]
     assert pack_by_prefix(apart, 100) is None
-    assert not saves_tokens(apart)
+    assert not saves_tokens(make_pieces(apart), apart)
     assert "key_index" not in packed_row(make_groups(apart, 100, packed=True)[0])
 
 
