@@ -5,6 +5,7 @@ may be shortened while they stay unique. It ends at the first entry that names n
 is named twice leaves none. Of MIG devices a program gets one (NVIDIA's MIG user guide, "CUDA device enumeration").
 """
 
+import itertools
 import re
 from dataclasses import dataclass
 
@@ -68,24 +69,30 @@ def choose(value: str | None, listing: Listing) -> Visible:
     by_uuid = entries[0].startswith("GPU-")
     chosen: list[int] = []
     remark = ""
-    seen: set[int | str] = set()
+    seen: set[int] = set()
+    # A UUID that is written twice counts also after one that names no device.
+    uuids = list(itertools.takewhile(lambda entry: entry.startswith("GPU-"), entries))
+    if repeated := [entry for entry in uuids if uuids.count(entry) > 1]:
+        return _twice(value, repeated[0], count)
     for entry in entries:
         number = _by_uuid(entry, listing.uuids) if by_uuid else _number(entry)
-        if {entry, number} & seen:
-            twice = f"{entry} is named twice, which leaves no GPU"
-            return Visible((), remark=_remark(value, twice, count))
+        if number in seen:
+            return _twice(value, entry, count)
         if number is None or number < 0 or (by_uuid and not entry.startswith("GPU-")):
             remark = remark or _names_none(entry, by_uuid, count)
             break
-        seen.add(entry if by_uuid else number)
+        seen.add(number)
         if number >= count:
             remark = remark or _names_none(entry, by_uuid, count)
         elif not remark:
             chosen.append(number)
-            seen.add(number)
     return _with_migs(
         Visible(tuple(chosen), remark=_remark(value, remark, count) if remark else ""), listing
     )
+
+
+def _twice(value: str, entry: str, count: int) -> Visible:
+    return Visible((), remark=_remark(value, f"{entry} is named twice, which leaves no GPU", count))
 
 
 def _names_none(entry: str, by_uuid: bool, count: int) -> str:

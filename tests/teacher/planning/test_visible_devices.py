@@ -60,6 +60,8 @@ _ENTRY = st.one_of(
 @example("0,0")
 @example(UUIDS[2])
 @example(f"{UUIDS[2]},{UUIDS[0]}")
+@example(f"{UUIDS[0]},GPU-,{UUIDS[0]}")
+@example(f"{UUIDS[1]},GPU-zz,{UUIDS[0]},{UUIDS[0]}")
 @example("0,GPU-00000001-1111-2222-3333-444444444444")
 def test_it_sees_what_torch_sees(value: str) -> None:
     seen = choose(value, Listing(UUIDS))
