@@ -55,6 +55,7 @@ class LlamaServer(ServerProcess):
         command += ["--host", "127.0.0.1", "--port", str(port), "--metrics"]
         command += ["--parallel", str(slots), "--ctx-size", str(slots * context)]
         command += ["--jinja", "--offline", "--cache-ram", str(_PROMPT_CACHE)]
+        command += ["--flash-attn", "off"]
         command += ["--chat-template-file", str(template)] if template else []
         command += ["--mmproj", str(projector)] if projector else []
         program = Program(

@@ -112,7 +112,7 @@ class Faithful:
     """A faithful Kimi: solves the domain's tasks by their solutions, thinks in thinking mode, reads the image."""
 
     def __init__(self, domain: Domain) -> None:
-        known = tasks.sample(domain, "train", 8, seed=0)
+        known = tasks.sample(domain, "train", 8, seed=0, pixels=False)
         known += [tasks.build(domain, name, "train", 0) for name in domain.templates]
         self.tasks = {task["request"]: task for task in known}
         self.png, self.words = inputs.draw_words(0)
@@ -142,7 +142,8 @@ class Faithful:
             return says(
                 f"I can read: {', '.join(self.words)}." if self.gets_image(content) else "A cat."
             )
-        task = self.tasks.get(content)
+        # Images stand before the request in words, where the tasks are those of a text-only teacher.
+        task = self.tasks.get(content.rsplit("]\n\n", 1)[-1])
         if task is None:
             return says("12:25")
         step = results(body)

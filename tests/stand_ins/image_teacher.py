@@ -27,6 +27,7 @@ SETTINGS = {
     "tasks.exam": "8",
     "tasks.mix": "null",
     "tasks.swapped": "0.2",
+    "tasks.held_out": "[]",
     "generate.constrain": "false",
     "generate.hint": "never",
     "generate.preflight": "false",

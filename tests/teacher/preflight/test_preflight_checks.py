@@ -21,7 +21,7 @@ from faithful_teacher import (
     skipped,
     thinks,
 )
-from teacher_faults import FAULTS, narrates_after_a_result, never_calls
+from teacher_faults import FAULTS, narrates_after_a_result, never_calls, stops_after_a_result
 
 from teacher.inference import client, llamacpp
 from teacher.inference.endpoint import Endpoint
@@ -123,7 +123,9 @@ def test_a_single_fault_fails_its_check_alone_and_is_explained(
 
     server.answer = counted
     result = preflight(server, legal(), tokenizer=tokenizer)
-    assert failed(result) == [check]
+    # Rows of the reference call after a result too, so these two may also lower the agreement with it.
+    others = {"tool_call_f1"} if fault in (narrates_after_a_result, stops_after_a_result) else set()
+    assert set(failed(result)) - others == {check}
     assert words in check_of(result, check)["detail"]
 
 

@@ -181,5 +181,5 @@ def test_a_result_is_shown_line_by_line_with_its_verdict(server: Server) -> None
     assert any(line.split()[:2] == ["FAILED", "tool_round_trip"] for line in shown)
     assert any(line.split()[:2] == ["skipped", "prompt_tokens"] for line in shown)
     assert any("narrated_call" in line for line in shown)
-    assert shown[-1].startswith("failed: tool_round_trip (")
+    assert shown[-1].startswith("failed: tool_round_trip")
     assert all(len(line) <= 110 for line in shown[1:])
