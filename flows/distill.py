@@ -18,6 +18,7 @@ from flows.run_context import RunContext, prepare
 from flows.run_directory import STAGES, default_directory
 from flows.stages import PIPELINE
 from flows.stages.plan import check_fit
+from flows.student_check import check_student
 from flows.summary import log_summary, relative, summarize
 from schemas.recipe import Recipe
 from teacher.domain import pack
@@ -58,11 +59,15 @@ def run_stages(
     log(f"{context.domain.name} with recipe {recipe}, in {directory}")
     try:
         for name in names:
+            if name == "generate" and not PIPELINE[name].is_current(context):
+                check_student(context)
             log(name)
             with step(name):
                 prefect_server.run_task(name, functools.partial(PIPELINE[name].run, context))
             if name == "plan":
                 check_fit(context, STAGES if until == "plan" else names)
+                if until == "plan":
+                    check_student(context, install=False)
     finally:
         summary = summarize(context)
     log_summary(context, summary)

@@ -86,19 +86,29 @@ class RunContext:
 
     def renderer(self) -> "Renderer":
         """The student's tokenizer with the chat template that ships with it."""
+        from student.models import base
+
+        return self.renderer_of(base.prepare(self.student, log))
+
+    def renderer_of(self, directory: Path) -> "Renderer":
+        """The renderer of the student whose tokenizer is in a directory."""
         from transformers import AutoTokenizer
 
-        from student.models import base
+        from student.export.early_gate import overridden_tokens
         from student.models.chat_template import chat_template
         from student.rendering.examples import Renderer
         from student.rendering.vision import VisionRenderer
 
-        directory = base.prepare(self.student, log)
         tokenizer = AutoTokenizer.from_pretrained(directory)
         template, stop = chat_template(self.student, directory), self.student["stop"]
         if self.student_reads_pixels:
-            return VisionRenderer(tokenizer, template, stop, self.image_store, directory)
-        return Renderer(tokenizer, template, stop, self.image_store)
+            renderer: Renderer = VisionRenderer(
+                tokenizer, template, stop, self.image_store, directory
+            )
+        else:
+            renderer = Renderer(tokenizer, template, stop, self.image_store)
+        renderer.overridden = overridden_tokens(directory, renderer)
+        return renderer
 
 
 @contextmanager

@@ -10,7 +10,7 @@ value.h). `number_problem` reports a number that these do not print the same.
 """
 
 import json
-from typing import Any
+from typing import Any, ClassVar
 
 from schemas.error_text import brief
 from schemas.json_text import parse_arguments
@@ -18,8 +18,22 @@ from schemas.json_text import parse_arguments
 _MOST_INTEGER = 2**63
 
 
-class EnginesDiffer(ValueError):
-    """A conversation that llama.cpp renders or reads otherwise than transformers and vLLM."""
+class Refused(ValueError):
+    """A conversation that no student can be trained on. reason: of schemas.ledger.REASONS."""
+
+    reason: ClassVar[str]
+
+
+class EnginesDiffer(Refused):
+    """llama.cpp renders the conversation otherwise than transformers and vLLM."""
+
+    reason = "engines_differ"
+
+
+class MarkerInText(Refused):
+    """A text of the conversation has a word that the student or its server takes for a control token."""
+
+    reason = "marker_leak"
 
 
 def canonical(value: Any) -> Any:

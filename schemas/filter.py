@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast
 
-from schemas.canonical import EnginesDiffer
+from schemas.canonical import Refused
 from schemas.dedup import (
     ImageLook,
     contaminations,
@@ -74,7 +74,7 @@ def check_trace(
     Args:
         trace: any JSON object; one that does not follow trace.schema.json is a malformed_trace.
         count_tokens: without it no trace is too_long. It raises ValueError where the student's template cannot render
-            the trace, which is then a malformed_trace, or EnginesDiffer, which is the reason engines_differ.
+            the trace, which is then a malformed_trace, or Refused, which has the reason.
 
     Returns:
         {"kept", "reason", "detail", "message_index"}; the last three are None for a kept trace.
@@ -130,8 +130,8 @@ def _check_length(
 ) -> Verdict | None:
     try:
         turns = count_tokens(trace)
-    except EnginesDiffer as error:
-        return rejected("engines_differ", str(error))
+    except Refused as error:
+        return rejected(error.reason, str(error))
     except ValueError as error:
         return rejected("malformed_trace", str(error))
     if not turns:

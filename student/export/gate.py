@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from student.export import checks
+from student.export import checks, text_checks
 from student.export.checks import Check, Conversation
 from student.export.image_check import check_image_round_trip
-from student.export.llama_server import refusal
+from student.export.llama_server import overridden_tokens, refusal
+from student.export.random_gguf import template_and_end
 from student.rendering.examples import Renderer
 from student.rendering.vision import VisionRenderer
 from teacher.inference.llama_server import serve
+
+ServerChecks = dict[str, Callable[[], Check]]
 
 
 def run_gate(
@@ -40,11 +43,15 @@ def run_gate(
             calls no tool leaves that check undecided.
     """
     template, end = read_metadata(gguf, "tokenizer.chat_template", "tokenizer.ggml.eos_token_id")
-    results = [checks.check_template(template, renderer), checks.check_stop_token(end, renderer)]
+    results = _file_checks((template, end), renderer)
+    start = _size(log)
     with serve(gguf, log, slots=1, context=context, projector=projector) as endpoint:
-        server_checks: dict[str, Callable[[], Check]] = {
+        server_checks: ServerChecks = {
             "rendering": lambda: checks.check_rendering(endpoint, traces, renderer),
-            "token_ids": lambda: checks.check_token_ids(endpoint, traces, renderer),
+            "token_ids": lambda: checks.check_token_ids(
+                endpoint, traces, renderer, overridden_tokens(log, start)
+            ),
+            "prompt_tokens": lambda: text_checks.check_prompt_tokens(endpoint, traces, renderer),
             "ends_turns": lambda: checks.check_ends_turns(
                 endpoint, traces, renderer, trained=trained
             ),
@@ -57,12 +64,56 @@ def run_gate(
             server_checks["image_round_trip"] = lambda: check_image_round_trip(
                 endpoint, traces, with_vision
             )
-        for name, check in server_checks.items():
-            try:
-                results.append(check())
-            except urllib.error.HTTPError as error:
-                results.append(checks.result(name, refusal(error)))
+        results += _run(server_checks)
     return results
+
+
+def run_early_gate(
+    gguf: Path, traces: Sequence[Conversation], renderer: Renderer, *, context: int, log: Path
+) -> tuple[list[Check], list[str]]:
+    """Runs the checks that need no trained weights on a GGUF of random ones (student/export/random_gguf.py).
+
+    Args: as of `run_gate`. No trace may have images.
+
+    Returns:
+        The results, and the words that llama.cpp takes for control tokens although the tokenizer does not.
+    """
+    results = _file_checks(template_and_end(gguf), renderer)
+    start = _size(log)
+    with serve(gguf, log, slots=1, context=context) as endpoint:
+        overridden = overridden_tokens(log, start)
+        results += _run(
+            {
+                "rendering": lambda: checks.check_rendering(endpoint, traces, renderer),
+                "token_ids": lambda: checks.check_token_ids(endpoint, traces, renderer, overridden),
+                "prompt_tokens": lambda: text_checks.check_prompt_tokens(
+                    endpoint, traces, renderer
+                ),
+                "stops": lambda: text_checks.check_stops(endpoint, renderer),
+                "parsing": lambda: text_checks.check_parsing(endpoint, traces, renderer),
+            }
+        )
+    return results, overridden
+
+
+def _file_checks(metadata: tuple[str | None, int | None], renderer: Renderer) -> list[Check]:
+    template, end = metadata
+    return [checks.check_template(template, renderer), checks.check_stop_token(end, renderer)]
+
+
+def _run(server_checks: ServerChecks) -> list[Check]:
+    """Runs the checks in order. A request that the server refuses fails its check."""
+    results = []
+    for name, check in server_checks.items():
+        try:
+            results.append(check())
+        except urllib.error.HTTPError as error:
+            results.append(checks.result(name, refusal(error)))
+    return results
+
+
+def _size(log: Path) -> int:
+    return log.stat().st_size if log.is_file() else 0
 
 
 def read_metadata(gguf: Path, *keys: str) -> list[Any]:

@@ -11,12 +11,17 @@ from teacher.inference.llamacpp import Progress, converter_environment, run_tool
 
 
 def convert(
-    directory: Path, to: Path, report: Progress = print, *, projector: bool = False
+    directory: Path,
+    to: Path,
+    report: Progress = print,
+    *,
+    projector: bool = False,
+    vocabulary_only: bool = False,
 ) -> None:
     """Converts a Hugging Face directory to a 16-bit GGUF.
 
     report: called with a line where llama.cpp's source is fetched first. projector: converts the vision tower alone
-    (llama.cpp's mmproj).
+    (llama.cpp's mmproj). vocabulary_only: writes tokenizer and template without tensors, and needs no weights.
 
     Raises:
         StageError: the converter failed; the message has its last line.
@@ -32,6 +37,7 @@ def convert(
             "--outtype",
             "f16" if projector else "bf16",
             *(["--mmproj"] if projector else []),
+            *(["--vocab-only"] if vocabulary_only else []),
         ]
         process = subprocess.run(
             command, env=converter_environment(), capture_output=True, text=True, errors="replace"

@@ -1,8 +1,10 @@
 """Requests to llama-server's own API (/props, /tokenize, /apply-template), which no client library covers."""
 
 import json
+import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any
 
 from schemas.errors import StageError
@@ -11,6 +13,8 @@ from teacher.inference.endpoint import Endpoint
 _TIMEOUT_SECONDS = 300
 # The server runs on this machine: a proxy of the environment must not answer in its place.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+# A warning of llama.cpp's src/llama-vocab.cpp.
+_OVERRIDDEN = re.compile(r"control-looking token: +\d+ '(.+?)' was not control-type")
 
 
 def get(endpoint: Endpoint, path: str) -> Any:
@@ -30,6 +34,15 @@ def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> Any:
 def refusal(error: urllib.error.HTTPError) -> str:
     """Returns what the server answered in place of a result: its status, and the beginning of its message."""
     return f"the server answered {error.code}: {error.read().decode(errors='replace')[:200]}"
+
+
+def overridden_tokens(log: Path, start: int = 0) -> list[str]:
+    """Returns the tokens that llama.cpp took for control tokens although the file does not, by the server's log.
+
+    start: the byte of the log at which the server's output begins.
+    """
+    output = log.read_bytes()[start:] if log.is_file() else b""
+    return list(dict.fromkeys(_OVERRIDDEN.findall(output.decode(errors="replace"))))
 
 
 def _send(endpoint: Endpoint, path: str, body: bytes | None) -> Any:

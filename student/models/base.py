@@ -13,7 +13,7 @@ from schemas.errors import InputError
 from schemas.files import sha256, whole
 from student.models import files
 from student.models.chat_template import chat_template, check_vision
-from student.models.introspect import describe, read
+from student.models.introspect import DESCRIPTION_FILES, describe, read
 from student.models.vocabulary import check_vocabulary
 from teacher.inference.llamacpp import Progress
 from teacher.models import catalog
@@ -64,6 +64,39 @@ def prepare(student: dict[str, Any], log: Progress = print) -> Path:
         with whole(directory) as temporary:
             _from_gguf(student, weights, temporary)
     return directory
+
+
+def tokenizer_directory(
+    student: dict[str, Any], log: Progress = print, *, download: bool
+) -> Path | None:
+    """The directory with a student's config, tokenizer and template; its weights may be missing.
+
+    download: fetch what is not on this machine, of a model on the hub only the small files. Without it, and where the
+        hub cannot be reached, None is returned for such a student.
+    """
+    source = student["source"]
+    if "hub" in source:
+        from huggingface_hub import snapshot_download
+
+        try:
+            directory = Path(
+                snapshot_download(
+                    source["hub"],
+                    revision=source.get("revision"),
+                    allow_patterns=DESCRIPTION_FILES,
+                    local_files_only=not download,
+                )
+            )
+        except (
+            Exception
+        ):  # of the hub's client; the weights are missing too, and fetching them reports why
+            return None
+        return directory if (directory / "tokenizer_config.json").is_file() else None
+    if "path" in source and Path(source["path"]).expanduser().is_dir():
+        return Path(source["path"]).expanduser()
+    if not download and not catalog.is_fetched(student):
+        return None
+    return prepare(student, log)
 
 
 def _from_gguf(student: dict[str, Any], gguf: Path, to: Path) -> None:

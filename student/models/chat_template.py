@@ -51,13 +51,17 @@ def template_place(student: dict[str, Any]) -> str:
     return template.describe() if template else "its own, not on this machine yet"
 
 
-def check_tool_template(student: dict[str, Any], directory: Path, tokenizer: Any) -> None:
-    """Raises InputError if a student's template does not render tools, calls and results, or ends a turn wrongly."""
+def check_tool_template(student: dict[str, Any], directory: Path, tokenizer: Any) -> list[str]:
+    """Returns what a student's template leaves out without harm (student/rendering/probe.py), one line each.
+
+    Raises:
+        InputError: it does not render tools, calls and results, or ends a turn wrongly.
+    """
     renderer = Renderer(tokenizer, chat_template(student, directory), student["stop"])
     request: Message = {"role": "user", "content": "?"}
     with _as_input_error(directory):
         renderer.turn([request, {"role": "assistant", "content": "Yes."}], [], 1)
-        check_tools(renderer)
+        return check_tools(renderer)
 
 
 def check_vision(student: dict[str, Any], directory: Path, tokenizer: Any = None) -> None:

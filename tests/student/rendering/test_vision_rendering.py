@@ -108,7 +108,7 @@ def test_more_images_than_are_named_or_a_placeholder_in_words_is_refused(vision_
         examples(conversation(pages[:2]), vision_renderer)
     forged = conversation(pages)
     forged["messages"][0]["content"] = "<|image_pad|>"
-    with pytest.raises(Unrenderable, match="shows 3 images of 2"):
+    with pytest.raises(Unrenderable, match=r"<\|image_pad\|> in its text is a control token"):
         examples(forged, vision_renderer)
 
 

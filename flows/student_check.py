@@ -1,0 +1,168 @@
+"""Checks the student before a teacher is started: its chat template and tokenizer, on the solutions of the tasks.
+
+Two tasks of each template are solved as a teacher would, with calls side by side, text beside a call and a tool's
+error among them, and rendered by transformers and by llama.cpp (student/export/early_gate.py).
+"""
+
+from collections import defaultdict
+from typing import Any, cast
+
+from flows.progress import log, step
+from flows.run_context import RunContext
+from schemas.canonical import number_problem
+from schemas.error_text import one_line
+from schemas.errors import GateError
+from schemas.files import read_jsonl
+from schemas.task import Task
+from schemas.trace import Message
+
+_TASKS = 2  # of each template
+
+
+def check_student(context: RunContext, *, install: bool = True) -> None:
+    """Runs the checks and logs what they found.
+
+    install: build llama.cpp and fetch the student's tokenizer if they are missing. Without it, the checks are left to
+        the start of the run, and a line says so.
+
+    Raises:
+        InputError: the template loses tools, calls or results.
+        GateError: llama.cpp renders, tokenizes or reads the conversations otherwise than the student is trained.
+    """
+    from student.export.early_gate import check_early
+    from student.models import base, stand_in
+    from student.models.chat_template import check_tool_template
+    from teacher.inference import llamacpp
+
+    student = context.student
+    if not context.path("tasks", "train.jsonl").is_file():
+        return  # the stage that needs the plan reports that it is missing
+    if not install and not llamacpp.is_installed():
+        log(
+            f"  student     {student['name']}: not checked yet: llama.cpp is built when a run starts"
+        )
+        return
+    directory = base.tokenizer_directory(student, log, download=install)
+    whose = "its"
+    if directory is None and student.get("stand_in") in stand_in.FAMILIES:
+        family = stand_in.FAMILIES[student["stand_in"]]
+        with step(f"reading the vocabulary of the {student['stand_in']} family"):
+            directory = stand_in.directory(family, student["stop"][0], log)
+        whose = f"the {student['stand_in']} family's"
+    if directory is None:
+        log(
+            f"  student     {student['name']}: not checked yet: its tokenizer is not on this machine; it is checked"
+            " when a run starts"
+        )
+        return
+    with step(f"checking the template and tokenizer of {student['name']}"):
+        renderer = context.renderer_of(directory)
+        notes = check_tool_template(student, directory, renderer.tokenizer)
+        conversations = _conversations(context, renderer)
+        result = check_early(
+            directory, renderer, conversations, context.path("logs", "student-check.log"), log
+        )
+    failed = [check for check in result["checks"] if not check["passed"]]
+    if failed:
+        raise GateError(
+            f"{student['name']}: {failed[0]['name']}: {failed[0]['detail']}; no teacher was asked: name a template that"
+            f" llama.cpp and transformers read alike (template: in the student's file), or another student"
+        )
+    log(
+        f"  student     {student['name']}: llama.cpp renders, tokenizes and reads {len(conversations)} solutions with"
+        f" {whose} tokenizer and template as transformers does"
+    )
+    if result["overridden"]:
+        notes.append(
+            f"llama.cpp takes {', '.join(result['overridden'])} for control tokens: traces with one are rejected"
+        )
+    for note in notes:
+        log(f"              {note}")
+
+
+def _conversations(context: RunContext, renderer: Any) -> list[Any]:
+    """The solutions of tasks of each template, as the student's server could lead them.
+
+    Raises:
+        GateError: the student's template cannot render one, or it contains a number that llama.cpp prints otherwise.
+    """
+    from student.rendering.examples import Unrenderable, as_served
+
+    by_template: dict[str, list[Task]] = defaultdict(list)
+    for row in read_jsonl(context.path("tasks", "train.jsonl")):
+        task = cast(Task, row)
+        by_template[task["template"]].append(task)
+        for call in task["plan"]:
+            problem = number_problem(call["arguments"])
+            if problem and not renderer.arguments_as_text:
+                raise GateError(_refusal(context, task, f"{call['tool']}: {problem}"))
+    conversations = []
+    for group in by_template.values():
+        for number, task in enumerate(group[:_TASKS]):
+            trace = _solved(context, task, in_one_turn=number % 2 == 1)
+            try:
+                served = as_served(cast(Any, trace), renderer)
+                for index, message in enumerate(served["messages"]):
+                    if message["role"] == "assistant":
+                        renderer.turn(served["messages"], served["tools"], index)
+            except Unrenderable as error:
+                raise GateError(_refusal(context, task, str(error))) from error
+            if not renderer.image_names(served["messages"]):
+                conversations.append(
+                    {key: served[key] for key in ("id", "messages", "tools")}  # type: ignore[literal-required]
+                )
+    return conversations
+
+
+def _refusal(context: RunContext, task: Task, problem: str) -> str:
+    file = context.domain.templates[task["template"]].file
+    return (
+        f"{file}: {task['template']}: seed {task['seed']}: {context.student['name']} cannot be trained on its solution:"
+        f" {one_line(problem)}; no teacher was asked"
+    )
+
+
+def _solved(context: RunContext, task: Task, *, in_one_turn: bool) -> dict[str, Any]:
+    """A trace of the task's solution.
+
+    in_one_turn: all calls in one turn beside a text, after a call that fails. The results are the same: none of the
+        student's text depends on them.
+    """
+    from teacher.domain.prompts import demonstration
+    from teacher.scenes.images import detach_images
+
+    domain = context.domain
+    messages = demonstration(task, domain, image_store=context.image_store)
+    tools = [domain.tools[name] for name in task["tools"]]
+    errors: list[int] = []
+    if in_one_turn:
+        tools = list(domain.tools.values())
+        messages = _joined(messages)
+        errors = [2 + 1] if len(messages) > 2 else []
+    stored, images = detach_images([{"role": "system", "content": task["system"]}, *messages])
+    return {
+        "id": task["id"],
+        "messages": stored,
+        "tools": tools,
+        "images": images,
+        "outcome": {"tool_errors": errors},
+    }
+
+
+def _joined(messages: list[Message]) -> list[Message]:
+    """The messages of a worked example with its first call failing once, then all its calls in one turn."""
+    request, *middle, reply = messages
+    turns = [message for message in middle if message["role"] == "assistant"]
+    if not turns:
+        return messages
+    calls = [call for turn in turns for call in turn["tool_calls"]]
+    results = [message for message in middle if message["role"] == "tool"]
+    failing = {**calls[0], "id": "call_failed"}
+    return [
+        request,
+        {"role": "assistant", "content": "", "tool_calls": [failing]},
+        {"role": "tool", "tool_call_id": "call_failed", "content": '{"error": "try again"}'},
+        {"role": "assistant", "content": "I look that up.", "tool_calls": calls},
+        *results,
+        reply,
+    ]

@@ -1,0 +1,47 @@
+"""Text that a student's tokenizer, or its server, takes for a control token.
+
+The rendered conversation is tokenized as a whole, in training and in llama.cpp and vLLM alike. So `<|im_end|>` in a
+tool's result ends the turn there, and a student would learn from a conversation that no one had.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from schemas.canonical import arguments_text
+from schemas.messages import text_of
+from schemas.trace import Message
+
+
+def control_tokens(tokenizer: Any, template: str, overridden: Sequence[str] = ()) -> list[str]:
+    """Returns the tokens that must not be in the text of a conversation.
+
+    These are the special tokens, the added tokens that the template writes (Qwen's <tool_call> is no special token),
+    and those that llama.cpp overrides. Other added tokens, such as a run of spaces, are ordinary text.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    tokens = [token.content for token in added if token.special or token.content in template]
+    return [token for token in dict.fromkeys([*tokens, *overridden]) if token.strip()]
+
+
+def pattern(tokens: Sequence[str]) -> re.Pattern[str] | None:
+    """Returns what finds any of the tokens in a text; None if there is no token."""
+    return re.compile("|".join(map(re.escape, tokens))) if tokens else None
+
+
+def marker_in(messages: Sequence[Message], markers: re.Pattern[str]) -> tuple[int, str] | None:
+    """Returns the index of the first message with a control token in its text, and the token; None if none has one."""
+    for index, message in enumerate(messages):
+        for text in _texts(message):
+            if match := markers.search(text):
+                return index, match.group()
+    return None
+
+
+def _texts(message: Message) -> list[str]:
+    functions = [call["function"] for call in message.get("tool_calls") or []]
+    return [
+        text_of(message.get("content")),
+        message.get("reasoning_content") or "",
+        *(arguments_text(function.get("arguments")) for function in functions),
+    ]
