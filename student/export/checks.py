@@ -11,7 +11,7 @@ from typing import Any, TypedDict
 from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Message, Tool
 from student.export.llama_server import get, post, refusal
-from student.rendering.examples import Renderer
+from student.rendering.examples import DATE, Renderer
 from student.rendering.vision import VisionRenderer
 from teacher.inference.endpoint import Endpoint
 
@@ -98,7 +98,11 @@ def check_rendering(
             if message["role"] != "assistant":
                 continue
             messages = trace["messages"][:index]
-            body = {"messages": renderer.server_messages(messages), "tools": trace["tools"]}
+            body = {
+                "messages": renderer.server_messages(messages),
+                "tools": trace["tools"],
+                "chat_template_kwargs": DATE,
+            }
             served = post(endpoint, "/apply-template", body)["prompt"]
             if isinstance(renderer, VisionRenderer):
                 served = served.replace(marker, renderer.image_marker)

@@ -15,7 +15,7 @@ from schemas.messages import text_of
 from schemas.trace import Message, Tool
 from student.export.checks import Check, Conversation, result
 from student.export.llama_server import post, refusal
-from student.rendering.examples import Renderer
+from student.rendering.examples import DATE, Renderer
 from teacher.inference.endpoint import Endpoint
 
 # Conversations whose prompts are counted.
@@ -34,7 +34,11 @@ def check_prompt_tokens(
         messages = trace["messages"][:first]
         if renderer.image_names(messages):
             continue  # an image's tokens are compared by check_image_round_trip
-        request = {"messages": renderer.server_messages(messages), "tools": trace["tools"]}
+        request = {
+            "messages": renderer.server_messages(messages),
+            "tools": trace["tools"],
+            "chat_template_kwargs": DATE,
+        }
         reply = post(endpoint, "/v1/chat/completions", {**request, "max_tokens": 1})
         served = reply["usage"]["prompt_tokens"]
         ids = renderer.ids(renderer.text(messages, trace["tools"], add_generation_prompt=True))

@@ -31,6 +31,10 @@ from student.rendering.markers import control_tokens, marker_in, pattern
 from student.rendering.template_line import line_at
 from teacher.scenes.images import ImageStore, attach_images, message_images, request_messages
 
+# What engines fill in by the day: llama.cpp passes the date of today as `date_string`, transformers nothing. This is
+# the default of Llama's templates.
+DATE = {"date_string": "26 Jul 2024"}
+
 
 @dataclass
 class Example:
@@ -125,6 +129,7 @@ class Renderer:
                 chat_template=self.template,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
+                **DATE,
             )
         except (TemplateError, TypeError) as error:  # TypeError: None or a list instead of text
             raise Unrenderable(f"the student's template: {error}") from error
@@ -140,6 +145,7 @@ class Renderer:
             "documents": None,
             "add_generation_prompt": True,
             **self.tokenizer.special_tokens_map,
+            **DATE,
         }
         return line_at(self.template, variables, at)
 

@@ -93,6 +93,8 @@ def check_tools(renderer: "Renderer") -> list[str]:
         notes.append("it renders one call in a turn: parallel calls become turns of one call")
     if _TEXT not in beside_text:
         notes.append("it leaves out text beside a call: the student learns such turns without it")
+    if "date_string" in renderer.template:
+        notes.append("it writes a date: llama.cpp fills in today's, training the template's own")
     if renderer.arguments_as_text:
         notes.append("it reads arguments as JSON text: vLLM, which passes objects, cannot serve it")
     return notes

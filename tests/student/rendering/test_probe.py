@@ -57,7 +57,8 @@ def test_a_template_that_renders_everything_has_no_notes(renderer):
 
 def test_what_a_template_leaves_out_without_harm_is_noted():
     llama = Renderer(TINY, trl_template("llama3_1").replace("<|eot_id|>", END), [END])
-    one_call, no_text = check_tools(llama)
+    one_call, no_text, date = check_tools(llama)
+    assert "writes a date" in date
     assert "renders one call in a turn" in one_call
     assert "leaves out text beside a call" in no_text
     text = Renderer(TINY, SHIPPED.replace("call.function.arguments is string", "true"), [END])
