@@ -128,15 +128,16 @@ def _solved(context: RunContext, task: Task, *, in_one_turn: bool) -> dict[str, 
     in_one_turn: all calls in one turn beside a text, after a call that fails. The results are the same: none of the
         student's text depends on them.
     """
+    from teacher.domain.drift import tools_of
     from teacher.domain.prompts import demonstration
     from teacher.scenes.images import detach_images
 
     domain = context.domain
     messages = demonstration(task, domain, image_store=context.image_store)
-    tools = [domain.tools[name] for name in task["tools"]]
+    tools = [*tools_of(domain, task).values()]
     errors: list[int] = []
     if in_one_turn:
-        tools = list(domain.tools.values())
+        tools = [*(tools_of(domain, task) | domain.tools).values()]
         messages = _joined(messages)
         errors = [2 + 1] if len(messages) > 2 else []
     stored, images = detach_images([{"role": "system", "content": task["system"]}, *messages])
