@@ -59,15 +59,15 @@ def run_stages(
     log(f"{context.domain.name} with recipe {recipe}, in {directory}")
     try:
         for name in names:
-            if name == "generate" and not PIPELINE[name].is_current(context):
+            if name in ("generate", "filter") and not PIPELINE[name].is_current(context):
                 check_student(context)
             log(name)
             with step(name):
                 prefect_server.run_task(name, functools.partial(PIPELINE[name].run, context))
             if name == "plan":
-                check_fit(context, STAGES if until == "plan" else names)
-                if until == "plan":
+                if until == "plan":  # also for a machine that the models do not fit
                     check_student(context, install=False)
+                check_fit(context, STAGES if until == "plan" else names)
     finally:
         summary = summarize(context)
     log_summary(context, summary)

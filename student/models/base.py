@@ -73,6 +73,9 @@ def tokenizer_directory(
 
     download: fetch what is not on this machine, of a model on the hub only the small files. Without it, and where the
         hub cannot be reached, None is returned for such a student.
+
+    Raises:
+        InputError: a token of a model on the hub has no row in the embedding.
     """
     source = student["source"]
     if "hub" in source:
@@ -87,11 +90,13 @@ def tokenizer_directory(
                     local_files_only=not download,
                 )
             )
-        except (
-            Exception
-        ):  # of the hub's client; the weights are missing too, and fetching them reports why
+        except Exception:  # of the hub's client; `prepare` needs the weights and reports why
             return None
-        return directory if (directory / "tokenizer_config.json").is_file() else None
+        if not (directory / "tokenizer_config.json").is_file():
+            return None
+        name = student["name"]
+        check_vocabulary(name, directory, *read(name, directory))
+        return directory
     if "path" in source and Path(source["path"]).expanduser().is_dir():
         return Path(source["path"]).expanduser()
     if not download and not catalog.is_fetched(student):

@@ -44,6 +44,7 @@ def prompts(renderer, messages, tools):
             chat_template=renderer.template,
             add_generation_prompt=True,
             return_dict=False,
+            date_string="26 Jul 2024",  # Llama 3.2 would write today's
         )
         for index, message in enumerate(messages)
         if message["role"] == "assistant"
