@@ -6,11 +6,11 @@ import typing
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from schemas.errors import InputError
 from schemas.recipe import Recipe
+from schemas.yaml_text import parse_yaml, read_yaml
 
 RECIPES = Path(__file__).resolve().parent / "recipes"
 
@@ -54,13 +54,7 @@ def _find(name_or_path: str) -> Path:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = f"line {error.problem_mark.line + 1}" if error.problem_mark else "somewhere"
-        raise InputError(f"{path}: {line}: not YAML: {error.problem}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise InputError(f"{path}: not readable as YAML: {' '.join(str(error).split())}") from None
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise InputError(
             f"{path}: top level: found {_brief(values)},"
@@ -91,7 +85,7 @@ def _set(values: dict[str, Any], override: str) -> str:
         )
     try:
         target[last] = _override_value(text.strip(), _types(key.split(".")))
-    except yaml.YAMLError:
+    except ValueError:
         raise InputError(
             f"--set {override}: {key}: found {text!r}, expected a YAML value"
         ) from None
@@ -111,12 +105,12 @@ def _override_value(text: str, kinds: list[Any]) -> Any:
     if type(None) in kinds and text in ("", "~", "null", "Null", "NULL"):
         return None
     if any(_is_container(each) for each in kinds):
-        value = _with_hashes(yaml.safe_load(text.replace("#", _HASH)))
+        value = _with_hashes(parse_yaml(text.replace("#", _HASH)))
         return value if isinstance(value, dict | list | str) else text
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
         try:
-            value = _with_hashes(yaml.safe_load(text.replace("#", _HASH)))
-        except yaml.YAMLError:
+            value = _with_hashes(parse_yaml(text.replace("#", _HASH)))
+        except ValueError:
             return text  # two quoted words
         return value if isinstance(value, str) else text
     return text

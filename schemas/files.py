@@ -1,4 +1,8 @@
-"""Reads and writes the project's files. A file is complete or does not exist: writes go to a temporary name first."""
+"""Reads and writes the project's files, and reads those of its users.
+
+A file is complete or does not exist: writes go to a temporary name first. Text is UTF-8; a byte-order mark and line
+ends of Windows are read as if they were not there, and a file that cannot be read is named with line and byte.
+"""
 
 import contextlib
 import hashlib
@@ -7,7 +11,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from schemas.errors import InputError, StageError
 
@@ -68,28 +72,83 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """The value of a JSON file. Raises InputError where the file is missing or is not JSON."""
+BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def open_bytes(path: Path) -> IO[bytes]:
+    """Opens a file to read bytes. Raises InputError where it is missing or cannot be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return path.open("rb")
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_text(path: Path, *, prose: bool = False) -> str:
+    """The text of a file, in UTF-8, without a byte-order mark; each line ends in a newline character alone.
+
+    Args:
+        prose: what is not UTF-8 is read as Windows-1252: for text that is shown or searched, but not parsed.
+
+    Raises:
+        InputError: the file is missing, cannot be read, or is not UTF-8; it names line and byte.
+    """
+    with open_bytes(path) as file:
+        data = file.read().removeprefix(BOM)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as error:
+        if not prose or data.startswith(_UTF_16):
+            raise InputError(_not_utf8(path, data, error)) from None
+        text = data.decode("cp1252", errors="replace")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _not_utf8(path: Path, data: bytes, error: UnicodeDecodeError, first_line: int = 1) -> str:
+    """What is wrong with bytes that are not UTF-8. first_line: the number of their first line in the file."""
+    line = first_line + data.count(b"\n", 0, error.start)
+    byte = error.start - data.rfind(b"\n", 0, error.start)
+    found = "UTF-16" if data.startswith(_UTF_16) else f"0x{data[error.start]:02x}"
+    return f"{path}: line {line}, byte {byte}: found {found}, expected text in UTF-8: save the file in this encoding"
+
+
+def read_json(path: Path) -> Any:
+    """The value of a JSON file. Raises InputError where the file is missing or is not JSON."""
+    text = read_text(path)
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: not JSON: {error}") from None
 
 
-def read_jsonl(path: Path) -> Iterator[Any]:
-    """Yields the rows of a JSON Lines file. Raises InputError that names the line."""
-    try:
-        file = path.open(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yields number and bytes of each line that is not blank, without line end and byte-order mark.
+
+    Raises:
+        InputError: the file is missing or cannot be read; raised by this call, before the first line.
+    """
+    return _numbered(open_bytes(path))
+
+
+def _numbered(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     with file:
         for number, line in enumerate(file, start=1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(f"{path}: line {number}: not JSON: {error}") from None
+            line = (line.removeprefix(BOM) if number == 1 else line).rstrip(b"\r\n")
+            if line.strip():
+                yield number, line
+
+
+def read_jsonl(path: Path) -> Iterator[Any]:
+    """Yields the rows of a JSON Lines file; blank lines are skipped. Raises InputError that names the line."""
+    for number, line in numbered_lines(path):
+        try:
+            yield json.loads(line.decode())
+        except UnicodeDecodeError as error:
+            raise InputError(_not_utf8(path, line, error, number)) from None
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"{path}: line {number}: not JSON: {error}") from None
 
 
 def sha256(path: Path) -> str:

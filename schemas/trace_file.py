@@ -8,15 +8,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, TypedDict
+from typing import Any, TypedDict
 
 from schemas.errors import InputError
-from schemas.files import whole
+from schemas.files import numbered_lines, whole
 from schemas.json_text import parse_json
 from schemas.messages import MESSAGE_REASONS, check_messages, rejected
 from schemas.trace import Verdict
-
-_BOM = b"\xef\xbb\xbf"
 
 
 class RowVerdict(Verdict):
@@ -82,27 +80,10 @@ def judge_rows(path: Path) -> Iterator[Row]:
     Raises:
         InputError: `path` cannot be read; raised by this call, before the first row.
     """
-    return _judge_lines(_open(path))
+    return (_judge(number, line) for number, line in numbered_lines(path))
 
 
-def _judge_lines(file: IO[bytes]) -> Iterator[Row]:
-    with file:
-        for number, line in enumerate(file, start=1):
-            line = (line.removeprefix(_BOM) if number == 1 else line).rstrip(b"\r\n")
-            if line.strip():
-                yield _judge(line, number)
-
-
-def _open(path: Path) -> IO[bytes]:
-    try:
-        return path.open("rb")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _judge(line: bytes, number: int) -> Row:
+def _judge(number: int, line: bytes) -> Row:
     name: str | int = f"line-{number}"
     try:
         value = parse_json(line)

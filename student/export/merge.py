@@ -4,7 +4,6 @@ W + scale * B A is computed in float32 for one tensor at a time and rounded once
 memory of its largest shard. The base is never the 4-bit weights: merging into them would quantize a second time.
 """
 
-import json
 import shutil
 from pathlib import Path
 
@@ -70,7 +69,7 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
     from safetensors import SafetensorError, safe_open
     from safetensors.torch import load_file, save_file
 
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    config = read_json(adapter / "adapter_config.json")
     lora = load_file(adapter / "adapter_model.safetensors")
     pairs = {
         _bare_name(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))

@@ -13,6 +13,7 @@ from typing import Any
 
 from schemas.error_text import one_line
 from schemas.errors import InputError
+from schemas.files import read_text
 from schemas.trace import Message, Tool
 from student.models import files, named_templates
 from student.rendering.examples import Renderer, Unrenderable
@@ -33,7 +34,7 @@ def chat_template(student: dict[str, Any], directory: Path) -> str:
     """
     own = catalog.template(student)
     if own:
-        return own.read_text(encoding="utf-8")
+        return read_text(own)
     template = named_templates.find(directory)
     if template is None:
         raise InputError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
-from schemas.files import read_json
+from schemas.files import BOM, open_bytes, read_json
 from teacher.inference.llamacpp import Progress
 
 _LICENCES = (
@@ -79,6 +79,20 @@ def shard_names(index: Path) -> list[str]:
                 f"{index}: weight_map: found {name!r}, expected the name of a safetensors file beside it"
             )
     return sorted(set(weight_map.values()))
+
+
+def check_readable(directory: Path) -> None:
+    """Raises InputError, which names the file, if transformers and vLLM cannot read a JSON file of a student."""
+    for path in (directory / name for name in EXPORTED if name.endswith(".json")):
+        if not path.is_file():
+            continue
+        read_json(path)
+        with open_bytes(path) as file:
+            if file.read(len(BOM)) == BOM:
+                raise InputError(
+                    f"{path}: found a byte-order mark, expected none: transformers and vLLM cannot read it: save the"
+                    " file as UTF-8 without one"
+                )
 
 
 def fetch(student: dict[str, Any], log: Progress = print) -> Path:

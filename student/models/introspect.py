@@ -4,16 +4,15 @@ The description is read from the model's config, tokenizer and model card. If on
 of one line says so; the user can then write a file (student: ./mine.yaml).
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from schemas.documents import check_document
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
+from schemas.files import read_json, read_text
+from schemas.yaml_text import parse_yaml
 from student.models import files
 from student.models.chat_template import ADVICE, check_tool_template, check_vision
 from student.models.vocabulary import check_vocabulary
@@ -121,6 +120,7 @@ def read(name: str, directory: Path) -> tuple[Any, Any]:
     """
     from transformers import AutoConfig, AutoTokenizer
 
+    files.check_readable(directory)
     try:
         config = AutoConfig.from_pretrained(directory)
         tokenizer = AutoTokenizer.from_pretrained(directory)
@@ -156,9 +156,7 @@ def _parameters(name: str, config: Any) -> int:
 def stop_tokens(directory: Path, tokenizer: Any) -> list[str]:
     """The tokens that end a turn: those of generation_config.json and the tokenizer's own, where the server stops."""
     path = directory / "generation_config.json"
-    ids = (
-        json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.is_file() else None
-    )
+    ids = read_json(path).get("eos_token_id") if path.is_file() else None
     ids = ids if isinstance(ids, list) else [ids]
     named = [tokenizer.convert_ids_to_tokens(number) for number in ids if number is not None]
     return [token for token in dict.fromkeys([*named, tokenizer.eos_token]) if token]
@@ -172,21 +170,30 @@ def _licence(name: str, directory: Path, source: dict[str, str]) -> dict[str, st
     """
     url = {"url": f"https://huggingface.co/{source['hub']}"} if "hub" in source else {}
     card = directory / "README.md"
-    parts = card.read_text(encoding="utf-8").split("---", 2) if card.is_file() else []
-    if len(parts) == 3 and not parts[0].strip():
-        try:
-            metadata = yaml.safe_load(parts[1])
-        except yaml.YAMLError:
-            metadata = None
-        metadata = metadata if isinstance(metadata, dict) else {}
-        licence = metadata.get("license")
-        licence = metadata.get("license_name") if licence == "other" else licence
-        if isinstance(licence, str) and licence.strip():
-            return {"id": licence.strip(), **url}
+    metadata = _metadata(read_text(card, prose=True)) if card.is_file() else {}
+    licences = metadata.get("license")
+    licences = licences if isinstance(licences, list) else [licences]
+    names = [metadata.get("license_name") if name == "other" else name for name in licences]
+    stated = [name.strip() for name in names if isinstance(name, str) and name.strip()]
+    if stated:
+        return {"id": ", ".join(dict.fromkeys(stated)), **url}
     for path in sorted(directory.glob("LICEN[SC]E*")):
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(path, prose=True).splitlines()]
         if any(lines):
             return {"id": next(line for line in lines if line), **url}
     raise InputError(
         f"{name}: no licence: expected `license:` at the head of its README.md, or a LICENSE file; or {ADVICE}"
     )
+
+
+def _metadata(card: str) -> dict[str, Any]:
+    """The YAML between the first two lines of three dashes of a model card; empty where it cannot be read."""
+    first, *lines = card.lstrip().splitlines() or [""]
+    ends = [number for number, line in enumerate(lines) if line.rstrip() == "---"]
+    if first.rstrip() != "---" or not ends:
+        return {}
+    try:
+        metadata = parse_yaml("\n".join(lines[: ends[0]]))
+    except ValueError:
+        return {}
+    return metadata if isinstance(metadata, dict) else {}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError
-from schemas.files import read_json
+from schemas.files import read_json, read_text
 
 JINJA, ADDITIONAL = "chat_template.jinja", "additional_chat_templates"
 # In the order in which they count, after the files in Jinja.
@@ -67,7 +67,7 @@ _Group = dict[str, tuple[str, str]]
 def _in_jinja(directory: Path) -> _Group:
     paths = {_DEFAULT: directory / JINJA}
     paths |= {path.stem: path for path in sorted((directory / ADDITIONAL).glob("*.jinja"))}
-    texts = {name: _read(path) for name, path in paths.items() if path.is_file()}
+    texts = {name: read_text(path) for name, path in paths.items() if path.is_file()}
     return {
         name: (paths[name].relative_to(directory).as_posix(), text)
         for name, text in texts.items()
@@ -107,10 +107,3 @@ def _named(found: Any, path: Path) -> dict[str, str]:
         f"{path}: chat_template: found {type(found).__name__} of another form, expected a text or a list of"
         f' {{"name", "template"}}'
     )
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8: {error}") from None

@@ -7,7 +7,6 @@ tokens instead. The image processors are those that resample with Pillow: they n
 is a port of Pillow's.
 """
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from schemas.errors import InputError
+from schemas.files import read_json
 from schemas.trace import Message
 from student.rendering.examples import Renderer, Unrenderable
 from teacher.scenes.images import ImageStore, inline_pixels, message_images, request_messages
@@ -61,7 +61,7 @@ def token_side(processor: Any) -> int:
 def processor_settings(directory: Path) -> list[tuple[Path, dict[str, Any], dict[str, Any]]]:
     """The files with an image processor's settings: (path, content, the settings within the content)."""
     paths = [path for name in (_SETTINGS, _WHOLE_SETTINGS) if (path := directory / name).is_file()]
-    files = [(path, json.loads(path.read_text(encoding="utf-8"))) for path in paths]
+    files = [(path, read_json(path)) for path in paths]
     return [
         (path, content, content if path.name == _SETTINGS else content[_IMAGE_PROCESSOR])
         for path, content in files

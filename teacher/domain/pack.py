@@ -15,7 +15,7 @@ from typing import Any
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.trace import Tool
-from schemas.yaml_text import parse_yaml
+from schemas.yaml_text import read_yaml
 from teacher.domain.blueprint import DECORATED, Environment, Template
 from teacher.domain.tool_schemas import make_tools
 from teacher.domain.worlds import describe_fault
@@ -78,10 +78,7 @@ def load(domain: str) -> Domain:
 
 
 def _load_spec(path: Path) -> dict[str, Any]:
-    try:
-        spec = parse_yaml(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one
-        raise InputError(f"{path}: not YAML: {error}") from None
+    spec = read_yaml(path)
     check_document(spec, "domain", path)
     return spec
 

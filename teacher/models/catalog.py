@@ -11,13 +11,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import yaml
-
 from schemas import api_url
 from schemas.cache import cache_directory, make_once
 from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.files import whole
+from schemas.yaml_text import read_yaml
 from teacher.dialects.base import FAMILIES
 from teacher.models.pypi import pip_download
 
@@ -40,10 +39,7 @@ def load(name: str, folder: Path, schema: str) -> dict[str, Any]:
         raise InputError(
             f"{name}: no such {schema}: expected one of {known}, or the path of a YAML file"
         )
-    try:
-        model = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    model = read_yaml(path)
     check_document(model, schema, path)
     url = model["source"].get("url")
     if url is not None and (found := api_url.problem(url)):

@@ -11,6 +11,7 @@ from typing import Any
 
 from schemas.error_text import one_line
 from schemas.errors import InputError
+from schemas.files import read_text
 from teacher.models import catalog
 from teacher.preflight.checks import Check, result
 from teacher.preflight.target import ChatRequest, Target, content
@@ -124,7 +125,7 @@ def token_counter(teacher: dict[str, Any], directory: Path) -> Count:
         raise InputError(f"{directory}: no tokenizer: {one_line(str(error), 160)}") from None
     template = catalog.template(teacher)
     if template:
-        tokenizer.chat_template = template.read_text(encoding="utf-8")
+        tokenizer.chat_template = read_text(template)
     if not tokenizer.chat_template:
         raise InputError(f"{directory}: the tokenizer has no chat template")
 

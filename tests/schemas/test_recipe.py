@@ -244,6 +244,7 @@ def test_a_digest_of_a_dotted_field_changes_with_that_setting_alone():
         (SMALL + "name: other\n", ["name: found one, expected none"]),
         ("teacher: a\n", ["student: missing"]),
         ("teacher: a\nstudent: [b\ntrain: {}\n", ["line 3: not YAML"]),
+        (SMALL + "teacher: b\n", ["not YAML: the key 'teacher' is given twice"]),
         ("- a\n", ["top level: found a list"]),
         ("", ["top level: found nothing"]),
         ("teacher: !!python/object:os.system x\n", ["line 1: not YAML"]),

@@ -107,7 +107,7 @@ def test_bad_usage_and_bad_input_are_one_line_and_exit_2(stillhouse, arguments, 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("name: [x\n", ["domain.yaml: not YAML"]),
+        ("name: [x\n", ["domain.yaml: line 2: not YAML"]),
         ("name: 7\n", ["domain.yaml: "]),
         ("- a\n", ["domain.yaml: top level"]),
     ],

@@ -67,6 +67,68 @@ def test_a_licence_of_ones_own_is_taken_by_its_name_or_from_its_file(mine):
     assert base.load(str(mine))["licence"] == {"id": "MIT License"}
 
 
+CARDS = {
+    "byte-order mark": (b"\xef\xbb\xbf---\nlicense: apache-2.0\n---\n# Mine\n", "apache-2.0"),
+    "windows": (b"---\r\nlicense: apache-2.0\r\n---\r\n# Mine\r\n", "apache-2.0"),
+    "cp1252": (b"---\nlicense: mit\n---\nCaf\xe9\n", "mit"),
+    "list": (b"---\nlicense:\n- mit\n- apache-2.0\n---\n", "mit, apache-2.0"),
+    "list with other": (
+        b"---\nlicense: [mit, other]\nlicense_name: my-licence\n---\n",
+        "mit, my-licence",
+    ),
+    "dashes in a comment": (
+        b"---\ntags:\n- a\n# --- end of tags ---\nlicense: mit\n---\nhi\n",
+        "mit",
+    ),
+    "dashes in a value": (
+        b"---\nextra_gated_prompt: |\n  Agree.\n  ---\n  Really.\nlicense: llama3.1\n---\n",
+        "llama3.1",
+    ),
+    "a rule in the text": (b"---\nlicense: mit\n---\nOne\n\n---\n\nlicense: gpl\n---\n", "mit"),
+    "blank lines before": (b"\n\n---\nlicense: mit\n---\n", "mit"),
+}
+
+
+@pytest.mark.parametrize(("card", "licence"), CARDS.values(), ids=CARDS)
+def test_a_card_is_read_as_people_have_it(mine, card, licence):
+    (mine / "README.md").write_bytes(card)
+    assert base.load(str(mine))["licence"] == {"id": licence}
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        b"# Mine\n\n---\nlicense: mit\n---\n",
+        b"---\nlicense: mit\n",
+        b"---\nlicense: [mit\n---\n",
+        b"---\n- license: mit\n---\n",
+        b"",
+    ],
+    ids=["not at the head", "no end", "no YAML", "no mapping", "empty"],
+)
+def test_a_card_without_metadata_leaves_the_licence_file(mine, card):
+    (mine / "README.md").write_bytes(card)
+    (mine / "LICENSE").write_bytes("\ufeffLizenz für Mühlen\r\n".encode())
+    assert base.load(str(mine))["licence"] == {"id": "Lizenz für Mühlen"}
+    (mine / "LICENSE").write_bytes("Lizenz für Mühlen\r\n".encode("cp1252"))
+    assert base.load(str(mine))["licence"] == {"id": "Lizenz für Mühlen"}
+
+
+def test_a_file_that_transformers_cannot_read_is_named(mine):
+    for name in ("config.json", "generation_config.json", "tokenizer_config.json"):
+        content = (mine / name).read_bytes()
+        (mine / name).write_bytes(b"\xef\xbb\xbf" + content)
+        with pytest.raises(InputError, match=f"/{name}: found a byte-order mark, expected none"):
+            base.load(str(mine))
+        (mine / name).write_bytes(content + b"\xe9")
+        with pytest.raises(InputError, match=f"/{name}: line .*: found 0xe9, expected text in UTF"):
+            base.load(str(mine))
+        (mine / name).write_bytes(content)
+    template = (mine / "chat_template.jinja").read_bytes()
+    (mine / "chat_template.jinja").write_bytes(b"\xef\xbb\xbf" + template.replace(b"\n", b"\r\n"))
+    assert chat_template(base.load(str(mine)), mine) == template.decode()
+
+
 def rewrite(path: Path, **changes):
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 

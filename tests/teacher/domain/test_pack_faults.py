@@ -121,11 +121,15 @@ def _line(error: InputError, tmp_path: Path) -> str:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("title: ", "name: again\ntitle: ", "domain.yaml: not YAML: the key 'name' is given twice"),
+        (
+            "title: ",
+            "name: again\ntitle: ",
+            "domain.yaml: line 2: not YAML: the key 'name' is given twice",
+        ),
         (
             "  lookup: {share: 0.5}",
             "  lookup: {share: 0.5}\n  lookup: {share: 0.4}",
-            "domain.yaml: not YAML: the key 'lookup' is given twice in",
+            "domain.yaml: line 9: not YAML: the key 'lookup' is given twice",
         ),
         ("title: ", "titel: ", "domain.yaml: titel: unknown field, expected one of name, title"),
         (

@@ -65,11 +65,11 @@ def test_an_unknown_teacher_is_refused_with_the_known_ones(name: str) -> None:
         load(name, TEACHERS, "teacher")
 
 
-@pytest.mark.parametrize("content", [b"name: [unclosed", b"a: b: c", b"\xff\xfe\x00x", b"\tx: 1"])
+@pytest.mark.parametrize("content", [b"name: [unclosed", b"a: b: c", b"\0x: 1", b"\tx: 1"])
 def test_a_file_that_is_not_yaml_is_refused_in_one_line(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "mine.yaml"
     path.write_bytes(content)
-    with pytest.raises(InputError, match="mine.yaml: not YAML: ") as raised:
+    with pytest.raises(InputError, match="mine.yaml: (line 1: )?not YAML: ") as raised:
         load(str(path), TEACHERS, "teacher")
     assert "\n" not in str(raised.value)
 
