@@ -176,8 +176,8 @@ class Evaluate(Section):
     reply_s: float | None = Field(
         None,
         gt=0,
-        description="Seconds after which a reply of the server is given up and requested again; null takes 300, or half"
-        " a second for each of max_tokens where that is longer. Example: 900.",
+        description="Seconds after which a reply of the server is given up and requested again; null times the machine"
+        " with a short request, allows four times what a full context needs, and at least 300. Example: 900.",
     )
 
 

@@ -34,12 +34,10 @@ from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.llama_server import serve
+from teacher.inference.llama_speed import reply_seconds
 from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import rollouts
 from teacher.scenes.images import ImageStore
-
-# A reply may take so long where the recipe sets no limit: decoding for many slots at once makes each of them slow.
-_REPLY_SECONDS, _SECONDS_PER_TOKEN = 300, 0.5
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,6 @@ async def run_exam(
         image_store=image_store,
     )
     slots = settings.concurrency
-    seconds = settings.reply_s or max(_REPLY_SECONDS, _SECONDS_PER_TOKEN * settings.max_tokens)
     # Neighbours share the beginning of their prompts, so that the slots of the server have it cached.
     ordered = sorted(tasks, key=lambda task: (task["tools"], task["template"]))
     traces: dict[str, Trace] = {}
@@ -110,6 +107,7 @@ async def run_exam(
         ) as endpoint,
         contextlib.closing(Journal(journal)) as replies,
     ):
+        seconds = settings.reply_s or reply_seconds(endpoint, context, settings.max_tokens, slots)
         async with Client(endpoint, identity, replies, slots, seconds, image_store) as client:
             async for rollout in rollouts(ordered, domain, client, loop, maker, workers=slots):
                 traces[rollout.trace["task"]["id"]] = rollout.trace

@@ -3,92 +3,190 @@
     stillhouse export RUN
 
 Writes export/gguf/*.gguf, export/vllm and export/gate.json. Each GGUF file must pass the export gate
-(student/export/gate.py): llama.cpp has to render, tokenize and stop as in training.
+(student/export/gate.py): llama.cpp has to render, tokenize and stop as in training. Files that do not pass stay, with
+a note in export/NOT-PASSED.txt; the next start repeats the gate alone.
 """
 
 import itertools
 import shutil
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flows.progress import log, step
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
-from schemas.errors import GateError
-from schemas.files import read_jsonl, whole, write_json
+from schemas.errors import GateError, StageError
+from schemas.files import read_json, read_jsonl, whole, write_json, write_text
+
+if TYPE_CHECKING:
+    from student.export.checks import Check, Conversation
+    from student.rendering.examples import Renderer
 
 _GATE_TRACES = 24
-_GATE_CONTEXT = 4096
+_NOT_PASSED = "NOT-PASSED.txt"
+# What the files were made of and which they are, until they passed.
+_MADE = "made.json"
+_FULL = "full.gguf"  # in 16 bits, from which the variants are quantized
 
 
 @partial(
     Stage,
     name="export",
     reads=("export", "train.max_length", "train.images"),
+    # The gate's limits and its traces; the files do not depend on them.
+    also_reads=("evaluate.max_tokens", "train.holdout"),
     models=("student",),
     earlier={"train": "train/adapter/", "filter": "filter/kept.jsonl"},
     outputs=("export",),
 )
 def export(context: RunContext) -> dict[str, Any]:
+    directory, renderer = context.path("export"), context.renderer()
+    made_of = export.inputs(context)
+    if _is_made(directory, made_of):
+        log("the files are there from the last start: only the gate is repeated")
+    else:
+        _write_files(context, renderer, made_of)
+    checks_by_variant = _run_gate(context, renderer)
+    (directory / _NOT_PASSED).unlink(missing_ok=True)
+    (directory / _MADE).unlink()
+    (directory / _FULL).unlink()
+    if not context.recipe.export.vllm:
+        shutil.rmtree(directory / "vllm")
+    return {variant: len(checks) for variant, checks in checks_by_variant.items()}
+
+
+def _is_made(directory: Path, made_of: dict[str, str]) -> bool:
+    """Whether all files of an export are there that did not pass the gate, or were not checked to the end."""
+    made = directory / _MADE
+    if not made.is_file():
+        return False
+    record = read_json(made)
+    return record["made_of"] == made_of and record["files"] == _sizes(directory)
+
+
+def _sizes(directory: Path) -> dict[str, int]:
+    """The bytes of each file that is published or from which one is made, by its path."""
+    files = [directory / _FULL, *directory.glob("gguf/*"), *directory.glob("vllm/*")]
+    return {
+        file.relative_to(directory).as_posix(): file.stat().st_size
+        for file in files
+        if file.is_file()
+    }
+
+
+def _write_files(context: RunContext, renderer: "Renderer", made_of: dict[str, str]) -> None:
     from student.export import gguf, merge
-    from student.export.checks import Check
-    from student.export.gate import run_gate
     from student.models import base
     from student.registry.artifact import PROJECTOR
-    from student.rendering.examples import as_served
 
-    settings, student = context.recipe.export, context.student
-    renderer = context.renderer()
-    kept = itertools.islice(read_jsonl(context.path("filter", "kept.jsonl")), _GATE_TRACES)
-    traces = [as_served(trace, renderer) for trace in kept]
     with (
         whole(context.path("export")) as temporary,
         step("export", lambda: f"{_bytes_under(temporary) / 1e6:,.0f} MB written"),
     ):
-        merged = temporary / "vllm"
+        merged, full = temporary / "vllm", temporary / _FULL
         log("merging the adapter into the 16-bit weights")
         merge.merge(
-            base.prepare(student, log), context.path("train", "adapter"), merged, renderer.template
+            base.prepare(context.student, log),
+            context.path("train", "adapter"),
+            merged,
+            renderer.template,
         )
         log("converting to GGUF")
-        full = temporary / "full.gguf"
         gguf.convert(merged, full, log)
-        gate_context, projector = _GATE_CONTEXT, None
         if context.student_reads_pixels:
             projector = temporary / "gguf" / context.gguf_name(PROJECTOR)
             gguf.convert(merged, projector, log, projector=True)
-            # Prompts with images may be longer than the context of a text-only check.
-            gate_context = max(gate_context, context.recipe.train.max_length + 512)
-        checks_by_variant: dict[str, list[Check]] = {}
-        for variant in settings.variants:
-            file = temporary / "gguf" / context.gguf_name(variant)
-            gguf.quantize(full, file, variant)
-            image = ", image" if projector else ""
-            log(
-                f"checking {file.name}: template, prompts, token ids, end of turn, tool call{image}"
-            )
+        for variant in context.recipe.export.variants:
+            gguf.quantize(full, temporary / "gguf" / context.gguf_name(variant), variant)
+        write_json(temporary / _MADE, {"made_of": made_of, "files": _sizes(temporary)})
+        write_text(temporary / _NOT_PASSED, "The export gate has not checked these files yet.\n")
+
+
+def _run_gate(context: RunContext, renderer: "Renderer") -> dict[str, list["Check"]]:
+    """Checks every variant, writes export/gate.json and returns the results.
+
+    Raises:
+        GateError: a check failed. The note beside the files says which.
+        StageError: a server was lost or did not answer in time. The note says so.
+    """
+    from student.export.gate import run_gate
+    from student.registry.artifact import PROJECTOR
+
+    directory, traces = context.path("export"), _traces(context, renderer)
+    projector = None
+    if context.student_reads_pixels:
+        projector = directory / "gguf" / context.gguf_name(PROJECTOR)
+    reply_tokens, tokens = _limits(context)
+    checks_by_variant: dict[str, list[Check]] = {}
+    for variant in context.recipe.export.variants:
+        file = directory / "gguf" / context.gguf_name(variant)
+        image = ", image" if projector else ""
+        log(f"checking {file.name}: template, prompts, token ids, end of turn, tool call{image}")
+        try:
             with step(f"checking {file.name}"):
-                checks = run_gate(
+                checks_by_variant[variant] = run_gate(
                     file,
-                    cast(Any, traces),
+                    traces,
                     renderer,
-                    context=min(student["context"], gate_context),
+                    context=tokens,
+                    reply_tokens=reply_tokens,
                     log=context.path("logs", f"gate-{variant}.log"),
                     projector=projector,
                 )
-            checks_by_variant[variant] = checks
-            failed = [check for check in checks if not check["passed"]]
-            if failed:
-                write_json(context.path("logs", "export-gate.json"), checks_by_variant)
-                raise GateError(
-                    f"{file.name}: {failed[0]['name']}: {failed[0]['detail']} (see logs/export-gate.json)"
-                )
-        full.unlink()
-        if not settings.vllm:
-            shutil.rmtree(merged)
-        write_json(temporary / "gate.json", checks_by_variant)
-    return {variant: len(checks) for variant, checks in checks_by_variant.items()}
+        except StageError as error:
+            _note(context, f"{file.name}: not checked to the end: {error}")
+            raise
+        write_json(directory / "gate.json", checks_by_variant)
+        if failed := [check for check in checks_by_variant[variant] if check["passed"] is False]:
+            problem = f"{file.name}: {failed[0]['name']}: {failed[0]['detail']}"
+            _note(context, problem)
+            raise GateError(f"{problem} (the files stay in {directory}, see gate.json there)")
+    return checks_by_variant
+
+
+def _note(context: RunContext, problem: str) -> None:
+    """Marks the exported files as not passed."""
+    write_text(
+        context.path("export", _NOT_PASSED),
+        f"These files did not pass the export gate.\n{problem}\n"
+        f"`stillhouse export {context.directory}` repeats the gate alone.\n",
+    )
+
+
+def _traces(context: RunContext, renderer: "Renderer") -> list["Conversation"]:
+    """Kept traces that fit in the student's training length, drawn over all templates of tasks."""
+    from student.export.gate_traces import select_traces
+    from student.rendering.examples import as_served
+
+    kept = read_jsonl(context.path("filter", "kept.jsonl"))
+    # Of twice as many, because with train.overflow=split some are too long.
+    drawn = select_traces(kept, 2 * _GATE_TRACES, context.recipe.train.holdout)
+    served = (as_served(trace, renderer) for trace in drawn)
+    fitting = (
+        trace
+        for trace in served
+        if len(
+            renderer.ids(
+                renderer.text(trace["messages"], trace["tools"]),
+                renderer.image_names(trace["messages"]),
+            )
+        )
+        <= context.recipe.train.max_length
+    )
+    return cast(Any, list(itertools.islice(fitting, _GATE_TRACES)))
+
+
+def _limits(context: RunContext) -> tuple[int, int]:
+    """Returns most tokens of a reply and of a conversation: those of the exam, and room for the gate's own texts."""
+    from student.export.checks import LEAST_REPLY
+    from student.rendering.vision import MOST_TOKENS
+
+    reply_tokens = max(LEAST_REPLY, context.recipe.evaluate.max_tokens)
+    prompt = context.recipe.train.max_length
+    if context.student_reads_pixels:
+        prompt = max(prompt, MOST_TOKENS)
+    return reply_tokens, min(context.student["context"], prompt + reply_tokens)
 
 
 def _bytes_under(directory: Path) -> int:

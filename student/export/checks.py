@@ -30,7 +30,8 @@ ODD_TEXTS = (
 )
 # Conversations that a check of the model's behaviour tries.
 MAX_TRIES = 8
-_TURN_TOKENS, _CALL_TOKENS = 512, 256
+# A turn may always have so many tokens.
+LEAST_REPLY = 512
 
 
 class Conversation(TypedDict):
@@ -151,10 +152,12 @@ def check_ends_turns(
     traces: Sequence[Conversation],
     renderer: Renderer,
     *,
+    reply_tokens: int = LEAST_REPLY,
     trained: bool = True,
 ) -> Check:
     """Checks that the last turn of real conversations ends, without the stop token in its text.
 
+    reply_tokens: the turn must end within so many.
     trained: every turn must end; else one turn that ends is enough.
     """
     tries = traces[:MAX_TRIES]
@@ -164,7 +167,7 @@ def check_ends_turns(
             "messages": renderer.server_messages(trace["messages"][:-1]),
             "tools": trace["tools"],
             "temperature": 0,
-            "max_tokens": _TURN_TOKENS,
+            "max_tokens": reply_tokens,
         }
         choice = _complete(endpoint, body)
         content = choice["message"].get("content") or ""
@@ -175,7 +178,7 @@ def check_ends_turns(
         if choice["finish_reason"] != "length":
             ended += 1
             continue
-        problem = f"{trace['id']}: the turn did not end within {_TURN_TOKENS} tokens"
+        problem = f"{trace['id']}: the turn did not end within {reply_tokens} tokens"
         if trained:
             return result("ends_turns", problem)
     total = f" of {len(tries)}" if problem else ""
@@ -187,12 +190,14 @@ def check_tool_round_trip(
     traces: Sequence[Conversation],
     renderer: Renderer,
     *,
+    reply_tokens: int = LEAST_REPLY,
     trained: bool = True,
 ) -> Check:
     """Checks that a real request is answered by a valid call, and the call's result by a further turn.
 
     One conversation that completes the round trip is enough.
 
+    reply_tokens: the call must end within so many.
     trained: else the server must return a call where the model writes one, and a model that calls no tool leaves the
         check undecided: that is no fault of the file.
     """
@@ -202,7 +207,9 @@ def check_tool_round_trip(
     no_calls: list[str] = []
     for trace in with_calls[:MAX_TRIES]:
         try:
-            called, problem = _call_and_result(endpoint, trace, renderer, required=not trained)
+            called, problem = _call_and_result(
+                endpoint, trace, renderer, reply_tokens, required=not trained
+            )
         except urllib.error.HTTPError as error:
             # The model called a tool in a form that the server cannot parse.
             called, problem = "a tool", refusal(error)
@@ -216,7 +223,12 @@ def check_tool_round_trip(
 
 
 def _call_and_result(
-    endpoint: Endpoint, trace: Conversation, renderer: Renderer, *, required: bool
+    endpoint: Endpoint,
+    trace: Conversation,
+    renderer: Renderer,
+    reply_tokens: int,
+    *,
+    required: bool,
 ) -> tuple[str | None, str | None]:
     """Returns the tool that was called and the problem of the round trip; each is None where there is none.
 
@@ -229,11 +241,11 @@ def _call_and_result(
         "messages": messages,
         "tools": trace["tools"],
         "temperature": 0,
-        "max_tokens": _CALL_TOKENS,
+        "max_tokens": reply_tokens,
     }
     choice = _complete(endpoint, {**body, "tool_choice": "required"} if required else body)
     if choice["finish_reason"] == "length":
-        return None, f"the turn did not end within {_CALL_TOKENS} tokens"
+        return None, f"the turn did not end within {reply_tokens} tokens"
     message = choice["message"]
     calls = message.get("tool_calls") or []
     if not calls:

@@ -17,6 +17,7 @@ from student.export.random_gguf import template_and_end
 from student.rendering.examples import Renderer
 from student.rendering.vision import VisionRenderer
 from teacher.inference.llama_server import serve
+from teacher.inference.llama_speed import reply_seconds
 
 ServerChecks = dict[str, Callable[[], Check]]
 
@@ -28,6 +29,7 @@ def run_gate(
     *,
     context: int,
     log: Path,
+    reply_tokens: int = checks.LEAST_REPLY,
     projector: Path | None = None,
     trained: bool = True,
 ) -> list[Check]:
@@ -38,6 +40,7 @@ def run_gate(
         renderer: the student's tokenizer with the template of the training.
         context: tokens of one conversation on the server.
         log: the file for the server's output.
+        reply_tokens: most tokens of a reply.
         projector: the GGUF of the vision tower of a vision-language student.
         trained: whether the model was trained on such traces. If not, one turn that ends is enough, and a model that
             calls no tool leaves that check undecided.
@@ -46,6 +49,7 @@ def run_gate(
     results = _file_checks((template, end), renderer)
     start = _size(log)
     with serve(gguf, log, slots=1, context=context, projector=projector) as endpoint:
+        endpoint.reply_seconds = reply_seconds(endpoint, context, reply_tokens)
         server_checks: ServerChecks = {
             "rendering": lambda: checks.check_rendering(endpoint, traces, renderer),
             "token_ids": lambda: checks.check_token_ids(
@@ -53,10 +57,10 @@ def run_gate(
             ),
             "prompt_tokens": lambda: text_checks.check_prompt_tokens(endpoint, traces, renderer),
             "ends_turns": lambda: checks.check_ends_turns(
-                endpoint, traces, renderer, trained=trained
+                endpoint, traces, renderer, reply_tokens=reply_tokens, trained=trained
             ),
             "tool_round_trip": lambda: checks.check_tool_round_trip(
-                endpoint, traces, renderer, trained=trained
+                endpoint, traces, renderer, reply_tokens=reply_tokens, trained=trained
             ),
         }
         if isinstance(renderer, VisionRenderer):

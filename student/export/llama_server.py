@@ -10,7 +10,6 @@ from typing import Any
 from schemas.errors import StageError
 from teacher.inference.endpoint import Endpoint
 
-_TIMEOUT_SECONDS = 300
 # The server runs on this machine: a proxy of the environment must not answer in its place.
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # A warning of llama.cpp's src/llama-vocab.cpp.
@@ -21,7 +20,8 @@ def get(endpoint: Endpoint, path: str) -> Any:
     """Returns the JSON at a path of the server. Raises urllib's HTTPError for any status but 2xx.
 
     Raises:
-        StageError: the answer is a page of another program, such as a proxy.
+        StageError: no answer within the endpoint's `reply_seconds`, the server is gone, or the answer is a page of
+            another program, such as a proxy.
     """
     return _send(endpoint, path, None)
 
@@ -50,7 +50,7 @@ def _send(endpoint: Endpoint, path: str, body: bytes | None) -> Any:
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {endpoint.key}"}
     request = urllib.request.Request(root + path, body, headers)
     try:
-        with _DIRECT.open(request, timeout=_TIMEOUT_SECONDS) as reply:
+        with _DIRECT.open(request, timeout=endpoint.reply_seconds) as reply:
             return json.load(reply)
     except urllib.error.HTTPError as error:
         if error.headers.get_content_type() == "text/html":
@@ -59,3 +59,11 @@ def _send(endpoint: Endpoint, path: str, body: bytes | None) -> Any:
                 " program answers at this address"
             ) from None
         raise
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        if isinstance(reason, TimeoutError):
+            raise StageError(
+                f"llama-server: {path}: no answer within {endpoint.reply_seconds:,.0f} s: is the machine busy?"
+                " Run the command again"
+            ) from None
+        raise StageError(f"llama-server: {path}: the connection was lost: {reason}") from None

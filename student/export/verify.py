@@ -15,7 +15,7 @@ from schemas.error_text import brief, one_line
 from schemas.errors import InputError
 from schemas.files import sha256
 from schemas.trace_file import Row, judge_rows
-from student.export.checks import Check, Conversation
+from student.export.checks import LEAST_REPLY, Check, Conversation
 from student.export.gate import run_gate
 from student.models import introspect
 from student.models.chat_template import chat_template
@@ -23,8 +23,8 @@ from student.rendering.examples import Renderer, Unrenderable, as_served
 from student.rendering.vision import VisionRenderer, check_family
 from teacher.scenes.images import ImageStore
 
-# Most tokens of a conversation.
-_MAX_CONTEXT = 8192
+# Tokens of a conversation, or more where one is longer.
+_CONTEXT = 8192
 
 
 class Verification(TypedDict):
@@ -127,8 +127,9 @@ def verify(
     for path in (gguf, projector):
         if path is not None:
             _check_is_gguf(path)
-    renderer, context = _original(directory, with_images=projector is not None)
+    renderer, longest = _original(directory, with_images=projector is not None)
     traces = _read_conversations(conversations, renderer)
+    context = _context(traces, renderer, longest, conversations)
     with TemporaryDirectory() as logs:
         checks = run_gate(
             gguf,
@@ -157,7 +158,7 @@ def _check_is_gguf(path: Path) -> None:
 
 
 def _original(directory: Path, *, with_images: bool) -> tuple[Renderer, int]:
-    """Returns a renderer with the original's tokenizer and template, and the tokens of a conversation."""
+    """Returns a renderer with the original's tokenizer and template, and the most tokens that its model reads."""
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory, expected one in Hugging Face's form")
     config, tokenizer = introspect.read(str(directory), directory)
@@ -168,12 +169,31 @@ def _original(directory: Path, *, with_images: bool) -> tuple[Renderer, int]:
             f"{directory}: found no end-of-turn token, expected eos_token in tokenizer_config.json"
             " or eos_token_id in generation_config.json"
         )
-    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
-    context = min(_MAX_CONTEXT, longest or _MAX_CONTEXT)
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None) or _CONTEXT
     if not with_images:
-        return Renderer(tokenizer, template, stop), context
+        return Renderer(tokenizer, template, stop), longest
     check_family(directory, config, "with --mmproj")
-    return VisionRenderer(tokenizer, template, stop, ImageStore(directory), directory), context
+    return VisionRenderer(tokenizer, template, stop, ImageStore(directory), directory), longest
+
+
+def _context(
+    traces: list[Conversation], renderer: Renderer, longest: int, file: Path | None
+) -> int:
+    """Returns the tokens of a conversation on the server.
+
+    Raises:
+        InputError: a conversation of the file is longer than the original's model reads.
+    """
+    most = 0
+    for trace in traces:
+        tokens = len(renderer.ids(renderer.text(trace["messages"], trace["tools"])))
+        if tokens > longest:
+            raise InputError(
+                f"{file or trace['id']}: {trace['id']}: messages: found {tokens:,} tokens, expected at most {longest:,}"
+                " (max_position_embeddings of the original)"
+            )
+        most = max(most, tokens)
+    return min(longest, max(_CONTEXT, most + LEAST_REPLY))
 
 
 def _read_conversations(file: Path | None, renderer: Renderer) -> list[Conversation]:

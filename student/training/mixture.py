@@ -58,10 +58,9 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture
         overflow["traces_split"] += len(fitting) < len(trace_turns)
         overflow["turns"] += len(trace_turns)
         overflow["turns_left_out"] += len(trace_turns) - len(fitting)
-        # The task's id decides, so that all traces of a task stay on one side, also when traces are added.
-        is_held_out = int(sha256_text(trace["task"]["id"])[:8], 16) / 2**32 < settings.holdout
-        by_use["left_out" if not fitting else "held_out" if is_held_out else "learned"] += 1
-        if is_held_out:
+        held = is_held_out(trace, settings.holdout)
+        by_use["left_out" if not fitting else "held_out" if held else "learned"] += 1
+        if held:
             held_out += join(fitting)
         else:
             learned += join(fitting)
@@ -128,6 +127,14 @@ def _trace_lines(counts: dict[str, Any]) -> list[str]:
             examples = f"{counts[use]} examples, because the template rewrites earlier turns"
             line += f"; the {traces[use]} {words} are {examples}"
     return [line]
+
+
+def is_held_out(trace: Trace, holdout: float) -> bool:
+    """Whether training measures the loss on a trace instead of learning it. holdout: the recipe's train.holdout.
+
+    The task's id decides, so that all traces of a task stay on one side, also when traces are added.
+    """
+    return int(sha256_text(trace["task"]["id"])[:8], 16) / 2**32 < holdout
 
 
 def _fitting(trace_turns: list[Turn], max_length: int) -> list[Turn]:

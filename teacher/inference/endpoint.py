@@ -51,6 +51,7 @@ class Endpoint:
         stalls: how often the server was killed because it produced nothing.
         engine: vllm, llama.cpp, or openai for any other API. served: what an API of another process says of itself;
             None for a server of this process.
+        reply_seconds: how long one reply may take.
     """
 
     url: str
@@ -62,6 +63,7 @@ class Endpoint:
     stalls: int = 0
     engine: str = "openai"
     served: Served | None = None
+    reply_seconds: float = 300
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
 
     @contextlib.contextmanager

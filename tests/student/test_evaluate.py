@@ -391,6 +391,7 @@ def test_tasks_with_the_same_tools_and_template_are_sent_one_after_the_other(
 
     monkeypatch.setattr(evaluate, "rollouts", played)
     monkeypatch.setattr(evaluate, "serve", no_server)
+    monkeypatch.setattr(evaluate, "reply_seconds", lambda endpoint, *lengths: lengths)
     kinds = [(["b", "a"], "y"), (["a"], "x"), (["b", "a"], "x"), (["a"], "x"), (["b", "a"], "y")]
     tasks = [{"id": str(i), "tools": t, "template": name} for i, (t, name) in enumerate(kinds)]
     traces = run(tasks, tmp_path)
@@ -401,14 +402,12 @@ def test_tasks_with_the_same_tools_and_template_are_sent_one_after_the_other(
 @pytest.mark.parametrize(
     ("settings", "seconds"),
     [
-        ({}, 300),
-        ({"max_tokens": 600}, 300),
-        ({"max_tokens": 4096}, 2048),
+        ({"max_tokens": 4096, "concurrency": 2}, (2048, 4096, 2)),
         ({"max_tokens": 4096, "reply_s": 20}, 20),
     ],
 )
-def test_the_time_for_a_reply_follows_its_tokens_or_the_recipe(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict, seconds: float
+def test_the_time_for_a_reply_follows_the_machine_or_the_recipe(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: dict, seconds: Any
 ) -> None:
     timeouts = []
 
@@ -419,6 +418,7 @@ def test_the_time_for_a_reply_follows_its_tokens_or_the_recipe(
 
     monkeypatch.setattr(evaluate, "Client", Recorded)
     monkeypatch.setattr(evaluate, "serve", no_server)
+    monkeypatch.setattr(evaluate, "reply_seconds", lambda endpoint, *lengths: lengths)
     assert run([], tmp_path, **settings) == []
     assert timeouts == [seconds]
 
@@ -440,6 +440,7 @@ def test_the_journal_is_closed_when_an_episode_raises(
     monkeypatch.setattr(evaluate, "Journal", Recorded)
     monkeypatch.setattr(evaluate, "rollouts", lost)
     monkeypatch.setattr(evaluate, "serve", no_server)
+    monkeypatch.setattr(evaluate, "reply_seconds", lambda endpoint, *lengths: lengths)
     with pytest.raises(StageError, match="lost"):
         run([], tmp_path)
     assert closed == [True]

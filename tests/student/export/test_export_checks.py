@@ -123,7 +123,7 @@ def test_a_call_goes_out_and_its_result_comes_back_under_its_id(scripted):
         ([500], 'the server answered 500: {"error": "cannot parse"}'),
         (
             [reply(calls=call({"key": "C-1"})["tool_calls"], finish_reason="length")],
-            "the turn did not end within 256 tokens",
+            "the turn did not end within 512 tokens",
         ),
     ],
     ids=["no call", "no JSON", "wrong type", "silence", "unreadable", "endless"],

@@ -39,6 +39,7 @@ def test_a_refusal_by_the_server_fails_the_check_that_sent_the_request(tmp_path,
         500,
     )
     monkeypatch.setattr(gate, "serve", lambda *args, **more: nullcontext(server.endpoint))
+    monkeypatch.setattr(gate, "reply_seconds", lambda *limits: 300)
     end = RENDERER.tokenizer.convert_tokens_to_ids(END)
     file = write_gguf(tmp_path / "a.gguf", template=SHIPPED, eos=end)
     results = gate.run_gate(file, [TALK], RENDERER, context=4096, log=tmp_path / "log")

@@ -1,6 +1,7 @@
 """Requests to llama-server's own API: asked directly, and judged only where llama-server answered."""
 
 import contextlib
+import socket
 import urllib.error
 from collections.abc import Iterator
 from typing import Any
@@ -61,3 +62,13 @@ def test_a_refusal_of_the_server_itself_is_one(server: Server) -> None:
     with pytest.raises(urllib.error.HTTPError) as raised:
         post(Endpoint(server.url, "k", "m"), "/apply-template", {})
     assert refusal(raised.value).startswith("the server answered 400: ")
+
+
+def test_a_reply_that_does_not_come_in_time_is_named_as_that(server: Server) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/v1"
+        endpoint = Endpoint(url, "k", "m", reply_seconds=0.05)
+        with pytest.raises(StageError, match=r"^llama-server: /props: no answer within 0 s"):
+            get(endpoint, "/props")
+    with pytest.raises(StageError, match=r"^llama-server: /props: the connection was lost: "):
+        get(endpoint, "/props")

@@ -189,8 +189,8 @@ def test_a_file_without_conversations_is_bad_input(original: Path, tmp_path: Pat
 def test_the_embedded_template_renders_every_call_and_result_of_the_conversations(
     original: Path,
 ) -> None:
-    renderer, context = verify._original(original, with_images=False)
-    assert context == 8192
+    renderer, longest = verify._original(original, with_images=False)
+    assert longest == 8192
     for trace, served in zip(
         verify.CONVERSATIONS, verify._read_conversations(None, renderer), strict=True
     ):
