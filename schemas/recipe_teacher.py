@@ -181,6 +181,11 @@ class Generate(Section):
         description="Whether decoding is constrained to the tools' JSON Schemas, for teachers that cannot write a valid"
         " tool call without it. Example: true.",
     )
+    toolbox: Literal["offered", "few"] = Field(
+        "offered",
+        description="Tools that the teacher is shown: all that the task offers, or few: those of its solution and one"
+        " or two others. The traces have all that the task offers. Example: few, for a small teacher.",
+    )
     images: Literal["auto", "pixels", "source"] = Field(
         "auto",
         description="How the teacher is shown images: as pixels, or as the data behind them in words (source); auto"

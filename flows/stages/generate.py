@@ -248,6 +248,8 @@ def _loop_settings(context: RunContext, endpoint: Endpoint) -> agent_loop.Settin
         image_store=context.image_store,
         image_limits=teacher.get("images"),
         guidance=choose_guidance(
-            constrain=settings.constrain, call_prefix=teacher.get("call_prefix", "")
+            constrain=settings.constrain,
+            few=settings.toolbox == "few",
+            call_prefix=teacher.get("call_prefix", ""),
         ),
     )

@@ -23,8 +23,10 @@ from schemas.task import Task
 from teacher.domain import exam as exam_parts
 from teacher.domain import offer, tasks, unanswerable
 from teacher.domain.check import SAMPLE, Finding, check
+from teacher.domain.drift import tools_of
 from teacher.domain.drift_tasks import drift_tasks
 from teacher.planning import cost, pack_size
+from teacher.rollout.guidance import Guidance
 from teacher.scenes.images import task_images
 
 # Shares of train.max_length: from the first on the whole toolbox leaves little room for a conversation, from the second
@@ -112,8 +114,14 @@ def plan(context: RunContext) -> dict[str, Any]:
     _check_gated_parts(context, exam)
     for row in (*train, *exam):
         check_document(row, "task", row["id"])
+    guidance = Guidance(few=context.recipe.generate.toolbox == "few")
+
+    def beginning(row: Task) -> tuple[list[str], str]:
+        shown = guidance.shown_tools(row, tools_of(domain, row))
+        return [tool["function"]["name"] for tool in shown], row["template"]
+
     # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
-    train.sort(key=lambda row: (row["tools"], row["template"]))
+    train.sort(key=beginning)
     conversations = cost.measure(
         train,
         domain,
@@ -121,6 +129,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         teacher=context.teacher_grounding,
         student="pixels" if student_pixels else "source",
         student_tools=tools_tokens,
+        guidance=guidance,
     )
     too_long = list(pack_size.check_size(domain, train, conversations, context.recipe))
     _raise_errors(context, too_long)

@@ -27,9 +27,11 @@ _TASKS_A_SUBSET = 3
 _FEW_SETS = 2
 
 
-def few_tools(domain: Domain, needed: Collection[str], template: str, seed: int) -> list[str]:
-    """Returns the tools of a solution and one or two others, sorted; a template has `_FEW_SETS` such sets."""
-    others = sorted(set(domain.tools) - set(needed))
+def few_tools(
+    names: Collection[str], needed: Collection[str], template: str, seed: int
+) -> list[str]:
+    """Returns the tools of a solution and one or two others of `names`, sorted; a template has `_FEW_SETS` sets."""
+    others = sorted(set(names) - set(needed))
     rng = random.Random(f"{template}/{seed % _FEW_SETS}")
     return sorted({*needed, *rng.sample(others, min(len(others), rng.choice((1, 2))))})
 
@@ -103,7 +105,7 @@ def subset(domain: Domain, needed: set[str], rng: random.Random) -> list[str]:
 
 def _with_few(task: Task, domain: Domain) -> Task:
     needed = {step["tool"] for step in task["plan"]}
-    return _with_tools(task, few_tools(domain, needed, task["template"], task["seed"]))
+    return _with_tools(task, few_tools(domain.tools, needed, task["template"], task["seed"]))
 
 
 def _with_tools(task: Task, tools: list[str]) -> Task:

@@ -168,7 +168,7 @@ def build(
         "seed": seed,
         "system": system,
         "request": blueprint.request,
-        "tools": few_tools(domain, {tool for tool, _ in blueprint.plan}, template, seed),
+        "tools": few_tools(domain.tools, {tool for tool, _ in blueprint.plan}, template, seed),
         **_image_fields(blueprint, images, image_store),
         "plan": [{"tool": tool, "arguments": arguments} for tool, arguments in blueprint.plan],
         "reply": blueprint.reply,

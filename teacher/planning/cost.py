@@ -19,6 +19,7 @@ from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration, request_content
 from teacher.planning.hardware import Hardware, parse
 from teacher.planning.memory import Fit, host_tokens_s
+from teacher.rollout.guidance import Guidance
 from teacher.scenes.images import ImageStore, message_images, request_messages
 
 # Characters per token, measured with Kimi K2.5's tokenizer on 60 tasks of each pack here: 3.9 to 5.0 in system
@@ -99,6 +100,7 @@ def measure(
     teacher: Grounding,
     student: Grounding,
     student_tools: Callable[[list[Tool]], float] | None = None,
+    guidance: Guidance | None = None,
 ) -> list[Conversation]:
     """Measures the tasks' conversations, in the form of the messages that a run sends.
 
@@ -108,6 +110,7 @@ def measure(
         images: the images of the tasks; those that tools return are added.
         teacher, student: how each model gets images.
         student_tools: the tokens in which the student's template lists tools; by default those of their JSON.
+        guidance: of the teacher; it may show fewer tools than a task offers.
     """
     groups: dict[str, list[Task]] = defaultdict(list)
     for task in sorted(tasks, key=lambda task: "swapped" in task):  # no swapped task is an example
@@ -123,14 +126,11 @@ def measure(
         for grounding in groundings
     }
 
-    def count(
-        task: Task, grounding: Grounding, tools_tokens: Callable[[list[Tool]], float]
-    ) -> ConversationTokens:
+    def count(task: Task, grounding: Grounding, tools: float) -> ConversationTokens:
         opening: list[Message] = [
             {"role": "system", "content": task["system"]},
             {"role": "user", "content": request_content(task)},
         ]
-        tools = tools_tokens([*tools_of(domain, task).values()])
         prompt = tools + _tokens(opening, grounding, images)
         return ConversationTokens(prompt, **parts[task["template"], grounding])
 
@@ -138,13 +138,16 @@ def measure(
     for task in tasks:
         answer = task["checks"]["answer"]
         has_images = task.get("pictures") or any(map(message_images, solved[task["template"]]))
+        offered = tools_of(domain, task)
+        shown = json_tokens((guidance or Guidance()).shown_tools(task, offered))
+        listed = (student_tools or json_tokens)([*offered.values()])
         is_repeated = has_images and not (answer and answer["type"] == "not_shown")
         conversations.append(
             Conversation(
                 calls=len(task["plan"]),
-                teacher=count(task, teacher, json_tokens),
-                blind=count(task, "none", json_tokens) if is_repeated else None,
-                student=count(task, student, student_tools or json_tokens),
+                teacher=count(task, teacher, shown),
+                blind=count(task, "none", shown) if is_repeated else None,
+                student=count(task, student, listed),
             )
         )
     return conversations

@@ -325,6 +325,7 @@ def _small_teacher_lines(teacher: dict[str, Any], recipe: Recipe) -> list[str]:
     named = {
         "examples": settings.examples,
         "constrain": settings.constrain,
+        "toolbox": settings.toolbox if settings.toolbox != "offered" else None,
         "hint": settings.hint if settings.hint != "never" else None,
         "max_tokens": settings.max_tokens if settings.max_tokens < _SMALL_REPLY else None,
         "temperature": settings.temperature,

@@ -103,7 +103,8 @@ async def run(
     """
     world, _ = start_world(domain.environment, **task)
     writes = WriteCheck(task, world)
-    tools = [*tools_of(domain, task).values()]
+    offered = tools_of(domain, task)
+    shown = settings.guidance.shown_tools(task, offered)
     system: Message = {"role": "system", "content": task["system"]}
     request: Message = {"role": "user", "content": request_content(task)}
     # `messages` is what the trace stores; `context`, which the model is shown, also has worked examples and hints.
@@ -134,7 +135,7 @@ async def run(
             end, error = End.TEACHER_ERROR, str(limit)
             break
         parameters = {**sampling, **turn.parameters}
-        adapted = settings.dialect.adapt_request(prompt, tools, parameters, settings.mode)
+        adapted = settings.dialect.adapt_request(prompt, shown, parameters, settings.mode)
         replies, parsed, actions = await _complete_turn(
             adapted, task["tools"], attempt, complete, settings.dialect
         )
@@ -194,7 +195,7 @@ async def run(
             "seed": task["seed"],
         },
         "teacher": maker,
-        "tools": tools,
+        "tools": [*offered.values()],
         "messages": stored,
         "images": images,
         "grounding": settings.images if images else None,

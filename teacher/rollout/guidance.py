@@ -1,4 +1,4 @@
-"""Helps a teacher through an episode: hints that show it the solution, and constraints on what it may decode.
+"""Helps a teacher through an episode: hints, constraints on what it may decode, and few tools to choose from.
 
 The agent loop calls `Guidance.before_turn` before each turn and adds the result to the request, but not to the trace.
 The default adds only a hint, and only to a hinted episode. `Constrained` is for small teachers that cannot call tools
@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.task import Task
-from schemas.trace import Message
+from schemas.trace import Message, Tool
+from teacher.domain.offer import few_tools
 from teacher.domain.prompts import hint
 
 
@@ -28,8 +29,24 @@ class Turn:
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
 class Guidance:
-    """The default: a hinted episode shows the whole solution before its first turn; any other gets no help."""
+    """The default: a hinted episode shows the whole solution before its first turn; any other gets no help.
+
+    Attributes:
+        few: show the teacher only the tools of the solution and one or two others. The trace has all that the task
+            offers, so the student learns to choose among them.
+    """
+
+    few: bool = field(default=False, kw_only=True)
+
+    def shown_tools(self, task: Task, tools: dict[str, Tool]) -> list[Tool]:
+        """Returns those of the task's tools, {name: tool}, that the teacher is shown."""
+        if not self.few:
+            return [*tools.values()]
+        needed = {step["tool"] for step in task["plan"]}
+        names = few_tools(tools, needed, task["template"], task["seed"])
+        return [tools[name] for name in names]
 
     def before_turn(self, task: Task, *, number: int, results: int, hinted: bool) -> Turn:
         """Returns what to add to the request of a turn.
@@ -71,9 +88,13 @@ class Constrained(Guidance):
         return Turn(hints, parameters=parameters)
 
 
-def choose_guidance(*, constrain: bool, call_prefix: str = "") -> Guidance:
-    """Returns the guidance of a recipe (generate.constrain), with the teacher's prefix of a call, if it has one."""
-    return Constrained(call_prefix) if constrain else Guidance()
+def choose_guidance(*, constrain: bool, few: bool = False, call_prefix: str = "") -> Guidance:
+    """Returns the guidance of a recipe, with the teacher's prefix of a call, if it has one.
+
+    Args:
+        constrain, few: generate.constrain, and whether generate.toolbox is "few".
+    """
+    return Constrained(call_prefix, few=few) if constrain else Guidance(few=few)
 
 
 def _system(text: str) -> Message:

@@ -12,7 +12,7 @@ from teacher.domain import Domain
 from teacher.domain.prompts import demonstration, hint
 from teacher.domain.tasks import build
 from teacher.rollout.agent_loop import Settings, passed
-from teacher.rollout.guidance import Constrained, choose_guidance
+from teacher.rollout.guidance import Constrained, Guidance, choose_guidance
 
 pytest_plugins = ["stock_tasks"]
 
@@ -108,3 +108,24 @@ def test_the_prefix_of_a_call_is_sent_only_when_a_call_is_required(
     loop = Settings(6, 80, 0.2, 0.95, guidance=guidance)
     play(stock, move, unconstrained, loop, hinted=hinted)
     assert all(begun not in shown for shown in unconstrained.shown)
+
+
+# ------------------------------------------------------------------------------------- few tools
+
+
+def test_a_teacher_with_few_tools_makes_a_trace_with_all_that_the_task_offers(
+    stock: Domain, move: Task
+) -> None:
+    task = {**move, "tools": list(stock.tools)}
+    model = Model(solution(task))
+    loop = Settings(6, 80, 0.2, 0.95, guidance=choose_guidance(constrain=False, few=True))
+    trace = play(stock, task, model, loop)
+    assert passed(trace) and trace["tools"] == list(stock.tools.values())
+    needed = {step["tool"] for step in task["plan"]}
+    names = [[tool["function"]["name"] for tool in shown] for shown in model.tools]
+    assert names == [names[0]] * 3 and needed < set(names[0])
+    tool = trace["tools"][0]
+    many = stock.tools | {f"other_{number}": tool for number in range(20)}
+    shown = loop.guidance.shown_tools(task, many)
+    assert len(needed) < len(shown) <= len(needed) + 2
+    assert Guidance().shown_tools(task, many) == list(many.values())
