@@ -116,7 +116,8 @@ def test_the_prefix_of_a_call_is_sent_only_when_a_call_is_required(
 def test_a_teacher_with_few_tools_makes_a_trace_with_all_that_the_task_offers(
     stock: Domain, move: Task
 ) -> None:
-    task = {**move, "tools": list(stock.tools)}
+    task = move.copy()
+    task["tools"] = list(stock.tools)
     model = Model(solution(task))
     loop = Settings(6, 80, 0.2, 0.95, guidance=choose_guidance(constrain=False, few=True))
     trace = play(stock, task, model, loop)
