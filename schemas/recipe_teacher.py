@@ -39,10 +39,17 @@ class Tasks(Section):
         " Example: {lookup: 0.4, workflow: 0.6}.",
     )
 
-    offer: Literal["few", "all", "mixed"] = Field(
+    offer: Literal["few", "all", "mixed", "retrieved"] = Field(
         "mixed",
         description="The tools that a training task offers: few (its solution's and one or two others), all (the whole"
-        " toolbox, as a deployment does), or mixed (a share of all, else subsets of any size and order). Example: all.",
+        " toolbox, as a deployment does), mixed (a share of all, else subsets of any size and order), or retrieved (the"
+        " best ones for the request, in training and exam, where a prompt cannot hold all). Example: all.",
+    )
+    retrieved: int = Field(
+        8,
+        ge=1,
+        description="Tools that a task offers if offer is retrieved; training tasks have their solution's among them."
+        " Example: 12.",
     )
     whole_toolbox: float = Field(
         0.5,

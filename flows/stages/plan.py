@@ -25,6 +25,7 @@ from teacher.domain import offer, tasks, unanswerable
 from teacher.domain.check import SAMPLE, Finding, check
 from teacher.domain.drift import tools_of
 from teacher.domain.drift_tasks import drift_tasks
+from teacher.domain.retrieval import found_share, retrieve_tools
 from teacher.planning import cost, pack_size
 from teacher.rollout.guidance import Guidance
 from teacher.scenes.images import task_images
@@ -107,6 +108,8 @@ def plan(context: RunContext) -> dict[str, Any]:
         train, domain, offer=settings.offer, whole_share=settings.whole_toolbox
     )
     train = drift_tasks(train, domain, share=settings.drift)
+    if settings.offer == "retrieved":
+        train = retrieve_tools(train, domain, count=settings.retrieved, complete=True)
     exam = exam_parts.sample_exam(
         domain, settings, held_out, pixels=student_pixels, image_store=image_store
     )
@@ -146,7 +149,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         student_remark=f"; chat template: {template_place(context.student)}",
     )
     toolbox = tools_tokens([*domain.tools.values()])
-    estimate["lines"] += [_exam_line(exam, held_out), *_toolbox_lines(context, toolbox)]
+    estimate["lines"] += [_exam_line(exam, held_out), *_toolbox_lines(context, exam, toolbox)]
     estimate["lines"] += [
         f"{'warning' if index == 0 else '':10}{finding.line(domain.path)}"
         for index, finding in enumerate([*findings, *too_long])
@@ -173,8 +176,8 @@ def _exam_line(exam: list[Task], held_out: list[str]) -> str:
     return f"exam      {text}" + (f" ({', '.join(held_out)})" if held_out else "")
 
 
-def _toolbox_lines(context: RunContext, tokens: int) -> list[str]:
-    """Returns the lines that say what the whole toolbox costs in each prompt.
+def _toolbox_lines(context: RunContext, exam: list[Task], tokens: int) -> list[str]:
+    """Returns the lines that say what the toolbox costs in each prompt.
 
     tokens: of the whole toolbox.
 
@@ -185,20 +188,27 @@ def _toolbox_lines(context: RunContext, tokens: int) -> list[str]:
     line = (
         f"toolbox   {count} tools, about {tokens:,} tokens of each prompt that offers all of them"
     )
-    is_offered = context.recipe.tasks.offer != "few"
+    settings = context.recipe.tasks
+    if settings.offer == "retrieved":
+        rows = [row for row in exam if row["part"] != "as_trained"]
+        return [
+            f"toolbox   {count} tools, about {tokens:,} tokens; a prompt offers the {settings.retrieved} that fit its"
+            f" request best, which have all tools of the solution in {found_share(rows):.0%} of the exam"
+        ]
+    is_offered = settings.offer != "few"
     if is_offered:
         line += f": {tokens / longest:.0%} of train.max_length={longest}"
     if is_offered and tokens >= _FULL * longest:
         raise GateError(
             f"{context.domain.name}: the whole toolbox of {count} tools is about {tokens:,} tokens of"
-            f" train.max_length={longest}: raise it with filter.max_tokens, or --set tasks.offer=few"
+            f" train.max_length={longest}: raise it with filter.max_tokens, or --set tasks.offer=retrieved"
         )
     if is_offered and tokens > _LARGE * longest:
         longest = -(-round(tokens / _LARGE) // 256) * 256
         return [
             line,
             f"advice    a longer conversation is cut or rejected; train.max_length and filter.max_tokens of"
-            f" {longest} leave room, tasks.offer=few does without the whole toolbox",
+            f" {longest} leave room, tasks.offer=retrieved offers those that fit the request",
         ]
     return [line]
 

@@ -15,6 +15,7 @@ from schemas.task import Part, Task
 from teacher.domain import offer, tasks, unanswerable
 from teacher.domain.drift_tasks import drift_tasks
 from teacher.domain.pack import Domain
+from teacher.domain.retrieval import retrieve_tools
 from teacher.domain.worlds import make_blueprint
 from teacher.scenes.images import ImageStore
 
@@ -68,6 +69,10 @@ def sample_exam(
         rows = offer.offer_tools(rows, domain, offer=offered, whole_share=settings.whole_toolbox)
         if part == "drift":
             rows = drift_tasks(rows, domain, share=1)
+        if settings.offer == "retrieved":
+            rows = retrieve_tools(
+                rows, domain, count=settings.retrieved, complete=part == "as_trained"
+            )
         # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
         rows.sort(key=lambda row: (row["tools"], row["template"]))
         for row in rows:

@@ -18,7 +18,7 @@ from typing import Literal
 from schemas.task import Split, Task
 from teacher.domain.pack import Domain
 
-Offer = Literal["few", "all", "mixed"]
+Offer = Literal["few", "all", "mixed", "retrieved"]
 
 # Half of the tasks with the whole toolbox have the pack's own order, as a deployment does; the rest share the others.
 _ORDERS = 4
@@ -43,13 +43,14 @@ def offer_tools(
 
     Args:
         tasks: of one split.
-        offer: few (a solution's tools and one or two others), all (the whole toolbox), or mixed.
+        offer: few (a solution's tools and one or two others), all (the whole toolbox), mixed, or retrieved, which
+            begins with the whole toolbox too (retrieval.py).
         whole_share: of the tasks, 0 to 1, that get the whole toolbox if `offer` is mixed.
     """
     if offer == "few":
         return [_with_few(task, domain) for task in tasks]
     order = sorted(range(len(tasks)), key=lambda index: tasks[index]["template"])
-    is_whole = spread(tasks, 1.0 if offer == "all" else whole_share)
+    is_whole = spread(tasks, whole_share if offer == "mixed" else 1.0)
     whole, parts = (
         whole_toolboxes(domain, tasks[0]["split"] if tasks else "train"),
         defaultdict(list),
