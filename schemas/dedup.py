@@ -1,15 +1,26 @@
 """Finds near-duplicates among traces, and training requests that the exam contains too.
 
-Both compare sets of word n-grams exactly, without sketches such as MinHash, so the same input gives the same result
-at any size. Two texts that differ in a name or a number never match: one template filled in for two contracts
-makes two different requests, however long the wording they share.
+One template filled in for two contracts makes two requests that share most of their words, as one question does that
+is reworded. So two texts match where they are about the same things (particulars, calls) and most of their words are
+the same. A recipe's thresholds were chosen on labelled pairs in English, Chinese, Japanese and Thai
+(tests/schemas/near_duplicates.jsonl).
+
+Sets of word n-grams are compared exactly, without sketches such as MinHash, so the same input gives the same result at
+any size. Only texts about the same things are compared, which keeps the work linear in practice
+(benchmarks/near_duplicates.py).
 """
 
+import functools
 import math
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import Any
+
+import numpy as np
+import numpy.typing as npt
 
 from schemas.files import dumps
 from schemas.json_text import parse_arguments
@@ -22,24 +33,18 @@ _TINY = 1e-9  # floating point: 0.7 of 10 must be 7, not 7.000000000000001
 
 # Thai to Lao, Burmese, Khmer, Kana and Han are written without spaces: each character counts as a word.
 _UNSPACED = (
-    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
+    r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3021-\u30ff\u3400-\u4dbf\u4e00-\u9fff"
     r"\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
 )
-_WORD = re.compile(rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+|[^\w\s{_UNSPACED}]")
+_LETTERS = rf"[{_UNSPACED}]|[^\W{_UNSPACED}]+"
+# Signs such as < and + count, because a text may quote code.
+_WORD = re.compile(rf"{_LETTERS}|[^\w\s.,;:!?'\"“”‘’。、「」『』]")
+_WORD_OR_MARK = re.compile(rf"{_LETTERS}|[^\w\s]")
 Gram = tuple[str, ...]
+_Hashes = npt.NDArray[np.int64]
 
 # (difference hash in hex, digest of what the image shows)
 ImageLook = tuple[str, str]
-
-
-def trace_text(messages: Sequence[Message]) -> str:
-    """The text that decides whether traces are near-duplicates: the user's turns and the calls, without the answer."""
-    calls = [
-        f"{call['function']['name']} {_canonical(call['function'].get('arguments'))}"
-        for message in messages
-        for call in message.get("tool_calls") or []
-    ]
-    return "\n".join([request_of(messages), *calls])
 
 
 def request_of(messages: Sequence[Message]) -> str:
@@ -47,13 +52,18 @@ def request_of(messages: Sequence[Message]) -> str:
     return "\n".join(text_of(m.get("content")) for m in messages if m["role"] == "user")
 
 
-def _canonical(arguments: Any) -> str:
-    return dumps(parse_arguments(arguments))
+def calls_of(messages: Sequence[Message]) -> frozenset[str]:
+    """The calls of all turns, each as text: name and canonical arguments."""
+    return frozenset(
+        f"{call['function']['name']} {dumps(parse_arguments(call['function'].get('arguments')))}"
+        for message in messages
+        for call in message.get("tool_calls") or []
+    )
 
 
 def grams(text: str, size: int) -> frozenset[Gram]:
-    """The runs of `size` words in a text; a shorter text is one run."""
-    words = _WORD.findall(text)
+    """The runs of `size` words in a text, without regard to case, width and punctuation."""
+    words = _WORD.findall(unicodedata.normalize("NFKC", text).casefold())
     starts = range(max(1, len(words) - size + 1))
     return frozenset(tuple(words[start : start + size]) for start in starts if words)
 
@@ -63,76 +73,148 @@ def particulars(text: str) -> frozenset[str]:
 
     The first word of a sentence counts as a name only where another capitalised word follows.
     """
-    words = _WORD.findall(text)
+    words = _WORD_OR_MARK.findall(unicodedata.normalize("NFKC", text))
     names = set()
     for before, word, after in zip([".", *words], words, [*words[1:], "."], strict=False):
-        in_name = word[0].isupper() and (before not in ".!?:" or after[0].isupper())
+        starts_sentence = before in ".!?:" and not after[0].isupper()
+        in_name = word[0].isupper() and word != "I" and not starts_sentence
         if in_name or any(c.isdigit() for c in word):
             names.add(word)
     return frozenset(names)
 
 
-def near_duplicates(texts: Sequence[str], threshold: float) -> list[int | None]:
+def named_values(text: str, value: Any) -> frozenset[str]:
+    """The texts of a JSON value that a request has word for word as names which `particulars` does not see.
+
+    Those are single words of a script without capitals, and words with a sign inside, such as `fix/late-kettle`.
+
+    Args:
+        value: the arguments of calls that solve the request.
+
+    >>> sorted(named_values("Close fix/odd of 张伟 today", ["fix/odd", {"who": "张伟", "day": "today"}]))
+    ['fix/odd', '张伟']
+    """
+    return frozenset(leaf for leaf in _texts(value) if leaf in text and _is_name(leaf))
+
+
+def _is_name(word: str) -> bool:
+    has_sign = not word.isalpha() and len(word.split()) == 1
+    return has_sign or any(c.isalpha() and c.lower() == c.upper() for c in word)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def near_duplicates(
+    texts: Iterable[str], threshold: float, calls: Iterable[Hashable] | None = None
+) -> list[int | None]:
     """For each text the index of the earlier text that it is a near-duplicate of, or None.
 
-    Near-duplicates have the same particulars and share at least `threshold` of all their 3-word runs (Jaccard
-    similarity). A text that is itself a near-duplicate is not compared with later ones.
+    Near-duplicates have the same particulars and calls and share at least `threshold` of their 3-word runs (Jaccard
+    similarity). A text that is itself a near-duplicate is not compared with later ones. Texts are read once.
+
+    Args:
+        calls: what the trace of each text calls, as `calls_of` returns it.
     """
+    subjects: list[int] = []
+    sets: list[_Hashes] = []
+    for text, own_calls in zip(texts, repeat(None) if calls is None else calls, strict=False):
+        subjects.append(hash((particulars(text), own_calls)))
+        hashes = {hash(gram) for gram in grams(text, SHINGLE)}
+        sets.append(np.sort(np.fromiter(hashes, np.int64, len(hashes))))
+    count = Counter(subjects)
+    compared = [i for i, subject in enumerate(subjects) if count[subject] > 1 and len(sets[i])]
+    matches: list[int | None] = [None] * len(subjects)
+    if not compared:
+        return matches
     # Two sets this similar share at least one of the first few of their rarest members (prefix filtering,
     # Bayardo et al., "Scaling up all pairs similarity search", 2007), so only those are looked up.
-    sets = [grams(text, SHINGLE) for text in texts]
-    names = [particulars(text) for text in texts]
-    frequency = Counter(gram for own in sets for gram in own)
-    holders: dict[Gram, list[int]] = defaultdict(list)
-    matches: list[int | None] = []
-    for index, own in enumerate(sets):
-        rarest_first = sorted(own, key=lambda gram: (frequency[gram], gram))
-        prefix = rarest_first[: len(own) - math.ceil(threshold * len(own) - _TINY) + 1]
-        candidates = sorted({other for gram in prefix for other in holders[gram]})
-        similar = (
-            other
-            for other in candidates
-            if names[other] == names[index] and jaccard(own, sets[other]) >= threshold - _TINY
-        )
-        match = next(similar, None)
-        matches.append(match)
-        if match is None:
-            for gram in prefix:
-                holders[gram].append(index)
+    known, frequency = np.unique(np.concatenate([sets[i] for i in compared]), return_counts=True)
+    holders: dict[int, list[int]] = defaultdict(list)
+    for i in compared:
+        own = sets[i]
+        rarest_first = own[np.argsort(frequency[np.searchsorted(known, own)], kind="stable")]
+        most = len(own) - math.ceil(threshold * len(own) - _TINY) + 1
+        keys = [hash((subjects[i], gram)) for gram in rarest_first[:most].tolist()]
+        candidates = sorted({other for key in keys for other in holders.get(key, ())})
+        similar = (j for j in candidates if _jaccard(own, sets[j]) >= threshold - _TINY)
+        matches[i] = next(similar, None)
+        if matches[i] is None:
+            for key in keys:
+                holders[key].append(i)
     return matches
 
 
+def _jaccard(one: _Hashes, other: _Hashes) -> float:
+    shared = len(np.intersect1d(one, other, assume_unique=True))
+    return shared / (len(one) + len(other) - shared)
+
+
 def contaminations(
-    requests: Sequence[str], exam: Sequence[str], threshold: float
+    requests: Iterable[str],
+    exam: Sequence[str],
+    threshold: float,
+    names: Sequence[Collection[str]] | None = None,
 ) -> list[int | None]:
     """For each training request the index of the exam request that it contains or repeats, or None.
 
     It repeats one if it has all particulars of it, and shares at least `threshold` of the 3-word runs of both (Jaccard
-    similarity) or of the 8-word runs of the shorter text, which finds a request quoted inside a longer text.
+    similarity) or of the 8-word runs of the shorter text, which finds a request quoted inside a longer text. Requests
+    are read once.
+
+    Args:
+        names: further names of each exam request, as `named_values` returns them.
     """
-    request_names = [particulars(text) for text in requests]
+    compare = functools.partial(_shared_runs, threshold=threshold)
+    indexes = [(size, *_index(exam, size)) for size in (SHINGLE, PHRASE)]
     exam_names = [particulars(text) for text in exam]
-    matches: list[int | None] = [None] * len(requests)
-    for size in (SHINGLE, PHRASE):
-        exam_sets = [grams(text, size) for text in exam]
-        holders: dict[Gram, list[int]] = defaultdict(list)
-        for index, exam_set in enumerate(exam_sets):
-            for gram in exam_set:
-                holders[gram].append(index)
-        for number, text in enumerate(requests):
-            own = grams(text, size)
-            shared = Counter(index for gram in own for index in holders.get(gram, ()))
-            for index in sorted(shared):
-                sizes = len(own), len(exam_sets[index])
-                whole = min(sizes) if size == PHRASE else sum(sizes) - shared[index]
-                similar = shared[index] >= threshold * whole - _TINY
-                if (
-                    matches[number] is None
-                    and similar
-                    and exam_names[index] <= request_names[number]
-                ):
-                    matches[number] = index
+    matches: list[int | None] = []
+    for text in requests:
+        own_names = particulars(text)
+        similar = (
+            index
+            for size, sets, holders in indexes
+            for index in compare(grams(text, size), sets, holders, size == PHRASE)
+            if exam_names[index] <= own_names
+            and (names is None or all(name in text for name in names[index]))
+        )
+        matches.append(min(similar, default=None))
     return matches
+
+
+_Holders = dict[Gram, list[int]]
+
+
+def _index(texts: Sequence[str], size: int) -> tuple[list[frozenset[Gram]], _Holders]:
+    """The runs of `size` words of each text, and for each run the texts that have it."""
+    sets = [grams(text, size) for text in texts]
+    holders: _Holders = defaultdict(list)
+    for index, own in enumerate(sets):
+        for gram in own:
+            holders[gram].append(index)
+    return sets, holders
+
+
+def _shared_runs(
+    own: frozenset[Gram],
+    sets: list[frozenset[Gram]],
+    holders: _Holders,
+    of_shorter: bool,
+    *,
+    threshold: float,
+) -> Iterator[int]:
+    """Yields the index of each set that shares enough with `own`: of both together, or of the shorter one."""
+    shared = Counter(index for gram in own for index in holders.get(gram, ()))
+    for index, count in shared.items():
+        sizes = len(own), len(sets[index])
+        whole = min(sizes) if of_shorter else sum(sizes) - count
+        if count >= threshold * whole - _TINY:
+            yield index
 
 
 # Of the 256 bits of an image's difference hash: noise and rounding change a bit or two between renderings of one page.
@@ -167,9 +249,3 @@ def same_images(images: Sequence[ImageLook]) -> list[int]:
             for key in keys:
                 holders[key].append(index)
     return firsts
-
-
-def jaccard(one: frozenset[Gram], other: frozenset[Gram]) -> float:
-    """Size of the intersection over size of the union; 0 where nothing is shared."""
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared) if shared else 0.0

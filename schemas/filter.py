@@ -6,17 +6,18 @@ A rejected trace has one reason: the first check that it fails.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, cast
 
 from schemas.canonical import Refused
 from schemas.dedup import (
     ImageLook,
+    calls_of,
     contaminations,
+    named_values,
     near_duplicates,
     request_of,
     same_images,
-    trace_text,
 )
 from schemas.documents import document_problem
 from schemas.ledger import REASONS, Ledger, make_ledger
@@ -203,25 +204,28 @@ def filter_traces(
         _require_agreement(verdicts, traces, settings.agreement)
 
     canonical = _canonical_images([*traces, *exam_tasks], images or {})
+
+    def requests(indexes: list[int]) -> Iterator[str]:
+        for i in indexes:
+            request = request_of(traces[i]["messages"])
+            yield _with_images(request, traces[i]["images"], canonical)
+
     left = passing()
-    requests = [
-        _with_images(request_of(traces[i]["messages"]), traces[i]["images"], canonical)
-        for i in left
-    ]
     exam_requests = [
         _with_images(task["request"], _images_of(task), canonical) for task in exam_tasks
     ]
-    matches = contaminations(requests, exam_requests, settings.contamination)
+    exam_names = [
+        named_values(task["request"], [step["arguments"] for step in task["plan"]])
+        for task in exam_tasks
+    ]
+    matches = contaminations(requests(left), exam_requests, settings.contamination, exam_names)
     for i, match in zip(left, matches, strict=True):
         if match is not None:
             verdicts[i] = rejected("contaminated", f"like the exam task {exam_tasks[match]['id']}")
 
     left = passing()
-    texts = [
-        _with_images(trace_text(traces[i]["messages"]), traces[i]["images"], canonical)
-        for i in left
-    ]
-    matches = near_duplicates(texts, settings.near_duplicate)
+    calls = (calls_of(traces[i]["messages"]) for i in left)
+    matches = near_duplicates(requests(left), settings.near_duplicate, calls)
     for i, match in zip(left, matches, strict=True):
         if match is not None:
             verdicts[i] = rejected("near_duplicate", f"like {traces[left[match]]['id']}")

@@ -245,18 +245,18 @@ class Filter(Section):
         description="Most tokens in a whole trace, counted with the student's tokenizer and template. Example: 16384.",
     )
     near_duplicate: float = Field(
-        0.95,
+        0.7,
         ge=0,
         le=1,
-        description="Similarity (share of common word shingles) from which a trace is a near-duplicate of an earlier"
-        " one and rejected; 1 rejects only identical ones. Example: 0.9.",
+        description="Share of common 3-word runs (characters in scripts without spaces) from which a trace is a"
+        " near-duplicate of an earlier one with the same calls; 1 rejects only the same words. Example: 0.9.",
     )
     contamination: float = Field(
-        0.9,
+        0.7,
         ge=0,
         le=1,
-        description="Similarity between a trace's request and an exam request from which the trace is rejected."
-        " Example: 0.8.",
+        description="Share of common 3-word runs, or of quoted 8-word runs, from which the request of a trace repeats"
+        " an exam request about the same things. Example: 0.8.",
     )
     agreement: int | None = Field(
         None,

@@ -209,7 +209,11 @@ def test_a_trace_is_not_a_near_duplicate_of_a_rejected_one():
 
 def test_a_request_of_the_exam_is_contaminated_and_its_template_about_another_contract_is_not():
     exam: Any = [
-        {"id": "legal-exam-end_date-000001", "request": trace(1)["messages"][1]["content"]}
+        {
+            "id": "legal-exam-end_date-000001",
+            "request": trace(1)["messages"][1]["content"],
+            "plan": [],
+        }
     ]
     judged, _ = filter_traces([trace(1), trace(2)], exam, SETTINGS)
     assert reasons(judged) == ["contaminated", None]
@@ -334,7 +338,7 @@ def test_the_image_of_a_rejected_trace_may_be_used_by_another():
 
 
 def test_a_request_is_contaminated_only_with_the_same_image():
-    exam = {"id": "e", "request": "What is the fee on this page?"}
+    exam = {"id": "e", "request": "What is the fee on this page?", "plan": []}
     about = {**exam, "pictures": [{"sha256": SCAN}]}
     another = {**exam, "pictures": [{"sha256": OTHER}]}
     assert judged_reasons([visual()], [about]) == ["contaminated"]
