@@ -17,7 +17,7 @@ from schemas.files import read_text
 from schemas.trace import Message, Tool
 from student.models import files, named_templates
 from student.rendering.examples import Renderer, Unrenderable
-from student.rendering.probe import check_tools
+from student.rendering.probe import check_generation_prompt, check_tools
 from student.rendering.vision import VisionRenderer
 from teacher.models import catalog
 from teacher.planning.cost import CHARACTERS_PER_TOKEN, json_tokens
@@ -59,9 +59,8 @@ def check_tool_template(student: dict[str, Any], directory: Path, tokenizer: Any
         InputError: it does not render tools, calls and results, or ends a turn wrongly.
     """
     renderer = Renderer(tokenizer, chat_template(student, directory), student["stop"])
-    request: Message = {"role": "user", "content": "?"}
     with _as_input_error(directory):
-        renderer.turn([request, {"role": "assistant", "content": "Yes."}], [], 1)
+        check_generation_prompt(renderer)
         return check_tools(renderer)
 
 

@@ -61,6 +61,27 @@ def renders(apply: Callable[..., str], count: int, as_text: bool) -> bool:
     return not as_python and all(mark in text for mark in marks)
 
 
+def check_generation_prompt(renderer: "Renderer") -> None:
+    """Raises Unrenderable if the template leaves it to the model to write the header of its turn.
+
+    A template may add nothing before a reply, as Mistral's does, but then a reply begins with no token that opens a
+    turn. Else a server would pass the header on as part of the text.
+    """
+    from student.rendering.examples import Unrenderable
+
+    reply = {"role": "assistant", "content": _TEXT}
+    _, target = renderer.turn([_REQUEST, reply], [], 1)
+    prompt, header = renderer.text([_REQUEST], []), target.partition(_TEXT)[0].strip()
+    opens_turn = any(
+        header.startswith(token) and token in prompt
+        for token in renderer.tokenizer.all_special_tokens
+    )
+    if opens_turn and renderer.text([_REQUEST], [], add_generation_prompt=True) == prompt:
+        raise Unrenderable(
+            f"its chat template begins a reply with {header!r}, but adds nothing for add_generation_prompt"
+        )
+
+
 def check_tools(renderer: "Renderer") -> list[str]:
     """Returns what the template leaves out although a student can be trained with it, one line each.
 

@@ -148,12 +148,23 @@ def rewrite(path: Path, **changes):
             "knows no tools",
         ),
         (
+            lambda d: (d / "chat_template.jinja").write_text(
+                (d / "chat_template.jinja")
+                .read_text()
+                .replace("if add_generation_prompt", "if false")
+            ),
+            r"begins a reply with '<\|im_start\|>assistant', but adds nothing for add_generation",
+        ),
+        (
             lambda d: rewrite(d / "config.json", quantization_config={"quant_method": "gptq"}),
             "the weights are quantised",
         ),
         (lambda d: rewrite(d / "config.json", model_type="t5"), "not a causal language model"),
     ],
-    ids=["licence", "weights", "config", "template", "stop", "tools", "quantised", "t5"],
+    ids=[
+        *("licence", "weights", "config", "template", "stop", "tools", "no generation prompt"),
+        *("quantised", "t5"),
+    ],
 )
 def test_a_directory_that_cannot_be_trained_is_refused_in_one_line(mine, spoil, message):
     spoil(mine)
@@ -224,3 +235,10 @@ def test_a_directory_of_a_vision_language_student_describes_itself(smollm_vision
     (directory / "LICENSE").write_text("Apache-2.0\n")
     student = introspect.describe(str(directory))
     assert base.has_vision(student) and student["lora_targets"] == "all-linear"
+
+
+def test_a_template_may_add_the_same_for_every_prompt(mine):
+    template = mine / "chat_template.jinja"
+    always = template.read_text().replace("if add_generation_prompt", "if true")
+    template.write_text(always)
+    assert chat_template(base.load(str(mine)), mine) == always
