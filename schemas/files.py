@@ -74,6 +74,9 @@ def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
 
 BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_LFS_POINTER = (
+    b"version https://git-lfs.github.com/spec/"  # what git leaves where Git LFS is not installed
+)
 
 
 def open_bytes(path: Path) -> IO[bytes]:
@@ -93,10 +96,15 @@ def read_text(path: Path, *, prose: bool = False) -> str:
         prose: what is not UTF-8 is read as Windows-1252: for text that is shown or searched, but not parsed.
 
     Raises:
-        InputError: the file is missing, cannot be read, or is not UTF-8; it names line and byte.
+        InputError: the file is missing, cannot be read, is a pointer of Git LFS, or is not UTF-8; then it names line
+            and byte.
     """
     with open_bytes(path) as file:
         data = file.read().removeprefix(BOM)
+    if data.startswith(_LFS_POINTER):
+        raise InputError(
+            f"{path}: found a pointer of Git LFS, expected the file: run `git lfs pull`"
+        )
     try:
         text = data.decode()
     except UnicodeDecodeError as error:

@@ -86,7 +86,8 @@ def check_readable(directory: Path) -> None:
     for path in (directory / name for name in EXPORTED if name.endswith(".json")):
         if not path.is_file():
             continue
-        read_json(path)
+        if not isinstance(read_json(path), dict):
+            raise InputError(f"{path}: found a JSON value of another form, expected an object")
         with open_bytes(path) as file:
             if file.read(len(BOM)) == BOM:
                 raise InputError(

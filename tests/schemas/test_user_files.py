@@ -55,6 +55,15 @@ def test_a_file_that_is_not_utf8_is_named_with_line_and_byte(file, read, content
     assert str(error.value).startswith(f"{file}: {words}")
 
 
+@pytest.mark.parametrize("read", READERS[:3], ids=["text", "yaml", "json"])
+def test_a_pointer_of_git_lfs_is_named_as_such(file, read):
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+    with pytest.raises(InputError, match="theirs.txt: found a pointer of Git LFS, .*git lfs pull"):
+        read(written(file, pointer))
+    near_miss = b'"version https://git-lfs.github.com/spec/v1"'
+    assert "git-lfs" in read(written(file, near_miss))
+
+
 @pytest.mark.parametrize("read", READERS, ids=["text", "yaml", "json", "jsonl"])
 def test_a_missing_file_and_a_directory_are_named(tmp_path, read):
     for path, words in ((tmp_path / "none", "no such file"), (tmp_path, "cannot be read: Is a")):

@@ -123,6 +123,9 @@ def test_a_file_that_transformers_cannot_read_is_named(mine):
         (mine / name).write_bytes(content + b"\xe9")
         with pytest.raises(InputError, match=f"/{name}: line .*: found 0xe9, expected text in UTF"):
             base.load(str(mine))
+        (mine / name).write_bytes(b"[]")
+        with pytest.raises(InputError, match=f"/{name}: found a JSON value of another form"):
+            base.load(str(mine))
         (mine / name).write_bytes(content)
     template = (mine / "chat_template.jinja").read_bytes()
     (mine / "chat_template.jinja").write_bytes(b"\xef\xbb\xbf" + template.replace(b"\n", b"\r\n"))
