@@ -1,7 +1,8 @@
 """llama.cpp's programs: finds them, or builds the pinned source once, and runs them.
 
 Programs are searched in STILLHOUSE_LLAMA_CPP (a directory, or its bin/ or build/bin/), then in the user's cache, then
-on PATH. If none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is compiled into the cache. The
+on PATH. If none has them, the source inside the pinned `llama-cpp-python` sdist (MIT) is compiled into the cache: with
+CUDA for the GPUs of this machine where nvcc is installed, else for the CPU. The
 converter (convert_hf_to_gguf.py with the gguf package beside it) always comes from the pinned source: PyPI's gguf
 package of the same version number differs from it and has no converter.
 """
@@ -14,13 +15,14 @@ import sys
 import tarfile
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from schemas.cache import cache_directory, make_once
 from schemas.error_text import last_line
 from schemas.errors import StageError
-from schemas.files import whole
+from schemas.files import whole, write_text
 from teacher.models import catalog
 from teacher.models.pypi import pip_download
 
@@ -150,8 +152,39 @@ def _home() -> Path:
     return cache_directory() / f"llama.cpp-{VERSION}-{_BUILD}"
 
 
-def _built() -> Path:
-    return _home() / "bin"
+def _built(capabilities: str | None = None) -> Path:
+    """The directory of the programs. capabilities: of the GPUs that they are built for; None: as for this machine."""
+    if capabilities is None:
+        capabilities = cuda_capabilities()
+        if capabilities and _cuda_failure(capabilities).is_file():
+            capabilities = ""
+    return _home() / (f"bin-cuda-{capabilities.replace(';', '-')}" if capabilities else "bin")
+
+
+def _cuda_failure(capabilities: str) -> Path:
+    """The file that says why no build with CUDA succeeded on this machine. Without it, the build is tried again."""
+    return _home() / f"cuda-{capabilities.replace(';', '-')}.failed"
+
+
+def cuda_capabilities() -> str:
+    """The compute capabilities of the visible GPUs as CMake names them, such as "90"; "" without nvcc or a GPU."""
+    program = shutil.which("nvidia-smi")
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1") or not _nvcc() or not program:
+        return ""
+    return _listed_capabilities(program)
+
+
+@cache
+def _listed_capabilities(nvidia_smi: str) -> str:
+    query = [nvidia_smi, "--query-gpu=compute_cap", "--format=csv,noheader"]
+    listed = subprocess.run(query, capture_output=True, text=True, errors="replace")
+    found = set(re.findall(r"^(\d+)\.(\d+)$", listed.stdout, re.MULTILINE))
+    return ";".join(sorted((major + minor for major, minor in found), key=int))
+
+
+def _nvcc() -> str | None:
+    """NVIDIA's compiler: on PATH, or where its installer puts it."""
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
 def _build(report: Progress) -> None:
@@ -164,18 +197,42 @@ def _build(report: Progress) -> None:
             " or set STILLHOUSE_LLAMA_CPP to the directory of an installed llama.cpp"
         )
     tree = source(report)
-    with make_once(_built()) as missing:
-        if not missing:
+    capabilities = cuda_capabilities()
+    if capabilities and not _cuda_failure(capabilities).is_file():
+        report(
+            f"building llama.cpp once, into the cache, with CUDA for compute capability {capabilities}"
+            " (10 to 30 minutes)"
+        )
+        if not (failure := _build_once(tree, compiler, capabilities, report)):
             return
-        report("building llama.cpp once, into the cache (5 to 10 minutes on 2 cores)")
+        report(f"llama.cpp did not build with CUDA: {failure}; it is built for the CPU")
+        write_text(_cuda_failure(capabilities), f"{failure}\nRemove this file to try again.\n")
+    report("building llama.cpp once, into the cache (5 to 10 minutes on 2 cores)")
+    if failure := _build_once(tree, compiler, "", report):
+        raise StageError(f"llama.cpp did not build: {failure}")
+
+
+def _build_once(tree: Path, compiler: str, capabilities: str, report: Progress) -> str | None:
+    """Builds the programs unless they are there. Returns why it failed; None where it did not.
+
+    capabilities: of the GPUs to build for; "" for the CPU.
+    """
+    with make_once(_built(capabilities)) as missing:
+        if not missing:
+            return None
         # cmake and ninja come from this environment's packages, so the machine needs only a compiler.
         bin_dir = Path(sys.executable).parent
         environment = {**os.environ, "PATH": f"{bin_dir}{os.pathsep}{os.environ.get('PATH', '')}"}
         work, log = _home() / "build", _home() / "build.log"
+        shutil.rmtree(work, ignore_errors=True)
         with log.open("w") as output:
             configure = ["cmake", "-S", str(tree), "-B", str(work), "-G", "Ninja", *_OPTIONS]
             if _accepts(compiler, _NO_AMX):
                 configure += [f"-DCMAKE_C_FLAGS={_NO_AMX}", f"-DCMAKE_CXX_FLAGS={_NO_AMX}"]
+            if capabilities:
+                only = ";".join(f"{number}-real" for number in capabilities.split(";"))
+                configure += ["-DGGML_CUDA=ON", f"-DCMAKE_CUDA_ARCHITECTURES={only}"]
+                configure.append(f"-DCMAKE_CUDA_COMPILER={_nvcc()}")
             code = subprocess.run(
                 configure, env=environment, stdout=output, stderr=output
             ).returncode
@@ -183,13 +240,13 @@ def _build(report: Progress) -> None:
                 command = ["cmake", "--build", str(work), "--target", *_TARGETS]
                 code = _compile(command, environment, output, report)
         if code:
-            reason = last_line(log.read_text(errors="replace"))
-            raise StageError(f"llama.cpp did not build: {reason} (see {log})")
-        with whole(_built()) as temporary:
+            return f"{last_line(log.read_text(errors='replace'))} (see {log})"
+        with whole(_built(capabilities)) as temporary:
             temporary.mkdir()
             for target in _TARGETS:
                 shutil.copy2(work / "bin" / target, temporary / target)
         shutil.rmtree(work)
+    return None
 
 
 def _accepts(compiler: str, flags: str) -> bool:

@@ -134,7 +134,7 @@ def plan(
         lines = [
             f"teacher   {teacher['name']}: {teacher['description']}",
             f"student   {student['name']}: {student['description']}{student_remark}",
-            f"machine   {core_count} CPU cores{f' ({hardware.remark})' if hardware.remark else ''}",
+            f"machine   {_machine(core_count, hardware)}",
             _task_line(tasks, exam, recipe),
             "time      "
             + ", ".join(f"{stage} {_minutes(value)}" for stage, value in seconds.items()),
@@ -205,6 +205,13 @@ def _speed(model: dict[str, Any], core_count: int) -> float:
     """Speed of a model on a CPU, relative to the measured one."""
     parameters = model.get("parameters") or _MEASURED_PARAMETERS
     return (core_count / _MEASURED_CORES) * (_MEASURED_PARAMETERS / parameters)
+
+
+def _machine(core_count: int, hardware: Hardware) -> str:
+    cores = f"{core_count} CPU cores"
+    if hardware.gpu:
+        return f"{cores}, {hardware}"
+    return f"{cores} ({hardware.remark})" if hardware.remark else cores
 
 
 def _large_teacher(

@@ -99,6 +99,71 @@ def test_a_build_that_fails_is_reported_with_its_last_error_and_leaves_no_progra
     assert find_binary("llama-server") is None
 
 
+@pytest.mark.parametrize(
+    ("capabilities", "visible", "found"),
+    [
+        ("9.0\n9.0\n", None, "90"),
+        ("9.0\n12.0\n8.9\n", "0,1,2", "89;90;120"),
+        ("9.0\n", "", ""),
+        ("9.0\n", "-1", ""),
+        ("No devices were found\n", None, ""),
+    ],
+)
+def test_the_gpus_to_build_for_are_those_of_this_machine(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capabilities: str,
+    visible: str | None,
+    found: str,
+) -> None:
+    tools = tmp_path / "tools"
+    program(tools, "nvidia-smi", f"printf '{capabilities}'")
+    monkeypatch.setenv("PATH", str(tools))
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(llamacpp, "_nvcc", lambda: None)
+    assert llamacpp.cuda_capabilities() == ""
+    monkeypatch.setattr(llamacpp, "_nvcc", lambda: "/cuda/nvcc")
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert llamacpp.cuda_capabilities() == found
+
+
+@pytest.mark.parametrize("cuda_works", [True, False])
+def test_with_nvcc_it_is_built_for_the_gpu_and_else_for_the_cpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_works: bool
+) -> None:
+    configured, said = [], []
+    monkeypatch.setattr(llamacpp, "source", lambda say: tmp_path / "tree")
+    monkeypatch.setenv("CXX", str(program(tmp_path / "tools", "c++")))
+    monkeypatch.setattr(llamacpp, "cuda_capabilities", lambda: "90")
+    monkeypatch.setattr(llamacpp, "_nvcc", lambda: "/cuda/nvcc")
+    monkeypatch.setattr(llamacpp, "_accepts", lambda compiler, flags: False)
+
+    def configure(command: list[str], stdout: Any, **_: Any) -> subprocess.CompletedProcess:
+        configured.append([word for word in command if "CUDA" in word])
+        stdout.write("CMake Error: no cuBLAS\n")
+        fails = bool(configured[-1]) and not cuda_works
+        return subprocess.CompletedProcess(command, int(fails))
+
+    def compiled(command: list[str], *_: Any) -> int:
+        for name in llamacpp._TARGETS:
+            program(Path(command[2]) / "bin", name)
+        return 0
+
+    monkeypatch.setattr(subprocess, "run", configure)
+    monkeypatch.setattr(llamacpp, "_compile", compiled)
+    path = binary("llama-server", said.append)
+    options = [
+        "-DGGML_CUDA=ON",
+        "-DCMAKE_CUDA_ARCHITECTURES=90-real",
+        "-DCMAKE_CUDA_COMPILER=/cuda/nvcc",
+    ]
+    assert configured == ([options] if cuda_works else [options, []])
+    assert path.parent.name == ("bin-cuda-90" if cuda_works else "bin")
+    assert find_binary("llama-server") == path and path.is_file()
+    assert any("no cuBLAS" in line for line in said) is not cuda_works
+
+
 def test_a_tool_is_run_with_its_arguments_and_what_it_printed_returned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
