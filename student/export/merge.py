@@ -6,11 +6,30 @@ memory of its largest shard. The base is never the 4-bit weights: merging into t
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 from schemas.errors import StageError
 from schemas.files import read_json, whole, write_json
 from student.export.image_limits import limit_images
 from student.models import files
+
+# Settings of PEFT's adapter_config.json, with the values that leave a plain LoRA adapter. Any other value is refused.
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    "peft_type": ("LORA",),
+    "use_dora": (False, None),
+    "modules_to_save": (None, []),
+    "bias": ("none",),
+    "lora_bias": (False, None),
+    "fan_in_fan_out": (False, None),
+    "layer_replication": (None, []),
+    "trainable_token_indices": (None, [], {}),
+    "target_parameters": (None, []),
+    "use_qalora": (False, None),
+    "alora_invocation_tokens": (None, []),
+    "arrow_config": (None,),
+}
+# Ways to begin the training that take a part out of the base's weights.
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 
 
 def merge(base: Path, adapter: Path, to: Path, template: str) -> None:
@@ -67,20 +86,9 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
     """Writes the base's shards to `to`, with the LoRA adapter merged into the tensors that it has."""
     import torch
     from safetensors import SafetensorError, safe_open
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import save_file
 
-    config = read_json(adapter / "adapter_config.json")
-    lora = load_file(adapter / "adapter_model.safetensors")
-    pairs = {
-        _bare_name(name.removeprefix("base_model.model.").removesuffix(".lora_A.weight"))
-        + ".weight": (
-            tensor,
-            lora[name.replace(".lora_A.", ".lora_B.")],
-        )
-        for name, tensor in lora.items()
-        if ".lora_A." in name
-    }
-    scale = config["lora_alpha"] / (config["r"] ** 0.5 if config.get("use_rslora") else config["r"])
+    pairs = _read_adapter(adapter)
     merged = set()
     for shard, name in usual_names(base).items():
         tensors = {}
@@ -88,7 +96,12 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
             for tensor in file.keys():  # noqa: SIM118 - not a dict
                 weight = file.get_tensor(tensor)
                 if _bare_name(tensor) in pairs:
-                    a, b = pairs[_bare_name(tensor)]
+                    a, b, scale = pairs[_bare_name(tensor)]
+                    if (b.shape[0], a.shape[1]) != weight.shape:
+                        raise StageError(
+                            f"{adapter}: {tensor}: found an adapter for a weight of"
+                            f" {(b.shape[0], a.shape[1])}, expected {tuple(weight.shape)} as in {base}"
+                        )
                     delta = b.to(torch.float32) @ a.to(torch.float32)
                     weight = (weight.to(torch.float32) + scale * delta).to(weight.dtype)
                     merged.add(_bare_name(tensor))
@@ -104,6 +117,48 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
             f"{adapter}: found an adapter for {missing[0]} and {len(missing) - 1} other tensors that the base model"
             f" {base} does not have: expected an adapter that was trained on this base"
         )
+
+
+def _read_adapter(adapter: Path) -> dict[str, tuple[Any, Any, float]]:
+    """Reads a LoRA adapter: A [r, in], B [out, r] and the scale of B A for each tensor, by the tensor's bare name.
+
+    rank_pattern, alpha_pattern and rslora are applied as PEFT does.
+
+    Raises:
+        StageError: the adapter has a setting or a tensor that merging would otherwise ignore.
+    """
+    from peft.utils.other import get_pattern_key
+    from safetensors.torch import load_file
+
+    config = read_json(adapter / "adapter_config.json")
+    file = adapter / "adapter_model.safetensors"
+    refused = [name for name, plain in _PLAIN.items() if config.get(name, plain[0]) not in plain]
+    if str(config.get("init_lora_weights")).startswith(_CHANGES_BASE):
+        refused.append("init_lora_weights")  # it changed the base's weights before training
+    if refused:
+        raise StageError(
+            f"{adapter / 'adapter_config.json'}: {refused[0]}: found {config[refused[0]]!r}, which cannot be merged:"
+            " expected a plain LoRA adapter"
+        )
+    alphas = config.get("alpha_pattern") or {}
+    lora, pairs = load_file(file), {}
+    for name, tensor in lora.items():
+        module, is_a, _ = name.partition(".lora_A.weight")
+        if not is_a:
+            if not name.endswith(".lora_B.weight") or name.replace("lora_B", "lora_A") not in lora:
+                raise StageError(
+                    f"{file}: {name}: cannot be merged: expected pairs of lora_A.weight and lora_B.weight alone"
+                )
+            continue
+        module = module.removeprefix("base_model.model.")
+        rank = tensor.shape[0]  # rank_pattern may give it
+        alpha = alphas.get(get_pattern_key(list(alphas), module), config["lora_alpha"])
+        scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        b = lora.get(name.replace("lora_A", "lora_B"))
+        if b is None:
+            raise StageError(f"{file}: {name}: has no lora_B.weight beside it")
+        pairs[f"{_bare_name(module)}.weight"] = (tensor, b, scale)
+    return pairs
 
 
 def usual_names(directory: Path) -> dict[Path, str]:

@@ -72,9 +72,19 @@ def adapter(untrained, tmp_path_factory):
     return lora(untrained, tmp_path_factory.mktemp("adapter"))
 
 
-@pytest.mark.parametrize("rslora", [False, True])
-def test_merged_weights_are_pefts_merge_in_32_bits_rounded_once(untrained, tmp_path, rslora):
-    adapter = lora(untrained, tmp_path / "adapter", use_rslora=rslora)
+PATTERNS = {
+    "rank_pattern": {"q_proj": 2, r"layers\.1\.mlp\.up_proj": 8},
+    "alpha_pattern": {"v_proj": 3, r"layers\.0\.self_attn\.k_proj": 64},
+}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"use_rslora": True}, PATTERNS, {"use_rslora": True, **PATTERNS}],
+    ids=["plain", "rslora", "patterns", "both"],
+)
+def test_merged_weights_are_pefts_merge_in_32_bits_rounded_once(untrained, tmp_path, settings):
+    adapter = lora(untrained, tmp_path / "adapter", **settings)
     merge(untrained, adapter, tmp_path / "merged", TEMPLATE)
     full = AutoModelForCausalLM.from_pretrained(untrained, dtype=torch.float32)
     expected = PeftModel.from_pretrained(full, adapter).merge_and_unload().state_dict()
@@ -86,6 +96,48 @@ def test_merged_weights_are_pefts_merge_in_32_bits_rounded_once(untrained, tmp_p
         assert tensor.dtype == torch.bfloat16
         # One unit in the last of bfloat16's 8 bits: two float32 sums may round to two sides of a tie.
         torch.testing.assert_close(tensor.float(), expected[name], rtol=2**-8, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"use_dora": True}, "use_dora: found True"),
+        ({"modules_to_save": ["lm_head"]}, "modules_to_save: found ['lm_head']"),
+        ({"bias": "all"}, "bias: found 'all'"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights: found 'olora'"),
+        ({"layer_replication": [[0, 2]]}, "layer_replication: found [[0, 2]]"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_what_merging_would_ignore_is_refused_by_its_name(untrained, tmp_path, settings, problem):
+    adapter = lora(untrained, tmp_path / "adapter")
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    with pytest.raises(StageError) as raised:
+        merge(untrained, adapter, tmp_path / "merged", TEMPLATE)
+    assert str(raised.value).startswith(f"{file}: {problem}, which cannot be merged")
+    assert not (tmp_path / "merged").exists()
+
+
+@pytest.mark.parametrize("extra", ["lora_magnitude_vector", "lora_embedding_A", "lora_B.bias"])
+def test_a_tensor_that_is_no_pair_is_refused_whatever_the_settings_say(untrained, tmp_path, extra):
+    adapter = lora(untrained, tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    name = f"base_model.model.model.layers.0.self_attn.q_proj.{extra}"
+    save_file(load_file(file) | {name: torch.ones(32)}, file)
+    with pytest.raises(StageError, match=f"{extra}: cannot be merged: expected pairs"):
+        merge(untrained, adapter, tmp_path / "merged", TEMPLATE)
+
+
+@pytest.mark.parametrize("lost", ["lora_A", "lora_B"])
+def test_half_of_a_pair_is_refused(untrained, tmp_path, lost):
+    adapter = lora(untrained, tmp_path / "adapter")
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    del tensors[next(name for name in tensors if lost in name)]
+    save_file(tensors, file)
+    with pytest.raises(StageError, match=f"{file}: base_model.*(cannot be merged|no lora_B)"):
+        merge(untrained, adapter, tmp_path / "merged", TEMPLATE)
 
 
 def test_transformers_loads_what_was_merged_and_its_shards_are_the_bases(
