@@ -142,6 +142,11 @@ class Export(Section):
         min_length=1,
         description="GGUF files to write, by llama.cpp's names. Example: [Q8_0, Q5_K_M, Q4_K_M].",
     )
+    imatrix: bool = Field(
+        False,
+        description="Whether Q6_K, Q5_K_M and Q4_K_M are quantised with an importance matrix, which llama.cpp computes"
+        " from kept traces, held-out ones first. It costs one pass over up to 24 traces. Example: true.",
+    )
     vllm: bool = Field(
         True,
         description="Whether to write a safetensors directory that vLLM can serve. Example: true.",

@@ -170,7 +170,7 @@ def verify(
         typer.Option(
             "--against",
             metavar="HF_DIR",
-            help="The original: config, tokenizer and chat template; no weights needed.",
+            help="The original: config, tokenizer, chat template, and weights if they are to be compared.",
         ),
     ],
     mmproj: Annotated[
@@ -191,8 +191,9 @@ def verify(
 ) -> None:
     """Checks an exported GGUF against its original.
 
-    It serves the GGUF with llama.cpp and compares the chat template's bytes, rendered prompts, token ids, the end of
-    a turn, the round trip of a tool call, and with --mmproj an image. Exit code 3 when a check fails.
+    It compares the chat template's bytes and every tensor, serves the GGUF with llama.cpp and compares rendered
+    prompts, token ids, next tokens, the end of a turn, the round trip of a tool call, and with --mmproj an image. For
+    the tensors it needs as much free space in TMPDIR as the original has weights. Exit code 3 when a check fails.
 
     \b
     Examples:

@@ -3,12 +3,13 @@
     stillhouse export RUN
 
 Writes export/gguf/*.gguf, export/vllm and export/gate.json. Each GGUF file must pass the export gate
-(student/export/gate.py): llama.cpp has to render, tokenize and stop as in training. Files that do not pass stay, with
-a note in export/NOT-PASSED.txt; the next start repeats the gate alone.
+(student/export/gate.py): it has the merged weights, and llama.cpp renders, tokenizes, predicts and stops with it as in
+training. Files that do not pass stay, with a note in export/NOT-PASSED.txt; the next start repeats the gate alone.
 """
 
 import itertools
 import shutil
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -42,12 +43,12 @@ _FULL = "full.gguf"  # in 16 bits, from which the variants are quantized
 )
 def export(context: RunContext) -> dict[str, Any]:
     directory, renderer = context.path("export"), context.renderer()
-    made_of = export.inputs(context)
+    made_of, traces = export.inputs(context), _traces(context, renderer)
     if _is_made(directory, made_of):
         log("the files are there from the last start: only the gate is repeated")
     else:
-        _write_files(context, renderer, made_of)
-    checks_by_variant = _run_gate(context, renderer)
+        _write_files(context, renderer, traces, made_of)
+    checks_by_variant = _run_gate(context, renderer, traces)
     (directory / _NOT_PASSED).unlink(missing_ok=True)
     (directory / _MADE).unlink()
     (directory / _FULL).unlink()
@@ -75,7 +76,12 @@ def _sizes(directory: Path) -> dict[str, int]:
     }
 
 
-def _write_files(context: RunContext, renderer: "Renderer", made_of: dict[str, str]) -> None:
+def _write_files(
+    context: RunContext,
+    renderer: "Renderer",
+    traces: list["Conversation"],
+    made_of: dict[str, str],
+) -> None:
     from student.export import gguf, merge
     from student.models import base
     from student.registry.artifact import PROJECTOR
@@ -97,51 +103,73 @@ def _write_files(context: RunContext, renderer: "Renderer", made_of: dict[str, s
         if context.student_reads_pixels:
             projector = temporary / "gguf" / context.gguf_name(PROJECTOR)
             gguf.convert(merged, projector, log, projector=True)
+        matrix = None
+        if context.recipe.export.imatrix:
+            matrix = temporary / "imatrix.gguf"
+            log("computing the importance matrix on kept traces")
+            texts = (renderer.text(trace["messages"], trace["tools"]) for trace in traces)
+            gguf.importance_matrix(full, texts, matrix)
         for variant in context.recipe.export.variants:
-            gguf.quantize(full, temporary / "gguf" / context.gguf_name(variant), variant)
+            gguf.quantize(full, temporary / "gguf" / context.gguf_name(variant), variant, matrix)
         write_json(temporary / _MADE, {"made_of": made_of, "files": _sizes(temporary)})
         write_text(temporary / _NOT_PASSED, "The export gate has not checked these files yet.\n")
 
 
-def _run_gate(context: RunContext, renderer: "Renderer") -> dict[str, list["Check"]]:
+def _run_gate(
+    context: RunContext, renderer: "Renderer", traces: list["Conversation"]
+) -> dict[str, list["Check"]]:
     """Checks every variant, writes export/gate.json and returns the results.
 
     Raises:
         GateError: a check failed. The note beside the files says which.
         StageError: a server was lost or did not answer in time. The note says so.
     """
-    from student.export.gate import run_gate
+    from student.export.gate import check_conversion, read_original, run_gate
     from student.registry.artifact import PROJECTOR
 
-    directory, traces = context.path("export"), _traces(context, renderer)
-    projector = None
+    directory, projector = context.path("export"), None
     if context.student_reads_pixels:
         projector = directory / "gguf" / context.gguf_name(PROJECTOR)
     reply_tokens, tokens = _limits(context)
     checks_by_variant: dict[str, list[Check]] = {}
-    for variant in context.recipe.export.variants:
-        file = directory / "gguf" / context.gguf_name(variant)
-        image = ", image" if projector else ""
-        log(f"checking {file.name}: template, prompts, token ids, end of turn, tool call{image}")
+
+    def check(name: str, file: Path, run: "Callable[[], list[Check]]") -> None:
         try:
             with step(f"checking {file.name}"):
-                checks_by_variant[variant] = run_gate(
-                    file,
-                    traces,
-                    renderer,
-                    context=tokens,
-                    reply_tokens=reply_tokens,
-                    log=context.path("logs", f"gate-{variant}.log"),
-                    projector=projector,
-                )
+                results = checks_by_variant[name] = run()
         except StageError as error:
             _note(context, f"{file.name}: not checked to the end: {error}")
             raise
         write_json(directory / "gate.json", checks_by_variant)
-        if failed := [check for check in checks_by_variant[variant] if check["passed"] is False]:
+        if failed := [check for check in results if check["passed"] is False]:
             problem = f"{file.name}: {failed[0]['name']}: {failed[0]['detail']}"
             _note(context, problem)
             raise GateError(f"{problem} (the files stay in {directory}, see gate.json there)")
+
+    log("computing what the merged weights predict on kept traces")
+    with step("computing the reference"):
+        original = read_original(directory / "vllm", directory, traces, renderer, None)
+    log("checking the conversion to GGUF: next tokens")
+    full, full_log = directory / _FULL, context.path("logs", "gate-full.log")
+    check("16 bits", full, lambda: check_conversion(full, original, context=tokens, log=full_log))
+    image = ", image" if projector else ""
+    for variant in context.recipe.export.variants:
+        file = directory / "gguf" / context.gguf_name(variant)
+        log(
+            f"checking {file.name}: template, weights, prompts, token ids, next tokens, end of turn, tool call{image}"
+        )
+        run = partial(
+            run_gate,
+            file,
+            traces,
+            renderer,
+            context=tokens,
+            reply_tokens=reply_tokens,
+            log=context.path("logs", f"gate-{variant}.log"),
+            projector=projector,
+            original=original,
+        )
+        check(variant, file, run)
     return checks_by_variant
 
 

@@ -28,6 +28,8 @@ ODD_TEXTS = (
     "I'll we've DON'T it's O'Neill's",
     "\u200b\u00a0\ufeff zero width and no-break",
 )
+# Of a vocabulary with very many added tokens, so many are tried.
+_MOST_ADDED = 512
 # Conversations that a check of the model's behaviour tries.
 MAX_TRIES = 8
 # A turn may always have so many tokens.
@@ -129,13 +131,17 @@ def check_token_ids(
     renderer: Renderer,
     overridden: Sequence[str] = (),
 ) -> Check:
-    """Compares the server's token ids of ODD_TEXTS and of the conversations with those of the student's tokenizer.
+    """Compares the server's token ids of ODD_TEXTS, added tokens and conversations with the student's tokenizer's.
 
     overridden: words that llama.cpp takes for control tokens although the tokenizer does not. They are left out of
         ODD_TEXTS, because they differ for every student of that vocabulary.
     """
     odd = [_without(text, overridden) for text in ODD_TEXTS]
-    texts = [*odd, *(renderer.text(trace["messages"], trace["tools"]) for trace in traces)]
+    texts = [
+        *odd,
+        *added_token_texts(renderer),
+        *(renderer.text(trace["messages"], trace["tools"]) for trace in traces),
+    ]
     for text in texts:
         body = {"content": text, "add_special": False, "parse_special": True}
         served, expected = post(endpoint, "/tokenize", body)["tokens"], renderer.ids(text)
@@ -145,6 +151,12 @@ def check_token_ids(
             return result("token_ids", problem)
     note = f"; llama.cpp takes {', '.join(overridden)} for control tokens" if overridden else ""
     return result("token_ids", None, f"{len(texts)} texts, equal{note}")
+
+
+def added_token_texts(renderer: Renderer) -> list[str]:
+    """Returns a text with each token that was added to the student's vocabulary: a file may have lost one."""
+    added = sorted(renderer.tokenizer.get_added_vocab())[:_MOST_ADDED]
+    return [f"a{token}b" for token in added]
 
 
 def check_ends_turns(

@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from schemas.error_text import last_line
 from schemas.errors import StageError
@@ -46,11 +48,27 @@ def convert(
             raise StageError(f"converting {directory} to GGUF failed: {last_line(process.stderr)}")
 
 
-def quantize(gguf: Path, to: Path, variant: str) -> None:
+def importance_matrix(gguf: Path, texts: Iterable[str], to: Path) -> None:
+    """Computes an importance matrix for `quantize`: how much each weight of a 16-bit GGUF counts on rendered texts.
+
+    Raises:
+        StageError: llama-imatrix failed, as it does where the texts have less than 1,024 tokens.
+    """
+    with TemporaryDirectory() as scratch, whole(to) as temporary:
+        text = Path(scratch, "texts")
+        text.write_text("".join(texts), encoding="utf-8")
+        arguments = ["-m", str(gguf), "-f", str(text), "-o", str(temporary)]
+        run_tool("llama-imatrix", *arguments, "--parse-special", "--no-ppl")
+
+
+def quantize(gguf: Path, to: Path, variant: str, matrix: Path | None = None) -> None:
     """Quantizes a 16-bit GGUF to a variant such as Q8_0 or Q4_K_M (llama-quantize's names).
+
+    matrix: an importance matrix. Only types of K-quants use it.
 
     Raises:
         StageError: llama-quantize failed.
     """
+    weighted = ["--imatrix", str(matrix)] if matrix and "_K" in variant else []
     with whole(to) as temporary:
-        run_tool("llama-quantize", str(gguf), str(temporary), variant)
+        run_tool("llama-quantize", *weighted, str(gguf), str(temporary), variant)

@@ -7,13 +7,13 @@ before the weights are trained or downloaded. The tokenizer comes from llama.cpp
 import json
 import shutil
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from schemas.files import whole
+from student.export import gguf_file
 from student.export.gguf import convert
 from student.export.merge import set_template
 from teacher.inference.llamacpp import Progress
@@ -22,9 +22,6 @@ from teacher.inference.llamacpp import Progress
 TOKENIZER_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "*.py")
 _HIDDEN = 32
 _CONTEXT = 32768
-# GGUF's types of values: of a fixed number of bytes, a string, an array (ggml/include/gguf.h).
-_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-_STRING, _ARRAY = 8, 9
 
 
 def random_gguf(directory: Path, template: str, to: Path, report: Progress = print) -> None:
@@ -54,7 +51,7 @@ def random_gguf(directory: Path, template: str, to: Path, report: Progress = pri
 
 def add_random_weights(vocabulary: Path, to: Path) -> None:
     """Writes a Llama of one small layer with the tokenizer and template of a GGUF without tensors."""
-    pairs = dict(_pairs(vocabulary.read_bytes()))
+    pairs = gguf_file.read(vocabulary).pairs
     tokenizer = {key: value for key, value in pairs.items() if key.startswith("tokenizer.")}
     tokens = struct.unpack_from("<Q", tokenizer["tokenizer.ggml.tokens"], 8)[0]
     integers = {
@@ -67,7 +64,7 @@ def add_random_weights(vocabulary: Path, to: Path) -> None:
         "rope.dimension_count": _HIDDEN,
         "vocab_size": tokens,
     }
-    kept = {"general.architecture": struct.pack("<I", _STRING) + _text("llama")}
+    kept = {"general.architecture": struct.pack("<I", gguf_file.STRING) + _text("llama")}
     kept |= {f"llama.{key}": struct.pack("<II", 4, value) for key, value in integers.items()}
     kept["llama.attention.layer_norm_rms_epsilon"] = struct.pack("<If", 6, 1e-5)
     kept |= tokenizer
@@ -85,46 +82,6 @@ def add_random_weights(vocabulary: Path, to: Path) -> None:
         file.write(bytes(_aligned(file.tell()) - file.tell()))
         for tensor in tensors.values():
             file.write(tensor.tobytes() + bytes(_aligned(tensor.nbytes) - tensor.nbytes))
-
-
-def template_and_end(gguf: Path) -> tuple[str | None, int | None]:
-    """Returns the chat template and the end-of-turn token's id of a file that `random_gguf` wrote.
-
-    gguf's reader takes ten seconds for a vocabulary, this a tenth of one.
-    """
-    pairs = dict(_pairs(gguf.read_bytes()))
-    template, end = pairs.get("tokenizer.chat_template"), pairs.get("tokenizer.ggml.eos_token_id")
-    return (
-        template[12:].decode() if template else None,
-        struct.unpack_from("<I", end, 4)[0] if end else None,
-    )
-
-
-def _pairs(content: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yields each key of a GGUF file and its value in the file's own bytes, with the type before it."""
-    count = struct.unpack_from("<Q", content, 16)[0]
-    at = 24
-    for _ in range(count):
-        start = at + 8 + struct.unpack_from("<Q", content, at)[0]
-        key = content[at + 8 : start].decode()
-        kind = struct.unpack_from("<I", content, start)[0]
-        at = _end(content, start + 4, kind)
-        yield key, content[start:at]
-
-
-def _end(content: bytes, at: int, kind: int) -> int:
-    """Returns where the value that begins at `at` ends."""
-    if kind == _STRING:
-        return at + 8 + struct.unpack_from("<Q", content, at)[0]
-    if kind != _ARRAY:
-        return at + _BYTES[kind]
-    inner, count = struct.unpack_from("<IQ", content, at)
-    at += 12
-    if inner in _BYTES:
-        return at + count * _BYTES[inner]
-    for _ in range(count):
-        at = _end(content, at, inner)
-    return at
 
 
 def _weights(tokens: int) -> dict[str, np.ndarray]:

@@ -1,12 +1,12 @@
-"""Verifies any GGUF against its Hugging Face original: does it render, tokenize, end turns and call tools as it does?
+"""Verifies any GGUF against its Hugging Face original: has it the same weights and behaviour?
 
     stillhouse verify model-Q4_K_M.gguf --against ./model
 
 The checks are those of a student's export (student/export/gate.py). They need the original's config, tokenizer and
-chat template, but not its weights. By default they use the conversations that are written down here.
+chat template. Its weights, if they are there, are converted to a temporary 16-bit GGUF and compared too. By default the
+checks use the conversations of student/export/conversations.py.
 """
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypedDict, cast
@@ -15,9 +15,11 @@ from schemas.error_text import brief, one_line
 from schemas.errors import InputError
 from schemas.files import sha256
 from schemas.trace_file import Row, judge_rows
+from student.export import gguf_file
 from student.export.checks import LEAST_REPLY, Check, Conversation
-from student.export.gate import run_gate
-from student.models import introspect
+from student.export.conversations import CONVERSATIONS
+from student.export.gate import read_original, run_gate
+from student.models import files, introspect
 from student.models.chat_template import chat_template
 from student.rendering.examples import Renderer, Unrenderable, as_served
 from student.rendering.vision import VisionRenderer, check_family
@@ -35,76 +37,6 @@ class Verification(TypedDict):
     against: str
     passed: bool
     checks: list[Check]
-
-
-def _tool(name: str, description: str, **properties: dict[str, Any]) -> dict[str, Any]:
-    parameters = {"type": "object", "properties": properties, "required": list(properties)}
-    function = {"name": name, "description": description, "parameters": parameters}
-    return {"type": "function", "function": function}
-
-
-def _call(name: str, arguments: dict[str, Any], number: int = 0) -> dict[str, Any]:
-    function = {"name": name, "arguments": json.dumps(arguments, ensure_ascii=False)}
-    return {"id": f"call{number:05}", "type": "function", "function": function}
-
-
-_SYSTEM = {"role": "system", "content": "You are a helpful clerk. Look things up with the tools."}
-# Few values each, so that a constrained call ends soon also for a model that was never trained to call.
-_CITY = {"type": "string", "enum": ["Zürich", "Oslo", 'Saint John\'s "\n"']}
-_DAYS = {"type": "array", "items": {"type": "integer", "enum": [0, 1]}, "maxItems": 2}
-_WEATHER = _tool(
-    "get_weather", "Get the weather of a city, days from today.", city=_CITY, days=_DAYS
-)
-_TIME = _tool("get_time", "Get the time of a city.", city=_CITY)
-# A talk without tools, a call and its result, and two calls at once with text that is often escaped wrongly.
-CONVERSATIONS: list[Conversation] = [
-    {
-        "id": "talk",
-        "messages": [
-            {"role": "user", "content": "What is the capital of France?"},
-            {"role": "assistant", "content": "Paris."},
-        ],
-        "tools": [],
-    },
-    {
-        "id": "a call",
-        "messages": [
-            _SYSTEM,
-            {"role": "user", "content": "What is the weather in Zürich today and tomorrow?"},
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [_call("get_weather", {"city": "Zürich", "days": [0, 1]})],
-            },
-            {"role": "tool", "tool_call_id": "call00000", "content": '{"sky": "<clear> & dry"}'},
-            {"role": "assistant", "content": "Clear & dry on both days."},
-        ],
-        "tools": [_WEATHER, _TIME],
-    },
-    {
-        "id": "two calls",
-        "messages": [
-            {
-                "role": "user",
-                "content": 'What time is it in Oslo and in "Saint John\'s"?\n\nThanks!',
-            },
-            {
-                "role": "assistant",
-                "content": "",
-                "tool_calls": [
-                    _call("get_time", {"city": "Oslo"}, 1),
-                    _call("get_time", {"city": 'Saint John\'s "\\n"'}, 2),
-                ],
-            },
-            {"role": "tool", "tool_call_id": "call00001", "content": "14:05"},
-            {"role": "tool", "tool_call_id": "call00002", "content": "09:35"},
-            {"role": "assistant", "content": "14:05 and 09:35."},
-            {"role": "user", "content": "  And tomorrow? 🙂  "},
-            {"role": "assistant", "content": "The same."},
-        ],
-        "tools": [_TIME],
-    },
-]
 
 
 def verify(
@@ -126,20 +58,28 @@ def verify(
     """
     for path in (gguf, projector):
         if path is not None:
-            _check_is_gguf(path)
+            gguf_file.read(path)
     renderer, longest = _original(directory, with_images=projector is not None)
     traces = _read_conversations(conversations, renderer)
     context = _context(traces, renderer, longest, conversations)
-    with TemporaryDirectory() as logs:
+    with TemporaryDirectory() as scratch:
+        has_weights = bool(files.weights(directory))
+        original = None
+        if has_weights:
+            original = read_original(directory, Path(scratch), traces, renderer, projector)
         checks = run_gate(
             gguf,
             traces,
             renderer,
             context=context,
-            log=Path(logs) / "log",
+            log=Path(scratch, "log"),
             projector=projector,
             trained=False,
+            original=original,
         )
+    if not has_weights:
+        detail = f"undecided: {directory} has no weights in safetensors"
+        checks.append({"name": "weights", "passed": None, "detail": detail})
     return {
         "gguf": str(gguf),
         "sha256": sha256(gguf),
@@ -147,14 +87,6 @@ def verify(
         "passed": all(check["passed"] is not False for check in checks),
         "checks": checks,
     }
-
-
-def _check_is_gguf(path: Path) -> None:
-    if not path.is_file():
-        raise InputError(f"{path}: no such file, expected a GGUF")
-    with path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise InputError(f"{path}: not a GGUF file: it does not begin with GGUF")
 
 
 def _original(directory: Path, *, with_images: bool) -> tuple[Renderer, int]:

@@ -1,7 +1,7 @@
 """The stage export: what stays when a check fails, what a second start repeats, and how long the gate waits."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ class Tools:
     """Stands for merge, conversion and gate. verdicts: what the gate returns or raises, by variant."""
 
     verdicts: dict[str, Any] = field(default_factory=lambda: {"Q8_0": [PASSED], "Q4_K_M": [PASSED]})
+    conversion: Any = field(default_factory=lambda: PASSED)
     made: list[str] = field(default_factory=list)
     checked: list[dict[str, Any]] = field(default_factory=list)
 
@@ -44,10 +45,19 @@ class Tools:
         self.made.append(to.name)
         to.write_text("full")
 
-    def quantize(self, full: Path, to: Path, variant: str) -> None:
+    def importance_matrix(self, full: Path, texts: Any, to: Path) -> None:
+        self.made.append(f"matrix of {len(list(texts))} texts")
+        to.write_text("matrix")
+
+    def quantize(self, full: Path, to: Path, variant: str, matrix: Path | None) -> None:
+        assert matrix is None or matrix.read_text() == "matrix"
         self.made.append(variant)
         to.parent.mkdir(exist_ok=True)
         to.write_text(f"{variant} of {full.read_text()}")
+
+    def check_conversion(self, full: Path, original: Any, **limits: Any) -> Any:
+        assert full.read_text() == "full" and original == "original"
+        return self.conversion
 
     def run_gate(self, file: Path, traces: Any, renderer: Any, **limits: Any) -> Any:
         self.checked.append({"file": file.name, "traces": [t["id"] for t in traces], **limits})
@@ -63,7 +73,10 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
     monkeypatch.setattr(merge, "merge", tools.merge)
     monkeypatch.setattr(gguf, "convert", tools.convert)
     monkeypatch.setattr(gguf, "quantize", tools.quantize)
+    monkeypatch.setattr(gguf, "importance_matrix", tools.importance_matrix)
     monkeypatch.setattr(gate, "run_gate", tools.run_gate)
+    monkeypatch.setattr(gate, "read_original", lambda *args: "original")
+    monkeypatch.setattr(gate, "check_conversion", tools.check_conversion)
     monkeypatch.setattr(base, "prepare", lambda student, report: Path("base"))
     monkeypatch.setattr(RunContext, "renderer", lambda self: RENDERER)
     return tools
@@ -134,7 +147,11 @@ def test_a_failed_check_keeps_the_files_marked_and_a_second_start_repeats_the_ga
     assert files(context) >= ALL
     note = context.path("export", "NOT-PASSED.txt").read_text()
     assert "legal-smollm2-135m-Q4_K_M.gguf: ends_turns: t/0: did not end" in note
-    assert read_json(context.path("export", "gate.json")) == {"Q8_0": PASSED, "Q4_K_M": FAILED}
+    assert read_json(context.path("export", "gate.json")) == {
+        "16 bits": PASSED,
+        "Q8_0": PASSED,
+        "Q4_K_M": FAILED,
+    }
     assert not EXPORT.is_current(context)
     made = list(tools.made)
     EXPORT.run(context)
@@ -152,6 +169,25 @@ def test_a_reply_that_does_not_come_keeps_the_files_too(context: RunContext, too
     made = list(tools.made)
     EXPORT.run(context)
     assert tools.made == made and files(context) == ALL
+
+
+def test_an_importance_matrix_is_computed_once_where_the_recipe_wants_one(
+    context: RunContext, tools: Tools
+) -> None:
+    wanted = recipe_file.load("local", ["export.imatrix=true", "train.max_length=8192"])
+    EXPORT.run(replace(context, recipe=wanted))
+    assert tools.made == ["vllm", "full.gguf", "matrix of 24 texts", "Q8_0", "Q4_K_M"]
+    assert files(context) == ALL | {"imatrix.gguf"}
+
+
+def test_a_conversion_that_predicts_otherwise_ends_the_gate_before_a_variant(
+    context: RunContext, tools: Tools
+) -> None:
+    tools.conversion = [{"name": "logits", "passed": False, "detail": "KL 2 nats"}]
+    with pytest.raises(GateError, match="^full.gguf: logits: KL 2 nats"):
+        EXPORT.run(context)
+    assert tools.checked == []
+    assert "full.gguf: logits" in context.path("export", "NOT-PASSED.txt").read_text()
 
 
 @pytest.mark.parametrize("change", ["another adapter", "a variant is gone", "a file is cut short"])

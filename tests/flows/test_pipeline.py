@@ -195,7 +195,8 @@ def test_every_trace_is_accounted_for(killed_and_finished: dict[str, Any]) -> No
 
 def test_every_exported_file_passed_every_check(killed_and_finished: dict[str, Any]) -> None:
     gate = json.loads((killed_and_finished["run"] / "export/gate.json").read_text())
-    assert set(gate) == {"Q8_0", "Q4_K_M"}
+    assert set(gate) == {"16 bits", "Q8_0", "Q4_K_M"}
+    assert [check["name"] for check in gate.pop("16 bits")] == ["logits"]
     for checks in gate.values():
         assert {check["name"] for check in checks if check["passed"]} == {
             "template",

@@ -168,7 +168,8 @@ def test_the_export_is_complete_and_its_gate_compared_images(finished: SimpleNam
     assert read_json(vllm / "tokenizer_config.json")["chat_template"] == TEMPLATE
     assert read_json(vllm / "preprocessor_config.json")["size"]["longest_edge"] == 4096 * 28 * 28
     gate = read_json(context.path("export", "gate.json"))
-    assert set(gate) == {"Q8_0", "Q4_K_M"}
+    assert set(gate) == {"16 bits", "Q8_0", "Q4_K_M"}
+    assert [check["name"] for check in gate.pop("16 bits")] == ["logits"]
     for checks in gate.values():
         assert all(check["passed"] for check in checks)
         assert "prompts with images" in checks[-1]["detail"]

@@ -13,7 +13,7 @@ from gate_inputs import (
     write_gguf,
 )
 
-from student.export import checks, gate
+from student.export import checks, gguf_file
 from student.rendering.examples import Renderer
 
 
@@ -29,9 +29,8 @@ from student.rendering.examples import Renderer
     ids=["equal", "a letter", "a line feed more", "cut short", "none"],
 )
 def test_the_template_in_the_file_is_the_trained_one_to_the_byte(tmp_path, metadata, problem):
-    [template] = gate.read_metadata(
-        write_gguf(tmp_path / "a.gguf", **metadata), "tokenizer.chat_template"
-    )
+    file = gguf_file.read(write_gguf(tmp_path / "a.gguf", **metadata))
+    template = file.value("tokenizer.chat_template")
     check = checks.check_template(template, RENDERER)
     assert check["name"] == "template"
     assert check["passed"] == (problem is None)
@@ -42,7 +41,7 @@ def test_the_file_ends_a_turn_by_one_of_the_students_stop_tokens(tmp_path):
     end, start = RENDERER.tokenizer.convert_tokens_to_ids([END, "<|im_start|>"])
 
     def checked(file, renderer=RENDERER):
-        [token_id] = gate.read_metadata(file, "tokenizer.ggml.eos_token_id")
+        token_id = gguf_file.read(file).value("tokenizer.ggml.eos_token_id")
         return checks.check_stop_token(token_id, renderer)
 
     assert checked(write_gguf(tmp_path / "a.gguf", eos=end))["passed"]

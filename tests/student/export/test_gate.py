@@ -31,7 +31,7 @@ def test_a_refusal_by_the_server_fails_the_check_that_sent_the_request(tmp_path,
     """llama.cpp answers 500 where it cannot read the call that the model wrote."""
     text = RENDERER.text(TALK["messages"], TOOLS)
     prompt = RENDERER.text(TALK["messages"][:1], TOOLS, add_generation_prompt=True)
-    texts = [*checks.ODD_TEXTS, text]
+    texts = [*checks.ODD_TEXTS, *checks.added_token_texts(RENDERER), text]
     server = ScriptedServer(
         {"prompt": prompt},
         *({"tokens": RENDERER.ids(odd)} for odd in texts),

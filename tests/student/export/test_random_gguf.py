@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from student.export.random_gguf import add_random_weights, template_and_end
+from student.export import gguf_file
+from student.export.random_gguf import add_random_weights
 
 TOKENS = ["a", "é", "日本", "<|im_end|>"]
 
@@ -48,4 +49,6 @@ def test_the_tokenizer_is_copied_and_the_weights_are_a_small_llama(vocabulary, t
 
 def test_template_and_end_are_read_from_the_header(vocabulary, tmp_path):
     add_random_weights(vocabulary, tmp_path / "random.gguf")
-    assert template_and_end(tmp_path / "random.gguf") == ("{{ messages }} é\n", 3)
+    file = gguf_file.read(tmp_path / "random.gguf")
+    assert file.value("tokenizer.chat_template") == "{{ messages }} é\n"
+    assert file.value("tokenizer.ggml.eos_token_id") == 3

@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from gate_inputs import write_gguf
 
 from schemas.errors import InputError
 from schemas.files import write_jsonl
 from student.export import untrained, verify
+from student.export.conversations import CONVERSATIONS
 from student.models import base
 
 
@@ -33,12 +35,12 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def like_the_file(original: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The original with the template that is in the file."""
-    from student.export.gate import read_metadata
+    from student.export import gguf_file
 
     directory = tmp_path_factory.mktemp("original")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
         shutil.copy(original / name, directory)
-    [template] = read_metadata(exported, "tokenizer.chat_template")
+    template = gguf_file.read(exported).value("tokenizer.chat_template")
     (directory / "chat_template.jinja").write_text(template, encoding="utf-8")
     return directory
 
@@ -77,7 +79,7 @@ def test_a_faithful_export_passes_and_one_with_another_template_does_not(
         ("gguf", "not a GGUF file"),
         ("gone", "no such file, expected a GGUF"),
         ("directory", "no such directory, expected one in Hugging Face's form"),
-        ("tokenizer", "cannot be read"),
+        ("tokenizer", "tokenizer.json: not JSON"),
         ("mmproj", "model_type: found llama, expected one of qwen2_5_vl, qwen3_vl with --mmproj"),
     ],
 )
@@ -85,7 +87,7 @@ def test_an_input_that_cannot_be_compared_is_reported_in_one_line(
     spoil: str, message: str, original: Path, tmp_path: Path
 ) -> None:
     gguf, directory = tmp_path / "a.gguf", tmp_path / "model"
-    gguf.write_bytes(b"GGUF" if spoil != "gguf" else b"PK")
+    write_gguf(gguf) if spoil != "gguf" else gguf.write_bytes(b"PK")
     shutil.copytree(original, directory, ignore=shutil.ignore_patterns("*.safetensors"))
     if spoil == "gone":
         gguf.unlink()
@@ -150,7 +152,7 @@ def test_a_row_that_no_check_can_use_is_reported_in_one_line(
     row: object, message: str, original: Path, tmp_path: Path
 ) -> None:
     gguf, rows = tmp_path / "a.gguf", tmp_path / "rows.jsonl"
-    gguf.write_bytes(b"GGUF")
+    write_gguf(gguf)
     good = json.dumps({"messages": [ASKED, ANSWERED]})
     rows.write_text(f"{good}\n\n{row if isinstance(row, str) else json.dumps(row)}\n")
     with pytest.raises(InputError) as raised:
@@ -161,7 +163,7 @@ def test_a_row_that_no_check_can_use_is_reported_in_one_line(
 
 def test_a_conversation_that_the_template_refuses_is_named(original: Path, tmp_path: Path) -> None:
     gguf, rows, directory = tmp_path / "a.gguf", tmp_path / "rows.jsonl", tmp_path / "model"
-    gguf.write_bytes(b"GGUF")
+    write_gguf(gguf)
     shutil.copytree(original, directory, ignore=shutil.ignore_patterns("*.safetensors"))
     refuses = "{% if messages | length > 2 %}{{ raise_exception('One turn,\nno more') }}{% endif %}"
     (directory / "chat_template.jinja").write_text(refuses)
@@ -177,7 +179,7 @@ def test_a_conversation_that_the_template_refuses_is_named(original: Path, tmp_p
 @pytest.mark.slow
 def test_a_file_without_conversations_is_bad_input(original: Path, tmp_path: Path) -> None:
     gguf, rows = tmp_path / "a.gguf", tmp_path / "rows.jsonl"
-    gguf.write_bytes(b"GGUF")
+    write_gguf(gguf)
     rows.write_text("")
     process = command(gguf, "--against", original, "--traces", rows)
     assert process.returncode == 2
@@ -192,7 +194,7 @@ def test_the_embedded_template_renders_every_call_and_result_of_the_conversation
     renderer, longest = verify._original(original, with_images=False)
     assert longest == 8192
     for trace, served in zip(
-        verify.CONVERSATIONS, verify._read_conversations(None, renderer), strict=True
+        CONVERSATIONS, verify._read_conversations(None, renderer), strict=True
     ):
         text = renderer.text(served["messages"], served["tools"])
         for message in trace["messages"]:
