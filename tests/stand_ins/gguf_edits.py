@@ -2,7 +2,7 @@
 
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +26,12 @@ def truth(value: bool) -> bytes:
     return struct.pack("<I?", 7, value)
 
 
-def with_metadata(source: Path, to: Path, changes: dict[str, bytes | None]) -> Path:
+def with_metadata(source: Path, to: Path, changes: Mapping[str, bytes | None]) -> Path:
     """Writes a copy with other values. None: without the key."""
     before = gguf_file.read(source)
-    pairs = {key: value for key, value in (before.pairs | changes).items() if value is not None}
+    pairs = {
+        key: value for key, value in (before.pairs | dict(changes)).items() if value is not None
+    }
     tensors = list(before.tensors.values())
     first = min(tensor.start for tensor in tensors)
     with to.open("wb") as file:

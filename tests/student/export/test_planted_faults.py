@@ -9,6 +9,7 @@ import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -73,7 +74,8 @@ def failed(
     student: Path, full: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[Path], dict[str, str]]:
     """Verifies a file against the student, and returns the details of what failed. The student is converted once."""
-    scratch, originals = tmp_path_factory.mktemp("original"), []
+    scratch = tmp_path_factory.mktemp("original")
+    originals: list[gate.Original] = []
 
     def read_once(directory: Path, _: Path, *more: object) -> gate.Original:
         if not originals:
@@ -231,7 +233,7 @@ def test_an_added_token_that_became_text_fails_by_its_ids(
 
     kinds = bytearray(gguf_file.read(q8).pairs["tokenizer.ggml.token_type"])
     # No conversation has it, and llama.cpp does not know it as the end of a file, as it does <file_sep>.
-    lost = AutoTokenizer.from_pretrained(student).convert_tokens_to_ids("<gh_stars>")
+    lost: Any = AutoTokenizer.from_pretrained(student).convert_tokens_to_ids("<gh_stars>")
     assert struct.unpack_from("<i", kinds, 16 + 4 * lost) == (3,)
     struct.pack_into("<i", kinds, 16 + 4 * lost, 1)
     changes: dict[str, bytes | None] = {"tokenizer.ggml.token_type": bytes(kinds)}

@@ -132,7 +132,8 @@ def test_the_gpus_to_build_for_are_those_of_this_machine(
 def test_with_nvcc_it_is_built_for_the_gpu_and_else_for_the_cpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_works: bool
 ) -> None:
-    configured, said = [], []
+    configured: list[list[str]] = []
+    said: list[str] = []
     monkeypatch.setattr(llamacpp, "source", lambda say: tmp_path / "tree")
     monkeypatch.setenv("CXX", str(program(tmp_path / "tools", "c++")))
     monkeypatch.setattr(llamacpp, "cuda_capabilities", lambda: "90")
