@@ -72,10 +72,10 @@ def check_student(context: RunContext, *, install: bool = True) -> None:
         f"  student     {student['name']}: llama.cpp renders, tokenizes and reads {len(conversations)} solutions with"
         f" {whose} tokenizer and template as transformers does"
     )
-    if result["overridden"]:
-        notes.append(
-            f"llama.cpp takes {', '.join(result['overridden'])} for control tokens: traces with one are rejected"
-        )
+    if words := result["overridden"]:
+        notes.append(f"llama.cpp reads {', '.join(words)} as control: traces with it are rejected")
+    if renderer.composes:
+        notes.append("llama.cpp does not compose characters (NFC): traces with any are rejected")
     for note in notes:
         log(f"              {note}")
 

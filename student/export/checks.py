@@ -4,6 +4,7 @@ The checks of the file read its metadata. The others send requests to llama.cpp'
 run too: for rendered prompts, token ids, the end of a turn, and a tool call's round trip.
 """
 
+import unicodedata
 import urllib.error
 from collections.abc import Sequence
 from typing import Any, TypedDict
@@ -27,6 +28,7 @@ ODD_TEXTS = (
     "a" * 200 + " " + "ab " * 50,
     "I'll we've DON'T it's O'Neill's",
     "\u200b\u00a0\ufeff zero width and no-break",
+    "e\u0301 \u1112\u1161\u11ab composed from parts",
 )
 # Of a vocabulary with very many added tokens, so many are tried.
 _MOST_ADDED = 512
@@ -134,9 +136,12 @@ def check_token_ids(
     """Compares the server's token ids of ODD_TEXTS, added tokens and conversations with the student's tokenizer's.
 
     overridden: words that llama.cpp takes for control tokens although the tokenizer does not. They are left out of
-        ODD_TEXTS, because they differ for every student of that vocabulary.
+        ODD_TEXTS, because they differ for every student of that vocabulary. So are characters to compose where the
+        tokenizer composes them.
     """
     odd = [_without(text, overridden) for text in ODD_TEXTS]
+    if renderer.composes:
+        odd = [unicodedata.normalize("NFC", text) for text in odd]
     texts = [
         *odd,
         *added_token_texts(renderer),
@@ -150,6 +155,8 @@ def check_token_ids(
             problem = f"{text[:60]!r}: differs at token {at}: {_excerpts(served, expected, at, 3)}"
             return result("token_ids", problem)
     note = f"; llama.cpp takes {', '.join(overridden)} for control tokens" if overridden else ""
+    if renderer.composes:
+        note += "; llama.cpp does not compose characters (NFC)"
     return result("token_ids", None, f"{len(texts)} texts, equal{note}")
 
 

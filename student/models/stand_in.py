@@ -5,12 +5,12 @@ vocabularies there have placeholders for the tokens that a model adds; `Family.t
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from schemas.cache import cache_directory, make_once
 from schemas.files import sha256_text, whole, write_json
+from student.models import gguf_header
 from teacher.inference import llamacpp
 
 
@@ -23,6 +23,7 @@ class Family:
         architecture, model_type: of config.json.
         tokens: the tokens that the family adds, by their ids. plain: those of them that are no special tokens.
         bos: the token that begins every text, or None.
+        composes: whether the tokenizer composes characters (NFC), as Qwen's does.
     """
 
     vocabulary: str
@@ -32,7 +33,10 @@ class Family:
     tokens: dict[int, str]
     plain: tuple[str, ...] = ()
     bos: str | None = None
-    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def composes(self) -> bool:
+        return self.vocabulary.startswith("qwen")
 
 
 def _numbered(first: int, text: str) -> dict[int, str]:
@@ -109,7 +113,19 @@ FAMILIES = {
     ),
 }
 # To be raised with each change of what `directory` writes.
-_VERSION = 2
+_VERSION = 3
+_RESERVED = "<|reserved_special_token_"  # of Llama's vocabulary
+_BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+# How the families' tokenizer.json split text, as src/llama-vocab.cpp of llama.cpp quotes them.
+_SPLITS = {
+    vocabulary: r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?"
+    rf"{letters}+|\p{{N}}{digits}| ?[^\s{marks}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    for vocabulary, letters, digits, marks in (
+        ("qwen2", r"\p{L}", "", r"\p{L}"),
+        ("qwen35", r"[\p{L}\p{M}]", "", r"\p{L}\p{M}"),
+        ("llama-bpe", r"\p{L}", "{1,3}", r"\p{L}"),
+    )
+}
 
 
 def directory(family: Family, eos: str, report: llamacpp.Progress = print) -> Path:
@@ -128,31 +144,35 @@ def directory(family: Family, eos: str, report: llamacpp.Progress = print) -> Pa
 
 
 def _write(family: Family, eos: str, models: Path, to: Path) -> None:
-    from transformers import AutoTokenizer
-
-    loaded = AutoTokenizer.from_pretrained(models, gguf_file=f"ggml-vocab-{family.vocabulary}.gguf")
-    tokenizer = json.loads(loaded.backend_tokenizer.to_str())
-    size = 1 + max(tokenizer["model"]["vocab"].values())
-    tokenizer["model"]["vocab"] = {
-        token: number
-        for token, number in tokenizer["model"]["vocab"].items()
-        if number not in family.tokens and number < min(family.tokens)
+    values = gguf_header.header(models / f"ggml-vocab-{family.vocabulary}.gguf")
+    tokens = gguf_header.texts(values["tokenizer.ggml.tokens"])
+    merges = gguf_header.texts(values["tokenizer.ggml.merges"])
+    reserved = {n: token for n, token in enumerate(tokens) if token.startswith(_RESERVED)}
+    added = reserved | family.tokens
+    split = {"type": "Split", "pattern": {"Regex": _SPLITS[family.vocabulary]}}
+    tokenizer = {
+        "version": "1.0",
+        "normalizer": {"type": "NFC"} if family.composes else None,
+        "pre_tokenizer": {
+            "type": "Sequence",
+            "pretokenizers": [{**split, "behavior": "Isolated", "invert": False}, _BYTES],
+        },
+        "decoder": _BYTES,
+        "added_tokens": [
+            {
+                **{"id": number, "content": token, "special": token not in family.plain},
+                **dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False),
+            }
+            for number, token in sorted(added.items())
+        ],
+        "model": {
+            "type": "BPE",
+            # Llama's tokenizer takes a word that is in its vocabulary whole, although no merges lead to it.
+            "ignore_merges": family.vocabulary == "llama-bpe",
+            "vocab": {token: number for number, token in enumerate(tokens[: min(added)])},
+            "merges": [merge.split(" ") for merge in merges],
+        },
     }
-    # Llama's tokenizer takes a word that is in its vocabulary whole, although no merges lead to it.
-    tokenizer["model"]["ignore_merges"] = family.vocabulary == "llama-bpe"
-    tokenizer["post_processor"] = None
-    tokenizer["added_tokens"] = [
-        {
-            "id": number,
-            "content": token,
-            "single_word": False,
-            "lstrip": False,
-            "rstrip": False,
-            "normalized": False,
-            "special": token not in family.plain,
-        }
-        for number, token in sorted(_all_tokens(family, size).items())
-    ]
     (to / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -168,7 +188,7 @@ def _write(family: Family, eos: str, models: Path, to: Path) -> None:
         "architectures": [family.architecture],
         "transformers_version": "5.17.0",  # transformers doubts the tokenizers of older ones
         "model_type": family.model_type,
-        "vocab_size": size,
+        "vocab_size": len(tokens),
         "hidden_size": 64,
         "intermediate_size": 64,
         "num_hidden_layers": 1,
@@ -180,13 +200,3 @@ def _write(family: Family, eos: str, models: Path, to: Path) -> None:
     write_json(to / "config.json", config)
     template = models / "templates" / f"{family.template}.jinja"
     (to / "chat_template.jinja").write_text(template.read_text(encoding="utf-8"), encoding="utf-8")
-
-
-def _all_tokens(family: Family, size: int) -> dict[int, str]:
-    """The family's tokens; Llama's other reserved numbers keep a name each."""
-    first = min(family.tokens)
-    reserved = {
-        number: f"<|reserved_special_token_{number - first}|>"
-        for number in range(first, first + 256)
-    }
-    return (reserved if family.vocabulary == "llama-bpe" else {}) | family.tokens

@@ -25,9 +25,8 @@ from schemas.canonical import (
 )
 from schemas.json_text import parse_arguments
 from schemas.trace import Message, Tool, Trace
-from student.rendering import probe
+from student.rendering import markers, probe
 from student.rendering.labels import IGNORED
-from student.rendering.markers import control_tokens, marker_in, pattern
 from student.rendering.template_line import line_at
 from teacher.scenes.images import ImageStore, attach_images, message_images, request_messages
 
@@ -190,16 +189,32 @@ class Renderer:
                 )
         return prompt, target[: max(ends)]
 
-    def check_markers(self, messages: Sequence[Message]) -> None:
-        """Raises ControlTokenInText if a text has a word that is no text for the student or its server."""
-        if self._markers and (found := marker_in(messages, self._markers)):
+    def check_texts(self, messages: Sequence[Message]) -> None:
+        """Checks that the student and its server read the messages' texts alike, and as text.
+
+        Raises:
+            ControlTokenInText: a text has a word that is no text for the student or its server.
+            ServedOtherwise: a text has characters that the student's tokenizer composes.
+        """
+        if self._markers and (found := markers.marker_in(messages, self._markers)):
             raise ControlTokenInText(
                 f"message {found[0]}: {found[1]} in its text is a control token for the student or its server"
             )
+        if self.composes and (found := markers.decomposed_in(messages)):
+            raise ServedOtherwise(
+                f"message {found[0]}: {found[1]} has characters that the student's tokenizer composes (NFC),"
+                f" llama.cpp does not"
+            )
+
+    @cached_property
+    def composes(self) -> bool:
+        """Whether the tokenizer composes characters before it reads them, which llama.cpp does not."""
+        return markers.composes(self.tokenizer)
 
     @cached_property
     def _markers(self) -> re.Pattern[str] | None:
-        return pattern(control_tokens(self.tokenizer, self.template, self.overridden))
+        tokens = markers.control_tokens(self.tokenizer, self.template, self.overridden)
+        return markers.pattern(tokens)
 
     @cached_property
     def one_call_per_turn(self) -> bool:
@@ -335,9 +350,9 @@ def turns(trace: Trace, renderer: Renderer) -> list[Turn]:
 
     Raises:
         Unrenderable: the student's template cannot render the trace.
-        ControlTokenInText: a text of it has a control token.
+        ControlTokenInText, ServedOtherwise: as of `check_texts`.
     """
-    renderer.check_markers(trace["messages"])
+    renderer.check_texts(trace["messages"])
     trace = as_served(trace, renderer)
     messages, tools = trace["messages"], trace["tools"]
     failed = _failed_turns(messages, trace["outcome"]["tool_errors"])

@@ -1,10 +1,12 @@
-"""Text that a student's tokenizer, or its server, takes for a control token.
+"""Text that a student's tokenizer, or its server, takes for a control token, or that the two read otherwise.
 
 The rendered conversation is tokenized as a whole, in training and in llama.cpp and vLLM alike. So `<|im_end|>` in a
-tool's result ends the turn there, and a student would learn from a conversation that no one had.
+tool's result ends the turn there, and a student would learn from a conversation that no one had. Tokenizers of Qwen
+compose characters first (Unicode's NFC: e and a combining accent become é), llama.cpp's have no such step.
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,6 +24,24 @@ def control_tokens(tokenizer: Any, template: str, overridden: Sequence[str] = ()
     added = tokenizer.added_tokens_decoder.values()
     tokens = [token.content for token in added if token.special or token.content in template]
     return [token for token in dict.fromkeys([*tokens, *overridden]) if token.strip()]
+
+
+def composes(tokenizer: Any) -> bool:
+    """Returns whether the tokenizer composes characters, which llama.cpp does not."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    normalizer = backend.normalizer if backend else None
+    return bool(normalizer) and normalizer.normalize_str("e\u0301") == "\u00e9"
+
+
+def decomposed_in(messages: Sequence[Message]) -> tuple[int, str] | None:
+    """Returns the index of the first message with a character to compose, and where it is, in ASCII; None if none."""
+    for index, message in enumerate(messages):
+        for text in _texts(message):
+            if not unicodedata.is_normalized("NFC", text):
+                pairs = enumerate(zip(text, unicodedata.normalize("NFC", text), strict=False))
+                at = next((i for i, (found, composed) in pairs if found != composed), len(text))
+                return index, ascii(text[max(0, at - 8) : at + 8])
+    return None
 
 
 def pattern(tokens: Sequence[str]) -> re.Pattern[str] | None:

@@ -2,12 +2,14 @@
 
 import functools
 import json
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from small_students import END, QWEN3, QWEN25, RENDERER, SHIPPED, TINY, tiny_tokenizer, trl_template
+from tokenizers import normalizers
 from transformers import AddedToken
 from turns import TOOLS, TWO_REQUESTS, called, calls, result, says, stretches, trace, user, written
 
@@ -506,3 +508,26 @@ def test_an_added_token_that_the_template_writes_is_no_text_but_other_added_toke
     with pytest.raises(MarkerInText, match="message 0: <tool_call>"):
         examples(trace([user("<tool_call>{}"), says("Yes.")]), renderer)
     assert examples(trace([user("<table>"), says("Yes.")]), renderer)
+
+
+def composing() -> Renderer:
+    """A renderer with a tokenizer that composes characters, as Qwen's does."""
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.normalizer = normalizers.NFC()
+    return Renderer(tokenizer, SHIPPED, [END])
+
+
+@pytest.mark.parametrize("text", ["Cafe\u0301", "\u2000", "\u1112\u1161\u11ab", "5 \u212b"])
+@pytest.mark.parametrize("place", ["result", "arguments"])
+def test_characters_that_only_one_side_composes_refuse_the_trace(text, place):
+    key, found = (text, "found") if place == "arguments" else ("key", text)
+    decomposed = trace([user("?"), calls({"key": key}), result(found), says("Yes.")])
+    with pytest.raises(EnginesDiffer, match=r"message [12]: '.*\\u.*composes \(NFC\)"):
+        examples(decomposed, composing())
+    assert examples(decomposed, RENDERER), "a tokenizer that composes nothing reads the same"
+
+
+@pytest.mark.parametrize("text", ["Caf\u00e9", "\ud55c", "a \u0301", "x\u0323\u0302", "\u3000"])
+def test_characters_that_are_composed_or_have_no_composed_form_are_kept(text):
+    talk = trace([user(unicodedata.normalize("NFC", text)), says("Yes.")])
+    assert examples(talk, composing())
