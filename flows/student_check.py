@@ -9,7 +9,7 @@ from typing import Any, cast
 
 from flows.progress import log, step
 from flows.run_context import RunContext
-from schemas.canonical import number_problem
+from schemas.canonical import canonical, number_problem
 from schemas.error_text import one_line
 from schemas.errors import GateError
 from schemas.files import read_jsonl
@@ -93,7 +93,7 @@ def _conversations(context: RunContext, renderer: Any) -> list[Any]:
         task = cast(Task, row)
         by_template[task["template"]].append(task)
         for call in task["plan"]:
-            problem = number_problem(call["arguments"])
+            problem = number_problem(canonical(call["arguments"]))
             if problem and not renderer.arguments_as_text:
                 raise GateError(_refusal(context, task, f"{call['tool']}: {problem}"))
     conversations = []

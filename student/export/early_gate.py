@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import TypedDict, cast
 
 from schemas.cache import cache_directory, make_once
+from schemas.errors import StageError
 from schemas.files import dumps, read_json, sha256, sha256_text, write_json
-from student.export.checks import Check, Conversation
+from student.export.checks import Check, Conversation, result
 from student.export.gate import run_early_gate
+from student.export.llama_server import template_problem
 from student.export.random_gguf import TOKENIZER_FILES, random_gguf
 from student.rendering.examples import Renderer
 from teacher.inference import llamacpp
@@ -51,16 +53,31 @@ def check_early(
     stored = _home() / f"{key}-{texts}.json"
     if stored.is_file():
         return cast(EarlyResult, read_json(stored))
-    gguf = _home() / f"{key}.gguf"
+    gguf = random_student(directory, renderer, report)
+    start = log.stat().st_size if log.is_file() else 0
+    try:
+        checks, overridden = run_early_gate(
+            gguf, conversations, renderer, context=_CONTEXT, log=log
+        )
+    except StageError:
+        problem = template_problem(log, start)
+        if problem is None:
+            raise
+        checks, overridden = [result("template", f"llama.cpp cannot use it: {problem}")], []
+    results: EarlyResult = {"checks": checks, "overridden": overridden}
+    if all(check["passed"] for check in checks):
+        write_json(stored, results)
+        write_json(_home() / f"{key}.json", results)
+    return results
+
+
+def random_student(directory: Path, renderer: Renderer, report: llamacpp.Progress = print) -> Path:
+    """Returns the GGUF with the student's tokenizer and template and random weights, kept in the user's cache."""
+    gguf = _home() / f"{_key(directory, renderer)}.gguf"
     with make_once(gguf) as missing:
         if missing:
             random_gguf(directory, renderer.template, gguf, report)
-    checks, overridden = run_early_gate(gguf, conversations, renderer, context=_CONTEXT, log=log)
-    result: EarlyResult = {"checks": checks, "overridden": overridden}
-    if all(check["passed"] for check in checks):
-        write_json(stored, result)
-        write_json(_home() / f"{key}.json", result)
-    return result
+    return gguf
 
 
 def overridden_tokens(directory: Path, renderer: Renderer) -> list[str]:

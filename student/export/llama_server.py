@@ -14,6 +14,8 @@ from teacher.inference.endpoint import Endpoint
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 # A warning of llama.cpp's src/llama-vocab.cpp.
 _OVERRIDDEN = re.compile(r"control-looking token: +\d+ '(.+?)' was not control-type")
+# An error of its tools/server/server-context.cpp.
+_TEMPLATE_PROBLEM = re.compile(r"chat template parsing error: (.+)")
 
 
 def get(endpoint: Endpoint, path: str) -> Any:
@@ -43,6 +45,16 @@ def overridden_tokens(log: Path, start: int = 0) -> list[str]:
     """
     output = log.read_bytes()[start:] if log.is_file() else b""
     return list(dict.fromkeys(_OVERRIDDEN.findall(output.decode(errors="replace"))))
+
+
+def template_problem(log: Path, start: int = 0) -> str | None:
+    """Returns why the server cannot use the file's chat template and did not start, by its log; None if it can.
+
+    start: the byte of the log at which the server's output begins.
+    """
+    output = log.read_bytes()[start:].decode(errors="replace") if log.is_file() else ""
+    match = _TEMPLATE_PROBLEM.search(output)
+    return match.group(1) if match else None
 
 
 def _send(endpoint: Endpoint, path: str, body: bytes | None) -> Any:
