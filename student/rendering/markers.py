@@ -30,7 +30,7 @@ def composes(tokenizer: Any) -> bool:
     """Returns whether the tokenizer composes characters, which llama.cpp does not."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     normalizer = backend.normalizer if backend else None
-    return bool(normalizer) and normalizer.normalize_str("e\u0301") == "\u00e9"
+    return normalizer is not None and normalizer.normalize_str("e\u0301") == "\u00e9"
 
 
 def decomposed_in(messages: Sequence[Message]) -> tuple[int, str] | None:
