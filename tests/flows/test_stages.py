@@ -43,7 +43,17 @@ FIELDS = [
 VALUES: list[Any] = [
     *(True, False, 1, 2, 3, 4, 8, 17, 300, 0.25, 0.5, 1.5),
     *("x", "http://127.0.0.1:1/v1", "source", "never", "instant", "fp8", "Q4_K_M", "full", "split"),
-    *("linear", "float32", "few", "offered", ["Q8_0", "F16"], ["--x"], {"lookup": 1.0}, {"drift": 0.5}, None),
+    *(
+        "linear",
+        "float32",
+        "few",
+        "offered",
+        ["Q8_0", "F16"],
+        ["--x"],
+        {"lookup": 1.0},
+        {"drift": 0.5},
+        None,
+    ),
 ]
 
 
