@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from teacher.inference.endpoint import Endpoint
-from teacher.inference.llamacpp import binary
+from teacher.inference.llamacpp import binary, built_for_cpu
 from teacher.inference.process import Program, ServerProcess, free_port
 
 # Loading the 43 GB of a 70B student from a slow disk takes minutes. A server that ends at once is reported at once.
@@ -20,6 +20,8 @@ _STALL_SECONDS = 1800
 _POLICY = "OMP_WAIT_POLICY"
 # MiB of host memory for prompts that left their slot; llama.cpp's own 8,192 let a server of 270 MB grow to 4 GB.
 _PROMPT_CACHE = 1024
+# On a CPU, llama.cpp's flash attention decodes 8 conversations of 1,500 tokens at 235 ms a step, without it at 108.
+_CPU_OPTIONS = ["--flash-attn", "off"]
 
 
 class LlamaServer(ServerProcess):
@@ -55,7 +57,7 @@ class LlamaServer(ServerProcess):
         command += ["--host", "127.0.0.1", "--port", str(port), "--metrics"]
         command += ["--parallel", str(slots), "--ctx-size", str(slots * context)]
         command += ["--jinja", "--offline", "--cache-ram", str(_PROMPT_CACHE)]
-        command += ["--flash-attn", "off"]
+        command += _CPU_OPTIONS if built_for_cpu() else []
         command += ["--chat-template-file", str(template)] if template else []
         command += ["--mmproj", str(projector)] if projector else []
         program = Program(

@@ -161,6 +161,11 @@ def _built(capabilities: str | None = None) -> Path:
     return _home() / (f"bin-cuda-{capabilities.replace(';', '-')}" if capabilities else "bin")
 
 
+def built_for_cpu() -> bool:
+    """Returns whether the programs are the cache's own build for a CPU; an installed llama.cpp may be any."""
+    return binary("llama-server").parent == _home() / "bin"
+
+
 def _cuda_failure(capabilities: str) -> Path:
     """The file that says why no build with CUDA succeeded on this machine. Without it, the build is tried again."""
     return _home() / f"cuda-{capabilities.replace(';', '-')}.failed"
