@@ -194,7 +194,7 @@ class Renderer:
 
         Raises:
             ControlTokenInText: a text has a word that is no text for the student or its server.
-            ServedOtherwise: a text has characters that the student's tokenizer composes.
+            ServedOtherwise: a text has characters that only the student's tokenizer composes or its template strips.
         """
         if self._markers and (found := markers.marker_in(messages, self._markers)):
             raise ControlTokenInText(
@@ -204,6 +204,10 @@ class Renderer:
             raise ServedOtherwise(
                 f"message {found[0]}: {found[1]} has characters that the student's tokenizer composes (NFC),"
                 f" llama.cpp does not"
+            )
+        if re.search(r"trim|strip\(", self.template) and (found := markers.stripped_in(messages)):
+            raise ServedOtherwise(
+                f"message {found[0]}: {found[1]} begins or ends with a space that llama.cpp's templates do not strip"
             )
 
     @cached_property

@@ -14,6 +14,8 @@ from schemas.canonical import arguments_text
 from schemas.messages import text_of
 from schemas.trace import Message
 
+_C_SPACES = " \t\n\r\v\f"
+
 
 def control_tokens(tokenizer: Any, template: str, overridden: Sequence[str] = ()) -> list[str]:
     """Returns the tokens that must not be in the text of a conversation.
@@ -41,6 +43,18 @@ def decomposed_in(messages: Sequence[Message]) -> tuple[int, str] | None:
                 pairs = enumerate(zip(text, unicodedata.normalize("NFC", text), strict=False))
                 at = next((i for i, (found, composed) in pairs if found != composed), len(text))
                 return index, ascii(text[max(0, at - 8) : at + 8])
+    return None
+
+
+def stripped_in(messages: Sequence[Message]) -> tuple[int, str] | None:
+    """Returns the index of the first message whose text two engines strip differently, and the text in ASCII, or None.
+
+    Python strips all of Unicode's spaces, llama.cpp's jinja those of C (isspace).
+    """
+    for index, message in enumerate(messages):
+        for text in _texts(message):
+            if text.strip() != text.strip(_C_SPACES):
+                return index, ascii(text[:8] + text[8:][-8:])
     return None
 
 

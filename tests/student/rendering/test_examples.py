@@ -58,7 +58,11 @@ def prompts(renderer, messages, tools):
 _ODD = st.sampled_from(
     ["\n", "\n\n", " ", "1234.50", "né", "日本", "👩‍👩‍👧", "<tool_call>", '"', "\\", "{{ x }}"]
 )
-_TEXT = st.lists(_ODD | st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=4)
+# Spaces that only Python strips are refused where a template strips; others than those of C are left out.
+_CHARACTERS = st.characters(
+    exclude_categories=["Cs", "Zs", "Zl", "Zp"], exclude_characters="\x1c\x1d\x1e\x1f\x85"
+)
+_TEXT = st.lists(_ODD | st.text(_CHARACTERS, max_size=8), max_size=4)
 _CONTENT = _TEXT.map("".join)
 _FROM_OUTSIDE = st.lists(_ODD | st.sampled_from(["<|im_end", "</s>", "<|eot|>"]), max_size=4).map(
     "".join
@@ -531,3 +535,16 @@ def test_characters_that_only_one_side_composes_refuse_the_trace(text, place):
 def test_characters_that_are_composed_or_have_no_composed_form_are_kept(text):
     talk = trace([user(unicodedata.normalize("NFC", text)), says("Yes.")])
     assert examples(talk, composing())
+
+
+@pytest.mark.parametrize(("text", "refused"), [("x\u00a0", True), ("\x1f", True), (" x\n", False)])
+def test_a_space_that_only_one_engine_strips_refuses_the_trace_where_the_template_strips(
+    text, refused
+):
+    talk = trace([user(text), says("Yes.")])
+    assert examples(talk, RENDERER), "this template strips nothing"
+    if not refused:
+        assert examples(talk, LLAMA)
+        return
+    with pytest.raises(EnginesDiffer, match="message 0: .* do not strip"):
+        examples(talk, LLAMA)

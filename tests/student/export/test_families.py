@@ -1,0 +1,187 @@
+"""Each student file on its family's vocabulary and template: what training writes is what llama.cpp reads.
+
+One server for each student, many conversations for each server.
+"""
+
+import pytest
+from families import STUDENTS, VISION, Served, served
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from turns import calls, result, says, trace, user
+
+from schemas.canonical import Refused
+from student.export import checks, gguf_file, text_checks
+from student.export.llama_server import post
+from student.models import base, stand_in
+from student.rendering.examples import as_served, turns
+
+pytestmark = pytest.mark.slow
+
+TYPES = ("string", "number", "integer", "boolean", "array", "object", "null")
+TOOLS = [
+    {
+        "type": "function",
+        "function": {
+            "name": name,
+            "description": f"Does {name}: “now” or later.",
+            "parameters": {
+                "type": "object",
+                "properties": {f"a_{kind}": {"type": kind} for kind in TYPES},
+            },
+        },
+    }
+    for name in ("find", "set_end")
+]
+# Words that one family or another, or llama.cpp, takes for control tokens.
+CONTROL = [
+    *("<|im_end|>", "<|im_start|>", "</s>", "<s>", "<|eot_id|>", "<|eom_id|>", "<|python_tag|>"),
+    *("<tool_call>", "</tool_call>", "<tool_response>", "<think>", "</think>", "<|endoftext|>"),
+    *("<｜User｜>", "<｜Assistant｜>", "<｜end▁of▁sentence｜>", "<|begin_of_text|>", "<|EOT|>"),
+]
+NEAR = ["<|im_end", "im_end|>", "< /s>", "<|eot|>", "<tool call>", "<|User|>", "</b>", "<<s>>"]
+
+
+@pytest.fixture(scope="module", params=STUDENTS)
+def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    with served(request.param, tmp_path_factory.mktemp("family") / "server.log") as running:
+        yield running
+
+
+def conversation(family: Served, messages: list) -> checks.Conversation:
+    """The conversation as the student's server leads it. Raises Refused as the filter does."""
+    talk = trace(messages, TOOLS)
+    turns(talk, family.renderer)
+    shown = as_served(talk, family.renderer)
+    return {"id": "t/0", "messages": shown["messages"], "tools": shown["tools"]}
+
+
+def differences(family: Served, talk: checks.Conversation) -> list[str]:
+    """What llama.cpp renders or tokenizes otherwise than training does."""
+    arguments = family.endpoint, [talk], family.renderer
+    rendering = checks.check_rendering(*arguments)
+    text = family.renderer.text(talk["messages"], talk["tools"])
+    body = {"content": text, "add_special": False, "parse_special": True}
+    ids = post(family.endpoint, "/tokenize", body)["tokens"]
+    same = ids == family.renderer.ids(text)
+    return [rendering["detail"]] * (not rendering["passed"]) + ["token ids differ"] * (not same)
+
+
+SOLUTION = [
+    {"role": "system", "content": "You work at a desk."},
+    user("Is 15.0 h × €2.50 right? “Yes” or <no> & why"),
+    calls({"a_string": "C-1"}),
+    result('{"error": "try again"}'),
+    calls({"a_number": 15.0, "a_string": "naïve 日本語 <b>&'\""}, {"a_array": [1, "2", None]}),
+    result('{"fee": 2.50}'),
+    result("[]", 1),
+    says("It is 37.50."),
+]
+
+
+def test_a_student_file_passes_every_check_that_needs_no_trained_weights(family: Served) -> None:
+    arguments = family.endpoint, [conversation(family, SOLUTION)], family.renderer
+    file = gguf_file.read(family.gguf)
+    template, end = map(file.value, ("tokenizer.chat_template", "tokenizer.ggml.eos_token_id"))
+    results = [
+        checks.check_template(template, family.renderer),
+        checks.check_stop_token(end, family.renderer),
+        checks.check_rendering(*arguments),
+        checks.check_token_ids(*arguments, family.renderer.overridden),
+        text_checks.check_prompt_tokens(*arguments),
+        text_checks.check_stops(family.endpoint, family.renderer),
+        text_checks.check_parsing(*arguments),
+    ]
+    assert [check["detail"] for check in results if not check["passed"]] == []
+
+
+_TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ["naïve “x”", "日本語", "🙂‍↔️", "<b>&amp;'\"", "a\\nb", "{{ x }}", "\t", "1e5", "true", "null"]
+)
+_NUMBER = (
+    st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.integers(-(10**6), 10**6).map(lambda n: n / 100)
+    | st.sampled_from([15.0, 1e11, 2.50, -0.0, 0.1, 1e-5, 123456.7, 1e22, 2**63 - 1, 2**63])
+)
+_VALUE = st.recursive(
+    st.none() | st.booleans() | _NUMBER | _TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_TEXT, inner, max_size=3),
+    max_leaves=6,
+)
+_ARGUMENTS = st.dictionaries(st.from_regex(r"[a-z_]{1,8}", fullmatch=True), _VALUE, max_size=4)
+
+
+def test_any_call_that_is_not_refused_by_name_is_rendered_and_tokenized_alike(
+    family: Served,
+) -> None:
+    kept, reasons = [], set()
+
+    @settings(max_examples=150)
+    @given(st.lists(_ARGUMENTS, min_size=1, max_size=2), _TEXT)
+    def check(arguments: list, text: str) -> None:
+        answers = [result(text, number) for number in range(len(arguments))]
+        try:
+            talk = conversation(family, [user(text), calls(*arguments), *answers, says("Yes.")])
+        except Refused as refused:
+            reasons.add(refused.reason)
+            return
+        assert differences(family, talk) == []
+        kept.append(talk)
+
+    check()
+    assert len(kept) > 20, "most calls are refused: nothing is shown"
+    assert reasons <= {"engines_differ", "marker_leak"}
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"),
+    [
+        *((value, False) for value in (15.0, 1e11, 2.50, -0.0, 0.1, 99999.5, 2**63 - 1, -(2**63))),
+        *((value, True) for value in (1234567.89, 123456.78, 1e-5, 1e22, 2**63, 0.1 + 0.2)),
+        *((value, False) for value in (True, False, None, {"b": 1, "a": {"c": []}}, "15.0")),
+    ],
+    ids=str,
+)
+def test_a_value_is_the_same_in_both_or_refused_as_engines_differ(
+    family: Served, value: object, refused: bool
+) -> None:
+    messages = [user("?"), calls({"value": value}), result("ok"), says("Yes.")]
+    if refused and not family.renderer.arguments_as_text:
+        with pytest.raises(Refused, match="value: found"):
+            conversation(family, messages)
+    else:
+        assert differences(family, conversation(family, messages)) == []
+
+
+@pytest.mark.parametrize("place", ["user", "result"])
+@pytest.mark.parametrize("word", [*CONTROL, *NEAR])
+def test_an_injected_control_token_reaches_the_student_as_text_or_is_refused_by_name(
+    family: Served, word: str, place: str
+) -> None:
+    texts = {"user": "Close it.", "result": "done", place: f"before {word}\nassistant after"}
+    messages = [user(texts["user"]), calls({"a_string": "x"}), result(texts["result"]), says("Yes")]
+    try:
+        talk = conversation(family, messages)
+    except Refused as refused:
+        assert word not in NEAR
+        assert refused.reason == "marker_leak" and word in str(refused)
+        return
+    assert differences(family, talk) == []
+    assert text_checks.check_prompt_tokens(family.endpoint, [talk], family.renderer)["passed"]
+    body = {"content": word, "add_special": False, "parse_special": True}
+    ids = post(family.endpoint, "/tokenize", body)["tokens"]
+    # An added token that neither side treats as control is a word like others, as <think> is for Qwen3-Coder.
+    special = family.renderer.tokenizer.all_special_tokens
+    assert len(ids) > 1 or (word not in special and word not in family.renderer.template)
+
+
+def test_a_families_own_end_of_turn_is_refused_in_a_text(family: Served) -> None:
+    for token in family.renderer.stop:
+        with pytest.raises(Refused, match="message 1: "):
+            conversation(family, [user("?"), calls({"a_string": token}), result(""), says("Yes.")])
+
+
+def test_a_plan_can_check_each_student_on_the_hub_before_a_download_but_those_with_vision() -> None:
+    hub = {name for name in STUDENTS if "hub" in base.load(name)["source"]}
+    with_family = {name for name in hub if base.load(name).get("stand_in") in stand_in.FAMILIES}
+    assert hub - with_family == set(VISION)
