@@ -9,6 +9,7 @@ from flows.commands import shell_path
 from flows.estimate import planned_seconds
 from flows.progress import log
 from flows.report.html import write
+from flows.request_lines import request_lines
 from flows.run_context import RunContext
 from flows.run_directory import STAGES
 from schemas.files import read_json
@@ -21,8 +22,9 @@ def summarize(context: RunContext) -> dict[str, Any]:
 
     Returns:
         {"run", "domain", "stages": seconds of each finished stage, "planned": seconds of stages by plan.json, "report":
-        its path, "funnel": filter/ledger.json, "scorecard": evaluate/scorecard.json, "published": {"name", "tag",
-        "digest", "store"}}; the last three where their stages have run.
+        its path, "requests": lines about those to the teacher, "funnel": filter/ledger.json, "scorecard":
+        evaluate/scorecard.json, "published": {"name", "tag", "digest", "store"}}; the last four where their stages have
+        run.
     """
     receipts = {name: context.run.receipt(name) for name in STAGES}
     summary: dict[str, Any] = {
@@ -32,6 +34,8 @@ def summarize(context: RunContext) -> dict[str, Any]:
         "planned": planned_seconds(context.directory),
         "report": str(write(context.directory)),
     }
+    if receipts["generate"]:
+        summary["requests"] = request_lines(receipts["generate"]["result"])
     for key, file in (("funnel", "filter/ledger.json"), ("scorecard", "evaluate/scorecard.json")):
         if context.path(file).is_file():
             summary[key] = read_json(context.path(file))
@@ -48,6 +52,8 @@ def log_summary(context: RunContext, summary: dict[str, Any]) -> None:
             f"funnel     {funnel['tasks']} tasks > {funnel['traces']} traces > {funnel['kept']} kept"
             f" ({funnel['hinted']['kept']} with a hint)"
         )
+    for line in summary.get("requests", []):
+        log(f"requests   {line}")
     if scorecard := summary.get("scorecard"):
         _log_exam(scorecard["models"]["base"], scorecard["models"]["student"])
     _log_time(summary["stages"], summary.get("planned", {}))

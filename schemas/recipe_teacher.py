@@ -234,6 +234,24 @@ class Generate(Section):
         gt=0,
         description="Seconds to wait for one reply before the request is retried. Example: 1800.",
     )
+    patience_s: float = Field(
+        1800,
+        gt=0,
+        description="Seconds for which the teacher may answer no request at all (rate limits, maintenance, restarts)"
+        " before the stage ends; until then requests are retried. Example: 7200.",
+    )
+    requests_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Most requests sent in any minute, retries included, as an API's terms allow; null sets no limit."
+        " Example: 500.",
+    )
+    tokens_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="Most tokens of prompts and replies in any minute, estimated from the replies so far; null sets no"
+        " limit. Example: 200000.",
+    )
 
 
 class Filter(Section):

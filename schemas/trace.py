@@ -70,10 +70,11 @@ class Maker(TypedDict):
 
 
 class Usage(TypedDict):
-    """Tokens of one request, as the server counted them."""
+    """Tokens of one request, as the server counted them. cached_tokens: those of the prompt that its cache had."""
 
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: NotRequired[int]
 
 
 class Request(TypedDict):

@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from flows.estimate import Estimate, planned_seconds
 from flows.progress import log, step, track
+from flows.request_lines import count_tokens, request_lines
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import GateError
@@ -28,12 +29,31 @@ from teacher.inference.api import describe_served
 from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
+from teacher.inference.pace import Pace
 from teacher.models import catalog
 from teacher.preflight import run
 from teacher.preflight.target import Limits
 from teacher.rollout import agent_loop, blind_baseline
 from teacher.rollout.guidance import choose_guidance
 from teacher.rollout.scheduler import rollouts
+
+# Settings of `serve` that have no influence on which requests are answered.
+_NOT_SERVING = {"price_per_gpu_hour", "ready_timeout_s", "stall_s"}
+
+
+def _serving(context: RunContext) -> dict[str, Any]:
+    """The settings that decide which requests the server can answer."""
+    planned = read_json(context.path("plan.json"))["teacher"]["options"]
+    serve = context.recipe.serve.model_copy(update=planned)
+    settings = serve.model_dump(mode="json", exclude=_NOT_SERVING)
+    return {**settings, "timeout_s": context.recipe.generate.timeout_s}
+
+
+def _has_nothing_to_ask_again(context: RunContext) -> bool:
+    """Whether no request failed, or all that failed would fail again: the server's settings are the same."""
+    result = (context.run.receipt("generate") or {}).get("result", {})
+    return not result.get("failures") or result.get("serving") == _serving(context)
+
 
 # Worked examples come from seeds that no task has: tasks.sample counts up from the first seed of the split.
 _EXAMPLE_SEEDS = 400_000_000
@@ -47,6 +67,7 @@ _EXAMPLE_SEEDS = 400_000_000
     models=("teacher",),
     earlier={"plan": "tasks/train.jsonl"},  # plan.json depends on the machine
     outputs=("traces.jsonl",),
+    holds=_has_nothing_to_ask_again,
 )
 def generate(context: RunContext) -> dict[str, Any]:
     settings, serve = context.recipe.generate, context.recipe.serve
@@ -72,6 +93,8 @@ def generate(context: RunContext) -> dict[str, Any]:
             f"{counts['traces']} traces of {counts['tasks']} tasks, {counts['passed']} passed their checks;"
             f" {counts['requests']} requests sent, {counts['replayed']} replies taken from the journal"
         )
+        for line in request_lines(counts):
+            log(f"  {line}")
         return {**counts, "restarts": endpoint.restarts}
 
 
@@ -142,6 +165,7 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     settings = context.recipe.generate
     todo = cast(list[Task], list(read_jsonl(context.path("tasks", "train.jsonl"))))
     identity, maker = _identity(context), _maker(context, endpoint)
+    serving = _serving(context)
     loop = _loop_settings(context, endpoint)
     example_tasks = {
         name: [
@@ -167,7 +191,6 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     blind: list[Trace] = []
     all_attempts = context.recipe.filter.agreement is not None
     with contextlib.closing(Journal(context.path("journal"))) as journal:
-        before = len(journal)
         async with Client(
             endpoint,
             identity,
@@ -175,6 +198,9 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
             settings.concurrency,
             settings.timeout_s,
             context.image_store,
+            patience=settings.patience_s,
+            serving=serving,
+            pace=Pace(settings.requests_per_minute, settings.tokens_per_minute),
         ) as client:
             attempts = len(todo) * settings.attempts
             seconds = planned_seconds(context.directory)
@@ -221,13 +247,17 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
                     examples=examples,
                 )
     write_jsonl(context.path("traces.jsonl"), traces)
-    sent = len(journal) - before
     return {
         **counts,
         **({"blind": len(blind)} if blind else {}),
-        "requests": sent,
-        "replayed": sum(len(trace["calls"]) for trace in (*traces, *blind)) - sent,
+        "requests": client.asked,
+        "replayed": sum(len(trace["calls"]) for trace in (*traces, *blind)) - client.asked,
+        "tokens": count_tokens(traces),
         "detected": agent_loop.count_detected(traces),
+        "retries": dict(client.retries),
+        "waited_s": round(client.waited),
+        "failures": dict(client.failures),
+        "serving": serving,
     }
 
 

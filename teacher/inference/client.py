@@ -1,55 +1,40 @@
-"""Sends requests to a served model: bounded concurrency, retries, usage. Each reply is journalled before it is used."""
+"""Sends requests to a served model: bounded concurrency, retries, limits. Replies are journalled before they are used.
+
+What an error means is decided in failures.py, what an answer holds in replies.py, how fast requests go in pace.py.
+"""
 
 import asyncio
-import json
+import contextlib
 import random
 import time
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
+from weakref import WeakValueDictionary
 
 import openai
 
 from schemas.error_text import one_line
 from schemas.errors import StageError
-from schemas.trace import Message, Tool, Usage
+from schemas.files import dumps, sha256_text
+from schemas.trace import Message, Tool
 from teacher.inference.api import without_key
 from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.failures import Cause, Failure, UnusableAnswer, judge
 from teacher.inference.journal import Journal, key
+from teacher.inference.pace import Pace
+from teacher.inference.replies import Reply, failed, parse
 from teacher.scenes.images import ImageStore, inline_pixels
 
 # Seconds before a retry: doubled each time, with jitter so that many clients do not return at once.
-_FIRST_WAIT, _LONGEST_WAIT, _TRIES = 0.5, 30.0, 6
-
-
-class _NoMessage(Exception):
-    """The server's answer has no message."""
-
-
-class _NotTheServer(Exception):
-    """The answer is a page of a proxy or a gateway: it tells nothing about the model."""
-
-
-class _Aborted(Exception):
-    """The server was stopped during the reply and sent an incomplete one."""
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One reply. `message` is an OpenAI assistant message, or None; then `error` has the reason.
-
-    host, model: the API that replied and the model that its answer names; None for a server of this process, and for a
-    reply that was stored before they were.
-    """
-
-    key: str
-    message: Message | None
-    finish_reason: str
-    seconds: float
-    usage: Usage
-    error: str | None = None
-    host: str | None = None
-    model: str | None = None
+_FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
+# Failures of one request, while the server answers others, from which on the request is the reason.
+_TRIES = 6
+_CONNECT_SECONDS = 30
+PATIENCE = 1800.0  # generate.patience_s
+# A request that any model can answer: it tells a server that is down from a request that always fails.
+_PROBE = {"messages": [{"role": "user", "content": "Say yes."}], "tools": [], "max_tokens": 16}
 
 
 class Client:
@@ -61,9 +46,15 @@ class Client:
         concurrency: requests in flight at once. A request that waits for its retry does not count.
         timeout: seconds for one reply.
         image_store: the images that messages refer to by hash.
+        patience: seconds without a reply to any request after which the server counts as dead.
+        serving: the settings of the server that decide which requests it can answer. A stored failure of a server with
+            other settings is asked again.
+        pace: the limits of an API; by default none.
 
     Attributes:
-        sent: requests sent to the server; replies from the journal are not counted.
+        sent: requests sent to the server, retries included. asked: requests that the journal had no reply to.
+        retries: retries by cause. waited: seconds that requests waited for a retry, all added up.
+        failures: requests that got no reply, by cause, those of the journal included.
     """
 
     def __init__(
@@ -74,21 +65,37 @@ class Client:
         concurrency: int,
         timeout: float,
         image_store: ImageStore | None = None,
+        *,
+        patience: float = PATIENCE,
+        serving: Mapping[str, Any] | None = None,
+        pace: Pace | None = None,
     ) -> None:
         self._endpoint, self._identity, self._journal = endpoint, identity, journal
         self._slots = asyncio.Semaphore(concurrency)
-        self._timeout, self._image_store = timeout, image_store
-        self.sent = 0
+        self._timeout, self._image_store, self._patience = timeout, image_store, patience
+        self._serving = sha256_text(dumps(serving or {}))[:16]
+        self._pace = pace or Pace()
+        # One lock for each request that is being asked.
+        self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._probing = asyncio.Lock()
+        self._answers = 0  # of the server, since this client exists
+        self._silent_since: float | None = None  # the first failure after the last answer
+        self.sent = self.asked = 0
+        self.retries: Counter[Cause] = Counter()
+        self.waited = 0.0
+        self.failures: Counter[str] = Counter()
 
     async def __aenter__(self) -> "Client":
+        limits = type(openai.DEFAULT_CONNECTION_LIMITS)  # by default 1,000 connections
         self._openai = openai.AsyncOpenAI(
             base_url=self._endpoint.url,
             api_key=self._endpoint.key,
             max_retries=0,
-            timeout=self._timeout,
+            timeout=openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_SECONDS)),
             # A proxy of the environment is used for remote servers, never for one on this machine.
             http_client=openai.DefaultAioHttpClient(
-                trust_env=not on_this_machine(self._endpoint.url)
+                trust_env=not on_this_machine(self._endpoint.url),
+                limits=limits(max_connections=None, max_keepalive_connections=None),
             ),
         )
         return self
@@ -104,7 +111,7 @@ class Client:
         session: str | None = None,
         **parameters: Any,
     ) -> Reply:
-        """The reply to a conversation: from the journal, else from the server.
+        """The reply to a conversation: from the journal, else from the server. Equal requests are sent once.
 
         Args:
             messages, tools: in the form of OpenAI's chat completions, but with images by hash
@@ -116,11 +123,12 @@ class Client:
             parameters: temperature, top_p, max_tokens, tool_choice, extra_body.
 
         Returns:
-            The reply. It has an `error` if the server refuses the request for good (400, 413, 422), or if every retry
-            brought an answer without a message.
+            The reply. It has an `error` if the server refuses the request for good, or if the request fails again and
+            again while the server answers others.
 
         Raises:
-            StageError: the server stays unreachable, refuses the key or does not know the model.
+            StageError: the server answers no request for the time of `patience`, refuses the key or does not know the
+                model; or the reply cannot be written to the journal.
         """
         request = {
             **self._identity,
@@ -130,124 +138,115 @@ class Client:
             **parameters,
         }
         reply_key = key(request)
-        stored = self._journal.get(reply_key)
-        if stored is None:
-            body = {"messages": messages, "tools": tools, **parameters}
-            if session is not None:
-                body["extra_headers"] = {"X-Session-ID": quote(session, safe="/:")}
-            stored = await self._send(body)
-            self._journal.put(reply_key, stored)
-        return Reply(key=reply_key, **stored)
+        async with self._asking.setdefault(reply_key, asyncio.Lock()):
+            row = self._journal.get(reply_key)
+            if row is not None and ("error" not in row or row.get("serving") == self._serving):
+                # Replies of the journal alone would keep the event loop from all other work.
+                await asyncio.sleep(0)
+            else:
+                body = {"messages": messages, "tools": tools, **parameters}
+                if session is not None:
+                    body["extra_headers"] = {"X-Session-ID": quote(session, safe="/:")}
+                self.asked += 1
+                row = await self._ask(body)
+                if "error" in row:
+                    row |= {"serving": self._serving, "request": request}
+                self._journal.put(reply_key, row)
+        reply = Reply.of_row(reply_key, row)
+        if reply.error is not None:
+            self.failures[reply.error.partition(":")[0]] += 1
+        return reply
 
-    async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
-        if not body["tools"]:
-            del body["tools"]
-            body.pop("tool_choice", None)
-        wait, last_error, has_answered = _FIRST_WAIT, "", False
-        for _ in range(_TRIES):
+    async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The row of the journal for a request: sent until there is a reply, or until no retry can help."""
+        wait, tries, tries_while_alive = _FIRST_WAIT, 0, 0
+        answers, first_failure = self._answers, 0.0
+        while True:
             started = time.monotonic()
             try:
-                async with self._slots:
-                    self.sent += 1
-                    # Image files are read here, so that memory holds only those of the requests in flight.
-                    body_with_pixels = {
-                        **body,
-                        "messages": inline_pixels(body["messages"], self._image_store),
-                    }
-                    with self._endpoint.request_in_flight():
-                        completion = await self._openai.chat.completions.create(
-                            model=self._endpoint.model, **body_with_pixels
-                        )
-                return _stored(completion, time.monotonic() - started) | self._origin(completion)
-            except (
-                openai.AuthenticationError,
-                openai.PermissionDeniedError,
-                openai.NotFoundError,
-            ) as error:
-                raise StageError(
-                    f"{self._endpoint.url}: refused: {self._first_line(error)}"
-                ) from None
-            except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-                if not _is_page(error.response.text):
-                    return _failed(self._first_line(error), time.monotonic() - started)
-                last_error, has_answered = _page_line(error.status_code, error.response.text), False
-            except (openai.APIConnectionError, openai.APIStatusError) as error:
-                if isinstance(error, openai.APIStatusError) and error.status_code == 413:
-                    return _failed(self._first_line(error), time.monotonic() - started)
-                last_error, has_answered = self._first_line(error), False
-            except (_Aborted, _NotTheServer) as error:
-                last_error, has_answered = self._first_line(error), False
-            except (_NoMessage, json.JSONDecodeError) as error:
-                last_error, has_answered = self._first_line(error), True
-            await self._endpoint.revive()
-            await asyncio.sleep(wait * random.uniform(0.5, 1.5))
+                return await self._send(body)
+            except (openai.APIError, UnusableAnswer, TimeoutError) as error:
+                failure = judge(error, self._endpoint)
+            now = time.monotonic()
+            if failure.lasts:
+                return failed(failure, now - started)
+            tries += 1
+            first_failure = first_failure or now
+            self._silent_since = self._silent_since or now
+            if tries >= _TRIES and self._answers == answers:
+                await self._probe()
+            # Since this request's last failure, the server has answered another one.
+            is_alive, answers = self._answers > answers, self._answers
+            tries_while_alive += is_alive and failure.may_be_the_requests
+            if tries_while_alive >= _TRIES or (is_alive and now - first_failure > self._patience):
+                return failed(failure, now - started)
+            await self._wait_to_retry(failure, wait)
             wait = min(wait * 2, _LONGEST_WAIT)
-        if has_answered:
-            return _failed(last_error, time.monotonic() - started)
-        raise StageError(f"{self._endpoint.url}: no reply after {_TRIES} tries: {last_error}")
 
-    def _origin(self, completion: Any) -> dict[str, str]:
+    async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Sends a request once. Returns the row of the journal for its reply."""
+        await self._pace.admit(body)
+        async with self._slots:
+            self.sent += 1
+            started = time.monotonic()
+            # Image files are read here, so that memory holds only those of the requests in flight.
+            sent = {**body, "messages": inline_pixels(body["messages"], self._image_store)}
+            if not sent["tools"]:
+                del sent["tools"]
+                sent.pop("tool_choice", None)
+            # The library's timeout is one for each part of an answer, so a trickle of bytes would never end.
+            with self._endpoint.request_in_flight():
+                async with asyncio.timeout(self._timeout):
+                    answer = await self._openai.chat.completions.with_raw_response.create(
+                        model=self._endpoint.model, **sent
+                    )
+        row, model = parse(answer.content, time.monotonic() - started)
+        self._answers += 1
+        self._silent_since = None
+        self._pace.learn(body, row["usage"])
+        return row | self._origin(model)
+
+    async def _wait_to_retry(self, failure: Failure, seconds: float) -> None:
+        """Returns when a request may be sent again; restarts a dead server of this process first.
+
+        Raises:
+            StageError: the server has answered no request for the time of `patience`, or cannot be restarted.
+        """
+        restarts = self._endpoint.restarts
+        await self._endpoint.revive()
+        now = time.monotonic()
+        if self._endpoint.restarts > restarts:
+            self._silent_since = now
+        silent = now - (self._silent_since or now)
+        if silent > self._patience:
+            raise StageError(
+                f"{self._endpoint.url}: no reply to any request for {silent:.0f} s (generate.patience_s):"
+                f" {failure}; the same command continues with the replies so far"
+            )
+        seconds = max(
+            seconds * random.uniform(0.5, 1.5), failure.retry_after * random.uniform(1, 1.1)
+        )
+        # The last retry comes when the patience ends, even if the server asks for more.
+        seconds = min(seconds, self._patience - silent + _FIRST_WAIT)
+        self.retries[failure.cause] += 1
+        self.waited += seconds
+        await asyncio.sleep(seconds)
+
+    async def _probe(self) -> None:
+        """Sends a request that any model can answer. Its reply counts as an answer of the server."""
+        if self._probing.locked():
+            return
+        async with self._probing:
+            with contextlib.suppress(openai.APIError, UnusableAnswer, TimeoutError):
+                await self._send(_PROBE)
+
+    def _origin(self, model: Any) -> dict[str, str]:
         """{"host", "model"} of an answer of an API, where it names the model; empty for a server of this process."""
         if self._endpoint.served is None:
             return {}
-        model = getattr(completion, "model", None)
         name = one_line(model, 120) if isinstance(model, str) else ""
         origin = {
             "host": self._endpoint.served["host"],
             "model": without_key(name, self._endpoint.key),
         }
         return {key: value for key, value in origin.items() if value}
-
-    def _first_line(self, error: Exception) -> str:
-        """The first line of the error at the root, without the key, which a server may quote in its answer."""
-        cause: BaseException = error
-        # The outer error may read "timed out" for a closed port.
-        while cause.__cause__ and str(cause.__cause__):
-            cause = cause.__cause__
-        lines = str(cause).replace(self._endpoint.key or "\n", "***").splitlines()
-        return lines[0][:300] if lines else type(error).__name__
-
-
-def _stored(completion: Any, seconds: float) -> dict[str, Any]:
-    # The library does not validate answers: any part may be missing, or the answer may be the page of a proxy.
-    if isinstance(completion, str) and _is_page(completion):
-        raise _NotTheServer(_page_line(200, completion))
-    choice: Any = next(iter(getattr(completion, "choices", None) or []), None)
-    if getattr(choice, "message", None) is None:
-        raise _NoMessage("the reply has no message")
-    if getattr(choice, "finish_reason", None) == "abort":  # set by vLLM when it is stopped
-        raise _Aborted("the server aborted the reply")
-    message = {
-        k: v
-        for k, v in choice.message.model_dump(exclude_unset=True, warnings=False).items()
-        if v not in (None, [])
-    }
-    usage = getattr(completion, "usage", None)
-    return {
-        # A lone surrogate is valid in JSON but cannot be encoded as UTF-8: it becomes a question mark.
-        "message": json.loads(json.dumps(message, ensure_ascii=False).encode(errors="replace")),
-        "finish_reason": getattr(choice, "finish_reason", None) or "",
-        "seconds": round(seconds, 3),
-        "usage": {
-            name: getattr(usage, name, None) or 0 for name in ("prompt_tokens", "completion_tokens")
-        },
-    }
-
-
-def _is_page(text: str) -> bool:
-    return text.lstrip().startswith("<")
-
-
-def _page_line(status: int, page: str) -> str:
-    return f"found a page in place of a reply (status {status}): {one_line(page, 80)}"
-
-
-def _failed(error: str, seconds: float) -> dict[str, Any]:
-    usage = {"prompt_tokens": 0, "completion_tokens": 0}
-    return {
-        "message": None,
-        "finish_reason": "error",
-        "seconds": round(seconds, 3),
-        "usage": usage,
-        "error": error,
-    }

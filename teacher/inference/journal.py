@@ -6,11 +6,12 @@ Memory holds only the position of each reply, so that a journal with millions of
 """
 
 import contextlib
+import io
 import json
 import os
 import time
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from schemas.files import dumps, sha256_text
 
@@ -30,11 +31,13 @@ class Journal:
 
     def __init__(self, directory: Path) -> None:
         self._positions: dict[str, tuple[Path, int]] = {}
+        self._failures: set[str] = set()  # keys whose request got no reply
         directory.mkdir(parents=True, exist_ok=True)
         for segment in sorted(directory.glob("*.jsonl")):
             self._load(segment)
         self._segment = directory / f"{time.time_ns()}-{os.getpid()}.jsonl"
-        self._file: IO[bytes] | None = None
+        self._file: io.FileIO | None = None
+        self._is_torn = False  # whether the last line was cut by a full disk
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -44,10 +47,20 @@ class Journal:
             offset = 0
             for line in file:
                 if line.endswith(b"\n"):
-                    # A full disk may leave a cut line that the next write continues: only that line is lost.
+                    # A full disk may leave a cut line.
                     with contextlib.suppress(ValueError, KeyError, TypeError):
-                        self._positions.setdefault(json.loads(line)["key"], (segment, offset))
+                        row = json.loads(line)
+                        self._note(row["key"], row["reply"], segment, offset)
                 offset += len(line)
+
+    def _note(self, key: str, reply: dict[str, Any], segment: Path, offset: int) -> None:
+        """Notes where a reply is. The first reply to a request stays; a failure is replaced by what came later."""
+        if key not in self._positions or key in self._failures:
+            self._positions[key] = (segment, offset)
+            if "error" in reply:
+                self._failures.add(key)
+            else:
+                self._failures.discard(key)
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The reply stored under a key, or None."""
@@ -61,13 +74,18 @@ class Journal:
     def put(self, key: str, reply: dict[str, Any]) -> None:
         """Stores a reply. When this returns, the operating system has it, so killing the process does not lose it."""
         if self._file is None:
-            self._file = self._segment.open("ab")
+            # Unbuffered, so that a failed write leaves nothing behind that a later one would repeat.
+            self._file = self._segment.open("ab", buffering=0)
         offset = self._file.tell()
-        self._file.write(
-            json.dumps({"key": key, "reply": reply}, ensure_ascii=False).encode() + b"\n"
-        )
-        self._file.flush()
-        self._positions[key] = (self._segment, offset)
+        line = json.dumps({"key": key, "reply": reply}, ensure_ascii=False).encode() + b"\n"
+        if self._is_torn:
+            line, offset = b"\n" + line, offset + 1
+        self._is_torn = True
+        rest = memoryview(line)
+        while rest:
+            rest = rest[self._file.write(rest) :]
+        self._is_torn = False
+        self._note(key, reply, self._segment, offset)
 
     def close(self) -> None:
         if self._file is not None:

@@ -17,7 +17,7 @@ from teacher.domain import tasks
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration
 from teacher.inference import launch
-from teacher.inference.client import Reply
+from teacher.inference.replies import Reply
 from teacher.preflight.target import INSTANT, Target, content, reasoning
 from teacher.preflight.vendor_verifier import (
     CUT_OFF,

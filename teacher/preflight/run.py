@@ -50,6 +50,8 @@ NAMES = (
     "tool_call_f1",
     "prompt_tokens",
 )
+# Seconds without any reply after which the served teacher counts as lost.
+_PATIENCE = 120.0
 _WORDS = {True: "ok", False: "FAILED", None: "skipped"}
 
 T = TypeVar("T")
@@ -238,7 +240,12 @@ def _with_target(
     async def run_work(journal: Journal) -> T:
         identity = {"model": endpoint.model, "revision": "pre-flight"}
         async with Client(
-            endpoint, identity, journal, limits.concurrency, limits.timeout_s
+            endpoint,
+            identity,
+            journal,
+            limits.concurrency,
+            limits.timeout_s,
+            patience=_PATIENCE,
         ) as client:
             return await work(Target(client, endpoint, teacher, mode, limits))
 

@@ -9,8 +9,9 @@ from schemas.errors import StageError
 from schemas.tool_calls import functions_by_name
 from schemas.trace import Message, Tool
 from teacher.dialects.base import AdaptedRequest, for_teacher, plain_text, reasoning_of
-from teacher.inference.client import Client, Reply
+from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
+from teacher.inference.replies import Reply
 from teacher.models import catalog
 from teacher.preflight.advice import advice
 

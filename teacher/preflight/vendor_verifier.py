@@ -22,7 +22,7 @@ from teacher.dialects.base import calls_of, json_text
 from teacher.domain import tasks
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration
-from teacher.inference.client import Reply
+from teacher.inference.replies import Reply
 from teacher.preflight.target import ChatRequest
 from teacher.scenes.images import ImageStore, request_messages
 

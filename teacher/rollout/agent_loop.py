@@ -39,7 +39,7 @@ from teacher.domain.pack import Domain
 from teacher.domain.prompts import Content, request_content, result_content
 from teacher.domain.scoring import answer_matches
 from teacher.domain.worlds import PackFault, ToolError, start_world
-from teacher.inference.client import Reply
+from teacher.inference.replies import Reply
 from teacher.rollout.guidance import Guidance
 from teacher.rollout.unasked_writes import WriteCheck
 from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages

@@ -14,13 +14,15 @@ class Handler(BaseHTTPRequestHandler):
     def body(self) -> dict[str, Any]:
         return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
 
-    def reply(self, status: int, content: Any) -> None:
+    def reply(self, status: int, content: Any, headers: dict[str, str] | None = None) -> None:
         """Sends a response. content: a JSON value, or bytes, sent unchanged (as text/html if they start with <)."""
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
         self.send_response(status)
         page = data.startswith(b"<")
         self.send_header("Content-Type", "text/html" if page else "application/json")
         self.send_header("Content-Length", str(len(data)))
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(data)
 

@@ -8,7 +8,7 @@ from schemas.documents import check_document
 from schemas.task import Task
 from schemas.trace import Maker, Trace, Usage
 from teacher.domain import Domain
-from teacher.inference.client import Reply
+from teacher.inference.replies import Reply
 from teacher.rollout import agent_loop
 from teacher.rollout.agent_loop import Settings
 

@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import datetime as dt
+import email.utils
 import json
 import logging
 import socket
@@ -16,9 +18,11 @@ from http_server import Handler, HttpServer
 
 from schemas.errors import StageError
 from teacher.inference import client as module
-from teacher.inference.client import Client, Reply
+from teacher.inference import failures
+from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
+from teacher.inference.replies import Reply
 
 KEY = "sk-the-secret-of-this-test"
 IDENTITY = {"model": "m", "revision": "r"}
@@ -52,6 +56,8 @@ class Server(HttpServer):
         self.keys: list[str | None] = []
         self.sessions: list[str | None] = []
         self.before_reply: Callable[[dict[str, Any]], None] = lambda body: None
+        self.answer: Callable[[dict[str, Any]], Scripted] | None = None  # in place of the script
+        self.headers: dict[str, str] = {}
         outer, lock = self, threading.Lock()
 
         class Replies(Handler):
@@ -62,11 +68,12 @@ class Server(HttpServer):
                     outer.keys.append(self.headers["Authorization"])
                     outer.sessions.append(self.headers["X-Session-ID"])
                     reply = outer.script.pop(0) if len(outer.script) > 1 else outer.script[0]
+                    reply = outer.answer(body) if outer.answer else reply
                 outer.before_reply(body)
                 if reply is None:
                     self.close_connection = True
                 else:
-                    self.reply(*reply)
+                    self.reply(*reply, outer.headers)
 
         super().__init__(Replies, port)
 
@@ -97,12 +104,15 @@ def talk(
     concurrency: int = 2,
     timeout: float = 20,
     identity: dict[str, str] = IDENTITY,
+    **settings: Any,
 ) -> tuple[list[Any], int]:
     """What each of `asks`, begun together, returned, and the number of requests sent."""
 
     async def scene() -> tuple[list[Any], int]:
         endpoint = Endpoint(url, KEY, "served-name", restart)
-        async with Client(endpoint, identity, journal, concurrency, timeout) as client:
+        async with Client(
+            endpoint, identity, journal, concurrency, timeout, **{"patience": 1, **settings}
+        ) as client:
             return list(await asyncio.gather(*(ask(client) for ask in asks))), client.sent
 
     return asyncio.run(scene())
@@ -299,18 +309,16 @@ def test_a_reply_that_takes_too_long_is_asked_for_again(server: Server, journal:
         (200, b'{"choices": [{"mess'),
     ],
 )
-def test_an_answer_without_a_message_is_asked_for_again_and_then_an_error(
+def test_an_answer_without_a_message_is_asked_for_again_until_patience_ends(
     server: Server, journal: Journal, strange: Scripted
 ) -> None:
     server.script = [strange, said()]
     [reply], _ = talk(server.url, journal, how_many)
     assert reply.message and len(server.bodies) == 2
     server.script = [strange]
-    [reply], sent = talk(server.url, journal, lambda client: client.complete(ASK, [], 0))
-    assert reply.message is None and reply.finish_reason == "error"
-    assert reply.error
-    assert sent == module._TRIES
-    assert journal.get(reply.key)
+    with pytest.raises(StageError, match="no reply to any request"):
+        talk(server.url, journal, lambda client: client.complete(ASK, [], 0), patience=0.3)
+    assert len(journal) == 1
 
 
 @pytest.mark.parametrize("status", [200, 400, 422, 502])
@@ -322,8 +330,8 @@ def test_a_page_of_a_proxy_is_asked_again_and_never_stored_as_a_reply(
     [reply], _ = talk(server.url, journal, how_many)
     assert reply.message
     server.script = [page]
-    with pytest.raises(StageError, match="no reply after .* tries"):
-        talk(server.url, journal, lambda client: client.complete(ASK, [], 0))
+    with pytest.raises(StageError, match="no reply to any request .*page"):
+        talk(server.url, journal, lambda client: client.complete(ASK, [], 0), patience=0.3)
     assert len(journal) == 1
 
 
@@ -356,7 +364,7 @@ def test_a_refused_key_or_address_ends_the_stage_at_once(
     server: Server, journal: Journal, status: int
 ) -> None:
     server.script = [refused(status, "go away")]
-    with pytest.raises(StageError, match=r"127\.0\.0\.1.*: refused: .*go away") as raised:
+    with pytest.raises(StageError, match=r"127\.0\.0\.1.* refused.*: .*go away") as raised:
         talk(server.url, journal, how_many)
     assert "\n" not in str(raised.value)
     assert len(server.bodies) == 1
@@ -367,15 +375,15 @@ def test_trouble_that_stays_ends_the_stage_and_is_not_journalled(
     server: Server, journal: Journal
 ) -> None:
     server.script = [refused(500, "out of memory")]
-    with pytest.raises(StageError, match=f"no reply after {module._TRIES} tries: .*out of memory"):
-        talk(server.url, journal, how_many)
-    assert len(server.bodies) == module._TRIES
+    with pytest.raises(StageError, match="no reply to any request .*server_error: .*out of memory"):
+        talk(server.url, journal, how_many, patience=0.3)
+    assert len(server.bodies) > 1
     assert len(journal) == 0
 
 
 def test_a_server_that_is_not_there_ends_the_stage(journal: Journal) -> None:
-    with pytest.raises(StageError, match="no reply after 6 tries: .*Connect call failed"):
-        talk(f"http://127.0.0.1:{closed_port()}/v1", journal, how_many)
+    with pytest.raises(StageError, match="no_connection: .*Connect call failed"):
+        talk(f"http://127.0.0.1:{closed_port()}/v1", journal, how_many, patience=0.3)
 
 
 def test_a_dead_server_is_restarted_once_and_the_request_sent_again(journal: Journal) -> None:
@@ -507,3 +515,163 @@ def test_the_api_key_is_in_no_error_no_log_and_no_journal(
 
 def test_the_api_key_is_not_in_the_repr_of_an_endpoint() -> None:
     assert KEY not in repr(Endpoint("http://127.0.0.1:1/v1", KEY, "m"))
+
+
+# ------------------------------------------------------------------------------------- kinds of failures
+
+
+def ask_for(text: str, sample: int = 0) -> Callable[[Client], Awaitable[Reply]]:
+    messages = [{"role": "user", "content": text}]
+    return lambda client: client.complete(messages, [], sample)
+
+
+def fails_for(text: str, failure: Scripted) -> Callable[[dict[str, Any]], Scripted]:
+    return lambda body: failure if body["messages"][0]["content"] == text else said()
+
+
+@pytest.mark.parametrize(
+    "failure, cause",
+    [
+        (refused(500, "index out of range"), "server_error"),
+        ((200, b"<html>blocked</html>"), "page"),
+        ((403, b"<html>blocked</html>"), "page"),
+        ((200, {"choices": []}), "no_message"),
+        ((200, b"\xff\xfe{"), "unreadable"),
+        ((200, b"[" * 100_000), "unreadable"),
+    ],
+)
+def test_a_request_that_fails_while_the_server_answers_others_ends_by_name(
+    server: Server, journal: Journal, failure: Scripted, cause: str
+) -> None:
+    server.answer = fails_for("bad", failure)
+    (bad, good), _ = talk(server.url, journal, ask_for("bad"), ask_for("good"), patience=60)
+    assert good.message
+    assert bad.message is None and bad.error.startswith(f"{cause}: ")
+
+
+def test_a_rate_limit_does_not_end_a_request_however_often_it_comes(
+    server: Server, journal: Journal
+) -> None:
+    server.script = [*[refused(429)] * (4 * module._TRIES), said()]
+    [reply], sent = talk(server.url, journal, how_many, patience=60)
+    assert reply.message
+
+
+def test_retry_after_is_honoured(
+    server: Server, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    async def note(seconds: float) -> None:
+        waits.append(seconds)
+
+    monkeypatch.setattr(module.asyncio, "sleep", note)
+    server.headers = {"Retry-After": "17"}
+    server.script = [refused(429), refused(503), said()]
+    talk(server.url, journal, how_many, patience=60)
+    assert len(waits) == 2 and all(17 <= wait < 19 for wait in waits)
+
+
+def test_a_date_in_retry_after_is_honoured() -> None:
+    later = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=100)
+    seconds = failures._retry_after({"retry-after": email.utils.format_datetime(later)})
+    assert 60 < seconds <= 100
+    assert failures._retry_after({"retry-after": "soon"}) == 0
+    assert failures._retry_after({"retry-after": "-3"}) == 0
+    assert failures._retry_after({}) == 0
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        refused(402, "no credit"),
+        (429, {"error": {"message": "no credit", "code": "insufficient_quota"}}),
+        (400, {"error": {"message": "no credit", "code": "model_not_found"}}),
+    ],
+)
+def test_what_no_request_can_pass_ends_the_stage_at_once(
+    server: Server, journal: Journal, refusal: Scripted
+) -> None:
+    server.script = [refusal]
+    with pytest.raises(StageError, match="refused: .*no credit"):
+        talk(server.url, journal, how_many, patience=60)
+    assert len(server.bodies) == 1 and len(journal) == 0
+
+
+def test_a_stored_failure_is_asked_again_when_the_server_has_other_settings(
+    server: Server, journal: Journal, tmp_path: Path
+) -> None:
+    server.script = [refused(400, "longer than max_model_len"), said()]
+    [first], _ = talk(server.url, journal, how_many, serving={"max_model_len": 1024})
+    [again], sent = talk(server.url, journal, how_many, serving={"max_model_len": 1024})
+    assert again == first and sent == 0
+    [answered], sent = talk(server.url, journal, how_many, serving={"max_model_len": 4096})
+    assert answered.message and sent == 1
+    # The reply counts from now on, whatever the settings, and also in a new process.
+    reopened = Journal(tmp_path / "journal")
+    [stored], sent = talk(server.url, reopened, how_many, serving={"max_model_len": 1024})
+    assert stored == answered and sent == 0
+
+
+def test_a_failure_is_journalled_with_what_was_asked(server: Server, journal: Journal) -> None:
+    server.script = [refused(400, "too long")]
+    [reply], _ = talk(server.url, journal, how_many)
+    row = journal.get(reply.key)
+    assert row and row["request"]["messages"] == ASK and row["request"]["max_tokens"] == 80
+
+
+def test_the_client_counts_retries_and_failures_by_cause(server: Server, journal: Journal) -> None:
+    endpoint = Endpoint(server.url, KEY, "served-name")
+    server.script = [refused(429), refused(500), said(), refused(413)]
+
+    async def scene() -> Client:
+        async with Client(endpoint, IDENTITY, journal, 1, 20) as client:
+            await how_many(client)
+            await ask_for("long")(client)
+            return client
+
+    client = asyncio.run(scene())
+    assert client.retries == {"rate_limited": 1, "server_error": 1}
+    assert client.failures == {"too_large": 1}
+    assert client.waited > 0 and (client.sent, client.asked) == (4, 2)
+
+
+def test_equal_requests_at_the_same_time_are_sent_once(server: Server, journal: Journal) -> None:
+    replies, sent = talk(server.url, journal, *[how_many] * 5, concurrency=5)
+    assert sent == 1 and len({id(reply) for reply in replies}) == 5
+    assert all(reply == replies[0] for reply in replies)
+
+
+def test_replies_of_the_journal_leave_time_for_other_work(server: Server, journal: Journal) -> None:
+    talk(server.url, journal, how_many)
+    turns: list[str] = []
+
+    async def replay(client: Client) -> None:
+        for _ in range(3):
+            await how_many(client)
+            turns.append("replay")
+
+    async def other(client: Client) -> None:
+        for _ in range(3):
+            await asyncio.sleep(0)
+            turns.append("other")
+
+    talk(server.url, journal, replay, other)
+    assert turns != ["replay"] * 3 + ["other"] * 3
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        {"prompt_tokens_details": {"cached_tokens": 9}},
+        {"cached_tokens": 9},
+        {"prompt_cache_hit_tokens": 9, "prompt_cache_miss_tokens": 2},
+    ],
+)
+def test_usage_keeps_the_cached_tokens_of_the_prompt(
+    server: Server, journal: Journal, usage: Any
+) -> None:
+    status, body = said()
+    server.script = [(status, {**body, "usage": {**body["usage"], **usage}})]
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.usage == {"prompt_tokens": 11, "completion_tokens": 3, "cached_tokens": 9}

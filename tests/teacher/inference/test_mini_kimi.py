@@ -30,9 +30,10 @@ from teacher.domain import tasks
 from teacher.domain.pack import load
 from teacher.domain.prompts import demonstration
 from teacher.inference import launch, vllm_server
-from teacher.inference.client import Client, Reply
+from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
+from teacher.inference.replies import Reply
 from teacher.models import catalog
 from teacher.preflight import run
 from teacher.preflight.target import Limits

@@ -15,7 +15,7 @@ from schemas.trace import Grounding
 from teacher.domain import pack as domain
 from teacher.domain import tasks as sampled
 from teacher.domain.prompts import demonstration
-from teacher.inference.client import Reply
+from teacher.inference.replies import Reply
 from teacher.planning import cost
 from teacher.planning.cost import ConversationTokens
 from teacher.rollout import agent_loop

@@ -41,6 +41,7 @@ def server() -> Iterator[Server]:
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_FIRST_WAIT", 0.005)
     monkeypatch.setattr(client, "_LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(run, "_PATIENCE", 0.5)
     for name in ("STILLHOUSE_TEACHER_KEY", "MOONSHOT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -14,8 +14,8 @@ from schemas.files import read_jsonl, write_jsonl
 from schemas.trace import Usage
 from teacher.domain import tasks
 from teacher.inference import client
-from teacher.inference.client import Reply
 from teacher.inference.endpoint import Endpoint
+from teacher.inference.replies import Reply
 from teacher.preflight import run, vendor_verifier
 
 
@@ -29,6 +29,7 @@ def server() -> Iterator[Server]:
 def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "_FIRST_WAIT", 0.005)
     monkeypatch.setattr(client, "_LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(run, "_PATIENCE", 0.5)
     for name in ("STILLHOUSE_TEACHER_KEY", "MOONSHOT_API_KEY"):
         monkeypatch.delenv(name, raising=False)
 

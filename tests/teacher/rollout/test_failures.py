@@ -337,12 +337,14 @@ def test_an_engine_that_stays_dead_ends_the_stage_and_no_reply_is_lost(
 ) -> None:
     async def scene(script: list[Line]) -> tuple[Trace, int]:
         async with Scripted(script) as server:
-            async with Client(server.endpoint(), IDENTITY, Journal(tmp_path), 1, 10) as client:
+            async with Client(
+                server.endpoint(), IDENTITY, Journal(tmp_path), 1, 10, patience=0.5
+            ) as client:
                 trace = await agent_loop.run(task, legal, client.complete, settings(), MAKER)
             return trace, len(server.requests)
 
     with pytest.raises(StageError, match="EngineDeadError"):
-        asyncio.run(scene([gold(task), *[fails(500, "EngineDeadError")] * 9]))
+        asyncio.run(scene([gold(task), *[fails(500, "EngineDeadError")] * 9999]))
     trace, asked = asyncio.run(scene([says(task["reply"])]))
     assert passed(trace) and asked == 1
 

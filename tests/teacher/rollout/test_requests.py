@@ -10,7 +10,7 @@ import pytest
 
 from teacher.domain.pack import Domain, Environment
 from teacher.domain.scoring import state_hash
-from teacher.inference.client import Reply
+from teacher.inference.replies import Reply
 from teacher.rollout import agent_loop
 from teacher.rollout.agent_loop import Settings
 from teacher.rollout.guidance import Constrained, choose_guidance
