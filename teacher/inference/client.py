@@ -91,7 +91,7 @@ class Client:
             base_url=self._endpoint.url,
             api_key=self._endpoint.key,
             max_retries=0,
-            timeout=openai.Timeout(self._timeout, connect=min(self._timeout, _CONNECT_SECONDS)),
+            timeout=openai.Timeout(self._timeout, connect=_CONNECT_SECONDS),
             # A proxy of the environment is used for remote servers, never for one on this machine.
             http_client=openai.DefaultAioHttpClient(
                 trust_env=not on_this_machine(self._endpoint.url),
