@@ -191,7 +191,7 @@ class Generate(Section):
     toolbox: Literal["offered", "few"] = Field(
         "offered",
         description="Tools that the teacher is shown: all that the task offers, or few: those of its solution and one"
-        " or two others. The traces have all that the task offers. Example: few, for a small teacher.",
+        " or two others. The traces have all that the task offers. Example: few.",
     )
     images: Literal["auto", "pixels", "source"] = Field(
         "auto",

@@ -203,6 +203,9 @@ def test_every_exported_file_passed_every_check(killed_and_finished: dict[str, A
             "stop_token",
             "rendering",
             "token_ids",
+            "prompt_tokens",
+            "weights",
+            "logits",
             "ends_turns",
             "tool_round_trip",
         }

@@ -291,7 +291,8 @@ def test_vllms_own_parser_takes_the_command_of_every_kimi_recipe() -> None:
 def test_another_teacher_on_the_local_recipe_is_told_which_settings_still_hold() -> None:
     planned = made("local", None, "teacher=openai")
     assert line(planned, "warning").endswith(
-        "generate.examples=2, constrain=true, hint=retry, max_tokens=80, temperature=0.2, preflight=false"
+        "generate.examples=2, constrain=true, toolbox=few, hint=retry, max_tokens=80, temperature=0.2,"
+        " preflight=false"
     )
     assert "--recipe api-teacher has none of them" in text(planned)
     half = made("local", None, "teacher=openai", "generate.constrain=false", "generate.examples=0")
