@@ -71,6 +71,8 @@ def sample(
 ) -> list[Task]:
     """Returns `count` proven tasks with distinct requests, their templates interleaved.
 
+    A template that has no more new requests is replaced by the others of its kind, in turn.
+
     Args:
         seed: the same seed gives the same tasks, another seed gives others.
         mix: share of a kind or of a template; it overrides the shares of kinds in domain.yaml.
@@ -81,7 +83,8 @@ def sample(
         taken: tasks of other parts, whose requests are not sampled again.
 
     Raises:
-        InputError: `mix` has an unknown name, or a template's tasks cannot be proven.
+        InputError: `mix` has an unknown name, a template's tasks cannot be proven, or all templates of a kind together
+            have too few requests.
     """
     first = FIRST_SEED[split] + seed * _SEEDS_A_RECIPE + part * _SEEDS_A_PART
     rng = random.Random(first)
@@ -92,7 +95,13 @@ def sample(
     seeds = itertools.count(first)
     tasks: list[Task] = []
     seen = {(task["request"], *task_images(task)) for task in taken}
-    for name in names:
+    # The templates of each kind that still have new requests.
+    left: dict[str, list[str]] = {}
+    for name in counts:
+        left.setdefault(domain.templates[name].kind, []).append(name)
+
+    def new_task(name: str) -> Task | None:
+        """The next task of a template with a new request; None if it has none in `_TRIES` seeds."""
         illegible = 0
         for _ in range(_TRIES):
             try:
@@ -106,13 +115,24 @@ def sample(
             # The same text with another image is another request.
             request = (task["request"], *task_images(task))
             if request not in seen:
-                break
-        else:
+                seen.add(request)
+                return task
+        return None
+
+    for name in names:
+        kind, task = domain.templates[name].kind, None
+        group = left[kind]
+        while group and task is None:
+            chosen = name if name in group else group[len(tasks) % len(group)]
+            task = new_task(chosen)
+            if task is None:
+                group.remove(chosen)
+        if task is None:
+            made = sum(row["kind"] == kind for row in tasks)
             raise InputError(
-                f"{domain.templates[name].file}: {name}: no new request in {_TRIES} seeds: it has too few"
-                f" variants for {count} tasks"
+                f"{domain.templates[name].file}: {name}: no new request in {_TRIES} seeds, nor in another template of"
+                f" {kind}: they have too few variants for {count} tasks; {made} of this kind were made"
             )
-        seen.add(request)
         tasks.append(task)
     return tasks
 

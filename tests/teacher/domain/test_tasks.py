@@ -1,6 +1,8 @@
 """Tasks are proven before they are used: solvable by their plan, and by nothing less."""
 
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from schemas.tool_calls import check_arguments
 from teacher.domain.pack import Domain, load
 from teacher.domain.prompts import demonstration
 from teacher.domain.scoring import answer_matches, state_hash
-from teacher.domain.tasks import build, sample
+from teacher.domain.tasks import build, count_by_template, sample
 
 LEGAL = load("legal")
 # Its tasks in words; those with pictures are tested in test_legal.py, and drawing takes time.
@@ -168,6 +170,22 @@ def test_a_template_with_too_few_variants_is_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(InputError, match=r"environment\.py: count_of_item: no new request in 50"):
         sample(domain, "train", 5, seed=0, mix={"workflow": 0})
+
+
+def test_other_templates_of_the_kind_take_the_place_of_one_that_has_no_more_requests(
+    tmp_path: Path,
+) -> None:
+    domain = pack(
+        tmp_path, ("request=request,\n        plan=[(", 'request="Stock?",\n        plan=[(')
+    )
+    first = domain.templates["count_of_item"]
+    other = "moved_item"
+    domain.templates[other] = replace(domain.templates[other], kind=first.kind)
+    mix = {"count_of_item": 0.5, other: 0.5, "taken_item": 0}
+    planned = count_by_template(domain, 40, mix=mix)
+    assert planned["count_of_item"] == planned[other] == 20
+    made = Counter(task["template"] for task in sample(domain, "train", 40, seed=0, mix=mix))
+    assert made == {"count_of_item": 1, other: 39}
 
 
 # ------------------------------------------------------------------------------------- refusals
