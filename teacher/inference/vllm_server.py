@@ -228,6 +228,7 @@ def _model_arguments(teacher: dict[str, Any], weights: str, options: Serve) -> l
         words += ["--kv-cache-dtype", options.kv_cache_dtype]
     words += ["--gpu-memory-utilization", f"{options.gpu_memory_utilization:g}"]
     words += ["--shutdown-timeout", str(_SHUTDOWN_SECONDS)]
+    words += ["--enable-prompt-tokens-details"]  # usage says how many tokens the prefix cache held
     if teacher["capabilities"]["vision"] and "--language-model-only" not in options.arguments:
         words += ["--mm-encoder-tp-mode", "data"]
         if "images" in teacher:

@@ -171,6 +171,8 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
     assert len(traces) == 4
     for trace in traces:
         check_document(trace, "trace", trace["id"])
+    # The second turn of an episode begins as its first.
+    assert any(call["usage"].get("cached_tokens") for trace in traces for call in trace["calls"])
     # What is decoded under the tools' schemas is valid, where the limit of tokens does not cut it short.
     ended = [trace for trace in traces if trace["calls"][0]["finish_reason"] != "length"]
     assert ended
