@@ -403,7 +403,7 @@ def of_another_family(directory: Path) -> None:
     ("change", "message"),
     [
         (without_settings, "no preprocessor_config.json"),
-        (with_broken_settings, "config or image processor cannot be read: "),
+        (with_broken_settings, "preprocessor_config.json: not JSON: "),
         (with_a_template_for_texts, "its chat template shows no images"),
         (of_another_family, "model_type: found qwen2_vl, expected one of qwen2_5_vl, qwen3_vl"),
     ],

@@ -191,7 +191,7 @@ def test_a_model_whose_template_renders_otherwise_fails_by_its_prompts_too(
     results = gate.run_gate(
         tmp_path / "other.gguf", CONVERSATIONS, renderer, context=2048, log=tmp_path / "log"
     )
-    assert list(failed(results)) == ["template", "rendering"]
+    assert list(failed(results)) == ["template", "rendering", "prompt_tokens"]
 
 
 @pytest.mark.slow
