@@ -346,7 +346,7 @@ def test_replicas_stand_behind_the_router_and_one_that_dies_comes_back(
     if not router.is_file():
         pytest.skip("needs vllm-router: `make vllm`")
     shutil.copy(router, tmp_path / "venv" / "bin" / "vllm-router")
-    monkeypatch.setattr(replicas, "_REVIVAL_SECONDS", 0.2)
+    monkeypatch.setattr(replicas, "_CHECK_SECONDS", 0.2)
     monkeypatch.setenv("STILLHOUSE_RUN", "/the/run")
     options = Serve(replicas=2)
     before = psutil.Process().children()  # such as an earlier test's resource tracker
