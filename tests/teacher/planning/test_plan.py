@@ -243,7 +243,10 @@ def test_the_plan_says_of_the_student_what_was_found() -> None:
 def test_the_embedded_run_is_planned_to_take_what_it_took(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """180 tasks, two epochs, two idle cores with AVX-512: generation took 500 s, training 493 s."""
+    """180 tasks, two epochs, two idle cores with AVX-512.
+
+    Training took 493 s. A run of 220 tasks sent 1,191 requests, and on idle cores the first 246 took 297 s.
+    """
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
     recipe, loaded, image_store = (
         recipe_file.load("local"),
@@ -256,7 +259,7 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
     tasks = swap_images(tasks, loaded, share=recipe.tasks.swapped, image_store=image_store)
     measured = cost.measure(tasks, loaded, image_store, teacher="source", student="source")
     seconds = made("local", None, "train.epochs=2", tasks=measured)["seconds"]
-    assert seconds["generate"] == pytest.approx(500, rel=0.1)
+    assert seconds["generate"] == pytest.approx(1191 * 180 / 220 * 297 / 246, rel=0.1)
     assert seconds["train"] == pytest.approx(493, rel=0.1)
 
 
