@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from schemas.errors import StageError
-from student.export import checks, gguf_file, text_checks
+from student.export import checks, text_checks
 from student.export.checks import Check, Conversation
 from student.export.gguf import convert
-from student.export.gguf_file import GgufFile
 from student.export.image_check import check_image_round_trip
 from student.export.llama_server import overridden_tokens, refusal
 from student.export.logits import Reference, check_logits, reference, samples
 from student.export.weights import check_weights
+from student.models import gguf_file
+from student.models.gguf_file import GgufFile
 from student.rendering.examples import Renderer
 from student.rendering.vision import VisionRenderer
 from teacher.inference.llama_server import serve

@@ -13,9 +13,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from schemas.files import whole
-from student.export import gguf_file
 from student.export.gguf import convert
 from student.export.merge import set_template
+from student.models import gguf_file
 from teacher.inference.llamacpp import Progress
 
 # Files of a model's directory that say how it tokenizes; the weights are not among them.

@@ -15,11 +15,10 @@ from schemas.error_text import brief, one_line
 from schemas.errors import InputError
 from schemas.files import sha256
 from schemas.trace_file import Row, judge_rows
-from student.export import gguf_file
 from student.export.checks import LEAST_REPLY, Check, Conversation
 from student.export.conversations import CONVERSATIONS
 from student.export.gate import read_original, run_gate
-from student.models import files, introspect
+from student.models import files, gguf_file, introspect
 from student.models.chat_template import chat_template
 from student.rendering.examples import Renderer, Unrenderable, as_served
 from student.rendering.vision import VisionRenderer, check_family

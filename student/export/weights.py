@@ -8,7 +8,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType as Kind
 
 from student.export.checks import Check, result
-from student.export.gguf_file import GgufFile, Tensor
+from student.models.gguf_file import GgufFile, Tensor
 
 # Weights of a tensor that are compared, in evenly spread rows. Smaller tensors are compared as a whole.
 _MOST_WEIGHTS = 1 << 20

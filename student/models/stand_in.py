@@ -10,7 +10,7 @@ from pathlib import Path
 
 from schemas.cache import cache_directory, make_once
 from schemas.files import sha256_text, whole, write_json
-from student.models import gguf_header
+from student.models import gguf_file
 from teacher.inference import llamacpp
 
 
@@ -144,9 +144,9 @@ def directory(family: Family, eos: str, report: llamacpp.Progress = print) -> Pa
 
 
 def _write(family: Family, eos: str, models: Path, to: Path) -> None:
-    values = gguf_header.header(models / f"ggml-vocab-{family.vocabulary}.gguf")
-    tokens = gguf_header.texts(values["tokenizer.ggml.tokens"])
-    merges = gguf_header.texts(values["tokenizer.ggml.merges"])
+    header = gguf_file.read(models / f"ggml-vocab-{family.vocabulary}.gguf")
+    tokens = header.texts("tokenizer.ggml.tokens")
+    merges = header.texts("tokenizer.ggml.merges")
     reserved = {n: token for n, token in enumerate(tokens) if token.startswith(_RESERVED)}
     added = reserved | family.tokens
     split = {"type": "Split", "pattern": {"Regex": _SPLITS[family.vocabulary]}}

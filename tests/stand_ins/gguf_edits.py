@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from student.export import gguf_file
+from student.models import gguf_file
 
 ALIGNMENT = 32
 

@@ -13,7 +13,8 @@ from gate_inputs import (
     write_gguf,
 )
 
-from student.export import checks, gguf_file
+from student.export import checks
+from student.models import gguf_file
 from student.rendering.examples import Renderer
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from turns import calls, result, says, trace, user
 
 from schemas.canonical import Refused
-from student.export import checks, gguf_file, text_checks
+from student.export import checks, text_checks
 from student.export.llama_server import post
-from student.models import base, stand_in
+from student.models import base, gguf_file, stand_in
 from student.rendering.examples import as_served, turns
 
 pytestmark = pytest.mark.slow

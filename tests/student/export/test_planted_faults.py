@@ -18,9 +18,9 @@ from gguf import GGMLQuantizationType, dequantize, quantize
 from gguf_edits import number, text, truth, with_metadata, with_tensors
 
 from schemas.errors import InputError
-from student.export import gate, gguf, gguf_file, untrained, verify
+from student.export import gate, gguf, untrained, verify
 from student.export.conversations import CONVERSATIONS
-from student.models import base
+from student.models import base, gguf_file
 
 pytestmark = pytest.mark.slow
 LEARNED = ("ends_turns", "tool_round_trip")

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from gguf import GGUFReader, GGUFWriter
 
-from student.export import gguf_file
 from student.export.random_gguf import add_random_weights
+from student.models import gguf_file
 
 TOKENS = ["a", "é", "日本", "<|im_end|>"]
 

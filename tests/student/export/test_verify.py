@@ -35,7 +35,7 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def like_the_file(original: Path, exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The original with the template that is in the file."""
-    from student.export import gguf_file
+    from student.models import gguf_file
 
     directory = tmp_path_factory.mktemp("original")
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):

@@ -61,6 +61,14 @@ class GgufFile:
             raise ValueError(f"{key}: an array")
         return struct.unpack_from("<" + _FORMATS[kind], pair, 4)[0]
 
+    def texts(self, key: str) -> list[str]:
+        """Returns the elements of a value of the metadata that is an array of texts."""
+        pair, found, at = self.pairs[key], [], 16
+        for _ in range(struct.unpack_from("<Q", pair, 8)[0]):
+            text, at = _text(pair, at)
+            found.append(text)
+        return found
+
     def rows(self, tensor: Tensor, most: int) -> np.ndarray:
         """Returns rows of a tensor in float32, [rows, in].
 
@@ -137,7 +145,7 @@ def _read(path: Path, content: mmap.mmap) -> GgufFile:
     return GgufFile(path, pairs, tensors)
 
 
-def _text(content: mmap.mmap, at: int) -> tuple[str, int]:
+def _text(content: mmap.mmap | bytes, at: int) -> tuple[str, int]:
     """Returns the text at a place and where it ends."""
     start = at + 8
     end = start + struct.unpack_from("<Q", content, at)[0]

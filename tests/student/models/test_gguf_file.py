@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import InputError
-from student.export import gguf_file
 from student.export.weights import check_weights
+from student.models import gguf_file
 
 
 def write(path: Path, matrix: np.ndarray, kind: GGMLQuantizationType) -> Path:
