@@ -48,6 +48,10 @@ class Estimate:
         self._at_once, self._clock = at_once, clock
         self._started, self._seen, self._said = clock(), 0, False
 
+    def begin(self) -> None:
+        """Counts the time from now on: what was done before, such as the start of a server, is not the pieces' time."""
+        self._started = self._clock()
+
     def observe(self, pieces: int, *, replayed: bool = False) -> str | None:
         """Counts pieces that were done, and returns the line of a revised estimate, at most once.
 

@@ -6,8 +6,9 @@ Serves the teacher, or uses the API of serve.url. Writes traces.jsonl. Each repl
 so that no reply is requested twice.
 """
 
-import asyncio
 import contextlib
+import shutil
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from teacher.inference.api import describe_served
 from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
+from teacher.inference.late_start import run_with_late_server
 from teacher.inference.pace import Pace
 from teacher.models import catalog
 from teacher.preflight import run
@@ -70,32 +72,45 @@ _EXAMPLE_SEEDS = 400_000_000
     holds=_has_nothing_to_ask_again,
 )
 def generate(context: RunContext) -> dict[str, Any]:
-    settings, serve = context.recipe.generate, context.recipe.serve
+    settings = context.recipe.generate
     # The plan chose what the recipe leaves open.
     planned = read_json(context.path("plan.json"))["teacher"]["options"]
+    serve = context.recipe.serve.model_copy(update=planned)
+    opened: list[Endpoint] = []
     with contextlib.ExitStack() as stack:
-        with step("starting the teacher's server" if not serve.url else "connecting to the API"):
-            endpoint = stack.enter_context(
-                launch.open_teacher(
-                    context.teacher,
-                    serve.model_copy(update=planned),
-                    log=context.path("logs", "teacher.log"),
-                    concurrency=settings.concurrency,
-                    report=log,
+
+        def open_teacher() -> Endpoint:
+            with step("starting the teacher's server" if not serve.url else "connecting to the API"):
+                return stack.enter_context(
+                    launch.open_teacher(
+                        context.teacher,
+                        serve,
+                        log=context.path("logs", "teacher.log"),
+                        concurrency=settings.concurrency,
+                        report=log,
+                    )
                 )
-            )
-        if endpoint.served:
-            log(f"the teacher is {describe_served(endpoint.served)}")
-        if settings.preflight:
-            _preflight(context, endpoint)
-        counts = asyncio.run(_attempt_tasks(context, endpoint))
+
+        def start() -> Endpoint:
+            """The teacher for the first request that the journal has no reply to."""
+            endpoint = api or open_teacher()
+            opened.append(endpoint)
+            if settings.preflight:
+                _preflight(context, endpoint)
+            return endpoint
+
+        # Traces name what an API says of itself, so it is asked even if every reply is in the journal.
+        api = open_teacher() if launch.is_api(context.teacher, serve) else None
+        if api and api.served:
+            log(f"the teacher is {describe_served(api.served)}")
+        counts = run_with_late_server(start, partial(_attempt_tasks, context, api))
         log(
             f"{counts['traces']} traces of {counts['tasks']} tasks, {counts['passed']} passed their checks;"
             f" {counts['requests']} requests sent, {counts['replayed']} replies taken from the journal"
         )
         for line in request_lines(counts):
             log(f"  {line}")
-        return {**counts, "restarts": endpoint.restarts}
+        return {**counts, "restarts": sum(endpoint.restarts for endpoint in opened)}
 
 
 def _preflight(context: RunContext, endpoint: Endpoint) -> None:
@@ -106,6 +121,7 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
     """
     log("checking the served teacher (generate.preflight)")
     settings, file = context.recipe.generate, context.path("preflight.json")
+    journal = context.path("journal", "preflight")
     with step("checking the served teacher"):
         verdict = run.check(
             endpoint,
@@ -114,7 +130,12 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
             mode=settings.mode,
             limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
             constrained=settings.constrain,
+            journal=journal,
+            served_as={**_serving(context), **(endpoint.served or {})},
         )
+    # A server that is mended is asked again, and so is an API, whose owner may have changed it without a sign.
+    if endpoint.served or not verdict["passed"]:
+        shutil.rmtree(journal)
     write_json(file, verdict)
     for line in run.format_lines(verdict):
         log(f"  {line}")
@@ -140,11 +161,11 @@ def _identity(context: RunContext) -> dict[str, str]:
     return identity | {"served_model": model} if model else identity
 
 
-def _maker(context: RunContext, endpoint: Endpoint) -> Maker:
+def _maker(context: RunContext, api: Endpoint | None) -> Maker:
     """The teacher as its traces name it: by what its API says, else by its description."""
     teacher = context.teacher
     licence = teacher["licence"]["id"]
-    if endpoint.served is None:
+    if api is None or api.served is None:
         return {
             "model": teacher["name"],
             "revision": catalog.revision(teacher),
@@ -152,21 +173,27 @@ def _maker(context: RunContext, endpoint: Endpoint) -> Maker:
             "licence": licence,
         }
     return {
-        "model": endpoint.served["model"],
+        "model": api.served["model"],
         "revision": None,
-        "engine": endpoint.engine,
+        "engine": api.engine,
         "licence": licence,
-        "served": endpoint.served,
+        "served": api.served,
     }
 
 
-async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, Any]:
-    """Writes the traces of all attempts and returns the counts for the stage's receipt."""
+async def _attempt_tasks(
+    context: RunContext, api: Endpoint | None, find_endpoint: Callable[[], Awaitable[Endpoint]]
+) -> dict[str, Any]:
+    """Writes the traces of all attempts and returns the counts for the stage's receipt.
+
+    Args:
+        api: the teacher's API; None for a server of this run, which `find_endpoint` starts.
+    """
     settings = context.recipe.generate
     todo = cast(list[Task], list(read_jsonl(context.path("tasks", "train.jsonl"))))
-    identity, maker = _identity(context), _maker(context, endpoint)
+    identity, maker = _identity(context), _maker(context, api)
     serving = _serving(context)
-    loop = _loop_settings(context, endpoint)
+    loop = _loop_settings(context, api.url if api else None)
     example_tasks = {
         name: [
             tasks.build(
@@ -190,9 +217,20 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     traces: list[Trace] = []
     blind: list[Trace] = []
     all_attempts = context.recipe.filter.agreement is not None
+    attempts = len(todo) * settings.attempts
+    seconds = planned_seconds(context.directory)
+    estimate = Estimate(
+        "attempts", "attempts", attempts, seconds, "generate", at_once=settings.concurrency
+    )
+
+    async def ready_endpoint() -> Endpoint:
+        endpoint = await find_endpoint()
+        estimate.begin()
+        return endpoint
+
     with contextlib.closing(Journal(context.path("journal"))) as journal:
         async with Client(
-            endpoint,
+            ready_endpoint,
             identity,
             journal,
             settings.concurrency,
@@ -202,11 +240,6 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
             serving=serving,
             pace=Pace(settings.requests_per_minute, settings.tokens_per_minute),
         ) as client:
-            attempts = len(todo) * settings.attempts
-            seconds = planned_seconds(context.directory)
-            estimate = Estimate(
-                "attempts", "attempts", attempts, seconds, "generate", at_once=settings.concurrency
-            )
             sent_before = 0
             with track(
                 "attempts", attempts, estimate=estimate, detail=lambda: f"{client.sent} requests"
@@ -261,8 +294,8 @@ async def _attempt_tasks(context: RunContext, endpoint: Endpoint) -> dict[str, A
     }
 
 
-def _loop_settings(context: RunContext, endpoint: Endpoint) -> agent_loop.Settings:
-    """How the teacher's episodes are run."""
+def _loop_settings(context: RunContext, url: str | None) -> agent_loop.Settings:
+    """How the teacher's episodes are run. url: of its API; None for a server of this run."""
     settings, teacher = context.recipe.generate, context.teacher
     sampling = catalog.sampling(teacher, settings.mode)
     return agent_loop.Settings(
@@ -273,7 +306,7 @@ def _loop_settings(context: RunContext, endpoint: Endpoint) -> agent_loop.Settin
         else settings.temperature,
         top_p=sampling["top_p"] if settings.top_p is None else settings.top_p,
         mode=settings.mode or teacher.get("mode"),
-        dialect=for_teacher(teacher, endpoint.url),
+        dialect=for_teacher(teacher, url),
         images=context.teacher_grounding,
         image_store=context.image_store,
         image_limits=teacher.get("images"),

@@ -6,9 +6,10 @@ What an error means is decided in failures.py, what an answer holds in replies.p
 import asyncio
 import contextlib
 import random
+import resource
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -33,6 +34,11 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _TRIES = 6
 _CONNECT_SECONDS = 30
 PATIENCE = 1800.0  # generate.patience_s
+# Replies of the journal that go to their episodes in one turn of the event loop. With all of a thousand episodes in each
+# turn, a reply of the server would wait for a second at every step of its way.
+_REPLAYS = 8
+# Open files of this process besides its connections.
+_OTHER_FILES = 256
 # A request that any model can answer: it tells a server that is down from a request that always fails.
 _PROBE = {"messages": [{"role": "user", "content": "Say yes."}], "tools": [], "max_tokens": 16}
 
@@ -41,7 +47,8 @@ class Client:
     """Sends chat requests of one model to one endpoint. Use as an async context manager.
 
     Args:
-        endpoint: where the model is served.
+        endpoint: where the model is served, or a function that returns it and is called before the first request that
+            the journal has no reply to (teacher/inference/late_start.py).
         identity: {"model", "revision"}; part of the key of each reply in the journal.
         concurrency: requests in flight at once. A request that waits for its retry does not count.
         timeout: seconds for one reply.
@@ -59,7 +66,7 @@ class Client:
 
     def __init__(
         self,
-        endpoint: Endpoint,
+        endpoint: Endpoint | Callable[[], Awaitable[Endpoint]],
         identity: dict[str, str],
         journal: Journal,
         concurrency: int,
@@ -70,14 +77,18 @@ class Client:
         serving: Mapping[str, Any] | None = None,
         pace: Pace | None = None,
     ) -> None:
-        self._endpoint, self._identity, self._journal = endpoint, identity, journal
+        self._find_endpoint = endpoint
+        self._identity, self._journal = identity, journal
+        self._concurrency = concurrency
         self._slots = asyncio.Semaphore(concurrency)
+        self._replays = asyncio.Semaphore(_REPLAYS)
         self._timeout, self._image_store, self._patience = timeout, image_store, patience
         self._serving = sha256_text(dumps(serving or {}))[:16]
         self._pace = pace or Pace()
         # One lock for each request that is being asked.
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-        self._probing = asyncio.Lock()
+        self._opening, self._probing = asyncio.Lock(), asyncio.Lock()
+        self._openai: openai.AsyncOpenAI | None = None
         self._answers = 0  # of the server, since this client exists
         self._silent_since: float | None = None  # the first failure after the last answer
         self.sent = self.asked = 0
@@ -86,22 +97,11 @@ class Client:
         self.failures: Counter[str] = Counter()
 
     async def __aenter__(self) -> "Client":
-        limits = type(openai.DEFAULT_CONNECTION_LIMITS)  # by default 1,000 connections
-        self._openai = openai.AsyncOpenAI(
-            base_url=self._endpoint.url,
-            api_key=self._endpoint.key,
-            max_retries=0,
-            timeout=openai.Timeout(self._timeout, connect=_CONNECT_SECONDS),
-            # A proxy of the environment is used for remote servers, never for one on this machine.
-            http_client=openai.DefaultAioHttpClient(
-                trust_env=not on_this_machine(self._endpoint.url),
-                limits=limits(max_connections=None, max_keepalive_connections=None),
-            ),
-        )
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        await self._openai.close()
+        if self._openai is not None:
+            await self._openai.close()
 
     async def complete(
         self,
@@ -142,12 +142,14 @@ class Client:
             row = self._journal.get(reply_key)
             if row is not None and ("error" not in row or row.get("serving") == self._serving):
                 # Replies of the journal alone would keep the event loop from all other work.
-                await asyncio.sleep(0)
+                async with self._replays:
+                    await asyncio.sleep(0)
             else:
                 body = {"messages": messages, "tools": tools, **parameters}
                 if session is not None:
                     body["extra_headers"] = {"X-Session-ID": quote(session, safe="/:")}
                 self.asked += 1
+                await self._open()
                 row = await self._ask(body)
                 if "error" in row:
                     row |= {"serving": self._serving, "request": request}
@@ -156,6 +158,28 @@ class Client:
         if reply.error is not None:
             self.failures[reply.error.partition(":")[0]] += 1
         return reply
+
+    async def _open(self) -> None:
+        """Connects to the endpoint, which is started first if nothing was asked before."""
+        async with self._opening:
+            if self._openai is not None:
+                return
+            found = self._find_endpoint
+            self._endpoint = found if isinstance(found, Endpoint) else await found()
+            _allow_open_files(self._concurrency + _OTHER_FILES)
+            limits = type(openai.DEFAULT_CONNECTION_LIMITS)
+            self._openai = openai.AsyncOpenAI(
+                base_url=self._endpoint.url,
+                api_key=self._endpoint.key,
+                max_retries=0,
+                timeout=openai.Timeout(self._timeout, connect=_CONNECT_SECONDS),
+                # A proxy of the environment is used for remote servers, never for one on this machine.
+                http_client=openai.DefaultAioHttpClient(
+                    trust_env=not on_this_machine(self._endpoint.url),
+                    # aiohttp's 0 is no limit; its default, which None would leave, is 100 connections.
+                    limits=limits(max_connections=0),
+                ),
+            )
 
     async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
         """The row of the journal for a request: sent until there is a reply, or until no retry can help."""
@@ -185,6 +209,7 @@ class Client:
 
     async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
         """Sends a request once. Returns the row of the journal for its reply."""
+        assert self._openai is not None
         await self._pace.admit(body)
         async with self._slots:
             self.sent += 1
@@ -250,3 +275,20 @@ class Client:
             "model": without_key(name, self._endpoint.key),
         }
         return {key: value for key, value in origin.items() if value}
+
+
+def _allow_open_files(count: int) -> None:
+    """Raises this process's own limit of open files, which is often 1,024, as far as the system lets it.
+
+    Raises:
+        StageError: the system allows fewer.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= count:
+        return
+    if hard != resource.RLIM_INFINITY and hard < count:
+        raise StageError(
+            f"found a limit of {hard:,} open files (ulimit -Hn), expected {count:,} for the requests in flight: lower"
+            " generate.concurrency or raise the limit"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))

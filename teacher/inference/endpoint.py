@@ -6,6 +6,7 @@ import ipaddress
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -64,7 +65,8 @@ class Endpoint:
     engine: str = "openai"
     served: Served | None = None
     reply_seconds: float = 300
-    _lock: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _revival: Future[None] | None = field(default=None, repr=False)
 
     @contextlib.contextmanager
     def request_in_flight(self) -> Iterator[None]:
@@ -76,33 +78,32 @@ class Endpoint:
             self.in_flight -= 1
 
     async def revive(self) -> None:
-        """Restarts a dead server of this run, and returns when it answers. Of several callers, one does the work."""
-        if self.restart:
-            async with self._lock:
-                await _run_in_thread(self.restart)
+        """Restarts a dead server of this run, and returns when it answers.
 
-
-async def _run_in_thread(work: Callable[[], None]) -> None:
-    """Like asyncio.to_thread, but cancellation does not wait for the thread, because loading weights takes long."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[None] = loop.create_future()
-
-    def settle(error: BaseException | None) -> None:
-        if done.cancelled():
+        All that ask meanwhile, in whichever event loop, wait for the one restart. A caller that is cancelled leaves it
+        to the others: its thread is not waited for, because loading weights takes long.
+        """
+        if self.restart is None:
             return
-        if error is None:
-            done.set_result(None)
-        else:
-            done.set_exception(error)
+        with self._lock:
+            revival = self._revival
+            if revival is None or revival.done():
+                self._revival = revival = _start_in_thread(self.restart)
+        await asyncio.wrap_future(revival)
+
+
+def _start_in_thread(work: Callable[[], None]) -> Future[None]:
+    """The future of a call in a thread that the end of the process does not wait for."""
+    future: Future[None] = Future()
+    future.set_running_or_notify_cancel()  # so that no caller's cancellation reaches it
 
     def run() -> None:
-        error: BaseException | None = None
         try:
             work()
-        except BaseException as raised:  # raised again in the coroutine that waits
-            error = raised
-        with contextlib.suppress(RuntimeError):  # the loop was closed in the meantime
-            loop.call_soon_threadsafe(settle, error)
+        except BaseException as raised:  # raised again where it is waited for
+            future.set_exception(raised)
+        else:
+            future.set_result(None)
 
     threading.Thread(target=run, daemon=True).start()
-    await done
+    return future

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from schemas.errors import StageError
 from schemas.files import dumps, sha256_text
 
 
@@ -72,21 +73,41 @@ class Journal:
             return json.loads(file.readline())["reply"]
 
     def put(self, key: str, reply: dict[str, Any]) -> None:
-        """Stores a reply. When this returns, the operating system has it, so killing the process does not lose it."""
-        if self._file is None:
-            # Unbuffered, so that a failed write leaves nothing behind that a later one would repeat.
-            self._file = self._segment.open("ab", buffering=0)
-        offset = self._file.tell()
+        """Stores a reply. When this returns, the operating system has it, so killing the process does not lose it.
+
+        Raises:
+            StageError: the disk is full or the segment cannot be written.
+        """
         line = json.dumps({"key": key, "reply": reply}, ensure_ascii=False).encode() + b"\n"
-        if self._is_torn:
-            line, offset = b"\n" + line, offset + 1
-        self._is_torn = True
-        rest = memoryview(line)
-        while rest:
-            rest = rest[self._file.write(rest) :]
+        try:
+            if self._file is None:
+                # Unbuffered, so that a failed write leaves nothing behind that a later one would repeat.
+                self._file = self._segment.open("ab", buffering=0)
+            offset = self._file.tell()
+            if self._is_torn:
+                line, offset = b"\n" + line, offset + 1
+            self._is_torn = True
+            rest = memoryview(line)
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise StageError(
+                f"{self._segment}: a reply cannot be written: {error.strerror}: make room and run the same command again"
+            ) from error
         self._is_torn = False
         self._note(key, reply, self._segment, offset)
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        """Writes the segment through to the disk, because the receipt of a stage relies on it.
+
+        Raises:
+            StageError: the disk does not take it.
+        """
+        if self._file is None:
+            return
+        file, self._file = self._file, None
+        with file:
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise StageError(f"{self._segment}: cannot be written: {error.strerror}") from error

@@ -48,13 +48,18 @@ def open_teacher(
         InputError: a key is missing, the API does not serve the model, or an engine is not installed.
         StageError: the API cannot be reached, or the server does not start.
     """
-    if options.url or teacher["engine"] == "openai":
+    if is_api(teacher, options):
         yield connect(teacher, options.url or teacher["source"]["url"], options.model)
     else:
         with _own_server(
             teacher, options, log=log, concurrency=concurrency, report=report
         ) as endpoint:
             yield endpoint
+
+
+def is_api(teacher: dict[str, Any], options: Serve) -> bool:
+    """Whether another process serves the teacher."""
+    return bool(options.url) or teacher["engine"] == "openai"
 
 
 def connect(

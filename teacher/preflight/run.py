@@ -16,7 +16,7 @@ schema_accuracy and tool_call_f1 are metrics of Moonshot AI's K2 Vendor Verifier
 import asyncio
 import textwrap
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +24,7 @@ from typing import Any, TypedDict, TypeVar
 
 from schemas.api_url import problem, without_secrets
 from schemas.errors import InputError, StageError
-from schemas.files import write_jsonl
+from schemas.files import dumps, sha256_text, write_jsonl
 from teacher.domain import pack as packs
 from teacher.domain.pack import Domain
 from teacher.inference import launch
@@ -122,6 +122,8 @@ def check(
     limits: Limits | None = None,
     constrained: bool = False,
     seed: int = 0,
+    journal: Path | None = None,
+    served_as: Mapping[str, Any] | None = None,
 ) -> Result:
     """Checks that a served teacher does everything that its description claims.
 
@@ -133,6 +135,9 @@ def check(
         constrained: whether the generation constrains its calls (generate.constrain). The checks of free calls are then
             skipped, because such a teacher cannot make them; those of forced calls and of images remain.
         seed: of the choice of tasks and of the image.
+        journal: the directory of the replies' journal, with those of a check that was killed; None for one that is
+            removed at the end.
+        served_as: what decides how the teacher is served; a reply to other settings is no reply of this teacher.
 
     Returns:
         The result. A server that is lost, refuses requests or sends invalid answers is a failed check.
@@ -170,7 +175,7 @@ def check(
             "detected": dict(target.detected),
         }
 
-    return _with_target(run_checks, endpoint, teacher, mode, limits)
+    return _with_target(run_checks, endpoint, teacher, mode, limits, journal, served_as)
 
 
 def record(
@@ -233,24 +238,27 @@ def _with_target(
     teacher: dict[str, Any],
     mode: str | None,
     limits: Limits | None,
+    journal: Path | None = None,
+    served_as: Mapping[str, Any] | None = None,
 ) -> T:
-    """The result of `work` on the served teacher. Its replies are journalled until `work` ends."""
+    """The result of `work` on the served teacher, with its replies in a journal."""
     limits = limits or Limits()
+    revision = sha256_text(dumps([catalog.revision(teacher), served_as or {}]))
+    identity = {"model": endpoint.model, "revision": f"pre-flight {revision}"}
 
-    async def run_work(journal: Journal) -> T:
-        identity = {"model": endpoint.model, "revision": "pre-flight"}
+    async def run_work(replies: Journal) -> T:
         async with Client(
             endpoint,
             identity,
-            journal,
+            replies,
             limits.concurrency,
             limits.timeout_s,
             patience=_PATIENCE,
         ) as client:
             return await work(Target(client, endpoint, teacher, mode, limits))
 
-    with TemporaryDirectory() as directory, closing(Journal(Path(directory))) as journal:
-        return asyncio.run(run_work(journal))
+    with TemporaryDirectory() as directory, closing(Journal(journal or Path(directory))) as replies:
+        return asyncio.run(run_work(replies))
 
 
 async def _run_checks(

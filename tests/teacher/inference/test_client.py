@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
 from http_server import Handler, HttpServer
 
 from schemas.errors import StageError
@@ -433,6 +434,72 @@ def test_no_more_requests_are_in_flight_than_there_are_slots(
     replies, _ = talk(server.url, journal, *asks, concurrency=3)
     assert len(replies) == 12
     assert most == 3
+
+
+def test_a_thousand_and_one_requests_are_really_in_flight_at_once(journal: Journal) -> None:
+    count = 1001
+    here = 0
+
+    async def scene() -> int:
+        all_here = asyncio.Event()
+
+        async def reply(request: web.Request) -> web.Response:
+            nonlocal here
+            await request.read()
+            here += 1
+            if here == count:
+                all_here.set()
+            await asyncio.wait_for(all_here.wait(), 50)
+            return web.json_response(said()[1])
+
+        app = web.Application()
+        app.router.add_post("/v1/chat/completions", reply)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0, backlog=2048)
+        await site.start()
+        endpoint = Endpoint(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", KEY, "m")
+        async with Client(endpoint, IDENTITY, journal, count, 60, patience=60) as client:
+            await asyncio.gather(*(client.complete(ASK, [], n) for n in range(count)))
+        await runner.cleanup()
+        return client.sent
+
+    assert asyncio.run(scene()) == count == here == len(journal)
+
+
+def test_too_low_a_limit_of_open_files_is_raised_or_named(
+    server: Server, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limits, raised = (256, 100_000), []
+    monkeypatch.setattr(module.resource, "getrlimit", lambda which: limits)
+    monkeypatch.setattr(module.resource, "setrlimit", lambda which, pair: raised.append(pair))
+    talk(server.url, journal, how_many, concurrency=1000)
+    assert raised == [(1000 + module._OTHER_FILES, 100_000)]
+    limits = (1024, 1024)
+    with pytest.raises(StageError, match=r"found a limit of 1,024 open files .*, expected 1,256"):
+        talk(server.url, journal, ask_for("more"), concurrency=1000)
+    talk(server.url, journal, ask_for("more"), concurrency=700)
+
+
+def test_a_client_whose_replies_are_all_in_the_journal_asks_for_no_endpoint(
+    server: Server, journal: Journal
+) -> None:
+    talk(server.url, journal, how_many)
+    asked: list[str] = []
+
+    async def find() -> Endpoint:
+        asked.append("endpoint")
+        await asyncio.sleep(0)
+        return Endpoint(server.url, KEY, "served-name")
+
+    async def scene() -> None:
+        async with Client(find, IDENTITY, journal, 4, 20) as client:
+            await how_many(client)
+            assert asked == [] and client.asked == 0
+            await asyncio.gather(*(client.complete(ASK, [], n) for n in range(4)))
+            assert asked == ["endpoint"] and client.asked == 4
+
+    asyncio.run(scene())
 
 
 def test_a_request_that_waits_to_be_sent_again_holds_no_slot(

@@ -158,6 +158,40 @@ def test_replies_survive_a_killed_writer(tmp_path: Path) -> None:
     assert all(loaded.get(str(n)) == {"n": n, "text": "x" * 5000} for n in returned)
 
 
+def test_a_full_disk_is_named_and_costs_no_other_reply(tmp_path: Path) -> None:
+    """The kernel cuts the write at the largest size of a file, as it does on a full disk."""
+    writes = (
+        "import resource, sys; from pathlib import Path; from schemas.errors import StageError\n"
+        "from teacher.inference.journal import Journal\n"
+        "journal = Journal(Path(sys.argv[1]))\n"
+        "journal.put('a', {'n': 1})\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
+        "try:\n"
+        "    journal.put('b', {'text': 'x' * 500})\n"
+        "except StageError as error:\n"
+        "    print(error)\n"
+        "assert journal.get('b') is None\n"
+        "unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)\n"
+        "journal.put('c', {'n': 3})\n"
+        "assert journal.get('c') == {'n': 3}\n"
+        "journal.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", writes, str(tmp_path / "journal")],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "a reply cannot be written: File too large: make room" in done.stdout
+    assert done.stdout.startswith(str(tmp_path / "journal"))
+    [torn] = (tmp_path / "journal").glob("*.jsonl")
+    assert torn.read_bytes().count(b"\n") == 3  # the first reply, the torn line, the last reply
+    loaded = Journal(tmp_path / "journal")
+    assert (loaded.get("a"), loaded.get("b"), loaded.get("c")) == ({"n": 1}, None, {"n": 3})
+
+
 # ------------------------------------------------------------------------------------- keys
 
 JSON = st.recursive(

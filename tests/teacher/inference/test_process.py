@@ -310,6 +310,43 @@ def test_a_dead_server_is_revived_once_for_many_callers(state: Path, tmp_path: P
     assert ended(alive["pid"]) and ended(alive["child"])
 
 
+def test_a_dead_server_is_revived_once_for_two_event_loops() -> None:
+    both_ask, restarts = threading.Event(), []
+
+    def restart() -> None:
+        both_ask.wait(30)
+        restarts.append(threading.current_thread())
+
+    endpoint = Endpoint("http://127.0.0.1:1/v1", "k", "m", restart)
+
+    async def ask() -> None:
+        await asyncio.gather(*(endpoint.revive() for _ in range(3)))
+
+    loops = [threading.Thread(target=asyncio.run, args=(ask(),)) for _ in range(2)]
+    for loop in loops:
+        loop.start()
+    time.sleep(0.2)
+    both_ask.set()
+    for loop in loops:
+        loop.join(30)
+    assert len(restarts) == 1
+    asyncio.run(endpoint.revive())  # the next loop asks anew
+    assert len(restarts) == 2
+
+
+def test_a_failed_revival_is_the_error_of_all_that_wait_for_it() -> None:
+    def restart() -> None:
+        raise StageError("died 4 times")
+
+    async def ask(endpoint: Endpoint) -> list[object]:
+        return await asyncio.gather(
+            *(endpoint.revive() for _ in range(3)), return_exceptions=True
+        )
+
+    errors = asyncio.run(ask(Endpoint("http://127.0.0.1:1/v1", "k", "m", restart)))
+    assert [str(error) for error in errors] == ["died 4 times"] * 3
+
+
 def test_a_server_that_lives_is_not_started_again(state: Path, tmp_path: Path) -> None:
     with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024) as endpoint:
         asyncio.run(endpoint.revive())

@@ -126,6 +126,26 @@ def test_a_server_that_dies_on_the_way_ends_as_failed_checks(server: Server) -> 
     assert "no reply to any request" in detail and "see the server's log" in detail
 
 
+def test_a_preflight_that_was_killed_asks_only_for_the_replies_that_are_missing(
+    server: Server, tmp_path: Path
+) -> None:
+    def check(**served_as: Any) -> Any:
+        return preflight(server, legal(), journal=tmp_path / "journal", served_as=served_as)
+
+    whole = check(max_model_len=1)
+    asked = len(server.bodies)
+    [segment] = (tmp_path / "journal").glob("*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join(lines[:7]) + lines[7][:20])  # as a kill leaves it
+    again = check(max_model_len=1)
+    assert again["passed"] is whole["passed"] is True
+    assert again["requests"] == len(server.bodies) - asked == len(lines) - 7
+    asked = len(server.bodies)
+    assert check(max_model_len=1)["requests"] == 0 and len(server.bodies) == asked
+    # To other settings of the server no reply is known.
+    assert check(max_model_len=2)["requests"] == len(lines)
+
+
 def test_a_request_that_takes_too_long_is_given_up(server: Server) -> None:
     release = threading.Event()
 
