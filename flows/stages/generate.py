@@ -80,7 +80,9 @@ def generate(context: RunContext) -> dict[str, Any]:
     with contextlib.ExitStack() as stack:
 
         def open_teacher() -> Endpoint:
-            with step("starting the teacher's server" if not serve.url else "connecting to the API"):
+            with step(
+                "starting the teacher's server" if not serve.url else "connecting to the API"
+            ):
                 return stack.enter_context(
                     launch.open_teacher(
                         context.teacher,

@@ -34,8 +34,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 _TRIES = 6
 _CONNECT_SECONDS = 30
 PATIENCE = 1800.0  # generate.patience_s
-# Replies of the journal that go to their episodes in one turn of the event loop. With all of a thousand episodes in each
-# turn, a reply of the server would wait for a second at every step of its way.
+# Replies of the journal that go to their episodes in one turn of the event loop. With a thousand episodes in each turn,
+# a reply of the server would wait for a second at every step of its way.
 _REPLAYS = 8
 # Open files of this process besides its connections.
 _OTHER_FILES = 256

@@ -92,7 +92,7 @@ class Journal:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
             raise StageError(
-                f"{self._segment}: a reply cannot be written: {error.strerror}: make room and run the same command again"
+                f"{self._segment}: a reply cannot be written: {error.strerror}: make room, then run the same command"
             ) from error
         self._is_torn = False
         self._note(key, reply, self._segment, offset)

@@ -339,9 +339,7 @@ def test_a_failed_revival_is_the_error_of_all_that_wait_for_it() -> None:
         raise StageError("died 4 times")
 
     async def ask(endpoint: Endpoint) -> list[object]:
-        return await asyncio.gather(
-            *(endpoint.revive() for _ in range(3)), return_exceptions=True
-        )
+        return await asyncio.gather(*(endpoint.revive() for _ in range(3)), return_exceptions=True)
 
     errors = asyncio.run(ask(Endpoint("http://127.0.0.1:1/v1", "k", "m", restart)))
     assert [str(error) for error in errors] == ["died 4 times"] * 3
