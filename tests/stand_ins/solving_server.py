@@ -46,7 +46,7 @@ def solve(tasks, body):
 
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    tasks = {}
+    tasks: dict = {}
 
     def reply(self, content):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()
