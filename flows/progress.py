@@ -21,7 +21,8 @@ HEARTBEAT_SECONDS = 15.0
 
 Count = Callable[[], str]
 
-_console = Console(stderr=True, highlight=False)
+# A line is printed as it is: ":v:" and "[x]" may be part of a tag or a path.
+_console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 _started = time.monotonic()
 
 
@@ -67,7 +68,7 @@ class _Output:
     def _write(self, line: str) -> None:
         whole_minutes, seconds = divmod(int(time.monotonic() - _started), 60)
         self._last_line = time.monotonic()
-        _console.print(f"[{whole_minutes:3d}:{seconds:02d}] {line}", markup=False, soft_wrap=True)
+        _console.print(f"[{whole_minutes:3d}:{seconds:02d}] {line}", soft_wrap=True)
 
     @contextmanager
     def during(self, activity: _Activity) -> Iterator[None]:
@@ -167,7 +168,7 @@ def track(
         show: Callable[[int], None] = lambda pieces: None  # noqa: E731
         if _console.is_terminal:
             columns = (
-                TextColumn("       {task.description}"),
+                TextColumn("       {task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),

@@ -135,8 +135,8 @@ def pull(
     from student.registry.pull import pull as fetch
 
     target = to or Path("students") / name.partition(":")[0]
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn())
-    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
+    console = Console(stderr=True, emoji=False)
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:

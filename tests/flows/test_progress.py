@@ -129,6 +129,16 @@ def test_on_a_terminal_the_bar_is_enough(
     assert "so far" not in printed.getvalue()
 
 
+def test_a_line_shows_tags_and_brackets_as_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    text = io.StringIO()
+    monkeypatch.setattr(progress._console, "file", text)
+    line = "published legal:v:3 to ./runs/[old]/model [/red] :ok:"
+    log(line)
+    assert line in text.getvalue()
+
+
 # ------------------------------------------------------------------------------------- revised estimates
 
 PLAN = {"generate": 240.0, "train": 60.0, "evaluate": 60.0, "the rest": 60.0}
