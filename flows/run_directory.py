@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -111,6 +112,7 @@ class Run:
             run._files.append((directory / ".children").open("w"))
             os.environ[MARK] = str(directory)
             run.reaped = run.reap()
+            run._remove_partial_files()
         except BaseException:
             run.close()
             raise
@@ -241,6 +243,15 @@ class Run:
         return False
 
     # ------------------------------------------------------------------ files
+
+    def _remove_partial_files(self) -> None:
+        """Removes what killed writers left (schemas/files.py:whole), but for images, which are many and small."""
+        for pattern in (".*.partial", "[!i]*/.*.partial"):
+            for path in self.directory.glob(pattern):
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
 
     def _lock(self) -> None:
         """Locks RUN/.lock until this process ends.

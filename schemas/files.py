@@ -1,7 +1,8 @@
 """Reads and writes the project's files, and reads those of its users.
 
 A file is complete or does not exist: writes go to a temporary name first. Text is UTF-8; a byte-order mark and line
-ends of Windows are read as if they were not there, and a file that cannot be read is named with line and byte.
+ends of Windows are read as if they were not there, and a file that cannot be read is named with line and byte. JSON
+Lines whose name ends in .zst are compressed with zstd.
 """
 
 import contextlib
@@ -9,9 +10,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+import zstandard
 
 from schemas.errors import InputError, StageError
 
@@ -20,15 +24,16 @@ from schemas.errors import InputError, StageError
 def whole(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside `path`, which is renamed to `path` when the block succeeds.
 
-    The block creates a file or a directory there. When the block raises, the temporary is removed.
+    The block creates a file or a directory there. When the block raises, the temporary is removed. Each call has a
+    temporary of its own, so of two writers of one path each publishes the whole of what it wrote, and the last one
+    stays.
 
     Raises:
         StageError: the disk is full or the path cannot be written.
     """
-    temporary = path.with_name(f".{path.name}.partial")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove(temporary)
         yield temporary
         if path.is_dir():
             shutil.rmtree(path)
@@ -67,11 +72,33 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_jsonl(path: Path, rows: Iterable[Any]) -> None:
     """Writes JSON Lines. Raises StageError where it cannot be written."""
-    with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+    with open_jsonl(path) as write:
         for row in rows:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            write(row)
 
 
+@contextlib.contextmanager
+def open_jsonl(path: Path) -> Iterator[Callable[[Any], None]]:
+    """Yields a function that writes a row of JSON Lines. The file is there when the block succeeds.
+
+    Raises:
+        StageError: it cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        file: Any = stack.enter_context(stack.enter_context(whole(path)).open("wb"))
+        if path.suffix == ZSTD:
+            # The checksum finds a damaged file before its rows are used.
+            compressor = zstandard.ZstdCompressor(write_checksum=True)
+            file = stack.enter_context(compressor.stream_writer(file, closefd=False))
+        yield lambda row: file.write(json_line(row))
+
+
+def json_line(row: Any) -> bytes:
+    """A row of a JSON Lines file, with its line end."""
+    return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+ZSTD = ".zst"
 BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _LFS_POINTER = (
@@ -137,12 +164,32 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     Raises:
         InputError: the file is missing or cannot be read; raised by this call, before the first line.
     """
-    return _numbered(open_bytes(path))
+    file = open_bytes(path)
+    return _numbered(_decompressed(file, path) if path.suffix == ZSTD else file, file)
 
 
-def _numbered(file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
+def _decompressed(file: IO[bytes], path: Path) -> Iterator[bytes]:
+    """Yields the lines of a file compressed with zstd, also of one that was appended to frame by frame."""
+    decompressor = zstandard.ZstdDecompressor()
+    frame, rest = None, b""
+    try:
+        while chunk := file.read(1 << 17):
+            while chunk:
+                frame = frame or decompressor.decompressobj()
+                *lines, rest = (rest + frame.decompress(chunk)).split(b"\n")
+                yield from lines
+                chunk, frame = (frame.unused_data, None) if frame.eof else (b"", frame)
+    except zstandard.ZstdError as error:
+        raise InputError(f"{path}: damaged, expected zstd: {error}") from None
+    if frame is not None:
+        raise InputError(f"{path}: damaged, expected zstd: the file ends too early")
+    if rest:
+        yield rest
+
+
+def _numbered(lines: Iterable[bytes], file: IO[bytes]) -> Iterator[tuple[int, bytes]]:
     with file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(lines, start=1):
             line = (line.removeprefix(BOM) if number == 1 else line).rstrip(b"\r\n")
             if line.strip():
                 yield number, line
