@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from schemas.dedup import contaminations, near_duplicates
+from schemas.dedup import Exam, near_duplicates, sketch
 from schemas.files import dumps
 from schemas.recipe_teacher import Filter
 from schemas.task import Task
@@ -47,23 +47,23 @@ def main() -> None:
 
 def _measure(size: int, train: list[Task], exam: list[str]) -> None:
     limits = Filter()
+
+    def find_duplicates() -> None:
+        sketches = [sketch(text, (calls,)) for text, calls in _requests(size, train)]
+        near_duplicates(sketches, limits.near_duplicate)
+
+    def find_contaminated() -> None:
+        requests = Exam(exam, limits.contamination)
+        for text, _ in _requests(size, train):
+            requests.find(text)
+
     tracemalloc.start()
     before = tracemalloc.get_traced_memory()[0]
-    calls = (calls for _, calls in _requests(size, train))
-    near_duplicates((text for text, _ in _requests(size, train)), limits.near_duplicate, calls)
+    find_duplicates()
     peak = tracemalloc.get_traced_memory()[1] - before
     tracemalloc.stop()  # it slows what is timed
-    calls = (calls for _, calls in _requests(size, train))
     making = _seconds(lambda: sum(1 for _ in _requests(size, train)))
-    duplicates = _seconds(
-        lambda: near_duplicates(
-            (t for t, _ in _requests(size, train)), limits.near_duplicate, calls
-        )
-    )
-    contaminated = _seconds(
-        lambda: contaminations((t for t, _ in _requests(size, train)), exam, limits.contamination)
-    )
-    each = [1e6 * seconds / size for seconds in (duplicates - 2 * making, contaminated - making)]
+    each = [1e6 * (_seconds(run) - making) / size for run in (find_duplicates, find_contaminated)]
     print(f"{size} | {each[0]:.0f} | {each[1]:.0f} | {peak / 1e6:.0f}", flush=True)
 
 

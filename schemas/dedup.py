@@ -5,22 +5,21 @@ is reworded. So two texts match where they are about the same things (particular
 the same. A recipe's thresholds were chosen on labelled pairs in English, Chinese, Japanese and Thai
 (tests/schemas/near_duplicates.jsonl).
 
-Sets of word n-grams are compared exactly, without sketches such as MinHash, so the same input gives the same result at
-any size. Only texts about the same things are compared, which keeps the work linear in practice
-(benchmarks/near_duplicates.py).
+Candidates come from MinHash-LSH (`rensa`) or, for the few texts of an exam, from an index of their words; each is then
+compared exactly, by sets of word n-grams. Only texts about the same things are compared, which keeps the work linear in
+practice, and memory holds a few hundred bytes of a text (benchmarks/near_duplicates.py).
 """
 
-import functools
-import math
+import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
-from itertools import repeat
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+from rensa import RMinHash, RMinHashLSH
 
 from schemas.files import dumps
 from schemas.json_text import parse_arguments
@@ -110,44 +109,71 @@ def _texts(value: Any) -> Iterator[str]:
             yield from _texts(inner)
 
 
+class Sketch(NamedTuple):
+    """What is kept of a text to compare it. subject: a hash of its particulars and calls. grams: hashes, ascending."""
+
+    subject: int
+    grams: _Hashes
+
+
+def sketch(text: str, calls: Collection[str] = ()) -> Sketch:
+    """The sketch of a request. calls: those of its trace, as `calls_of` returns them."""
+    hashes = {_hash(gram) for gram in grams(text, SHINGLE)}
+    ordered = np.sort(np.fromiter(hashes, np.int64, len(hashes)))
+    return Sketch(_hash((*sorted(particulars(text)), "", *sorted(calls))), ordered)
+
+
+def _hash(texts: Iterable[str]) -> int:
+    # Python's own hash differs in each process, so another run would have other candidates.
+    data = "\x1f".join(texts).encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "big", signed=True)
+
+
 def near_duplicates(
-    texts: Iterable[str], threshold: float, calls: Iterable[Hashable] | None = None
+    sketches: Sequence[Sketch], threshold: float, groups: Sequence[Hashable] | None = None
 ) -> list[int | None]:
-    """For each text the index of the earlier text that it is a near-duplicate of, or None.
+    """For each sketch the index of the earlier one that it is a near-duplicate of, or None.
 
     Near-duplicates have the same particulars and calls and share at least `threshold` of their 3-word runs (Jaccard
-    similarity). A text that is itself a near-duplicate is not compared with later ones. Texts are read once.
+    similarity). One that is itself a near-duplicate is not compared with later ones.
 
     Args:
-        calls: what the trace of each text calls, as `calls_of` returns it.
+        groups: of each sketch; two of one group, such as attempts at one task, are not compared.
     """
-    subjects: list[int] = []
-    sets: list[_Hashes] = []
-    for text, own_calls in zip(texts, repeat(None) if calls is None else calls, strict=False):
-        subjects.append(hash((particulars(text), own_calls)))
-        hashes = {hash(gram) for gram in grams(text, SHINGLE)}
-        sets.append(np.sort(np.fromiter(hashes, np.int64, len(hashes))))
-    count = Counter(subjects)
-    compared = [i for i, subject in enumerate(subjects) if count[subject] > 1 and len(sets[i])]
-    matches: list[int | None] = [None] * len(subjects)
-    if not compared:
-        return matches
-    # Two sets this similar share at least one of the first few of their rarest members (prefix filtering,
-    # Bayardo et al., "Scaling up all pairs similarity search", 2007), so only those are looked up.
-    known, frequency = np.unique(np.concatenate([sets[i] for i in compared]), return_counts=True)
-    holders: dict[int, list[int]] = defaultdict(list)
-    for i in compared:
-        own = sets[i]
-        rarest_first = own[np.argsort(frequency[np.searchsorted(known, own)], kind="stable")]
-        most = len(own) - math.ceil(threshold * len(own) - _TINY) + 1
-        keys = [hash((subjects[i], gram)) for gram in rarest_first[:most].tolist()]
-        candidates = sorted({other for key in keys for other in holders.get(key, ())})
-        similar = (j for j in candidates if _jaccard(own, sets[j]) >= threshold - _TINY)
+    groups = range(len(sketches)) if groups is None else groups
+    subjects = {(s.subject, group) for s, group in zip(sketches, groups, strict=True)}
+    count = Counter(subject for subject, _ in subjects)
+    lsh = RMinHashLSH(threshold=threshold, num_perm=_PERMUTATIONS, num_bands=_bands(threshold))
+    matches: list[int | None] = [None] * len(sketches)
+    for i, own in enumerate(sketches):
+        if count[own.subject] < 2 or not len(own.grams):
+            continue
+        # The subject is in each member of the set, so only texts about the same things become candidates.
+        minhash = RMinHash(num_perm=_PERMUTATIONS, seed=0)
+        minhash.update([gram.tobytes() for gram in own.grams ^ own.subject])
+        similar = (
+            j
+            for j in sorted(lsh.query(minhash))
+            if groups[j] != groups[i]
+            and sketches[j].subject == own.subject
+            and _jaccard(own.grams, sketches[j].grams) >= threshold - _TINY
+        )
         matches[i] = next(similar, None)
         if matches[i] is None:
-            for key in keys:
-                holders[key].append(i)
+            lsh.insert(i, minhash)
     return matches
+
+
+_PERMUTATIONS = 128
+_MISSED = 1e-6  # of the pairs exactly at the threshold, whose bands may all differ by chance
+
+
+def _bands(threshold: float) -> int:
+    """The fewest bands of _PERMUTATIONS that find all but _MISSED of the pairs whose similarity is the threshold."""
+    for bands in (1, 2, 4, 8, 16, 32, 64):
+        if (1 - threshold ** (_PERMUTATIONS // bands)) ** bands <= _MISSED:
+            return bands
+    return _PERMUTATIONS
 
 
 def _jaccard(one: _Hashes, other: _Hashes) -> float:
@@ -155,66 +181,60 @@ def _jaccard(one: _Hashes, other: _Hashes) -> float:
     return shared / (len(one) + len(other) - shared)
 
 
-def contaminations(
-    requests: Iterable[str],
-    exam: Sequence[str],
-    threshold: float,
-    names: Sequence[Collection[str]] | None = None,
-) -> list[int | None]:
-    """For each training request the index of the exam request that it contains or repeats, or None.
+class Exam:
+    """The requests of an exam, to find those that a training request contains or repeats.
 
     It repeats one if it has all particulars of it, and shares at least `threshold` of the 3-word runs of both (Jaccard
-    similarity) or of the 8-word runs of the shorter text, which finds a request quoted inside a longer text. Requests
-    are read once.
+    similarity) or of the 8-word runs of the shorter text, which finds a request quoted inside a longer text.
 
     Args:
-        names: further names of each exam request, as `named_values` returns them.
+        names: further names of each request, as `named_values` returns them.
     """
-    compare = functools.partial(_shared_runs, threshold=threshold)
-    indexes = [(size, *_index(exam, size)) for size in (SHINGLE, PHRASE)]
-    exam_names = [particulars(text) for text in exam]
-    matches: list[int | None] = []
-    for text in requests:
-        own_names = particulars(text)
-        similar = (
-            index
-            for size, sets, holders in indexes
-            for index in compare(grams(text, size), sets, holders, size == PHRASE)
-            if exam_names[index] <= own_names
-            and (names is None or all(name in text for name in names[index]))
+
+    def __init__(
+        self,
+        requests: Sequence[str],
+        threshold: float,
+        names: Sequence[Collection[str]] | None = None,
+    ) -> None:
+        self._threshold = threshold
+        self._names = names or [()] * len(requests)
+        self._particulars = [particulars(text) for text in requests]
+        self._grams = [(grams(text, SHINGLE), grams(text, PHRASE)) for text in requests]
+        # Requests of one template share most of their words. The rarest particular tells them apart.
+        frequency = Counter(word for words in self._particulars for word in words)
+        self._holders: dict[str | None, list[int]] = defaultdict(list)
+        for index, words in enumerate(self._particulars):
+            rarest = min(words, key=lambda word: (frequency[word], word), default=None)
+            self._holders[rarest].append(index)
+
+    def find(self, text: str) -> int | None:
+        """The index of the first request of the exam that a text contains or repeats, or None."""
+        own_words = particulars(text)
+        candidates = sorted(
+            index for word in (None, *own_words) for index in self._holders.get(word, ())
         )
-        matches.append(min(similar, default=None))
-    return matches
+        own: tuple[frozenset[Gram], frozenset[Gram]] | None = None
+        for index in candidates:
+            if self._particulars[index] <= own_words and all(
+                name in text for name in self._names[index]
+            ):
+                own = own or (grams(text, SHINGLE), grams(text, PHRASE))
+                if self._is_like(own, self._grams[index]):
+                    return index
+        return None
 
-
-_Holders = dict[Gram, list[int]]
-
-
-def _index(texts: Sequence[str], size: int) -> tuple[list[frozenset[Gram]], _Holders]:
-    """The runs of `size` words of each text, and for each run the texts that have it."""
-    sets = [grams(text, size) for text in texts]
-    holders: _Holders = defaultdict(list)
-    for index, own in enumerate(sets):
-        for gram in own:
-            holders[gram].append(index)
-    return sets, holders
-
-
-def _shared_runs(
-    own: frozenset[Gram],
-    sets: list[frozenset[Gram]],
-    holders: _Holders,
-    of_shorter: bool,
-    *,
-    threshold: float,
-) -> Iterator[int]:
-    """Yields the index of each set that shares enough with `own`: of both together, or of the shorter one."""
-    shared = Counter(index for gram in own for index in holders.get(gram, ()))
-    for index, count in shared.items():
-        sizes = len(own), len(sets[index])
-        whole = min(sizes) if of_shorter else sum(sizes) - count
-        if count >= threshold * whole - _TINY:
-            yield index
+    def _is_like(
+        self,
+        own: tuple[frozenset[Gram], frozenset[Gram]],
+        other: tuple[frozenset[Gram], frozenset[Gram]],
+    ) -> bool:
+        runs, phrases = len(own[0] & other[0]), len(own[1] & other[1])
+        of_both = len(own[0]) + len(other[0]) - runs
+        of_shorter = min(len(own[1]), len(other[1]))
+        return (runs > 0 and runs >= self._threshold * of_both - _TINY) or (
+            phrases > 0 and phrases >= self._threshold * of_shorter - _TINY
+        )
 
 
 # Of the 256 bits of an image's difference hash: noise and rounding change a bit or two between renderings of one page.
@@ -222,30 +242,29 @@ def _shared_runs(
 IMAGE_BITS = 2
 
 
-def same_images(images: Sequence[ImageLook]) -> list[int]:
-    """For each image the index of the first image that is the same to a reader; its own where there is no earlier one.
+class SameImages:
+    """Finds images that are the same to a reader as an earlier one.
 
     Two images are the same if their content is, and their difference hashes differ in at most IMAGE_BITS bits. Such
     hashes are equal in at least one of IMAGE_BITS + 1 parts, so only images that share a part are compared.
     """
-    parts = IMAGE_BITS + 1
-    holders: dict[tuple[str, int, str], list[int]] = defaultdict(list)
-    firsts = []
-    hashes = [int(text, 16) for text, _ in images]
-    for index, (text, content) in enumerate(images):
-        own = hashes[index]
+
+    def __init__(self) -> None:
+        # By content, number and bits of a part: name and hash of each first image.
+        self._holders: dict[tuple[str, int, str], list[tuple[str, int]]] = defaultdict(list)
+
+    def first(self, name: str, look: ImageLook) -> str:
+        """The name of the first image that was the same, of all that were asked for; its own if there was none."""
+        text, content = look
+        own = int(text, 16)
         bits = f"{own:0{4 * len(text)}b}"
+        parts = IMAGE_BITS + 1
         # A part takes every third bit: consecutive bits may be the margin that all pages have.
         keys = [(content, part, bits[part::parts]) for part in range(parts)]
-        near = (
-            other
-            for key in keys
-            for other in holders[key]
-            if (hashes[other] ^ own).bit_count() <= IMAGE_BITS
-        )
-        first = min(near, default=index)
-        firsts.append(first)
-        if first == index:
-            for key in keys:
-                holders[key].append(index)
-    return firsts
+        for key in keys:
+            for other, hashed in self._holders[key]:
+                if (hashed ^ own).bit_count() <= IMAGE_BITS:
+                    return other
+        for key in keys:
+            self._holders[key].append((name, own))
+        return name

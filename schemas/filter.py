@@ -1,29 +1,12 @@
-"""Decides which traces the student learns from, by ordered checks; every trace gets a verdict.
+"""Judges a trace alone, by ordered checks; the first that it fails is its reason. The rest follows in filter_run.py."""
 
-A trace is judged alone first (`check_trace`), then against the exam and against the other traces (`filter_traces`).
-A rejected trace has one reason: the first check that it fails.
-"""
-
-import math
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Literal, cast
+from collections.abc import Callable
 
 from schemas.canonical import Refused
-from schemas.dedup import (
-    ImageLook,
-    calls_of,
-    contaminations,
-    named_values,
-    near_duplicates,
-    request_of,
-    same_images,
-)
 from schemas.documents import document_problem
-from schemas.ledger import REASONS, Ledger, make_ledger
+from schemas.ledger import REASONS
 from schemas.messages import check_messages, kept, rejected, text_of
 from schemas.recipe_teacher import Filter
-from schemas.task import Task
 from schemas.text_heuristics import quotes_hint
 from schemas.trace import End, Trace, Verdict
 
@@ -34,7 +17,6 @@ __all__ = [
     "CountTokens",
     "FilterSettings",
     "check_trace",
-    "filter_traces",
 ]
 
 # Failures that a teacher's dialect detects in a reply (teacher/dialects/base.py), and the reason of a trace that ends
@@ -174,142 +156,3 @@ def _check_blind(trace: Trace) -> Verdict | None:
     if not trace["outcome"].get("blind"):
         return None
     return rejected("blind_answerable", "the teacher also solved the task without its images")
-
-
-def filter_traces(
-    traces: Iterable[Trace],
-    exam_tasks: Sequence[Task],
-    settings: FilterSettings,
-    count_tokens: CountTokens | None = None,
-    images: Mapping[str, ImageLook] | None = None,
-) -> tuple[list[Trace], Ledger]:
-    """Judges all traces of a run. Of near-duplicates, the first is kept.
-
-    Args:
-        traces: as teacher.rollout writes them; an earlier verdict is replaced.
-        exam_tasks: the tasks of the held-out exam; their requests and images are compared.
-        images: by sha256, the difference hash and content of each image. Without it, two images are the same only
-            where their files are.
-
-    Returns:
-        The traces with their verdicts, in the order given, and the ledger.
-    """
-    traces = list(traces)
-    verdicts = [check_trace(trace, settings, count_tokens) for trace in traces]
-
-    def passing() -> list[int]:
-        return [i for i, verdict in enumerate(verdicts) if verdict["kept"]]
-
-    if settings.agreement is not None:
-        _require_agreement(verdicts, traces, settings.agreement)
-
-    canonical = _canonical_images([*traces, *exam_tasks], images or {})
-
-    def requests(indexes: list[int]) -> Iterator[str]:
-        for i in indexes:
-            request = request_of(traces[i]["messages"])
-            yield _with_images(request, traces[i]["images"], canonical)
-
-    left = passing()
-    exam_requests = [
-        _with_images(task["request"], _images_of(task), canonical) for task in exam_tasks
-    ]
-    exam_names = [
-        named_values(task["request"], [step["arguments"] for step in task["plan"]])
-        for task in exam_tasks
-    ]
-    matches = contaminations(requests(left), exam_requests, settings.contamination, exam_names)
-    for i, match in zip(left, matches, strict=True):
-        if match is not None:
-            verdicts[i] = rejected("contaminated", f"like the exam task {exam_tasks[match]['id']}")
-
-    left = passing()
-    calls = (calls_of(traces[i]["messages"]) for i in left)
-    matches = near_duplicates(requests(left), settings.near_duplicate, calls)
-    for i, match in zip(left, matches, strict=True):
-        if match is not None:
-            verdicts[i] = rejected("near_duplicate", f"like {traces[left[match]]['id']}")
-    _reject_same_images(verdicts, traces, passing(), canonical)
-
-    _limit(verdicts, traces, passing(), "id", settings.per_task)
-    if settings.per_template is not None:
-        left = passing()
-        limit = max(1, math.floor(settings.per_template * len(left)))
-        _limit(verdicts, traces, left, "template", limit)
-
-    judged = [
-        cast(Trace, {**trace, "verdict": {"kept": True} if verdict["kept"] else verdict})
-        for trace, verdict in zip(traces, verdicts, strict=True)
-    ]
-    return judged, make_ledger(judged)
-
-
-def _require_agreement(verdicts: list[Verdict], traces: list[Trace], required: int) -> None:
-    """Rejects the passing traces of tasks of which fewer than `required` attempts passed without a hint."""
-    passed = Counter(
-        trace["task"]["id"]
-        for trace, verdict in zip(traces, verdicts, strict=True)
-        if verdict["kept"] and not trace["hinted"]
-    )
-    for i, trace in enumerate(traces):
-        if verdicts[i]["kept"] and passed[trace["task"]["id"]] < required:
-            detail = (
-                f"{passed[trace['task']['id']]} attempts without a hint passed, expected {required}"
-            )
-            verdicts[i] = rejected("disagreed", detail)
-
-
-def _canonical_images(
-    rows: Sequence[Trace | Task], images: Mapping[str, ImageLook]
-) -> dict[str, str]:
-    """For the sha256 of each image, that of the first image with the same look and content."""
-    names = list(dict.fromkeys(name for row in rows for name in _images_of(row) if name in images))
-    first = same_images([images[name] for name in names])
-    return {name: names[i] for name, i in zip(names, first, strict=True)}
-
-
-def _images_of(row: Trace | Task) -> list[str]:
-    """The sha256 of each image of a trace or a task. A trace may be malformed."""
-    fields = cast(dict[str, Any], row)
-    images = fields.get("pictures", fields.get("images", []))
-    if not isinstance(images, list):
-        return []
-    names = [image.get("sha256") if isinstance(image, dict) else image for image in images]
-    return [name for name in names if isinstance(name, str)]
-
-
-def _with_images(text: str, names: Sequence[str], canonical: Mapping[str, str]) -> str:
-    """The text followed by its images' hashes, so that texts about different images are never near-duplicates."""
-    return " ".join([text, *(canonical.get(name, name) for name in names)])
-
-
-def _reject_same_images(
-    verdicts: list[Verdict], traces: list[Trace], left: list[int], canonical: Mapping[str, str]
-) -> None:
-    """Rejects traces whose images all look like those of an earlier trace of another task."""
-    first: dict[tuple[str, ...], Trace] = {}
-    for i in left:
-        look = tuple(canonical.get(name, name) for name in traces[i]["images"])
-        if not look:
-            continue
-        earlier = first.setdefault(look, traces[i])
-        if earlier["task"]["id"] != traces[i]["task"]["id"]:
-            verdicts[i] = rejected("near_duplicate", f"has the same images as {earlier['id']}")
-
-
-def _limit(
-    verdicts: list[Verdict],
-    traces: list[Trace],
-    left: list[int],
-    field: Literal["id", "template"],
-    limit: int,
-) -> None:
-    """Rejects traces beyond the first `limit` that share a field of their task."""
-    counts: Counter[str] = Counter()
-    for i in left:
-        value = traces[i]["task"][field]
-        counts[value] += 1
-        if counts[value] > limit:
-            group = "task" if field == "id" else field
-            detail = f"{group} {value} already has {limit} kept traces"
-            verdicts[i] = rejected("over_represented", detail)

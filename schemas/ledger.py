@@ -1,7 +1,6 @@
 """The ledger of a run's traces: every trace is counted, as kept or under one named rejection."""
 
 from collections import Counter
-from collections.abc import Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from schemas.messages import MESSAGE_REASONS
@@ -54,40 +53,54 @@ class Ledger(TypedDict):
     images: NotRequired[dict[str, Count]]
 
 
-def make_ledger(judged: Sequence[Trace]) -> Ledger:
-    """Counts traces that carry their verdicts. A malformed trace may lack its task: its id and template are then ""."""
-    kept = [trace for trace in judged if is_kept(trace)]
-    reasons = Counter(_reason(trace) for trace in judged if not is_kept(trace))
-    tasks = dict.fromkeys(_task_field(trace, "id") for trace in judged)
-    solved = {_task_field(trace, "id") for trace in kept}
-    assert len(judged) == len(kept) + reasons.total()
-    ledger: Ledger = {
-        "traces": len(judged),
-        "kept": len(kept),
-        "rejected": {reason: reasons[reason] for reason in REASONS if reasons[reason]},
-        "tasks": len(tasks),
-        "tasks_without_kept": [task for task in tasks if task not in solved],
-        "hinted": {
-            "traces": sum(trace.get("hinted") is True for trace in judged),
-            "kept": sum(trace["hinted"] for trace in kept),
-        },
-        "by_template": {
-            template: {
-                "traces": sum(_task_field(trace, "template") == template for trace in judged),
-                "kept": sum(_task_field(trace, "template") == template for trace in kept),
-            }
-            for template in sorted({_task_field(trace, "template") for trace in judged})
-        },
-    }
-    if any(trace.get("images") for trace in judged):
-        ledger["images"] = {
-            grounding: {
-                "traces": sum(trace.get("grounding") == grounding for trace in judged),
-                "kept": sum(trace.get("grounding") == grounding for trace in kept),
-            }
-            for grounding in ("pixels", "source")
+class LedgerCount:
+    """Counts judged traces one by one. A malformed trace may lack its task: its id and template are then ""."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str | None] = Counter()
+        self._tasks: dict[str, bool] = {}  # whether a trace of it was kept
+        self._templates: dict[str, Count] = {}
+        self._images: dict[str, Count] = {name: _zero() for name in ("pixels", "source")}
+        self._has_images = False
+        self._hinted, self._all = _zero(), _zero()
+
+    def add(self, trace: Trace) -> None:
+        kept, task = is_kept(trace), _task_field(trace, "id")
+        if not kept:
+            self._reasons[_reason(trace)] += 1
+        self._tasks[task] = self._tasks.get(task, False) or kept
+        template = self._templates.setdefault(_task_field(trace, "template"), _zero())
+        groups = [self._all, template]
+        if trace.get("hinted") is True:
+            groups.append(self._hinted)
+        if (grounding := str(trace.get("grounding"))) in self._images:
+            groups.append(self._images[grounding])
+        self._has_images |= bool(trace.get("images"))
+        for group in groups:
+            group["traces"] += 1
+            group["kept"] += kept
+
+    def ledger(self) -> Ledger:
+        traces, kept = self._all["traces"], self._all["kept"]
+        assert traces == kept + self._reasons.total()
+        ledger: Ledger = {
+            "traces": traces,
+            "kept": kept,
+            "rejected": {
+                reason: self._reasons[reason] for reason in REASONS if self._reasons[reason]
+            },
+            "tasks": len(self._tasks),
+            "tasks_without_kept": [task for task, solved in self._tasks.items() if not solved],
+            "hinted": self._hinted,
+            "by_template": dict(sorted(self._templates.items())),
         }
-    return ledger
+        if self._has_images:
+            ledger["images"] = self._images
+        return ledger
+
+
+def _zero() -> Count:
+    return {"traces": 0, "kept": 0}
 
 
 def _reason(trace: Trace) -> str | None:

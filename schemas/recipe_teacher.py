@@ -267,7 +267,7 @@ class Filter(Section):
         ge=0,
         le=1,
         description="Share of common 3-word runs (characters in scripts without spaces) from which a trace is a"
-        " near-duplicate of an earlier one with the same calls; 1 rejects only the same words. Example: 0.9.",
+        " near-duplicate of one of another task with the same calls; 1 rejects only the same words. Example: 0.9.",
     )
     contamination: float = Field(
         0.7,
@@ -287,6 +287,7 @@ class Filter(Section):
         None,
         gt=0,
         le=1,
-        description="Largest share of the kept traces that one task template may have; null sets no limit."
+        description="Largest share of the kept traces that one task template may have, at least 1 divided by the number"
+        " of templates; null sets no limit."
         " Example: 0.25.",
     )

@@ -5,17 +5,19 @@
 Writes filter/kept.jsonl, filter/rejected.jsonl (each trace with its verdict) and filter/ledger.json, which counts both.
 """
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
-from flows.progress import log
+from flows.progress import log, track
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
+from flows.traces import read_traces
 from schemas.errors import StageError
-from schemas.files import read_jsonl, write_json, write_jsonl
+from schemas.files import open_jsonl, read_jsonl, write_json
+from schemas.ledger import LedgerCount
 from schemas.task import Task
 from schemas.trace import Trace, is_kept
-from teacher.scenes.images import task_images
 
 
 @partial(
@@ -28,7 +30,7 @@ from teacher.scenes.images import task_images
 )
 def filter_traces(context: RunContext) -> dict[str, Any]:
     from schemas.filter import FilterSettings
-    from schemas.filter import filter_traces as judge_traces
+    from schemas.filter_run import judge_run
     from student.rendering.examples import turns
 
     renderer = context.renderer()
@@ -41,15 +43,27 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     def turn_lengths(trace: Trace) -> list[int]:
         return [len(turn) for turn in turns(trace, renderer)]
 
-    traces = cast(list[Trace], list(read_jsonl(context.path("traces.jsonl"))))
+    count, first_crash = LedgerCount(), ""
+
+    def read() -> Iterator[Trace]:
+        return read_traces(context.directory)
+
     exam = cast(list[Task], list(read_jsonl(context.path("tasks", "exam.jsonl"))))
-    names = {name for trace in traces for name in trace["images"]}
-    names |= {name for task in exam for name in task_images(task)}
-    looks = {name: context.image_store.fingerprint(name) for name in names}
-    judged, ledger = judge_traces(traces, exam, FilterSettings(**limits), turn_lengths, looks)
-    write_jsonl(context.path("filter", "kept.jsonl"), [row for row in judged if is_kept(row)])
-    rejected = [row for row in judged if not is_kept(row)]
-    write_jsonl(context.path("filter", "rejected.jsonl"), rejected)
+    total = (context.run.receipt("generate") or {}).get("result", {}).get("traces", 0)
+    with (
+        open_jsonl(context.path("filter", "kept.jsonl")) as keep,
+        open_jsonl(context.path("filter", "rejected.jsonl")) as reject,
+        track("traces judged", total) as advance,
+    ):
+        settings = FilterSettings(**limits)
+        look = context.image_store.fingerprint
+        for trace in judge_run(read, exam, settings, turn_lengths, look, advance):
+            count.add(trace)
+            (keep if is_kept(trace) else reject)(trace)
+            verdict = trace["verdict"] or {}
+            if verdict.get("reason") == "tool_crashed":
+                first_crash = first_crash or str(verdict.get("detail"))
+    ledger = count.ledger()
     ledger_file = context.path("filter", "ledger.json")
     write_json(ledger_file, ledger)
     reasons = ", ".join(f"{count} {reason}" for reason, count in ledger["rejected"].items())
@@ -57,10 +71,8 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
         f"{ledger['traces']} traces = {ledger['kept']} kept"
         f" + {ledger['traces'] - ledger['kept']} rejected{f' ({reasons})' if reasons else ''}"
     )
-    verdicts = [row["verdict"] for row in rejected if row["verdict"]]
-    crashes = [each["detail"] for each in verdicts if each.get("reason") == "tool_crashed"]
-    if crashes:
-        log(f"  a tool of the pack failed in {len(crashes)} episodes, first as: {crashes[0]}")
+    if crashes := ledger["rejected"].get("tool_crashed"):
+        log(f"  a tool of the pack failed in {crashes} episodes, first as: {first_crash}")
     if not ledger["kept"]:
         raise StageError(
             f"{ledger_file}: no trace was kept, so there is nothing to train on: see rejected.jsonl"

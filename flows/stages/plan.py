@@ -60,6 +60,7 @@ def _print_plan(context: RunContext) -> None:
         "generate",
         "filter.agreement?",
         "filter.max_tokens",
+        "filter.per_template",
         "train",
         "gate.min_parts",
     ),
@@ -103,6 +104,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         image_store=image_store,
         templates=domain.templates.keys() - set(held_out),
     )
+    _check_template_share(context, train)
     train = unanswerable.swap_images(train, domain, share=settings.swapped, image_store=image_store)
     train = offer.offer_tools(
         train, domain, offer=settings.offer, whole_share=settings.whole_toolbox
@@ -166,6 +168,16 @@ def _raise_errors(context: RunContext, findings: Sequence[Finding]) -> None:
         raise InputError(
             f"{errors[0].line(Path.cwd())} ({errors[0].check}; `stillhouse check-domain {context.domain.path}`"
             f" lists everything, {len(errors)} error{'s' * (len(errors) > 1)} so far)"
+        )
+
+
+def _check_template_share(context: RunContext, train: list[Task]) -> None:
+    """Raises InputError if the tasks have too few templates for each to stay below filter.per_template."""
+    share, count = context.recipe.filter.per_template, len({task["template"] for task in train})
+    if share is not None and share * count < 1:
+        raise InputError(
+            f"filter.per_template: found {share:g}, expected {1 / count:.2g} or more: the training tasks have {count}"
+            f" template{'s' * (count > 1)}, and their shares add up to 1"
         )
 
 

@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from schemas.dedup import (
     SHINGLE,
+    Exam,
     calls_of,
-    contaminations,
     grams,
     named_values,
     near_duplicates,
     particulars,
+    sketch,
 )
 from schemas.files import dumps, read_jsonl
 from schemas.recipe_teacher import Filter
@@ -29,6 +30,18 @@ REQUEST = (
 LONG = " ".join([REQUEST, "and", *["explain each step of the reckoning in plain words"] * 20])
 
 
+def find_near(texts, threshold, calls=None):
+    sketches = [
+        sketch(text, own) for text, own in zip(texts, calls or [()] * len(texts), strict=True)
+    ]
+    return near_duplicates(sketches, threshold)
+
+
+def find_contaminated(texts, exam, threshold, names=None):
+    requests = Exam(exam, threshold, names)
+    return [requests.find(text) for text in texts]
+
+
 def ask(contract="C-1001", firm="Harrow Vane", text=REQUEST):
     return text.format(id=contract, firm=firm)
 
@@ -36,33 +49,33 @@ def ask(contract="C-1001", firm="Harrow Vane", text=REQUEST):
 @pytest.mark.parametrize("text", [REQUEST, LONG], ids=["short", "long"])
 def test_one_template_about_two_things_makes_two_requests(text):
     texts = [ask(text=text), ask("C-1002", text=text), ask(firm="Quill Marsh", text=text)]
-    assert near_duplicates(texts, 0.9) == [None, None, None]
-    assert contaminations(texts[:1], texts[1:], 0.8) == [None]
+    assert find_near(texts, 0.9) == [None, None, None]
+    assert find_contaminated(texts[:1], texts[1:], 0.8) == [None]
 
 
 def test_the_same_words_again_are_a_duplicate_of_the_first():
     texts = [ask(), "Something else entirely?", ask(), ask() + " please", ask()]
-    assert near_duplicates(texts, 0.9) == [None, None, 0, 0, 0]
+    assert find_near(texts, 0.9) == [None, None, 0, 0, 0]
 
 
 def test_the_threshold_decides_how_much_may_differ():
     other = ask().replace("tell me", "say").replace("taking into account", "with")
-    assert near_duplicates([ask(), other], 0.9) == [None, None]
-    assert near_duplicates([ask(), other], 0.5) == [None, 0]
-    assert near_duplicates([ask(), ask() + " please"], 1.0) == [None, None]
-    assert near_duplicates([ask(), ask()], 1.0) == [None, 0]
+    assert find_near([ask(), other], 0.9) == [None, None]
+    assert find_near([ask(), other], 0.5) == [None, 0]
+    assert find_near([ask(), ask() + " please"], 1.0) == [None, None]
+    assert find_near([ask(), ask()], 1.0) == [None, 0]
 
 
 def test_a_text_that_repeats_only_a_near_duplicate_is_kept():
     start = "a b c d e f g h i j"
     near, far = "a b c d e f g h i j k l", "a b c d e f g h i j k l m n"
-    assert near_duplicates([start, near, far], 0.8) == [None, 0, None]
-    assert near_duplicates([near, far], 0.8) == [None, 0]
+    assert find_near([start, near, far], 0.8) == [None, 0, None]
+    assert find_near([near, far], 0.8) == [None, 0]
 
 
 def test_texts_without_words_match_nothing():
-    assert near_duplicates(["", "", "a"], 0.9) == [None, None, None]
-    assert contaminations(["", "a"], ["", "b"], 0.5) == [None, None]
+    assert find_near(["", "", "a"], 0.9) == [None, None, None]
+    assert find_contaminated(["", "a"], ["", "b"], 0.5) == [None, None]
 
 
 def test_particulars_are_names_and_numbers_and_not_the_first_word_of_a_sentence():
@@ -82,12 +95,12 @@ def test_particulars_are_names_and_numbers_and_not_the_first_word_of_a_sentence(
     ],
 )
 def test_an_exam_request_is_detected_where_it_is_slightly_reworded_or_quoted(leak):
-    assert contaminations([leak], ["What else?", ask()], 0.7) == [1]
+    assert find_contaminated([leak], ["What else?", ask()], 0.7) == [1]
 
 
 def test_another_question_about_the_same_contract_is_no_contamination():
     other = "Who signed contract C-1001 with Harrow Vane, and may they sign alone?"
-    assert contaminations([other], [ask()], 0.7) == [None]
+    assert find_contaminated([other], [ask()], 0.7) == [None]
 
 
 def test_traces_with_other_calls_are_no_near_duplicates_however_they_write_their_arguments():
@@ -104,7 +117,7 @@ def test_traces_with_other_calls_are_no_near_duplicates_however_they_write_their
     assert one == calls_of(trace('{"n":2,"id":"C-1"}', "It ends in May."))
     assert one == calls_of(trace({"id": "C-1", "n": 2}, "May."))
     other = calls_of(trace('{"id": "C-1", "n": 3}', "In May."))
-    assert near_duplicates([ask()] * 4, 0.7, [one, other, one, frozenset()]) == [
+    assert find_near([ask()] * 4, 0.7, [one, other, one, frozenset()]) == [
         None,
         None,
         0,
@@ -130,13 +143,13 @@ def test_no_pair_is_missed_that_comparing_all_would_find(texts, threshold):
             if expected[other] is None and one and jaccard(one, sets[other]) >= threshold - 1e-9
         ]
         expected.append(min(alike, default=None))
-    assert near_duplicates(texts, threshold) == expected
+    assert find_near(texts, threshold) == expected
 
 
 def test_thousands_of_templated_requests_take_seconds():
     rng = random.Random(0)
     texts = [ask(f"C-{rng.randrange(3000)}") for _ in range(5000)]
-    matches = near_duplicates(texts, 0.9)
+    matches = find_near(texts, 0.9)
     assert matches.count(None) == len(set(texts))
 
 
@@ -162,9 +175,9 @@ def test_thousands_of_templated_requests_take_seconds():
     ids=["zh", "ja", "th"],
 )
 def test_text_without_spaces_is_compared_by_characters(one, two, other):
-    assert near_duplicates([one, two, other], 0.75) == [None, 0, None]
-    assert contaminations([two, other], [one], 0.75) == [0, None]
-    assert contaminations([two.replace("C-", "D-")], [one], 0.75) == [None]
+    assert find_near([one, two, other], 0.75) == [None, 0, None]
+    assert find_contaminated([two, other], [one], 0.75) == [0, None]
+    assert find_contaminated([two.replace("C-", "D-")], [one], 0.75) == [None]
 
 
 PAIRS = list(read_jsonl(Path(__file__).with_name("near_duplicates.jsonl")))
@@ -183,14 +196,14 @@ def test_the_default_thresholds_tell_a_reworded_request_from_another_task(pair):
     values = pair.get("values", ["same", "same"])
     is_found = pair["same"] and not two.startswith(MISSED)
     for texts in ([one, two], [two, one]):
-        matches = near_duplicates(texts, THRESHOLDS.near_duplicate, values)
+        matches = find_near(texts, THRESHOLDS.near_duplicate, [(value,) for value in values])
         assert matches == [None, 0 if is_found else None]
     if not set(values) & {
         "insurance_certificate",
         "notice_period",
     }:  # only their calls tell them apart
         names = [named_values(one, values)]
-        matches = contaminations([two], [one], THRESHOLDS.contamination, names)
+        matches = find_contaminated([two], [one], THRESHOLDS.contamination, names)
         assert matches == [0 if is_found else None]
 
 
@@ -206,5 +219,5 @@ def test_the_tasks_of_a_pack_are_no_near_duplicates_of_each_other(tmp_path):
     store = ImageStore(tmp_path)
     tasks = sample(domain, "train", 60, seed=0, pixels=False, image_store=store)
     texts = [" ".join([task["request"], *task_images(task)]) for task in tasks]
-    calls = [dumps(task["plan"]) for task in tasks]
-    assert near_duplicates(texts, THRESHOLDS.near_duplicate, calls) == [None] * len(texts)
+    calls = [(dumps(task["plan"]),) for task in tasks]
+    assert find_near(texts, THRESHOLDS.near_duplicate, calls) == [None] * len(texts)

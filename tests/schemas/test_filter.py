@@ -2,23 +2,25 @@
 
 import copy
 import json
+from collections import Counter
 from typing import Any
 
 import pytest
-from filter_traces import trace
+from filter_traces import filter_traces, trace
 from hypothesis import given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
 
 from schemas.canonical import EnginesDiffer
 from schemas.documents import HERE, document_problem
+from schemas.errors import StageError
 from schemas.filter import (
     HINT_HEADER,
     REASONS,
     FilterSettings,
     check_trace,
-    filter_traces,
 )
+from schemas.filter_run import _template_limit
 from schemas.messages import MESSAGE_REASONS
 from schemas.trace import is_kept
 
@@ -71,12 +73,18 @@ LOOKS = {
 }
 
 
-def visual(number=1, image=PAGE, request="What is the fee on this page?", **more):
+def visual(
+    number=1,
+    image=PAGE,
+    request="What is the fee on this page?",
+    text="The fee is EUR 500.",
+    **more,
+):
     """A trace that passes, about an image shown with the request."""
     one = trace(number, template="fee", **more)
     one["messages"] = [
         {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": request}]},
-        {"role": "assistant", "content": "The fee is EUR 500."},
+        {"role": "assistant", "content": text},
     ]
     return {**one, "images": [image], "grounding": "source"}
 
@@ -194,7 +202,7 @@ def details(judged):
 
 
 def test_of_near_duplicates_the_first_is_kept_and_another_contract_makes_another_trace():
-    again = trace(attempt=1, answer="It ends on 2 March 2027.")
+    again = {**trace(attempt=1), "task": {**trace()["task"], "id": "legal-train-end_date-000009"}}
     judged, _ = filter_traces([trace(), trace(2), again], [], SETTINGS)
     assert reasons(judged) == [None, None, "near_duplicate"]
     assert details(judged)[2] == "like legal-train-end_date-000001/0"
@@ -220,22 +228,33 @@ def test_a_request_of_the_exam_is_contaminated_and_its_template_about_another_co
     assert details(judged)[0] == "like the exam task legal-exam-end_date-000001"
 
 
-def reworded(number, request):
-    """An attempt at task 1 with another wording, so that it is not a near-duplicate."""
-    return trace(attempt=number, request=request)
-
-
-def test_a_task_keeps_at_most_per_task_traces():
-    ways = [
-        "When does C-1 end?",
-        "Please look up the last day of the contract called C-1 for me",
-        "I need to know until which date our agreement C-1 will be running, and no longer",
+def test_a_task_keeps_at_most_per_task_traces_which_the_model_wrote_differently():
+    answers = ["It ends on 2 March 2027.", "On 2 March 2027.", "on  2 march 2027.", "2 March 2027"]
+    attempts = [trace(attempt=number, answer=answer) for number, answer in enumerate(answers)]
+    one = SETTINGS.model_copy(update={"per_task": 1})
+    judged, _ = filter_traces([*attempts, trace(2)], [], one)
+    assert reasons(judged) == [
+        None,
+        "over_represented",
+        "near_duplicate",
+        "over_represented",
+        None,
     ]
-    attempts = [reworded(number, request) for number, request in enumerate(ways)]
-    judged, _ = filter_traces([*attempts, trace(2)], [], SETTINGS)
-    assert reasons(judged) == [None, None, "over_represented", None]
-    judged, _ = filter_traces(attempts, [], SETTINGS.model_copy(update={"per_task": 3}))
-    assert reasons(judged) == [None, None, None]
+    assert details(judged)[2] == "wrote the same as legal-train-end_date-000001/1"
+    judged, _ = filter_traces(attempts, [], SETTINGS.model_copy(update={"per_task": 2}))
+    assert reasons(judged) == [None, None, "near_duplicate", "over_represented"]
+    judged, _ = filter_traces(attempts, [], SETTINGS.model_copy(update={"per_task": 4}))
+    assert reasons(judged) == [None, None, "near_duplicate", None]
+
+
+def test_attempts_that_differ_in_calls_or_reasoning_alone_are_different():
+    settings = SETTINGS.model_copy(update={"per_task": 4})
+    other = copy.deepcopy(trace(attempt=1))
+    other["messages"][2]["reasoning_content"] = "The contract has the date."
+    spaced = copy.deepcopy(trace(attempt=2))
+    spaced["messages"][2]["tool_calls"][0]["function"]["arguments"] = '{"contract_id":"C-1"}'
+    judged, _ = filter_traces([trace(), other, spaced], [], settings)
+    assert reasons(judged) == [None, None, "near_duplicate"]
 
 
 def test_a_template_keeps_at_most_its_share():
@@ -246,10 +265,31 @@ def test_a_template_keeps_at_most_its_share():
     half = SETTINGS.model_copy(update={"per_template": 0.5})
     judged, ledger = filter_traces([*many, *few], [], half)
     assert ledger["by_template"] == {
-        "end_date": {"traces": 8, "kept": 5},
+        "end_date": {"traces": 8, "kept": 2},
         "who_signed": {"traces": 2, "kept": 2},
     }
-    assert reasons(judged) == [None] * 5 + ["over_represented"] * 3 + [None] * 2
+    assert reasons(judged) == [None] * 2 + ["over_represented"] * 6 + [None] * 2
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 12), min_size=1),
+    st.floats(0.05, 1, exclude_min=True),
+)
+def test_no_template_has_more_than_its_share_of_what_is_kept_and_one_more_would_break_that(
+    counts, share
+):
+    if share * len(counts) < 1:
+        with pytest.raises(StageError, match="filter.per_template: found"):
+            _template_limit(Counter(counts), share)
+        return
+    limit = _template_limit(Counter(counts), share)
+
+    def largest_share(limit):
+        kept = [min(count, limit) for count in counts.values()]
+        return max(kept) / sum(kept)
+
+    assert largest_share(limit) <= share + 1e-6
+    assert limit >= max(counts.values()) or largest_share(limit + 1) > share - 1e-6
 
 
 def test_the_ledger_adds_up_and_names_the_tasks_without_a_kept_trace():
@@ -318,7 +358,8 @@ def test_an_image_that_looks_like_one_of_another_task_makes_a_near_duplicate():
         None,
         "near_duplicate",
     ]
-    assert judged_reasons([visual(1, PAGE), visual(1, PAGE, other_words, attempt=1)]) == [
+    again = visual(1, PAGE, attempt=1, text="It says EUR 500.")
+    assert judged_reasons([visual(1, PAGE), again]) == [
         None,
         None,
     ]
@@ -350,7 +391,7 @@ def test_a_task_needs_as_many_passed_attempts_as_agreement_says():
     alone = [trace(2), trace(2, attempt=1, checks=WRONG)]
     hinted = [trace(3), trace(3, attempt=1, hinted=True)]
     actual = judged_reasons([*agreed, *alone, *hinted], agreement=2)
-    assert actual[:2] == [None, "near_duplicate"]
+    assert actual[:2] == [None, "near_duplicate"]  # they wrote the same
     assert actual[2:] == ["disagreed", "wrong_answer", "disagreed", "disagreed"]
 
 

@@ -1,6 +1,9 @@
-"""Traces of the legal pack that pass the filter. Tests change one field at a time."""
+"""Traces of the legal pack that pass the filter, which tests change one field at a time, and a run of the filter."""
 
 import json
+
+from schemas.filter_run import judge_run
+from schemas.ledger import LedgerCount
 
 TOOLS = [
     {
@@ -77,3 +80,13 @@ def trace(
         "verdict": None,
         "children": [],
     }
+
+
+def filter_traces(traces, exam, settings, count_tokens=None, images=None):
+    """The judged traces and the ledger of a run with these traces."""
+    rows, count = list(traces), LedgerCount()
+    look = images.get if images else None
+    judged = list(judge_run(lambda: rows, exam, settings, count_tokens, look))
+    for row in judged:
+        count.add(row)
+    return judged, count.ledger()

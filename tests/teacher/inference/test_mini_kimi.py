@@ -18,9 +18,10 @@ from typing import Any, cast
 import mini_kimi
 import psutil
 import pytest
+from filter_traces import filter_traces
 
 from schemas.documents import check_document
-from schemas.filter import FilterSettings, filter_traces
+from schemas.filter import FilterSettings
 from schemas.recipe import Serve
 from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Maker, Trace

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from filter_traces import filter_traces
 from scripted_server import DROPS, Line, Scripted, calls, fails, says
 
 import teacher.inference.client as client_module
 from schemas.documents import check_document
 from schemas.errors import StageError
-from schemas.filter import DETECTED, REASONS, FilterSettings, check_trace, filter_traces
+from schemas.filter import DETECTED, REASONS, FilterSettings, check_trace
 from schemas.task import Task
 from schemas.trace import Maker, Trace
 from teacher.dialects.base import for_teacher
