@@ -60,7 +60,7 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
         for trace in judge_run(read, exam, settings, turn_lengths, look, advance):
             count.add(trace)
             (keep if is_kept(trace) else reject)(trace)
-            verdict = trace["verdict"] or {}
+            verdict: Any = trace["verdict"] or {}
             if verdict.get("reason") == "tool_crashed":
                 first_crash = first_crash or str(verdict.get("detail"))
     ledger = count.ledger()
