@@ -216,16 +216,30 @@ _one_stage("publish", "Publishes a student that passed the gate.")
 
 
 @app.command()
-def report(run: RunArgument) -> None:
+def report(
+    run: RunArgument,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            "--against",
+            metavar="RUN2|NAME:TAG",
+            help="Also compare with another run, or with a published student.",
+        ),
+    ] = None,
+) -> None:
     """Writes the HTML report of a run and prints its path.
 
+    It has the run's numbers and a viewer of its traces, and needs nothing but a browser.
+
     \b
-    Example:
+    Examples:
       stillhouse report runs/legal-local
+      stillhouse report runs/legal-local --against runs/legal-before
+      stillhouse report runs/legal-local --against legal:latest
     """
     from flows.report.html import write
 
-    print(write(run))
+    print(write(run, against))
 
 
 # ------------------------------------------------------------------------------------- the other commands

@@ -1,130 +1,265 @@
-"""Writes the report of a run as one HTML file: traces and rejections, training, the exam before and after, samples.
+"""Writes the report of a run: one HTML file with its numbers, its charts and a viewer of its traces.
 
-The page is self-contained: styles, chart, text and images are inside, and it has no script. Text that a model wrote is
-treated as hostile: it is escaped, and the page's Content-Security-Policy keeps a browser from loading anything.
+The file needs no network and no other program than a browser. Traces of a large run are in a directory beside it
+(flows/report/pages.py). What models wrote is hostile: on the server's side it is escaped, in the browser it is only
+ever set as text, and the Content-Security-Policy runs no script but the report's own.
 """
 
 import base64
-import io
+import contextlib
 import json
-from itertools import islice
+import os
+import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
-from PIL import Image
 
-from flows.estimate import planned_seconds
-from flows.report import charts
-from flows.run_directory import STAGES, read, read_receipt
-from schemas.files import read_json, read_jsonl, write_text
-from schemas.ledger import Ledger
-from schemas.scorecard import headline_title, interval_text, titled_parts
-from schemas.trace import Message, Trace
+from flows.estimate import minutes
+from flows.report import charts, compare
+from flows.report.exam import Delta, delta_text, paired_delta, points
+from flows.report.pages import INLINE_BYTES, TracePages, pack
+from flows.report.run_view import RunView, read_run
+from flows.request_lines import request_lines
+from schemas.errors import InputError
+from schemas.files import sha256_text, whole, write_text
+from schemas.scorecard import Score, headline_title, interval_text, part_score, titled_parts
+from student.registry.artifact import Model
+from student.registry.lookup import resolve, store_directory
 from student.training.mixture import lines
-from teacher.scenes.images import attach_images, message_images
 
-SAMPLES = {"kept": 3, "rejected": 6}
-# A run may hold a million traces; samples are chosen among the first of them.
-SAMPLED_ROWS = 5000
-TEXT_CHARACTERS = 4000
-# Pixels: a page stays legible, and a dozen of them make a report of about a megabyte.
-IMAGE_SIDE = 720
+_HERE = Path(__file__).parent
 
 
-def write(directory: Path) -> Path:
-    """Writes RUN/report.html from the stages that have run so far and returns its path.
+def write(directory: Path, against: str | None = None) -> Path:
+    """Writes the report from the stages that have run so far and returns its path.
+
+    It is RUN/report.html, and RUN/report/ where the traces do not fit into the file. With `against` the report also
+    compares the run, and is RUN/report-against-NAME.html.
+
+    Args:
+        against: the directory of another run, or NAME:TAG of a published student.
 
     Raises:
-        InputError: the directory is not a run, or one of its files is broken.
+        InputError: the directory or `against` is not a run, or a file of them is broken.
     """
-    record = read(directory)
-    receipts = {stage: read_receipt(directory, stage) for stage in STAGES}
-    scorecard = _read_optional(directory / "evaluate" / "scorecard.json")
-    page = _template().render(
-        domain=record["domain"]["name"],
-        recipe=record["recipe"],
-        created=record["created"],
-        versions=record["versions"],
-        funnel=_read_funnel(directory),
-        scorecard=scorecard,
-        headline=headline_title(scorecard["models"]["student"]) if scorecard else None,
-        parts=_exam_parts(scorecard) if scorecard else [],
-        tables=_exam_tables(scorecard) if scorecard else [],
-        data_lines=_data_lines(directory, record),
-        chart=charts.plot_training(_read_log(directory / "train" / "log.jsonl")),
-        samples=_choose_samples(directory),
-        receipts=receipts,
-        planned=planned_seconds(directory),
-        files=_output_files(receipts),
-    )
-    path = directory / "report.html"
-    write_text(path, page)
+    with tempfile.TemporaryDirectory(dir=_existing(directory), prefix=".report-") as temporary:
+        pages = TracePages(Path(temporary))
+        view = read_run(directory, pages)
+        other, published = None, None
+        name = "report"
+        if against is not None:
+            other, published = _other(against, view, pages)
+            shown = other.name if other else against
+            name = f"report-against-{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)}"
+        index, beside = pages.index(), directory / name
+        is_inline = pages.bytes <= INLINE_BYTES
+        index["inline"], index["directory"] = is_inline, name
+        index["images"] = _images(pages.images, view, other, is_inline)
+        texts = list(pages.texts()) if is_inline else []
+        if is_inline:
+            shutil.rmtree(beside, ignore_errors=True)
+        else:
+            with whole(beside) as target:
+                shutil.copytree(temporary, target)
+    path = directory / f"{name}.html"
+    write_text(path, _render(view, other, published, index, texts))
     return path
 
 
+def _existing(directory: Path) -> Path | None:
+    """The directory, if it can hold temporary files; read_run says what is wrong with one that is not a run."""
+    return directory if (directory / "run.json").is_file() else None
+
+
+def _other(against: str, view: RunView, pages: TracePages) -> tuple[RunView | None, Model | None]:
+    """The run or the published student to compare with."""
+    path = Path(against)
+    if (path / "run.json").is_file():
+        if path.resolve() == view.directory:
+            raise InputError(f"--against {against}: found the same run, expected another one")
+        return read_run(path, pages, prefix=f"{path.resolve().name}: "), None
+    if path.exists() or "/" in against:
+        raise InputError(
+            f"--against {against}: not a run: expected a directory with a run.json, or NAME:TAG of a published student"
+        )
+    return None, resolve(_store(view), against)
+
+
+def _store(view: RunView) -> Path:
+    return store_directory(view.record["recipe"]["publish"]["store"])
+
+
+def _latest(view: RunView) -> Model | None:
+    """The newest student of the domain that passed its gate, unless this run made it or the store cannot be read."""
+    published = view.result("publish")
+    with contextlib.suppress(InputError):
+        model = resolve(_store(view), view.record["domain"]["name"])
+        if model.digest != published.get("digest"):
+            return model
+    return None
+
+
+def _images(names: set[str], view: RunView, other: RunView | None, inline: bool) -> dict[str, str]:
+    """Where the browser finds each image: inside the report, or as a file of a run."""
+    found: dict[str, tuple[Path, str]] = {}
+    for name in sorted(names):
+        for run in (view, other):
+            file = run.directory / "images" / f"{name}.png" if run else None
+            if file and file.is_file():
+                found[name] = file, quote(os.path.relpath(file, view.directory))
+                break
+    size = sum(file.stat().st_size for file, _ in found.values())
+    if not inline or size * 4 / 3 > INLINE_BYTES:
+        return {name: url for name, (_, url) in found.items()}
+    return {
+        name: f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+        for name, (file, _) in found.items()
+    }
+
+
+# ------------------------------------------------------------------------------------- the page
+
+
+def _render(
+    view: RunView,
+    other: RunView | None,
+    published: Model | None,
+    index: dict[str, Any],
+    texts: list[str],
+) -> str:
+    packed = pack(json.dumps(index, ensure_ascii=False, separators=(",", ":")))
+    script = (_HERE / "viewer.js").read_text(encoding="utf-8")
+    runs = [(view.name, view.log), *([(other.name, other.log)] if other else [])]
+    scorecard = view.scorecard
+    return _template().render(
+        view=view,
+        record=view.record,
+        recipe=view.record["recipe"],
+        ledger=view.ledger,
+        rejected=_rejected(view),
+        steps=_funnel(view),
+        cost=_cost(view),
+        generated=view.result("generate"),
+        request_lines=request_lines(view.result("generate")),
+        scorecard=scorecard,
+        headline=headline_title(scorecard["models"]["student"]) if scorecard else None,
+        scores=_scores(scorecard) if scorecard else [],
+        deltas=_deltas(view),
+        latest=_latest_line(view) if scorecard else None,
+        tables=_exam_tables(scorecard) if scorecard else [],
+        data_lines=_data_lines(view),
+        charts=charts.plot_training(runs),
+        unused_tools=[name for name, tool in sorted(view.coverage.tools.items()) if not tool.kept],
+        comparison=_comparison(view, other, published),
+        files=_output_files(view),
+        style=(_HERE / "report.css").read_text(encoding="utf-8"),
+        script=script,
+        index=packed,
+        pages=texts,
+        traces=len(index["columns"]["id"]),
+        # Nothing that the page shows can contain it: it depends on all of that.
+        nonce=sha256_text(packed + script + view.record["created"])[:32],
+    )
+
+
 def _template() -> jinja2.Template:
-    # A rejected trace may lack any field; a missing field renders as empty text.
+    # A receipt of an older run may lack a field; a missing one renders as empty text.
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["text"] = _as_text
-    environment.filters["size"] = _size
-    environment.filters["interval"] = interval_text
-    environment.filters["duration"] = _duration
-    environment.filters["when"] = lambda time: time[:16].replace("T", " ") + " UTC"
-    environment.filters["percent"] = lambda part, whole: round(100 * part / whole) if whole else 0
-    return environment.from_string(
-        (Path(__file__).parent / "report.html.jinja").read_text(encoding="utf-8")
-    )
+    environment.filters |= {
+        "size": _size,
+        "interval": interval_text,
+        "duration": minutes,
+        "points": points,
+        "delta": delta_text,
+        "share": lambda count: part_score(count["passed"], count["tasks"]),
+        "when": lambda time: time[:16].replace("T", " ") + " UTC",
+        "percent": lambda part, whole: round(100 * part / whole) if whole else 0,
+        "thousands": lambda number: f"{number:,}",
+    }
+    return environment.from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8"))
 
 
-# ------------------------------------------------------------------------------------- the run's files
+def _rejected(view: RunView) -> list[tuple[str, int]]:
+    """(reason, count), most frequent first."""
+    counts = view.ledger["rejected"] if view.ledger else {}
+    return sorted(((name, n) for name, n in counts.items() if n), key=lambda item: -item[1])
 
 
-def _read_optional(path: Path) -> Any:
-    """The value of a JSON file, or None where its stage has not run."""
-    return read_json(path) if path.is_file() else None
+def _funnel(view: RunView) -> list[tuple[str, str, int]]:
+    """(stage, what, count) from the tasks of the plan to the examples of training."""
+    generated, ledger, examples = view.result("generate"), view.ledger, view.examples
+    steps = []
+    if generated:
+        steps += [
+            ("plan", "tasks", generated["tasks"]),
+            ("generate", "attempts", generated["traces"]),
+            ("generate", "attempts that passed their task's checks", generated["passed"]),
+        ]
+    if ledger:
+        solved = ledger["tasks"] - len(ledger["tasks_without_kept"])
+        steps += [
+            ("filter", "traces kept", ledger["kept"]),
+            ("filter", "tasks with a kept trace", solved),
+        ]
+    if examples and "traces" in examples:
+        steps.append(("train", "traces that were trained on", examples["traces"]["learned"]))
+    return steps
 
 
-def _read_funnel(directory: Path) -> dict[str, Any] | None:
-    """The filter's ledger, with `rejected` as a list of (reason, count), most frequent first."""
-    ledger: Ledger | None = _read_optional(directory / "filter" / "ledger.json")
-    if ledger is None:
-        return None
-    rejected = sorted(ledger["rejected"].items(), key=lambda item: -item[1])
-    return {**ledger, "rejected": [(reason, count) for reason, count in rejected if count]}
+def _cost(view: RunView) -> dict[str, Any]:
+    """{"gpu_hours", "price", "money"} of the teacher; empty where the plan has no GPUs for it."""
+    plan, seconds = view.plan or {}, (view.receipts["generate"] or {}).get("seconds")
+    teacher = plan.get("teacher", {})
+    if not (teacher.get("gpu_hours") and teacher.get("seconds") and seconds):
+        return {}
+    gpus = round(teacher["gpu_hours"][1] * 3600 / teacher["seconds"][1])
+    hours = gpus * seconds / 3600
+    price = view.record["recipe"]["serve"].get("price_per_gpu_hour")
+    return {"gpus": gpus, "gpu_hours": hours, "price": price, "money": price and price * hours}
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of the training log. Its last line may be incomplete, because the run may still be training."""
-    rows = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-    return rows
+def _scores(scorecard: dict[str, Any]) -> list[tuple[str, Score, list[tuple[str, Any]]]]:
+    """(name, score, its parts) of each model, the base first."""
+    return [(name, score, titled_parts(score)) for name, score in scorecard["models"].items()]
 
 
-def _data_lines(directory: Path, record: dict[str, Any]) -> list[str]:
-    """Lines about the training data and what was left out of it, as in the run's log."""
-    counts = _read_optional(directory / "train" / "examples.json")
-    return lines(counts, record["recipe"]["train"]["epochs"]) if counts else []
-
-
-def _exam_parts(scorecard: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """(title, base or None, student) for each part of the exam; the base is evaluated on the headline alone."""
-    before = dict(titled_parts(scorecard["models"]["base"]))
-    return [
-        (title, before.get(title), part)
-        for title, part in titled_parts(scorecard["models"]["student"])
+def _deltas(view: RunView) -> list[Delta]:
+    """Paired differences on the exam's headline: the others against the base, then against the student."""
+    results = {
+        name: {task: passed for task, passed in tasks.items() if task in view.headline}
+        for name, tasks in view.results.items()
+    }
+    pairs = [(name, "base") for name in results if name != "base"]
+    pairs += [(name, "student") for name in results if name not in ("base", "student")]
+    found = [
+        paired_delta(name, results[name], against, results[against])
+        for name, against in pairs
+        if against in results
     ]
+    return [delta for delta in found if delta]
+
+
+def _latest_line(view: RunView) -> dict[str, Any] | None:
+    """The headline of the newest published student: {"reference", "count"}; a store has no results by task."""
+    model = _latest(view)
+    if model is None:
+        return None
+    score = model.manifest["scorecard"]
+    return {
+        "reference": f"{model.name}:{model.tag}",
+        "created": model.manifest["created"],
+        "count": part_score(score["student"], score["tasks"]),
+    }
 
 
 def _exam_tables(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any, Any]]]]:
-    """(title, [(name, base, student)]) for each breakdown of the exam."""
+    """(title, [(name, base, student)]) for each breakdown of the exam's headline."""
     base, student = scorecard["models"]["base"], scorecard["models"]["student"]
     no_tasks = {"tasks": 0, "passed": 0}
     tables = []
@@ -139,78 +274,42 @@ def _exam_tables(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, A
     return tables
 
 
-def _choose_samples(directory: Path) -> dict[str, list[Any]]:
-    """{"kept": traces of different templates, "rejected": traces with different reasons}."""
-    samples: dict[str, list[Any]] = {}
-    for name, limit in SAMPLES.items():
-        path = directory / "filter" / f"{name}.jsonl"
-        candidates: dict[str, Trace] = {}
-        if path.is_file():
-            for trace in islice(read_jsonl(path), SAMPLED_ROWS):
-                key = trace["task"]["template"] if name == "kept" else trace["verdict"]["reason"]
-                candidates.setdefault(key, trace)
-        # Where traces have images, at least half of the samples do.
-        visual = [trace for trace in candidates.values() if trace.get("images")][: -(-limit // 2)]
-        others = [trace for trace in candidates.values() if trace not in visual]
-        samples[name] = [
-            _embed_images(trace, directory / "images") for trace in [*visual, *others][:limit]
-        ]
-    return samples
+def _data_lines(view: RunView) -> list[str]:
+    """Lines about the training data and what was left out of it, as in the run's log."""
+    return lines(view.examples, view.record["recipe"]["train"]["epochs"]) if view.examples else []
 
 
-def _embed_images(trace: Trace, directory: Path) -> dict[str, Any]:
-    """The trace with a further field `embedded` in its messages: their images, scaled down, as data URLs."""
-    reason = trace["verdict"].get("reason") if trace["verdict"] else None
-    if not trace.get("images") or reason == "malformed_trace":
-        return {**trace}
-    messages: list[Message] = []
-    for message in attach_images(trace["messages"], trace["images"]):
-        content = message.get("content")
-        if isinstance(content, list):
-            urls = [_data_url(directory / f"{name}.png") for name in message_images([message])]
-            texts = [part["text"] for part in content if part["type"] == "text"]
-            message = {
-                **message,
-                "content": "\n".join(texts),
-                "embedded": [url for url in urls if url],
-            }
-        messages.append(message)
-    return {**trace, "messages": messages}
+def _comparison(
+    view: RunView, other: RunView | None, published: Model | None
+) -> dict[str, Any] | None:
+    if other:
+        return {
+            "name": other.name,
+            "settings": compare.setting_rows(view.record["recipe"], other.record["recipe"]),
+            "rows": compare.run_rows(view, other),
+            "deltas": compare.exam_deltas(view, other),
+            "same_exam": bool(view.exam) and view.exam == other.exam,
+        }
+    if published:
+        recipe = published.manifest["recipe"]
+        return {
+            "name": f"{published.name}:{published.tag}",
+            "settings": compare.setting_rows(view.record["recipe"], recipe),
+            "rows": compare.published_rows(view, published),
+            "deltas": [],
+            "same_exam": None,
+        }
+    return None
 
 
-def _data_url(path: Path) -> str | None:
-    """An image file as a data URL, scaled down; None where the file is missing."""
-    if not path.is_file():
-        return None
-    with Image.open(path) as opened:
-        small = opened.convert("RGB")
-    small.thumbnail((IMAGE_SIDE, IMAGE_SIDE), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    small.save(file, "JPEG", quality=80)
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"
-
-
-def _output_files(receipts: dict[str, Any]) -> list[tuple[str, int, str]]:
+def _output_files(view: RunView) -> list[tuple[str, int, str]]:
     """(path, bytes, sha256) of every output file that a receipt names."""
     return [
         (path, output["bytes"], output["sha256"])
-        for receipt in receipts.values()
+        for receipt in view.receipts.values()
         if receipt
         for path, output in receipt["outputs"].items()
     ]
-
-
-# ------------------------------------------------------------------------------------- filters of the template
-
-
-def _as_text(value: Any) -> str:
-    """A message's content as text, cut to TEXT_CHARACTERS."""
-    if isinstance(value, jinja2.Undefined):
-        return ""
-    text = value if isinstance(value, str) else json.dumps(value, indent=1, ensure_ascii=False)
-    if len(text) <= TEXT_CHARACTERS:
-        return text
-    return f"{text[:TEXT_CHARACTERS]}\n... and {len(text) - TEXT_CHARACTERS:,} more characters"
 
 
 def _size(count: int) -> str:
@@ -218,11 +317,3 @@ def _size(count: int) -> str:
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
     return f"{count} bytes"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

@@ -1,8 +1,13 @@
+"""The report as it is written: its numbers, what it escapes, and that it needs no other file."""
+
 import json
 import re
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
+from report_run import HOSTILE, add_exam, add_kept, finished, swarm, trace, with_parts
 
 from flows import recipe_file
 from flows.report import html
@@ -10,174 +15,47 @@ from flows.run_directory import Run
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import write_json, write_jsonl
-from schemas.scorecard import part_score
-
-HOSTILE = '<script>alert(1)</script><img src=x onerror="alert(2)">{{ 7 * 7 }}'
-
-
-def trace(number: int, template: str, verdict: dict, text: str = "12 EUR") -> dict:
-    task = f"pack-train-{template}-{number}"
-    call = {
-        "id": "c1",
-        "type": "function",
-        "function": {"name": "get", "arguments": '{"id": "S-1"}'},
-    }
-    return {
-        "version": 1,
-        "id": f"{task}/0",
-        "task": {
-            "id": task,
-            "domain": "pack",
-            "split": "train",
-            "kind": "lookup",
-            "template": template,
-            "seed": number,
-        },
-        "teacher": {"model": "t", "revision": "r", "engine": "llama.cpp", "licence": "Apache-2.0"},
-        "tools": [],
-        "messages": [
-            {"role": "system", "content": "You run a stock room."},
-            {"role": "user", "content": "What does S-1 cost?"},
-            {
-                "role": "assistant",
-                "content": "",
-                "reasoning_content": "I look it up.",
-                "tool_calls": [call],
-            },
-            {"role": "tool", "tool_call_id": "c1", "content": '{"price": 12}'},
-            {"role": "assistant", "content": text},
-        ],
-        "images": [],
-        "calls": [],
-        "hinted": number % 2 == 0,
-        "outcome": {
-            "steps": 2,
-            "ended": "answered",
-            "error": None,
-            "checks": {"answer": True, "state": True},
-            "tool_errors": [],
-        },
-        "verdict": verdict,
-        "children": [],
-    }
-
-
-def model(name: str, passed: int) -> dict:
-    def count(tasks: int, passed: int) -> dict[str, int]:
-        return {"tasks": tasks, "passed": passed}
-
-    return {
-        "name": name,
-        "file": f"{name}-Q8_0.gguf",
-        "sha256": "0" * 64,
-        "tasks": 60,
-        "passed": passed,
-        "by_kind": {"lookup": count(30, passed // 2), "workflow": count(30, passed - passed // 2)},
-        "by_calls": {"1": count(30, passed // 2), "2+": count(30, passed - passed // 2)},
-        "by_template": {"price_of_item": count(30, passed // 2), "moved": count(30, passed // 3)},
-        "turns": {"total": 130, "well_formed": 2 * passed},
-        "seconds": 210.5,
-    }
-
-
-def with_parts(scorecard: dict) -> dict:
-    """The scorecard of an exam with two parts, whose student wrote unasked."""
-
-    def part(passed: int, tasks: int, unasked: int) -> dict:
-        writes = {"tasks": unasked, "calls": unasked}
-        return {**part_score(passed, tasks), "unasked_write": writes}
-
-    base, student = scorecard["models"]["base"], scorecard["models"]["student"]
-    return {
-        **scorecard,
-        "models": {
-            "base": {**base, "parts": {"all_tools": part(1, 60, 0)}},
-            "student": {
-                **student,
-                "parts": {"all_tools": part(48, 60, 4), "drift": part(12, 30, 7)},
-            },
-        },
-        "comparison": {"both": 1, "student_only": 47, "base_only": 0, "neither": 12, "p": 1.4e-14},
-    }
-
-
-def finished(directory: Path) -> Path:
-    """A run with all stages up to evaluate, with hostile texts, and a scorecard from before the exam had parts."""
-    pack = directory.parent / "pack"
-    pack.mkdir()
-    (pack / "domain.yaml").write_text("name: pack\n")
-    with Run.open(directory, recipe_file.load("local"), "pack", pack) as run:
-        kept = [
-            trace(i, template, {"kept": True}, HOSTILE if i == 0 else "12 EUR")
-            for i, template in enumerate(["price_of_item", "moved", "moved", "counted"])
-        ]
-        rejected = [
-            trace(
-                10,
-                "moved",
-                {"kept": False, "reason": "wrong_answer", "detail": HOSTILE, "message_index": 4},
-            ),
-            trace(
-                11,
-                "moved",
-                {"kept": False, "reason": "truncated", "detail": "cut", "message_index": None},
-            ),
-        ]
-        with run.stage("filter", {}, [directory / "filter"]):
-            write_jsonl(directory / "filter" / "kept.jsonl", kept)
-            write_jsonl(directory / "filter" / "rejected.jsonl", rejected)
-            write_json(
-                directory / "filter" / "ledger.json",
-                {
-                    "traces": 420,
-                    "kept": 214,
-                    "rejected": {"wrong_answer": 150, "truncated": 6, "tool_error_unrecovered": 50},
-                    "tasks": 160,
-                    "tasks_without_kept": ["pack-train-moved-3", "pack-train-moved-9"],
-                    "hinted": {"traces": 170, "kept": 91},
-                    "by_template": {
-                        "price_of_item": {"traces": 200, "kept": 140},
-                        "moved": {"traces": 220, "kept": 74},
-                    },
-                },
-            )
-        with run.stage("train", {}, [directory / "train"]):
-            rows: list[dict] = [
-                {"step": step, "loss": 2.2 / step**0.5, "learning_rate": 1e-4}
-                for step in range(5, 121, 5)
-            ]
-            rows += [{"step": step, "eval_loss": 2.6 / step**0.5} for step in (40, 80, 120)]
-            write_jsonl(directory / "train" / "log.jsonl", rows)
-        scorecard = {
-            "version": 1,
-            "domain": "pack",
-            "recipe": "local",
-            "created": "2026-03-02T10:00:00+00:00",
-            "exam": {"tasks": 60, "sha256": "0" * 64},
-            "models": {"base": model("base", 1), "student": model("student", 48)},
-            "gate": {
-                "passed": True,
-                "checks": [{"name": "min_gain", "passed": True, "detail": "78 points, at least 5"}],
-            },
-        }
-        check_document(scorecard, "scorecard", Path("scorecard.json"))
-        with run.stage("evaluate", {}, [directory / "evaluate"]):
-            write_json(directory / "evaluate" / "scorecard.json", scorecard)
-    return directory
 
 
 @pytest.fixture
-def page(tmp_path):
-    return html.write(finished(tmp_path / "run")).read_text()
+def run(tmp_path: Path) -> Path:
+    return finished(tmp_path / "run")
 
 
-def test_the_report_shows_funnel_scorecard_loss_samples_and_stages(page):
-    words = re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+@pytest.fixture
+def page(run: Path) -> str:
+    return html.write(run).read_text()
+
+
+def words_of(page: str) -> str:
+    shown = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", shown))
+
+
+class Elements(HTMLParser):
+    """The elements of a page with their attributes, and the texts that are shown."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def named(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def test_the_report_shows_funnel_scorecard_loss_and_stages(page: str) -> None:
+    words = words_of(page)
     for text in (
         "420 traces of 160 tasks",
         "214 kept, 51 %",
         "2 → 80 % of the exam passed",
         "wrong_answer 150",
+        "36 %",
         "78 points, at least 5",
         "price_of_item",
         "optimiser step",
@@ -188,66 +66,126 @@ def test_the_report_shows_funnel_scorecard_loss_samples_and_stages(page):
         assert text in words, text
 
 
-def words_of(page: str) -> str:
-    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
-
-
-def test_an_exam_without_parts_has_one_line_with_its_interval(page):
+def test_an_exam_without_parts_has_a_line_with_its_interval_for_each_model(page: str) -> None:
     words = words_of(page)
-    assert "all tasks 1 of 60 2 % 48 of 60 80 % 68 to 88 % -" in words
-    assert "McNemar" not in words
+    assert "base all tasks 1 of 60 2 % 0 to 9 % -" in words
+    assert "student all tasks 48 of 60 80 % 68 to 88 % -" in words
+    assert "Paired differences" not in words
 
 
-def test_each_part_of_an_exam_has_its_line_its_interval_and_its_unasked_writes(tmp_path):
-    directory = finished(tmp_path / "run")
-    file = directory / "evaluate" / "scorecard.json"
+def test_each_part_of_an_exam_has_its_line_its_interval_and_its_unasked_writes(run: Path) -> None:
+    file = run / "evaluate" / "scorecard.json"
     scorecard = with_parts(json.loads(file.read_text()))
     check_document(scorecard, "scorecard", file)
     write_json(file, scorecard)
-    words = words_of(html.write(directory).read_text())
-    assert "whole toolbox 1 of 60 2 % 48 of 60 80 % 68 to 88 % 4 " in words
+    words = words_of(html.write(run).read_text())
+    assert "whole toolbox 48 of 60 80 % 68 to 88 % 4 " in words
     assert "renamed tools 12 of 30 40 % 25 to 58 % 7 " in words
-    assert "47 were passed by the student alone and 0 by the base alone" in words
-    assert "p = 1.4e-14" in words
+    assert "47 were passed by the student alone and 0 by the base alone (p = 1.4e-14)" in words
 
 
-def test_names_in_a_scorecard_are_text_in_the_page(tmp_path):
-    directory = finished(tmp_path / "run")
-    file = directory / "evaluate" / "scorecard.json"
+def test_models_are_compared_on_the_headlines_tasks_that_both_have(run: Path) -> None:
+    add_exam(run, base=[False] * 7 + [True], student=[True] * 7 + [False])
+    write_jsonl(
+        run / "evaluate" / "Q4_K_M.jsonl",
+        map(json.loads, (run / "evaluate" / "student.jsonl").read_text().splitlines()[:4]),
+    )
+    words = words_of(html.write(run).read_text())
+    assert re.search(r"student base 8 \+75 points .* to \+\d+ points 7 1 0.07 ", words)
+    assert "Q4_K_M base 4 +100 points" in words
+    assert "Q4_K_M student 4 0 points" in words
+
+
+def test_coverage_counts_templates_tools_and_the_exam(run: Path) -> None:
+    add_exam(run, base=[False, True], student=[True, True], further=0)
+    words = words_of(html.write(run).read_text())
+    assert "moved 4 4 2 50 % 1 of 2 2 of 2" in words
+    # Of four kept and two rejected traces, and of the exam's four.
+    assert "get 0 6 4 0 4" in words
+
+
+def test_a_tool_that_no_kept_trace_calls_is_named(run: Path) -> None:
+    offered = trace(5, "moved", {"kept": True})
+    offered["tools"] = [{"type": "function", "function": {"name": "erase"}}]
+    add_kept(run, offered)
+    assert "No kept trace calls erase:" in words_of(html.write(run).read_text())
+
+
+def test_calls_of_a_renamed_tool_count_under_the_packs_name(run: Path) -> None:
+    task = {
+        "id": "pack-train-moved-1",
+        "plan": [],
+        "reply": "",
+        "checks": {"answer": None},
+        "drift": {"tools": {"get": "read_item"}},
+    }
+    write_jsonl(run / "tasks" / "train.jsonl", [task])
+    words = words_of(html.write(run).read_text())
+    assert "read_item 0 1 1 0 0" in words
+    assert "get 0 5 3 0 0" in words
+
+
+def test_names_in_a_scorecard_are_text_in_the_page(run: Path) -> None:
+    file = run / "evaluate" / "scorecard.json"
     scorecard = with_parts(json.loads(file.read_text()))
     scorecard["models"]["student"]["by_template"] = {HOSTILE: {"tasks": 1, "passed": 0}}
     scorecard["gate"]["checks"][0]["detail"] = HOSTILE
     write_json(file, scorecard)
-    page = html.write(directory).read_text()
-    assert "<script" not in page and "onerror=&#34;" in page
+    page = html.write(run).read_text()
+    assert "<script>alert" not in page and "onerror=&#34;" in page
 
 
-def test_rejections_are_listed_most_frequent_first(page):
+def test_rejections_are_listed_most_frequent_first(page: str) -> None:
+    words = words_of(page)
     assert (
-        page.index("wrong_answer") < page.index("tool_error_unrecovered") < page.index("truncated")
+        words.index("wrong_answer 150")
+        < words.index("tool_error_unrecovered 50")
+        < words.index("truncated 6")
     )
 
 
-def test_kept_samples_are_of_different_templates(page):
-    for template in ("price_of_item-0", "moved-1", "counted-3"):
-        assert f"pack-train-{template}/0" in page
-    assert "pack-train-moved-2/0" not in page
+def test_only_the_reports_own_script_is_in_the_page_and_has_its_nonce(run: Path) -> None:
+    hostile = trace(20, HOSTILE, {"kept": True}, "</script><script>alert(3)</script>")
+    hostile["messages"][2]["tool_calls"][0]["function"] = {"name": HOSTILE, "arguments": HOSTILE}
+    add_kept(run, hostile, swarm())
+    page = html.write(run).read_text()
+    elements = Elements(page)
+    assert not elements.named("img") and "alert(3)" not in page
+    data: list[dict[str, str | None]] = []
+    program: list[dict[str, str | None]] = []
+    for script in elements.named("script"):
+        (data if script.get("type") else program).append(script)
+    assert {script["type"] for script in data} == {"application/octet-stream"}
+    policy = next(each for each in elements.named("meta") if each.get("http-equiv"))["content"]
+    assert [script["nonce"] for script in program] == re.findall(r"'nonce-(\w+)'", policy or "")
+    assert policy and policy.startswith("default-src 'none'; script-src 'nonce-")
 
 
-def test_hostile_text_of_a_model_is_text_in_the_page(page):
-    assert "<script" not in page
-    assert "<img" not in page
-    assert "49" not in page[page.index("alert(1)") : page.index("alert(1)") + 200]
-    assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") == 2
-    assert "default-src 'none'" in page
+def test_the_nonce_depends_on_what_the_page_shows(run: Path) -> None:
+    nonces = set()
+    for number in (20, 21):
+        add_kept(run, trace(number, "moved", {"kept": True}))
+        nonces |= set(re.findall(r"'nonce-(\w+)'", html.write(run).read_text()))
+    assert len(nonces) == 2
 
 
-def test_the_page_is_self_contained(page):
-    assert not re.search(r'(src|href)="(?!#)', page)
-    assert "@import" not in page
+def test_the_page_names_no_other_file(page: str) -> None:
+    without_program = re.sub(r"<script nonce.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.search(r'(src|href)="(?!#)', without_program)
+    assert "@import" not in page and "http:" not in page.replace("http://www.w3.org", "")
 
 
-def test_the_report_of_a_new_run_names_the_stages_that_have_not_run(tmp_path):
+def test_every_input_and_table_column_has_a_name(page: str) -> None:
+    labelled = re.findall(r"<label[^>]*>(.*?)</label>", page, flags=re.DOTALL)
+    inputs = re.findall(r'<(?:select|input) id="([\w-]+)"', page)
+    assert len(inputs) == 9
+    for name in inputs:
+        assert any(f'id="{name}"' in label and words_of(label).strip() for label in labelled), name
+    for figure in Elements(page).named("figure"):
+        assert figure["role"] == "img" and figure["aria-label"]
+
+
+def test_the_report_of_a_new_run_names_the_stages_that_have_not_run(tmp_path: Path) -> None:
     pack = tmp_path / "pack"
     pack.mkdir()
     Run.open(tmp_path / "run", recipe_file.load("local"), "pack", pack).close()
@@ -256,31 +194,112 @@ def test_the_report_of_a_new_run_names_the_stages_that_have_not_run(tmp_path):
         assert f"{stage}: not run yet" in page
 
 
-def test_a_report_can_be_written_during_training_despite_a_torn_line(tmp_path):
-    directory = finished(tmp_path / "run")
-    with (directory / "train" / "log.jsonl").open("a") as file:
+def test_a_report_can_be_written_during_training_despite_a_torn_line(run: Path) -> None:
+    with (run / "train" / "log.jsonl").open("a") as file:
         file.write('{"step": 125, "lo')
-    assert "<svg" in html.write(directory).read_text()
+    assert "<svg" in html.write(run).read_text()
 
 
-def test_a_malformed_trace_does_not_break_the_report(tmp_path):
-    directory = finished(tmp_path / "run")
+def test_a_malformed_trace_does_not_break_the_report(run: Path) -> None:
     broken = trace(1, "moved", {"kept": False, "reason": "malformed_trace", "detail": None})
     broken["messages"] = [
         {"content": ["no", "role"]},
+        {"role": "user", "content": [{"type": "text"}, 7]},
         {"role": "assistant", "tool_calls": [{"function": None}]},
         "text",
         {"role": "assistant", "tool_calls": [{}]},
     ]
-    (directory / "filter" / "rejected.jsonl").write_text(json.dumps(broken) + "\n")
-    assert "malformed_trace" in html.write(directory).read_text()
+    without_fields: dict[str, Any] = {
+        "verdict": {"kept": False, "reason": "malformed_trace"},
+        "calls": [{}, None],
+    }
+    broken["outcome"]["steps"] = float("nan")
+    rows = [broken, without_fields, [], "text"]
+    (run / "filter" / "rejected.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    assert "8 traces" in words_of(html.write(run).read_text())
 
 
-def test_a_directory_that_is_not_a_run_is_refused(tmp_path):
+def test_traces_that_were_not_filtered_are_shown(tmp_path: Path) -> None:
+    pack = tmp_path / "pack"
+    pack.mkdir()
+    Run.open(tmp_path / "run", recipe_file.load("local"), "pack", pack).close()
+    write_jsonl(tmp_path / "run" / "traces.jsonl", [trace(1, "moved", None)])
+    words = words_of(html.write(tmp_path / "run").read_text())
+    assert "1 traces" in words and "moved 1 1 0 0 %" in words
+
+
+def test_a_directory_that_is_not_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="not a run"):
         html.write(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
-def test_the_same_run_gives_the_same_page(tmp_path):
-    directory = finished(tmp_path / "run")
-    assert html.write(directory).read_bytes() == html.write(directory).read_bytes()
+def test_the_same_run_gives_the_same_page(run: Path) -> None:
+    add_kept(run, swarm())
+    assert html.write(run).read_bytes() == html.write(run).read_bytes()
+
+
+def test_pages_that_are_too_large_for_the_file_lie_beside_it(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(html, "INLINE_BYTES", 100)
+    page = html.write(run).read_text()
+    assert [file.name for file in (run / "report").iterdir()] == ["traces-0.js"]
+    assert 'id="page-0"' not in page
+    script = (run / "report" / "traces-0.js").read_text()
+    assert re.fullmatch(r'stillhousePage\(0,"[A-Za-z0-9+/=]+"\)\n', script)
+    monkeypatch.undo()
+    html.write(run)
+    assert not (run / "report").exists()
+    assert not [file for file in run.iterdir() if file.name.startswith(".report")]
+
+
+# ------------------------------------------------------------------------------------- --against
+
+
+def test_a_run_is_compared_with_another_one(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    (tmp_path / "b").mkdir()
+    other = finished(tmp_path / "b" / "before")
+    add_exam(run, base=[False] * 4, student=[True] * 4, further=0)
+    add_exam(other, base=[False] * 4, student=[False, True, True, True], further=0)
+    record = json.loads((other / "run.json").read_text())
+    record["recipe"]["train"]["epochs"] = 77.0
+    write_json(other / "run.json", record)
+    path = html.write(run, str(other))
+    assert path == run / "report-against-before.html"
+    words = words_of(path.read_text())
+    assert "Comparison with before" in words
+    assert re.search(r"train.epochs [\d.]+ 77.0", words)
+    assert "student here student of before 4 +25 points" in words
+    assert "rejected: wrong_answer 150 (36 %) 150 (36 %)" in words
+
+
+def test_a_task_that_is_another_one_in_the_other_run_is_not_paired(tmp_path: Path) -> None:
+    run = finished(tmp_path / "run")
+    (tmp_path / "b").mkdir()
+    other = finished(tmp_path / "b" / "before")
+    for directory in (run, other):
+        add_exam(directory, base=[False] * 4, student=[True] * 4, further=0)
+    tasks = [json.loads(line) for line in (other / "tasks" / "exam.jsonl").read_text().splitlines()]
+    tasks[0]["reply"] = "another"
+    write_jsonl(other / "tasks" / "exam.jsonl", tasks)
+    assert "student here student of before 3 " in words_of(html.write(run, str(other)).read_text())
+
+
+@pytest.mark.parametrize(
+    ("against", "message"),
+    [
+        (".", "found the same run"),
+        ("./none", "not a run: expected a directory with a run.json, or NAME:TAG"),
+        ("filter", "not a run: expected a directory"),
+        ("pack:3", "pack: no such model"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
+    run: Path, against: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(run)
+    with pytest.raises(InputError, match=message):
+        html.write(run, against)
+    assert not list(run.glob("report*"))
