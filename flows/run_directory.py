@@ -29,7 +29,7 @@ from typing import IO, Any
 import psutil
 
 from schemas.errors import InputError, StageError
-from schemas.files import dumps, read_json, sha256, sha256_text, write_json
+from schemas.files import dumps, read_json, sha256, sha256_text, sync, write_json
 from schemas.recipe import Recipe
 from teacher.domain.pack import PACKS
 
@@ -159,6 +159,7 @@ class Run:
             if not output.exists():
                 raise StageError(f"{name}: {output}: was not written")
         files = [file for output in outputs for file in _files_of(output)]
+        sync(files)  # a receipt that a power cut leaves speaks for whole files
         receipt = {
             "stage": name,
             "inputs": inputs,

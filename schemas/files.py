@@ -54,6 +54,17 @@ def _remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def sync(files: Iterable[Path]) -> None:
+    """Writes files and their directories' entries through to the disk, so that a power cut cannot take them."""
+    paths = list(files)
+    for path in [*paths, *sorted({path.parent for path in paths})]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 def dumps(value: Any) -> str:
     """Canonical JSON: sorted keys, no spaces. Everything that is hashed or compared as JSON is written by this."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)

@@ -189,7 +189,7 @@ class Client:
             started = time.monotonic()
             try:
                 return await self._send(body)
-            except (openai.APIError, UnusableAnswer, TimeoutError) as error:
+            except (openai.APIError, UnusableAnswer) as error:
                 failure = judge(error, self._endpoint)
             now = time.monotonic()
             if failure.lasts:
@@ -220,11 +220,15 @@ class Client:
                 del sent["tools"]
                 sent.pop("tool_choice", None)
             # The library's timeout is one for each part of an answer, so a trickle of bytes would never end.
-            with self._endpoint.request_in_flight():
-                async with asyncio.timeout(self._timeout):
-                    answer = await self._openai.chat.completions.with_raw_response.create(
-                        model=self._endpoint.model, **sent
-                    )
+            try:
+                with self._endpoint.request_in_flight():
+                    async with asyncio.timeout(self._timeout):
+                        answer = await self._openai.chat.completions.with_raw_response.create(
+                            model=self._endpoint.model, **sent
+                        )
+            except TimeoutError:
+                late = f"no whole reply within {self._timeout:g} s (generate.timeout_s)"
+                raise UnusableAnswer("timeout", late) from None
         row, model = parse(answer.content, time.monotonic() - started)
         self._answers += 1
         self._silent_since = None
@@ -262,7 +266,7 @@ class Client:
         if self._probing.locked():
             return
         async with self._probing:
-            with contextlib.suppress(openai.APIError, UnusableAnswer, TimeoutError):
+            with contextlib.suppress(openai.APIError, UnusableAnswer):
                 await self._send(_PROBE)
 
     def _origin(self, model: Any) -> dict[str, str]:

@@ -122,6 +122,23 @@ def test_only_a_changed_output_makes_the_next_stage_stale(opened):
     assert not opened.is_current("filter", opened.outputs("generate"))
 
 
+def test_outputs_are_on_the_disk_before_the_receipt_says_so(opened, monkeypatch):
+    synced: list[str] = []
+    receipt = opened.directory / "stages" / "plan.json"
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        assert not receipt.exists()
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    do(opened, "plan", {"a": "1"}, tasks="x", images="y")
+    run = opened.directory
+    names = [str(path) for path in (run / "tasks", run / "images", run)]
+    assert sorted(synced) == sorted(names) and receipt.exists()
+
+
 def test_an_unreadable_receipt_counts_as_missing(opened):
     do(opened, "filter", {}, kept="abc")
     (opened.directory / "stages" / "filter.json").write_text('{"stage": "fil')
