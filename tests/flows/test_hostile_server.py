@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from http_server import Handler, HttpServer
@@ -22,6 +22,7 @@ from flows.stages import PIPELINE
 from schemas.errors import StageError
 from schemas.files import read_json, read_jsonl
 from schemas.filter import FilterSettings, check_trace
+from schemas.trace import Trace
 from teacher.inference import client
 from teacher.inference.journal import Journal
 
@@ -227,8 +228,12 @@ def test_a_megabyte_of_arguments_is_a_tools_error_or_a_named_rejection(
     [hit] = [row for row in rows if len(row["messages"]) > 3]
     assert hit["outcome"]["tool_errors"] == [3] and hit["outcome"]["ended"] == "answered"
     assert len(hit["messages"][3]["content"]) < 1000
-    named = ("invalid_json_arguments", "invalid_arguments", "tool_error_unrecovered")
-    assert check_trace(hit, FilterSettings())["reason"] in named
+    named: tuple[str | None, ...] = (
+        "invalid_json_arguments",
+        "invalid_arguments",
+        "tool_error_unrecovered",
+    )
+    assert check_trace(cast(Trace, hit), FilterSettings())["reason"] in named
 
 
 def test_a_key_that_expires_ends_the_stage_at_once_and_the_next_run_asks_only_what_is_left(
@@ -258,7 +263,8 @@ def test_a_full_disk_ends_the_stage_by_name_and_no_written_reply_is_asked_again(
     generate: Generate,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    put, written = Journal.put, []
+    put = Journal.put
+    written: list[str] = []
 
     def full(self: Journal, key: str, reply: dict[str, Any]) -> None:
         if written:
