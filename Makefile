@@ -5,6 +5,10 @@ RECIPE ?= local
 # The last part of the domain's path: ./my-domain is called my-domain.
 NAME := $(notdir $(patsubst %/,%,$(DOMAIN)))
 RUN ?= runs/$(NAME)-$(RECIPE)
+# Of push, promote and rm: another store, a tag, how many versions stay.
+TO ?=
+TAG ?= latest
+KEEP ?=
 ARGS ?=
 
 VENV := .venv
@@ -19,12 +23,12 @@ BESIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 ALONE = $(shell grep -rlE "mark\.(alone|gpu)" tests --include=test_*.py)
 
 # Recipes read these from the environment, so that a path with spaces or quotes stays one argument.
-export DOMAIN NAME RECIPE RUN
+export DOMAIN NAME RECIPE RUN TO TAG KEEP
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export DO_NOT_TRACK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm distill pull models report serve test test-fast lint format clean
+.PHONY: help setup vllm distill pull push models show promote rollback rm report serve test test-fast lint format clean
 
 help:  ## This list
 	@echo "usage: make TARGET [DOMAIN=$(DOMAIN)] [RECIPE=$(RECIPE)] [ARGS='more arguments of the command']"
@@ -100,8 +104,23 @@ distill: $(READY)  ## The whole pipeline: plan, generate, filter, train, export,
 pull: $(READY)  ## Fetches the newest published student of DOMAIN
 	@$(BIN)/stillhouse pull "$$NAME" $(ARGS)
 
+push: $(READY)  ## Copies the newest published student of DOMAIN to the store TO, such as oci://registry.example/students
+	@$(BIN)/stillhouse push "$$NAME" --to "$$TO" $(ARGS)
+
 models: $(READY)  ## Lists the published students
 	@$(BIN)/stillhouse models $(ARGS)
+
+show: $(READY)  ## Shows a published student, such as NAME=legal:3
+	@$(BIN)/stillhouse show "$$NAME" $(ARGS)
+
+promote: $(READY)  ## Makes TAG (default latest) name a version, such as NAME=legal:3
+	@$(BIN)/stillhouse promote "$$NAME" "$$TAG" $(ARGS)
+
+rollback: $(READY)  ## Moves the tag latest of DOMAIN back to the version before it
+	@$(BIN)/stillhouse rollback "$$NAME" $(ARGS)
+
+rm: $(READY)  ## Removes a version, NAME=legal:2, or all but the newest KEEP versions of DOMAIN
+	@$(BIN)/stillhouse rm "$$NAME" $(if $(KEEP),--keep "$$KEEP") $(ARGS)
 
 report: $(READY)  ## Writes the HTML report of RUN (default runs/DOMAIN-RECIPE)
 	@$(BIN)/stillhouse report "$$RUN" $(ARGS)

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from schemas.errors import StillhouseError
-from student.registry.lookup import store_directory
+from student.registry.location import VARIABLE, RegistryUrl, location
 from teacher.inference.llamacpp import find_binary
 from teacher.inference.vllm_server import interpreter
 
@@ -37,8 +37,13 @@ def stillhouse() -> str:
     return f"{name} -m flows.cli"
 
 
-def pull(name: str, store: Path) -> str:
-    """The command that fetches a student from the store that it was published in."""
+def store_name(store: str) -> str:
+    """A store as a shell takes it. store: a path or the URL of a registry."""
+    return shlex.quote(store) if "://" in store else shell_path(store)
+
+
+def pull(name: str, store: str) -> str:
+    """The command that fetches a student from the store that it was published in, a path or a URL."""
     makefile = Path("Makefile")
     has_make = makefile.is_file() and "stillhouse pull" in makefile.read_text(errors="replace")
     command = (
@@ -46,9 +51,13 @@ def pull(name: str, store: Path) -> str:
         if has_make
         else f"{stillhouse()} pull {shlex.quote(name)}"
     )
-    if store_directory().resolve() != store.resolve():
-        command = f"STILLHOUSE_STORE={shell_path(store)} {command}"
-    return command
+    default = location()
+    same = (
+        str(default) == store
+        if isinstance(default, RegistryUrl)
+        else "://" not in store and default.resolve() == Path(store).resolve()
+    )
+    return command if same else f"{VARIABLE}={store_name(store)} {command}"
 
 
 def llama_server(weights: Path, projector: Path | None) -> str:

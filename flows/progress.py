@@ -13,7 +13,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
 
 from flows.estimate import Estimate, minutes
 
@@ -179,3 +187,37 @@ def track(
             show = lambda pieces: shown.advance(task, pieces)  # noqa: E731
         stack.enter_context(_output.during(_Activity(activity, count, has_bar=bar is not None)))
         yield advance
+
+
+@contextmanager
+def transfer(activity: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Shows a copy of bytes: a bar with the speed on a terminal, elsewhere the heartbeat.
+
+    Yields a function to call with (bytes done, bytes in total, the name of the file).
+    """
+    state = (0, 0, "")
+
+    def count() -> str:
+        done, total, name = state
+        return f"{done / 1e6:.0f} of {total / 1e6:.0f} MB: {name}" if total else ""
+
+    def show(done: int, total: int, name: str) -> None:
+        nonlocal state
+        state = (done, total, name)
+        if bar:
+            bar.update(task, completed=done, total=total, description=name)
+
+    bar: Progress | None = None
+    with contextlib.ExitStack() as stack:
+        if _console.is_terminal:
+            columns = (
+                TextColumn("       {task.description}", markup=False),
+                BarColumn(),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+            )
+            bar = stack.enter_context(Progress(*columns, console=_console, transient=True))
+            task = bar.add_task(activity, total=None)
+        stack.enter_context(_output.during(_Activity(activity, count, has_bar=bar is not None)))
+        yield show

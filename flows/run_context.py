@@ -127,8 +127,7 @@ def prepare(
         InputError: the domain, the recipe or the directory cannot be used. No server has started by then.
     """
     from student.models import base
-    from student.registry.lookup import store_directory
-    from student.registry.oci_layout import read_index
+    from student.registry.store import open_store
     from student.training import mixture
     from teacher.domain import pack
     from teacher.models import catalog
@@ -138,8 +137,8 @@ def prepare(
     catalog.sampling(teacher, recipe.generate.mode)  # raises if the teacher has no such mode
     if recipe.train.replay:
         mixture.replay_file(recipe.train.replay.path)  # raises if the file is missing
-    read_index(store_directory(recipe.publish.store))  # raises if it is no store
     loaded_pack, student = pack.load(domain), base.load(recipe.student)
+    open_store(recipe.publish.store).check_writable(loaded_pack.name)  # raises if it is no store
     machine = machines.parse(hardware) if hardware else machines.find()
     with Run.open(directory, recipe, loaded_pack.name, loaded_pack.path) as run:
         for process in run.reaped:

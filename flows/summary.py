@@ -59,8 +59,8 @@ def log_summary(context: RunContext, summary: dict[str, Any]) -> None:
     _log_time(summary["stages"], summary.get("planned", {}))
     log(f"report     {shell_path(summary['report'])}")
     if published := summary.get("published"):
-        name, store = published["name"], Path(published["store"])
-        log(f"published  {name}:{published['tag']} in {shell_path(store)}")
+        name, store = published["name"], published["store"]
+        log(f"published  {name}:{published['tag']} in {commands.store_name(store)}")
         log(f"get it     {commands.pull(name, store)}")
         pulled = Path("students", name)
         weights = pulled / context.gguf_name(context.recipe.evaluate.variant)

@@ -217,8 +217,8 @@ class Publish(Section):
     store: str = Field(
         "store",
         min_length=1,
-        description="The store: a directory, created when missing. STILLHOUSE_STORE takes precedence."
-        " Example: /srv/students.",
+        description="The store: a directory, created when missing, or a registry as oci://HOST/NAMESPACE."
+        " STILLHOUSE_STORE takes precedence. Example: oci://registry.example/students.",
     )
     tag: str | None = Field(
         None,
@@ -237,6 +237,6 @@ class Publish(Section):
         if self.tag is not None and is_reserved(self.tag):
             raise ValueError(
                 f"tag: found '{self.tag}', expected a name that the store does not assign itself:"
-                " not a number, not latest"
+                " not a number, not that of a variant, not latest"
             )
         return self

@@ -22,6 +22,7 @@ import typer
 from flows.cli.check_domain import check_domain
 from flows.cli.new_domain import new_domain
 from flows.cli.output import JsonOut, shorten, write_result
+from flows.cli.store import promote, push, rm, rollback, show
 from flows.cli.students import models, pull, verify
 from flows.cli.teachers import check_teacher, serve
 from flows.cli.validate import validate
@@ -244,7 +245,21 @@ def report(
 
 # ------------------------------------------------------------------------------------- the other commands
 
-for command in (serve, check_teacher, models, pull, validate, verify, check_domain, new_domain):
+for command in (
+    serve,
+    check_teacher,
+    models,
+    show,
+    pull,
+    push,
+    promote,
+    rollback,
+    rm,
+    validate,
+    verify,
+    check_domain,
+    new_domain,
+):
     app.command(command.__name__.replace("_", "-"))(command)
 
 

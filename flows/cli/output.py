@@ -40,6 +40,11 @@ def size_text(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
+def plain(text: str) -> str:
+    """A text of others without the characters that would steer a terminal."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
 def shorten(text: str | None) -> str:
     """A text as one line of at most 160 characters."""
     text = " ".join((text or "").split())

@@ -6,24 +6,36 @@ from typing import Annotated, Any
 import typer
 
 from flows.cli.output import JsonOut, print_table, size_text, write_result
-from flows.progress import step
+from flows.progress import log, step, transfer
 from schemas.errors import GateError
 
 
-def models(json_: JsonOut = None) -> None:
+def models(
+    name: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME]...",
+            help="Only these students. Default: all; some registries do not list what they have.",
+        ),
+    ] = None,
+    json_: JsonOut = None,
+) -> None:
     """Lists the published students with their exam results.
 
     The newest version is first. EXAM has the tasks passed with the whole toolbox and the 95 % interval, OTHER PARTS
-    those passed in the exam's other parts. The store is the directory store/, or the one that STILLHOUSE_STORE names.
+    those passed in the exam's other parts. The store is the directory store/, or what STILLHOUSE_STORE names: a
+    directory, or a registry as oci://HOST/NAMESPACE.
 
     \b
     Examples:
       stillhouse models
-      stillhouse models --json -
+      stillhouse models legal --json -
+      STILLHOUSE_STORE=oci://registry.example/students stillhouse models legal
     """
-    from student.registry.lookup import list_models, store_directory
+    from student.registry.lookup import list_models
+    from student.registry.store import open_store
 
-    store = store_directory()
+    store = open_store()
     rows = [
         {
             "name": model.name,
@@ -35,12 +47,14 @@ def models(json_: JsonOut = None) -> None:
             "exam": _exam(model.manifest["scorecard"]),
             "variants": model.variants(),
         }
-        for model in list_models(store)
+        for model in list_models(store, name or None, log)
     ]
     if json_ is not None:
         write_result(rows, json_)
     elif not rows:
-        print(f"{store}: no published students yet: `stillhouse distill DOMAIN` publishes one")
+        print(
+            f"{store.location}: no published students yet: `stillhouse distill DOMAIN` publishes one"
+        )
     else:
         print_table(
             ["NAME", "CREATED", "GATE", "EXAM", "OTHER PARTS", "VARIANTS"],
@@ -118,38 +132,22 @@ def pull(
 ) -> None:
     """Fetches a published student, ready to serve.
 
-    It verifies the sha256 of every file, and continues a download that was interrupted. At the end it prints the
-    command that serves the student.
+    It verifies the sha256 of every file, and continues a download that was interrupted. No file gets its name before
+    all are there. At the end it prints the command that serves the student.
 
     \b
     Examples:
       stillhouse pull legal
       stillhouse pull legal:2 --variant Q4_K_M --to /srv/models/legal
     """
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
-
     from flows import commands
     from student.registry.artifact import PROJECTOR
-    from student.registry.lookup import store_directory
     from student.registry.pull import pull as fetch
+    from student.registry.store import open_store
 
     target = to or Path("students") / name.partition(":")[0]
-    columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
-    console = Console(stderr=True, emoji=False)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(name, total=None)
-        files = fetch(
-            store_directory(),
-            name,
-            target,
-            variants=variant or None,
-            progress=lambda done, total, file: bar.update(
-                task, completed=done, total=total, description=file
-            ),
-        )
+    with transfer(f"pulling {name}") as progress:
+        files = fetch(open_store(), name, target, variants=variant or None, progress=progress)
     if json_ is not None:
         write_result({"directory": str(target), "files": [str(file) for file in files]}, json_)
         return

@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from flows.commands import shell_path
-from flows.progress import log, track
+from flows.commands import store_name
+from flows.progress import log, transfer
 from flows.run_context import RunContext
 from flows.run_directory import now
 from flows.stages.stage import Stage
@@ -24,19 +24,26 @@ from schemas.trace import Trace
 from student.registry import parquet
 from student.registry import publish as registry
 from student.registry.artifact import PublishFile, files_under
-from student.registry.lookup import resolve, store_directory
+from student.registry.lookup import resolve
 from student.registry.model_card import model_card
+from student.registry.oci_layout import DirectoryStore
+from student.registry.store import Store, open_store
 from student.training.mixture import REPLAY
 
 
 def _store(context: RunContext) -> dict[str, str]:
-    return {"store": str(store_directory(context.recipe.publish.store).resolve())}
+    return {"store": _location(open_store(context.recipe.publish.store))}
+
+
+def _location(store: Store) -> str:
+    """Returns where a store is, as a receipt holds it: the absolute path of a directory, or a URL."""
+    return str(store.directory.resolve()) if isinstance(store, DirectoryStore) else store.location
 
 
 def _is_in_store(context: RunContext) -> bool:
     """Whether the store still has the version of the receipt: a store may be emptied by hand."""
     receipt = context.run.receipt("publish")
-    store = store_directory(context.recipe.publish.store)
+    store = open_store(context.recipe.publish.store)
     try:
         return receipt is not None and bool(
             resolve(store, f"{receipt['result']['name']}:{receipt['result']['tag']}")
@@ -62,12 +69,12 @@ def publish(context: RunContext) -> dict[str, Any]:
     if not scorecard["gate"]["passed"]:
         failed = next(check for check in scorecard["gate"]["checks"] if not check["passed"])
         raise GateError(f"not published: {failed['name']}: {failed['detail']} ({scorecard_file})")
-    store = store_directory(context.recipe.publish.store)
+    store = open_store(context.recipe.publish.store)
     tag = context.recipe.publish.tag
     with whole(context.path("publish")) as temporary:
         temporary.mkdir()
         files, manifest = _collect(context, scorecard, temporary)
-        with track("files hashed and copied", len(files), tenths=False) as advance:
+        with transfer("files hashed and copied") as progress:
             published = registry.publish(
                 store,
                 context.domain.name,
@@ -75,17 +82,18 @@ def publish(context: RunContext) -> dict[str, Any]:
                 manifest,
                 gate_passed=True,
                 tag=tag,
-                report_file=advance,
+                progress=progress,
             )
         result = {
             "name": published.name,
             "tag": published.tag,
             "digest": published.digest,
-            "store": str(store.resolve()),
+            "store": _location(store),
         }
         write_json(temporary / "published.json", result)
     log(
-        f"published as {published.name}:{published.tag}{f' ({tag})' if tag else ''} in {shell_path(store)}"
+        f"published as {published.name}:{published.tag}{f' ({tag})' if tag else ''}"
+        f" in {store_name(result['store'])}"
     )
     return result
 

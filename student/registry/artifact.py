@@ -1,7 +1,10 @@
-"""The files of a published student: how they are described, named and laid out in an OCI artifact.
+"""The files of a published student, and how an artifact of OCI describes them.
 
-An artifact has the shape of the CNCF ModelPack model-spec v1 (github.com/modelpack/model-spec): each file is one raw
-layer, named by the annotation org.cncf.model.filepath. So skopeo and oras read a store without stillhouse.
+A version is an OCI image index, legal:3, that lists one manifest for each variant, which has a tag too, legal:3-q8_0.
+A manifest has the shape of the CNCF ModelPack model-spec v1 (github.com/modelpack/model-spec): each file is one raw
+layer, named by the annotation org.cncf.model.filepath, the weights first, because `docker model pull` takes the first
+GGUF for the model. So docker, kit, oras and skopeo each pull one variant without stillhouse. Versions of the old shape
+are one manifest with the files of all variants.
 """
 
 import re
@@ -10,10 +13,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 from schemas.errors import InputError
-from student.registry.oci_layout import DESCRIPTOR, Descriptor
+from student.registry.store import DESCRIPTOR, IMAGE_MANIFEST, Descriptor, descriptor_of
 
 FileKind = Literal["weight", "config", "doc", "dataset"]
 
+VERSION_TYPE = "application/vnd.stillhouse.student.v1+json"  # of the index
 ARTIFACT_TYPE = "application/vnd.cncf.model.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.cncf.model.config.v1+json"
 LAYER_TYPES: dict[FileKind, str] = {
@@ -28,6 +32,9 @@ FILEPATH = "org.cncf.model.filepath"
 TITLE = "org.opencontainers.image.title"  # the name under which `oras pull` writes a file
 VARIANT = "stillhouse.variant"
 GATE = "stillhouse.gate"
+CONTENT = "stillhouse.content"  # what the version consists of, as publish.content_key
+CREATED = "org.opencontainers.image.created"
+VERSION = "org.opencontainers.image.version"
 
 MANIFEST = "manifest.json"
 # The variant of the vision tower (llama.cpp's mmproj) of a vision-language student; it comes with each GGUF.
@@ -37,21 +44,62 @@ PROJECTOR = "mmproj"
 # the same on every system and cannot leave the directory that it is pulled into.
 _PATH_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+=@-]*")
 
-# JSON Schema of the OCI manifest of a student.
-ARTIFACT_SCHEMA = {
+# Printed in tables and part of tags, so it has no other characters.
+_VARIANT_PATTERN = "^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
+
+# JSON Schema of the index of a version.
+VERSION_SCHEMA = {
     "type": "object",
-    "required": ["schemaVersion", "config", "layers"],
+    "required": ["schemaVersion", "manifests"],
     "properties": {
         "schemaVersion": {"const": 2},
-        "config": DESCRIPTOR,
-        "layers": {
+        "artifactType": {"const": VERSION_TYPE},  # some tools leave it out when they copy
+        "manifests": {
             "type": "array",
+            "minItems": 1,
+            "maxItems": 100,
             "items": {
                 "allOf": [
                     DESCRIPTOR,
                     {
                         "required": ["annotations"],
-                        "properties": {"annotations": {"required": [FILEPATH, VARIANT]}},
+                        "properties": {
+                            "mediaType": {"const": IMAGE_MANIFEST},
+                            "annotations": {
+                                "required": [VARIANT],
+                                "properties": {VARIANT: {"pattern": _VARIANT_PATTERN}},
+                            },
+                        },
+                    },
+                ]
+            },
+        },
+        "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
+    },
+}
+
+# JSON Schema of the OCI manifest of a variant, and of a version of the old shape.
+ARTIFACT_SCHEMA = {
+    "type": "object",
+    "required": ["schemaVersion", "artifactType", "config", "layers"],
+    "properties": {
+        "schemaVersion": {"const": 2},
+        "artifactType": {"const": ARTIFACT_TYPE},
+        "config": DESCRIPTOR,
+        "layers": {
+            "type": "array",
+            "maxItems": 10_000,
+            "items": {
+                "allOf": [
+                    DESCRIPTOR,
+                    {
+                        "required": ["annotations"],
+                        "properties": {
+                            "annotations": {
+                                "required": [FILEPATH, VARIANT],
+                                "properties": {VARIANT: {"pattern": _VARIANT_PATTERN}},
+                            }
+                        },
                     },
                 ]
             },
@@ -68,14 +116,16 @@ class PublishFile:
     Attributes:
         path: where it is now.
         name: its path in the artifact: relative, with slashes, such as vllm/config.json.
-        variant: Q8_0, Q4_K_M, vllm, ... Files of a variant without weights or data, such as the model card, are pulled
-            with every variant.
+        variant: Q8_0, Q4_K_M, vllm, ... Files of a variant without weights or data, such as the model card, are part
+            of every variant.
+        sha256: what its digest must be, for a file that comes from another store.
     """
 
     path: Path
     name: str
     variant: str
     kind: FileKind
+    sha256: str | None = None
 
 
 @dataclass(frozen=True)
@@ -88,14 +138,18 @@ class StoredFile:
     variant: str
     media_type: str
 
+    def descriptor(self) -> Descriptor:
+        return descriptor_of(self.media_type, self.sha256, self.bytes)
+
 
 @dataclass(frozen=True)
 class Model:
     """One published version of a student.
 
     Attributes:
-        tag: the version's number. tags: all its tags, the number included.
-        digest: of the artifact, sha256:<hex>.
+        tag: the version's number. tags: all its tags, the number first.
+        digest: of the index, sha256:<hex>; of the manifest, where one variant or a version of the old shape is meant.
+        manifests: of the variants, by their tags; none for a version of the old shape.
         manifest: manifest.json (schemas/manifest.schema.json).
     """
 
@@ -106,6 +160,7 @@ class Model:
     gate_passed: bool
     manifest: dict[str, Any]
     files: tuple[StoredFile, ...]
+    manifests: dict[str, Descriptor]
 
     def variants(self) -> dict[str, int]:
         """Returns the bytes of each variant with weights or data, in the order of publishing."""

@@ -1,125 +1,149 @@
-"""Finds published students: where the store is, what it lists, and what a reference such as legal:2 names.
+"""Finds published students in a store: what it lists, and what a reference such as legal:2 names.
 
-    model = resolve(store_directory(), "legal")
+    model = resolve(open_store(), "legal")
 
-A reference is NAME or NAME:TAG. A tag is a version's number, `latest` (the newest version that passed its gate), or a
-tag that a recipe chose.
+A reference is NAME or NAME:TAG. A tag is a version's number, a variant of it such as 2-q8_0, `latest`, or one that a
+recipe or `promote` set. What a store says is checked against JSON Schemas before it is used.
 """
 
-import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from schemas.documents import check_document
 from schemas.errors import InputError
-from schemas.tags import LATEST
+from schemas.tags import LATEST, is_variant_tag, variant_tag
 from student.registry.artifact import (
     ARTIFACT_SCHEMA,
-    ARTIFACT_TYPE,
-    FILEPATH,
     GATE,
     MANIFEST,
+    VARIANT,
+    VERSION,
+    VERSION_SCHEMA,
     Model,
+    StoredFile,
     stored_file,
 )
-from student.registry.oci_layout import Descriptor, blob_path, check_schema, read_blob, read_index
-
-# The annotation of an index entry that holds its reference, NAME:TAG.
-REFERENCE = "org.opencontainers.image.ref.name"
+from student.registry.location import split_reference
+from student.registry.store import IMAGE_INDEX, Descriptor, Repository, Store, check_schema
 
 
-def store_directory(setting: str = "store") -> Path:
-    """Returns the store's directory: STILLHOUSE_STORE where that is set, else `setting` (a recipe's publish.store).
+def list_models(
+    store: Store, names: list[str] | None = None, report: Callable[[str], None] = print
+) -> list[Model]:
+    """Lists every version in the store, by name, the newest first.
 
-    Raises:
-        InputError: it is a URL.
+    Args:
+        names: only these. Without it, a registry must be able to list its repositories.
+        report: called with a line for each version that is broken, which is left out.
     """
-    from_environment = os.environ.get("STILLHOUSE_STORE")
-    location = from_environment or setting
-    if "://" in location:
-        source = "STILLHOUSE_STORE" if from_environment else "publish.store"
-        raise InputError(
-            f"{source}: found {location}, expected a directory: registries are not supported"
-        )
-    return Path(location)
+    models = []
+    for name in names if names is not None else store.names():
+        repository = store.repository(name)
+        others = moving_tags(repository)
+        for number in sorted(version_numbers(repository), reverse=True):
+            try:
+                models.append(read_version(repository, str(number), others))
+            except InputError as error:
+                report(f"left out: {error}")
+    return models
 
 
-def list_models(store: Path) -> list[Model]:
-    """Lists every version in the store, by name, the newest first. A store that does not exist is empty."""
-    index = read_index(store)
-    versions = [d for d in index["manifests"] if split_reference(reference_of(d))[1].isdecimal()]
-    models = [
-        read_model(store, index, d) for d in versions if d.get("artifactType") == ARTIFACT_TYPE
-    ]
-    return sorted(models, key=lambda model: (model.name, -int(model.tag)))
-
-
-def resolve(store: Path, reference: str) -> Model:
-    """Returns the version that `legal`, `legal:2` or `legal:latest` names; without a tag, `latest`.
+def resolve(store: Store, reference: str) -> Model:
+    """Returns the version, or the variant of it, that a reference names; without a tag, `latest`.
 
     Raises:
         InputError: the store has no such name or tag; the message lists what it has.
     """
-    index = read_index(store)
     name, tag = split_reference(reference)
-    entries = entries_by_tag(index, name)
-    if not entries:
-        names = sorted({split_reference(reference_of(d))[0] for d in index["manifests"]} - {""})
-        content = f"it holds {', '.join(names)}" if names else "nothing was published there yet"
-        raise InputError(f"{name}: no such model in {store}: {content}")
+    repository = store.repository(name)
     tag = tag or LATEST
-    if tag not in entries:
-        reason = "no version of it passed its gate" if tag == LATEST else "no such version"
-        existing = ", ".join(f"{name}:{tag}" for tag in entries)
-        raise InputError(f"{name}:{tag}: {reason} in {store}: it holds {existing}")
-    return read_model(store, index, entries[tag])
+    if repository.find(tag) is not None:
+        return read_version(repository, tag, moving_tags(repository))
+    tags = repository.tags()
+    if not tags:
+        raise InputError(f"{name}: no such model in {store.location}: {_content(store)}")
+    reason = "no version of it passed its gate" if tag == LATEST else "no such version"
+    shown = [t for t in tags if not is_variant_tag(t)] or tags
+    existing = ", ".join(f"{name}:{tag}" for tag in shown[-20:])
+    raise InputError(f"{name}:{tag}: {reason} in {store.location}: it holds {existing}")
 
 
-def read_model(store: Path, index: dict[str, Any], entry: Descriptor) -> Model:
-    """Reads the version that an entry of the index points to.
+def _content(store: Store) -> str:
+    try:
+        names = store.names()
+    except InputError:
+        return "it does not list what it holds"
+    return f"it holds {', '.join(names)}" if names else "nothing was published there yet"
+
+
+def version_numbers(repository: Repository) -> list[int]:
+    """Lists the numbers of the versions."""
+    return [int(tag) for tag in repository.tags() if tag.isdecimal()]
+
+
+def moving_tags(repository: Repository) -> dict[str, Descriptor]:
+    """Returns the manifests that `latest` and the tags of people name."""
+    found = {}
+    for tag in repository.tags():
+        if not tag.isdecimal() and not is_variant_tag(tag) and (entry := repository.find(tag)):
+            found[tag] = entry
+    return found
+
+
+def read_version(repository: Repository, tag: str, others: dict[str, Descriptor]) -> Model:
+    """Reads the version or the variant that a tag names.
+
+    others: as `moving_tags` returns it.
 
     Raises:
-        InputError: a blob is missing or corrupted, or the artifact is not one of a student.
+        InputError: there is no such tag, a part is missing or corrupted, or it is not a student.
     """
-    reference = reference_of(entry)
-    name, _ = split_reference(reference)
-    artifact = read_blob(store, entry, reference)
-    check_schema(artifact, ARTIFACT_SCHEMA, blob_path(store, entry["digest"]))
-    layers = [layer for layer in artifact["layers"] if layer["annotations"][FILEPATH] == MANIFEST]
-    if not layers:
-        raise InputError(f"{store}: {reference}: found no layer {MANIFEST}, expected one")
-    manifest = read_blob(store, layers[0], f"{reference}/{MANIFEST}")
-    check_document(manifest, "manifest", Path(f"{reference}/{MANIFEST}"))
-    entries = entries_by_tag(index, name)
-    tags = [tag for tag, other in entries.items() if other["digest"] == entry["digest"]]
+    label = f"{repository.name}:{tag}"
+    entry = repository.find(tag)
+    if entry is None:
+        raise InputError(f"{label}: no such tag in {repository.location}")
+    where = f"{repository.location}: {label}"
+    document = repository.document(entry, label)
+    parts: list[tuple[Descriptor, dict[str, Any]]] = []
+    if entry["mediaType"] == IMAGE_INDEX:
+        check_schema(document, VERSION_SCHEMA, where)
+        for part in document["manifests"]:
+            manifest = repository.document(part, f"{label}/{part['annotations'][VARIANT]}")
+            check_schema(manifest, ARTIFACT_SCHEMA, where)
+            parts.append((part, manifest))
+    else:
+        check_schema(document, ARTIFACT_SCHEMA, where)
+        parts.append((entry, document))
+    # Files that belong to every variant are listed once.
+    layers = [layer for _, manifest in parts for layer in manifest["layers"]]
+    files = list(dict.fromkeys(stored_file(layer) for layer in layers))
+    manifest = _manifest(repository, files, label)
+    notes = document.get("annotations", {})
+    number = tag if tag.isdecimal() else str(notes.get(VERSION, manifest["tag"]))
+    if not number.isdecimal():
+        raise InputError(f"{where}: {VERSION}: found {number!r}, expected a number")
+    named = [other for other, named in others.items() if named["digest"] == entry["digest"]]
+    manifests = {}
+    if entry["mediaType"] == IMAGE_INDEX:
+        manifests = {variant_tag(number, p["annotations"][VARIANT]): p for p, _ in parts}
     return Model(
-        name=name,
-        tag=next((tag for tag in tags if tag.isdecimal()), tags[0]),
-        tags=tuple(tags),
+        name=repository.name,
+        tag=number,
+        tags=(tag if is_variant_tag(tag) else number, *named),
         digest=entry["digest"],
-        gate_passed=artifact.get("annotations", {}).get(GATE) == "passed",
+        gate_passed=notes.get(GATE) == "passed",
         manifest=manifest,
-        files=tuple(stored_file(layer) for layer in artifact["layers"]),
+        files=tuple(files),
+        manifests=manifests,
     )
 
 
-def reference_of(entry: Descriptor) -> str:
-    """Returns NAME:TAG of an index entry, or an empty text where it has none."""
-    return str(entry.get("annotations", {}).get(REFERENCE, ""))
-
-
-def split_reference(reference: str) -> tuple[str, str]:
-    """Returns name and tag; the tag is empty where the reference has none."""
-    name, _, tag = reference.partition(":")
-    return name, tag
-
-
-def tag_for(entry: Descriptor, name: str) -> str:
-    """Returns the tag of an index entry that belongs to `name`, or an empty text where it belongs to another."""
-    owner, tag = split_reference(reference_of(entry))
-    return tag if owner == name else ""
-
-
-def entries_by_tag(index: dict[str, Any], name: str) -> dict[str, Descriptor]:
-    """Returns the index entries of `name` by their tags."""
-    return {tag_for(d, name): d for d in index["manifests"] if tag_for(d, name)}
+def _manifest(repository: Repository, files: list[StoredFile], label: str) -> dict[str, Any]:
+    """Reads manifest.json."""
+    file = next((file for file in files if file.path == MANIFEST), None)
+    if file is None:
+        raise InputError(f"{repository.location}: {label}: found no layer {MANIFEST}, expected one")
+    manifest: dict[str, Any] = repository.document(file.descriptor(), f"{label}/{MANIFEST}")
+    check_document(manifest, "manifest", Path(f"{label}/{MANIFEST}"))
+    return manifest

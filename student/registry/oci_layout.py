@@ -1,218 +1,286 @@
-"""Reads and writes an OCI image layout on disk (image-spec v1.1): oci-layout, index.json and blobs/sha256/.
+"""A store in a directory: an OCI image layout (image-spec v1.1) for each student, store/NAME.
 
-Uses hashlib and json, because the oras package writes a layout only by pulling it from a registry. What the blobs
-mean and how they are named is decided in student/registry/artifact.py and lookup.py.
+Uses hashlib and json, because the oras package writes a layout only by pulling it from a registry. One layout for each
+name, because oras takes the last colon of a reference for the tag: `oras pull --oci-layout store/legal:3-q8_0`.
 
 What it guarantees: a blob is whole under its digest or absent; index.json changes atomically; both are on the disk
-before a call returns. `locked` admits one publisher at a time, and after a kill at any moment the next publisher can
-continue. Readers need no lock.
+before a call returns. Copies hold no lock that another publisher waits for. After a kill at any moment the next
+publisher can continue. Readers need no lock.
+
+A store of the old shape is one layout for all names, whose tags are NAME:TAG. It is read as it is; the first change of
+a name moves it into a layout of its own.
 """
 
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError, StageError
-from schemas.files import dumps, read_json, sha256, whole
-from schemas.json_schema import Schema
+from schemas.files import read_json, sha256
+from student.registry import layout_files
+from student.registry.layout_files import blobs, flock, read_index, write_index
+from student.registry.location import is_name
+from student.registry.store import CHUNK, LARGEST_DOCUMENT, Descriptor, descriptor_of, parts_of
 
-IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
-IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
-
-CHUNK = 4 << 20  # bytes of one read
-_INCOMING = ".incoming"  # the file that the publisher with the lock is writing
-
-# A content descriptor: {"mediaType", "digest", "size", "artifactType"?, "annotations"?}.
-Descriptor = dict[str, Any]
-
-DESCRIPTOR = {
-    "type": "object",
-    "required": ["mediaType", "digest", "size"],
-    "properties": {
-        "mediaType": {"type": "string"},
-        # A blob's path is made from it, so it must not contain anything else.
-        "digest": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
-        "size": {"type": "integer", "minimum": 0},
-        "artifactType": {"type": "string"},
-        "annotations": {"type": "object", "additionalProperties": {"type": "string"}},
-    },
-}
-_INDEX = {
-    "type": "object",
-    "required": ["schemaVersion", "manifests"],
-    "properties": {
-        "schemaVersion": {"const": 2},
-        "manifests": {"type": "array", "items": DESCRIPTOR},
-    },
-}
+# The annotation of an index entry that holds its tag; in the old shape NAME:TAG.
+REFERENCE = "org.opencontainers.image.ref.name"
 
 
-@contextlib.contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Holds the store's lock for one publisher, and creates the layout in a new store. The lock ends with the process.
+class DirectoryStore:
+    """The store in a directory; store.py says what the methods promise."""
 
-    Raises:
-        InputError: the directory is not a store.
-        StageError: the directory cannot be written.
-    """
-    if not _is_new(store):
-        # Raises for a directory that is not a store, before the lock file is written into it.
-        read_index(store)
-    try:
-        store.mkdir(parents=True, exist_ok=True)
-        lock = (store / ".lock").open("w")
-    except OSError as error:
-        raise StageError(f"{store}: cannot be written: {error.strerror}") from error
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        new = _is_new(store)
-        _blobs(store).mkdir(parents=True, exist_ok=True)
-        if new:
-            _write(store / "oci-layout", dumps({"imageLayoutVersion": "1.0.0"}) + "\n")
-            write_index(store, _empty())
-        yield
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.location = str(directory)
+
+    def names(self) -> list[str]:
+        self.check_writable("")
+        names = {path.parent.name for path in self.directory.glob("*/oci-layout")}
+        if _has_old_shape(self.directory):
+            names |= {
+                _reference(d).partition(":")[0] for d in read_index(self.directory)["manifests"]
+            }
+        return sorted(name for name in names if is_name(name))
+
+    def repository(self, name: str) -> "LayoutRepository":
+        return LayoutRepository(self.directory, name)
+
+    def check_writable(self, name: str) -> None:
+        """Raises InputError where the directory is something else than a store."""
+        if not self.directory.exists() or _has_old_shape(self.directory):
+            return
+        inside = _visible(self.directory) if self.directory.is_dir() else None
+        if inside is None or (inside and not any(_is_layout(path) for path in inside)):
+            raise InputError(
+                f"{self.directory}: not a store: expected a directory with an OCI image layout for each student"
+            )
 
 
-def _is_new(store: Path) -> bool:
-    """Whether nothing was published: no directory, an empty one, or one whose first publisher was killed."""
-    if not store.exists():
-        return True
-    if not store.is_dir():
+class LayoutRepository:
+    """The versions of a student in a directory; store.py says what the methods promise."""
+
+    parallel = 1  # a disk copies faster one file after the other
+
+    def __init__(self, store: Path, name: str) -> None:
+        self.name = name
+        self.location = str(store)
+        self._store = store
+        self._own = store / name
+
+    def tags(self) -> list[str]:
+        return list(self._by_tag())
+
+    def find(self, tag: str) -> Descriptor | None:
+        return self._by_tag().get(tag)
+
+    def document(self, descriptor: Descriptor, label: str) -> Any:
+        path = self._existing(descriptor, label)
+        if path.stat().st_size > LARGEST_DOCUMENT:
+            raise InputError(f"{path}: {label}: expected at most {LARGEST_DOCUMENT:,} bytes")
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != path.name:
+            raise InputError(
+                f"{path}: {label}: corrupted: its sha256 is {digest}, expected {path.name}:"
+                " restore the store from a backup"
+            )
+        return read_json(path)
+
+    def read(self, descriptor: Descriptor, start: int, label: str) -> Iterator[bytes]:
+        path = self._existing(descriptor, label)
+        try:
+            with path.open("rb") as file:
+                file.seek(start)
+                left = descriptor["size"] - start
+                while left > 0 and (chunk := file.read(min(CHUNK, left))):
+                    left -= len(chunk)
+                    yield chunk
+        except OSError as error:
+            raise StageError(f"{path}: {label}: cannot be read: {error.strerror}") from error
+
+    def where(self, descriptor: Descriptor) -> str:
+        return str(self.blob_path(descriptor["digest"]))
+
+    def check_blob(self, descriptor: Descriptor, label: str) -> None:
+        self._existing(descriptor, label)
+
+    def add_file(
+        self, media_type: str, path: Path, advance: Callable[[int], None] = lambda _: None
+    ) -> Descriptor:
+        # No hard link: a later edit of the source must not change what is published.
+        size = path.stat().st_size
+        # Hash first where a blob has the same size: if it is this file, nothing needs to be written.
+        if any(blob.stat().st_size == size for blob in blobs(self._own).iterdir()):
+            digest = sha256(path)
+            blob = blobs(self._own) / digest
+            if blob.exists() and blob.stat().st_size == size:
+                advance(size)
+                return descriptor_of(media_type, digest, size)
+        return descriptor_of(media_type, layout_files.add_blob(self._own, path, advance), size)
+
+    def add_text(self, media_type: str, text: str) -> Descriptor:
+        content = text.encode()
+        digest = layout_files.add_small_blob(self._own, content)
+        return descriptor_of(media_type, digest, len(content))
+
+    def add_manifest(self, media_type: str, text: str) -> Descriptor:
+        return self.add_text(media_type, text)
+
+    @contextlib.contextmanager
+    def publishing(self) -> Iterator[None]:
+        """Creates the layout where there is none, and keeps `remove` from deleting blobs of this publisher."""
+        self._create()
+        publishers = self._own / ".publishers"
+        with contextlib.suppress(BlockingIOError), flock(publishers, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            layout_files.remove_incoming(self._own)
+        with flock(publishers, fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        self._create()
+        with flock(self._own / ".lock", fcntl.LOCK_EX):
+            yield
+
+    @contextlib.contextmanager
+    def claim(self, at_least: int) -> Iterator[int]:
+        """Yields the next number. The caller holds the lock."""
+        yield max([at_least, *(int(tag) + 1 for tag in self.tags() if tag.isdecimal())])
+
+    def set_tags(self, tags: dict[str, Descriptor]) -> None:
+        others = [d for d in read_index(self._own)["manifests"] if _reference(d) not in tags]
+        named = [{**d, "annotations": {REFERENCE: tag}} for tag, d in tags.items()]
+        write_index(self._own, others + named)
+
+    def remove(self, manifests: Sequence[Descriptor], report: Callable[[str], None]) -> None:
+        with self.locked():
+            gone = {descriptor["digest"] for descriptor in manifests}
+            kept = [d for d in read_index(self._own)["manifests"] if d["digest"] not in gone]
+            write_index(self._own, kept)
+            try:
+                with flock(self._own / ".publishers", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    layout_files.remove_blobs(self._own, self._reachable(kept))
+            except BlockingIOError:
+                report(f"{self._own}: a publisher is at work: the next `rm` frees the disk")
+            except InputError as error:
+                # What a broken version consists of is not known, so nothing can be said to be unused.
+                report(f"no blob was removed: {error}")
+
+    def blob_path(self, digest: str) -> Path:
+        """Returns the path of a blob. digest: with or without sha256: before it."""
+        return blobs(self._layout()) / digest.removeprefix("sha256:")
+
+    def _existing(self, descriptor: Descriptor, label: str) -> Path:
+        path = self.blob_path(descriptor["digest"])
+        if not path.is_file():
+            raise InputError(f"{path}: {label}: this blob is missing: publish the student again")
+        return path
+
+    def _reachable(self, manifests: list[Descriptor]) -> set[str]:
+        """Returns the sha256 of every blob that these manifests and what they name consist of.
+
+        Raises:
+            InputError: a manifest is broken.
+        """
+        used: set[str] = set()
+        todo = list(manifests)
+        while todo:
+            descriptor = todo.pop()
+            digest = descriptor["digest"].removeprefix("sha256:")
+            if digest not in used:
+                used.add(digest)
+                label = f"{self.name}:{_reference(descriptor) or digest[:12]}"
+                parts, documents = parts_of(descriptor, self.document(descriptor, label), label)
+                used |= {part["digest"].removeprefix("sha256:") for part in parts}
+                todo += documents
+        return used
+
+    def _layout(self) -> Path:
+        """Returns the layout that is read: the store itself while it has this name in the old shape."""
+        own = (self._own / "oci-layout").is_file()
+        return self._own if own or not _has_old_shape(self._store) else self._store
+
+    def _by_tag(self) -> dict[str, Descriptor]:
+        if self._layout() == self._store:
+            return _old_entries(self._store, self.name)
+        if (self._own / "oci-layout").is_file():
+            entries = read_index(self._own)["manifests"]
+            return {_reference(d): d for d in entries if _reference(d)}
+        DirectoryStore(self._store).check_writable(self.name)
+        return {}
+
+    def _create(self) -> None:
+        """Creates the layout, with what a store of the old shape has under this name."""
+        DirectoryStore(self._store).check_writable(self.name)
+        if (self._own / "oci-layout").is_file():
+            read_index(self._own)
+            return
+        try:
+            blobs(self._own).mkdir(parents=True, exist_ok=True)
+            with flock(self._store / ".lock", fcntl.LOCK_EX):
+                if not (self._own / "oci-layout").is_file():
+                    self._write_layout()
+                if _has_old_shape(self._store):
+                    _forget(self._store, self.name)
+        except OSError as error:
+            raise StageError(f"{self._store}: cannot be written: {error.strerror}") from error
+
+    def _write_layout(self) -> None:
+        """Writes the layout; oci-layout is last, so that a killed publisher leaves none by half."""
+        old = _old_entries(self._store, self.name) if _has_old_shape(self._store) else {}
+        if old:
+            # Links cost no space; `remove` later drops those that belong to other names.
+            for blob in blobs(self._store).iterdir():
+                with contextlib.suppress(FileExistsError):
+                    os.link(blob, blobs(self._own) / blob.name)
+        named = [{**d, "annotations": {REFERENCE: tag}} for tag, d in old.items()]
+        write_index(self._own, named)
+        layout_files.write_version(self._own)
+
+
+def _has_old_shape(store: Path) -> bool:
+    return (store / "index.json").is_file() and (store / "oci-layout").is_file()
+
+
+def _visible(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if not path.name.startswith(".")]
+
+
+def _is_layout(directory: Path) -> bool:
+    """Whether a directory is a layout, or one whose first publisher was killed."""
+    if not directory.is_dir() or not is_name(directory.name):
         return False
-    visible = {path.name for path in store.iterdir() if not path.name.startswith(".")}
-    return visible <= {"oci-layout", "blobs"} and not any(store.glob("blobs/sha256/*"))
+    return {path.name for path in _visible(directory)} <= {"oci-layout", "index.json", "blobs"}
 
 
-def read_index(store: Path) -> dict[str, Any]:
-    """Returns index.json, or an empty index where nothing was published.
-
-    Raises:
-        InputError: the directory is not a store, or its index is broken.
-    """
-    if _is_new(store):
-        return _empty()
-    path = store / "index.json"
-    if not path.is_file():
-        raise InputError(f"{store}: not a store: expected an OCI image layout with an index.json")
-    index = read_json(path)
-    check_schema(index, _INDEX, path)
-    return index
+def _reference(entry: Descriptor) -> str:
+    """Returns the tag of an index entry, in the old shape NAME:TAG, or an empty text."""
+    return str(entry.get("annotations", {}).get(REFERENCE, ""))
 
 
-def _empty() -> dict[str, Any]:
-    return {"schemaVersion": 2, "mediaType": IMAGE_INDEX, "manifests": []}
+def _old_entries(store: Path, name: str) -> dict[str, Descriptor]:
+    """Returns what a store of the old shape has under a name, by tag."""
+    entries = {}
+    for entry in read_index(store)["manifests"]:
+        owner, _, tag = _reference(entry).partition(":")
+        if owner == name and tag:
+            entries[tag] = entry
+    return entries
 
 
-def write_index(store: Path, index: dict[str, Any]) -> None:
-    """Replaces index.json. The caller holds the lock."""
-    _write(store / "index.json", json.dumps(index, indent=2) + "\n")
-
-
-def add_file(store: Path, media_type: str, source: Path) -> Descriptor:
-    """Copies a file into the store as a blob and returns its descriptor. The caller holds the lock.
-
-    It makes no hard link: a later edit of the source must not change what is published.
-
-    Raises:
-        StageError: the disk is full, or the file changed during the copy.
-    """
-    size = source.stat().st_size
-    blobs = _blobs(store)
-    # Hash first where a blob has the same size: if it is this file, nothing needs to be written.
-    if any(blob.stat().st_size == size for blob in blobs.iterdir()):
-        digest = sha256(source)
-        if (blobs / digest).exists() and (blobs / digest).stat().st_size == size:
-            return _descriptor(media_type, digest, size)
-    with whole(store / _INCOMING) as temporary:
-        digest = _copy(source, temporary)
-        if temporary.stat().st_size != size:
-            raise StageError(f"{source}: changed while it was published: publish it again")
-    _accept(store, digest)
-    return _descriptor(media_type, digest, size)
-
-
-def add_text(store: Path, media_type: str, text: str) -> Descriptor:
-    """Writes a text into the store as a blob and returns its descriptor. The caller holds the lock."""
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    _write(store / _INCOMING, text)
-    _accept(store, digest)
-    return _descriptor(media_type, digest, len(text.encode()))
-
-
-def read_blob(store: Path, descriptor: Descriptor, label: str) -> Any:
-    """Checks the digest of a small blob and returns the JSON in it. label: names the blob in messages.
-
-    Raises:
-        InputError: the blob is missing, corrupted, or not JSON.
-    """
-    path = blob_path(store, descriptor["digest"])
-    if not path.is_file():
-        raise InputError(f"{path}: {label}: this blob is missing: restore the store from a backup")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    expected = descriptor["digest"].removeprefix("sha256:")
-    if digest != expected:
-        raise InputError(
-            f"{path}: {label}: corrupted: its sha256 is {digest}, expected {expected}:"
-            " restore the store from a backup"
-        )
-    return read_json(path)
-
-
-def _blobs(store: Path) -> Path:
-    return store / "blobs" / "sha256"
-
-
-def blob_path(store: Path, digest: str) -> Path:
-    """Returns the path of a blob. digest: with or without sha256: before it."""
-    return _blobs(store) / digest.removeprefix("sha256:")
-
-
-def check_schema(document: Any, schema: dict[str, Any], path: Path) -> None:
-    """Raises InputError where the document, which was read from `path`, does not match the JSON Schema."""
-    if violation := Schema(schema).problem(document):
-        raise InputError(f"{path}: {violation.text}")
-
-
-def _descriptor(media_type: str, digest: str, size: int) -> Descriptor:
-    return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": size}
-
-
-def _accept(store: Path, digest: str) -> None:
-    """Renames `.incoming` to the blob's name, so that a killed publisher leaves no partial blob."""
-    os.replace(store / _INCOMING, blob_path(store, digest))
-    sync(_blobs(store))
-
-
-def _copy(source: Path, target: Path) -> str:
-    """Copies a file, syncs it to the disk, and returns its sha256."""
-    digest = hashlib.sha256()
-    with source.open("rb") as reader, target.open("wb") as writer:
-        while chunk := reader.read(CHUNK):
-            digest.update(chunk)
-            writer.write(chunk)
-        writer.flush()
-        os.fsync(writer.fileno())
-    return digest.hexdigest()
-
-
-def _write(path: Path, text: str) -> None:
-    """Writes like schemas.files.write_text, and syncs the file to the disk."""
-    with whole(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    sync(path.parent)
-
-
-def sync(directory: Path) -> None:
-    """Syncs a directory's entries to the disk, so that a rename in it survives a crash of the machine."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _forget(store: Path, name: str) -> None:
+    """Takes a name out of a store of the old shape, and the old layout away with its last entry."""
+    entries = read_index(store)["manifests"]
+    left = [d for d in entries if _reference(d).partition(":")[0] != name]
+    if left:
+        write_index(store, left)
+        return
+    (store / "index.json").unlink()
+    (store / "oci-layout").unlink()
+    for blob in blobs(store).iterdir():
+        blob.unlink()
+    blobs(store).rmdir()
+    blobs(store).parent.rmdir()

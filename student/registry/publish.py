@@ -1,125 +1,125 @@
-"""Publishes a student: its files become the next version of a name in the store.
+"""Publishes a student: its files become the next version of a name in a store.
 
-    published = publish(store, "legal", files, manifest, gate_passed=True)     # legal:1 and legal:latest
+    published = publish(open_store(), "legal", files, manifest, gate_passed=True)   # legal:1 and legal:latest
 
-The store is a directory in the OCI image layout (student/registry/oci_layout.py). What it guarantees:
-- Names are `<domain>:<version>`. Versions count up from 1, and `latest` is the newest version whose gate passed.
+What it guarantees, in a directory and in a registry:
+- Names are `<domain>:<version>`. Versions count up from 1, and no two publishers get the same number.
+- `latest` moves to a new version whose gate passed, and otherwise only by upkeep.py.
 - A tag that a recipe chooses is a further name of a version. It moves to the version that is next published under it.
 - A version is in the store with all its files or not at all, also when the publisher is killed.
-- The same files published again are the same version.
+- The same files published again are the same version; what a killed publisher left undone is then done.
+- A version that is broken is no obstacle.
 """
 
 import json
-import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from schemas.documents import check_document
-from schemas.errors import InputError
-from schemas.files import dumps
-from schemas.tags import LATEST, is_reserved
+from schemas.errors import InputError, StageError
+from schemas.files import dumps, sha256_text
+from schemas.tags import LATEST, is_reserved, variant_tag
 from student.registry.artifact import (
     ARTIFACT_TYPE,
     CONFIG_TYPE,
+    CONTENT,
+    CREATED,
     GATE,
     LAYER_TYPES,
     MANIFEST,
     PROJECTOR,
+    VARIANT,
+    VERSION,
+    VERSION_TYPE,
+    Model,
     PublishFile,
     annotations,
     check_paths,
     stored_file,
 )
-from student.registry.lookup import REFERENCE, entries_by_tag, read_model, tag_for
-from student.registry.oci_layout import (
+from student.registry.location import check_name
+from student.registry.lookup import read_version, version_numbers
+from student.registry.modelpack import config
+from student.registry.store import (
+    IMAGE_INDEX,
     IMAGE_MANIFEST,
+    Counter,
     Descriptor,
-    add_file,
-    add_text,
-    locked,
-    read_index,
-    write_index,
+    Progress,
+    Repository,
+    Store,
 )
 
-# A repository name as OCI registries accept it, so that the artifact can be pushed to one later.
-_NAME = re.compile(r"[a-z0-9]+(?:[._-]+[a-z0-9]+)*")
+Layers = list[tuple[PublishFile, Descriptor]]
 
 
 @dataclass(frozen=True)
 class Published:
-    """A version in the store. tag: its number. digest: of the artifact, sha256:<hex>."""
+    """A version in the store. tag: its number. digest: of its index, sha256:<hex>. new: whether it was added now."""
 
     name: str
     tag: str
     digest: str
+    new: bool = True
 
 
 def publish(
-    store: Path,
+    store: Store,
     name: str,
     files: list[PublishFile],
     manifest: dict[str, Any],
     *,
     gate_passed: bool,
     tag: str | None = None,
-    report_file: Callable[[], None] = lambda: None,
+    at_least: int = 1,
+    progress: Progress | None = None,
 ) -> Published:
     """Publishes `files` as the next version of `name`, or finds the version that has these files already.
 
     Args:
         manifest: the manifest (schemas/manifest.schema.json) without name, tag and files, which are added here. It is
             stored as manifest.json.
-        tag: a further name of the version; not a number and not `latest`, which the store assigns itself.
-        report_file: called when a file is hashed and in the store.
+        tag: a further name of the version; none that the store assigns itself.
+        at_least: the lowest number of a new version.
 
     Raises:
-        InputError: the name or tag is not allowed, a file is missing, or the store is broken.
-        StageError: the disk is full, or a file changed while it was copied.
+        InputError: the name or tag is not allowed, a file is missing, or the store is broken or refuses the login.
+        StageError: the disk is full, a file changed while it was copied, or the registry cannot be reached.
     """
     _check_arguments(name, files, tag)
-    with locked(store):
-        index = read_index(store)
-        layers: list[Descriptor] = []
-        for file in files:
-            layer = add_file(store, LAYER_TYPES[file.kind], file.path)
-            layers.append(layer | {"annotations": annotations(file.name, file.variant)})
-            report_file()
-        entry = _find_same(
-            store,
-            index,
-            name=name,
-            domain=manifest["domain"],
-            layers=layers,
-            gate_passed=gate_passed,
-        )
-        if entry is None:
-            numbers = [int(tag) for tag in entries_by_tag(index, name) if tag.isdecimal()]
-            version = str(max(numbers, default=0) + 1)
-            manifest = {**manifest, "name": name, "tag": version}
-            entry = _add_artifact(store, manifest, layers, gate_passed)
-            index["manifests"].append(_with_reference(entry, name, version))
-        else:
-            version = tag_for(entry, name)
-        moved = [tag] if tag else []
-        if gate_passed and int(version) >= _latest_version(index, name):
-            moved.append(LATEST)
-        others = [d for d in index["manifests"] if tag_for(d, name) not in moved]
-        index["manifests"] = [*others, *(_with_reference(entry, name, tag) for tag in moved)]
-        write_index(store, index)
-    return Published(name, version, entry["digest"])
+    repository = store.repository(name)
+    with repository.publishing():
+        layers = _add_files(repository, files, progress)
+        content = content_key(layers, manifest["domain"], gate_passed)
+        with repository.locked():
+            found = _find_same(repository, content)
+            if found is None:
+                with repository.claim(at_least) as number:
+                    version, tags = _add_version(
+                        repository,
+                        {**manifest, "name": name, "tag": str(number)},
+                        layers,
+                        content,
+                        gate_passed,
+                    )
+                    tags = _with_names(repository, number, version, tags, gate_passed, tag)
+                    repository.set_tags(tags)
+                    _settle_latest(repository, number, gate_passed)
+                return Published(name, str(number), version["digest"])
+            number, version = found
+            _finish(repository, number, version, gate_passed, tag)
+    return Published(name, str(number), version["digest"], new=False)
 
 
 def _check_arguments(name: str, files: list[PublishFile], tag: str | None) -> None:
-    if not _NAME.fullmatch(name):
-        raise InputError(
-            f"{name!r}: expected a name of lower-case letters, digits and single . _ -"
-        )
+    check_name(name)
     if tag is not None and is_reserved(tag):
         raise InputError(
             f"{name}: tag: found {tag}, expected one that the store does not assign itself:"
-            f" not a number and not {LATEST}"
+            f" not a number, not that of a variant and not {LATEST}"
         )
     check_paths([*(file.name for file in files), MANIFEST], f"{name}: files")
     for file in files:
@@ -127,91 +127,212 @@ def _check_arguments(name: str, files: list[PublishFile], tag: str | None) -> No
             raise InputError(f"{file.path}: no such file to publish as {name}/{file.name}")
 
 
-def _add_artifact(
-    store: Path, manifest: dict[str, Any], layers: list[Descriptor], gate_passed: bool
-) -> Descriptor:
-    """Writes manifest.json, the ModelPack config and the OCI manifest, and returns the descriptor of the artifact."""
-    stored = [stored_file(layer) for layer in layers]
-    manifest = {
-        **manifest,
-        "files": [
-            {"path": f.path, "sha256": f.sha256, "bytes": f.bytes, "variant": f.variant}
-            for f in stored
-        ],
-    }
-    check_document(manifest, "manifest", Path(MANIFEST))
-    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-    manifest_layer = add_text(store, LAYER_TYPES["doc"], text)
-    manifest_layer["annotations"] = annotations(MANIFEST, "manifest")
-    layers = [*layers, manifest_layer]
-    has_vision = any(f.variant == PROJECTOR for f in stored)
-    config = {
-        "descriptor": {
-            "createdAt": manifest["created"],
-            "name": manifest["name"],
-            "version": manifest["tag"],
-            "title": f"{manifest['student']['name']} for {manifest['domain']}",
-            "licenses": [manifest["student"]["licence"]],
-        },
-        "config": {
-            "capabilities": {
-                "toolUsage": True,
-                "inputTypes": ["text", "image"] if has_vision else ["text"],
-                "outputTypes": ["text"],
-            }
-        },
-        "modelfs": {"type": "layers", "diffIds": [layer["digest"] for layer in layers]},
-    }
-    artifact = {
-        "schemaVersion": 2,
-        "mediaType": IMAGE_MANIFEST,
-        "artifactType": ARTIFACT_TYPE,
-        "config": add_text(store, CONFIG_TYPE, dumps(config)),
-        "layers": layers,
-        "annotations": {
-            "org.opencontainers.image.created": manifest["created"],
-            "org.opencontainers.image.title": manifest["name"],
-            "org.opencontainers.image.version": manifest["tag"],
-            GATE: "passed" if gate_passed else "failed",
-        },
-    }
-    descriptor = add_text(store, IMAGE_MANIFEST, dumps(artifact))
-    return descriptor | {"artifactType": ARTIFACT_TYPE}
+def _add_files(
+    repository: Repository, files: list[PublishFile], progress: Progress | None
+) -> Layers:
+    """Adds the files as blobs, several at a time where the store is a registry, and returns their layers."""
+    total = sum(file.path.stat().st_size for file in files)
+    counter = Counter(total, progress)
+
+    def add(file: PublishFile) -> Descriptor:
+        def advance(count: int) -> None:
+            counter.add(count, file.name)
+
+        layer = repository.add_file(LAYER_TYPES[file.kind], file.path, advance)
+        if file.sha256 not in (None, layer["digest"].removeprefix("sha256:")):
+            raise StageError(
+                f"{file.path}: corrupted: {file.name}: found {layer['digest']}, expected sha256:{file.sha256}"
+            )
+        return {**layer, "annotations": annotations(file.name, file.variant)}
+
+    with ThreadPoolExecutor(repository.parallel) as pool:
+        layers = list(pool.map(add, files))
+    return list(zip(files, layers, strict=True))
 
 
-def _find_same(
-    store: Path,
-    index: dict[str, Any],
-    *,
-    name: str,
-    domain: str,
-    layers: list[Descriptor],
-    gate_passed: bool,
-) -> Descriptor | None:
-    """Returns the index entry of the version with the same files, domain and gate result; its date may differ."""
-    files = {stored_file(layer) for layer in layers}
-    for entry in index["manifests"]:
-        if not tag_for(entry, name).isdecimal():
+def content_key(layers: Layers, domain: str, gate_passed: bool) -> str:
+    """Returns a digest of all that makes a version; its number and date may differ."""
+    files = [stored_file(layer) for _, layer in layers]
+    return _key(files, domain, gate_passed)
+
+
+def _key(files: list[Any], domain: str, gate_passed: bool) -> str:
+    rows = sorted([f.path, f.sha256, f.variant, f.media_type] for f in files if f.path != MANIFEST)
+    return sha256_text(dumps([rows, domain, gate_passed]))
+
+
+def _find_same(repository: Repository, content: str) -> tuple[int, Descriptor] | None:
+    """Returns number and descriptor of the newest version with this content; a broken one is passed over."""
+    for number in sorted(version_numbers(repository), reverse=True):
+        entry = repository.find(str(number))
+        if entry is None:
             continue
-        model = read_model(store, index, entry)
-        if (
-            {file for file in model.files if file.path != MANIFEST} == files
-            and model.manifest["domain"] == domain
-            and model.gate_passed == gate_passed
-        ):
-            return dict(entry)
+        try:
+            document = repository.document(entry, f"{repository.name}:{number}")
+            key = document.get("annotations", {}).get(CONTENT)
+            if key is None:  # a version of the old shape
+                model = read_version(repository, str(number), {})
+                key = _key(list(model.files), model.manifest["domain"], model.gate_passed)
+        except (InputError, AttributeError):
+            continue
+        if key == content:
+            return number, entry
     return None
 
 
-def _with_reference(descriptor: Descriptor, name: str, tag: str) -> Descriptor:
-    return {**descriptor, "annotations": {REFERENCE: f"{name}:{tag}"}}
+def _add_version(
+    repository: Repository,
+    manifest: dict[str, Any],
+    layers: Layers,
+    content: str,
+    gate_passed: bool,
+) -> tuple[Descriptor, dict[str, Descriptor]]:
+    """Adds the manifests of the variants and the index of a version.
+
+    Returns:
+        The index's descriptor, and the manifests' by their tags.
+    """
+    stored = [stored_file(layer) for _, layer in layers]
+    files = [
+        {"path": f.path, "sha256": f.sha256, "bytes": f.bytes, "variant": f.variant} for f in stored
+    ]
+    manifest = {**manifest, "files": files}
+    check_document(manifest, "manifest", Path(MANIFEST))
+    text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
+    last = repository.add_text(LAYER_TYPES["doc"], text)
+    last["annotations"] = annotations(MANIFEST, "manifest")
+    notes = {
+        CREATED: manifest["created"],
+        "org.opencontainers.image.title": manifest["name"],
+        VERSION: manifest["tag"],
+        GATE: "passed" if gate_passed else "failed",
+    }
+    entries: dict[str, Descriptor] = {}
+    for variant in _variants(layers):
+        chosen = _of_variant(layers, variant)
+        all_layers = [*(layer for _, layer in chosen), last]
+        document = config(manifest, variant, [file for file, _ in chosen], all_layers)
+        artifact = {
+            "schemaVersion": 2,
+            "mediaType": IMAGE_MANIFEST,
+            "artifactType": ARTIFACT_TYPE,
+            "config": repository.add_text(CONFIG_TYPE, dumps(document)),
+            "layers": all_layers,
+            "annotations": {**notes, VARIANT: variant},
+        }
+        entry = repository.add_manifest(IMAGE_MANIFEST, dumps(artifact))
+        entry |= {"artifactType": ARTIFACT_TYPE, "annotations": {VARIANT: variant}}
+        entries[variant_tag(manifest["tag"], variant)] = entry
+    index = {
+        "schemaVersion": 2,
+        "mediaType": IMAGE_INDEX,
+        "artifactType": VERSION_TYPE,
+        "manifests": list(entries.values()),
+        "annotations": {**notes, CONTENT: content},
+    }
+    return repository.add_manifest(IMAGE_INDEX, dumps(index)), entries
 
 
-def _latest_version(index: dict[str, Any], name: str) -> int:
+def _variants(layers: Layers) -> list[str]:
+    """Lists the variants with weights or data, in the order of publishing; the vision tower is part of others.
+
+    A student without any has the one variant `files`.
+    """
+    named = [f.variant for f, _ in layers if f.kind in ("weight", "dataset")]
+    return list(dict.fromkeys(v for v in named if v != PROJECTOR)) or ["files"]
+
+
+def _of_variant(layers: Layers, variant: str) -> Layers:
+    """Returns what belongs to a variant: its weights, the vision tower beside a GGUF, then what is not weights."""
+    others = {*_variants(layers), PROJECTOR} - {variant}
+    own = [(file, layer) for file, layer in layers if file.variant not in others]
+    weights = [pair for pair in own if pair[0].kind == "weight"]
+    if any(file.name.endswith(".gguf") for file, _ in weights):
+        weights += [pair for pair in layers if pair[0].variant == PROJECTOR]
+    return weights + [pair for pair in own if pair[0].kind != "weight"]
+
+
+def _with_names(
+    repository: Repository,
+    number: int,
+    version: Descriptor,
+    variants: dict[str, Descriptor],
+    gate_passed: bool,
+    tag: str | None,
+) -> dict[str, Descriptor]:
+    """Returns all tags of a version, in the order in which a registry sets them.
+
+    Those of the variants are last: where they are missing, a killed publisher may not have set the others either.
+    """
+    tags = {str(number): version}
+    if gate_passed and number >= _latest_number(repository):
+        tags[LATEST] = version
+    if tag:
+        tags[tag] = version
+    return {**tags, **variants}
+
+
+def _finish(
+    repository: Repository,
+    number: int,
+    version: Descriptor,
+    gate_passed: bool,
+    tag: str | None,
+) -> None:
+    """Sets the tags of a version that exists, where the recipe asks for one more or a killed publisher set not all."""
+    model = read_version(repository, str(number), {})
+    present = repository.tags()
+    if any(name not in present for name in model.manifests) or LATEST not in present:
+        tags = _with_names(repository, number, version, model.manifests, gate_passed, tag)
+    else:
+        tags = {tag: version} if tag else {}
+    if tags:
+        repository.set_tags(tags)
+
+
+def _latest_number(repository: Repository) -> int:
     """Returns the number of the version that `latest` names, or 0 where there is none."""
-    entries = entries_by_tag(index, name)
-    if LATEST not in entries:
+    latest = repository.find(LATEST)
+    if latest is None:
         return 0
-    digest = entries[LATEST]["digest"]
-    numbers = [int(tag) for tag, d in entries.items() if tag.isdecimal() and d["digest"] == digest]
-    return max(numbers, default=0)
+    for number in sorted(version_numbers(repository), reverse=True):
+        entry = repository.find(str(number))
+        if entry is not None and entry["digest"] == latest["digest"]:
+            return number
+    return 0
+
+
+def _settle_latest(repository: Repository, number: int, gate_passed: bool) -> None:
+    """Moves `latest` on to a newer version that another publisher added meanwhile and whose gate passed.
+
+    Each publisher sets the tag of its number, then `latest`, then looks for newer numbers; so whoever looks last leaves
+    `latest` at the newest.
+    """
+    newer = [n for n in version_numbers(repository) if n > number] if gate_passed else []
+    for other in sorted(newer, reverse=True):
+        entry = repository.find(str(other))
+        if entry is None:
+            continue
+        try:
+            document = repository.document(entry, f"{repository.name}:{other}")
+            passed = document.get("annotations", {}).get(GATE) == "passed"
+        except (InputError, AttributeError):
+            continue
+        if passed:
+            repository.set_tags({LATEST: entry})
+            return
+
+
+def files_of(model: Model, path_of: Callable[[str], Path]) -> list[PublishFile]:
+    """Returns the files of a published version, to be published in another store.
+
+    path_of: returns the path of a blob by its sha256.
+    """
+    kinds = {media_type: kind for kind, media_type in LAYER_TYPES.items()}
+    # In the order in which they were published: the same version is then the same digest in every store.
+    order = {file["path"]: place for place, file in enumerate(model.manifest["files"])}
+    return [
+        PublishFile(path_of(f.sha256), f.path, f.variant, kinds.get(f.media_type, "doc"), f.sha256)
+        for f in sorted(model.files, key=lambda f: order.get(f.path, len(order)))
+        if f.path != MANIFEST
+    ]

@@ -1,32 +1,39 @@
 """Pulls the files of a published student out of a store into a directory.
 
-    pull(store, "legal", Path("students/legal"))
+    pull(open_store(), "legal", Path("students/legal"))
 
-What it guarantees: a file has its name only after its sha256 was checked, and no file is written outside the target
-directory. An interrupted copy is continued.
+What it guarantees: no file gets its name before all of them are complete and their sha256 is checked, and no file is
+written outside the target directory. An interrupted copy is continued, from the registry too.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from schemas.documents import check_document
 from schemas.errors import InputError, StageError
-from schemas.files import sha256
-from student.registry.artifact import PROJECTOR, Model, StoredFile, check_paths
+from schemas.files import sha256, sha256_text
+from student.registry.artifact import MANIFEST, PROJECTOR, Model, StoredFile, check_paths
+from student.registry.layout_files import sync
 from student.registry.lookup import resolve
-from student.registry.oci_layout import CHUNK, blob_path, read_blob, sync
+from student.registry.store import CHUNK, Counter, Progress, Repository, Store
 
 _SCORECARD = "scorecard.json"
+_STAGING = ".pull"  # in the target directory; holds each file under its sha256 until all are there
+_SPARE = 64 << 20  # bytes that stay free on the disk
 
 
 def pull(
-    store: Path,
+    store: Store,
     reference: str,
     to: Path,
     variants: list[str] | None = None,
-    progress: Callable[[int, int, str], None] | None = None,
+    progress: Progress | None = None,
 ) -> list[Path]:
     """Copies variants of a student to the directory `to`, with the files that come with every variant.
 
@@ -35,55 +42,58 @@ def pull(
     Args:
         reference: NAME or NAME:TAG, as `resolve` takes it.
         variants: default: the GGUF that was evaluated on the exam.
-        progress: called with (bytes done, bytes in total, the file's path in the artifact).
 
     Returns:
         The paths of the files, each complete and with the right sha256.
 
     Raises:
-        InputError: no such model or variant, a broken store, or a path in the artifact that leaves the directory.
-        StageError: a blob is corrupted, or the disk is full; files that were complete before stay.
+        InputError: no such model or variant, a broken store, a path in the artifact that leaves the directory, or
+            another process pulls into the directory.
+        StageError: a blob is corrupted, the disk is full, or the registry cannot be reached; files that were complete
+            before stay.
     """
     model = resolve(store, reference)
+    repository = store.repository(model.name)
     label = f"{model.name}:{model.tag}"
     check_paths([file.path for file in model.files], label)
-    chosen = _choose_files(store, model, variants)
+    chosen = _choose_files(repository, model, variants)
     for file in chosen:
         _refuse_links(to, file.path, label)
-        if not blob_path(store, file.sha256).is_file():
-            raise InputError(
-                f"{blob_path(store, file.sha256)}: {label}/{file.path}: this blob is missing:"
-                " publish the student again"
-            )
-
-    total = sum(file.bytes for file in chosen)
-    done = 0
-    for file in chosen:
-
-        def advance(count: int, name: str = file.path) -> None:
-            nonlocal done
-            done += count
-            if progress:
-                progress(done, total, name)
-
-        _fetch(blob_path(store, file.sha256), to / file.path, file, advance)
+        repository.check_blob(file.descriptor(), f"{label}/{file.path}")
+    try:
+        counter = Counter(sum(file.bytes for file in chosen), progress)
+        missing = []
+        for file in chosen:
+            if _is_complete(to / file.path, file):
+                counter.add(file.bytes, file.path)
+            else:
+                missing.append(file)
+        if missing:
+            _check_space(to, missing)
+            with _staging(to) as staging:
+                _fetch_all(repository, missing, staging, label, counter)
+                _move_all(missing, staging, to)
+    except OSError as error:
+        raise StageError(f"{to}: cannot be written: {error.strerror or error}") from error
     return [to / file.path for file in chosen]
 
 
-def _choose_files(store: Path, model: Model, variants: list[str] | None) -> list[StoredFile]:
+def _choose_files(
+    repository: Repository, model: Model, variants: list[str] | None
+) -> list[StoredFile]:
     """Returns the files of the variants, of the vision tower where a GGUF is among them, and those without variant."""
     sizes = model.variants()
     for variant in variants or []:
         if variant not in sizes:
             existing = ", ".join(sizes) or "none"
             raise InputError(f"{model.name}:{model.tag}: no variant {variant!r}: it has {existing}")
-    chosen = list(variants or _default_variants(store, model))
+    chosen = list(variants or _default_variants(repository, model))
     if any(f.path.endswith(".gguf") for f in model.files if f.variant in chosen):
         chosen.append(PROJECTOR)
     return [file for file in model.files if file.variant in chosen or file.variant not in sizes]
 
 
-def _default_variants(store: Path, model: Model) -> list[str]:
+def _default_variants(repository: Repository, model: Model) -> list[str]:
     """Returns the GGUF that the scorecard names by its sha256, else the smallest GGUF, else the smallest variant.
 
     The list is empty where the student has no variant.
@@ -96,9 +106,9 @@ def _default_variants(store: Path, model: Model) -> list[str]:
     }
     for file in model.files:
         if file.path == _SCORECARD:
-            descriptor = {"digest": f"sha256:{file.sha256}"}
-            scorecard = read_blob(store, descriptor, f"{model.name}:{model.tag}/{_SCORECARD}")
-            check_document(scorecard, "scorecard", Path(f"{model.name}:{model.tag}/{_SCORECARD}"))
+            label = f"{model.name}:{model.tag}/{_SCORECARD}"
+            scorecard = repository.document(file.descriptor(), label)
+            check_document(scorecard, "scorecard", Path(label))
             evaluated = scorecard["models"]["student"]["sha256"]
             for variant, digest in gguf.items():
                 if digest == evaluated:
@@ -107,57 +117,130 @@ def _default_variants(store: Path, model: Model) -> list[str]:
     return [min(candidates, key=lambda variant: sizes[variant])] if candidates else []
 
 
-def _fetch(blob: Path, target: Path, file: StoredFile, advance: Callable[[int], None]) -> None:
-    """Copies a blob to `<target>.partial`, which a later call continues, and renames it to `target` once it is checked.
+def _is_complete(path: Path, file: StoredFile) -> bool:
+    return path.is_file() and path.stat().st_size == file.bytes and sha256(path) == file.sha256
+
+
+def _check_space(to: Path, files: list[StoredFile]) -> None:
+    """Raises StageError where the disk has no room for the files, less what an interrupted copy left."""
+    staged = sum(path.stat().st_size for path in (to / _STAGING).glob("*") if path.is_file())
+    needed = sum(file.bytes for file in files) - staged
+    here = to.absolute()
+    while not here.exists():
+        here = here.parent
+    free = shutil.disk_usage(here).free
+    if needed > 0 and needed + _SPARE > free:
+        raise StageError(
+            f"{to}: the disk has {free / 1e9:.1f} GB free, expected {(needed + _SPARE) / 1e9:.1f} GB:"
+            " free some, or pull into another directory"
+        )
+
+
+@contextlib.contextmanager
+def _staging(to: Path) -> Iterator[Path]:
+    """Yields the directory in `to` for incomplete files, for this process alone, and removes it at the end.
+
+    It stays when the block raises: its files are continued.
+    """
+    staging = to / _STAGING
+    if staging.is_symlink():
+        raise InputError(f"{staging}: is a symbolic link, expected a directory: remove it")
+    staging.mkdir(parents=True, exist_ok=True)
+    with (staging / "lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{to}: another process pulls into this directory") from None
+        yield staging
+        shutil.rmtree(staging)
+
+
+def _staged(staging: Path, file: StoredFile) -> Path:
+    # The path is part of the name, because two files may have the same content.
+    return staging / f"{file.sha256}-{sha256_text(file.path)[:8]}"
+
+
+def _fetch_all(
+    repository: Repository, files: list[StoredFile], staging: Path, label: str, counter: Counter
+) -> None:
+    for path in staging.iterdir():
+        if path.name != "lock" and path not in {_staged(staging, file) for file in files}:
+            path.unlink()  # of another version
+
+    def fetch(file: StoredFile) -> None:
+        _fetch(
+            repository,
+            file,
+            _staged(staging, file),
+            f"{label}/{file.path}",
+            lambda count: counter.add(count, file.path),
+        )
+
+    with ThreadPoolExecutor(repository.parallel) as pool:
+        for done in [pool.submit(fetch, file) for file in files]:
+            done.result()
+
+
+def _fetch(
+    repository: Repository,
+    file: StoredFile,
+    target: Path,
+    label: str,
+    advance: Callable[[int], None],
+) -> None:
+    """Copies a blob to `target`, of which a part may be there already, and checks its sha256.
 
     advance: called with the number of bytes of each step, negative where a copy starts over.
     """
-    partial = target.with_name(target.name + ".partial")
-    try:
-        if (
-            target.is_file()
-            and target.stat().st_size == file.bytes
-            and sha256(target) == file.sha256
-        ):
-            advance(file.bytes)
-            return
-        target.parent.mkdir(parents=True, exist_ok=True)
-        resumed = partial.exists()
-        digest = _append_rest(blob, partial, advance)
-        if digest != file.sha256 and resumed:
-            # The partial file was of another file: start over.
-            advance(-partial.stat().st_size)
-            partial.unlink()
-            digest = _append_rest(blob, partial, advance)
-        if digest != file.sha256:
-            partial.unlink()
-            raise StageError(
-                f"{blob}: corrupted: {file.path}: found sha256 {digest}, expected {file.sha256}:"
-                " delete this blob and publish the student again"
-            )
-        os.replace(partial, target)
-        sync(target.parent)
-    except OSError as error:
-        raise StageError(f"{target}: cannot be written: {error.strerror or error}") from error
+    resumed = target.exists()
+    if resumed and target.stat().st_size > file.bytes:
+        target.unlink()
+    digest = _append_rest(repository, file, target, label, advance)
+    if digest != file.sha256 and resumed:
+        # The part was of another file, or damaged: start over.
+        advance(-target.stat().st_size)
+        target.unlink()
+        digest = _append_rest(repository, file, target, label, advance)
+    if digest != file.sha256:
+        target.unlink()
+        raise StageError(
+            f"{repository.where(file.descriptor())}: corrupted: {label}: found sha256 {digest},"
+            f" expected {file.sha256}:"
+            " delete this blob and publish the student again"
+        )
 
 
-def _append_rest(blob: Path, partial: Path, advance: Callable[[int], None]) -> str:
-    """Appends to `partial` the bytes of `blob` that it lacks, and returns the sha256 of the whole file."""
+def _append_rest(
+    repository: Repository,
+    file: StoredFile,
+    target: Path,
+    label: str,
+    advance: Callable[[int], None],
+) -> str:
+    """Appends to `target` the bytes of the blob that it lacks, and returns the sha256 of the whole file."""
     digest = hashlib.sha256()
     # O_NOFOLLOW: a symbolic link under this name must not redirect the copy.
-    handle = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
-    with blob.open("rb") as source, os.fdopen(handle, "r+b") as writer:
+    handle = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    with os.fdopen(handle, "r+b") as writer:
         while chunk := writer.read(CHUNK):
             digest.update(chunk)
             advance(len(chunk))
-        source.seek(writer.tell())
-        while chunk := source.read(CHUNK):
+        for chunk in repository.read(file.descriptor(), writer.tell(), label):
             digest.update(chunk)
             writer.write(chunk)
             advance(len(chunk))
         writer.flush()
         os.fsync(writer.fileno())
     return digest.hexdigest()
+
+
+def _move_all(files: list[StoredFile], staging: Path, to: Path) -> None:
+    """Gives every file its name, manifest.json last: where it names a version, all files of it are there."""
+    for file in sorted(files, key=lambda file: file.path == MANIFEST):
+        target = to / file.path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(_staged(staging, file), target)
+        sync(target.parent)
 
 
 def _refuse_links(to: Path, path: str, label: str) -> None:

@@ -50,12 +50,12 @@ def test_stillhouse_is_named_by_the_path_that_started_it_unless_it_is_on_path(
     started = program(here / "my venv" / "bin" / "stillhouse", "pulled")
     monkeypatch.setattr(sys, "argv", [str(started), "distill", "legal"])
     assert commands.stillhouse() == "'my venv/bin/stillhouse'"
-    command = commands.pull("legal", here / "store")
+    command = commands.pull("legal", str(here / "store"))
     assert command == "'my venv/bin/stillhouse' pull legal"
     done = subprocess.run(["sh", "-c", command], capture_output=True, text=True)
     assert done.stdout == "pulled\n"
     monkeypatch.setenv("PATH", f"{started.parent}:/usr/bin:/bin")
-    assert commands.pull("legal", here / "store") == "stillhouse pull legal"
+    assert commands.pull("legal", str(here / "store")) == "stillhouse pull legal"
     # Another stillhouse that comes first on PATH is not the one that published.
     other = program(here / "other" / "stillhouse")
     monkeypatch.setenv("PATH", f"{other.parent}:{started.parent}")
@@ -76,17 +76,17 @@ def test_make_is_named_only_where_its_makefile_is(
 ) -> None:
     monkeypatch.setattr(sys, "argv", [str(program(here / "stillhouse"))])
     (here / "Makefile").write_text("pull:\n\tgit pull\n")
-    assert commands.pull("legal", here / "store") == "./stillhouse pull legal"
+    assert commands.pull("legal", str(here / "store")) == "./stillhouse pull legal"
     (here / "Makefile").write_text("pull:\n\t@$(BIN)/stillhouse pull $$NAME\n")
-    assert commands.pull("legal", here / "store") == "make pull DOMAIN=legal"
+    assert commands.pull("legal", str(here / "store")) == "make pull DOMAIN=legal"
 
 
 def test_another_store_is_named(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", [str(program(here / "stillhouse"))])
-    command = commands.pull("legal", here / "my store")
+    command = commands.pull("legal", str(here / "my store"))
     assert command == "STILLHOUSE_STORE='my store' ./stillhouse pull legal"
     monkeypatch.setenv("STILLHOUSE_STORE", str(here / "my store"))
-    assert commands.pull("legal", here / "my store") == "./stillhouse pull legal"
+    assert commands.pull("legal", str(here / "my store")) == "./stillhouse pull legal"
 
 
 def test_llama_server_is_named_by_its_path_unless_it_is_on_path(

@@ -24,6 +24,7 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from flows.run_directory import STAGES
 from schemas.files import read_json
 from student.registry.lookup import list_models
+from student.registry.store import open_store
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.llama_server import serve
@@ -340,7 +341,7 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(
         again = {name: read_json(run / "stages" / f"{name}.json")["started"] for name in STAGES}
         repeated = {name for name in STAGES if again[name] != started[name]}
         assert repeated == {"evaluate", "publish"}
-        assert [model.tag for model in list_models(store)] == ["2", "1"]
+        assert [model.tag for model in list_models(open_store(store))] == ["2", "1"]
     finally:
         for process in reversed(processes):
             process.terminate()

@@ -9,7 +9,9 @@ from typing import Any
 from schemas.files import read_json, write_json
 from student.registry.artifact import PublishFile, files_under
 from student.registry.lookup import resolve
+from student.registry.oci_layout import DirectoryStore
 from student.registry.publish import Published, publish
+from student.registry.store import Store
 
 Q8, Q4 = b"q8 weights " * 5000, b"q4 weights " * 2000
 
@@ -74,7 +76,7 @@ def make_files(where: Path, q8: bytes = Q8, examined: bytes = Q8) -> list[Publis
 
 
 def publish_legal(
-    store: Path, where: Path, q8: bytes = Q8, gate_passed: bool = True, name: str = "legal"
+    store: Store, where: Path, q8: bytes = Q8, gate_passed: bool = True, name: str = "legal"
 ) -> Published:
     return publish(store, name, make_files(where, q8), make_manifest(), gate_passed=gate_passed)
 
@@ -83,21 +85,35 @@ def names_in(directory: Path) -> set[str]:
     return {p.relative_to(directory).as_posix() for p in directory.rglob("*") if p.is_file()}
 
 
-def blob_of(store: Path, path: str, reference: str = "legal") -> Path:
-    file = next(file for file in resolve(store, reference).files if file.path == path)
-    return store / "blobs" / "sha256" / file.sha256
+def blob_of(store: DirectoryStore, path: str, reference: str = "legal") -> Path:
+    model = resolve(store, reference)
+    file = next(file for file in model.files if file.path == path)
+    return store.repository(model.name).blob_path(file.sha256)
 
 
-def tamper(store: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    """Rewrites legal:1's artifact as an attacker would: changed, and every digest right again."""
-    index = read_json(store / "index.json")
-    old = index["manifests"][0]["digest"]
-    artifact = read_json(store / "blobs" / "sha256" / old.removeprefix("sha256:"))
+def document(store: DirectoryStore, digest: str, name: str = "legal") -> Any:
+    return read_json(store.repository(name).blob_path(digest))
+
+
+def put(store: DirectoryStore, content: dict[str, Any]) -> dict[str, Any]:
+    """Writes a manifest of legal under its digest, and returns digest and size."""
+    text = json.dumps(content).encode()
+    digest = hashlib.sha256(text).hexdigest()
+    store.repository("legal").blob_path(digest).write_bytes(text)
+    return {"digest": f"sha256:{digest}", "size": len(text)}
+
+
+def tamper(store: DirectoryStore, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the manifest of legal:1's first variant as an attacker would: every digest is right again."""
+    file = store.directory / "legal" / "index.json"
+    index = read_json(file)
+    old = resolve(store, "legal:1").digest
+    version = document(store, old)
+    artifact = document(store, version["manifests"][0]["digest"])
     change(artifact)
-    content = json.dumps(artifact).encode()
-    digest = hashlib.sha256(content).hexdigest()
-    (store / "blobs" / "sha256" / digest).write_bytes(content)
+    version["manifests"][0].update(put(store, artifact))
+    new = put(store, version)
     for descriptor in index["manifests"]:
         if descriptor["digest"] == old:
-            descriptor.update(digest=f"sha256:{digest}", size=len(content))
-    write_json(store / "index.json", index)
+            descriptor.update(new)
+    write_json(file, index)

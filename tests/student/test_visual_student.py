@@ -37,6 +37,7 @@ from student import evaluate
 from student.export import untrained
 from student.models import base
 from student.registry.lookup import resolve
+from student.registry.store import open_store
 from student.rendering.examples import as_served, examples, turns
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
@@ -287,7 +288,7 @@ def test_published_again_under_a_tag_it_is_the_same_version(finished: SimpleName
     named = published.model_copy(update={"tag": "audited"})
     tagged = replace(context, recipe=context.recipe.model_copy(update={"publish": named}))
     PIPELINE["publish"].run(tagged)
-    model = resolve(Path(published.store), "fees:audited")
+    model = resolve(open_store(Path(published.store)), "fees:audited")
     assert model.tag == "1" and set(model.tags) == {"1", "latest", "audited"}
     assert context.run.receipt("publish")["result"]["tag"] == "1"
 

@@ -14,6 +14,7 @@ from flows import recipe_file, run_directory
 from flows.cli import main
 from schemas.errors import GateError, StageError
 from student.registry.publish import publish
+from student.registry.store import open_store
 from teacher.domain import pack as packs
 
 ROOT = Path(__file__).parents[3]
@@ -151,7 +152,7 @@ def test_without_arguments_it_prints_help(stillhouse):
 def test_every_command_has_help_with_an_example(stillhouse):
     _, out, _ = stillhouse("--help")
     names = re.findall(r"^  ([a-z-]+)  ", out[out.index("Commands:") :], re.MULTILINE)
-    assert len(names) == 17
+    assert len(names) == 22
     for name in names:
         code, text, _ = stillhouse(name, "--help")
         assert code == 0
@@ -202,7 +203,10 @@ def test_plan_passes_on_the_hardware(stillhouse, stages):
         (["plan", "legal", "--gpus", "8xFOO"], "--gpus 8xFOO"),
         (["plan", "legal", "--set", "generate.mode=instant"], "generate.mode: found 'instant'"),
         (["plan", "legal", "--set", "serve.url=gpu-7"], "serve.url"),
-        (["plan", "legal", "--set", "publish.store=oci://a/b"], "publish.store: found oci://a/b"),
+        (
+            ["plan", "legal", "--set", "publish.store=http://a/b"],
+            "publish.store: found 'http://a/b'",
+        ),
         (["plan", "legal", "--set", f"publish.store={ROOT}"], "not a store"),
         (["serve", "kimi"], "kimi: no such teacher"),
         (["check-teacher", "gpu-7:8000", "--model", "teacher"], "gpu-7:8000"),
@@ -373,7 +377,8 @@ def test_models_shows_the_exam_of_each_student_with_its_interval_and_its_parts(
     stillhouse, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("STILLHOUSE_STORE", str(tmp_path / "store"))
-    publish_legal(tmp_path / "store", tmp_path / "old")
+    store = open_store(tmp_path / "store")
+    publish_legal(store, tmp_path / "old")
     parts = {
         "all_tools": {"tasks": 60, "passed": 40},
         "as_trained": {"tasks": 30, "passed": 24},
@@ -383,7 +388,7 @@ def test_models_shows_the_exam_of_each_student_with_its_interval_and_its_parts(
         "scorecard": {"base": 3, "student": 40, "tasks": 60, "parts": parts}
     }
     files = make_files(tmp_path / "new", b"other weights")
-    publish(tmp_path / "store", "legal", files, manifest, gate_passed=True)
+    publish(store, "legal", files, manifest, gate_passed=True)
     code, out, _ = stillhouse("models")
     head, new, old = out.splitlines()
     assert code == 0 and re.search(r"GATE +EXAM +OTHER PARTS +VARIANTS$", head)

@@ -1,0 +1,186 @@
+"""Changes what a store holds: moves tags, removes versions, and copies a version to another store.
+
+Each function prints nothing and returns what it did; `report` gets remarks that are worth a line.
+"""
+
+from collections.abc import Callable
+
+from schemas.errors import InputError
+from schemas.tags import LATEST, is_reserved
+from student.registry.artifact import GATE, Model
+from student.registry.location import is_tag, split_reference
+from student.registry.lookup import moving_tags, resolve, version_numbers
+from student.registry.oci_layout import LayoutRepository
+from student.registry.publish import Published, files_of, publish
+from student.registry.store import Descriptor, Progress, Repository, Store, parts_of
+
+
+def promote(store: Store, reference: str, tag: str) -> Model:
+    """Makes `tag` (latest, or one that the store does not assign) name a version or a variant of it, and returns it.
+
+    Raises:
+        InputError: no such version, or the tag is not allowed.
+    """
+    if not is_tag(tag) or (is_reserved(tag) and tag != LATEST):
+        raise InputError(
+            f"{tag!r}: expected latest, or a tag that the store does not assign itself: not a number, not that of a"
+            " variant"
+        )
+    name, of = split_reference(reference)
+    if not of:
+        raise InputError(f"{reference}: expected NAME:TAG, such as {name}:3")
+    model = resolve(store, reference)
+    repository = store.repository(name)
+    with repository.locked():
+        repository.set_tags({tag: _entry(repository, of)})
+    return model
+
+
+def rollback(store: Store, name: str) -> tuple[int, int]:
+    """Moves `latest` to the newest version before the one that it names whose gate passed.
+
+    Returns:
+        The number that `latest` named, and the one that it names now.
+
+    Raises:
+        InputError: there is no `latest`, or no such version before it.
+    """
+    now = int(resolve(store, name).tag)
+    repository = store.repository(name)
+    for number in sorted(version_numbers(repository), reverse=True):
+        if number < now and _has_passed(repository, number):
+            with repository.locked():
+                repository.set_tags({LATEST: _entry(repository, str(number))})
+            return now, number
+    raise InputError(f"{name}: no version before {now} passed its gate in {store.location}")
+
+
+def _has_passed(repository: Repository, number: int) -> bool:
+    """Whether a version passed its gate; one that is broken did not."""
+    try:
+        document = repository.document(
+            _entry(repository, str(number)), f"{repository.name}:{number}"
+        )
+        return bool(document.get("annotations", {}).get(GATE) == "passed")
+    except (InputError, AttributeError):
+        return False
+
+
+def remove(store: Store, reference: str, report: Callable[[str], None]) -> list[int]:
+    """Removes the version that NAME:NUMBER names, a broken one too, and returns its number.
+
+    Raises:
+        InputError: no such version, or `latest` or a tag of a person names it.
+    """
+    name, tag = split_reference(reference)
+    repository = store.repository(name)
+    if not tag.isdecimal() or int(tag) not in version_numbers(repository):
+        numbers = ", ".join(f"{name}:{n}" for n in version_numbers(repository)) or "no version"
+        raise InputError(f"{reference}: expected a version such as {name}:3: it has {numbers}")
+    named = _named(repository)
+    holders = [
+        t for d in _manifests(repository, int(tag), report) for t in named.get(d["digest"], [])
+    ]
+    if holders:
+        raise InputError(
+            f"{reference}: is {', '.join(f'{name}:{t}' for t in holders)} too: promote another version to that tag"
+        )
+    _remove(repository, [int(tag)], report)
+    return [int(tag)]
+
+
+def keep(store: Store, name: str, count: int, report: Callable[[str], None]) -> list[int]:
+    """Removes all but the newest `count` versions, and returns their numbers, the oldest first.
+
+    A version that `latest` or a tag of a person names stays beside them.
+    """
+    repository = store.repository(name)
+    numbers = sorted(version_numbers(repository))
+    if not numbers:
+        raise InputError(f"{name}: no such model in {store.location}")
+    named = _named(repository)
+    old = numbers[: max(0, len(numbers) - count)]
+    gone = [
+        number
+        for number in old
+        if not any(d["digest"] in named for d in _manifests(repository, number, lambda _: None))
+    ]
+    _remove(repository, gone, report)
+    return gone
+
+
+def push(
+    source: Store,
+    reference: str,
+    to: Store,
+    variants: list[str] | None = None,
+    progress: Progress | None = None,
+) -> Published:
+    """Publishes a version of a directory in another store, and returns what it is called there.
+
+    It gets the same number where that is free and above all that are there.
+
+    Args:
+        variants: only these. Default: all.
+
+    Raises:
+        InputError: no such version or variant, or the source is a registry.
+    """
+    model = resolve(source, reference)
+    repository = source.repository(model.name)
+    if not isinstance(repository, LayoutRepository):
+        raise InputError(
+            f"{source.location}: expected a directory to push from: pull from it first"
+        )
+    sizes = model.variants()
+    for variant in variants or []:
+        if variant not in sizes:
+            raise InputError(
+                f"{reference}: no variant {variant!r}: it has {', '.join(sizes) or 'none'}"
+            )
+    left_out = set(sizes) - set(variants or sizes)
+    files = [f for f in files_of(model, repository.blob_path) if f.variant not in left_out]
+    manifest = {k: v for k, v in model.manifest.items() if k not in ("name", "tag", "files")}
+    return publish(
+        to,
+        model.name,
+        files,
+        manifest,
+        gate_passed=model.gate_passed,
+        at_least=int(model.tag),
+        progress=progress,
+    )
+
+
+def _entry(repository: Repository, tag: str) -> Descriptor:
+    entry = repository.find(tag)
+    if entry is None:
+        raise InputError(f"{repository.name}:{tag}: no such tag in {repository.location}")
+    return entry
+
+
+def _named(repository: Repository) -> dict[str, list[str]]:
+    """Returns the tags that are not numbers, by the digest that they name."""
+    named: dict[str, list[str]] = {}
+    for tag, entry in moving_tags(repository).items():
+        named.setdefault(entry["digest"], []).append(tag)
+    return named
+
+
+def _remove(repository: Repository, numbers: list[int], report: Callable[[str], None]) -> None:
+    manifests = [d for number in numbers for d in _manifests(repository, number, report)]
+    if manifests:
+        repository.remove(manifests, report)
+
+
+def _manifests(
+    repository: Repository, number: int, report: Callable[[str], None]
+) -> list[Descriptor]:
+    """Returns the index of a version, then the manifests of its variants, which a broken version cannot name."""
+    entry = _entry(repository, str(number))
+    label = f"{repository.name}:{number}"
+    try:
+        return [entry, *parts_of(entry, repository.document(entry, label), label)[1]]
+    except InputError as error:
+        report(f"{label}: broken: {error}")
+        return [entry]
