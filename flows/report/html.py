@@ -24,11 +24,12 @@ from flows.report.exam import Delta, delta_text, paired_delta, points
 from flows.report.pages import INLINE_BYTES, TracePages, pack
 from flows.report.run_view import RunView, read_run
 from flows.request_lines import request_lines
-from schemas.errors import InputError
+from schemas.errors import InputError, StillhouseError
 from schemas.files import sha256_text, whole, write_text
 from schemas.scorecard import Score, headline_title, interval_text, part_score, titled_parts
 from student.registry.artifact import Model
-from student.registry.lookup import resolve, store_directory
+from student.registry.lookup import resolve
+from student.registry.store import Store, open_store
 from student.training.mixture import lines
 
 _HERE = Path(__file__).parent
@@ -89,14 +90,14 @@ def _other(against: str, view: RunView, pages: TracePages) -> tuple[RunView | No
     return None, resolve(_store(view), against)
 
 
-def _store(view: RunView) -> Path:
-    return store_directory(view.record["recipe"]["publish"]["store"])
+def _store(view: RunView) -> Store:
+    return open_store(view.record["recipe"]["publish"]["store"])
 
 
 def _latest(view: RunView) -> Model | None:
     """The newest student of the domain that passed its gate, unless this run made it or the store cannot be read."""
     published = view.result("publish")
-    with contextlib.suppress(InputError):
+    with contextlib.suppress(StillhouseError):
         model = resolve(_store(view), view.record["domain"]["name"])
         if model.digest != published.get("digest"):
             return model
