@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from pathlib import Path
 
 from student.models import base
 from student.rendering.examples import Example
 from student.training import sft
+from student.training.example_file import ExampleFile, ExampleWriter
 
 STEPS, BATCH, LENGTH, LEARNED = 8, 4, 340, 80
 
@@ -54,8 +56,8 @@ def measure(keep: bool) -> float:
             directory,
             student,
             settings,
-            examples=[example] * BATCH,
-            held_out=[],
+            examples=[_stored([example] * BATCH, scratch)],
+            held_out=_stored([], scratch),
             work=Path(scratch, "warm"),
             log=lambda line: None,
         )
@@ -65,12 +67,18 @@ def measure(keep: bool) -> float:
             directory,
             student,
             settings,
-            examples=[example] * BATCH * STEPS,
-            held_out=[],
+            examples=[_stored([example] * BATCH * STEPS, scratch)],
+            held_out=_stored([], scratch),
             work=work,
             log=lambda line: None,
         )
         return STEPS * BATCH * LENGTH / (time.monotonic() - started)
+
+
+def _stored(examples: list[Example], directory: str) -> ExampleFile:
+    with ExampleWriter(Path(directory, f"{uuid.uuid4().hex}.arrow")) as writer:
+        writer.add(examples)
+    return writer.examples
 
 
 if __name__ == "__main__":

@@ -44,12 +44,12 @@ def train(context: RunContext) -> dict[str, Any]:
     _discard_other_checkpoints(context)
     renderer = context.renderer()
     kept = context.path("filter", "kept.jsonl")
-    mixed = mixture.mix(read_jsonl(kept), renderer, settings)
-    counts, learned = mixed.counts, mixed.learned
+    mixed = mixture.mix(read_jsonl(kept), renderer, settings, directory)
+    counts, learned = mixed.counts, [mixed.learned]
     ledger = read_json(context.path("filter", "ledger.json"))
     counts["overflow"]["traces_judged"] = ledger["traces"]
     counts["overflow"]["traces_rejected"] = ledger["rejected"].get("too_long", 0)
-    if not learned:
+    if not mixed.learned:
         raise StageError(f"{kept}: no example to train on")
     if settings.patience and not mixed.held_out:
         raise StageError(
@@ -57,14 +57,14 @@ def train(context: RunContext) -> dict[str, Any]:
             f" --set train.holdout={min(0.5, 2 * settings.holdout):g} or train.patience=null"
         )
     if settings.replay:
-        replayed = mixture.replay(counts["tokens"], renderer, settings, directory)
-        counts["replay"], learned = replayed.counts, learned + replayed.learned
+        replayed, counts["replay"] = mixture.replay(counts["tokens"], renderer, settings, directory)
+        learned.append(replayed)
     write_json(directory / "examples.json", counts)
     for line in mixture.lines(counts, settings.epochs):
         log(line)
     steps = _Steps(planned_seconds(context.directory))
     with step("training", steps.count):
-        return sft.train(
+        result = sft.train(
             base.prepare(context.student, log),
             context.student,
             settings,
@@ -75,6 +75,9 @@ def train(context: RunContext) -> dict[str, Any]:
             image_store=context.image_store,
             report_step=steps.report,
         )
+    for file in directory.glob("*.arrow"):  # a few GB of a large run, made anew by a repetition
+        file.unlink()
+    return result
 
 
 class _Steps:

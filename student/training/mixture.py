@@ -1,6 +1,7 @@
 """Selects the training data: examples of kept traces, held-out examples, and a replay set.
 
-The replay set limits catastrophic forgetting. Everything that is left out is counted.
+The replay set limits catastrophic forgetting. Everything that is left out is counted. Traces are read one by one and
+their examples written to files, so memory does not grow with their number.
 """
 
 import random
@@ -11,11 +12,13 @@ from typing import Any, cast
 
 from schemas.canonical import Refused
 from schemas.errors import InputError, StageError
-from schemas.files import read_jsonl, sha256, sha256_text, write_jsonl
+from schemas.files import sha256, sha256_text, write_jsonl
 from schemas.recipe import Train
+from schemas.row_file import RowFile
 from schemas.trace import Trace
 from schemas.trace_file import judge_file
-from student.rendering.examples import Example, Renderer, Turn, Unrenderable, join, turns
+from student.rendering.examples import Renderer, Turn, Unrenderable, join, turns
+from student.training.example_file import ExampleFile, ExampleWriter
 
 # The counts of a replay set that the manifest of a published student repeats (schemas/manifest.schema.json).
 REPLAY = ("source", "licence", "sha256", "used", "tokens", "share")
@@ -25,12 +28,12 @@ REPLAY = ("source", "licence", "sha256", "used", "tokens", "share")
 class Mixture:
     """Training examples, held-out examples on which only the loss is measured, and their counts (examples.json)."""
 
-    learned: list[Example]
-    held_out: list[Example]
+    learned: ExampleFile
+    held_out: ExampleFile
     counts: dict[str, Any]
 
 
-def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture:
+def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train, work: Path) -> Mixture:
     """Makes examples of at most `max_length` tokens of kept traces.
 
     A turn that ends beyond `max_length` is left out. Its prompt is never cut, because the server would send all of it.
@@ -38,6 +41,7 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture
 
     Args:
         settings: the recipe's `train` section.
+        work: the directory for the files of the examples, learned.arrow and held_out.arrow.
 
     Returns:
         The mixture. Its counts are {"learned": training examples, "held_out": examples, "traces": {"learned",
@@ -46,36 +50,39 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train) -> Mixture
         "pictures": images that are read as pixels, if any, "overflow": {"policy", "max_length", "traces",
         "traces_split", "turns", "turns_left_out"}}.
     """
-    learned: list[Example] = []
-    held_out: list[Example] = []
     overflow = {"traces": 0, "traces_split": 0, "turns": 0, "turns_left_out": 0}
     by_use = {"learned": 0, "held_out": 0, "left_out": 0}
     trace_tokens = 0
-    for trace in traces:
-        trace_turns = turns(trace, renderer)
-        fitting = _fitting(trace_turns, settings.max_length)
-        overflow["traces"] += 1
-        overflow["traces_split"] += len(fitting) < len(trace_turns)
-        overflow["turns"] += len(trace_turns)
-        overflow["turns_left_out"] += len(trace_turns) - len(fitting)
-        held = is_held_out(trace, settings.holdout)
-        by_use["left_out" if not fitting else "held_out" if held else "learned"] += 1
-        if held:
-            held_out += join(fitting)
-        else:
-            learned += join(fitting)
-            trace_tokens += max(map(len, fitting), default=0)
+    with (
+        ExampleWriter(work / "learned.arrow") as learning,
+        ExampleWriter(work / "held_out.arrow") as holding_out,
+    ):
+        for trace in traces:
+            trace_turns = turns(trace, renderer)
+            fitting = _fitting(trace_turns, settings.max_length)
+            overflow["traces"] += 1
+            overflow["traces_split"] += len(fitting) < len(trace_turns)
+            overflow["turns"] += len(trace_turns)
+            overflow["turns_left_out"] += len(trace_turns) - len(fitting)
+            held = is_held_out(trace, settings.holdout)
+            by_use["left_out" if not fitting else "held_out" if held else "learned"] += 1
+            if held:
+                holding_out.add(join(fitting))
+            else:
+                learning.add(join(fitting))
+                trace_tokens += max(map(len, fitting), default=0)
+    learned, held_out = learning.examples, holding_out.examples
     counts = {
         "learned": len(learned),
         "held_out": len(held_out),
         "traces": by_use,
-        "tokens": _tokens(learned),
-        "learned_tokens": sum(example.label_count for example in learned),
+        "tokens": learned.tokens,
+        "learned_tokens": learned.label_count,
         "trace_tokens": trace_tokens,
         "overflow": {"policy": settings.overflow, "max_length": settings.max_length, **overflow},
     }
-    if image_count := sum(len(example.image_names) for example in learned):
-        counts["pictures"] = image_count
+    if learned.image_count:
+        counts["pictures"] = learned.image_count
     return Mixture(learned, held_out, counts)
 
 
@@ -141,10 +148,6 @@ def _fitting(trace_turns: list[Turn], max_length: int) -> list[Turn]:
     return [turn for turn in trace_turns if len(turn) <= max_length]
 
 
-def _tokens(examples: Iterable[Example]) -> int:
-    return sum(len(example.input_ids) for example in examples)
-
-
 # ------------------------------------------------------------------------------------- replay
 
 
@@ -164,7 +167,9 @@ def replay_file(path: str) -> Path | None:
     return None
 
 
-def replay(tokens: int, renderer: Renderer, settings: Train, work: Path) -> Mixture:
+def replay(
+    tokens: int, renderer: Renderer, settings: Train, work: Path
+) -> tuple[ExampleFile, dict[str, Any]]:
     """Draws conversations of a replay set until they are `replay.ratio` of all training tokens.
 
     Rows are {"messages", "tools"?}. Each must pass the checks of `stillhouse validate`; the seed decides the order. A
@@ -173,12 +178,12 @@ def replay(tokens: int, renderer: Renderer, settings: Train, work: Path) -> Mixt
     Args:
         tokens: of the examples of the traces.
         settings: the recipe's `train` section, with `replay`.
-        work: the directory for replay.jsonl, the rows that passed.
+        work: the directory for replay.jsonl, the rows that passed, and replay.arrow, their examples.
 
     Returns:
-        The mixture. Its counts are {"source", "licence", "sha256", "rows", "rejected": {reason: count}, "used": rows,
-        "too_long": rows, "examples", "tokens", "share": of all training tokens}. `rejected` includes rows that the
-        student's template cannot render.
+        The examples and their counts: {"source", "licence", "sha256", "rows", "rejected": {reason: count}, "used":
+        rows, "too_long": rows, "examples", "tokens", "share": of all training tokens}. `rejected` includes rows that
+        the student's template cannot render.
 
     Raises:
         InputError: there is no such file.
@@ -190,28 +195,29 @@ def replay(tokens: int, renderer: Renderer, settings: Train, work: Path) -> Mixt
     valid = work / "replay.jsonl"
     report = judge_file(source, valid)
     rejected = dict(report["rejected"])
-    rows = list(read_jsonl(valid))
-    random.Random(settings.seed).shuffle(rows)
+    order = list(range(report["rows"] - sum(rejected.values())))
+    random.Random(settings.seed).shuffle(order)
     target = tokens * chosen.ratio / (1 - chosen.ratio)
-    learned: list[Example] = []
     used = too_long = 0
-    for row in rows:
-        if _tokens(learned) >= target:
-            break
-        try:
-            row_turns = turns(
-                cast(Trace, {"tools": [], "outcome": {"tool_errors": []}, **row}), renderer
-            )
-        except Unrenderable as error:
-            reason = error.reason if isinstance(error, Refused) else "malformed_trace"
-            rejected[reason] = rejected.get(reason, 0) + 1
-            continue
-        fitting = _fitting(row_turns, settings.max_length)
-        if not fitting or (settings.overflow == "reject" and len(fitting) < len(row_turns)):
-            too_long += 1
-            continue
-        used += 1
-        learned += join(fitting)
+    with ExampleWriter(work / "replay.arrow") as writer:
+        for row in RowFile[dict[str, Any]](valid).select(order):
+            if writer.tokens >= target:
+                break
+            try:
+                row_turns = turns(
+                    cast(Trace, {"tools": [], "outcome": {"tool_errors": []}, **row}), renderer
+                )
+            except Unrenderable as error:
+                reason = error.reason if isinstance(error, Refused) else "malformed_trace"
+                rejected[reason] = rejected.get(reason, 0) + 1
+                continue
+            fitting = _fitting(row_turns, settings.max_length)
+            if not fitting or (settings.overflow == "reject" and len(fitting) < len(row_turns)):
+                too_long += 1
+                continue
+            used += 1
+            writer.add(join(fitting))
+    learned = writer.examples
     if not learned:
         raise StageError(f"train.replay.path: {chosen.path}: no row can be trained on: {rejected}")
     counts = {
@@ -223,10 +229,10 @@ def replay(tokens: int, renderer: Renderer, settings: Train, work: Path) -> Mixt
         "used": used,
         "too_long": too_long,
         "examples": len(learned),
-        "tokens": _tokens(learned),
-        "share": round(_tokens(learned) / (_tokens(learned) + tokens), 4),
+        "tokens": learned.tokens,
+        "share": round(learned.tokens / (learned.tokens + tokens), 4),
     }
-    return Mixture(learned, [], counts)
+    return learned, counts
 
 
 def _from_hub(name: str, to: Path) -> Path:

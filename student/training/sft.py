@@ -4,7 +4,7 @@ A run resumes from its last checkpoint. Its log has one JSON line per logged ste
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,8 @@ from schemas.errors import InputError
 from schemas.files import read_json
 from schemas.recipe import Train
 from student.models.base import has_vision
-from student.rendering.examples import Example
 from student.training import vision
+from student.training.example_file import ExampleFile
 from student.training.log_callback import make_log_callback, out_of_patience
 from teacher.inference.llamacpp import Progress
 from teacher.planning import hardware
@@ -28,8 +28,8 @@ def train(
     student: dict[str, Any],
     settings: Train,
     *,
-    examples: list[Example],
-    held_out: list[Example],
+    examples: Sequence[ExampleFile],
+    held_out: ExampleFile,
     work: Path,
     log: Progress = print,
     image_store: ImageStore | None = None,
@@ -41,7 +41,7 @@ def train(
         directory: the untrained student (student/models/base.py).
         student: its description.
         settings: the recipe's `train` section.
-        examples: the training examples.
+        examples: the files of the training examples.
         held_out: examples on which only the loss is measured.
         work: the directory for checkpoints/, log.jsonl and adapter/.
         image_store: the images of a vision-language student's examples.
@@ -56,7 +56,7 @@ def train(
         StageError: the loss is not a finite number, or qlora without bitsandbytes.
     """
     import torch
-    from datasets import Dataset
+    from datasets import concatenate_datasets
     from peft import LoraConfig, get_peft_model
     from transformers import AutoTokenizer, PrinterCallback, TrainerState, set_seed
     from trl import SFTConfig
@@ -83,8 +83,8 @@ def train(
         )
         model = get_peft_model(model, lora)
     fused = _install_fused_layers(model, settings, log)
-    packed = fused is not None and not any(e.image_names for e in (*examples, *held_out))
-    longest = max(len(e.input_ids) for e in examples)
+    packed = fused is not None and not any(file.image_count for file in (*examples, held_out))
+    longest = max(max(file.lengths) for file in examples if file)
     tokens, before = _plan_micro_batches(model, fused, settings, longest, log)
     config = SFTConfig(
         output_dir=str(work / "checkpoints"),
@@ -121,8 +121,8 @@ def train(
     trainer = MicroBatchTrainer(
         model=model,
         args=config,
-        train_dataset=Dataset.from_list([vars(e) for e in examples]),
-        eval_dataset=Dataset.from_list([vars(e) for e in held_out]) if held_out else None,
+        train_dataset=concatenate_datasets([file.dataset for file in examples if file]),
+        eval_dataset=held_out.dataset if held_out else None,
         processing_class=tokenizer,
         callbacks=[make_log_callback(work / "log.jsonl", log, settings.patience, report_step)],
         limit=tokens,
@@ -154,7 +154,7 @@ def train(
     return {
         "steps": state.global_step,
         "kept_step": kept,
-        "tokens": int(sum(len(e.input_ids) for e in examples) * (state.epoch or 0)),
+        "tokens": int(sum(file.tokens for file in examples) * (state.epoch or 0)),
         "seconds": round(time.monotonic() - started, 1),
         "loss": next((row["loss"] for row in reversed(state.log_history) if "loss" in row), None),
         "eval_loss": next(

@@ -1,6 +1,7 @@
 """The training data of a student, and its counts."""
 
 import json
+from types import SimpleNamespace
 
 import filter_traces
 import pytest
@@ -31,7 +32,8 @@ def replayed(rows, tmp_path, tokens=1000, **changes):
     lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
     path.write_text("".join(line + "\n" for line in lines))
     chosen = {"path": str(path), **changes.pop("replay", {})}
-    return mixture.replay(tokens, QWEN25, settings(replay=chosen, **changes), tmp_path)
+    examples, counts = mixture.replay(tokens, QWEN25, settings(replay=chosen, **changes), tmp_path)
+    return SimpleNamespace(learned=list(examples), counts=counts)
 
 
 CHAT = [{"messages": [user(f"What is {n} + 1?"), says(f"It is {n + 1}.")]} for n in range(200)]
@@ -40,9 +42,9 @@ CHAT = [{"messages": [user(f"What is {n} + 1?"), says(f"It is {n + 1}.")]} for n
 # ------------------------------------------------------------------------------------- kept traces
 
 
-def test_every_trace_is_learned_and_counted():
-    mixed = mixture.mix([trace(n) for n in range(3)], QWEN25, settings())
-    assert mixed.held_out == []
+def test_every_trace_is_learned_and_counted(tmp_path):
+    mixed = mixture.mix([trace(n) for n in range(3)], QWEN25, settings(), tmp_path)
+    assert list(mixed.held_out) == []
     counts = mixed.counts
     assert (counts["learned"], counts["held_out"]) == (3, 0)
     assert counts["tokens"] == counts["trace_tokens"] == 3 * len(mixed.learned[0].input_ids)
@@ -56,8 +58,8 @@ def test_every_trace_is_learned_and_counted():
     }
 
 
-def test_what_a_template_that_rewrites_history_costs_is_counted_and_reported():
-    mixed = mixture.mix([trace()], QWEN3, settings())
+def test_what_a_template_that_rewrites_history_costs_is_counted_and_reported(tmp_path):
+    mixed = mixture.mix([trace()], QWEN3, settings(), tmp_path)
     counts = mixed.counts
     assert counts["learned"] == 4
     assert counts["trace_tokens"] == max(len(e.input_ids) for e in mixed.learned)
@@ -72,18 +74,20 @@ def test_what_a_template_that_rewrites_history_costs_is_counted_and_reported():
     assert rejected == "2 of 9 traces were rejected as too long"
 
 
-def test_a_task_is_held_out_with_all_its_traces():
-    mixed = mixture.mix([trace(n // 2) for n in range(40)], QWEN25, settings(holdout=0.3))
+def test_a_task_is_held_out_with_all_its_traces(tmp_path):
+    mixed = mixture.mix([trace(n // 2) for n in range(40)], QWEN25, settings(holdout=0.3), tmp_path)
     assert mixed.counts["held_out"] % 2 == 0
     assert 0 < mixed.counts["held_out"] < 40 == mixed.counts["held_out"] + mixed.counts["learned"]
 
 
 @pytest.mark.parametrize("renderer", [QWEN25, QWEN3], ids=["appends", "rewrites"])
-def test_the_line_about_kept_traces_adds_up(renderer):
+def test_the_line_about_kept_traces_adds_up(renderer, tmp_path):
     short = [user("When?"), says("Never.")]
     limit = max(len(turn) for turn in turns(trace(messages=short), renderer))
     rows = [trace(n, messages=short) for n in range(37)] + [trace(n) for n in range(37, 40)]
-    mixed = mixture.mix(rows, renderer, settings(holdout=0.2, max_length=limit, overflow="split"))
+    mixed = mixture.mix(
+        rows, renderer, settings(holdout=0.2, max_length=limit, overflow="split"), tmp_path
+    )
     used = mixed.counts["traces"]
     assert sum(used.values()) == 40 and used["left_out"] == 3 and used["held_out"] > 0
     assert (used["learned"], used["held_out"]) == (len(mixed.learned), len(mixed.held_out))
@@ -97,10 +101,10 @@ def test_the_line_about_kept_traces_adds_up(renderer):
 
 
 @pytest.mark.parametrize("renderer", [QWEN25, QWEN3], ids=["appends", "rewrites"])
-def test_split_learns_the_turns_that_end_within_the_length_and_cuts_no_prompt(renderer):
+def test_split_learns_the_turns_that_end_within_the_length_and_cuts_no_prompt(renderer, tmp_path):
     whole = turns(trace(), renderer)
     limit = len(whole[1])
-    mixed = mixture.mix([trace()], renderer, settings(max_length=limit, overflow="split"))
+    mixed = mixture.mix([trace()], renderer, settings(max_length=limit, overflow="split"), tmp_path)
     targets = stretches(mixed.learned)
     assert [labels for _, labels in targets] == [turn.target_ids for turn in whole[:2]]
     assert [prompt for prompt, _ in targets] == [turn.prompt_ids for turn in whole[:2]]
@@ -111,7 +115,7 @@ def test_split_learns_the_turns_that_end_within_the_length_and_cuts_no_prompt(re
     assert "2 of 4 turns end beyond" in mixture.lines(mixed.counts, 1)[2]
 
 
-def test_split_learns_a_later_turn_that_fits_again_because_old_reasoning_is_dropped():
+def test_split_learns_a_later_turn_that_fits_again_because_old_reasoning_is_dropped(tmp_path):
     messages = [
         user("When?"),
         says("Never.", reasoning_content="A long thought. " * 40),
@@ -121,7 +125,10 @@ def test_split_learns_a_later_turn_that_fits_again_because_old_reasoning_is_drop
     first, second = turns(trace(messages=messages), QWEN3)
     assert len(second) < len(first)
     mixed = mixture.mix(
-        [trace(messages=messages)], QWEN3, settings(max_length=len(second), overflow="split")
+        [trace(messages=messages)],
+        QWEN3,
+        settings(max_length=len(second), overflow="split"),
+        tmp_path,
     )
     assert [labels for _, labels in stretches(mixed.learned)] == [second.target_ids]
 

@@ -8,9 +8,11 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_students import tiny_tokenizer
+from stored_examples import stored
 
 from schemas.recipe import Train
 from student.rendering.examples import IGNORED, Example
@@ -71,7 +73,11 @@ def train(untrained: Path, work: Path, settings=SETTINGS, report=lambda text: No
 
     work.mkdir(exist_ok=True)
     data = {"examples": some_examples(6), "held_out": [], **more}
-    return sft.train(untrained, STUDENT, settings, work=work, log=report, **data)
+    files: dict[str, Any] = {
+        "examples": [stored(data.pop("examples"), work)],
+        "held_out": stored(data.pop("held_out"), work),
+    }
+    return sft.train(untrained, STUDENT, settings, work=work, log=report, **files, **data)
 
 
 def log(work: Path) -> list[dict]:

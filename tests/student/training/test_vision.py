@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+from stored_examples import stored
 from turns import TOOLS, page, says, trace, user
 from vision_students import conversation, prompts
 
@@ -69,8 +70,8 @@ def test_what_is_computed_at_once_changes_nothing_that_is_learned(
             vision_directory,
             STUDENT,
             settings,
-            examples=learned,
-            held_out=learned,
+            examples=[stored(learned, tmp_path)],
+            held_out=stored(learned, tmp_path),
             work=work,
             log=lambda text: None,
             image_store=image_store,
@@ -98,8 +99,8 @@ def trained(smollm_vision, pages, image_store, tmp_path_factory):
         directory,
         STUDENT,
         settings,
-        examples=learned,
-        held_out=learned[:1],
+        examples=[stored(learned, work)],
+        held_out=stored(learned[:1], work),
         work=work,
         log=lambda text: None,
         image_store=image_store,
