@@ -105,7 +105,7 @@ def test_split_learns_the_turns_that_end_within_the_length_and_cuts_no_prompt(re
     whole = turns(trace(), renderer)
     limit = len(whole[1])
     mixed = mixture.mix([trace()], renderer, settings(max_length=limit, overflow="split"), tmp_path)
-    targets = stretches(mixed.learned)
+    targets = stretches(list(mixed.learned))
     assert [labels for _, labels in targets] == [turn.target_ids for turn in whole[:2]]
     assert [prompt for prompt, _ in targets] == [turn.prompt_ids for turn in whole[:2]]
     assert max(len(e.input_ids) for e in mixed.learned) == limit
@@ -130,7 +130,7 @@ def test_split_learns_a_later_turn_that_fits_again_because_old_reasoning_is_drop
         settings(max_length=len(second), overflow="split"),
         tmp_path,
     )
-    assert [labels for _, labels in stretches(mixed.learned)] == [second.target_ids]
+    assert [labels for _, labels in stretches(list(mixed.learned))] == [second.target_ids]
 
 
 # ------------------------------------------------------------------------------------- replay
