@@ -25,6 +25,11 @@ def request_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"{tokens['prompt']:,} prompt tokens{cached}, {tokens['completion']:,} in replies"
         )
+    if (in_flight := result.get("in_flight")) and in_flight["lowest"] < in_flight["most"]:
+        lines.append(
+            f"as few as {in_flight['lowest']:,} of {in_flight['most']:,} requests in flight (generate.concurrency),"
+            " because the teacher could not serve more"
+        )
     if retries := result.get("retries"):
         lines.append(
             f"{sum(retries.values())} retries ({_by_cause(retries)}), {result['waited_s']:,} s of waiting in all"

@@ -203,7 +203,12 @@ class Generate(Section):
         description="Whether each solved task with images is repeated without them; if the teacher solves it again, the"
         " trace is rejected (blind_answerable). Example: false.",
     )
-    concurrency: int = Field(8, ge=1, description="Episodes in flight at once. Example: 256.")
+    concurrency: int = Field(
+        8,
+        ge=1,
+        description="Most episodes and requests in flight at once; fewer while the teacher cannot serve so many."
+        " Example: 256.",
+    )
     max_steps: int = Field(
         8,
         ge=1,

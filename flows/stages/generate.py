@@ -289,6 +289,7 @@ async def _attempt_tasks(
         "replayed": sum(len(trace["calls"]) for trace in (*traces, *blind)) - client.asked,
         "tokens": count_tokens(traces),
         "detected": agent_loop.count_detected(traces),
+        "in_flight": {"lowest": client.slots.lowest, "most": settings.concurrency},
         "retries": dict(client.retries),
         "waited_s": round(client.waited),
         "failures": dict(client.failures),

@@ -4,7 +4,6 @@ What an error means is decided in failures.py, what an answer holds in replies.p
 """
 
 import asyncio
-import contextlib
 import random
 import resource
 import time
@@ -20,12 +19,14 @@ from schemas.error_text import one_line
 from schemas.errors import StageError
 from schemas.files import dumps, sha256_text
 from schemas.trace import Message, Tool
+from teacher.inference import load
 from teacher.inference.api import without_key
 from teacher.inference.endpoint import Endpoint, on_this_machine
 from teacher.inference.failures import Cause, Failure, UnusableAnswer, judge
 from teacher.inference.journal import Journal, key
 from teacher.inference.pace import Pace
 from teacher.inference.replies import Reply, failed, parse
+from teacher.inference.slots import Slots
 from teacher.scenes.images import ImageStore, inline_pixels
 
 # Seconds before a retry: doubled each time, with jitter so that many clients do not return at once.
@@ -37,6 +38,8 @@ PATIENCE = 1800.0  # generate.patience_s
 # Replies of the journal that go to their episodes in one turn of the event loop. With a thousand episodes in each turn,
 # a reply of the server would wait for a second at every step of its way.
 _REPLAYS = 8
+# Share of the timeout from which a reply shows that too many requests are in flight.
+_LATE = 0.8
 # Open files of this process besides its connections.
 _OTHER_FILES = 256
 # A request that any model can answer: it tells a server that is down from a request that always fails.
@@ -50,7 +53,8 @@ class Client:
         endpoint: where the model is served, or a function that returns it and is called before the first request that
             the journal has no reply to (teacher/inference/late_start.py).
         identity: {"model", "revision"}; part of the key of each reply in the journal.
-        concurrency: requests in flight at once. A request that waits for its retry does not count.
+        concurrency: most requests in flight at once; how many there are follows from the server's load
+            (teacher/inference/slots.py). A request that waits for its retry does not count.
         timeout: seconds for one reply.
         image_store: the images that messages refer to by hash.
         patience: seconds without a reply to any request after which the server counts as dead.
@@ -62,6 +66,7 @@ class Client:
         sent: requests sent to the server, retries included. asked: requests that the journal had no reply to.
         retries: retries by cause. waited: seconds that requests waited for a retry, all added up.
         failures: requests that got no reply, by cause, those of the journal included.
+        slots: the requests in flight.
     """
 
     def __init__(
@@ -80,7 +85,8 @@ class Client:
         self._find_endpoint = endpoint
         self._identity, self._journal = identity, journal
         self._concurrency = concurrency
-        self._slots = asyncio.Semaphore(concurrency)
+        self.slots = Slots(concurrency)
+        self._begun: set[str] = set()  # sessions that have sent a request
         self._replays = asyncio.Semaphore(_REPLAYS)
         self._timeout, self._image_store, self._patience = timeout, image_store, patience
         self._serving = sha256_text(dumps(serving or {}))[:16]
@@ -101,6 +107,8 @@ class Client:
 
     async def __aexit__(self, *_: object) -> None:
         if self._openai is not None:
+            self._following.cancel()
+            await asyncio.gather(self._following, return_exceptions=True)
             await self._openai.close()
 
     async def complete(
@@ -150,7 +158,7 @@ class Client:
                     body["extra_headers"] = {"X-Session-ID": quote(session, safe="/:")}
                 self.asked += 1
                 await self._open()
-                row = await self._ask(body)
+                row = await self._ask(body, session)
                 if "error" in row:
                     row |= {"serving": self._serving, "request": request}
                 self._journal.put(reply_key, row)
@@ -180,17 +188,26 @@ class Client:
                     limits=limits(max_connections=0),
                 ),
             )
+            self._following = asyncio.create_task(self._follow_load())
 
-    async def _ask(self, body: dict[str, Any]) -> dict[str, Any]:
+    async def _follow_load(self) -> None:
+        """Looks at the server's metrics as long as it has some, and lowers the number of requests in flight."""
+        state = load.Load()
+        async with load.open_session(self._endpoint) as session:
+            while (numbers := await load.look(session, self._endpoint)) is not None:
+                if numbers and (most := state.most(numbers)) is not None:
+                    self.slots.shrink(to=most)
+                await asyncio.sleep(load.SECONDS)
+
+    async def _ask(self, body: dict[str, Any], session: str | None) -> dict[str, Any]:
         """The row of the journal for a request: sent until there is a reply, or until no retry can help."""
         wait, tries, tries_while_alive = _FIRST_WAIT, 0, 0
         answers, first_failure = self._answers, 0.0
         while True:
             started = time.monotonic()
-            try:
-                return await self._send(body)
-            except (openai.APIError, UnusableAnswer) as error:
-                failure = judge(error, self._endpoint)
+            failure = await self._send(body, session)
+            if not isinstance(failure, Failure):
+                return failure
             now = time.monotonic()
             if failure.lasts:
                 return failed(failure, now - started)
@@ -207,11 +224,17 @@ class Client:
             await self._wait_to_retry(failure, wait)
             wait = min(wait * 2, _LONGEST_WAIT)
 
-    async def _send(self, body: dict[str, Any]) -> dict[str, Any]:
-        """Sends a request once. Returns the row of the journal for its reply."""
+    async def _send(self, body: dict[str, Any], session: str | None) -> dict[str, Any] | Failure:
+        """Sends a request once. Returns the row of the journal for its reply, or why there is none.
+
+        Raises:
+            StageError: as `judge`.
+        """
         assert self._openai is not None
         await self._pace.admit(body)
-        async with self._slots:
+        async with self.slots.take(has_begun=session in self._begun) as turn:
+            if session is not None:
+                self._begun.add(session)
             self.sent += 1
             started = time.monotonic()
             # Image files are read here, so that memory holds only those of the requests in flight.
@@ -219,17 +242,26 @@ class Client:
             if not sent["tools"]:
                 del sent["tools"]
                 sent.pop("tool_choice", None)
-            # The library's timeout is one for each part of an answer, so a trickle of bytes would never end.
             try:
+                # The library's timeout is one for each part of an answer, so a trickle of bytes would never end.
                 with self._endpoint.request_in_flight():
                     async with asyncio.timeout(self._timeout):
                         answer = await self._openai.chat.completions.with_raw_response.create(
                             model=self._endpoint.model, **sent
                         )
+                seconds = time.monotonic() - started
+                row, model = parse(answer.content, seconds)
             except TimeoutError:
-                late = f"no whole reply within {self._timeout:g} s (generate.timeout_s)"
-                raise UnusableAnswer("timeout", late) from None
-        row, model = parse(answer.content, time.monotonic() - started)
+                self.slots.shrink(turn)
+                return Failure("timeout", f"no whole reply in {self._timeout:g} s")
+            except (openai.APIError, UnusableAnswer) as error:
+                failure = judge(error, self._endpoint)
+                if failure.is_overload:
+                    self.slots.shrink(turn)
+                return failure
+            if seconds > _LATE * self._timeout:
+                self.slots.shrink(turn)
+            self.slots.grow()
         self._answers += 1
         self._silent_since = None
         self._pace.learn(body, row["usage"])
@@ -266,8 +298,7 @@ class Client:
         if self._probing.locked():
             return
         async with self._probing:
-            with contextlib.suppress(openai.APIError, UnusableAnswer):
-                await self._send(_PROBE)
+            await self._send(_PROBE, None)
 
     def _origin(self, model: Any) -> dict[str, str]:
         """{"host", "model"} of an answer of an API, where it names the model; empty for a server of this process."""

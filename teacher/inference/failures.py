@@ -31,6 +31,7 @@ Cause = Literal[
 ]
 # They tell nothing about the request: a server that is overloaded or restarted gives them to any.
 _OF_THE_SERVER: tuple[Cause, ...] = ("rate_limited", "unavailable", "aborted")
+_OVERLOAD: tuple[Cause, ...] = ("rate_limited", "unavailable", "timeout")
 _LASTING: tuple[Cause, ...] = ("refused", "too_large")
 
 _UNAVAILABLE = (502, 503, 504, 529)  # 529: overloaded, of Anthropic's API
@@ -52,6 +53,11 @@ class Failure:
     def lasts(self) -> bool:
         """Whether the same request to the same server fails again, whenever it is sent."""
         return self.cause in _LASTING
+
+    @property
+    def is_overload(self) -> bool:
+        """Whether fewer requests in flight may help."""
+        return self.cause in _OVERLOAD
 
     @property
     def may_be_the_requests(self) -> bool:

@@ -24,6 +24,7 @@ from pathlib import Path
 from schemas.error_text import last_line
 from schemas.errors import StageError
 from teacher.inference.endpoint import Endpoint
+from teacher.inference.load import parse
 
 # Before a server is ready there is nothing to lose, and vLLM ignores SIGTERM while its workers start.
 _UNREADY_DRAIN_SECONDS = 5
@@ -231,18 +232,12 @@ class ServerProcess:
                 _kill_group(process)
 
     def _metrics(self) -> dict[str, float] | None:
-        """Each metric's sum over its labels; None if /metrics does not answer."""
-        numbers: dict[str, float] = {}
+        """The metrics by their names; None if /metrics does not answer."""
         try:
             with self._get("/metrics") as reply:
-                lines = reply.read().decode(errors="replace").splitlines()
-            for line in lines:
-                if line and not line.startswith("#"):
-                    name = line.split("{")[0].split(" ")[0]
-                    numbers[name] = numbers.get(name, 0.0) + float(line.rsplit(" ", 1)[1])
-        except (OSError, http.client.HTTPException, ValueError, IndexError):
+                return parse(reply.read().decode(errors="replace"))
+        except (OSError, http.client.HTTPException, ValueError):
             return None
-        return numbers
 
     def _get(self, path: str) -> http.client.HTTPResponse:
         request = urllib.request.Request(

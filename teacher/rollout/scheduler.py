@@ -1,11 +1,11 @@
-"""Runs the attempts at many tasks at once: a fixed number of workers, one round of attempts after the other."""
+"""Runs the attempts at many tasks at once by a fixed number of workers. No attempt waits for another task's."""
 
 import asyncio
 import functools
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from schemas.task import Task
 from schemas.trace import Maker, Message, Trace
@@ -16,6 +16,8 @@ from teacher.rollout import agent_loop
 # The worked examples of a task, for an attempt with or without a hint.
 Examples = Callable[[Task, bool], list[list[Message]]]
 Hint = Literal["never", "retry", "always"]
+# Tasks of a worker up to which the longest come first.
+_FEW = 8
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ async def rollouts(
     Args:
         tasks: in the order in which they start; neighbours with a common beginning share the server's prefix cache.
         workers: episodes at a time.
-        attempts: rounds; a task that passed its checks is not attempted in the next round.
+        attempts: at each task at most; a task that passed its checks is not attempted again. A retry begins when its
+            worker has begun its other tasks, whatever the other workers do.
         hint: never, retry (from the second attempt on, after a failed one), or always.
         examples: the worked examples of a task, for an attempt with or without its hint.
         all_attempts: make all attempts at each task, also after one that passed.
@@ -59,13 +62,18 @@ async def rollouts(
     """
     # A trace, None from a worker at its end, or the error that ended a worker.
     done: asyncio.Queue[Rollout | BaseException | None] = asyncio.Queue()
-    pending = list(tasks)
-    unsolved: set[str] = set()
+    # Each worker has a stretch of neighbours, so that not every slot of the server reads every prompt's beginning. A
+    # worker without tasks takes the next one of whoever has most left.
+    size = -(-len(tasks) // workers) or 1
+    queues = [
+        deque(_Attempt(task) for task in _longest_first(tasks[start : start + size]))
+        for start in range(0, len(tasks), size)
+    ]
 
-    async def work(own: deque[Task], chunks: list[deque[Task]], attempt: int) -> None:
-        while chunk := own or max(chunks, key=len):
-            task = chunk.popleft() if chunk is own else chunk.pop()
-            hinted = hint == "always" or (hint == "retry" and task["id"] in unsolved)
+    async def work(own: deque[_Attempt]) -> None:
+        while queue := own or max(queues, key=len):
+            task, attempt, has_failed = queue.popleft()
+            hinted = hint == "always" or (hint == "retry" and has_failed)
             trace = await agent_loop.run(
                 task,
                 domain,
@@ -76,13 +84,15 @@ async def rollouts(
                 hinted=hinted,
                 examples=examples(task, hinted),
             )
-            if not agent_loop.passed(trace):
-                failed.append(task)
+            has_passed = agent_loop.passed(trace)
+            if attempt + 1 < attempts and (all_attempts or not has_passed):
+                # Behind the first attempts of its neighbours, which share more of their prompts.
+                own.append(_Attempt(task, attempt + 1, not has_passed))
             done.put_nowait(Rollout(trace, attempt))
 
-    async def work_and_report(own: deque[Task], chunks: list[deque[Task]], attempt: int) -> None:
+    async def work_and_report(own: deque[_Attempt]) -> None:
         try:
-            await work(own, chunks, attempt)
+            await work(own)
             done.put_nowait(None)
         except (asyncio.CancelledError, KeyboardInterrupt, SystemExit):  # asyncio passes these on
             raise
@@ -90,26 +100,37 @@ async def rollouts(
         except BaseException as error:
             done.put_nowait(error)
 
-    for attempt in range(attempts):
-        failed: list[Task] = []
-        # Each worker has a chunk of neighbours, so that not every slot of the server reads every prompt's beginning. A
-        # worker without tasks takes from the end of the longest chunk.
-        size = -(-len(pending) // workers) or 1
-        chunks = [deque(pending[start : start + size]) for start in range(0, len(pending), size)]
-        running = [asyncio.create_task(work_and_report(own, chunks, attempt)) for own in chunks]
-        try:
-            left = len(running)
-            while left:
-                result = await done.get()
-                if result is None:
-                    left -= 1
-                elif isinstance(result, BaseException):
-                    raise result
-                else:
-                    yield result
-        finally:
-            for worker in running:
-                worker.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-        unsolved = {task["id"] for task in failed}
-        pending = [task for task in tasks if all_attempts or task["id"] in unsolved]
+    running = [asyncio.create_task(work_and_report(own)) for own in queues]
+    try:
+        left = len(running)
+        while left:
+            result = await done.get()
+            if result is None:
+                left -= 1
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                yield result
+    finally:
+        for worker in running:
+            worker.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+
+class _Attempt(NamedTuple):
+    """An attempt to be made. has_failed: whether the one before it did not pass."""
+
+    task: Task
+    number: int = 0
+    has_failed: bool = False
+
+
+def _longest_first(tasks: list[Task]) -> list[Task]:
+    """A worker's tasks in the order in which it begins them.
+
+    Of few tasks, those with the most calls come first, because a long episode that begins last is waited for. Of many,
+    the end matters less than prompts whose beginning the server has read, so neighbours stay together.
+    """
+    if len(tasks) > _FEW:
+        return tasks
+    return sorted(tasks, key=lambda task: -len(task["plan"]))

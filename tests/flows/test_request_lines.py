@@ -47,3 +47,9 @@ def test_retries_and_failures_are_counted_by_cause_the_most_frequent_first() -> 
         "1204 retries (rate_limited 1200, page 2, timeout 2), 45,000 s of waiting in all"
     )
     assert failures.startswith("4 requests without a reply (refused 3, too_large 1): ")
+
+
+def test_fewer_requests_in_flight_than_the_recipe_allows_are_named() -> None:
+    assert request_lines({"in_flight": {"lowest": 256, "most": 256}}) == []
+    [line] = request_lines({"in_flight": {"lowest": 12, "most": 256}})
+    assert line.startswith("as few as 12 of 256 requests in flight")

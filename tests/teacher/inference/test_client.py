@@ -525,6 +525,61 @@ def test_a_request_that_waits_to_be_sent_again_holds_no_slot(
     assert ended == [1, 0]
 
 
+def test_an_api_that_limits_requests_in_flight_gets_fewer_and_every_reply_comes(
+    server: Server, journal: Journal
+) -> None:
+    flying, most, lock = 0, 4, threading.Lock()
+    seen: list[bool] = []
+
+    def answer(body: dict[str, Any]) -> Scripted:
+        nonlocal flying
+        with lock:
+            flying += 1
+            is_over = flying > most
+            seen.append(is_over)
+        time.sleep(0.1)
+        with lock:
+            flying -= 1
+        return refused(429) if is_over else said()
+
+    server.answer = answer
+
+    async def scene() -> Client:
+        endpoint = Endpoint(server.url, KEY, "m")
+        async with Client(endpoint, IDENTITY, journal, 32, 20, patience=60) as client:
+            await asyncio.gather(*(client.complete(ASK, [], n) for n in range(80)))
+            return client
+
+    client = asyncio.run(scene())
+    assert len(journal) == 80 and client.failures == {}
+    assert client.slots.lowest < 32
+    assert client.retries["rate_limited"] == sum(seen)
+
+
+def test_a_server_whose_metrics_show_waiting_requests_gets_as_many_as_it_can_serve(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.load, "SECONDS", 0.01)
+
+    class Replies(Handler):
+        def do_GET(self) -> None:
+            assert self.path == "/metrics" and self.headers["Authorization"] == f"Bearer {KEY}"
+            self.reply(200, b"llamacpp:requests_processing 2\nllamacpp:requests_deferred 30\n")
+
+        def do_POST(self) -> None:
+            self.body()
+            time.sleep(0.05)
+            self.reply(*said())
+
+    async def scene(url: str) -> int:
+        async with Client(Endpoint(url, KEY, "m"), IDENTITY, journal, 32, 20) as client:
+            await asyncio.gather(*(client.complete(ASK, [], n) for n in range(100)))
+            return client.slots.lowest
+
+    with contextlib.closing(HttpServer(Replies)) as server:
+        assert asyncio.run(scene(server.url)) == 3
+
+
 # ------------------------------------------------------------------------------------- strange replies
 
 

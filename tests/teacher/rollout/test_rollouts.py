@@ -34,6 +34,8 @@ class Stage:
         self.sessions: list[str] = []
         self.flying = self.most = self.cancelled = 0
         self._rng = random.Random(seed)
+        self.lasts: Callable[[str], int] = lambda task: self._rng.randrange(1, 6)
+        self.calls: Callable[[int], int] = lambda number: 1  # in a task's solution
         monkeypatch.setattr(agent_loop, "run", self._run)
 
     async def _run(
@@ -54,7 +56,7 @@ class Stage:
         self.flying += 1
         self.most = max(self.most, self.flying)
         try:
-            for _ in range(self._rng.randrange(1, 6)):
+            for _ in range(self.lasts(name)):
                 await asyncio.sleep(0)
             if name == self.fails_at:
                 raise StageError("the server is lost")
@@ -71,7 +73,7 @@ class Stage:
 
     def play(self, count: int, workers: int = 3, **more: Any) -> list[str]:
         """The ids of the traces, in the order they came."""
-        tasks = [{"id": f"t{number}"} for number in range(count)]
+        tasks = [{"id": f"t{number}", "plan": [{}] * self.calls(number)} for number in range(count)]
 
         async def scene() -> list[str]:
             traces = rollouts(tasks, None, CLIENT, LOOP, MAKER, workers=workers, **more)  # type: ignore[arg-type]
@@ -98,11 +100,33 @@ def test_only_the_failed_are_tried_again_until_they_pass(stage: Stage) -> None:
     assert sorted(traces) == expected
 
 
-def test_a_round_ends_before_the_next_begins(stage: Stage) -> None:
+def test_a_retry_waits_for_no_other_episode(stage: Stage) -> None:
     stage.solves = lambda task, attempt: False
-    stage.play(9, workers=4, attempts=3)
+    stage.lasts = lambda task: 500 if task == "t0" else 1
+    traces = stage.play(9, workers=4, attempts=3)
+    assert traces.index("t8/2") < traces.index("t0/0")
+
+
+def test_a_worker_begins_its_other_tasks_before_a_retry(stage: Stage) -> None:
+    stage.solves = lambda task, attempt: False
+    stage.play(30, workers=1, attempts=3)
     rounds = [attempt for _, attempt, _ in stage.begun]
     assert rounds == sorted(rounds)
+
+
+def test_of_few_tasks_a_worker_begins_the_longest_first(stage: Stage) -> None:
+    stage.calls = lambda number: number % 3
+    assert stage.play(6, workers=1) == ["t2/0", "t5/0", "t1/0", "t4/0", "t0/0", "t3/0"]
+
+
+def test_of_many_tasks_a_worker_keeps_neighbours_together(stage: Stage) -> None:
+    stage.calls = lambda number: number % 3
+    assert stage.play(9, workers=1) == [f"t{number}/0" for number in range(9)]
+
+
+def test_a_worker_without_tasks_takes_those_of_the_worker_with_the_most_left(stage: Stage) -> None:
+    stage.lasts = lambda task: 500 if task == "t0" else 1
+    assert stage.play(30, workers=2)[-1] == "t0/0"
 
 
 def test_when_all_have_passed_no_further_round_is_played(stage: Stage) -> None:
@@ -209,7 +233,7 @@ def test_a_failure_of_the_examples_surfaces(stage: Stage) -> None:
 
 
 def test_a_reader_that_stops_early_leaves_no_episode_running(stage: Stage) -> None:
-    tasks = [{"id": f"t{number}"} for number in range(30)]
+    tasks = [{"id": f"t{number}", "plan": []} for number in range(30)]
 
     async def scene() -> None:
         traces: Any = rollouts(tasks, None, CLIENT, LOOP, MAKER, workers=5)  # type: ignore[arg-type]
