@@ -32,8 +32,10 @@ def config(
         "inputTypes": inputs,
         "outputTypes": ["text"],
     }
-    if languages := manifest.get("requests", {}).get("languages"):
-        capabilities["languages"] = list(languages)
+    # ModelPack has codes of two letters (ISO 639); a pack may name regions too.
+    languages = [tag.partition("-")[0] for tag in manifest.get("requests", {}).get("languages", [])]
+    if codes := [code for code in dict.fromkeys(languages) if len(code) == 2]:
+        capabilities["languages"] = codes
     return {
         "descriptor": {
             "createdAt": manifest["created"],

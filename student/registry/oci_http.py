@@ -9,6 +9,7 @@ header and no query of a URL is part of a message; a reply is limited in size be
 """
 
 import contextlib
+import json
 import re
 import threading
 import time
@@ -53,6 +54,7 @@ class Registry:
         self._client = httpx.Client(
             timeout=_TIMEOUT,
             trust_env=not local,
+            verify=httpx.create_ssl_context(trust_env=True),  # reads SSL_CERT_FILE
             # A compressed reply would have other bytes than its digest and its ranges say.
             headers={"Accept-Encoding": "identity", "User-Agent": "stillhouse"},
         )
@@ -82,15 +84,7 @@ class Registry:
             StageError: the registry cannot be reached, or replies with another status.
         """
         with self.stream(method, path, scope, body, headers, accept) as response:
-            chunks, size = [], 0
-            for chunk in response.iter_bytes():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > _LARGEST_REPLY:
-                    raise StageError(
-                        f"{self._shown(path)}: expected a reply of at most {_LARGEST_REPLY:,} bytes"
-                    )
-            content = b"".join(chunks)
+            content = _limited(response)
             return httpx.Response(response.status_code, headers=response.headers, content=content)
 
     @contextlib.contextmanager
@@ -163,9 +157,10 @@ class Registry:
             if response.status_code == 401 and not renewed:
                 # Also a token that has expired on the way.
                 renewed = True
+                used = response.request.headers.get("Authorization")
                 challenge = response.headers.get("WWW-Authenticate", "")
                 response.close()
-                self._log_in(challenge, scope)
+                self._log_in(challenge, scope, used)
                 continue
             if response.status_code in _PASSING and attempt < last:
                 wait = _retry_after(response) or WAITS_S[attempt]
@@ -211,22 +206,27 @@ class Registry:
         if parts.scheme != "http" or not self._plain or not is_loopback(parts.hostname or ""):
             raise StageError(f"{self.url}: leads to {_shown_url(url)} without TLS: not followed")
 
-    def _log_in(self, challenge: str, scope: str) -> None:
+    def _log_in(self, challenge: str, scope: str, used: str | None) -> None:
         """Gets what the registry's challenge asks for: basic authentication, or a token for the scope.
+
+        used: the header that was refused; another thread may have got a new one since.
 
         Raises:
             InputError: there is no login, or it is refused.
         """
         scheme = challenge.partition(" ")[0].lower()
-        credentials = self._login()
-        if scheme == "basic":
-            if credentials is None or not credentials.user or scope in self._authorization:
-                raise self._refused()
-            self._authorization[scope] = credentials.basic()
-        elif scheme == "bearer":
-            self._authorization[scope] = f"Bearer {self._token(challenge, scope)}"
-        else:
-            raise StageError(f"{self.url}: asks for an unknown kind of login: {scheme[:20]!r}")
+        with self._lock:
+            if self._authorization.get(scope) != used:
+                return
+            if scheme == "basic":
+                credentials = self._login()
+                if credentials is None or not credentials.user or used == credentials.basic():
+                    raise self._refused()
+                self._authorization[scope] = credentials.basic()
+            elif scheme == "bearer":
+                self._authorization[scope] = f"Bearer {self._token(challenge, scope)}"
+            else:
+                raise StageError(f"{self.url}: asks for an unknown kind of login: {scheme[:20]!r}")
 
     def _token(self, challenge: str, scope: str) -> str:
         """Returns a token of the service that the registry names."""
@@ -242,10 +242,17 @@ class Registry:
                 "client_id": "stillhouse",
                 **query,
             }
-            response = self._client.post(realm, data=form)
+            request = self._client.build_request("POST", realm, data=form)
         else:
             headers = {"Authorization": credentials.basic()} if credentials else {}
-            response = self._client.get(realm, params=query, headers=headers)
+            request = self._client.build_request("GET", realm, params=query, headers=headers)
+        try:
+            with contextlib.closing(self._client.send(request, stream=True)) as response:
+                content = _limited(response)
+        except httpx.TransportError as error:
+            raise Interrupted(
+                f"{_shown_url(realm)}: cannot be reached: {_text(error)}{self._hint(error)}"
+            ) from error
         if response.status_code in (400, 401, 403):
             raise self._refused()
         if not response.is_success:
@@ -253,18 +260,16 @@ class Registry:
                 f"{_shown_url(realm)}: replied with {response.status_code}, expected a token"
             )
         try:
-            reply = response.json()
-            token = str(reply.get("token") or reply["access_token"])
-        except (ValueError, KeyError, AttributeError):
+            reply = json.loads(content)
+            return str(reply.get("token") or reply["access_token"])
+        except (ValueError, KeyError, AttributeError, RecursionError):
             raise StageError(f"{_shown_url(realm)}: expected JSON with a token") from None
-        return token
 
     def _login(self) -> Credentials | None:
-        with self._lock:
-            if not self._looked_up:
-                self._credentials = find(self.url.host, self.url.namespace)
-                self._looked_up = True
-            return self._credentials
+        if not self._looked_up:
+            self._credentials = find(self.url.host, self.url.namespace)
+            self._looked_up = True
+        return self._credentials
 
     def _refused(self) -> InputError:
         found = self._login()
@@ -290,12 +295,24 @@ class Registry:
         return _shown_url(urljoin(self._base, path))
 
     def _hint(self, error: httpx.TransportError) -> str:
-        host = self.url.host.rpartition(":")[0] or self.url.host
-        if not self._plain and is_loopback(host) and "SSL" in str(error):
-            return f": a registry of this machine without TLS is http://{self.url.host}/{self.url.namespace}"
         if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return ": name the certificate of its authority in SSL_CERT_FILE"
+        local = is_loopback(urlsplit(self._base).hostname or "")
+        if not self._plain and local and "SSL" in str(error):
+            return f": a registry of this machine without TLS is http://{self.url.host}/{self.url.namespace}"
         return ""
+
+
+def _limited(response: httpx.Response) -> bytes:
+    """Returns the body of a reply. Raises StageError where it is longer than any that is expected."""
+    chunks, size = [], 0
+    for chunk in response.iter_bytes():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > _LARGEST_REPLY:
+            url = _shown_url(str(response.request.url))
+            raise StageError(f"{url}: expected a reply of at most {_LARGEST_REPLY:,} bytes")
+    return b"".join(chunks)
 
 
 def _retry_after(response: httpx.Response) -> float | None:
@@ -317,7 +334,7 @@ def _reasons(response: httpx.Response) -> str:
     """Returns what the registry says about an error, made fit for a terminal."""
     try:
         content = next(response.iter_bytes(), b"")[:4096]
-        errors: Any = httpx.Response(200, content=content).json()["errors"]
+        errors: Any = json.loads(content)["errors"]
         said = "; ".join(f"{e.get('code', '')} {e.get('message', '')}".strip() for e in errors)
     except (ValueError, KeyError, TypeError, AttributeError, httpx.HTTPError):
         return ""

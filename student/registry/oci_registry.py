@@ -205,9 +205,10 @@ class RegistryRepository:
                     " use the registry's own retention rules"
                 )
         claims.remove_old(self)
-        report(
-            f"{self.location}/{self.name}: the registry frees the space by its own garbage collection"
-        )
+        if manifests:
+            report(
+                f"{self.location}/{self.name}: the registry frees the space by its own garbage collection"
+            )
 
     def check_writable(self) -> None:
         """Raises InputError or StageError where a push would be refused."""

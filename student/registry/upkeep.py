@@ -169,8 +169,7 @@ def _named(repository: Repository) -> dict[str, list[str]]:
 
 def _remove(repository: Repository, numbers: list[int], report: Callable[[str], None]) -> None:
     manifests = [d for number in numbers for d in _manifests(repository, number, report)]
-    if manifests:
-        repository.remove(manifests, report)
+    repository.remove(manifests, report)
 
 
 def _manifests(

@@ -7,11 +7,19 @@ from pathlib import Path
 from typing import Any
 
 from schemas.files import read_json, write_json
-from student.registry.artifact import PublishFile, files_under
+from student.registry.artifact import (
+    ARTIFACT_TYPE,
+    CONFIG_TYPE,
+    GATE,
+    LAYER_TYPES,
+    PublishFile,
+    annotations,
+    files_under,
+)
 from student.registry.lookup import resolve
-from student.registry.oci_layout import DirectoryStore
+from student.registry.oci_layout import REFERENCE, DirectoryStore
 from student.registry.publish import Published, publish
-from student.registry.store import Store
+from student.registry.store import IMAGE_MANIFEST, Store
 
 Q8, Q4 = b"q8 weights " * 5000, b"q4 weights " * 2000
 
@@ -117,3 +125,48 @@ def tamper(store: DirectoryStore, change: Callable[[dict[str, Any]], None]) -> N
         if descriptor["digest"] == old:
             descriptor.update(new)
     write_json(file, index)
+
+
+def old_store(directory: Path, files: list[PublishFile], names: tuple[str, ...]) -> None:
+    """Writes a store of the old shape: one layout for all names, one manifest with all variants for each version."""
+    blobs = directory / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def add(media_type: str, content: bytes) -> dict[str, Any]:
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / digest).write_bytes(content)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+    entries = []
+    for name in names:
+        layers = [
+            add(LAYER_TYPES[file.kind], file.path.read_bytes())
+            | {"annotations": annotations(file.name, file.variant)}
+            for file in files
+        ]
+        listed = [
+            {
+                "path": file.name,
+                "sha256": layer["digest"].removeprefix("sha256:"),
+                "bytes": layer["size"],
+                "variant": file.variant,
+            }
+            for file, layer in zip(files, layers, strict=True)
+        ]
+        manifest = make_manifest() | {"name": name, "tag": "1", "files": listed}
+        last = add(LAYER_TYPES["doc"], json.dumps(manifest).encode())
+        layers.append(last | {"annotations": annotations("manifest.json", "manifest")})
+        artifact = {
+            "schemaVersion": 2,
+            "mediaType": IMAGE_MANIFEST,
+            "artifactType": ARTIFACT_TYPE,
+            "config": add(CONFIG_TYPE, b"{}"),
+            "layers": layers,
+            "annotations": {"org.opencontainers.image.version": "1", GATE: "passed"},
+        }
+        entry = add(IMAGE_MANIFEST, json.dumps(artifact).encode()) | {"artifactType": ARTIFACT_TYPE}
+        entries += [
+            {**entry, "annotations": {REFERENCE: f"{name}:{tag}"}} for tag in ("1", "latest")
+        ]
+    write_json(directory / "index.json", {"schemaVersion": 2, "manifests": entries})
+    write_json(directory / "oci-layout", {"imageLayoutVersion": "1.0.0"})
