@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from schemas.files import read_json
 from teacher.planning.hardware import cores
@@ -52,6 +53,12 @@ class Estimate:
         """Counts the time from now on: what was done before, such as the start of a server, is not the pieces' time."""
         self._started = self._clock()
 
+    def left(self) -> float | None:
+        """Returns the seconds that the pieces left will take, by those so far; None before the first."""
+        if not self._seen:
+            return None
+        return (self._clock() - self._started) / self._seen * (self._left - self._seen)
+
     def observe(self, pieces: int, *, replayed: bool = False) -> str | None:
         """Counts pieces that were done, and returns the line of a revised estimate, at most once.
 
@@ -84,6 +91,14 @@ class Estimate:
             f" {rate}, where the plan expected {60 * self._left / self.planned:.3g}{_load()}; the whole run about"
             f" {minutes(whole_run)} instead of {minutes(self._all_planned)}"
         )
+
+
+def teacher_gpus(plan: Mapping[str, Any]) -> int | None:
+    """Returns the number of GPUs that serve the teacher by a plan.json; None where it does not know them."""
+    teacher = plan.get("teacher", {})
+    if not (teacher.get("gpu_hours") and teacher.get("seconds")):
+        return None
+    return round(teacher["gpu_hours"][1] * 3600 / teacher["seconds"][1])
 
 
 def planned_seconds(run: Path) -> dict[str, float]:

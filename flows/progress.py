@@ -1,108 +1,111 @@
-"""What a run prints while it works: log lines, a progress bar on a terminal, and a heartbeat where neither comes.
+"""What a run prints while it works: log lines, a live table on a terminal, and a heartbeat where neither comes.
 
 A heartbeat is a line that says what is being done, how much of it is done, and for how long already. It comes when no
-line was printed for 15 seconds, at any place of the program that is inside a `step` or a `track`. Everything goes to
-stderr: stdout belongs to --json.
+line was printed for 15 seconds, at any place of the program that is inside a `step` or a `track`; on a terminal the
+table takes its place. With `write_json` each line is a JSON object. Everything goes to stderr: stdout belongs to
+--json.
 """
 
 import contextlib
+import datetime as dt
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.console import Console, RenderableType
+from rich.filesize import decimal
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 
-from flows.estimate import Estimate, minutes
+from flows.activity import Activity, Count, Numbers, fact_texts
+from flows.estimate import Estimate
 
 HEARTBEAT_SECONDS = 15.0
-
-Count = Callable[[], str]
 
 # A line is printed as it is: ":v:" and "[x]" may be part of a tag or a path.
 _console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 _started = time.monotonic()
 
 
-@dataclass
-class _Activity:
-    """Something that takes long. count: returns what was done of it; it is called in the heartbeat's thread."""
-
-    name: str
-    count: Count | None = None
-    has_bar: bool = False
-    started: float = field(default_factory=time.monotonic)
-    last_line: str = ""
-
-    def line(self) -> str:
-        text = f"{self.name}, {time.monotonic() - self.started:.0f} s so far"
-        # A count may read files that the step is just moving.
-        with contextlib.suppress(Exception):
-            if self.count and (counted := self.count()):
-                return f"{text}: {counted}"
-        return f"{text} (since: {self.last_line})" if self.last_line else text
-
-
 class _Output:
-    """Prints lines of several threads, and the heartbeat of the innermost activity.
+    """Prints lines of several threads, and the heartbeat or the table of the innermost activity.
 
     The thread of the heartbeat lives while there is an activity. It prints under the lock and only for an activity that
     has not ended, so that no line comes after the end of its step.
     """
 
     def __init__(self) -> None:
+        self.as_json = False
         self._lock = threading.RLock()
-        self._activities: list[_Activity] = []
+        self._activities: list[Activity] = []
+        # The last activity of each name that counts pieces, by stage and name, ended ones included.
+        self._tracked: dict[tuple[str, str], Activity] = {}
         self._last_line = time.monotonic()
         self._ended: threading.Event | None = None
         self._thread: threading.Thread | None = None
+        self._live: Live | None = None
 
-    def print(self, line: str) -> None:
+    def print(self, line: str, **fields: Any) -> None:
         with self._lock:
             if self._activities:
                 self._activities[-1].last_line = line
-            self._write(line)
+            self._write(line, **fields)
 
-    def _write(self, line: str) -> None:
-        whole_minutes, seconds = divmod(int(time.monotonic() - _started), 60)
+    def _write(self, line: str, *, level: str = "info", event: str = "log", **fields: Any) -> None:
         self._last_line = time.monotonic()
+        if self.as_json:
+            row = {"time": dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")}
+            row |= {"level": level, "event": event, "message": line}
+            if self._activities:
+                row["stage"] = self._activities[0].name
+            print(json.dumps(row | fields, ensure_ascii=False), file=_console.file, flush=True)
+            return
+        whole_minutes, seconds = divmod(int(time.monotonic() - _started), 60)
         _console.print(f"[{whole_minutes:3d}:{seconds:02d}] {line}", soft_wrap=True)
 
     @contextmanager
-    def during(self, activity: _Activity) -> Iterator[None]:
+    def during(self, activity: Activity) -> Iterator[None]:
         with self._lock:
+            activity.stage = self._activities[0].name if self._activities else activity.name
             self._activities.append(activity)
+            if activity.total is not None:
+                self._tracked[activity.stage, activity.name] = activity
             if self._thread is None:
-                self._last_line = time.monotonic()
-                self._ended = threading.Event()
-                self._thread = threading.Thread(
-                    target=self._beat, args=(self._ended,), name="heartbeat", daemon=True
-                )
-                self._thread.start()
+                self._begin()
         try:
             yield
         finally:
             self._end(activity)
 
-    def _end(self, activity: _Activity) -> None:
+    def _begin(self) -> None:
+        self._last_line = time.monotonic()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._beat, args=(self._ended,), name="heartbeat", daemon=True
+        )
+        self._thread.start()
+        if _console.is_terminal and not _console.is_dumb_terminal and not self.as_json:
+            self._live = Live(
+                console=_console, get_renderable=self._table, transient=True, refresh_per_second=2
+            )
+            self._live.start()
+
+    def _end(self, activity: Activity) -> None:
         with self._lock:
+            activity.ended = time.monotonic()
             self._activities.remove(activity)
             thread, ended = self._thread, self._ended
             if self._activities or thread is None or ended is None:
                 return
-            self._thread = self._ended = None
+            live, self._thread, self._ended, self._live = self._live, None, None, None
             ended.set()
         thread.join()
+        if live:
+            live.stop()
 
     def _beat(self, ended: threading.Event) -> None:
         while not ended.wait(max(0.0, self._last_line + HEARTBEAT_SECONDS - time.monotonic())):
@@ -111,11 +114,61 @@ class _Output:
                 if ended.is_set() or not silent:
                     continue
                 self._last_line = time.monotonic()
-                if self._activities and not any(each.has_bar for each in self._activities):
-                    self._write(self._activities[-1].line())
+                if self._activities and not self._live:
+                    last = self._activities[-1]
+                    self._write(last.line(), event="progress", **last.facts())
+
+    def _table(self) -> RenderableType:
+        """The table of the innermost activity. It takes no lock: rich's thread calls it while it holds its own."""
+        activities = [*self._activities]
+        if not activities:
+            return ""
+        last = activities[-1]
+        facts = last.facts()
+        table = Table.grid(padding=(0, 2))
+        table.add_column(justify="right", style="dim")
+        table.add_column()
+        names = dict.fromkeys(activity.name for activity in activities)
+        table.add_row("stage", f"{' > '.join(names)}, {facts['seconds']:.0f} s so far")
+        if last.total:
+            share = f"{last.done:,} of {last.total:,} ({last.done / last.total:.0%})"
+            table.add_row("done", _bar(last.done, last.total, share))
+        elif last.copied:
+            done, whole, file = last.copied
+            speed = decimal(int(done / max(facts["seconds"], 1)))
+            table.add_row("file", file)
+            table.add_row("done", _bar(done, whole, f"{decimal(done)} of {decimal(whole)}, {speed}/s"))
+        with contextlib.suppress(Exception):
+            if last.count and (counted := last.count()):
+                table.add_row("", counted)
+        for name, text in fact_texts(facts).items():
+            table.add_row(name, text)
+        return table
+
+    def has_table(self) -> bool:
+        return self._live is not None
+
+    def tracked(self) -> list[Activity]:
+        with self._lock:
+            return [*self._tracked.values()]
+
+    def stage(self) -> str | None:
+        with self._lock:
+            return self._activities[0].name if self._activities else None
+
+
+def _bar(done: int, total: int, text: str) -> RenderableType:
+    bar = Table.grid(padding=(0, 1))
+    bar.add_row(ProgressBar(total, done, width=30), text)
+    return bar
 
 
 _output = _Output()
+
+
+def write_json(on: bool) -> None:
+    """Makes each line a JSON object: time, level, event (log, progress or error), message, stage and what is known."""
+    _output.as_json = on
 
 
 def log(line: str) -> None:
@@ -123,101 +176,81 @@ def log(line: str) -> None:
     _output.print(line)
 
 
+def log_error(message: str, exit_code: int) -> None:
+    """Prints the one line of an error that ends the command."""
+    if _output.as_json:
+        _output.print(message, level="error", event="error", exit_code=exit_code)
+    else:
+        print(f"stillhouse: {message}", file=_console.file)
+
+
+def tracked() -> list[Activity]:
+    """Returns the last activity of each stage and name that counts pieces, ended ones included."""
+    return _output.tracked()
+
+
+def current_stage() -> str | None:
+    """Returns the name of the outermost activity, None where nothing is being done."""
+    return _output.stage()
+
+
 @contextmanager
 def step(name: str, count: Count | None = None) -> Iterator[None]:
-    """Shows for the time of the block that something is being done: a heartbeat line every 15 s without another line.
+    """Shows for the time of the block that something is being done: the table, or a heartbeat line every 15 s.
 
     Args:
         count: returns what was done so far, such as "3 of 8 files" or ""; it is called in another thread.
     """
-    with _output.during(_Activity(name, count)):
+    with _output.during(Activity(name, count)):
         yield
 
 
 @contextmanager
 def track(
-    activity: str,
+    name: str,
     total: int,
     *,
     estimate: Estimate | None = None,
-    detail: Count | None = None,
+    numbers: Numbers | None = None,
     tenths: bool = True,
 ) -> Iterator[Callable[..., None]]:
-    """Shows the progress of `total` pieces of work: a bar on a terminal, elsewhere a log line at each tenth.
+    """Shows the progress of `total` pieces of work: the table on a terminal, elsewhere a log line at each tenth.
 
     Yields a function to call when pieces are done: `advance(pieces=1, replayed=False)`.
 
     Args:
         estimate: is told of each piece; its line is printed once the first pieces show how long the work takes.
-        detail: returns a further count for the heartbeat, such as "57 requests sent".
+        numbers: what the caller counts of the pieces.
         tenths: False where the caller prints lines of its own.
     """
-    done, lock = 0, threading.Lock()
-
-    def count() -> str:
-        more = [detail()] if detail else []
-        if estimate and estimate.planned is not None:
-            more.append(f"planned {minutes(estimate.planned)} in all")
-        return ", ".join([f"{done} of {total}", *more])
+    activity = Activity(name, total=total, estimate=estimate, numbers=numbers)
+    lock = threading.Lock()
 
     def advance(pieces: int = 1, *, replayed: bool = False) -> None:
-        nonlocal done
         with lock:
-            before, done = done, done + pieces
+            before, done = activity.done, activity.done + pieces
+            activity.done = done
             revised = estimate.observe(pieces, replayed=replayed) if estimate else None
-        show(pieces)
-        if tenths and bar is None and done * 10 // max(total, 1) > before * 10 // max(total, 1):
-            log(f"{activity}: {done} of {total}")
+        is_tenth = done * 10 // max(total, 1) > before * 10 // max(total, 1)
+        if tenths and is_tenth and not _output.has_table():
+            _output.print(f"{name}: {done} of {total}", event="progress", **activity.facts())
         if revised:
             log(revised)
 
-    bar: Progress | None = None
-    with contextlib.ExitStack() as stack:
-        show: Callable[[int], None] = lambda pieces: None  # noqa: E731
-        if _console.is_terminal:
-            columns = (
-                TextColumn("       {task.description}", markup=False),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-            )
-            bar = stack.enter_context(Progress(*columns, console=_console, transient=True))
-            task = bar.add_task(activity, total=total)
-            shown = bar
-            show = lambda pieces: shown.advance(task, pieces)  # noqa: E731
-        stack.enter_context(_output.during(_Activity(activity, count, has_bar=bar is not None)))
+    with _output.during(activity):
         yield advance
 
 
 @contextmanager
-def transfer(activity: str) -> Iterator[Callable[[int, int, str], None]]:
-    """Shows a copy of bytes: a bar with the speed on a terminal, elsewhere the heartbeat.
+def transfer(name: str) -> Iterator[Callable[[int, int, str], None]]:
+    """Shows a copy of bytes: with its speed in the table on a terminal, elsewhere in the heartbeat.
 
     Yields a function to call with (bytes done, bytes in total, the name of the file).
     """
-    state = (0, 0, "")
+    activity = Activity(name)
 
-    def count() -> str:
-        done, total, name = state
-        return f"{done / 1e6:.0f} of {total / 1e6:.0f} MB: {name}" if total else ""
+    def show(done: int, total: int, file: str) -> None:
+        activity.copied = (done, total, file)
 
-    def show(done: int, total: int, name: str) -> None:
-        nonlocal state
-        state = (done, total, name)
-        if bar:
-            bar.update(task, completed=done, total=total, description=name)
-
-    bar: Progress | None = None
-    with contextlib.ExitStack() as stack:
-        if _console.is_terminal:
-            columns = (
-                TextColumn("       {task.description}", markup=False),
-                BarColumn(),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-            )
-            bar = stack.enter_context(Progress(*columns, console=_console, transient=True))
-            task = bar.add_task(activity, total=None)
-        stack.enter_context(_output.during(_Activity(activity, count, has_bar=bar is not None)))
+    with _output.during(activity):
         yield show

@@ -3,6 +3,7 @@
 `trace.schema.json` is the contract of the file; this is the same row as a type for the code that handles it.
 """
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -164,3 +165,14 @@ def is_kept(trace: Trace) -> bool:
     """Whether the filter kept the trace; False where it was not judged yet."""
     verdict = trace["verdict"]
     return verdict is not None and verdict["kept"]
+
+
+def failure_reason(outcome: Mapping[str, Any]) -> str | None:
+    """Returns why an episode did not pass, None if it passed: how it ended, or wrong_NAME of a check."""
+    if outcome.get("ended") != End.ANSWERED:
+        return str(outcome.get("ended"))
+    checks = outcome.get("checks")
+    failed = (
+        [name for name, value in checks.items() if not value] if isinstance(checks, dict) else []
+    )
+    return f"wrong_{failed[0]}" if failed else None

@@ -69,7 +69,7 @@ async def run_exam(
     log: Path,
     grounding: Grounding,
     image_store: ImageStore,
-    report_episode: Callable[[], None],
+    report_episode: Callable[[Trace], None],
 ) -> list[Trace]:
     """Runs the candidate on the tasks and returns a trace for each, in the tasks' order.
 
@@ -77,7 +77,7 @@ async def run_exam(
         context: tokens of one conversation.
         log: the file for the server's output.
         grounding: what the model is shown of the tasks' images, which `image_store` has.
-        report_episode: called at the end of each episode.
+        report_episode: called with the trace of each episode at its end.
 
     Raises:
         StageError: the server did not start or was lost; the replies so far are in the journal.
@@ -111,7 +111,7 @@ async def run_exam(
         async with Client(endpoint, identity, replies, slots, seconds, image_store) as client:
             async for rollout in rollouts(ordered, domain, client, loop, maker, workers=slots):
                 traces[rollout.trace["task"]["id"]] = rollout.trace
-                report_episode()
+                report_episode(rollout.trace)
     return [traces[task["id"]] for task in tasks]
 
 

@@ -19,6 +19,7 @@ from typing import Annotated
 
 import typer
 
+from flows import progress
 from flows.cli.check_domain import check_domain
 from flows.cli.new_domain import new_domain
 from flows.cli.output import JsonOut, shorten, write_result
@@ -79,6 +80,7 @@ def _print_version(requested: bool) -> None:
 
 @app.callback()
 def _options(
+    context: typer.Context,
     debug: Annotated[
         bool, typer.Option("--debug", help="Print the traceback of an error.")
     ] = False,
@@ -88,6 +90,19 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Print the version."
         ),
     ] = False,
+    log_json: Annotated[
+        bool, typer.Option("--log-json", help="Print each line of progress as a JSON object.")
+    ] = False,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="N",
+            min=0,
+            max=65535,
+            help="Serve OpenMetrics of the run on 127.0.0.1; 0 takes a free port.",
+        ),
+    ] = None,
 ) -> None:
     """Distils a large teacher's verified traces into a small student.
 
@@ -97,6 +112,11 @@ def _options(
     Fetch the student, ready to serve:        stillhouse pull legal
     Start a domain of your own:               stillhouse new-domain ./my-domain
     """
+    progress.write_json(log_json)
+    if metrics_port is not None:
+        from flows.metrics import serve as serve_metrics
+
+        context.with_resource(serve_metrics(metrics_port))
 
 
 # ------------------------------------------------------------------------------------- the pipeline
@@ -330,7 +350,7 @@ def _run(arguments: list[str]) -> int:
 
 def _print_error(message: str, code: int) -> int:
     """Prints the message to stderr as one line and returns the exit code."""
-    print(f"stillhouse: {' '.join(message.split())}", file=sys.stderr)
+    progress.log_error(" ".join(message.split()), code)
     return code
 
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import jinja2
 
-from flows.estimate import minutes
+from flows.estimate import minutes, teacher_gpus
 from flows.report import charts, compare
 from flows.report.exam import Delta, delta_text, paired_delta, points
 from flows.report.pages import INLINE_BYTES, TracePages, pack
@@ -215,12 +215,10 @@ def _funnel(view: RunView) -> list[tuple[str, str, int]]:
 
 def _cost(view: RunView) -> dict[str, Any]:
     """{"gpu_hours", "price", "money"} of the teacher; empty where the plan has no GPUs for it."""
-    plan, seconds = view.plan or {}, (view.receipts["generate"] or {}).get("seconds")
-    teacher = plan.get("teacher", {})
-    if not (teacher.get("gpu_hours") and teacher.get("seconds") and seconds):
+    gpus, generated = teacher_gpus(view.plan or {}), view.receipts["generate"]
+    if not (gpus and generated):
         return {}
-    gpus = round(teacher["gpu_hours"][1] * 3600 / teacher["seconds"][1])
-    hours = gpus * seconds / 3600
+    hours = gpus * generated["seconds"] / 3600
     price = view.record["recipe"]["serve"].get("price_per_gpu_hour")
     return {"gpus": gpus, "gpu_hours": hours, "price": price, "money": price and price * hours}
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.files import read_jsonl
-from schemas.trace import End, Trace
+from schemas.trace import Trace, failure_reason
 
 TEACHER = "teacher"
 
@@ -90,10 +90,5 @@ def judge(trace: Any) -> tuple[str, str]:
         return (
             ("kept", "") if verdict.get("kept") is True else ("rejected", word(verdict, "reason"))
         )
-    outcome = part(trace, "outcome")
-    if outcome.get("ended") != End.ANSWERED:
-        return "failed", str(outcome.get("ended"))
-    checks = part(outcome, "checks")
-    # As agent_loop.passed: a check that is not true has failed.
-    failed = [f"wrong_{name}" for name, value in checks.items() if not value]
-    return ("failed", failed[0]) if failed else ("passed", "")
+    reason = failure_reason(part(trace, "outcome"))
+    return ("failed", reason) if reason else ("passed", "")

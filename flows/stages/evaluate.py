@@ -11,6 +11,7 @@ import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
+from flows.activity import Numbers
 from flows.estimate import Estimate, planned_seconds
 from flows.progress import log, step, track
 from flows.run_context import RunContext
@@ -20,6 +21,7 @@ from schemas.documents import check_document
 from schemas.files import read_jsonl, sha256, write_json, write_jsonl
 from schemas.scorecard import HEADLINE, Score, compare, interval_text, part_of, titled_parts
 from schemas.task import Task
+from schemas.trace import Trace, failure_reason
 from teacher.models import catalog
 
 if TYPE_CHECKING:
@@ -62,7 +64,14 @@ def evaluate(context: RunContext) -> dict[str, Any]:
             share=len(own) / (headline + len(tasks)),
             at_once=settings.concurrency,
         )
-        with track(f"exam of the {name}", len(own), estimate=estimate) as advance:
+        numbers = Numbers()
+        activity = f"exam of the {name}"
+        with track(activity, len(own), estimate=estimate, numbers=numbers) as advance:
+
+            def report(trace: Trace, numbers: Numbers = numbers, advance: Any = advance) -> None:
+                numbers.add(trace, failure_reason(trace["outcome"]))
+                advance()
+
             traces = asyncio.run(
                 run_exam(
                     candidate,
@@ -74,7 +83,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                     log=context.path("logs", f"exam-{name}.log"),
                     grounding="pixels" if context.student_reads_pixels else "source",
                     image_store=context.image_store,
-                    report_episode=advance,
+                    report_episode=report,
                 )
             )
         write_jsonl(context.path("evaluate", f"{name}.jsonl"), traces)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
+from flows.activity import Numbers
 from flows.progress import log, track
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
@@ -43,7 +44,7 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     def turn_lengths(trace: Trace) -> list[int]:
         return [len(turn) for turn in turns(trace, renderer)]
 
-    count, first_crash = LedgerCount(), ""
+    count, first_crash, numbers = LedgerCount(), "", Numbers(good="kept", with_tokens=False)
 
     def read() -> Iterator[Trace]:
         return read_traces(context.directory)
@@ -53,7 +54,7 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     with (
         open_jsonl(context.path("filter", "kept.jsonl")) as keep,
         open_jsonl(context.path("filter", "rejected.jsonl")) as reject,
-        track("traces judged", total) as advance,
+        track("traces judged", total, numbers=numbers) as advance,
     ):
         settings = FilterSettings(**limits)
         look = context.image_store.fingerprint
@@ -61,6 +62,7 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
             count.add(trace)
             (keep if is_kept(trace) else reject)(trace)
             verdict: Any = trace["verdict"] or {}
+            numbers.add(trace, verdict.get("reason"))
             if verdict.get("reason") == "tool_crashed":
                 first_crash = first_crash or str(verdict.get("detail"))
     ledger = count.ledger()

@@ -8,11 +8,13 @@ so that no reply is requested twice.
 
 import contextlib
 import shutil
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, cast
 
-from flows.estimate import Estimate, planned_seconds
+from flows.activity import Numbers
+from flows.estimate import Estimate, planned_seconds, teacher_gpus
 from flows.progress import log, step, track
 from flows.request_lines import count_tokens, request_lines
 from flows.run_context import RunContext
@@ -20,7 +22,7 @@ from flows.stages.stage import Stage
 from schemas.errors import GateError
 from schemas.files import read_json, read_jsonl, write_json, write_jsonl
 from schemas.task import Task
-from schemas.trace import Maker, Message, Trace
+from schemas.trace import Maker, Message, Trace, failure_reason
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
 from teacher.domain.drift_tasks import like_task
@@ -225,7 +227,10 @@ async def _attempt_tasks(
         "attempts", "attempts", attempts, seconds, "generate", at_once=settings.concurrency
     )
 
+    numbers = Numbers(price_per_hour=_price_per_hour(context))
+
     async def ready_endpoint() -> Endpoint:
+        numbers.paid_since = time.monotonic()
         endpoint = await find_endpoint()
         estimate.begin()
         return endpoint
@@ -243,9 +248,8 @@ async def _attempt_tasks(
             pace=Pace(settings.requests_per_minute, settings.tokens_per_minute),
         ) as client:
             sent_before = 0
-            with track(
-                "attempts", attempts, estimate=estimate, detail=lambda: f"{client.sent} requests"
-            ) as advance:
+            numbers.requests = client
+            with track("attempts", attempts, estimate=estimate, numbers=numbers) as advance:
                 async for rollout in rollouts(
                     todo,
                     context.domain,
@@ -259,6 +263,7 @@ async def _attempt_tasks(
                     all_attempts=all_attempts,
                 ):
                     trace = rollout.trace
+                    numbers.add(trace, failure_reason(trace["outcome"]))
                     traces.append(trace)
                     counts["traces"] += 1
                     counts["hinted"] += trace["hinted"]
@@ -295,6 +300,13 @@ async def _attempt_tasks(
         "failures": dict(client.failures),
         "serving": serving,
     }
+
+
+def _price_per_hour(context: RunContext) -> float | None:
+    """The price of the teacher's GPUs; None where the recipe has no price or the plan no GPUs."""
+    price = context.recipe.serve.price_per_gpu_hour
+    gpus = teacher_gpus(read_json(context.path("plan.json")))
+    return price * gpus if price and gpus else None
 
 
 def _loop_settings(context: RunContext, url: str | None) -> agent_loop.Settings:

@@ -24,6 +24,7 @@ from schemas.trace import (
     OutcomeChecks,
     Request,
     Trace,
+    failure_reason,
 )
 from teacher.dialects.base import (
     AdaptedRequest,
@@ -217,8 +218,7 @@ async def run(
 
 def passed(trace: Trace) -> bool:
     """Returns whether the model ended the episode with an answer and all checks passed."""
-    outcome = trace["outcome"]
-    return outcome["ended"] == End.ANSWERED and all(outcome["checks"].values())
+    return failure_reason(trace["outcome"]) is None
 
 
 def count_detected(traces: Iterable[Trace]) -> dict[str, dict[str, int]]:

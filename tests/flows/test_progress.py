@@ -1,17 +1,28 @@
 """Log lines, progress and the heartbeat: where it comes, what it counts, and when it stops."""
 
+import datetime as dt
 import io
+import json
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from flows import progress
+from flows.activity import Activity, Numbers, fact_texts
 from flows.estimate import Estimate
 from flows.progress import log, step, track
+
+
+class Client:
+    """The counters of a client."""
+
+    sent, waited = 57, 12.4
+    retries: Mapping[str, int] = {"rate_limited": 3}
 
 
 @pytest.fixture
@@ -73,7 +84,8 @@ def test_the_heartbeat_is_of_the_innermost_step_and_goes_back_to_the_outer_one(
 
 
 def test_progress_between_tenths_is_in_the_heartbeat(printed: io.StringIO) -> None:
-    with track("attempts", 400, detail=lambda: "57 requests") as advance:
+    numbers = Numbers(requests=Client())
+    with track("attempts", 400, numbers=numbers) as advance:
         advance(13)
         wait_for(printed, "attempts, N s so far: 13 of 400, 57 requests")
         advance(387)
@@ -118,7 +130,7 @@ def test_an_error_in_a_step_ends_its_heartbeat(printed: io.StringIO) -> None:
         raise ValueError
 
 
-def test_on_a_terminal_the_bar_is_enough(
+def test_on_a_terminal_the_table_is_enough(
     printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     console = Console(file=printed, force_terminal=True, width=100)
@@ -133,10 +145,153 @@ def test_a_line_shows_tags_and_brackets_as_they_are(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     text = io.StringIO()
-    monkeypatch.setattr(progress._console, "file", text)
+    monkeypatch.setattr(progress._console, "_file", text)
     line = "published legal:v:3 to ./runs/[old]/model [/red] :ok:"
     log(line)
     assert line in text.getvalue()
+
+
+# ------------------------------------------------------------------------------------- what is counted
+
+
+def attempt(reason: str | None = None) -> Any:
+    """A trace of one request, and why it did not pass."""
+    usage = {"prompt_tokens": 1000, "completion_tokens": 50, "cached_tokens": 800}
+    return {"calls": [{"usage": usage}]}, reason
+
+
+def counted(clock: Callable[[], float] = time.monotonic) -> Numbers:
+    """Four traces, two of which passed."""
+    numbers = Numbers(
+        requests=Client(), price_per_hour=36.0, paid_since=time.monotonic() - 3600, clock=clock
+    )
+    for reason in (None, "wrong_answer", "step_limit", None):
+        numbers.add(*attempt(reason))
+    return numbers
+
+
+def test_verdicts_tokens_waits_and_money_are_in_the_heartbeat(printed: io.StringIO) -> None:
+    with track("attempts", 400, numbers=counted()) as advance:
+        advance(4)
+        wait_for(printed, "80% cached")
+    words = printed.getvalue()
+    assert "2 passed, 2 rejected (wrong_answer 1, step_limit 1)" in words
+    assert "4,000 prompt tokens (80% cached), 200 in replies" in words
+    assert "57 requests, retries: rate_limited 3; 12 s of waiting in all" in words
+    assert re.search(r"36.00 of about [\d,.]+ for the teacher's GPUs", words)
+
+
+def test_the_speed_is_that_of_the_last_minute() -> None:
+    clock = Clock()
+    numbers = counted(clock)  # four at once, as replies of the journal come
+    assert numbers.speed() is None
+    clock.now = 10
+    speed = numbers.speed()
+    assert speed is not None and speed["traces"] == pytest.approx(0.4)
+    for _ in range(200):
+        clock.now += 2
+        numbers.add(*attempt())
+    speed = numbers.speed()
+    assert speed is not None
+    assert speed["traces"] == pytest.approx(0.5, rel=0.05)
+    assert speed["prompt"] == pytest.approx(500, rel=0.05)
+    clock.now += 59
+    speed = numbers.speed()
+    assert speed is not None and speed["traces"] < 0.05
+    clock.now += 600
+    assert (numbers.speed() or {"traces": 1})["traces"] == 0
+    text = fact_texts(Activity("attempts", total=300, numbers=numbers).facts())["speed"]
+    assert text == "0 traces/s, 0 prompt tokens/s and 0 in replies in the last minute"
+
+
+def test_a_stage_without_requests_counts_verdicts_alone() -> None:
+    numbers = Numbers(good="kept", with_tokens=False)
+    numbers.add(*attempt())
+    facts = Activity("traces judged", total=3, done=1, numbers=numbers).facts()
+    assert facts["verdicts"] == {"kept": 1}
+    assert "tokens" not in facts and "tokens_s" not in facts
+
+
+def test_the_time_left_counts_what_is_not_of_the_journal() -> None:
+    clock = Clock()
+    estimate = Estimate("attempts", "attempts", 100, {}, "generate", clock=clock)
+    activity = Activity("attempts", total=100, estimate=estimate)
+    assert activity.left() is None
+    estimate.observe(50, replayed=True)
+    assert activity.left() is None
+    clock.now += 30
+    estimate.observe(10)
+    assert activity.left() == pytest.approx(120)  # 40 attempts of 3 s
+
+
+def test_on_a_terminal_a_table_shows_what_is_counted_and_goes_away(
+    printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    console = Console(
+        file=printed, force_terminal=True, width=100, highlight=False, markup=False, emoji=False
+    )
+    monkeypatch.setattr(progress, "_console", console)
+    with step("generate"), track("attempts", 8, numbers=counted()) as advance:
+        advance(4)
+        log("a line with [/red] and :ok:")
+        wait_for(printed, "2 rejected (wrong_answer 1, step_limit 1)")
+        wait_for(printed, "4 of 8 (50%)")
+    shown = printed.getvalue()
+    assert "generate > attempts" in shown and "a line with [/red] and :ok:" in shown
+    assert "so far:" not in shown and "attempts: 4 of 8" not in shown
+    assert shown.rstrip().endswith("\x1b[2K")  # the table's last line is erased
+    assert "\x1b[?25h" in shown  # the cursor is back
+
+
+def test_an_error_gives_the_terminal_back(
+    printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress, "_console", Console(file=printed, force_terminal=True))
+    with pytest.raises(KeyboardInterrupt), step("generate"), track("attempts", 8):
+        raise KeyboardInterrupt
+    assert printed.getvalue().count("\x1b[?25l") == printed.getvalue().count("\x1b[?25h") == 1
+
+
+# ------------------------------------------------------------------------------------- JSON lines
+
+
+@pytest.fixture
+def as_json(printed: io.StringIO) -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    progress.write_json(True)
+    yield lambda: [json.loads(line) for line in printed.getvalue().splitlines()]
+    progress.write_json(False)
+
+
+def test_each_line_is_an_object_with_time_event_and_stage(
+    as_json: Callable[[], list[dict[str, Any]]],
+) -> None:
+    log("legal with recipe local")
+    with step("generate"):
+        log('a "quoted" line\nof two')
+    progress.log_error("no such file", 2)
+    first, second, last = as_json()
+    assert (first["event"], first["message"], "stage" in first) == (
+        "log",
+        "legal with recipe local",
+        False,
+    )
+    assert (second["stage"], second["message"]) == ("generate", 'a "quoted" line\nof two')
+    assert (last["level"], last["event"], last["exit_code"]) == ("error", "error", 2)
+    assert dt.datetime.fromisoformat(first["time"]).tzinfo is not None
+
+
+def test_progress_has_its_numbers_as_fields(
+    printed: io.StringIO, as_json: Callable[[], list[dict[str, Any]]]
+) -> None:
+    with step("generate"), track("attempts", 40, numbers=counted()) as advance:
+        advance(4)
+        wait_for(printed, "so far")
+    tenth, beat, *_ = as_json()
+    assert (tenth["event"], tenth["done"], tenth["total"]) == ("progress", 4, 40)
+    assert beat["event"] == "progress" and beat["stage"] == "generate"
+    assert beat["verdicts"] == {"passed": 2, "wrong_answer": 1, "step_limit": 1}
+    assert beat["tokens"] == {"prompt": 4000, "cached": 3200, "completion": 200}
+    assert beat["retries"] == {"rate_limited": 3}
 
 
 # ------------------------------------------------------------------------------------- revised estimates

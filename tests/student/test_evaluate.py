@@ -374,7 +374,7 @@ def run(tasks, tmp_path, **settings):
         log=tmp_path / "log",
         grounding="source",
         image_store=ImageStore(tmp_path / "images"),
-        report_episode=lambda: None,
+        report_episode=lambda trace: None,
     )
     return asyncio.run(exam)
 

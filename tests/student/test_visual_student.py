@@ -321,7 +321,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_evaluated_with_its_own_templ
             log=context.path("logs", "exam-base.log"),
             grounding="pixels",
             image_store=context.image_store,
-            report_episode=lambda: None,
+            report_episode=lambda trace: None,
         )
         [trace] = asyncio.run(exam)
     assert context.student["shape"]["model_type"] == "qwen3_vl"

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import types
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from schemas.errors import GateError, StageError
 from student.registry.publish import publish
 from student.registry.store import open_store
 from teacher.domain import pack as packs
+from teacher.inference.process import free_port
 
 ROOT = Path(__file__).parents[3]
 TRACES = ROOT.parent / "shared" / "peers" / "tau-bench" / "airline_traces.jsonl"
@@ -76,6 +78,25 @@ def assert_one_line(error: str, *words: str) -> None:
     assert "Traceback" not in error
     for word in words:
         assert word in error
+
+
+def test_with_log_json_an_error_is_an_object_and_the_next_command_is_plain_again(stillhouse):
+    code, _, error = stillhouse("--log-json", "report", "none")
+    row = json.loads(error)
+    assert code == row["exit_code"] == 2
+    assert row["message"].startswith("none: not a run") and row["level"] == "error"
+    assert_one_line(stillhouse("report", "none")[2], "not a run")
+
+
+def test_metrics_are_served_while_the_command_runs_and_no_longer(stillhouse, stages):
+    url = f"http://127.0.0.1:{(port := free_port())}/metrics"
+    answers = []
+    stages.module.behave = lambda: answers.append(urllib.request.urlopen(url, timeout=30).read())
+    code, _, error = stillhouse("--metrics-port", str(port), "distill", "legal")
+    assert code == 0 and b"stillhouse_stage_running" in answers[0] and url in error
+    with pytest.raises(OSError):
+        urllib.request.urlopen(url, timeout=5)
+    assert_one_line(stillhouse("--metrics-port", "70000", "models")[2], "--metrics-port")
 
 
 # ------------------------------------------------------------------------------------- usage and input
