@@ -137,7 +137,9 @@ class _Output:
             done, whole, file = last.copied
             speed = decimal(int(done / max(facts["seconds"], 1)))
             table.add_row("file", file)
-            table.add_row("done", _bar(done, whole, f"{decimal(done)} of {decimal(whole)}, {speed}/s"))
+            table.add_row(
+                "done", _bar(done, whole, f"{decimal(done)} of {decimal(whole)}, {speed}/s")
+            )
         with contextlib.suppress(Exception):
             if last.count and (counted := last.count()):
                 table.add_row("", counted)

@@ -243,6 +243,18 @@ def test_on_a_terminal_a_table_shows_what_is_counted_and_goes_away(
     assert "\x1b[?25h" in shown  # the cursor is back
 
 
+def test_a_copy_is_shown_in_bytes_with_its_speed_or_in_the_heartbeat(
+    printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with progress.transfer("pulling legal:3") as show:
+        show(30_000_000, 120_000_000, "legal-Q8_0.gguf")
+        wait_for(printed, "pulling legal:3, N s so far: 30 of 120 MB: legal-Q8_0.gguf")
+    monkeypatch.setattr(progress, "_console", Console(file=printed, force_terminal=True, width=100))
+    with progress.transfer("pulling legal:3") as show:
+        show(30_000_000, 120_000_000, "legal-Q8_0.gguf")
+        wait_for(printed, "30.0 MB of 120.0 MB, ")
+
+
 def test_an_error_gives_the_terminal_back(
     printed: io.StringIO, monkeypatch: pytest.MonkeyPatch
 ) -> None:
