@@ -30,6 +30,8 @@ def request_lines(result: Mapping[str, Any]) -> list[str]:
             f"as few as {in_flight['lowest']:,} of {in_flight['most']:,} requests in flight (generate.concurrency),"
             " because the teacher could not serve more"
         )
+    if without := result.get("without_logprobs"):
+        lines.append(f"{without:,} replies came without log-probabilities (generate.logprobs)")
     if retries := result.get("retries"):
         lines.append(
             f"{sum(retries.values())} retries ({_by_cause(retries)}), {result['waited_s']:,} s of waiting in all"

@@ -239,6 +239,13 @@ class Generate(Section):
         gt=0,
         description="Seconds to wait for one reply before the request is retried. Example: 1800.",
     )
+    logprobs: int = Field(
+        0,
+        ge=0,
+        le=20,
+        description="Of how many likely tokens the journal keeps the teacher's log-probabilities at each token of a"
+        " reply, where its engine gives them; 0 for none. Another number requests every reply anew. Example: 20.",
+    )
     patience_s: float = Field(
         1800,
         gt=0,

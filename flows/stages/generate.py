@@ -294,6 +294,7 @@ async def _attempt_tasks(
         "replayed": sum(len(trace["calls"]) for trace in (*traces, *blind)) - client.asked,
         "tokens": count_tokens(traces),
         "detected": agent_loop.count_detected(traces),
+        "without_logprobs": client.without_logprobs,
         "in_flight": {"lowest": client.slots.lowest, "most": settings.concurrency},
         "retries": dict(client.retries),
         "waited_s": round(client.waited),
@@ -325,6 +326,7 @@ def _loop_settings(context: RunContext, url: str | None) -> agent_loop.Settings:
         images=context.teacher_grounding,
         image_store=context.image_store,
         image_limits=teacher.get("images"),
+        logprobs=settings.logprobs,
         guidance=choose_guidance(
             constrain=settings.constrain,
             few=settings.toolbox == "few",

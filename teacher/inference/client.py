@@ -67,6 +67,7 @@ class Client:
         retries: retries by cause. waited: seconds that requests waited for a retry, all added up.
         failures: requests that got no reply, by cause, those of the journal included.
         slots: the requests in flight.
+        without_logprobs: replies that have no log-probabilities although they were asked for.
     """
 
     def __init__(
@@ -97,7 +98,7 @@ class Client:
         self._openai: openai.AsyncOpenAI | None = None
         self._answers = 0  # of the server, since this client exists
         self._silent_since: float | None = None  # the first failure after the last answer
-        self.sent = self.asked = 0
+        self.sent = self.asked = self.without_logprobs = 0
         self.retries: Counter[Cause] = Counter()
         self.waited = 0.0
         self.failures: Counter[str] = Counter()
@@ -165,6 +166,8 @@ class Client:
         reply = Reply.of_row(reply_key, row)
         if reply.error is not None:
             self.failures[reply.error.partition(":")[0]] += 1
+        elif parameters.get("logprobs") and "logprobs" not in row:
+            self.without_logprobs += 1
         return reply
 
     async def _open(self) -> None:
@@ -242,6 +245,10 @@ class Client:
             if not sent["tools"]:
                 del sent["tools"]
                 sent.pop("tool_choice", None)
+            if sent.get("logprobs") and self._endpoint.engine == "vllm":
+                # It changes how a token is written, not which.
+                as_ids = {"return_tokens_as_token_ids": True}
+                sent["extra_body"] = {**sent.get("extra_body", {}), **as_ids}
             try:
                 # The library's timeout is one for each part of an answer, so a trickle of bytes would never end.
                 with self._endpoint.request_in_flight():

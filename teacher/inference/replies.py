@@ -6,6 +6,7 @@ from typing import Any
 
 from schemas.trace import Message, Usage
 from teacher.inference.failures import Failure, UnusableAnswer, is_page, page_line
+from teacher.inference.logprobs import pack
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,15 @@ def parse(body: bytes, seconds: float) -> tuple[dict[str, Any], Any]:
     is_empty = not any(value for name, value in message.items() if name != "role")
     if is_empty and _at(answer, "usage", "completion_tokens") == 0:
         raise UnusableAnswer("no_message", "the reply has no tokens")
-    row = {
+    row: dict[str, Any] = {
         # A lone surrogate is valid in JSON but cannot be encoded as UTF-8: it becomes a question mark.
         "message": json.loads(json.dumps(message, ensure_ascii=False).encode(errors="replace")),
         "finish_reason": finish_reason if isinstance(finish_reason, str) else "",
         "seconds": round(seconds, 3),
         "usage": _usage(_at(answer, "usage")),
     }
+    if logprobs := pack(_at(choice, "logprobs", "content")):
+        row["logprobs"] = logprobs
     return row, _at(answer, "model")
 
 

@@ -65,6 +65,7 @@ class Settings:
         image_store: stores the images of the tasks and those that tools return.
         image_limits: {"max_count": of one request, "max_bytes": of one image}, as the model's server accepts them.
         guidance: help for weak teachers, and what a hinted episode is shown.
+        logprobs: of how many likely tokens the journal keeps the log-probabilities at each token; 0 for none.
     """
 
     max_steps: int
@@ -77,6 +78,7 @@ class Settings:
     image_store: ImageStore | None = None
     image_limits: dict[str, int] | None = None
     guidance: Guidance = Guidance()
+    logprobs: int = 0
 
 
 async def run(
@@ -111,11 +113,13 @@ async def run(
     # `messages` is what the trace stores; `context`, which the model is shown, also has worked examples and hints.
     messages = [system, request]
     context = [system, *(message for example in examples for message in example), request]
-    sampling = {
+    sampling: dict[str, Any] = {
         "max_tokens": settings.max_tokens,
         "temperature": settings.temperature,
         "top_p": settings.top_p,
     }
+    if settings.logprobs:
+        sampling |= {"logprobs": True, "top_logprobs": settings.logprobs}
     requests: list[Request] = []
     tool_errors: list[int] = []
     unasked_writes: list[int] = []

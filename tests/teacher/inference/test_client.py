@@ -526,31 +526,31 @@ def test_a_request_that_waits_to_be_sent_again_holds_no_slot(
 
 
 def test_an_api_that_limits_requests_in_flight_gets_fewer_and_every_reply_comes(
-    server: Server, journal: Journal
+    journal: Journal,
 ) -> None:
-    flying, most, lock = 0, 4, threading.Lock()
-    seen: list[bool] = []
+    lock, seen = threading.Lock(), []
+    flying = 0
 
-    def answer(body: dict[str, Any]) -> Scripted:
-        nonlocal flying
-        with lock:
-            flying += 1
-            is_over = flying > most
-            seen.append(is_over)
-        time.sleep(0.1)
-        with lock:
-            flying -= 1
-        return refused(429) if is_over else said()
+    class Replies(Handler):
+        def do_POST(self) -> None:
+            nonlocal flying
+            self.body()
+            with lock:
+                flying += 1
+                seen.append(is_over := flying > 4)
+            time.sleep(0 if is_over else 0.1)
+            with lock:
+                flying -= 1
+            self.reply(*(refused(429) if is_over else said()))
 
-    server.answer = answer
-
-    async def scene() -> Client:
-        endpoint = Endpoint(server.url, KEY, "m")
+    async def scene(url: str) -> Client:
+        endpoint = Endpoint(url, KEY, "m")
         async with Client(endpoint, IDENTITY, journal, 32, 20, patience=60) as client:
             await asyncio.gather(*(client.complete(ASK, [], n) for n in range(80)))
             return client
 
-    client = asyncio.run(scene())
+    with contextlib.closing(HttpServer(Replies)) as server:
+        client = asyncio.run(scene(server.url))
     assert len(journal) == 80 and client.failures == {}
     assert client.slots.lowest < 32
     assert client.retries["rate_limited"] == sum(seen)
