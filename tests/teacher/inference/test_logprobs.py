@@ -107,6 +107,12 @@ def test_the_journal_gets_them_and_an_answer_without_them_has_none() -> None:
         json.dumps({"choices": [{**choice, "logprobs": {"content": LLAMA}}]}).encode(), 1
     )
     assert unpack(row["logprobs"])[0][0] == (57, -0.5)
-    for none in ({}, {"logprobs": None}, {"logprobs": []}, {"logprobs": {"content": [7]}}):
+    without: list[dict[str, Any]] = [
+        {},
+        {"logprobs": None},
+        {"logprobs": []},
+        {"logprobs": {"content": [7]}},
+    ]
+    for none in without:
         row, _ = parse(json.dumps({"choices": [{**choice, **none}]}).encode(), 1)
         assert "logprobs" not in row and row["message"]["content"] == "I"
