@@ -7,7 +7,7 @@ from typing import Any
 from flows import commands
 from flows.commands import shell_path
 from flows.estimate import planned_seconds
-from flows.progress import log
+from flows.progress import log, step
 from flows.report.html import write
 from flows.request_lines import request_lines
 from flows.run_context import RunContext
@@ -27,12 +27,14 @@ def summarize(context: RunContext) -> dict[str, Any]:
         run.
     """
     receipts = {name: context.run.receipt(name) for name in STAGES}
+    with step("writing the report"):
+        report = write(context.directory)
     summary: dict[str, Any] = {
         "run": str(context.directory),
         "domain": context.domain.name,
         "stages": {name: receipt["seconds"] for name, receipt in receipts.items() if receipt},
         "planned": planned_seconds(context.directory),
-        "report": str(write(context.directory)),
+        "report": str(report),
     }
     if receipts["generate"]:
         summary["requests"] = request_lines(receipts["generate"]["result"])

@@ -181,7 +181,7 @@ def _template() -> jinja2.Template:
         "share": lambda count: part_score(count["passed"], count["tasks"]),
         "when": lambda time: time[:16].replace("T", " ") + " UTC",
         "percent": lambda part, whole: round(100 * part / whole) if whole else 0,
-        "thousands": lambda number: f"{number:,}",
+        "thousands": lambda number: f"{number:,}" if isinstance(number, int) else "",
     }
     return environment.from_string((_HERE / "report.html.jinja").read_text(encoding="utf-8"))
 
@@ -195,13 +195,14 @@ def _rejected(view: RunView) -> list[tuple[str, int]]:
 def _funnel(view: RunView) -> list[tuple[str, str, int]]:
     """(stage, what, count) from the tasks of the plan to the examples of training."""
     generated, ledger, examples = view.result("generate"), view.ledger, view.examples
-    steps = []
-    if generated:
-        steps += [
-            ("plan", "tasks", generated["tasks"]),
-            ("generate", "attempts", generated["traces"]),
-            ("generate", "attempts that passed their task's checks", generated["passed"]),
-        ]
+    named = {
+        "tasks": ("plan", "tasks"),
+        "traces": ("generate", "attempts"),
+        "passed": ("generate", "attempts that passed their task's checks"),
+    }
+    steps = [
+        (stage, what, generated[key]) for key, (stage, what) in named.items() if key in generated
+    ]
     if ledger:
         solved = ledger["tasks"] - len(ledger["tasks_without_kept"])
         steps += [
