@@ -127,6 +127,7 @@ def prepare(
         InputError: the domain, the recipe or the directory cannot be used. No server has started by then.
     """
     from student.models import base
+    from student.registry.signatures import signing_key
     from student.registry.store import open_store
     from student.training import mixture
     from teacher.domain import pack
@@ -139,6 +140,7 @@ def prepare(
         mixture.replay_file(recipe.train.replay.path)  # raises if the file is missing
     loaded_pack, student = pack.load(domain), base.load(recipe.student)
     open_store(recipe.publish.store).check_writable(loaded_pack.name)  # raises if it is no store
+    signing_key()  # raises if it is no key
     machine = machines.parse(hardware) if hardware else machines.find()
     with Run.open(directory, recipe, loaded_pack.name, loaded_pack.path) as run:
         for process in run.reaped:

@@ -10,6 +10,13 @@ _VARIANT_TAG = re.compile(
 )
 # What a publisher puts into a registry while it takes a number: claim-<number>-<random>.
 CLAIM_TAG = re.compile(r"claim-(?P<version>[1-9][0-9]*)-[0-9a-f]{16}")
+# The tag under which registries without the referrers API keep what refers to a manifest (OCI distribution-spec v1.1).
+_REFERRERS_TAG = re.compile(r"sha256-[0-9a-f]{64}")
+
+
+def is_internal(tag: str) -> bool:
+    """Whether `tag` names no student: it belongs to a publisher at work, or leads to signatures."""
+    return CLAIM_TAG.fullmatch(tag) is not None or _REFERRERS_TAG.fullmatch(tag) is not None
 
 
 def variant_tag(version: int | str, variant: str) -> str:
@@ -24,9 +31,4 @@ def is_variant_tag(tag: str) -> bool:
 
 def is_reserved(tag: str) -> bool:
     """Whether the store assigns `tag` itself: version numbers, those of variants, and `latest`."""
-    return (
-        tag.isdecimal()
-        or tag == LATEST
-        or is_variant_tag(tag)
-        or CLAIM_TAG.fullmatch(tag) is not None
-    )
+    return tag.isdecimal() or tag == LATEST or is_variant_tag(tag) or is_internal(tag)

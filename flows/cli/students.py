@@ -147,7 +147,9 @@ def pull(
 
     target = to or Path("students") / name.partition(":")[0]
     with transfer(f"pulling {name}") as progress:
-        files = fetch(open_store(), name, target, variants=variant or None, progress=progress)
+        files = fetch(
+            open_store(), name, target, variants=variant or None, progress=progress, report=log
+        )
     if json_ is not None:
         write_result({"directory": str(target), "files": [str(file) for file in files]}, json_)
         return

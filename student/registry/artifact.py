@@ -37,6 +37,7 @@ CREATED = "org.opencontainers.image.created"
 VERSION = "org.opencontainers.image.version"
 
 MANIFEST = "manifest.json"
+SCORECARD_FILE = "scorecard.json"
 # The variant of the vision tower (llama.cpp's mmproj) of a vision-language student; it comes with each GGUF.
 PROJECTOR = "mmproj"
 

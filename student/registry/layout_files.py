@@ -103,9 +103,13 @@ def remove_blobs(layout: Path, used: set[str]) -> None:
 
 
 def remove_incoming(layout: Path) -> None:
-    """Removes what killed publishers left half written. The caller knows that no publisher is at work."""
-    for path in layout.glob(f"{_INCOMING}*"):
-        path.unlink()
+    """Removes what killed publishers left half written.
+
+    The caller holds the lock and knows that no publisher is at work.
+    """
+    for pattern in (f"{_INCOMING}*", ".*.partial"):
+        for path in layout.glob(pattern):
+            path.unlink()
 
 
 @contextlib.contextmanager

@@ -60,7 +60,7 @@ class Registry:
         )
         self._authorization: dict[str, str] = {}  # by scope
         self._lock = threading.Lock()
-        self._looked_up = False
+        self._looked_up = self._answered = False
         self._credentials: Credentials | None = None
 
     def request(
@@ -147,13 +147,15 @@ class Registry:
             try:
                 response = self._follow(method, path, scope, body, headers)
             except httpx.TransportError as error:
-                if attempt == last:
+                # Nobody has answered yet: perhaps the host is wrong.
+                if attempt == (last if self._answered else min(last, 2)):
                     raise Interrupted(
                         f"{self._shown(path)}: cannot be reached: {_text(error)}{self._hint(error)}"
                     ) from error
                 time.sleep(WAITS_S[attempt])
                 attempt += 1
                 continue
+            self._answered = True
             if response.status_code == 401 and not renewed:
                 # Also a token that has expired on the way.
                 renewed = True

@@ -21,10 +21,18 @@ from typing import Any
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_json, sha256
+from schemas.tags import is_internal
 from student.registry import layout_files
 from student.registry.layout_files import blobs, flock, read_index, write_index
 from student.registry.location import is_name
-from student.registry.store import CHUNK, LARGEST_DOCUMENT, Descriptor, descriptor_of, parts_of
+from student.registry.store import (
+    CHUNK,
+    LARGEST_DOCUMENT,
+    Descriptor,
+    descriptor_of,
+    parts_of,
+    referrers_by_tag,
+)
 
 # The annotation of an index entry that holds its tag; in the old shape NAME:TAG.
 REFERENCE = "org.opencontainers.image.ref.name"
@@ -72,7 +80,7 @@ class LayoutRepository:
         self._own = store / name
 
     def tags(self) -> list[str]:
-        return list(self._by_tag())
+        return [tag for tag in self._by_tag() if not is_internal(tag)]
 
     def find(self, tag: str) -> Descriptor | None:
         return self._by_tag().get(tag)
@@ -129,12 +137,16 @@ class LayoutRepository:
     def add_manifest(self, media_type: str, text: str) -> Descriptor:
         return self.add_text(media_type, text)
 
+    def referrers(self, digest: str) -> list[Descriptor]:
+        return referrers_by_tag(self, digest)
+
     @contextlib.contextmanager
     def publishing(self) -> Iterator[None]:
         """Creates the layout where there is none, and keeps `remove` from deleting blobs of this publisher."""
         self._create()
         publishers = self._own / ".publishers"
-        with contextlib.suppress(BlockingIOError), flock(publishers, fcntl.LOCK_EX | fcntl.LOCK_NB):
+        alone = flock(publishers, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with self.locked(), contextlib.suppress(BlockingIOError), alone:
             layout_files.remove_incoming(self._own)
         with flock(publishers, fcntl.LOCK_SH):
             yield

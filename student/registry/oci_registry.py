@@ -18,7 +18,7 @@ import httpx
 
 from schemas.errors import InputError, StageError
 from schemas.files import sha256
-from schemas.tags import CLAIM_TAG
+from schemas.tags import is_internal
 from student.registry import claims
 from student.registry.location import RegistryUrl, is_name, is_tag
 from student.registry.oci_http import WAITS_S, Interrupted, Registry
@@ -31,6 +31,8 @@ from student.registry.store import (
     Descriptor,
     check_schema,
     descriptor_of,
+    parts_of,
+    referrers_by_tag,
 )
 
 _ACCEPT = {"Accept": f"{IMAGE_INDEX}, {IMAGE_MANIFEST}"}
@@ -83,7 +85,7 @@ class RegistryRepository:
         self._documents: dict[str, str] = {}  # manifests of this process, by digest
 
     def tags(self) -> list[str]:
-        return [tag for tag in self.all_tags() if not CLAIM_TAG.fullmatch(tag)]
+        return [tag for tag in self.all_tags() if not is_internal(tag)]
 
     def find(self, tag: str) -> Descriptor | None:
         response = self._registry.request(
@@ -183,6 +185,16 @@ class RegistryRepository:
         self._documents[descriptor["digest"]] = text
         self._put(descriptor, descriptor["digest"])
         return descriptor
+
+    def referrers(self, digest: str) -> list[Descriptor]:
+        entries = referrers_by_tag(self, digest)
+        path = f"{self._api}/referrers/{digest}"
+        with contextlib.suppress(InputError, StageError):  # a registry without the API
+            for page in self._registry.pages(path, self._scope("pull")):
+                entries += parts_of(
+                    {"mediaType": IMAGE_INDEX}, json.loads(page.content), f"{self.location}: {path}"
+                )[1]
+        return list({entry["digest"]: entry for entry in entries}.values())
 
     def publishing(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()  # a registry keeps new blobs for a while

@@ -9,6 +9,7 @@ What it guarantees, in a directory and in a registry:
 - A version is in the store with all its files or not at all, also when the publisher is killed.
 - The same files published again are the same version; what a killed publisher left undone is then done.
 - A version that is broken is no obstacle.
+- With a key, a version is signed before a tag names it (signatures.py).
 """
 
 import json
@@ -20,7 +21,7 @@ from typing import Any
 
 from schemas.documents import check_document
 from schemas.errors import InputError, StageError
-from schemas.files import dumps, sha256_text
+from schemas.files import dumps, read_json, sha256_text
 from schemas.tags import LATEST, is_reserved, variant_tag
 from student.registry.artifact import (
     ARTIFACT_TYPE,
@@ -31,6 +32,7 @@ from student.registry.artifact import (
     LAYER_TYPES,
     MANIFEST,
     PROJECTOR,
+    SCORECARD_FILE,
     VARIANT,
     VERSION,
     VERSION_TYPE,
@@ -40,9 +42,11 @@ from student.registry.artifact import (
     check_paths,
     stored_file,
 )
+from student.registry.attestations import attestations
 from student.registry.location import check_name
 from student.registry.lookup import read_version, version_numbers
 from student.registry.modelpack import config
+from student.registry.signatures import sign, signing_key
 from student.registry.store import (
     IMAGE_INDEX,
     IMAGE_MANIFEST,
@@ -90,10 +94,12 @@ def publish(
         StageError: the disk is full, a file changed while it was copied, or the registry cannot be reached.
     """
     _check_arguments(name, files, tag)
+    key = signing_key()
     repository = store.repository(name)
     with repository.publishing():
         layers = _add_files(repository, files, progress)
         content = content_key(layers, manifest["domain"], gate_passed)
+        statements = attestations(manifest, _scorecard(files), gate_passed=gate_passed)
         with repository.locked():
             found = _find_same(repository, content)
             if found is None:
@@ -105,12 +111,17 @@ def publish(
                         content,
                         gate_passed,
                     )
+                    if key:
+                        sign(repository, key, [version, *tags.values()], statements)
                     tags = _with_names(repository, number, version, tags, gate_passed, tag)
                     repository.set_tags(tags)
                     _settle_latest(repository, number, gate_passed)
                 return Published(name, str(number), version["digest"])
             number, version = found
-            _finish(repository, number, version, gate_passed, tag)
+            model = read_version(repository, str(number), {})
+            if key:
+                sign(repository, key, [version, *model.manifests.values()], statements)
+            _finish(repository, number, version, model, gate_passed, tag)
     return Published(name, str(number), version["digest"], new=False)
 
 
@@ -125,6 +136,16 @@ def _check_arguments(name: str, files: list[PublishFile], tag: str | None) -> No
     for file in files:
         if not file.path.is_file():
             raise InputError(f"{file.path}: no such file to publish as {name}/{file.name}")
+
+
+def _scorecard(files: list[PublishFile]) -> dict[str, Any] | None:
+    """Returns what is published as scorecard.json."""
+    file = next((file for file in files if file.name == SCORECARD_FILE), None)
+    if file is None:
+        return None
+    scorecard: dict[str, Any] = read_json(file.path)
+    check_document(scorecard, "scorecard", file.path)
+    return scorecard
 
 
 def _add_files(
@@ -276,11 +297,11 @@ def _finish(
     repository: Repository,
     number: int,
     version: Descriptor,
+    model: Model,
     gate_passed: bool,
     tag: str | None,
 ) -> None:
     """Sets the tags of a version that exists, where the recipe asks for one more or a killed publisher set not all."""
-    model = read_version(repository, str(number), {})
     present = repository.tags()
     if any(name not in present for name in model.manifests) or LATEST not in present:
         tags = _with_names(repository, number, version, model.manifests, gate_passed, tag)

@@ -18,12 +18,19 @@ from pathlib import Path
 from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.files import sha256, sha256_text
-from student.registry.artifact import MANIFEST, PROJECTOR, Model, StoredFile, check_paths
+from student.registry.artifact import (
+    MANIFEST,
+    PROJECTOR,
+    SCORECARD_FILE,
+    Model,
+    StoredFile,
+    check_paths,
+)
 from student.registry.layout_files import sync
 from student.registry.lookup import resolve
+from student.registry.signatures import verify
 from student.registry.store import CHUNK, Counter, Progress, Repository, Store
 
-_SCORECARD = "scorecard.json"
 _STAGING = ".pull"  # in the target directory; holds each file under its sha256 until all are there
 _SPARE = 64 << 20  # bytes that stay free on the disk
 
@@ -34,6 +41,7 @@ def pull(
     to: Path,
     variants: list[str] | None = None,
     progress: Progress | None = None,
+    report: Callable[[str], None] = print,
 ) -> list[Path]:
     """Copies variants of a student to the directory `to`, with the files that come with every variant.
 
@@ -42,6 +50,7 @@ def pull(
     Args:
         reference: NAME or NAME:TAG, as `resolve` takes it.
         variants: default: the GGUF that was evaluated on the exam.
+        report: called with a warning about a signature.
 
     Returns:
         The paths of the files, each complete and with the right sha256.
@@ -49,12 +58,14 @@ def pull(
     Raises:
         InputError: no such model or variant, a broken store, a path in the artifact that leaves the directory, or
             another process pulls into the directory.
+        GateError: the version is not signed by the key that is asked for (signatures.py).
         StageError: a blob is corrupted, the disk is full, or the registry cannot be reached; files that were complete
             before stay.
     """
     model = resolve(store, reference)
     repository = store.repository(model.name)
     label = f"{model.name}:{model.tag}"
+    verify(repository, model.digest, label, report)
     check_paths([file.path for file in model.files], label)
     chosen = _choose_files(repository, model, variants)
     for file in chosen:
@@ -105,8 +116,8 @@ def _default_variants(repository: Repository, model: Model) -> list[str]:
         if f.path.endswith(".gguf") and f.variant != PROJECTOR
     }
     for file in model.files:
-        if file.path == _SCORECARD:
-            label = f"{model.name}:{model.tag}/{_SCORECARD}"
+        if file.path == SCORECARD_FILE:
+            label = f"{model.name}:{model.tag}/{SCORECARD_FILE}"
             scorecard = repository.document(file.descriptor(), label)
             check_document(scorecard, "scorecard", Path(label))
             evaluated = scorecard["models"]["student"]["sha256"]

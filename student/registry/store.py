@@ -155,6 +155,9 @@ class Repository(Protocol):
     def add_manifest(self, media_type: str, text: str) -> Descriptor:
         """Adds a manifest without a tag and returns its descriptor."""
 
+    def referrers(self, digest: str) -> list[Descriptor]:
+        """Returns the manifests that refer to a manifest, such as its signatures."""
+
     def publishing(self) -> AbstractContextManager[None]:
         """Holds off the removal of blobs that no manifest names yet."""
 
@@ -169,6 +172,25 @@ class Repository(Protocol):
 
     def remove(self, manifests: Sequence[Descriptor], report: Callable[[str], None]) -> None:
         """Removes manifests, every tag that names one of them, and what is then used by nothing."""
+
+
+def referrers_tag(digest: str) -> str:
+    """Returns the tag of the index of what refers to a manifest."""
+    return digest.replace(":", "-")
+
+
+def referrers_by_tag(repository: Repository, digest: str) -> list[Descriptor]:
+    """Returns what that index lists.
+
+    Raises:
+        InputError: it is broken.
+    """
+    tag = referrers_tag(digest)
+    entry = repository.find(tag)
+    if entry is None:
+        return []
+    label = f"{repository.name}:{tag}"
+    return parts_of(entry, repository.document(entry, label), label)[1]
 
 
 class Store(Protocol):

@@ -3,6 +3,7 @@
 Each function prints nothing and returns what it did; `report` gets remarks that are worth a line.
 """
 
+import contextlib
 from collections.abc import Callable
 
 from schemas.errors import InputError
@@ -12,7 +13,7 @@ from student.registry.location import is_tag, split_reference
 from student.registry.lookup import moving_tags, resolve, version_numbers
 from student.registry.oci_layout import LayoutRepository
 from student.registry.publish import Published, files_of, publish
-from student.registry.store import Descriptor, Progress, Repository, Store, parts_of
+from student.registry.store import Descriptor, Progress, Repository, Store, parts_of, referrers_tag
 
 
 def promote(store: Store, reference: str, tag: str) -> Model:
@@ -175,11 +176,20 @@ def _remove(repository: Repository, numbers: list[int], report: Callable[[str], 
 def _manifests(
     repository: Repository, number: int, report: Callable[[str], None]
 ) -> list[Descriptor]:
-    """Returns the index of a version, then the manifests of its variants, which a broken version cannot name."""
+    """Returns the index of a version, the manifests of its variants, and what refers to them.
+
+    A broken version cannot name its variants.
+    """
     entry = _entry(repository, str(number))
     label = f"{repository.name}:{number}"
+    found = [entry]
     try:
-        return [entry, *parts_of(entry, repository.document(entry, label), label)[1]]
+        found += parts_of(entry, repository.document(entry, label), label)[1]
     except InputError as error:
         report(f"{label}: broken: {error}")
-        return [entry]
+    for manifest in list(found):
+        with contextlib.suppress(InputError):
+            found += repository.referrers(manifest["digest"])
+        if index := repository.find(referrers_tag(manifest["digest"])):
+            found.append(index)
+    return found
