@@ -17,6 +17,8 @@ from teacher.scenes.images import ImageStore
 if TYPE_CHECKING:
     from student.rendering.examples import Renderer
 
+_CONTEXT_STEP = 256  # tokens: a conversation's context is a multiple
+
 
 @dataclass(frozen=True)
 class RunContext:
@@ -79,6 +81,12 @@ class RunContext:
                 f"train.images: found pixels, expected source: {self.student['name']} is a text-only model"
             )
         return has_vision(self.student) and requested != "source"
+
+    @property
+    def exam_tokens(self) -> int:
+        """Tokens of a conversation in the exam and beside the published student: a trained prompt and a reply."""
+        tokens = self.recipe.train.max_length + self.recipe.evaluate.max_tokens
+        return min(self.student["context"], -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP)
 
     def gguf_name(self, variant: str) -> str:
         """The file name of the exported student in a variant, such as Q8_0."""

@@ -27,8 +27,6 @@ from teacher.models import catalog
 if TYPE_CHECKING:
     from student.evaluate import Candidate
 
-_CONTEXT_STEP = 256  # tokens: a conversation's context is a multiple
-
 
 @partial(
     Stage,
@@ -46,8 +44,6 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     settings, student = context.recipe.evaluate, context.student
     exam_file = context.path("tasks", "exam.jsonl")
     tasks = cast(list[Task], list(read_jsonl(exam_file)))
-    tokens = context.recipe.train.max_length + settings.max_tokens
-    tokens = -(-tokens // _CONTEXT_STEP) * _CONTEXT_STEP
     seconds = planned_seconds(context.directory)
     headline = sum(part_of(task) == HEADLINE for task in tasks)
     scores: dict[str, Score] = {}
@@ -78,7 +74,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                     own,
                     domain=context.domain,
                     settings=settings,
-                    context=min(student["context"], tokens),
+                    context=context.exam_tokens,
                     journal=context.path("journal"),
                     log=context.path("logs", f"exam-{name}.log"),
                     grounding="pixels" if context.student_reads_pixels else "source",

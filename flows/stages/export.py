@@ -2,9 +2,10 @@
 
     stillhouse export RUN
 
-Writes export/gguf/*.gguf, export/vllm and export/gate.json. Each GGUF file must pass the export gate
-(student/export/gate.py): it has the merged weights, and llama.cpp renders, tokenizes, predicts and stops with it as in
-training. Files that do not pass stay, with a note in export/NOT-PASSED.txt; the next start repeats the gate alone.
+Writes export/gguf/*.gguf, export/vllm, export/gate.json, and export/serving, which says how to serve them. Each GGUF
+file must pass the export gate (student/export/gate.py): it has the merged weights, and llama.cpp renders, tokenizes,
+predicts and stops with it as in training. Files that do not pass stay, with a note in export/NOT-PASSED.txt; the next
+start repeats the gate alone.
 """
 
 import itertools
@@ -35,8 +36,8 @@ _FULL = "full.gguf"  # in 16 bits, from which the variants are quantized
     Stage,
     name="export",
     reads=("export", "train.max_length", "train.images"),
-    # The gate's limits and its traces; the files do not depend on them.
-    also_reads=("evaluate.max_tokens", "train.holdout"),
+    # The gate's limits and its traces, and what the commands of serving have; the weights do not depend on them.
+    also_reads=("evaluate.max_tokens", "evaluate.temperature", "train.holdout"),
     models=("student",),
     earlier={"train": "train/adapter/", "filter": "filter/kept.jsonl"},
     outputs=("export",),
@@ -54,6 +55,7 @@ def export(context: RunContext) -> dict[str, Any]:
     (directory / _FULL).unlink()
     if not context.recipe.export.vllm:
         shutil.rmtree(directory / "vllm")
+    _write_serving(context, renderer)
     return {variant: len(checks) for variant, checks in checks_by_variant.items()}
 
 
@@ -171,6 +173,24 @@ def _run_gate(
         )
         check(variant, file, run)
     return checks_by_variant
+
+
+def _write_serving(context: RunContext, renderer: "Renderer") -> None:
+    from student.export import serving
+    from student.registry.artifact import PROJECTOR
+
+    licence, export = context.student["licence"], context.recipe.export
+    served = serving.Served(
+        name=context.domain.name,
+        ggufs={variant: context.gguf_name(variant) for variant in export.variants},
+        projector=context.gguf_name(PROJECTOR) if context.student_reads_pixels else None,
+        vllm=export.vllm,
+        context=context.exam_tokens,
+        temperature=context.recipe.evaluate.temperature,
+        licence=", ".join(filter(None, (licence["id"], licence.get("url")))),
+    )
+    tools = list(context.domain.tools.values())
+    serving.write(context.path("export", "serving"), served, renderer, tools)
 
 
 def _note(context: RunContext, problem: str) -> None:

@@ -105,11 +105,18 @@ def _collect(
 
     Writes documents, and with publish.data the training data, to the directory `to`.
     """
+    from student.export.ollama import MODELFILE
+
     ledger: Ledger = read_json(context.path("filter", "ledger.json"))
     files = [
         PublishFile(file, file.name, file.stem.rsplit("-", 1)[1], "weight")
         for file in sorted(context.path("export", "gguf").glob("*.gguf"))
     ]
+    for file in sorted(context.path("export", "serving").glob("*")):
+        # A Modelfile comes with its variant, SERVING.md with each.
+        is_modelfile = file.name.startswith(MODELFILE)
+        variant = file.name.removeprefix(MODELFILE) if is_modelfile else "serving"
+        files.append(PublishFile(file, file.name, variant, "doc"))
     if context.path("export", "vllm").is_dir():
         files += files_under(context.path("export", "vllm"), "vllm", "vllm")
     if context.recipe.publish.data:

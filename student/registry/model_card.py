@@ -213,6 +213,11 @@ def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
         "template of the training. llama-server uses it with `--jinja`. To return calls as `tool_calls`, vLLM needs "
         "`--enable-auto-tool-choice` and the `--tool-call-parser` that fits this template."
     )
+    if any(file["variant"] == "serving" for file in files):
+        parts.append(
+            "`SERVING.md` has the commands of llama.cpp, vLLM, Ollama and Docker Model Runner with the context length "
+            "and vLLM's parsers. Each GGUF comes with its Modelfile for Ollama."
+        )
     if projector:
         parts.append(
             "The student reads images, in requests and in the results of tools, as `image_url` parts of the messages. "
