@@ -60,7 +60,8 @@ class Turns(TypedDict):
 class Score(TypedDict):
     """A model's part of the scorecard.
 
-    All fields from `tasks` to `turns` are of the headline. seconds: of all its requests together.
+    All fields from `tasks` to `turns` are of the headline. passed_tasks: ids of the tasks that it passed there, with
+    which later students are compared task by task. seconds: of all its requests together.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Score(TypedDict):
     turns: Turns
     seconds: float
     parts: NotRequired[dict[Part, PartScore]]
+    passed_tasks: NotRequired[list[str]]
 
 
 class Comparison(TypedDict):

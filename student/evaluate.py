@@ -147,6 +147,7 @@ def score(candidate: Candidate, traces: list[Trace], tasks: list[Task], *, model
         "by_calls": dict(sorted(by_calls.items())),
         "by_template": dict(sorted(by_template.items())),
         "turns": turns,
+        "passed_tasks": sorted(task["id"] for trace, task in headline if _passed(trace)),
         "seconds": round(sum(call["seconds"] for trace in traces for call in trace["calls"]), 1),
         "parts": {
             part: _part_score([trace for trace, _ in by_part[part]])

@@ -6,7 +6,6 @@ ever set as text, and the Content-Security-Policy runs no script but the report'
 """
 
 import base64
-import contextlib
 import json
 import os
 import re
@@ -20,16 +19,14 @@ import jinja2
 
 from flows.estimate import minutes, teacher_gpus
 from flows.report import charts, compare
-from flows.report.exam import Delta, delta_text, paired_delta, points
+from flows.report.exam import Delta, Results, delta_text, paired_delta, points
 from flows.report.pages import INLINE_BYTES, TracePages, pack
+from flows.report.published import Published, find, find_latest
 from flows.report.run_view import RunView, read_run
 from flows.request_lines import request_lines
-from schemas.errors import InputError, StillhouseError
+from schemas.errors import InputError
 from schemas.files import sha256_text, whole, write_text
 from schemas.scorecard import Score, headline_title, interval_text, part_score, titled_parts
-from student.registry.artifact import Model
-from student.registry.lookup import resolve
-from student.registry.store import Store, open_store
 from student.training.mixture import lines
 
 _HERE = Path(__file__).parent
@@ -76,7 +73,9 @@ def _existing(directory: Path) -> Path | None:
     return directory if (directory / "run.json").is_file() else None
 
 
-def _other(against: str, view: RunView, pages: TracePages) -> tuple[RunView | None, Model | None]:
+def _other(
+    against: str, view: RunView, pages: TracePages
+) -> tuple[RunView | None, Published | None]:
     """The run or the published student to compare with."""
     path = Path(against)
     if (path / "run.json").is_file():
@@ -87,21 +86,7 @@ def _other(against: str, view: RunView, pages: TracePages) -> tuple[RunView | No
         raise InputError(
             f"--against {against}: not a run: expected a directory with a run.json, or NAME:TAG of a published student"
         )
-    return None, resolve(_store(view), against)
-
-
-def _store(view: RunView) -> Store:
-    return open_store(view.record["recipe"]["publish"]["store"])
-
-
-def _latest(view: RunView) -> Model | None:
-    """The newest student of the domain that passed its gate, unless this run made it or the store cannot be read."""
-    published = view.result("publish")
-    with contextlib.suppress(StillhouseError):
-        model = resolve(_store(view), view.record["domain"]["name"])
-        if model.digest != published.get("digest"):
-            return model
-    return None
+    return None, find(view, against)
 
 
 def _images(names: set[str], view: RunView, other: RunView | None, inline: bool) -> dict[str, str]:
@@ -128,7 +113,7 @@ def _images(names: set[str], view: RunView, other: RunView | None, inline: bool)
 def _render(
     view: RunView,
     other: RunView | None,
-    published: Model | None,
+    published: Published | None,
     index: dict[str, Any],
     texts: list[str],
 ) -> str:
@@ -136,6 +121,7 @@ def _render(
     script = (_HERE / "viewer.js").read_text(encoding="utf-8")
     runs = [(view.name, view.log), *([(other.name, other.log)] if other else [])]
     scorecard = view.scorecard
+    latest = find_latest(view) if scorecard else None
     return _template().render(
         view=view,
         record=view.record,
@@ -149,8 +135,9 @@ def _render(
         scorecard=scorecard,
         headline=headline_title(scorecard["models"]["student"]) if scorecard else None,
         scores=_scores(scorecard) if scorecard else [],
-        deltas=_deltas(view),
-        latest=_latest_line(view) if scorecard else None,
+        deltas=_deltas(view, latest),
+        latest=latest,
+        latest_is_paired=bool(latest and latest.results(view)),
         tables=_exam_tables(scorecard) if scorecard else [],
         data_lines=_data_lines(view),
         charts=charts.plot_training(runs),
@@ -229,33 +216,23 @@ def _scores(scorecard: dict[str, Any]) -> list[tuple[str, Score, list[tuple[str,
     return [(name, score, titled_parts(score)) for name, score in scorecard["models"].items()]
 
 
-def _deltas(view: RunView) -> list[Delta]:
-    """Paired differences on the exam's headline: the others against the base, then against the student."""
-    results = {
+def _deltas(view: RunView, latest: Published | None) -> list[Delta]:
+    """Paired differences on the exam's headline: each model against base, student and the newest published one."""
+    results: dict[str, Results] = {
         name: {task: passed for task, passed in tasks.items() if task in view.headline}
         for name, tasks in view.results.items()
     }
     pairs = [(name, "base") for name in results if name != "base"]
     pairs += [(name, "student") for name in results if name not in ("base", "student")]
+    if latest:
+        pairs += [(name, latest.reference) for name in results if name != "base"]
+        results[latest.reference] = latest.results(view)
     found = [
         paired_delta(name, results[name], against, results[against])
         for name, against in pairs
         if against in results
     ]
     return [delta for delta in found if delta]
-
-
-def _latest_line(view: RunView) -> dict[str, Any] | None:
-    """The headline of the newest published student: {"reference", "count"}; a store has no results by task."""
-    model = _latest(view)
-    if model is None:
-        return None
-    score = model.manifest["scorecard"]
-    return {
-        "reference": f"{model.name}:{model.tag}",
-        "created": model.manifest["created"],
-        "count": part_score(score["student"], score["tasks"]),
-    }
 
 
 def _exam_tables(scorecard: dict[str, Any]) -> list[tuple[str, list[tuple[str, Any, Any]]]]:
@@ -280,7 +257,7 @@ def _data_lines(view: RunView) -> list[str]:
 
 
 def _comparison(
-    view: RunView, other: RunView | None, published: Model | None
+    view: RunView, other: RunView | None, published: Published | None
 ) -> dict[str, Any] | None:
     if other:
         return {
@@ -291,12 +268,14 @@ def _comparison(
             "same_exam": bool(view.exam) and view.exam == other.exam,
         }
     if published:
-        recipe = published.manifest["recipe"]
+        recipe, mine = published.model.manifest["recipe"], view.results.get("student", {})
+        name, theirs = published.reference, published.results(view)
+        delta = paired_delta("student here", mine, name, theirs)
         return {
-            "name": f"{published.name}:{published.tag}",
+            "name": name,
             "settings": compare.setting_rows(view.record["recipe"], recipe),
-            "rows": compare.published_rows(view, published),
-            "deltas": [],
+            "rows": compare.published_rows(view, published.model),
+            "deltas": [delta] if delta else [],
             "same_exam": None,
         }
     return None

@@ -1,5 +1,6 @@
 import asyncio
 import contextlib
+import itertools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, cast
@@ -65,7 +66,8 @@ def exam(
     unasked=(),
 ):
     """A trace and its task."""
-    task = {"kind": kind, "template": template, "plan": [{}] * plan}
+    task = {"id": f"{template}-{next(NUMBERS)}", "kind": kind, "template": template}
+    task["plan"] = [{}] * plan
     if part:
         task["part"] = part
     trace = {
@@ -82,6 +84,9 @@ def exam(
         },
     }
     return trace, task
+
+
+NUMBERS = itertools.count()
 
 
 def scored(*pairs):
@@ -132,6 +137,7 @@ def test_only_the_students_turns_are_judged_for_their_form():
     good, bad = says("In 2027."), calls(("get_contract", "{}"))
     result = scored(exam(turns=[bad, good]), exam(turns=[good]), exam(turns=[bad]))
     assert result["turns"] == {"total": 4, "well_formed": 2}
+    assert len(result["passed_tasks"]) == result["passed"]
 
 
 def test_traces_and_tasks_of_different_number_are_refused():

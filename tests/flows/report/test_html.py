@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from published_student import make_files, make_manifest
 from report_run import HOSTILE, add_exam, add_kept, finished, swarm, trace, with_parts
 
 from flows import recipe_file
@@ -15,6 +16,8 @@ from flows.run_directory import Run
 from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import write_json, write_jsonl
+from student.registry.oci_layout import DirectoryStore
+from student.registry.publish import publish
 
 
 @pytest.fixture
@@ -252,6 +255,62 @@ def test_pages_that_are_too_large_for_the_file_lie_beside_it(
     html.write(run)
     assert not (run / "report").exists()
     assert not [file for file in run.iterdir() if file.name.startswith(".report")]
+
+
+# ------------------------------------------------------------------------------------- published students
+
+
+def publish_before(run: Path, passed: list[str] | None, same_exam: bool = True) -> None:
+    """Publishes pack:1, which passed these tasks of the run's exam."""
+    where = run.parent / "published"
+    files = make_files(where)
+    scorecard = json.loads((where / "scorecard.json").read_text())
+    if same_exam:
+        scorecard["exam"] = json.loads((run / "evaluate" / "scorecard.json").read_text())["exam"]
+    if passed is not None:
+        scorecard["models"]["student"]["passed_tasks"] = passed
+    write_json(where / "scorecard.json", scorecard)
+    store = DirectoryStore(run.parent / "store")
+    publish(store, "pack", files, make_manifest(), gate_passed=True)
+
+
+@pytest.fixture
+def run_with_store(run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STILLHOUSE_STORE", str(run.parent / "store"))
+    add_exam(run, base=[False] * 4, student=[True] * 3 + [False], further=1)
+    return run
+
+
+def test_the_newest_published_student_is_paired_on_the_same_exam(run_with_store: Path) -> None:
+    publish_before(run_with_store, ["pack-exam-moved-0", "pack-exam-moved-3"])
+    words = words_of(html.write(run_with_store).read_text())
+    assert "pack:1 published 2" in words
+    assert "student pack:1 4 +25 points" in words
+    assert "its difference is not paired" not in words
+    words = words_of(html.write(run_with_store, "pack:1").read_text())
+    assert "student here pack:1 4 +25 points" in words
+
+
+@pytest.mark.parametrize(("passed", "same_exam"), [(None, True), (["pack-exam-moved-0"], False)])
+def test_a_student_of_another_exam_or_without_results_is_not_paired(
+    run_with_store: Path, passed: list[str] | None, same_exam: bool
+) -> None:
+    publish_before(run_with_store, passed, same_exam)
+    words = words_of(html.write(run_with_store).read_text())
+    assert "pack:1 published 2" in words and "its difference is not paired" in words
+    assert "student pack:1" not in words
+    words = words_of(html.write(run_with_store, "pack:1").read_text())
+    assert "so there is no paired difference: see the intervals" in words
+    assert re.search(r"traces kept 214 \(51 %\) 120", words)
+
+
+def test_a_store_that_is_broken_does_not_keep_the_report_from_being_written(
+    run_with_store: Path,
+) -> None:
+    publish_before(run_with_store, [])
+    for file in (run_with_store.parent / "store").rglob("index.json"):
+        file.write_text("{")
+    assert "pack:1" not in words_of(html.write(run_with_store).read_text())
 
 
 # ------------------------------------------------------------------------------------- --against
