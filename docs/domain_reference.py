@@ -33,7 +33,7 @@ SECTIONS = {
     "The world": ["Environment"],
     "Tasks": ["template", "Template", "Blueprint", "Solution", "Answer"],
     "Answers that a text gives": ["answer_matches"],
-    "Pools for train and exam": ["split_pool", "split_numbers", "day_between"],
+    "Pools for train and exam": ["split_pool", "split_numbers", "is_wide", "day_between"],
     "Arguments of tools": ["get_entry", "require_one_of", "is_same_name", "quote"],
     "Loaded packs": ["load", "Domain"],
     "Images": ["Scene", "draw", "check", "DrawnImage", "Cell", "SceneError"],

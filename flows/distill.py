@@ -9,6 +9,7 @@ Every run goes through `distill`, also one that a deployment starts.
 import datetime as dt
 import functools
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from flows.progress import log, step
 from flows.run_context import RunContext, prepare
 from flows.run_directory import STAGES, default_directory
 from flows.stages import PIPELINE
-from flows.stages.plan import check_fit
+from flows.stages.plan import SAMPLED, check_fit, is_large
 from flows.student_check import check_student
 from flows.summary import log_summary, relative, summarize
 from schemas.recipe import Recipe
@@ -63,7 +64,10 @@ def run_stages(
                 check_student(context)
             log(name)
             with step(name):
-                prefect_server.run_task(name, functools.partial(PIPELINE[name].run, context))
+                if name == until == "plan" and is_large(context):
+                    PIPELINE[name].preview(replace(context, sampled=SAMPLED))
+                else:
+                    prefect_server.run_task(name, functools.partial(PIPELINE[name].run, context))
             if name == "plan":
                 if until == "plan":  # also for a machine that the models do not fit
                     check_student(context, install=False)
@@ -87,12 +91,16 @@ def distill_flow(
     Args:
         domain: a pack's name or directory. recipe: a recipe's name or file. run: the run's directory.
         settings: overrides such as "tasks.train=40".
-        fresh: a new directory, named by the time, so that each scheduled run makes a new student.
+        fresh: a new directory, named by the time, so that each scheduled run makes a new student, of training tasks
+            of its own: `tasks.date` is today where the recipe has none.
     """
-    loaded_recipe = recipe_file.load(recipe, settings)
+    loaded_recipe, now = recipe_file.load(recipe, settings), dt.datetime.now(dt.UTC)
+    if fresh and loaded_recipe.tasks.date is None:
+        dated = loaded_recipe.tasks.model_copy(update={"date": now.date()})
+        loaded_recipe = loaded_recipe.model_copy(update={"tasks": dated})
     directory = Path(run) if run else default_directory(pack.load(domain).name, loaded_recipe.name)
     if fresh:
-        directory = directory.with_name(f"{directory.name}-{dt.datetime.now(dt.UTC):%Y%m%d-%H%M%S}")
+        directory = directory.with_name(f"{directory.name}-{now:%Y%m%d-%H%M%S}")
     return distill(domain, loaded_recipe, directory)
 
 

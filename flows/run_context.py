@@ -28,6 +28,7 @@ class RunContext:
         run: the run's directory, opened for this process.
         teacher, student: the descriptions of the models (schemas/teacher.schema.json, schemas/student.schema.json).
         hardware: what to plan for and train on.
+        sampled: the training tasks that a preview of a large plan makes; None for all.
     """
 
     run: Run
@@ -36,6 +37,7 @@ class RunContext:
     teacher: dict[str, Any]
     student: dict[str, Any]
     hardware: Hardware
+    sampled: int | None = None
 
     @property
     def directory(self) -> Path:

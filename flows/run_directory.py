@@ -197,6 +197,10 @@ class Run:
         """Returns a stage's receipt, or None if the stage has not run to its end."""
         return read_receipt(self.directory, name)
 
+    def forget(self, name: str) -> None:
+        """Removes a stage's receipt: the stage has not run."""
+        self._receipt_path(name).unlink(missing_ok=True)
+
     def outputs(self, name: str) -> dict[str, str]:
         """sha256 of each output of a finished stage, by its path in the run: inputs of later stages.
 

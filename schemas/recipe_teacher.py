@@ -3,6 +3,7 @@
 Each setting is documented here, once: what it does, its unit, its default, an example.
 """
 
+import datetime as dt
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -32,6 +33,11 @@ class Tasks(Section):
         ge=0,
         lt=400,  # Seeds from 400 up belong to the worked examples and the exam.
         description="First seed of the sampling; the same seed gives the same tasks. Example: 7.",
+    )
+    date: dt.date | None = Field(
+        None,
+        description="Day whose seeds the training tasks have, so that runs of two days share no task; a scheduled run"
+        " sets its own day. null takes the seeds of seed alone; the exam does not depend on it. Example: 2026-11-30.",
     )
     mix: dict[str, float] | None = Field(
         None,

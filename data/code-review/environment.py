@@ -9,7 +9,15 @@ templates.
 import random
 from typing import Any
 
-from teacher.domain import Environment, get_entry, quote, require_one_of, split_numbers, split_pool
+from teacher.domain import (
+    Environment,
+    get_entry,
+    is_wide,
+    quote,
+    require_one_of,
+    split_numbers,
+    split_pool,
+)
 from teacher.scenes import Scene
 
 from .records import (
@@ -45,7 +53,8 @@ class ReviewDesk(Environment):
         pairs = rng.sample(split_pool(PAIRS, split), 24)
         surnames = rng.sample(split_pool(SURNAMES, split), 12)
         self._people = [f"{rng.choice(GIVEN.split())}-{surname}" for surname in surnames]
-        pulls, issues = rng.sample(split_numbers(split), 6), rng.sample(split_numbers(split), 8)
+        numbers = split_numbers(split, 10_000 if is_wide(split, task["seed"]) else 100)
+        pulls, issues = rng.sample(numbers, 6), rng.sample(numbers, 8)
         runs = rng.sample(split_numbers(split, 10000), 40)
         builds = rng.sample(split_numbers(split, 1000), 8)
         self._issues: dict[str, Issue] = {}

@@ -15,6 +15,7 @@ from teacher.domain import (
     day_between,
     get_entry,
     is_same_name,
+    is_wide,
     quote,
     require_one_of,
     split_numbers,
@@ -59,10 +60,11 @@ class LegalDesk(Environment):
         stems = rng.sample(split_pool(STEMS, split), 24)
         companies = [f"{stem} {rng.choice(TRADES.split())}" for stem in stems[:18]]
         lawyers = [f"{rng.choice(GIVEN.split())} {stem}" for stem in stems[18:]]
-        numbers = [rng.sample(split_numbers(split), count) for count in (6, 6, 6, 12)]
+        pool = split_numbers(split, 10_000 if is_wide(split, task["seed"]) else 100)
+        numbers = [rng.sample(pool, count) for count in (6, 6, 6, 12)]
         contract_ids, matter_ids, amendment_ids, obligation_ids = (
-            [f"{letter}-{number}" for number in pool]
-            for letter, pool in zip("CMAO", numbers, strict=True)
+            [f"{letter}-{number}" for number in chosen]
+            for letter, chosen in zip("CMAO", numbers, strict=True)
         )
         self._matters: dict[str, Matter] = {}
         for i, matter in enumerate(matter_ids):

@@ -17,6 +17,7 @@ from teacher.domain import (
     day_between,
     get_entry,
     is_same_name,
+    is_wide,
     quote,
     require_one_of,
     split_numbers,
@@ -59,8 +60,9 @@ class ResearchDesk(Environment):
         split = task["split"]
         rng = random.Random(f"tech:{split}:{task['seed']}")
         stems = rng.sample(_stems(split), 18 + 6 * 9)
+        pool = split_numbers(split, 10_000 if is_wide(split, task["seed"]) else 100)
         numbers = {
-            letter: [f"{letter}-{n}" for n in rng.sample(split_numbers(split), count)]
+            letter: [f"{letter}-{n}" for n in rng.sample(pool, count)]
             for letter, count in (("P", PRODUCTS), ("V", PRODUCTS), ("R", 6), ("F", 12))
         }
         self.category = rng.choice(sorted(WORDS["categories"]))

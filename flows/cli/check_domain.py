@@ -65,8 +65,9 @@ def check_domain(
     from schemas.files import write_text
     from student.models import base
     from student.models.chat_template import tools_counter
-    from teacher.domain import pack, tasks
+    from teacher.domain import pack
     from teacher.domain.check import FULL, Finding, check
+    from teacher.domain.shares import count_by_template
     from teacher.planning import cost, pack_size
     from teacher.scenes.images import ImageStore
 
@@ -81,7 +82,7 @@ def check_domain(
         raise
     with tempfile.TemporaryDirectory(prefix="stillhouse-check-") as images:
         store = ImageStore(Path(images))
-        needed = tasks.count_by_template(domain, settings.tasks.train, mix=settings.tasks.mix)
+        needed = count_by_template(domain, settings.tasks.train, mix=settings.tasks.mix)
         with track("checking the tasks of each template", 3 * len(domain.templates)) as advance:
             checked = check(domain, FULL, needed=needed, image_store=store, advance=advance)
         findings = [*checked.findings, *pack_size.check_results(domain, checked.episodes, settings)]

@@ -2,16 +2,20 @@
 
     stillhouse plan DOMAIN --gpus 8xH200
 
-Sends no request to a model. Writes tasks/train.jsonl, tasks/exam.jsonl and plan.json. The images of the tasks go to
+Sends no request to a model. Of very many tasks, the command `plan` makes some and estimates the rest; the stage of a
+run makes all. Writes tasks/train.jsonl, tasks/exam.jsonl and plan.json. The images of the tasks go to
 images/.
 """
 
+import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from flows.estimate import minutes
 from flows.progress import log
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
@@ -20,8 +24,8 @@ from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256_text, write_json, write_jsonl
 from schemas.scorecard import part_of
 from schemas.task import Task
+from teacher.domain import capacity, offer, tasks, unanswerable
 from teacher.domain import exam as exam_parts
-from teacher.domain import offer, tasks, unanswerable
 from teacher.domain.check import SAMPLE, Finding, check
 from teacher.domain.drift import tools_of
 from teacher.domain.drift_tasks import drift_tasks
@@ -33,6 +37,17 @@ from teacher.scenes.images import task_images
 # Shares of train.max_length: from the first on the whole toolbox leaves little room for a conversation, from the second
 # on none.
 _LARGE, _FULL = 0.5, 0.9
+
+
+# Of more training tasks than _LARGE_RUN the command `plan` proves SAMPLED: a task with images takes about 0.1 s.
+_LARGE_RUN, SAMPLED = 20_000, 1_000
+
+
+def is_large(context: RunContext) -> bool:
+    """Whether the plan of a run is previewed: it has many tasks, and they are not proven yet."""
+    from flows.stages import PIPELINE
+
+    return context.recipe.tasks.train > _LARGE_RUN and not PIPELINE["plan"].is_current(context)
 
 
 def _hardware(context: RunContext) -> dict[str, str]:
@@ -94,16 +109,18 @@ def plan(context: RunContext) -> dict[str, Any]:
     ]
     _raise_errors(context, findings)
     held_out = exam_parts.held_out_templates(domain, settings)
-    train = tasks.sample(
-        domain,
-        "train",
-        settings.train,
-        seed=settings.seed,
-        mix=settings.mix,
-        pixels=both_pixels,
-        image_store=image_store,
-        templates=domain.templates.keys() - set(held_out),
-    )
+    sampling: tasks.Sampling = {
+        "seed": settings.seed,
+        "date": settings.date,
+        "mix": settings.mix,
+        "pixels": both_pixels,
+        "templates": domain.templates.keys() - set(held_out),
+    }
+    found = capacity.capacities(domain, settings.train, **sampling)
+    started = time.monotonic()
+    count = context.sampled or settings.train
+    train = tasks.sample(domain, "train", count, image_store=image_store, **sampling)
+    seconds_a_task = (time.monotonic() - started) / count
     _check_template_share(context, train)
     train = unanswerable.swap_images(train, domain, share=settings.swapped, image_store=image_store)
     train = offer.offer_tools(
@@ -138,6 +155,8 @@ def plan(context: RunContext) -> dict[str, Any]:
     )
     too_long = list(pack_size.check_size(domain, train, conversations, context.recipe))
     _raise_errors(context, too_long)
+    # The sampled tasks stand for all.
+    conversations = [conversations[i % count] for i in range(settings.train)]
     write_jsonl(context.path("tasks", "train.jsonl"), train)
     write_jsonl(context.path("tasks", "exam.jsonl"), exam)
     estimate = make_plan(
@@ -151,14 +170,51 @@ def plan(context: RunContext) -> dict[str, Any]:
         student_remark=f"; chat template: {template_place(context.student)}",
     )
     toolbox = tools_tokens([*domain.tools.values()])
-    estimate["lines"] += [_exam_line(exam, held_out), *_toolbox_lines(context, exam, toolbox)]
+    if context.sampled:
+        estimate["lines"] = [
+            line.removesuffix("; all proven solvable") for line in estimate["lines"]
+        ]
+    estimate["lines"] += [
+        *_capacity_lines(context, found, seconds_a_task),
+        _exam_line(exam, held_out),
+        *_toolbox_lines(context, exam, toolbox),
+    ]
     estimate["lines"] += [
         f"{'warning' if index == 0 else '':10}{finding.line(domain.path)}"
         for index, finding in enumerate([*findings, *too_long])
     ]
-    write_json(context.path("plan.json"), estimate)
+    capacity_rows = [asdict(each) for each in found]
+    write_json(context.path("plan.json"), {**estimate, "capacity": capacity_rows})
     swapped = sum("swapped" in row for row in train)
-    return {"train": len(train), "exam": len(exam), **({"swapped": swapped} if swapped else {})}
+    return {
+        "train": len(train),
+        "exam": len(exam),
+        **({"swapped": swapped} if swapped else {}),
+        "seeds": {"train": _seed_range(train), "exam": _seed_range(exam)},
+    }
+
+
+def _seed_range(rows: list[Task]) -> list[int]:
+    """Returns the smallest and the largest seed of tasks."""
+    seeds = [row["seed"] for row in rows]
+    return [min(seeds), max(seeds)]
+
+
+def _capacity_lines(
+    context: RunContext, found: list[capacity.Capacity], seconds_a_task: float
+) -> list[str]:
+    """Returns the lines that say how many distinct tasks the pack has, and how many of them a preview has proven."""
+    lines = [
+        f"{'' if index else 'capacity':10}{line}"
+        for index, line in enumerate(capacity.capacity_lines(found))
+    ]
+    if context.sampled:
+        whole = context.recipe.tasks.train
+        lines.append(
+            f"preview   {context.sampled:,} of {whole:,} training tasks were proven; a run proves all when it starts,"
+            f" in about {minutes(seconds_a_task * whole)}"
+        )
+    return lines
 
 
 def _raise_errors(context: RunContext, findings: Sequence[Finding]) -> None:

@@ -168,6 +168,7 @@ def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) ->
             "kept": ledger["kept"],
             "sha256": sha256(context.path("filter", "kept.jsonl")),
             "licence": domain.spec["licence"],
+            **_seeds(context),
             **({"replay": {key: replay[key] for key in REPLAY}} if replay else {}),
         },
         "requests": {key: domain.spec[key] for key in ("personas", "languages")},
@@ -181,6 +182,12 @@ def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) ->
             },
         },
     }
+
+
+def _seeds(context: RunContext) -> dict[str, Any]:
+    """Returns the seeds of the run's tasks, as the plan's receipt has them; none of a run that was planned earlier."""
+    result = (context.run.receipt("plan") or {}).get("result", {})
+    return {"seeds": result["seeds"]} if "seeds" in result else {}
 
 
 def _teacher(description: dict[str, Any], kept: Iterable[Trace]) -> dict[str, Any]:

@@ -106,6 +106,7 @@ def _data(manifest: dict[str, Any], ledger: Ledger) -> str:
             "was checked.",
             *_served(manifest["teacher"].get("served", [])),
             *_requests(manifest.get("requests")),
+            *_seeds(data.get("seeds")),
             *_images(ledger.get("images")),
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
             *_replay(data.get("replay")),
@@ -130,6 +131,16 @@ def _requests(requests: dict[str, Any] | None) -> list[str]:
     personas = "\n".join(f"- {persona}" for persona in requests["personas"])
     return [
         f"The requests are in {', '.join(requests['languages'])}, phrased as these personas would:\n\n{personas}"
+    ]
+
+
+def _seeds(seeds: dict[str, list[int]] | None) -> list[str]:
+    if seeds is None:
+        return []
+    (first, last), exam = seeds["train"], seeds["exam"]
+    return [
+        f"The training tasks were made from seeds between {first} and {last}, the exam's from seeds between {exam[0]} "
+        f"and {exam[1]}."
     ]
 
 

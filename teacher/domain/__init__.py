@@ -35,6 +35,7 @@ Worlds:
     split_pool: the part of a pool that belongs to a split; train and exam share no entry.
     split_numbers: a split's numbers with a given count of digits.
     day_between: a random day between two ISO dates.
+    is_wide: whether a world takes names and numbers from larger pools, as it must in a run of very many tasks.
 Arguments of tools:
     get_entry: the entry of a table that a model names by its key, or ValueError.
     require_one_of: the value if it is one of those allowed, or ValueError.
@@ -62,6 +63,7 @@ from teacher.domain.blueprint import (
 )
 from teacher.domain.pack import Domain, load
 from teacher.domain.questions import at, every, run_program
+from teacher.domain.seeds import is_wide
 from teacher.domain.toolkit import (
     day_between,
     get_entry,
@@ -95,6 +97,7 @@ __all__ = [
     "every",
     "get_entry",
     "is_same_name",
+    "is_wide",
     "known",
     "load",
     "one_of",

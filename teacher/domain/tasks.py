@@ -6,9 +6,10 @@ the task's own checks, and if an agent that does nothing, or one that repeats th
 In: a loaded pack, a split and a seed. Out: Task rows (schemas/task.py); their images go to an image store.
 """
 
+import datetime as dt
 import itertools
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, TypedDict
 
@@ -22,6 +23,8 @@ from teacher.domain.offer import few_tools
 from teacher.domain.pack import Domain
 from teacher.domain.questions import ProgramError, run_program, used_cells
 from teacher.domain.scoring import answer_matches
+from teacher.domain.seeds import first_seed
+from teacher.domain.shares import divide_by_kind, template_shares
 from teacher.domain.worlds import (
     PackFault,
     ToolError,
@@ -35,13 +38,8 @@ from teacher.scenes.kinds import draw
 from teacher.scenes.legibility import check
 from teacher.scenes.scene import DrawnImage, Scene, SceneError
 
-# Train and exam tasks have seeds from disjoint ranges; the pack keeps their entities apart by `split`.
-FIRST_SEED: dict[Split, int] = {"train": 0, "exam": 500_000_000}
-_SEEDS_A_RECIPE = 1_000_000
-_TRIES = 50
+TRIES = 50
 _ILLEGIBLE_LIMIT = 3
-# Seeds of a recipe that each part of the exam has for itself.
-_SEEDS_A_PART = 200_000
 
 
 class _ImageFields(TypedDict, total=False):
@@ -50,6 +48,16 @@ class _ImageFields(TypedDict, total=False):
     pictures: list[TaskImage]
     program: dict[str, Any]
     cells: list[list[Any]]
+
+
+class Sampling(TypedDict):
+    """Arguments of `sample` that decide which training tasks a run has."""
+
+    seed: int
+    date: dt.date | None
+    mix: dict[str, float] | None
+    pixels: bool
+    templates: Collection[str] | None
 
 
 class IllegibleImage(InputError):
@@ -68,10 +76,12 @@ def sample(
     templates: Collection[str] | None = None,
     part: int = 0,
     taken: Collection[Task] = (),
+    date: dt.date | None = None,
 ) -> list[Task]:
     """Returns `count` proven tasks with distinct requests, their templates interleaved.
 
-    A template that has no more new requests is replaced by the others of its kind, in turn.
+    A template that has no more new requests goes on with wide seeds (teacher/domain/seeds.py), and if it has none there
+    either, it is replaced by the others of its kind, in turn.
 
     Args:
         seed: the same seed gives the same tasks, another seed gives others.
@@ -81,18 +91,21 @@ def sample(
         templates: names of those that may be sampled; None for all.
         part: index of a part of the exam, 0 to 4; two parts share no seed.
         taken: tasks of other parts, whose requests are not sampled again.
+        date: the day whose training seeds are taken; None for those of `seed` alone.
 
     Raises:
         InputError: `mix` has an unknown name, a template's tasks cannot be proven, or all templates of a kind together
             have too few requests.
     """
-    first = FIRST_SEED[split] + seed * _SEEDS_A_RECIPE + part * _SEEDS_A_PART
+    first, first_wide = first_seed(split, seed, part=part, date=date)
     rng = random.Random(first)
     shares = template_shares(domain, mix, pixels=pixels, templates=templates)
-    counts = _divide_by_kind(domain, shares, count)
+    counts = divide_by_kind(domain, shares, count)
     names = [name for name, number in counts.items() for _ in range(number)]
     rng.shuffle(names)
     seeds = itertools.count(first)
+    wide_seeds = None if first_wide is None else itertools.count(first_wide)
+    widened: set[str] = set()
     tasks: list[Task] = []
     seen = {(task["request"], *task_images(task)) for task in taken}
     # The templates of each kind that still have new requests.
@@ -100,12 +113,16 @@ def sample(
     for name in counts:
         left.setdefault(domain.templates[name].kind, []).append(name)
 
-    def new_task(name: str) -> Task | None:
-        """The next task of a template with a new request; None if it has none in `_TRIES` seeds."""
-        illegible = 0
-        for _ in range(_TRIES):
+    def new_task(name: str, seeds: Iterator[int]) -> Task | None:
+        """The next task of a template with a new request; None if it has none in `TRIES` seeds."""
+        template, illegible = domain.templates[name], 0
+        for _ in range(TRIES):
+            number = next(seeds)
+            draft = make_blueprint(domain.environment, template, split=split, seed=number)
+            if not draft[1].pictures and (draft[1].request,) in seen:
+                continue  # before the proof, which would be for nothing
             try:
-                task = build(domain, name, split, next(seeds), image_store=image_store)
+                task = prove(domain, name, split, number, draft, image_store=image_store)
             except IllegibleImage:
                 # One seed in some hundreds gives an illegible layout; more in a row are the template's fault.
                 illegible += 1
@@ -124,24 +141,21 @@ def sample(
         group = left[kind]
         while group and task is None:
             chosen = name if name in group else group[len(tasks) % len(group)]
-            task = new_task(chosen)
+            if chosen not in widened:
+                task = new_task(chosen, seeds)
+            if task is None and wide_seeds is not None:
+                widened.add(chosen)
+                task = new_task(chosen, wide_seeds)
             if task is None:
                 group.remove(chosen)
         if task is None:
             made = sum(row["kind"] == kind for row in tasks)
             raise InputError(
-                f"{domain.templates[name].file}: {name}: no new request in {_TRIES} seeds, nor in another template of"
+                f"{domain.templates[name].file}: {name}: no new request in {TRIES} seeds, nor in another template of"
                 f" {kind}: they have too few variants for {count} tasks; {made} of this kind were made"
             )
         tasks.append(task)
     return tasks
-
-
-def count_by_template(
-    domain: Domain, count: int, *, mix: dict[str, float] | None = None
-) -> dict[str, int]:
-    """Returns how many of `count` tasks each template makes; arguments as of `sample`."""
-    return _divide_by_kind(domain, template_shares(domain, mix), count)
 
 
 def build(
@@ -153,9 +167,23 @@ def build(
         InputError: the template's solution fails the task's checks, an agent that does nothing passes them, or an image
             does not show what it should; the message names template and seed.
     """
+    draft = make_blueprint(domain.environment, domain.templates[template], split=split, seed=seed)
+    return prove(domain, template, split, seed, draft, image_store=image_store)
+
+
+def prove(
+    domain: Domain,
+    template: str,
+    split: Split,
+    seed: int,
+    draft: tuple[str | None, Blueprint],
+    *,
+    image_store: ImageStore | None = None,
+) -> Task:
+    """Returns the proven task of a blueprint, `draft` as `make_blueprint` returns it; raises as `build` does."""
     chosen = domain.templates[template]
     place = f"{chosen.file}: {template}: seed {seed} ({split})"
-    note, blueprint = make_blueprint(domain.environment, chosen, split=split, seed=seed)
+    note, blueprint = draft
     plan = [(tool, canonical(arguments)) for tool, arguments in blueprint.plan]
     blueprint = replace(blueprint, plan=plan)
     images = _draw(blueprint, place)
@@ -305,61 +333,3 @@ def _replay(
         if isinstance(result, Scene):
             _draw_legible(result, f"{place}: the image that {tool} returns ({result.kind})")
     return before, hash_world(world)
-
-
-def template_shares(
-    domain: Domain,
-    mix: dict[str, float] | None = None,
-    *,
-    pixels: bool = True,
-    templates: Collection[str] | None = None,
-) -> dict[str, float]:
-    """Returns the share of each template: its kind's, divided evenly, unless the mix names the template."""
-    kinds = {kind: entry["share"] for kind, entry in domain.spec["kinds"].items()}
-    mix = dict(mix or {})
-    unknown = set(mix) - set(kinds) - set(domain.templates)
-    if unknown:
-        raise InputError(
-            f"tasks.mix.{min(unknown)}: expected a kind or a template of the domain {domain.name}"
-        )
-    shares = {}
-    for kind, share in kinds.items():
-        names = [
-            name
-            for name, template in domain.templates.items()
-            if template.kind == kind and (templates is None or name in templates)
-        ]
-        for name in names:
-            shares[name] = mix.get(name, mix.get(kind, share) / len(names))
-    if not pixels:
-        shares = {n: s for n, s in shares.items() if not domain.templates[n].needs_pixels}
-    if sum(shares.values()) <= 0:
-        raise InputError("tasks.mix: expected at least one share above 0")
-    return shares
-
-
-def _divide_by_kind(domain: Domain, shares: dict[str, float], count: int) -> dict[str, int]:
-    """Returns how many of `count` tasks each template makes. First the kinds get their share, then their templates.
-
-    Divided over templates alone, many small remainders would favour a kind with many templates.
-    """
-    by_kind: dict[str, dict[str, float]] = {}
-    for name, share in shares.items():
-        if share:
-            by_kind.setdefault(domain.templates[name].kind, {})[name] = share
-    kinds = _divide({kind: sum(group.values()) for kind, group in by_kind.items()}, count)
-    counts = dict.fromkeys(shares, 0)
-    for kind, group in by_kind.items():
-        counts |= _divide(group, kinds[kind])
-    return counts
-
-
-def _divide(shares: dict[str, float], count: int) -> dict[str, int]:
-    """Returns `count` divided in the proportion of the shares (largest remainder)."""
-    total = sum(shares.values())
-    exact = {name: count * share / total for name, share in shares.items()}
-    counts = {name: int(value) for name, value in exact.items()}
-    by_remainder = sorted(shares, key=lambda name: exact[name] - counts[name], reverse=True)
-    for name in by_remainder[: count - sum(counts.values())]:
-        counts[name] += 1
-    return counts

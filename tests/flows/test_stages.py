@@ -47,6 +47,7 @@ VALUES: list[Any] = [
         "linear",
         "float32",
         "few",
+        "2026-11-30",
         "offered",
         ["Q8_0", "F16"],
         ["--x"],

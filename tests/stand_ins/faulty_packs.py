@@ -6,7 +6,7 @@ from pathlib import Path
 from schemas.task import Split
 from teacher.domain.check.episode import Episode, Job, play
 from teacher.domain.pack import Domain, load
-from teacher.domain.tasks import FIRST_SEED
+from teacher.domain.seeds import FIRST_SEED
 
 STOCK_ROOM = Path(__file__).parents[1] / "data" / "stock_room"
 

@@ -24,6 +24,7 @@ from teacher.domain.check import determinism, fairness, proof, variety
 from teacher.domain.check.episode import Episode, Job, play
 from teacher.domain.check.finding import Finding
 from teacher.domain.pack import Domain
+from teacher.domain.seeds import FIRST_SEED
 from teacher.domain.worlds import make_blueprint
 from teacher.scenes.images import ImageStore
 
@@ -134,9 +135,7 @@ def _jobs(name: str, amount: Amount) -> list[Job]:
     """A template's tasks, of both splits, those of training first."""
     splits: list[tuple[Split, int]] = [("train", amount.train), ("exam", amount.exam)]
     return [
-        Job(name, split, tasks.FIRST_SEED[split] + i)
-        for split, count in splits
-        for i in range(count)
+        Job(name, split, FIRST_SEED[split] + i) for split, count in splits for i in range(count)
     ]
 
 
@@ -184,7 +183,7 @@ def _refused(domain: Domain, job: Job, message: str) -> Finding:
 
 def _requests(domain: Domain, name: str, count: int) -> list[str]:
     requests = []
-    for seed in range(tasks.FIRST_SEED["train"], tasks.FIRST_SEED["train"] + count):
+    for seed in range(FIRST_SEED["train"], tasks.FIRST_SEED["train"] + count):
         try:
             _, blueprint = make_blueprint(
                 domain.environment, domain.templates[name], split="train", seed=seed

@@ -12,12 +12,13 @@ from typing import Any
 
 from schemas.errors import InputError
 from schemas.task import Split
-from teacher.domain import tasks
 from teacher.domain.blueprint import Answer
 from teacher.domain.check.episode import Episode, as_json
 from teacher.domain.check.finding import Finding, shorten
 from teacher.domain.pack import Domain
 from teacher.domain.scoring import answer_matches, contains_words
+from teacher.domain.seeds import FIRST_SEED
+from teacher.domain.shares import template_shares
 from teacher.domain.worlds import start_world
 from teacher.scenes.scene import Scene
 
@@ -99,7 +100,7 @@ def check_splits(domain: Domain, episodes: Episodes, worlds: int) -> Iterator[Fi
 def _world_texts(domain: Domain, split: Split, count: int) -> Counter[str]:
     """In how many worlds of a split each text occurs: identifiers, names, and whole values in lower case."""
     found: Counter[str] = Counter()
-    first = tasks.FIRST_SEED[split]
+    first = FIRST_SEED[split]
     for seed in range(first, first + count):
         try:
             world, _ = start_world(domain.environment, seed=seed, split=split)
@@ -169,7 +170,7 @@ def properties_of(domain: Domain, tool: str) -> dict[str, Any]:
 
 def check_agents(domain: Domain, episodes: Episodes) -> Iterator[Finding]:
     """Yields templates and packs that an agent passes that refuses, guesses, or calls the first tool it is offered."""
-    shares = tasks.template_shares(domain)
+    shares = template_shares(domain)
     total = sum(shares.values())
     refused = first = 0.0
     for name, group in episodes.items():

@@ -87,6 +87,20 @@ def test_the_front_matter_is_what_the_hub_reads() -> None:
     assert result["metrics"][0]["value"] == 81.0
 
 
+def test_the_seeds_of_the_tasks_are_reported() -> None:
+    data = {
+        "kept": 1,
+        "sha256": "0" * 64,
+        "licence": "Apache-2.0",
+        "seeds": {"train": [295982400000000, 295982400000212], "exam": [500000000, 500600031]},
+    }
+    card = make_card(data=data)
+    assert (
+        "seeds between 295982400000000 and 295982400000212, the exam's from seeds between 500000000"
+        in card
+    )
+
+
 def test_languages_and_personas_of_the_requests_are_reported() -> None:
     requests = {"personas": ["a clerk", "a partner: terse"], "languages": ["en", "de"]}
     card = make_card(requests=requests)

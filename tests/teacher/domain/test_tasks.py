@@ -14,7 +14,8 @@ from schemas.tool_calls import check_arguments
 from teacher.domain.pack import Domain, load
 from teacher.domain.prompts import demonstration
 from teacher.domain.scoring import answer_matches, state_hash
-from teacher.domain.tasks import build, count_by_template, sample
+from teacher.domain.shares import count_by_template
+from teacher.domain.tasks import build, sample
 
 LEGAL = load("legal")
 # Its tasks in words; those with pictures are tested in test_legal.py, and drawing takes time.
