@@ -183,7 +183,7 @@ def _refused(domain: Domain, job: Job, message: str) -> Finding:
 
 def _requests(domain: Domain, name: str, count: int) -> list[str]:
     requests = []
-    for seed in range(FIRST_SEED["train"], tasks.FIRST_SEED["train"] + count):
+    for seed in range(FIRST_SEED["train"], FIRST_SEED["train"] + count):
         try:
             _, blueprint = make_blueprint(
                 domain.environment, domain.templates[name], split="train", seed=seed
