@@ -4,6 +4,7 @@ What an error means is decided in failures.py, what an answer holds in replies.p
 """
 
 import asyncio
+import contextlib
 import random
 import resource
 import time
@@ -13,7 +14,7 @@ from typing import Any
 from urllib.parse import quote
 from weakref import WeakValueDictionary
 
-import openai
+import aiohttp
 
 from schemas.error_text import one_line
 from schemas.errors import StageError
@@ -21,7 +22,8 @@ from schemas.files import dumps, sha256_text
 from schemas.trace import Message, Tool
 from teacher.inference import load
 from teacher.inference.api import without_key
-from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.connection import Connection, StatusError
+from teacher.inference.endpoint import Endpoint
 from teacher.inference.failures import Cause, Failure, UnusableAnswer, judge
 from teacher.inference.journal import Journal, key
 from teacher.inference.pace import Pace
@@ -33,7 +35,6 @@ from teacher.scenes.images import ImageStore, inline_pixels
 _FIRST_WAIT, _LONGEST_WAIT = 0.5, 30.0
 # Failures of one request, while the server answers others, from which on the request is the reason.
 _TRIES = 6
-_CONNECT_SECONDS = 30
 PATIENCE = 1800.0  # generate.patience_s
 # Replies of the journal that go to their episodes in one turn of the event loop. With a thousand episodes in each turn,
 # a reply of the server would wait for a second at every step of its way.
@@ -95,7 +96,7 @@ class Client:
         # One lock for each request that is being asked.
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening, self._probing = asyncio.Lock(), asyncio.Lock()
-        self._openai: openai.AsyncOpenAI | None = None
+        self._connection: Connection | None = None
         self._answers = 0  # of the server, since this client exists
         self._silent_since: float | None = None  # the first failure after the last answer
         self.sent = self.asked = self.without_logprobs = 0
@@ -107,10 +108,10 @@ class Client:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        if self._openai is not None:
+        if self._connection is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
-            await self._openai.close()
+            await self._connection.__aexit__(None, None, None)
 
     async def complete(
         self,
@@ -173,32 +174,20 @@ class Client:
     async def _open(self) -> None:
         """Connects to the endpoint, which is started first if nothing was asked before."""
         async with self._opening:
-            if self._openai is not None:
+            if self._connection is not None:
                 return
             found = self._find_endpoint
             self._endpoint = found if isinstance(found, Endpoint) else await found()
             _allow_open_files(self._concurrency + _OTHER_FILES)
-            limits = type(openai.DEFAULT_CONNECTION_LIMITS)
-            self._openai = openai.AsyncOpenAI(
-                base_url=self._endpoint.url,
-                api_key=self._endpoint.key,
-                max_retries=0,
-                timeout=openai.Timeout(self._timeout, connect=_CONNECT_SECONDS),
-                # A proxy of the environment is used for remote servers, never for one on this machine.
-                http_client=openai.DefaultAioHttpClient(
-                    trust_env=not on_this_machine(self._endpoint.url),
-                    # aiohttp's 0 is no limit; its default, which None would leave, is 100 connections.
-                    limits=limits(max_connections=0),
-                ),
-            )
-            self._following = asyncio.create_task(self._follow_load())
+            self._connection = await Connection(self._endpoint, self._timeout).__aenter__()
+            self._following = asyncio.create_task(self._follow_load(self._connection))
 
-    async def _follow_load(self) -> None:
+    async def _follow_load(self, connection: Connection) -> None:
         """Looks at the server's metrics as long as it has some, and lowers the number of requests in flight."""
         state = load.Load()
-        async with load.open_session(self._endpoint) as session:
-            while (numbers := await load.look(session, self._endpoint)) is not None:
-                if numbers and (most := state.most(numbers)) is not None:
+        with contextlib.suppress(ValueError):  # no metrics
+            while (text := await connection.metrics()) is not None:
+                if text and (most := state.most(load.parse(text))) is not None:
                     self.slots.shrink(to=most)
                 await asyncio.sleep(load.SECONDS)
 
@@ -233,7 +222,7 @@ class Client:
         Raises:
             StageError: as `judge`.
         """
-        assert self._openai is not None
+        assert self._connection is not None
         await self._pace.admit(body)
         async with self.slots.take(has_begun=session in self._begun) as turn:
             if session is not None:
@@ -242,26 +231,20 @@ class Client:
             started = time.monotonic()
             # Image files are read here, so that memory holds only those of the requests in flight.
             sent = {**body, "messages": inline_pixels(body["messages"], self._image_store)}
+            headers = sent.pop("extra_headers", {})
+            sent |= sent.pop("extra_body", {})
             if not sent["tools"]:
                 del sent["tools"]
                 sent.pop("tool_choice", None)
             if sent.get("logprobs") and self._endpoint.engine == "vllm":
                 # It changes how a token is written, not which.
-                as_ids = {"return_tokens_as_token_ids": True}
-                sent["extra_body"] = {**sent.get("extra_body", {}), **as_ids}
+                sent["return_tokens_as_token_ids"] = True
             try:
-                # The library's timeout is one for each part of an answer, so a trickle of bytes would never end.
                 with self._endpoint.request_in_flight():
-                    async with asyncio.timeout(self._timeout):
-                        answer = await self._openai.chat.completions.with_raw_response.create(
-                            model=self._endpoint.model, **sent
-                        )
+                    answer = await self._connection.ask(sent, headers)
                 seconds = time.monotonic() - started
-                row, model = parse(answer.content, seconds)
-            except TimeoutError:
-                self.slots.shrink(turn)
-                return Failure("timeout", f"no whole reply in {self._timeout:g} s")
-            except (openai.APIError, UnusableAnswer) as error:
+                row, model = parse(answer, seconds)
+            except (StatusError, aiohttp.ClientError, TimeoutError, UnusableAnswer) as error:
                 failure = judge(error, self._endpoint)
                 if failure.is_overload:
                     self.slots.shrink(turn)

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-import openai
-
 from schemas.error_text import one_line
 from schemas.errors import StageError
+from teacher.inference.connection import StatusError
 from teacher.inference.endpoint import Endpoint
 
 Cause = Literal[
@@ -85,35 +84,27 @@ def judge(error: Exception, endpoint: Endpoint) -> Failure:
     detail = first_line(error, endpoint.key)
     if isinstance(error, UnusableAnswer):
         return Failure(error.cause, detail)
-    if not isinstance(error, openai.APIStatusError):
-        return Failure("timeout" if _is_timeout(error) else "no_connection", detail)
-    status, text = error.status_code, error.response.text
+    if isinstance(error, TimeoutError):
+        return Failure("timeout", detail if str(error) else "no whole reply in generate.timeout_s")
+    if not isinstance(error, StatusError):
+        return Failure("no_connection", detail)
+    status, text, headers = error.status, error.text, error.headers
     if status == 401 or (status == 403 and not is_page(text)):
         raise StageError(
             f"{endpoint.url}: the key was refused ({status}): {detail}: expected a valid one in"
             " STILLHOUSE_TEACHER_KEY; the same command continues with the replies so far"
         )
     if is_page(text):
-        return Failure("page", page_line(status, text), _retry_after(error.response.headers))
+        return Failure("page", page_line(status, text), _retry_after(headers))
     if status in _ENDS_THE_STAGE or error.code in _CODES_THAT_END_THE_STAGE:
         raise StageError(f"{endpoint.url}: refused: {detail}")
     if status == 429:
-        return Failure("rate_limited", detail, _retry_after(error.response.headers))
+        return Failure("rate_limited", detail, _retry_after(headers))
     if status in _UNAVAILABLE:
-        return Failure("unavailable", detail, _retry_after(error.response.headers))
+        return Failure("unavailable", detail, _retry_after(headers))
     if status >= 500 or status in _TRANSIENT:
         return Failure("server_error", detail)
     return Failure("too_large" if status == 413 else "refused", detail)
-
-
-def _is_timeout(error: BaseException) -> bool:
-    """Whether the error at the root is a timeout. The outer error is one for a closed port too."""
-    root = error
-    while root.__cause__:
-        root = root.__cause__
-    if isinstance(root, OSError):
-        return isinstance(root, TimeoutError)
-    return isinstance(error, openai.APITimeoutError)
 
 
 def is_page(text: str) -> bool:
@@ -127,12 +118,8 @@ def page_line(status: int, page: str) -> str:
 
 
 def first_line(error: Exception, key: str) -> str:
-    """The first line of the error at the root, without the key, which a server may quote in its answer."""
-    cause: BaseException = error
-    # The outer error may read "timed out" for a closed port.
-    while cause.__cause__ and str(cause.__cause__):
-        cause = cause.__cause__
-    lines = str(cause).replace(key or "\n", "***").splitlines()
+    """The first line of an error, without the key, which a server may quote in its answer."""
+    lines = str(error).replace(key or "\n", "***").splitlines()
     return lines[0][:300] if lines and lines[0] else type(error).__name__
 
 

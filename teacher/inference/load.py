@@ -8,13 +8,8 @@ the cache.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import aiohttp
-
-from teacher.inference.endpoint import Endpoint, on_this_machine
-
 # Seconds between two looks.
 SECONDS = 5.0
-_TIMEOUT = aiohttp.ClientTimeout(total=4)
 # Share of vLLM's KV cache from which requests that wait are waiting for room in it.
 _FULL = 0.95
 
@@ -62,26 +57,3 @@ class Load:
             return max(1, int(running * 0.9))
         # One more than the slots, so that none of them is empty while a reply travels.
         return int(processing) + 1 if is_lasting else None
-
-
-async def look(session: aiohttp.ClientSession, endpoint: Endpoint) -> dict[str, float] | None:
-    """The server's metrics now; {} if it does not answer in time; None if it has none."""
-    url = endpoint.url.removesuffix("/v1") + "/metrics"
-    try:
-        async with session.get(url, timeout=_TIMEOUT) as reply:
-            if reply.status in (401, 403, 404, 405, 501):
-                return None
-            numbers = parse(await reply.text(errors="replace")) if reply.status == 200 else {}
-    except (aiohttp.ClientError, TimeoutError, OSError):
-        return {}
-    except ValueError:
-        return None
-    return numbers
-
-
-def open_session(endpoint: Endpoint) -> aiohttp.ClientSession:
-    """A session that sends the endpoint's key, and never asks a proxy for a server on this machine."""
-    return aiohttp.ClientSession(
-        headers={"Authorization": f"Bearer {endpoint.key}"},
-        trust_env=not on_this_machine(endpoint.url),
-    )

@@ -1,0 +1,132 @@
+"""HTTP to one endpoint: a chat request's body goes out, its answer's bytes come back.
+
+It is aiohttp alone. The openai library, with httpx below it, takes seven times the CPU time for a request
+(benchmarks/README.md), which at a thousand requests in flight is what limits a run.
+"""
+
+import json
+import urllib.request
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import httpx
+
+from schemas.errors import StageError
+from teacher.inference.endpoint import Endpoint, on_this_machine
+
+_CONNECT_SECONDS = 30
+_METRICS_TIMEOUT = aiohttp.ClientTimeout(total=4)
+
+
+class StatusError(Exception):
+    """An answer whose status says that there is no reply."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str]) -> None:
+        try:
+            body = json.loads(text)
+        except (ValueError, RecursionError):
+            body = None
+        error = body.get("error", body) if isinstance(body, dict) else None
+        fields = error if isinstance(error, dict) else {}
+        said = error if isinstance(error, str) else fields.get("message") or fields.get("detail")
+        super().__init__(f"status {status}: {said or text.strip() or 'no text'}")
+        self.status, self.text, self.headers = status, text, headers
+        code = fields.get("code")
+        self.code = code if isinstance(code, str) else None
+
+
+class Connection:
+    """Connections to an endpoint, as many as there are requests in flight. Use as an async context manager.
+
+    Args:
+        seconds: for one request, from its first byte to the last one of its answer.
+
+    Raises:
+        StageError: the environment's proxy is none that can be used.
+    """
+
+    def __init__(self, endpoint: Endpoint, seconds: float) -> None:
+        self._endpoint = endpoint
+        self._proxy = _proxy(endpoint.url)
+        self._timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
+
+    async def __aenter__(self) -> "Connection":
+        is_encrypted = urlsplit(self._endpoint.url).scheme == "https"
+        self._session = aiohttp.ClientSession(
+            headers={
+                "Authorization": f"Bearer {self._endpoint.key}",
+                "User-Agent": "stillhouse",
+                "Content-Type": "application/json",
+            },
+            connector=aiohttp.TCPConnector(
+                limit=0,  # by default 100 connections
+                ssl=httpx.create_ssl_context() if is_encrypted else True,
+            ),
+        )
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self._session.close()
+
+    async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
+        """The answer to a chat request.
+
+        Raises:
+            StatusError: its status is not 200.
+            aiohttp.ClientError: there is no whole answer.
+            TimeoutError: there is none in time.
+        """
+        async with self._session.post(
+            f"{self._endpoint.url}/chat/completions",
+            data=json.dumps({"model": self._endpoint.model, **body}).encode(),
+            headers=headers,
+            proxy=self._proxy,
+            timeout=self._timeout,
+        ) as answer:
+            content = await answer.read()
+            if answer.status != 200:
+                text = content.decode(errors="replace")
+                names = {name.lower(): value for name, value in answer.headers.items()}
+                raise StatusError(answer.status, text, names)
+            return content
+
+    async def metrics(self) -> str | None:
+        """The text of /metrics; "" if it does not answer in time; None if there is none."""
+        url = self._endpoint.url.removesuffix("/v1") + "/metrics"
+        try:
+            async with self._session.get(
+                url, proxy=self._proxy, timeout=_METRICS_TIMEOUT
+            ) as answer:
+                if answer.status in (401, 403, 404, 405, 501):
+                    return None
+                return await answer.text(errors="replace") if answer.status == 200 else ""
+        except (aiohttp.ClientError, TimeoutError, OSError):
+            return ""
+
+
+def _proxy(url: str) -> str | None:
+    """The environment's proxy for a URL; never one for a server on this machine.
+
+    Raises:
+        StageError: it is a SOCKS proxy.
+    """
+    parts = urlsplit(url)
+    if on_this_machine(url) or urllib.request.proxy_bypass(parts.hostname or ""):
+        return None
+    proxies = urllib.request.getproxies()
+    proxy = proxies.get(parts.scheme) or proxies.get("all")
+    if proxy and not proxy.startswith(("http://", "https://")):
+        kind = urlsplit(proxy).scheme or "no URL"
+        raise StageError(
+            f"{parts.scheme}_proxy or all_proxy: found {kind}, expected http://HOST:PORT, or {parts.hostname} in"
+            " no_proxy"
+        )
+    return proxy
