@@ -15,7 +15,7 @@ FILE = Path(__file__).with_name("pipeline.svg")
 # Each stage: what it does, in lines that fit into its box, and the files it leaves in the run's directory.
 STAGES = {
     "plan": (["samples tasks,", "proves each one", "solvable"], ["tasks/", "plan.json"]),
-    "generate": (["teacher works the", "tasks with tools;", "replies on disk"], ["journal/", "traces.jsonl"]),
+    "generate": (["teacher works the", "tasks with tools;", "replies on disk"], ["journal/", "traces/"]),
     "filter": (["checks each trace,", "names one reason", "per rejection"], ["kept.jsonl", "rejected.jsonl",
                "ledger.json"]),
     "train": (["LoRA or QLoRA on", "the assistant's", "tokens only"], ["adapter/", "log.jsonl"]),

@@ -215,6 +215,28 @@ class Generate(Section):
         description="Most episodes and requests in flight at once; fewer while the teacher cannot serve so many."
         " Example: 256.",
     )
+    runner: Literal["local", "dask", "ray"] = Field(
+        "local",
+        description="Where episodes are played: local (this process), dask or ray. A worker plays shards of tasks with"
+        " generate.concurrency episodes in flight, and share the run's directory. Example: dask.",
+    )
+    runner_address: str | None = Field(
+        None,
+        min_length=1,
+        description="The running Dask scheduler or Ray cluster; null starts `workers` on this machine."
+        " Example: tcp://head:8786.",
+    )
+    workers: int = Field(
+        2,
+        ge=1,
+        description="Workers that are started on this machine where runner_address is null. Example: 4.",
+    )
+    shard: int = Field(
+        512,
+        ge=1,
+        le=1000,
+        description="Tasks of a shard: the unit that is handed to a worker and the traces of one file. Example: 1000.",
+    )
     max_steps: int = Field(
         8,
         ge=1,

@@ -140,7 +140,7 @@ class Verdict(TypedDict):
 
 
 class Trace(TypedDict):
-    """A row of RUN/traces.jsonl and of filter/kept.jsonl and rejected.jsonl. id: "<task id>/<attempt>".
+    """A row of RUN/traces/*.jsonl.zst and of filter/kept.jsonl and rejected.jsonl. id: "<task id>/<attempt>".
 
     images: sha256 of the messages' image parts, in order. hinted: whether the model was shown the solution. verdict:
     None before the filter. children: the traces of sub-agents.

@@ -64,7 +64,8 @@ ROOMS = {
         "student.training",
     ],
     "flows": [],
-    "flows.stages": ["flows"],
+    "flows.generation": ["flows"],
+    "flows.stages": ["flows", "flows.generation"],
     "flows.report": ["flows"],
     "flows.cli": ["flows", "flows.stages", "flows.report"],
 }

@@ -28,7 +28,7 @@ def makers(directory: Path) -> list[str]:
 def rows(directory: Path, maker: str) -> Iterator[Trace]:
     """Yields the traces of one maker, ordered by id where their files are.
 
-    The teacher's are those that the filter judged, or, before it has run, those of traces.jsonl. A rejected trace may
+    The teacher's are those that the filter judged, or, before it has run, those of traces/. A rejected trace may
     lack any field.
 
     Raises:
@@ -43,7 +43,9 @@ def rows(directory: Path, maker: str) -> Iterator[Trace]:
 
 def _teacher_files(directory: Path) -> list[Path]:
     judged = [directory / "filter" / f"{name}.jsonl" for name in ("kept", "rejected")]
-    return judged if any(path.is_file() for path in judged) else [directory / "traces.jsonl"]
+    if any(path.is_file() for path in judged):
+        return judged
+    return sorted((directory / "traces").glob("*.jsonl.zst"))
 
 
 # ------------------------------------------------------------------------------------- fields of a trace

@@ -10,10 +10,10 @@ from functools import partial
 from typing import Any, cast
 
 from flows.activity import Numbers
+from flows.generation.shards import read_traces
 from flows.progress import log, track
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
-from flows.traces import read_traces
 from schemas.errors import StageError
 from schemas.files import open_jsonl, read_jsonl, write_json
 from schemas.ledger import LedgerCount

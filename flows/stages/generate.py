@@ -2,75 +2,66 @@
 
     stillhouse generate RUN
 
-Serves the teacher, or uses the API of serve.url. Writes traces.jsonl. Each reply is stored in journal/ as it arrives,
-so that no reply is requested twice.
+Serves the teacher, or uses the API of serve.url. Writes traces/, in shards that are closed as their episodes end. Each
+reply is stored in journal/ as it arrives, so that no reply is requested twice.
 """
 
 import contextlib
+import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from flows.activity import Numbers
 from flows.estimate import Estimate, planned_seconds, teacher_gpus
+from flows.generation import runners
+from flows.generation.episodes import Counts, Teacher, play, serving, wanted
+from flows.generation.shards import (
+    DIRECTORY,
+    Shard,
+    ShardReceipt,
+    cut,
+    mark_blind,
+    read_receipt,
+    remove_all_but,
+)
+from flows.generation.worker import play_shard, write_job
 from flows.progress import log, step, track
-from flows.request_lines import count_tokens, request_lines
+from flows.request_lines import request_lines
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
-from schemas.errors import GateError
-from schemas.files import read_json, read_jsonl, write_json, write_jsonl
+from schemas.errors import GateError, StageError
+from schemas.files import dumps, read_json, sha256_text, write_json
+from schemas.row_file import RowFile
 from schemas.task import Task
-from schemas.trace import Maker, Message, Trace, failure_reason
-from teacher.dialects.base import for_teacher
-from teacher.domain import tasks
-from teacher.domain.drift_tasks import like_task
-from teacher.domain.prompts import demonstration
+from schemas.trace import Trace, failure_reason
 from teacher.inference import launch
 from teacher.inference.api import describe_served
-from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
 from teacher.inference.late_start import run_with_late_server
-from teacher.inference.pace import Pace
-from teacher.models import catalog
 from teacher.preflight import run
 from teacher.preflight.target import Limits
-from teacher.rollout import agent_loop, blind_baseline
-from teacher.rollout.guidance import choose_guidance
-from teacher.rollout.scheduler import rollouts
-
-# Settings of `serve` that have no influence on which requests are answered.
-_NOT_SERVING = {"price_per_gpu_hour", "ready_timeout_s", "stall_s"}
-
-
-def _serving(context: RunContext) -> dict[str, Any]:
-    """The settings that decide which requests the server can answer."""
-    planned = read_json(context.path("plan.json"))["teacher"]["options"]
-    serve = context.recipe.serve.model_copy(update=planned)
-    settings = serve.model_dump(mode="json", exclude=_NOT_SERVING)
-    return {**settings, "timeout_s": context.recipe.generate.timeout_s}
+from teacher.rollout import blind_baseline
 
 
 def _has_nothing_to_ask_again(context: RunContext) -> bool:
     """Whether no request failed, or all that failed would fail again: the server's settings are the same."""
     result = (context.run.receipt("generate") or {}).get("result", {})
-    return not result.get("failures") or result.get("serving") == _serving(context)
-
-
-# Worked examples come from seeds that no task has: tasks.sample counts up from the first seed of the split.
-_EXAMPLE_SEEDS = 400_000_000
+    return not result.get("failures") or result.get("serving") == serving(context)
 
 
 @partial(
     Stage,
     name="generate",
-    reads=("generate", "filter.agreement?", "serve.model"),
+    reads=("generate", "filter.agreement?", "filter.per_task", "serve.model"),
     also_reads=("serve",),  # where and how the teacher runs, not what it replies
     models=("teacher",),
     earlier={"plan": "tasks/train.jsonl"},  # plan.json depends on the machine
-    outputs=("traces.jsonl",),
+    outputs=(DIRECTORY,),
     holds=_has_nothing_to_ask_again,
 )
 def generate(context: RunContext) -> dict[str, Any]:
@@ -107,14 +98,229 @@ def generate(context: RunContext) -> dict[str, Any]:
         api = open_teacher() if launch.is_api(context.teacher, serve) else None
         if api and api.served:
             log(f"the teacher is {describe_served(api.served)}")
-        counts = run_with_late_server(start, partial(_attempt_tasks, context, api))
-        log(
-            f"{counts['traces']} traces of {counts['tasks']} tasks, {counts['passed']} passed their checks;"
-            f" {counts['requests']} requests sent, {counts['replayed']} replies taken from the journal"
-        )
-        for line in request_lines(counts):
-            log(f"  {line}")
-        return {**counts, "restarts": sum(endpoint.restarts for endpoint in opened)}
+        counts = _play_all(context, api, start)
+    log(
+        f"{counts['traces']} traces of {counts['tasks']} tasks, {counts['passed']} passed their checks;"
+        f" {counts['requests']} requests sent, {counts['replayed']} replies taken from the journal"
+    )
+    for line in request_lines(counts):
+        log(f"  {line}")
+    return {**counts, "restarts": sum(endpoint.restarts for endpoint in opened)}
+
+
+def _play_all(
+    context: RunContext, api: Endpoint | None, start: Callable[[], Endpoint]
+) -> dict[str, Any]:
+    """Plays the shards that are not there yet and returns the counts of all for the stage's receipt."""
+    settings, directory = context.recipe.generate, context.directory
+    tasks: RowFile[Task] = RowFile(context.path("tasks", "train.jsonl"))
+    shards = cut(len(tasks), settings.shard)
+    teacher = _teacher(context, api)
+    receipts = {
+        shard: receipt
+        for shard in shards
+        if (receipt := read_receipt(directory, shard)) and _is_current(context, receipt, teacher)
+    }
+    remove_all_but(directory, receipts)
+    missing = [shard for shard in shards if shard not in receipts]
+    if receipts and missing:
+        log(f"{len(receipts)} of {len(shards)} shards of traces are done already")
+    taken = Counts()
+    if missing:
+        is_local = settings.runner == "local"
+        played = (_play_here if is_local else _hand_out)(context, teacher, missing, start, taken)
+        receipts |= played
+    _check_sums(receipts, len(tasks))
+    _mark_blind(context, tasks, receipts)
+    return _summary(context, receipts, taken)
+
+
+def _teacher(context: RunContext, api: Endpoint | None) -> Teacher:
+    url, engine, served = (api.url, api.engine, api.served) if api else (None, None, None)
+    depends_on = [generate.inputs(context), url and served, wanted(context)]
+    return Teacher(sha256_text(dumps(depends_on)), url, engine, served)
+
+
+def _is_current(context: RunContext, receipt: ShardReceipt, teacher: Teacher) -> bool:
+    """Whether a shard need not be played: its inputs are the same, and what failed would fail again."""
+    fails_again = not receipt["failures"] or receipt["serving"] == serving(context)
+    return receipt["inputs"] == teacher.inputs and fails_again
+
+
+def _play_here(
+    context: RunContext,
+    teacher: Teacher,
+    shards: Sequence[Shard],
+    start: Callable[[], Endpoint],
+    counts: Counts,
+) -> dict[Shard, ShardReceipt]:
+    """Plays the shards in this process, all at once, so that no shard waits for the end of another."""
+    settings = context.recipe.generate
+    attempts = sum(shard.count for shard in shards) * settings.attempts
+    estimate = Estimate(
+        "attempts",
+        "attempts",
+        attempts,
+        planned_seconds(context.directory),
+        "generate",
+        at_once=settings.concurrency,
+    )
+
+    numbers = Numbers(price_per_hour=_price_per_hour(context), requests=counts)
+
+    async def work(find_endpoint: Callable[[], Awaitable[Endpoint]]) -> list[ShardReceipt]:
+        async def ready_endpoint() -> Endpoint:
+            numbers.paid_since = time.monotonic()
+            endpoint = await find_endpoint()
+            estimate.begin()
+            return endpoint
+
+        with track("attempts", attempts, estimate=estimate, numbers=numbers) as advance:
+
+            def on_episode(trace: Trace, pieces: int, replayed: bool) -> None:
+                numbers.add(trace, failure_reason(trace["outcome"]))
+                advance(pieces, replayed=replayed)
+
+            journal = Journal(context.path("journal"))
+            return await play(
+                context,
+                teacher,
+                shards,
+                ready_endpoint,
+                counts=counts,
+                on_episode=on_episode,
+                journal=journal,
+            )
+
+    return dict(zip(shards, run_with_late_server(start, work), strict=True))
+
+
+def _hand_out(
+    context: RunContext,
+    teacher: Teacher,
+    shards: Sequence[Shard],
+    start: Callable[[], Endpoint],
+    counts: Counts,
+) -> dict[Shard, ShardReceipt]:
+    """Has the shards played by workers.
+
+    Raises:
+        StageError: a worker failed. The shards of the others are kept, and so are all replies.
+    """
+    endpoint = start()
+    write_job(context, teacher, endpoint)
+    by_number = {shard.number: shard for shard in shards}
+    receipts: dict[Shard, ShardReceipt] = {}
+    numbers = Numbers(price_per_hour=_price_per_hour(context), requests=counts)
+    numbers.paid_since = time.monotonic()
+    with (
+        _key_in_environment(endpoint),
+        track("shards", len(shards), numbers=numbers) as advance,
+    ):
+        for number, returned in runners.hand_out(
+            context.recipe.generate, play_shard, str(context.directory), list(by_number)
+        ):
+            shard = by_number[number]
+            if "error" in returned:
+                raise StageError(
+                    f"shard {number} (tasks {shard.first} to {shard.first + shard.count - 1}) failed in its worker:"
+                    f" {returned['error']}; the same command continues with the other shards and the replies so far"
+                )
+            receipt: ShardReceipt = returned["receipt"]
+            receipts[shard] = receipt
+            numbers.verdicts.update({"passed": receipt["passed"], **receipt["rejected"]})
+            numbers.tokens.update(receipt["tokens"])
+            counts.add(Counts(**returned["counts"]))
+            advance()
+    return {shard: receipts[shard] for shard in shards}
+
+
+@contextlib.contextmanager
+def _key_in_environment(endpoint: Endpoint) -> Iterator[None]:
+    """Gives workers of this machine the key of a server of this run, which is nowhere else."""
+    before = os.environ.get(launch.KEY)
+    if endpoint.served is None:
+        os.environ[launch.KEY] = endpoint.key
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop(launch.KEY, None)
+        else:
+            os.environ[launch.KEY] = before
+
+
+def _price_per_hour(context: RunContext) -> float | None:
+    """The price of the teacher's GPUs; None where the recipe has no price or the plan no GPUs."""
+    price = context.recipe.serve.price_per_gpu_hour
+    gpus = teacher_gpus(read_json(context.path("plan.json")))
+    return price * gpus if price and gpus else None
+
+
+def _check_sums(receipts: Mapping[Shard, ShardReceipt], tasks: int) -> None:
+    """Raises StageError unless each task that was handed out came back, passed or under a named rejection."""
+    for shard, receipt in receipts.items():
+        back = receipt["returned"] + sum(receipt["rejected"].values())
+        if not receipt["asked"] == back == shard.count:
+            raise StageError(
+                f"shard {shard.number}: found {receipt['asked']} tasks asked and {back} returned or rejected, expected"
+                f" {shard.count} of both"
+            )
+    if (asked := sum(receipt["asked"] for receipt in receipts.values())) != tasks:
+        raise StageError(f"the shards have {asked} tasks, expected {tasks}")
+
+
+def _mark_blind(
+    context: RunContext, tasks: RowFile[Task], receipts: Mapping[Shard, ShardReceipt]
+) -> None:
+    """Notes in the traces which tasks were solved without their images: it takes those of all shards to decide."""
+    attempts = [attempt for receipt in receipts.values() for attempt in receipt["blind"]]
+    rows = [tasks[index] for index, _ in attempts]
+    # Of a task only what decides: there may be very many.
+    candidates: Any = [{key: row[key] for key in ("id", "template", "checks")} for row in rows]  # type: ignore[literal-required]
+    correct = {row["id"] for row, (_, passed) in zip(rows, attempts, strict=True) if passed}
+    answerable = blind_baseline.find_answerable(candidates, correct)
+    attempted = {row["id"] for row in candidates}
+    for shard, receipt in receipts.items():
+        if receipt["blind"]:
+            mark_blind(context.directory, shard, receipt, attempted, answerable)
+
+
+def _summary(
+    context: RunContext, receipts: Mapping[Shard, ShardReceipt], taken: Counts
+) -> dict[str, Any]:
+    rows = list(receipts.values())
+    detected: dict[str, Counter[str]] = {}
+    for row in rows:
+        for name, actions in row["detected"].items():
+            detected.setdefault(name, Counter()).update(actions)
+    blind = sum(len(row["blind"]) for row in rows)
+    calls = sum(row["calls"] for row in rows)
+    most = context.recipe.generate.concurrency
+    return {
+        "tasks": sum(row["asked"] for row in rows),
+        "traces": sum(row["traces"] for row in rows),
+        "passed": sum(row["passed"] for row in rows),
+        "hinted": sum(row["hinted"] for row in rows),
+        **({"blind": blind} if blind else {}),
+        "requests": taken.asked,
+        "replayed": calls - taken.asked,
+        "tokens": dict(_sum(row["tokens"] for row in rows)),
+        "detected": {name: dict(sorted(detected[name].items())) for name in sorted(detected)},
+        "without_logprobs": taken.without_logprobs,
+        "in_flight": {"lowest": most if taken.lowest is None else taken.lowest, "most": most},
+        "retries": dict(taken.retries),
+        "waited_s": round(taken.waited),
+        "failures": dict(_sum(row["failures"] for row in rows)),
+        "serving": serving(context),
+    }
+
+
+def _sum(rows: Iterator[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for row in rows:
+        total.update(row)
+    return total
 
 
 def _preflight(context: RunContext, endpoint: Endpoint) -> None:
@@ -135,7 +341,7 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
             limits=Limits(settings.concurrency, settings.timeout_s, settings.max_tokens),
             constrained=settings.constrain,
             journal=journal,
-            served_as={**_serving(context), **(endpoint.served or {})},
+            served_as={**serving(context), **(endpoint.served or {})},
         )
     # A server that is mended is asked again, and so is an API, whose owner may have changed it without a sign.
     if endpoint.served or not verdict["passed"]:
@@ -149,187 +355,3 @@ def _preflight(context: RunContext, endpoint: Endpoint) -> None:
             f"{context.teacher['name']}: the served teacher fails {', '.join(failed)}: see {file};"
             " --set generate.preflight=false continues anyway"
         )
-
-
-def _identity(context: RunContext) -> dict[str, str]:
-    """What identifies the model in the journal's keys. What an API says of itself is no part of it.
-
-    A new field here would make every reply of an older journal be requested, and paid for, once more.
-    """
-    identity = {
-        "model": context.teacher["name"],
-        "revision": catalog.revision(context.teacher),
-    }
-    # Another name in the API is another model.
-    model = context.recipe.serve.model
-    return identity | {"served_model": model} if model else identity
-
-
-def _maker(context: RunContext, api: Endpoint | None) -> Maker:
-    """The teacher as its traces name it: by what its API says, else by its description."""
-    teacher = context.teacher
-    licence = teacher["licence"]["id"]
-    if api is None or api.served is None:
-        return {
-            "model": teacher["name"],
-            "revision": catalog.revision(teacher),
-            "engine": teacher["engine"],
-            "licence": licence,
-        }
-    return {
-        "model": api.served["model"],
-        "revision": None,
-        "engine": api.engine,
-        "licence": licence,
-        "served": api.served,
-    }
-
-
-async def _attempt_tasks(
-    context: RunContext, api: Endpoint | None, find_endpoint: Callable[[], Awaitable[Endpoint]]
-) -> dict[str, Any]:
-    """Writes the traces of all attempts and returns the counts for the stage's receipt.
-
-    Args:
-        api: the teacher's API; None for a server of this run, which `find_endpoint` starts.
-    """
-    settings = context.recipe.generate
-    todo = cast(list[Task], list(read_jsonl(context.path("tasks", "train.jsonl"))))
-    identity, maker = _identity(context), _maker(context, api)
-    serving = _serving(context)
-    loop = _loop_settings(context, api.url if api else None)
-    example_tasks = {
-        name: [
-            tasks.build(
-                context.domain, name, "train", _EXAMPLE_SEEDS + i, image_store=context.image_store
-            )
-            for i in range(settings.examples)
-        ]
-        for name in sorted({task["template"] for task in todo})
-    }
-
-    def examples(task: Task, hinted: bool) -> list[list[Message]]:
-        # A hint gives the solution; one example shows how to follow it.
-        chosen = example_tasks[task["template"]][: 1 if hinted else None]
-        return [
-            demonstration(shown, context.domain, hinted=hinted, image_store=context.image_store)
-            for example in chosen
-            if (shown := like_task(example, task, context.domain))
-        ]
-
-    counts = {"tasks": len(todo), "traces": 0, "passed": 0, "hinted": 0}
-    traces: list[Trace] = []
-    blind: list[Trace] = []
-    all_attempts = context.recipe.filter.agreement is not None
-    attempts = len(todo) * settings.attempts
-    seconds = planned_seconds(context.directory)
-    estimate = Estimate(
-        "attempts", "attempts", attempts, seconds, "generate", at_once=settings.concurrency
-    )
-
-    numbers = Numbers(price_per_hour=_price_per_hour(context))
-
-    async def ready_endpoint() -> Endpoint:
-        numbers.paid_since = time.monotonic()
-        endpoint = await find_endpoint()
-        estimate.begin()
-        return endpoint
-
-    with contextlib.closing(Journal(context.path("journal"))) as journal:
-        async with Client(
-            ready_endpoint,
-            identity,
-            journal,
-            settings.concurrency,
-            settings.timeout_s,
-            context.image_store,
-            patience=settings.patience_s,
-            serving=serving,
-            pace=Pace(settings.requests_per_minute, settings.tokens_per_minute),
-        ) as client:
-            sent_before = 0
-            numbers.requests = client
-            with track("attempts", attempts, estimate=estimate, numbers=numbers) as advance:
-                async for rollout in rollouts(
-                    todo,
-                    context.domain,
-                    client,
-                    loop,
-                    maker,
-                    workers=settings.concurrency,
-                    attempts=settings.attempts,
-                    hint=settings.hint,
-                    examples=examples,
-                    all_attempts=all_attempts,
-                ):
-                    trace = rollout.trace
-                    numbers.add(trace, failure_reason(trace["outcome"]))
-                    traces.append(trace)
-                    counts["traces"] += 1
-                    counts["hinted"] += trace["hinted"]
-                    counts["passed"] += agent_loop.passed(trace)
-                    # A task that is solved needs none of its later attempts.
-                    is_last = agent_loop.passed(trace) and not all_attempts
-                    pieces = settings.attempts - rollout.attempt if is_last else 1
-                    # While nothing is sent, the attempts come from the journal.
-                    advance(pieces, replayed=client.sent == sent_before)
-                    sent_before = client.sent
-            traces.sort(key=lambda trace: trace["id"])
-            if settings.blind:
-                blind = await blind_baseline.check(
-                    traces,
-                    todo,
-                    context.domain,
-                    client,
-                    loop,
-                    maker,
-                    workers=settings.concurrency,
-                    examples=examples,
-                )
-    write_jsonl(context.path("traces.jsonl"), traces)
-    return {
-        **counts,
-        **({"blind": len(blind)} if blind else {}),
-        "requests": client.asked,
-        "replayed": sum(len(trace["calls"]) for trace in (*traces, *blind)) - client.asked,
-        "tokens": count_tokens(traces),
-        "detected": agent_loop.count_detected(traces),
-        "without_logprobs": client.without_logprobs,
-        "in_flight": {"lowest": client.slots.lowest, "most": settings.concurrency},
-        "retries": dict(client.retries),
-        "waited_s": round(client.waited),
-        "failures": dict(client.failures),
-        "serving": serving,
-    }
-
-
-def _price_per_hour(context: RunContext) -> float | None:
-    """The price of the teacher's GPUs; None where the recipe has no price or the plan no GPUs."""
-    price = context.recipe.serve.price_per_gpu_hour
-    gpus = teacher_gpus(read_json(context.path("plan.json")))
-    return price * gpus if price and gpus else None
-
-
-def _loop_settings(context: RunContext, url: str | None) -> agent_loop.Settings:
-    """How the teacher's episodes are run. url: of its API; None for a server of this run."""
-    settings, teacher = context.recipe.generate, context.teacher
-    sampling = catalog.sampling(teacher, settings.mode)
-    return agent_loop.Settings(
-        max_steps=min(settings.max_steps, context.domain.spec["budgets"]["steps"]),
-        max_tokens=settings.max_tokens,
-        temperature=sampling["temperature"]
-        if settings.temperature is None
-        else settings.temperature,
-        top_p=sampling["top_p"] if settings.top_p is None else settings.top_p,
-        mode=settings.mode or teacher.get("mode"),
-        dialect=for_teacher(teacher, url),
-        images=context.teacher_grounding,
-        image_store=context.image_store,
-        image_limits=teacher.get("images"),
-        logprobs=settings.logprobs,
-        guidance=choose_guidance(
-            constrain=settings.constrain,
-            few=settings.toolbox == "few",
-            call_prefix=teacher.get("call_prefix", ""),
-        ),
-    )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.estimate import minutes
+from flows.generation import runners
 from flows.progress import log
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
@@ -30,6 +31,7 @@ from teacher.domain.check import SAMPLE, Finding, check
 from teacher.domain.drift import tools_of
 from teacher.domain.drift_tasks import drift_tasks
 from teacher.domain.retrieval import found_share, retrieve_tools
+from teacher.inference import launch
 from teacher.planning import cost, pack_size
 from teacher.rollout.guidance import Guidance
 from teacher.scenes.images import task_images
@@ -98,6 +100,7 @@ def plan(context: RunContext) -> dict[str, Any]:
             f"serve.model: found {serve.model}, expected null: the run serves {teacher['name']} itself; set serve.url"
             " to the API that serves it"
         )
+    runners.check(context.recipe.generate, is_api=launch.is_api(teacher, serve))
     image_store = context.image_store
     student_pixels = context.student_reads_pixels
     # A training task must suit both models; the exam is for the student and its base.

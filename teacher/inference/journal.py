@@ -2,14 +2,17 @@
 
 A journal is a directory of append-only segments with one writer each and one line per reply: {"key", "reply"}. Loading
 drops a line that a crash cut short and keeps all lines before it. Only `key` decides which requests are the same.
-Memory holds only the position of each reply, so that a journal with millions of replies can be loaded.
+The index of where each reply is lies in a temporary database of SQLite, so memory does not grow with the replies. It is
+made anew by each reader, because nothing but the segments may decide what was asked.
 """
 
 import contextlib
 import io
 import json
 import os
+import sqlite3
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -28,48 +31,68 @@ def key(request: dict[str, Any]) -> str:
 
 
 class Journal:
-    """The replies in a directory, and a new segment for the replies of this process."""
+    """The replies in a directory, and a new segment for the replies of this writer.
 
-    def __init__(self, directory: Path) -> None:
-        self._positions: dict[str, tuple[Path, int]] = {}
-        self._failures: set[str] = set()  # keys whose request got no reply
+    Args:
+        name: begins the names of segments. With one, only the segments of that name are loaded.
+        base: a journal of the same directory that is asked for what those lack.
+    """
+
+    def __init__(self, directory: Path, name: str = "", base: "Journal | None" = None) -> None:
+        self._base = base
+        # A database without a name is a private file that SQLite removes.
+        self._index = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._index.execute(
+            "CREATE TABLE replies (key TEXT PRIMARY KEY, segment, start, failed) WITHOUT ROWID"
+        )
+        self._segments: list[Path] = []
         directory.mkdir(parents=True, exist_ok=True)
-        for segment in sorted(directory.glob("*.jsonl")):
+        self._index.execute("BEGIN")  # one transaction for ever: nobody else reads it
+        for segment in sorted(directory.glob(f"{name}*.jsonl")):
             self._load(segment)
-        self._segment = directory / f"{time.time_ns()}-{os.getpid()}.jsonl"
+        unique = f"{time.time_ns()}-{os.getpid()}-{uuid.uuid4().hex[:6]}"
+        self._segment = directory / f"{name}{unique}.jsonl"
+        self._segments.append(self._segment)
         self._file: io.FileIO | None = None
         self._is_torn = False  # whether the last line was cut by a full disk
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return int(self._index.execute("SELECT count(*) FROM replies").fetchone()[0])
 
     def _load(self, segment: Path) -> None:
+        self._segments.append(segment)
         with segment.open("rb") as file:
             offset = 0
             for line in file:
                 if line.endswith(b"\n"):
                     # A full disk may leave a cut line.
-                    with contextlib.suppress(ValueError, KeyError, TypeError):
+                    with contextlib.suppress(ValueError, KeyError, TypeError, sqlite3.Error):
                         row = json.loads(line)
-                        self._note(row["key"], row["reply"], segment, offset)
+                        self._note(row["key"], row["reply"], offset)
                 offset += len(line)
 
-    def _note(self, key: str, reply: dict[str, Any], segment: Path, offset: int) -> None:
-        """Notes where a reply is. The first reply to a request stays; a failure is replaced by what came later."""
-        if key not in self._positions or key in self._failures:
-            self._positions[key] = (segment, offset)
-            if "error" in reply:
-                self._failures.add(key)
-            else:
-                self._failures.discard(key)
+    def _note(self, key: str, reply: dict[str, Any], offset: int) -> None:
+        """Notes where in the last segment a reply is. The first to a request stays, unless it is a failure."""
+        self._index.execute(
+            "INSERT INTO replies VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+            " segment = excluded.segment, start = excluded.start, failed = excluded.failed"
+            " WHERE failed",
+            (key, len(self._segments) - 1, offset, isinstance(reply, dict) and "error" in reply),
+        )
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The reply stored under a key, or None."""
-        if key not in self._positions:
+        row = self._index.execute(
+            "SELECT segment, start, failed FROM replies WHERE key = ?", (key,)
+        ).fetchone()
+        if (row is None or row[2]) and self._base is not None:
+            earlier = self._base.get(key)
+            if row is None or (earlier is not None and "error" not in earlier):
+                return earlier
+        if row is None:
             return None
-        segment, offset = self._positions[key]
-        with segment.open("rb") as file:
-            file.seek(offset)
+        with self._segments[row[0]].open("rb") as file:
+            file.seek(row[1])
             return json.loads(file.readline())["reply"]
 
     def put(self, key: str, reply: dict[str, Any]) -> None:
@@ -95,7 +118,7 @@ class Journal:
                 f"{self._segment}: a reply cannot be written: {error.strerror}: make room, then run the same command"
             ) from error
         self._is_torn = False
-        self._note(key, reply, self._segment, offset)
+        self._note(key, reply, offset)
 
     def close(self) -> None:
         """Writes the segment through to the disk, because the receipt of a stage relies on it.

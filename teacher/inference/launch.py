@@ -79,7 +79,7 @@ def connect(
     if found := problem(url):
         raise InputError(f"{without_secrets(url)}: {found}")
     url = url.rstrip("/")
-    return asyncio.run(_connect(teacher, url, _key(teacher, url), model, must_list))
+    return asyncio.run(_connect(teacher, url, key_of(teacher, url), model, must_list))
 
 
 async def _connect(
@@ -185,7 +185,7 @@ def _write_key(path: Path, key: str) -> Path:
     return path
 
 
-def _key(teacher: dict[str, Any], url: str) -> str:
+def key_of(teacher: dict[str, Any], url: str) -> str:
     """STILLHOUSE_TEACHER_KEY, else the teacher's own variable, never sent over plain HTTP to another machine."""
     if os.environ.get(KEY):
         return os.environ[KEY]

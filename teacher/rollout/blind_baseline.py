@@ -1,11 +1,12 @@
 """The blind baseline: which tasks with images the teacher solves without them. Such tasks teach guessing.
 
-In: the traces of a run and their tasks. Out: `outcome.blind` in those traces, and the traces of the blind attempts.
+In: tasks that were solved with their images. Out: the traces of attempts without, and `outcome.blind` of the others.
 """
 
 import dataclasses
 import math
 from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Collection, Iterable, Sequence
 
 from schemas.task import Task
 from schemas.trace import Maker, Trace
@@ -18,9 +19,8 @@ from teacher.rollout.scheduler import Examples, rollouts
 _DEVIATIONS = 2
 
 
-async def check(
-    traces: list[Trace],
-    tasks: list[Task],
+async def attempts(
+    tasks: Sequence[Task],
     domain: Domain,
     client: Client,
     settings: agent_loop.Settings,
@@ -28,41 +28,38 @@ async def check(
     *,
     workers: int,
     examples: Examples,
-) -> list[Trace]:
-    """Attempts each task of a passed trace with images again, without its images and without a hint.
-
-    Sets `outcome.blind` of the passed traces: whether their task was solved without its images. A task whose answer is
-    not_shown is left out: without an image, that answer is always correct.
+) -> AsyncIterator[Trace]:
+    """Yields the trace of one attempt at each task, without its images and without a hint, when it ends.
 
     Args:
-        traces, tasks: of the run. settings, examples: as the traces were made.
-
-    Returns:
-        The blind traces; the run counts their requests too.
+        tasks: those of passed traces with images for which `needs_image` is true.
+        settings, examples: as the traces were made.
     """
-    with_images = [trace for trace in traces if trace["images"] and agent_loop.passed(trace)]
-    solved = {trace["task"]["id"] for trace in with_images}
-    candidates = [
-        task for task in tasks if task["id"] in solved and _answer_type(task) != "not_shown"
-    ]
     without_images = dataclasses.replace(settings, images="none")
-    blind = [
-        rollout.trace
-        async for rollout in rollouts(
-            candidates, domain, client, without_images, maker, workers=workers, examples=examples
-        )
-    ]
-    blind.sort(key=lambda trace: trace["id"])
-    correct = {trace["task"]["id"] for trace in blind if agent_loop.passed(trace)}
-    answerable = find_answerable(candidates, correct)
-    ids = {task["id"] for task in candidates}
-    for trace in with_images:
-        if trace["task"]["id"] in ids:
-            trace["outcome"]["blind"] = trace["task"]["id"] in answerable
-    return blind
+    async for rollout in rollouts(
+        tasks, domain, client, without_images, maker, workers=workers, examples=examples
+    ):
+        yield rollout.trace
 
 
-def find_answerable(tasks: list[Task], correct: set[str]) -> set[str]:
+def needs_image(task: Task) -> bool:
+    """Whether an attempt without the images tells something: the answer not_shown is always correct then."""
+    answer = task["checks"]["answer"]
+    return answer is None or answer["type"] != "not_shown"
+
+
+def mark(trace: Trace, attempted: Collection[str], answerable: Collection[str]) -> None:
+    """Sets `outcome.blind` of a passed trace with images: whether its task was solved without them.
+
+    Args:
+        attempted: ids of the tasks that were attempted without their images. answerable: of those that need none.
+    """
+    task = trace["task"]["id"]
+    if trace["images"] and agent_loop.passed(trace) and task in attempted:
+        trace["outcome"]["blind"] = task in answerable
+
+
+def find_answerable(tasks: Iterable[Task], correct: set[str]) -> set[str]:
     """Returns the ids of the tasks whose answer needs no image.
 
     A choice of few options is often correct by chance. If a teacher always answers yes, rejecting its correct guesses
@@ -94,8 +91,3 @@ def find_answerable(tasks: list[Task], correct: set[str]) -> set[str]:
         if len({task["id"] for task in group} & correct) <= lucky:
             answerable -= choices.keys()
     return answerable
-
-
-def _answer_type(task: Task) -> str | None:
-    answer = task["checks"]["answer"]
-    return answer["type"] if answer else None

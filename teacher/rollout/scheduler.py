@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -34,7 +34,7 @@ def no_examples(task: Task, hinted: bool) -> list[list[Message]]:
 
 
 async def rollouts(
-    tasks: list[Task],
+    tasks: Sequence[Task],
     domain: Domain,
     client: Client,
     settings: agent_loop.Settings,
@@ -44,18 +44,19 @@ async def rollouts(
     attempts: int = 1,
     hint: Hint = "never",
     examples: Examples = no_examples,
-    all_attempts: bool = False,
+    wanted: int = 1,
 ) -> AsyncIterator[Rollout]:
     """Yields each episode when it ends.
 
     Args:
-        tasks: in the order in which they start; neighbours with a common beginning share the server's prefix cache.
+        tasks: in the order in which they start; neighbours with a common beginning share the server's prefix cache. A
+            task is read when its attempt begins (schemas/row_file.py), so there may be more than memory holds.
         workers: episodes at a time.
-        attempts: at each task at most; a task that passed its checks is not attempted again. A retry begins when its
+        attempts: at each task at most. A retry begins when its
             worker has begun its other tasks, whatever the other workers do.
         hint: never, retry (from the second attempt on, after a failed one), or always.
         examples: the worked examples of a task, for an attempt with or without its hint.
-        all_attempts: make all attempts at each task, also after one that passed.
+        wanted: attempts at a task that must pass before it is not attempted again.
 
     Raises:
         StageError: the server is lost; running episodes are cancelled, their replies so far are in the journal.
@@ -66,13 +67,14 @@ async def rollouts(
     # worker without tasks takes the next one of whoever has most left.
     size = -(-len(tasks) // workers) or 1
     queues = [
-        deque(_Attempt(task) for task in _longest_first(tasks[start : start + size]))
+        deque(map(_Attempt, _longest_first(tasks, range(start, min(start + size, len(tasks))))))
         for start in range(0, len(tasks), size)
     ]
 
     async def work(own: deque[_Attempt]) -> None:
         while queue := own or max(queues, key=len):
-            task, attempt, has_failed = queue.popleft()
+            index, attempt, passes, has_failed = queue.popleft()
+            task = tasks[index]
             hinted = hint == "always" or (hint == "retry" and has_failed)
             trace = await agent_loop.run(
                 task,
@@ -85,9 +87,10 @@ async def rollouts(
                 examples=examples(task, hinted),
             )
             has_passed = agent_loop.passed(trace)
-            if attempt + 1 < attempts and (all_attempts or not has_passed):
+            passes += has_passed
+            if attempt + 1 < attempts and passes < wanted:
                 # Behind the first attempts of its neighbours, which share more of their prompts.
-                own.append(_Attempt(task, attempt + 1, not has_passed))
+                own.append(_Attempt(index, attempt + 1, passes, not has_passed))
             done.put_nowait(Rollout(trace, attempt))
 
     async def work_and_report(own: deque[_Attempt]) -> None:
@@ -118,19 +121,20 @@ async def rollouts(
 
 
 class _Attempt(NamedTuple):
-    """An attempt to be made. has_failed: whether the one before it did not pass."""
+    """An attempt to be made. passes: of those before it. has_failed: whether the last one did not pass."""
 
-    task: Task
+    index: int
     number: int = 0
+    passes: int = 0
     has_failed: bool = False
 
 
-def _longest_first(tasks: list[Task]) -> list[Task]:
+def _longest_first(tasks: Sequence[Task], indexes: Sequence[int]) -> Iterable[int]:
     """A worker's tasks in the order in which it begins them.
 
     Of few tasks, those with the most calls come first, because a long episode that begins last is waited for. Of many,
     the end matters less than prompts whose beginning the server has read, so neighbours stay together.
     """
-    if len(tasks) > _FEW:
-        return tasks
-    return sorted(tasks, key=lambda task: -len(task["plan"]))
+    if len(indexes) > _FEW:
+        return indexes
+    return sorted(indexes, key=lambda index: -len(tasks[index]["plan"]))

@@ -1,6 +1,8 @@
 """A run whose teacher is an API: what the traces and the manifest say of it, what is asked once, when it is checked."""
 
 import contextlib
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,13 @@ import pytest
 from http_server import Handler, HttpServer
 
 from flows import recipe_file
+from flows.generation.shards import read_traces
 from flows.run_context import RunContext, prepare
 from flows.stages import PIPELINE
 from flows.stages.publish import _teacher
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError
-from schemas.files import read_json, read_jsonl
+from schemas.files import read_json
 
 
 class Api(HttpServer):
@@ -72,7 +75,7 @@ def planned(api: Api, tmp_path: Path, *settings: str) -> Iterator[RunContext]:
 def generated(api: Api, tmp_path: Path, *settings: str) -> list[dict[str, Any]]:
     with planned(api, tmp_path, *settings) as context:
         PIPELINE["generate"].run(context)
-        return list(read_jsonl(context.path("traces.jsonl")))
+        return [*read_traces(context.directory)]
 
 
 def test_traces_name_the_api_its_model_and_what_it_says_of_itself(api: Api, tmp_path: Path) -> None:
@@ -80,7 +83,7 @@ def test_traces_name_the_api_its_model_and_what_it_says_of_itself(api: Api, tmp_
     host = api.url.removeprefix("http://").removesuffix("/v1")
     said = {"server": "gateway", "owned_by": "someone"}
     for trace in traces:
-        check_document(trace, "trace", Path("traces.jsonl"))
+        check_document(trace, "trace", Path("traces"))
         assert trace["teacher"] == {
             "model": "gpt-5-mini",
             "revision": None,
@@ -94,7 +97,7 @@ def test_traces_name_the_api_its_model_and_what_it_says_of_itself(api: Api, tmp_
     teacher = _teacher({"name": "openai", "licence": {"id": "unknown"}}, traces)  # type: ignore[arg-type]
     assert (teacher["name"], teacher["source"]) == ("gpt-5-mini", f"API at {host}")
     assert teacher["served"][0]["replied"] == ["gpt-5-mini-2026-08-07"]
-    assert "sk-of-this-test" not in (tmp_path / "run" / "traces.jsonl").read_text()
+    assert "sk-of-this-test" not in json.dumps([*read_traces(tmp_path / "run")])
 
 
 def test_a_reply_is_not_asked_again_because_the_api_says_something_else_of_itself(
@@ -103,7 +106,7 @@ def test_a_reply_is_not_asked_again_because_the_api_says_something_else_of_itsel
     before, asked = generated(api, tmp_path), api.asked
     assert asked == sum(len(trace["calls"]) for trace in before) > 0
     api.models[0]["owned_by"] = "someone else"
-    (tmp_path / "run" / "traces.jsonl").unlink()
+    shutil.rmtree(tmp_path / "run" / "traces")
     after = generated(api, tmp_path)
     assert api.asked == asked
     assert {trace["teacher"]["served"]["owned_by"] for trace in after} == {"someone else"}

@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 from flows import recipe_file
+from flows.generation.shards import read_traces
 from flows.run_context import prepare
 from flows.stages import PIPELINE
 from schemas.recipe import Recipe
@@ -88,9 +89,9 @@ class Desk:
         assert len({row["key"] for row in rows}) == len(rows)
         return {row["key"]: row["reply"] for row in rows}
 
-    def traces(self) -> list[dict[str, Any]]:
+    def traces(self) -> list[Any]:
         """The traces without the fields that say how long something took."""
-        rows = [json.loads(line) for line in (self.run / "traces.jsonl").open()]
+        rows: list[Any] = [*read_traces(self.run)]
         for row in rows:
             for call in row["calls"]:
                 del call["seconds"]

@@ -17,10 +17,11 @@ import pytest
 from http_server import Handler, HttpServer
 
 from flows import recipe_file
+from flows.generation.shards import read_traces
 from flows.run_context import RunContext, prepare
 from flows.stages import PIPELINE
 from schemas.errors import StageError
-from schemas.files import read_json, read_jsonl
+from schemas.files import read_json
 from schemas.filter import FilterSettings, check_trace
 from schemas.trace import Trace
 from teacher.inference import client
@@ -184,7 +185,7 @@ def generate(server: Server, plan: Path, tmp_path: Path) -> Generate:
 
 
 def traces(context: RunContext) -> list[dict[str, Any]]:
-    return list(read_jsonl(context.path("traces.jsonl")))
+    return [*read_traces(context.directory)]
 
 
 @pytest.mark.parametrize("name", FAULTS)

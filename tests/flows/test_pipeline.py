@@ -21,6 +21,7 @@ from http_server import Handler, HttpServer
 from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 
+from flows.generation.shards import read_traces
 from flows.run_directory import STAGES
 from schemas.files import read_json
 from student.registry.lookup import list_models
@@ -134,7 +135,7 @@ def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         start(run, store, base / "2.log"),
         lambda: whole(run / "train/checkpoints/checkpoint-2/trainer_state.json"),
     )
-    traces = (run / "traces.jsonl").stat().st_mtime_ns
+    traces = (run / "traces/00000.jsonl.zst").stat().st_mtime_ns
     replies = len(journal_lines(run))
 
     last = start(run, store, base / "3.log")
@@ -164,7 +165,7 @@ def test_no_journalled_reply_is_requested_again(killed_and_finished: dict[str, A
 
 def test_a_finished_stage_is_not_repeated(killed_and_finished: dict[str, Any]) -> None:
     run = killed_and_finished["run"]
-    assert (run / "traces.jsonl").stat().st_mtime_ns == killed_and_finished["traces"]
+    assert (run / "traces/00000.jsonl.zst").stat().st_mtime_ns == killed_and_finished["traces"]
     assert "generate is done already" in killed_and_finished["output"]
 
 
@@ -190,7 +191,7 @@ def test_every_trace_is_accounted_for(killed_and_finished: dict[str, Any]) -> No
     rejected = [
         json.loads(line)["verdict"]["reason"] for line in (run / "filter/rejected.jsonl").open()
     ]
-    assert ledger["traces"] == sum(1 for _ in (run / "traces.jsonl").open()) == kept + len(rejected)
+    assert ledger["traces"] == len([*read_traces(run)]) == kept + len(rejected)
     assert ledger["rejected"] == dict(collections.Counter(rejected))
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from http_server import Handler, HttpServer
 
-from schemas.files import read_jsonl
+from flows.generation.shards import read_traces
 from teacher.inference.endpoint import keep_this_machine_off_proxies
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +87,7 @@ def test_a_run_reaches_prefect_and_its_api_on_this_machine(
         done = run_command(url, *words, "--run", "run", cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         assert page.asked == []
-    traces = list(read_jsonl(tmp_path / "run" / "traces.jsonl"))
+    traces = [*read_traces(tmp_path / "run")]
     assert {trace["outcome"]["ended"] for trace in traces} == {"answered"}
 
 

@@ -2,12 +2,13 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import visual_pack
 from http_server import Handler
 
 from flows import recipe_file
+from flows.generation.shards import read_traces
 from flows.run_context import RunContext
 from flows.run_directory import Run
 from flows.stages import PIPELINE
@@ -87,4 +88,4 @@ def plan_and_generate(context: RunContext) -> list[dict[str, Any]]:
     rows = list(read_jsonl(context.path("tasks", "train.jsonl")))
     Teacher.tasks = {task["id"]: task for task in rows}
     PIPELINE["generate"].run(context)
-    return list(read_jsonl(context.path("traces.jsonl")))
+    return cast(Any, [*read_traces(context.directory)])

@@ -226,7 +226,7 @@ def test_traces_that_were_not_filtered_are_shown(tmp_path: Path) -> None:
     pack = tmp_path / "pack"
     pack.mkdir()
     Run.open(tmp_path / "run", recipe_file.load("local"), "pack", pack).close()
-    write_jsonl(tmp_path / "run" / "traces.jsonl", [trace(1, "moved", None)])
+    write_jsonl(tmp_path / "run" / "traces" / "00000.jsonl.zst", [trace(1, "moved", None)])
     words = words_of(html.write(tmp_path / "run").read_text())
     assert "1 traces" in words and "moved 1 1 0 0 %" in words
 

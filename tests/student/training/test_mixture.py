@@ -246,8 +246,8 @@ def trained(student, directory, *overrides):
             for n in range(30)
         ]
         write_jsonl(context.path("tasks", "exam.jsonl"), [])
-        write_jsonl(context.path("traces.jsonl"), traces)
-        for stage, output in (("plan", "tasks"), ("generate", "traces.jsonl")):
+        write_jsonl(context.path("traces", "00000.jsonl.zst"), traces)
+        for stage, output in (("plan", "tasks"), ("generate", "traces")):
             with run.stage(stage, {}, [context.path(output)]):
                 pass
         PIPELINE["filter"].run(context)

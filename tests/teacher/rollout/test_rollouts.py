@@ -245,8 +245,15 @@ def test_a_reader_that_stops_early_leaves_no_episode_running(stage: Stage) -> No
     assert len(stage.begun) < 30
 
 
+def test_a_task_is_attempted_until_as_many_attempts_as_wanted_have_passed(stage: Stage) -> None:
+    stage.solves = lambda task, attempt: attempt in {"t0": (0, 1), "t1": (1, 3), "t2": (2,)}[task]
+    traces = stage.play(3, attempts=5, wanted=2)
+    made = {"t0": 2, "t1": 4, "t2": 5}
+    assert sorted(traces) == [f"{task}/{n}" for task, count in made.items() for n in range(count)]
+
+
 def test_where_every_attempt_is_wanted_only_the_failed_are_hinted(stage: Stage) -> None:
     stage.solves = lambda task, attempt: task == "t0" or attempt == 1
-    traces = stage.play(2, attempts=3, hint="retry", all_attempts=True)
+    traces = stage.play(2, attempts=3, hint="retry", wanted=3)
     assert sorted(traces) == [f"t{n}/{attempt}" for n in range(2) for attempt in range(3)]
     assert {(task, attempt) for task, attempt, hinted in stage.begun if hinted} == {("t1", 1)}

@@ -429,9 +429,14 @@ def check_blind(
             ) as client:
                 trace = await agent_loop.run(task, fees, client.complete, loop, TEACHER)
                 assert agent_loop.passed(trace)
-                blind_traces = await blind_baseline.check(
-                    [trace], [task], fees, client, loop, TEACHER, workers=1, examples=no_examples
+                candidates = [task] if blind_baseline.needs_image(task) else []
+                made = blind_baseline.attempts(
+                    candidates, fees, client, loop, TEACHER, workers=1, examples=no_examples
                 )
+                blind_traces = [one async for one in made]
+            correct = {one["task"]["id"] for one in blind_traces if agent_loop.passed(one)}
+            answerable = blind_baseline.find_answerable(candidates, correct)
+            blind_baseline.mark(trace, [one["id"] for one in candidates], answerable)
             journal.close()
             return trace["outcome"].get("blind"), len(blind_traces), server.requests[-1]
 
