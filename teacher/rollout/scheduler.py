@@ -73,8 +73,8 @@ async def rollouts(
 
     async def work(own: deque[_Attempt]) -> None:
         while queue := own or max(queues, key=len):
-            index, attempt, passes, has_failed = queue.popleft()
-            task = tasks[index]
+            place, attempt, passes, has_failed = queue.popleft()
+            task = tasks[place]
             hinted = hint == "always" or (hint == "retry" and has_failed)
             trace = await agent_loop.run(
                 task,
@@ -90,7 +90,7 @@ async def rollouts(
             passes += has_passed
             if attempt + 1 < attempts and passes < wanted:
                 # Behind the first attempts of its neighbours, which share more of their prompts.
-                own.append(_Attempt(index, attempt + 1, passes, not has_passed))
+                own.append(_Attempt(place, attempt + 1, passes, not has_passed))
             done.put_nowait(Rollout(trace, attempt))
 
     async def work_and_report(own: deque[_Attempt]) -> None:
@@ -121,9 +121,9 @@ async def rollouts(
 
 
 class _Attempt(NamedTuple):
-    """An attempt to be made. passes: of those before it. has_failed: whether the last one did not pass."""
+    """An attempt to be made at tasks[place]. passes: of those before it. has_failed: whether the last one did not."""
 
-    index: int
+    place: int
     number: int = 0
     passes: int = 0
     has_failed: bool = False

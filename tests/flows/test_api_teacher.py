@@ -5,7 +5,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from http_server import Handler, HttpServer
@@ -75,7 +75,7 @@ def planned(api: Api, tmp_path: Path, *settings: str) -> Iterator[RunContext]:
 def generated(api: Api, tmp_path: Path, *settings: str) -> list[dict[str, Any]]:
     with planned(api, tmp_path, *settings) as context:
         PIPELINE["generate"].run(context)
-        return [*read_traces(context.directory)]
+        return cast(Any, [*read_traces(context.directory)])
 
 
 def test_traces_name_the_api_its_model_and_what_it_says_of_itself(api: Api, tmp_path: Path) -> None:

@@ -190,9 +190,14 @@ def test_what_is_estimated_of_a_packs_conversations_is_what_is_sent(
         made = rollouts(tasks, loaded, asked, settings, maker, workers=4, examples=examples)
         traces = [rollout.trace async for rollout in made]
         assert all(agent_loop.passed(trace) for trace in traces)
-        await blind.check(
-            traces, tasks, loaded, again, settings, maker, workers=4, examples=examples
+        with_images = {trace["task"]["id"] for trace in traces if trace["images"]}
+        candidates = [
+            task for task in tasks if task["id"] in with_images and blind.needs_image(task)
+        ]
+        attempts = blind.attempts(
+            candidates, loaded, again, settings, maker, workers=4, examples=examples
         )
+        assert len([trace async for trace in attempts]) == len(candidates)
 
     asyncio.run(run())
     measured = cost.measure(tasks, loaded, image_store, teacher=images, student="source")
