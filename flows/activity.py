@@ -69,14 +69,16 @@ class Numbers:
 
         Replies of the journal come at once, so a rate since the beginning would be wrong for a resumed run.
         """
-        now = self.clock()
-        recent = [each for each in [*self._samples] if each[0] >= now - _SPEED_SECONDS]
-        began, before = recent[0] if recent else self._samples[-1]
-        if now - began < _SAMPLE_SECONDS:
+        now, samples = self.clock(), [*self._samples]
+        earlier = [each for each in samples if each[0] <= now - _SPEED_SECONDS]
+        # Counts change at a sample alone, so those of a minute ago are those of the last sample before it.
+        before = earlier[-1][1] if earlier else samples[0][1]
+        seconds = min(_SPEED_SECONDS, now - samples[0][0])
+        if seconds < _SAMPLE_SECONDS:
             return None
         totals = self._totals()
         names = ("traces", "prompt", "completion")
-        return {name: (totals[name] - before[name]) / (now - began) for name in names}
+        return {name: (totals[name] - before[name]) / seconds for name in names}
 
     def _totals(self) -> Counter[str]:
         return self.tokens + Counter(traces=self.verdicts.total())

@@ -6,7 +6,8 @@
 (() => {
   const NONCE = document.currentScript.nonce;
   const ROWS = 50; // of the list at a time
-  const LONG = 3000; // characters of a text before it is folded
+  const LONG = 3000; // characters of a text before it is cut
+  const LONG_PROMPT = 600; // characters of a system message before it is folded: it is the same in most traces
   const CACHED_PAGES = 12;
   const DEEPEST = 20; // levels of sub-agents
   const SELECTS = ["maker", "state", "reason", "kind", "template", "flag"];
@@ -444,7 +445,10 @@
     if (message.reasoning_content)
       parts.push(make("details", { class: "reasoning", open: isAt }, make("summary", {}, "reasoning"), block(asText(message.reasoning_content), "")));
     if (typeof message.content === "string") {
-      if (message.content) parts.push(block(message.content, ""));
+      const { content } = message;
+      if (message.role === "system" && content.length > LONG_PROMPT)
+        parts.push(make("details", { open: isAt }, make("summary", {}, `${content.slice(0, 80)}… (${count(content.length)} characters)`), block(content, "")));
+      else if (content) parts.push(block(content, ""));
     } else
       for (const part of list(message.content)) {
         if (object(part).type === "image") parts.push(image(images.next().value));

@@ -204,6 +204,17 @@ def test_the_speed_is_that_of_the_last_minute() -> None:
     assert text == "0 traces/s, 0 prompt tokens/s and 0 in replies in the last minute"
 
 
+def test_the_speed_counts_the_time_before_the_first_trace() -> None:
+    clock = Clock()
+    numbers = Numbers(clock=clock)
+    clock.now = 40
+    numbers.add(*attempt())
+    clock.now = 50
+    numbers.add(*attempt())
+    speed = numbers.speed()
+    assert speed is not None and speed["traces"] == pytest.approx(2 / 50)
+
+
 def test_a_stage_without_requests_counts_verdicts_alone() -> None:
     numbers = Numbers(good="kept", with_tokens=False)
     numbers.add(*attempt())

@@ -302,6 +302,23 @@ def test_tokens_errors_and_known_failures_stand_at_their_turns(run: Path, report
     assert "2,400 prompt tokens (2,000 cached), 68 in replies, 3.0 s" in facts
 
 
+def test_a_long_system_message_is_folded_and_a_very_long_text_is_cut(
+    run: Path, report: Report
+) -> None:
+    row = trace(30, "moved", {"kept": True}, "long answer " * 1000)
+    row["messages"][0]["content"] = "You run a stock room. " * 50
+    add_kept(run, row)
+    tab = report.open(html.write(run), key("teacher", "pack-train-moved-30/0"))
+    system = tab.get_by_role("region", name="system, message 1")
+    system.get_by_text("(1,100 characters)").click()
+    assert system.locator("pre").inner_text().count("stock room") == 50
+    answer = tab.get_by_role("region", name="assistant, message 5")
+    assert len(answer.locator("pre").inner_text()) == 3001
+    answer.get_by_role("button", name="Show all 12,000 characters").click()
+    assert len(answer.locator("pre").inner_text()) >= 11_999
+    assert answer.get_by_role("button").count() == 0
+
+
 def test_sub_agents_are_a_tree_that_opens_level_by_level(run: Path, report: Report) -> None:
     tab = report.open(html.write(run), key("teacher", "pack-train-swarm-92/0"))
     top = tab.locator("#pane-main > .tree")
