@@ -63,13 +63,21 @@ class Recipe(Section):
     publish: Publish = Field(default_factory=Publish, description=Publish.__doc__)
 
     @model_validator(mode="after")
-    def _evaluated_variant_is_exported(self) -> "Recipe":
-        if self.evaluate.variant not in self.export.variants:
-            variants = ", ".join(self.export.variants)
+    def _evaluated_variants_are_exported(self) -> "Recipe":
+        exported, evaluate = self.export.variants, self.evaluate
+        if evaluate.variant not in exported:
             raise ValueError(
-                f"evaluate.variant: found '{self.evaluate.variant}',"
-                f" expected one of export.variants ({variants})"
+                f"evaluate.variant: found '{evaluate.variant}',"
+                f" expected one of export.variants ({', '.join(exported)})"
             )
+        others = [variant for variant in exported if variant != evaluate.variant]
+        for number, variant in enumerate(evaluate.variants):
+            if variant not in others or variant in evaluate.variants[:number]:
+                expected = ", ".join(others) or "none: there is no other"
+                raise ValueError(
+                    f"evaluate.variants[{number}]: found '{variant}', expected each once of export.variants besides"
+                    f" evaluate.variant ({expected})"
+                )
         return self
 
     @model_validator(mode="after")

@@ -160,6 +160,11 @@ class Evaluate(Section):
         "Q8_0",
         description="The exported GGUF that is evaluated, one of export.variants. Example: Q4_K_M.",
     )
+    variants: tuple[Variant, ...] = Field(
+        (),
+        description="Further exported GGUFs that are evaluated, on the headline of the exam alone. For the others, the"
+        " scorecard has how far their next tokens are from those of the weights. Example: [Q4_K_M].",
+    )
     concurrency: int = Field(
         8,
         ge=1,

@@ -78,6 +78,29 @@ class Score(TypedDict):
     passed_tasks: NotRequired[list[str]]
 
 
+class FileDrift(TypedDict):
+    """How far a GGUF's next tokens are from those of the weights, at some positions of held-out traces.
+
+    kl: the mean Kullback-Leibler divergence, in nats. same_top: the share of positions with the same most likely token.
+    """
+
+    kl: float
+    same_top: float
+    positions: int
+
+
+class VariantResult(TypedDict):
+    """An exported GGUF: its part of the headline if it was evaluated there, its drift if the export gate measured it.
+
+    The result of the variant that sat the whole exam is in the scorecard's `models`.
+    """
+
+    file: str
+    sha256: str
+    headline: NotRequired[PartScore]
+    drift: NotRequired[FileDrift]
+
+
 class Comparison(TypedDict):
     """Student against base on the same tasks: how many each passed, and the p-value of McNemar's exact test."""
 

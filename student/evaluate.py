@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from schemas.messages import text_of
 from schemas.recipe import Evaluate, Gate
@@ -45,13 +44,13 @@ class Candidate:
     """A model that is evaluated on the exam.
 
     Attributes:
-        name: its key in the scorecard.
+        name: its key in the scorecard: base, student, or for a further file of the student its variant.
         file: the GGUF. digest: its sha256, which is part of the journal's keys.
         template: a chat template that replaces the file's own, for a base whose own has no tools.
         projector: the GGUF of the vision tower (llama.cpp's mmproj); None for a text-only model.
     """
 
-    name: Literal["base", "student"]
+    name: str
     file: Path
     digest: str
     template: Path | None = None

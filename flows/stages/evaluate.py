@@ -3,8 +3,9 @@
     stillhouse evaluate RUN
 
 Both are served by llama.cpp as the same GGUF variant. The student is evaluated on all parts of the exam, the base on
-the headline alone. Writes evaluate/base.jsonl and evaluate/student.jsonl (traces), and evaluate/scorecard.json with
-both scores and the gate that decides whether the student may be published.
+the headline alone, and so are the student's other files in `evaluate.variants`. Writes evaluate/base.jsonl,
+evaluate/student.jsonl and evaluate/VARIANT.jsonl (traces), and evaluate/scorecard.json with the scores, what
+the export gate measured of each file, and the gate that decides whether the student may be published.
 """
 
 import asyncio
@@ -18,8 +19,16 @@ from flows.run_context import RunContext
 from flows.run_directory import now
 from flows.stages.stage import Stage
 from schemas.documents import check_document
-from schemas.files import read_jsonl, sha256, write_json, write_jsonl
-from schemas.scorecard import HEADLINE, Score, compare, interval_text, part_of, titled_parts
+from schemas.files import read_json, read_jsonl, sha256, write_json, write_jsonl
+from schemas.scorecard import (
+    HEADLINE,
+    Score,
+    VariantResult,
+    compare,
+    interval_text,
+    part_of,
+    titled_parts,
+)
 from schemas.task import Task
 from schemas.trace import Trace, failure_reason
 from teacher.models import catalog
@@ -35,7 +44,7 @@ if TYPE_CHECKING:
     also_reads=("name",),  # the scorecard names the recipe
     models=("student",),
     earlier={"plan": "tasks/exam.jsonl", "export": ""},
-    outputs=("evaluate/base.jsonl", "evaluate/student.jsonl", "evaluate/scorecard.json"),
+    outputs=("evaluate",),
 )
 def evaluate(context: RunContext) -> dict[str, Any]:
     from student.evaluate import gate, run_exam, score
@@ -48,6 +57,8 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     headline = sum(part_of(task) == HEADLINE for task in tasks)
     scores: dict[str, Score] = {}
     has_passed: dict[str, dict[str, bool]] = {}
+    for old in context.path("evaluate").glob("*.jsonl"):  # a variant that is not evaluated any more
+        old.unlink()
     for candidate in _candidates(context):
         name = candidate.name
         own = [task for task in tasks if name == "student" or part_of(task) == HEADLINE]
@@ -57,7 +68,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
             len(own),
             seconds,
             "evaluate",
-            share=len(own) / (headline + len(tasks)),
+            share=len(own) / (headline * (1 + len(settings.variants)) + len(tasks)),
             at_once=settings.concurrency,
         )
         numbers = Numbers()
@@ -98,7 +109,8 @@ def evaluate(context: RunContext) -> dict[str, Any]:
         "recipe": context.recipe.name,
         "created": now(),
         "exam": {"tasks": len(tasks), "sha256": sha256(exam_file)},
-        "models": scores,
+        "models": {name: scores[name] for name in ("base", "student")},
+        "variants": _variants(context, scores),
         "comparison": compare(
             (has_passed["base"][task], has_passed["student"][task]) for task in has_passed["base"]
         ),
@@ -114,17 +126,36 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     }
 
 
+def _variants(context: RunContext, scores: dict[str, Score]) -> dict[str, VariantResult]:
+    """Returns what is known of each exported GGUF: its headline, and its drift as the export gate measured it."""
+    results: dict[str, VariantResult] = {}
+    for variant, checks in read_json(context.path("export", "gate.json")).items():
+        file = context.path("export", "gguf", context.gguf_name(variant))
+        if not file.is_file():
+            continue  # the conversion in 16 bits, which is not published
+        result: VariantResult = {"file": file.name, "sha256": sha256(file)}
+        if variant in scores:
+            result["headline"] = scores[variant]["parts"][HEADLINE]
+        for check in checks:
+            if "drift" in check:
+                result["drift"] = check["drift"]
+        results[variant] = result
+    return results
+
+
 def _candidates(context: RunContext) -> list["Candidate"]:
-    """Returns the untrained base and the exported student as GGUF files of the same variant."""
+    """Returns the untrained base and the exported student as GGUF files of the same variant, then its further files."""
     from student.evaluate import Candidate
     from student.export import untrained
     from student.registry.artifact import PROJECTOR
 
-    variant, pixels = context.recipe.evaluate.variant, context.student_reads_pixels
+    settings = context.recipe.evaluate
+    variant, pixels = settings.variant, context.student_reads_pixels
     with step(f"making the untrained student's {variant}"):
         base_file = untrained.gguf(context.student, variant, log)
-    student_file = context.path("export", "gguf", context.gguf_name(variant))
-    projector = context.path("export", "gguf", context.gguf_name(PROJECTOR))
+    tower = context.path("export", "gguf", context.gguf_name(PROJECTOR)) if pixels else None
+    names = {"student": variant} | {further: further for further in settings.variants}
+    files = {name: context.path("export", "gguf", context.gguf_name(names[name])) for name in names}
     return [
         Candidate(
             "base",
@@ -133,7 +164,5 @@ def _candidates(context: RunContext) -> list["Candidate"]:
             template=catalog.template(context.student),
             projector=untrained.projector(context.student, log) if pixels else None,
         ),
-        Candidate(
-            "student", student_file, sha256(student_file), projector=projector if pixels else None
-        ),
+        *(Candidate(name, file, sha256(file), projector=tower) for name, file in files.items()),
     ]

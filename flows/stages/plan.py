@@ -80,6 +80,7 @@ def _print_plan(context: RunContext) -> None:
         "filter.per_template",
         "train",
         "gate.min_parts",
+        "evaluate.variants",  # the time of the exam
     ),
     models=("teacher", "student"),
     digests=_hardware,

@@ -7,8 +7,9 @@ run too: for rendered prompts, token ids, the end of a turn, and a tool call's r
 import unicodedata
 import urllib.error
 from collections.abc import Sequence
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
+from schemas.scorecard import FileDrift
 from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Message, Tool
 from student.export.llama_server import get, post, refusal
@@ -51,11 +52,13 @@ class Check(TypedDict):
 
     passed: None where the model, not trained on such conversations, gave no occasion to decide.
     detail: what differs, or how much was compared.
+    drift: of the check of next tokens, how far they are from those of the weights.
     """
 
     name: str
     passed: bool | None
     detail: str
+    drift: NotRequired[FileDrift]
 
 
 def result(name: str, problem: str | None, compared: str = "") -> Check:

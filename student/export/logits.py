@@ -219,7 +219,14 @@ def check_logits(endpoint: Endpoint, reference: Reference, file_type: int | None
             f"{numbers}: expected for {limit.name} at most {limit.kl:g} nats and at least {limit.same_top:.0%}{nmse}:"
             " the file does not have the original's weights, or llama.cpp computes them otherwise"
         )
-    return result("logits", problem, numbers)
+    return {
+        **result("logits", problem, numbers),
+        "drift": {
+            "kl": round(actual.kl, 6),
+            "same_top": round(actual.same_top, 4),
+            "positions": actual.positions,
+        },
+    }
 
 
 def _kl(expected: np.ndarray, actual: np.ndarray) -> float:

@@ -8,6 +8,7 @@ from schemas.scorecard import (
     Count,
     PartScore,
     Score,
+    VariantResult,
     headline_title,
     interval_text,
     titled_parts,
@@ -45,8 +46,8 @@ def exam_section(scorecard: dict[str, Any], *, pixels: bool) -> str:
             table([headline_title(cast(Score, student)), "base", "this student"], rows),
             "Evaluated files:\n\n"
             f"- base: `{evaluated_file(base)}`, sha256 `{base['sha256']}`\n"
-            f"- student: `{evaluated_file(student)}`, sha256 `{student['sha256']}`\n\n"
-            "Other variants in this artifact were not evaluated.",
+            f"- student: `{evaluated_file(student)}`, sha256 `{student['sha256']}`",
+            _variants(scorecard.get("variants", {}), cast(Score, student)),
             f"Gate: {'passed' if gate['passed'] else 'not passed'}.\n\n" + "\n".join(checks),
         ]
     ).rstrip()
@@ -100,6 +101,29 @@ def _comparison(counts: dict[str, Any] | None) -> list[str]:
         f"Of the same tasks, {counts['student_only']} were passed by the student alone and {counts['base_only']} by "
         f"the base alone (McNemar's exact test: p = {counts['p']:.2g})."
     ]
+
+
+def _variants(variants: dict[str, VariantResult], student: Score) -> str:
+    """Returns the table of the student's files: the headline of those that were evaluated, and their drift."""
+    if not variants:
+        return "Other variants in this artifact were not evaluated."
+    rows = []
+    for result in variants.values():
+        is_main = result["sha256"] == student["sha256"]
+        headline: Count | None = student if is_main else result.get("headline")
+        drift = result.get("drift")
+        rows.append(
+            [
+                f"`{result['file']}`",
+                _score(headline) if headline else "not evaluated",
+                f"{drift['kl']:.4f}" if drift else "-",
+                f"{100 * drift['same_top']:.1f} %" if drift else "-",
+            ]
+        )
+    head = ["file", f"tasks passed, {headline_title(student)}", "KL, nats", "same top token"]
+    return table(head, rows) + (
+        "\n\nKL and top token compare each file's next tokens with those of the 16-bit weights, on held-out traces."
+    )
 
 
 def evaluated_file(model: dict[str, Any]) -> str:

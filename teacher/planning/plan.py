@@ -183,8 +183,11 @@ def _embedded_seconds(
     steps = attempts * sum(task.calls + 1 for task in tasks)
     if recipe.generate.blind:
         steps += sum(task.calls + 1 for task in tasks if task.blind)
-    # The student is evaluated on every task, the base on those of the headline.
-    exam_steps = sum((len(task["plan"]) + 1) * (1 + (part_of(task) == HEADLINE)) for task in exam)
+    # The student is evaluated on every task, the base and further variants on those of the headline.
+    further = 1 + len(recipe.evaluate.variants)
+    exam_steps = sum(
+        (len(task["plan"]) + 1) * (1 + further * (part_of(task) == HEADLINE)) for task in exam
+    )
     # The replies of this teacher are no longer than those of the solutions.
     trace_tokens = _TEMPLATE_TOKENS * sum(
         task.student.prompt + task.student.solution for task in tasks

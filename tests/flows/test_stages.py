@@ -51,6 +51,7 @@ VALUES: list[Any] = [
         "dask",
         "offered",
         ["Q8_0", "F16"],
+        ["Q4_K_M"],
         ["--x"],
         {"lookup": 1.0},
         {"drift": 0.5},

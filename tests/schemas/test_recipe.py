@@ -229,6 +229,14 @@ def test_a_digest_of_a_dotted_field_changes_with_that_setting_alone():
             SMALL + "evaluate: {variant: Q6_K}\n",
             ["evaluate.variant: found 'Q6_K'", "export.variants"],
         ),
+        (
+            SMALL + "evaluate: {variants: [Q4_K_M, Q8_0]}\n",
+            ["evaluate.variants[1]: found 'Q8_0'", "besides evaluate.variant (Q4_K_M)"],
+        ),
+        (
+            SMALL + "evaluate: {variants: [Q4_K_M, Q4_K_M]}\n",
+            ["evaluate.variants[1]: found 'Q4_K_M'", "each once"],
+        ),
         (SMALL + "tasks: {mix: {lookup: 0}}\n", ["tasks.mix: found", "not all 0"]),
         (SMALL + "train: {epochs: 0, rank: 0}\n", ["train.rank: found 0", "(and 1 more)"]),
         (

@@ -87,6 +87,22 @@ def test_each_part_of_an_exam_has_its_line_its_interval_and_its_unasked_writes(r
     assert "47 were passed by the student alone and 0 by the base alone (p = 1.4e-14)" in words
 
 
+def test_each_file_of_the_student_has_its_result_and_its_drift(run: Path) -> None:
+    file = run / "evaluate" / "scorecard.json"
+    scorecard = with_parts(json.loads(file.read_text()))
+    drift = {"kl": 0.0449, "same_top": 0.948, "positions": 96}
+    student = scorecard["models"]["student"]
+    scorecard["variants"] = {
+        "Q8_0": {"file": "q8.gguf", "sha256": student["sha256"], "drift": drift},
+        "Q4_K_M": {"file": HOSTILE, "sha256": "e" * 64},
+    }
+    check_document(scorecard, "scorecard", file)
+    write_json(file, scorecard)
+    page = html.write(run).read_text()
+    assert "q8.gguf 48 of 60 0.0449 94.8 %" in words_of(page)
+    assert "not evaluated - -" in words_of(page) and "<script>alert" not in page
+
+
 def test_models_are_compared_on_the_headlines_tasks_that_both_have(run: Path) -> None:
     add_exam(run, base=[False] * 7 + [True], student=[True] * 7 + [False])
     write_jsonl(

@@ -171,6 +171,20 @@ def test_each_part_of_the_exam_has_its_line_its_interval_and_its_unasked_writes(
     assert front_matter(card)["model-index"][0]["results"][0]["metrics"][0]["value"] == 81.0
 
 
+def test_each_file_has_its_headline_and_its_drift_or_says_that_it_was_not_evaluated() -> None:
+    drift = {"kl": 0.0449, "same_top": 0.948, "positions": 96}
+    variants = {
+        "Q8_0": {"file": "legal-Q8_0.gguf", "sha256": "c" * 64, "drift": {**drift, "kl": 0.005}},
+        "Q4_K_M": {"file": "q4.gguf", "sha256": "e" * 64, "drift": drift},
+        "F16": {"file": "f16.gguf", "sha256": "f" * 64, "headline": part_score(80, 100)},
+    }
+    card = model_card(MANIFEST, SCORECARD | {"variants": variants}, LEDGER)
+    assert "| `legal-Q8_0.gguf` | 81 of 100 (81.0 %) | 0.0050 | 94.8 % |" in card
+    assert "| `q4.gguf` | not evaluated | 0.0449 | 94.8 % |" in card
+    assert "| `f16.gguf` | 80 of 100 (80.0 %) | - | - |" in card
+    assert "were not evaluated" not in card
+
+
 def test_unasked_writes_and_other_tools_are_named_among_its_limits() -> None:
     limits = card_with_parts().partition("## Limits")[2]
     assert "In 5 of 140 exam tasks, all parts together, it changed something" in limits
