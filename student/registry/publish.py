@@ -14,7 +14,6 @@ What it guarantees, in a directory and in a registry:
 
 import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,7 @@ from student.registry.store import (
     Progress,
     Repository,
     Store,
+    in_parallel,
 )
 
 Layers = list[tuple[PublishFile, Descriptor]]
@@ -166,8 +166,7 @@ def _add_files(
             )
         return {**layer, "annotations": annotations(file.name, file.variant)}
 
-    with ThreadPoolExecutor(repository.parallel) as pool:
-        layers = list(pool.map(add, files))
+    layers = in_parallel(repository.parallel, add, files, counter)
     return list(zip(files, layers, strict=True))
 
 

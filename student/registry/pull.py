@@ -12,7 +12,6 @@ import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from schemas.documents import check_document
@@ -29,7 +28,7 @@ from student.registry.artifact import (
 from student.registry.layout_files import sync
 from student.registry.lookup import resolve
 from student.registry.signatures import verify
-from student.registry.store import CHUNK, Counter, Progress, Repository, Store
+from student.registry.store import CHUNK, Counter, Progress, Repository, Store, in_parallel
 
 _STAGING = ".pull"  # in the target directory; holds each file under its sha256 until all are there
 _SPARE = 64 << 20  # bytes that stay free on the disk
@@ -187,9 +186,7 @@ def _fetch_all(
             lambda count: counter.add(count, file.path),
         )
 
-    with ThreadPoolExecutor(repository.parallel) as pool:
-        for done in [pool.submit(fetch, file) for file in files]:
-            done.result()
+    in_parallel(repository.parallel, fetch, files, counter)
 
 
 def _fetch(

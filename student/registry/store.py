@@ -9,13 +9,17 @@ distribution spec. What they mean is decided in artifact.py, versions.py and pub
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
-from schemas.errors import InputError
+from schemas.errors import InputError, StageError
 from schemas.json_schema import Schema
 from student.registry.location import RegistryUrl, location
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 # A content descriptor: {"mediaType", "digest", "size", "artifactType"?, "annotations"?}.
 Descriptor = dict[str, Any]
@@ -83,19 +87,53 @@ def parts_of(
     return [document["config"], *document["layers"]], []
 
 
+class Stopped(StageError):
+    """A copy that was stopped, because another file of the set failed."""
+
+
 class Counter:
     """The bytes done of a copy, which several threads add to."""
 
     def __init__(self, total: int, progress: Progress | None) -> None:
         self._total, self._progress = total, progress
         self._done, self._lock = 0, threading.Lock()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Makes every copy end at its next bytes."""
+        self._stopped = True
 
     def add(self, count: int, name: str) -> None:
-        """Adds bytes, negative where a copy starts over. name: of the file."""
+        """Adds bytes, negative where a copy starts over. name: of the file.
+
+        Raises:
+            Stopped: `stop` was called.
+        """
+        if self._stopped and count > 0:
+            raise Stopped(f"{name}: stopped")
         with self._lock:
             self._done += count
             if self._progress:
                 self._progress(self._done, self._total, name)
+
+
+def in_parallel(
+    workers: int, work: Callable[[_Item], _Result], items: Sequence[_Item], counter: Counter
+) -> list[_Result]:
+    """Returns the results of `work` for each item, some at a time.
+
+    When one fails, or Ctrl-C comes, the others end at their next bytes, and the first error is raised.
+    """
+    with ThreadPoolExecutor(workers) as pool:
+        futures = [pool.submit(work, item) for item in items]
+        try:
+            for done in as_completed(futures):
+                done.result()
+        except BaseException:
+            counter.stop()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+        return [future.result() for future in futures]
 
 
 def _ignore(count: int) -> None:

@@ -20,6 +20,8 @@ import tiny_vl
 import yaml
 from http_server import HttpServer
 from image_teacher import Teacher
+from oci_server import needs_registry, oci_server
+from oras.client import OrasClient
 from small_students import trl_template
 from typer.testing import CliRunner
 
@@ -33,6 +35,7 @@ from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, sha256, write_json
 from schemas.filter import FilterSettings, check_trace
+from schemas.tags import variant_tag
 from student import evaluate
 from student.export import untrained
 from student.models import base
@@ -291,6 +294,29 @@ def test_published_again_under_a_tag_it_is_the_same_version(finished: SimpleName
     model = resolve(open_store(Path(published.store)), "fees:audited")
     assert model.tag == "1" and set(model.tags) == {"1", "latest", "audited"}
     assert context.run.receipt("publish")["result"]["tag"] == "1"
+
+
+@needs_registry
+def test_it_is_published_to_a_registry_and_pulled_by_another(
+    finished: SimpleNamespace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = finished.context
+    with oci_server(tmp_path / "registry") as server:
+        store = server.store()
+        published = context.recipe.publish.model_copy(update={"store": store.location})
+        recipe = context.recipe.model_copy(update={"publish": published})
+        PIPELINE["publish"].run(replace(context, recipe=recipe))
+        result = context.run.receipt("publish")["result"]
+        assert (result["tag"], result["store"]) == ("1", store.location)
+        assert PIPELINE["publish"].is_current(replace(context, recipe=recipe))
+        monkeypatch.setenv("STILLHOUSE_STORE", store.location)
+        assert main._run(["pull", "fees", "--to", str(tmp_path / "out")]) == 0
+        oras = OrasClient(hostname=server.host, insecure=True)
+        tag = variant_tag(1, recipe.evaluate.variant)
+        oras.pull(f"{server.host}/team/students/fees:{tag}", outdir=str(tmp_path / "oras"))
+    for name in (context.gguf_name(recipe.evaluate.variant), context.gguf_name("mmproj")):
+        original = sha256(context.path("export", "gguf", name))
+        assert sha256(tmp_path / "out" / name) == sha256(tmp_path / "oras" / name) == original
 
 
 # ------------------------------------------------------------------------------------- the other family

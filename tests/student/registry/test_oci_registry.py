@@ -3,13 +3,14 @@
 import contextlib
 import multiprocessing
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from oci_server import Fault, Gate, OciServer, needs_registry, oci_server
-from published_student import Q4, Q8, names_in, publish_legal
+from published_student import Q4, Q8, make_files, make_manifest, names_in, publish_legal
 
 from schemas.errors import InputError, StageError
 from schemas.files import sha256
@@ -17,6 +18,7 @@ from student.registry import claims, oci_http, oci_registry
 from student.registry import pull as pulling
 from student.registry.lookup import list_models, resolve
 from student.registry.oci_layout import DirectoryStore
+from student.registry.publish import publish
 from student.registry.pull import pull
 from student.registry.store import Descriptor
 from student.registry.upkeep import keep, promote, push, remove, rollback
@@ -267,6 +269,23 @@ def test_a_pull_that_failed_is_continued_by_the_next(
     ranges = [headers.get("range") for _, path, headers in gate.requests if digest in path]
     assert ranges == ["bytes=20000-"]
     assert (tmp_path / "out" / "legal-Q8_0.gguf").read_bytes() == Q8
+
+
+def test_when_one_file_fails_the_others_stop(fresh: OciServer, tmp_path: Path) -> None:
+    files = make_files(tmp_path / "run", q8=b"x" * (64 << 20))
+    publish(fresh.store(), "legal", files, make_manifest(), gate_passed=True)
+    small = next(f for f in resolve(fresh.store(), "legal").files if f.path == "README.md")
+    fresh.blobs()[small.sha256].write_bytes(b"?" * small.bytes)
+    large: list[int] = []
+
+    def slowly(done: int, total: int, name: str) -> None:
+        if name == "legal-Q8_0.gguf":
+            large.append(done)
+            time.sleep(0.05)
+
+    with pytest.raises(StageError, match="corrupted: legal:1/README.md"):
+        pull(fresh.store(), "legal", tmp_path / "out", progress=slowly)
+    assert max(large, default=0) < 64 << 20
 
 
 def test_an_upload_that_breaks_off_is_begun_again(gate: Gate, tmp_path: Path) -> None:
