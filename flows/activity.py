@@ -81,7 +81,7 @@ class Numbers:
         return {name: (totals[name] - before[name]) / seconds for name in names}
 
     def _totals(self) -> Counter[str]:
-        return self.tokens + Counter(traces=self.verdicts.total())
+        return Counter({**self.tokens, "traces": sum(dict(self.verdicts).values())})
 
 
 @dataclass
@@ -121,11 +121,13 @@ class Activity:
         if self.copied:
             facts |= dict(zip(("bytes_done", "bytes", "file"), self.copied, strict=True))
         if self.numbers:
-            facts |= _facts(self.numbers, self.ended is None, facts.get("left_s"))
+            facts |= _facts(self.numbers, self.ended, facts.get("left_s"))
         return facts
 
     def left(self) -> float | None:
-        """Seconds until all pieces are done, by those so far; None before the first one that was not replayed."""
+        """Seconds until all pieces are done, by those so far that were not replayed; None before the first."""
+        if self.ended:
+            return None
         if self.estimate:
             return self.estimate.left()
         if not self.total or not self.done:
@@ -153,23 +155,25 @@ class Activity:
         return f"{text} (since: {self.last_line})" if self.last_line else text
 
 
-def _facts(numbers: Numbers, is_running: bool, left: float | None) -> dict[str, Any]:
+def _facts(numbers: Numbers, ended: float | None, left: float | None) -> dict[str, Any]:
+    """The facts of numbers. Another thread may add to them, so each counter is copied before it is read."""
     facts: dict[str, Any] = {}
     if numbers.verdicts:
         facts["good"] = numbers.good
-        facts["verdicts"] = dict(numbers.verdicts.most_common())
+        facts["verdicts"] = dict(Counter(dict(numbers.verdicts)).most_common())
     if numbers.tokens:
         facts["tokens"] = dict(numbers.tokens)
-    if is_running and (speed := numbers.speed()):
+    if ended is None and (speed := numbers.speed()):
         facts["traces_s"] = round(speed["traces"], 3)
         if numbers.tokens:
             facts["tokens_s"] = {name: round(speed[name], 1) for name in ("prompt", "completion")}
     if numbers.requests:
         facts["requests"] = numbers.requests.sent
-        facts["retries"] = {str(cause): n for cause, n in numbers.requests.retries.items()}
+        facts["retries"] = {str(cause): n for cause, n in dict(numbers.requests.retries).items()}
         facts["waited_s"] = round(numbers.requests.waited, 1)
     if numbers.price_per_hour and numbers.paid_since is not None:
-        spent = (time.monotonic() - numbers.paid_since) / 3600 * numbers.price_per_hour
+        seconds = (ended or time.monotonic()) - numbers.paid_since
+        spent = seconds / 3600 * numbers.price_per_hour
         facts["money"] = round(spent, 2)
         if left is not None:
             facts["money_in_all"] = round(spent + left / 3600 * numbers.price_per_hour, 2)

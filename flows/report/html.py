@@ -9,6 +9,7 @@ import base64
 import json
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from pathlib import Path
@@ -24,12 +25,14 @@ from flows.report.pages import INLINE_BYTES, TracePages, pack
 from flows.report.published import Published, find, find_latest
 from flows.report.run_view import RunView, read_run
 from flows.request_lines import request_lines
-from schemas.errors import InputError
+from schemas.errors import InputError, StageError
 from schemas.files import sha256_text, whole, write_text
 from schemas.scorecard import Score, headline_title, interval_text, part_score, titled_parts
 from student.training.mixture import lines
 
 _HERE = Path(__file__).parent
+# The parts of the viewer's script, in the order in which they need each other.
+_VIEWER = ("data", "find", "conversation", "main")
 
 
 def write(directory: Path, against: str | None = None) -> Path:
@@ -43,8 +46,9 @@ def write(directory: Path, against: str | None = None) -> Path:
 
     Raises:
         InputError: the directory or `against` is not a run, or a file of them is broken.
+        StageError: the report cannot be written.
     """
-    with tempfile.TemporaryDirectory(dir=_existing(directory), prefix=".report-") as temporary:
+    with _temporary_directory(directory) as temporary:
         pages = TracePages(Path(temporary))
         view = read_run(directory, pages)
         other, published = None, None
@@ -55,7 +59,7 @@ def write(directory: Path, against: str | None = None) -> Path:
             name = f"report-against-{re.sub(r'[^A-Za-z0-9._-]+', '-', shown)}"
         index, beside = pages.index(), directory / name
         is_inline = pages.bytes <= INLINE_BYTES
-        index["inline"], index["directory"] = is_inline, name
+        index["directory"] = name
         index["images"] = _images(pages.images, view, other, is_inline)
         texts = list(pages.texts()) if is_inline else []
         if is_inline:
@@ -68,9 +72,13 @@ def write(directory: Path, against: str | None = None) -> Path:
     return path
 
 
-def _existing(directory: Path) -> Path | None:
-    """The directory, if it can hold temporary files; read_run says what is wrong with one that is not a run."""
-    return directory if (directory / "run.json").is_file() else None
+def _temporary_directory(run: Path) -> tempfile.TemporaryDirectory[str]:
+    """A directory beside the report, for its pages; one elsewhere for what is not a run, as read_run will say."""
+    try:
+        is_run = (run / "run.json").is_file()
+        return tempfile.TemporaryDirectory(dir=run if is_run else None, prefix=".report-")
+    except OSError as error:
+        raise StageError(f"{run}: the report cannot be written: {error.strerror}") from None
 
 
 def _other(
@@ -117,12 +125,11 @@ def _render(
     index: dict[str, Any],
     texts: list[str],
 ) -> str:
-    packed = pack(json.dumps(index, ensure_ascii=False, separators=(",", ":")))
-    script = (_HERE / "viewer.js").read_text(encoding="utf-8")
+    mark = secrets.token_hex(16)
     runs = [(view.name, view.log), *([(other.name, other.log)] if other else [])]
     scorecard = view.scorecard
     latest = find_latest(view) if scorecard else None
-    return _template().render(
+    page = _template().render(
         view=view,
         record=view.record,
         recipe=view.record["recipe"],
@@ -145,13 +152,16 @@ def _render(
         comparison=_comparison(view, other, published),
         files=_output_files(view),
         style=(_HERE / "report.css").read_text(encoding="utf-8"),
-        script=script,
-        index=packed,
+        script="\n".join(
+            (_HERE / "viewer" / f"{part}.js").read_text(encoding="utf-8") for part in _VIEWER
+        ),
+        index=pack(json.dumps(index, ensure_ascii=False, separators=(",", ":"))),
         pages=texts,
         traces=len(index["columns"]["id"]),
-        # Nothing that the page shows can contain it: it depends on all of that.
-        nonce=sha256_text(packed + script + view.record["created"])[:32],
+        nonce=mark,
     )
+    # A nonce that depends on the whole page cannot be in a text of it, and the same run gives the same page.
+    return page.replace(mark, sha256_text(page.replace(mark, ""))[:32])
 
 
 def _template() -> jinja2.Template:
@@ -265,7 +275,7 @@ def _comparison(
             "settings": compare.setting_rows(view.record["recipe"], other.record["recipe"]),
             "rows": compare.run_rows(view, other),
             "deltas": compare.exam_deltas(view, other),
-            "same_exam": bool(view.exam) and view.exam == other.exam,
+            "unpaired": "No task of the exam was solved or failed in both runs",
         }
     if published:
         recipe, mine = published.model.manifest["recipe"], view.results.get("student", {})
@@ -276,7 +286,7 @@ def _comparison(
             "settings": compare.setting_rows(view.record["recipe"], recipe),
             "rows": compare.published_rows(view, published.model),
             "deltas": [delta] if delta else [],
-            "same_exam": None,
+            "unpaired": "It was evaluated on another exam, or its scorecard does not name the tasks that it passed",
         }
     return None
 

@@ -128,7 +128,7 @@ def _dumps(value: Any) -> str:
 
 
 def page_path(directory: Path, page: int) -> Path:
-    """Returns the file of a page; viewer.js composes the same name."""
+    """Returns the file of a page; viewer/data.js composes the same name."""
     return directory / f"traces-{page}.js"
 
 

@@ -223,6 +223,14 @@ def test_a_stage_without_requests_counts_verdicts_alone() -> None:
     assert "tokens" not in facts and "tokens_s" not in facts
 
 
+def test_what_has_ended_costs_no_more_and_has_no_time_left() -> None:
+    activity = Activity("attempts", total=9, done=3, numbers=counted())
+    activity.ended = time.monotonic() - 1800
+    facts = activity.facts()
+    assert facts["money"] == pytest.approx(18.0, abs=0.1)
+    assert not {"left_s", "money_in_all", "traces_s"} & facts.keys()
+
+
 def test_the_time_left_counts_what_is_not_of_the_journal() -> None:
     clock = Clock()
     estimate = Estimate("attempts", "attempts", 100, {}, "generate", clock=clock)
