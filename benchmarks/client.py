@@ -26,6 +26,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from schemas.task import Task
 from teacher.domain import pack as packs
 from teacher.domain import tasks
 from teacher.domain.prompts import request_content
@@ -165,7 +166,10 @@ async def _resume(episodes: int) -> None:
     domain = packs.load("legal")
     kinds = {kind: float(kind == "lookup") for kind in domain.spec["kinds"]}
     some = tasks.sample(domain, "train", 200, seed=0, mix=kinds)
-    rows = [some[number % len(some)] | {"id": f"t-{number}"} for number in range(episodes)]
+    rows: list[Task] = []
+    for number in range(episodes):
+        task = some[number % len(some)]
+        rows.append({**task, "id": f"t-{number}", "system": f"{task['system']} (file {number})"})
     settings = agent_loop.Settings(max_steps=8, max_tokens=512, temperature=0.7, top_p=0.95)
     maker: Any = {**_IDENTITY, "engine": "vllm", "licence": "none"}
     with tempfile.TemporaryDirectory() as directory:

@@ -782,6 +782,37 @@ def test_replies_of_the_journal_leave_time_for_other_work(server: Server, journa
     assert turns != ["replay"] * 3 + ["other"] * 3
 
 
+def test_a_long_journal_takes_a_few_replies_of_each_turn_of_the_event_loop(
+    server: Server, journal: Journal
+) -> None:
+    talk(server.url, journal, how_many)
+    replayed = 0
+    in_a_turn: list[int] = []
+
+    async def replay(client: Client) -> None:
+        nonlocal replayed
+        for _ in range(5):
+            await how_many(client)
+            replayed += 1
+
+    async def count(client: Client) -> None:
+        while replayed < 500:
+            before = replayed
+            await asyncio.sleep(0)
+            in_a_turn.append(replayed - before)
+
+    # Each with a lock of its own, as replies of different requests have.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "WeakValueDictionary", _NeverFound)
+        talk(server.url, journal, *[replay] * 100, count)
+    assert 0 < max(in_a_turn) <= module._REPLAYS
+
+
+class _NeverFound(dict):
+    def setdefault(self, key: Any, default: Any = None) -> Any:
+        return default
+
+
 @pytest.mark.parametrize(
     "usage",
     [

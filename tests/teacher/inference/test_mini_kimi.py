@@ -34,6 +34,7 @@ from teacher.inference import launch, vllm_server
 from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
+from teacher.inference.logprobs import unpack
 from teacher.inference.replies import Reply
 from teacher.models import catalog
 from teacher.preflight import run
@@ -136,7 +137,7 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
     domain = load("legal")
     todo = tasks.sample(domain, "train", 4, seed=1, mix={"contract_expiry": 1})
     settings = agent_loop.Settings(
-        3, 200, 0.7, 0.95, guidance=Constrained(described.get("call_prefix", ""))
+        3, 200, 0.7, 0.95, guidance=Constrained(described.get("call_prefix", "")), logprobs=3
     )
     maker: Maker = {
         "model": "smollm2-135m",
@@ -174,6 +175,14 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
         check_document(trace, "trace", trace["id"])
     # The second turn of an episode begins as its first.
     assert any(call["usage"].get("cached_tokens") for trace in traces for call in trace["calls"])
+    # Both engines give the id of each token, and those of the most likely ones.
+    journal = Journal(tmp_path / "journal")
+    for call in (call for trace in traces for call in trace["calls"]):
+        row = journal.get(call["key"])
+        assert row and (rows := unpack(row["logprobs"]))
+        assert len(rows) == call["usage"]["completion_tokens"]
+        assert all(isinstance(token, int) and number <= 0 for row in rows for token, number in row)
+        assert all(len(row) == 4 for row in rows)
     # What is decoded under the tools' schemas is valid, where the limit of tokens does not cut it short.
     ended = [trace for trace in traces if trace["calls"][0]["finish_reason"] != "length"]
     assert ended
