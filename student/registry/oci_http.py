@@ -14,6 +14,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -58,6 +59,8 @@ class Registry:
             # A compressed reply would have other bytes than its digest and its ranges say.
             headers={"Accept-Encoding": "identity", "User-Agent": "stillhouse"},
         )
+        # A registry that gets its cookie back takes this for a browser and asks for a token against forgery (Harbor).
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         self._authorization: dict[str, str] = {}  # by scope
         self._lock = threading.Lock()
         self._looked_up = self._answered = False

@@ -24,7 +24,7 @@ from schemas.files import read_json, sha256
 from schemas.tags import is_internal
 from student.registry import layout_files
 from student.registry.layout_files import blobs, flock, read_index, write_index
-from student.registry.location import is_name
+from student.registry.location import check_name, is_name
 from student.registry.store import (
     CHUNK,
     LARGEST_DOCUMENT,
@@ -46,7 +46,7 @@ class DirectoryStore:
         self.location = str(directory)
 
     def names(self) -> list[str]:
-        self.check_writable("")
+        _check_store(self.directory)
         names = {path.parent.name for path in self.directory.glob("*/oci-layout")}
         if _has_old_shape(self.directory):
             names |= {
@@ -55,17 +55,11 @@ class DirectoryStore:
         return sorted(name for name in names if is_name(name))
 
     def repository(self, name: str) -> "LayoutRepository":
+        check_name(name)
         return LayoutRepository(self.directory, name)
 
     def check_writable(self, name: str) -> None:
-        """Raises InputError where the directory is something else than a store."""
-        if not self.directory.exists() or _has_old_shape(self.directory):
-            return
-        inside = _visible(self.directory) if self.directory.is_dir() else None
-        if inside is None or (inside and not any(_is_layout(path) for path in inside)):
-            raise InputError(
-                f"{self.directory}: not a store: expected a directory with an OCI image layout for each student"
-            )
+        _check_store(self.directory)
 
 
 class LayoutRepository:
@@ -221,12 +215,12 @@ class LayoutRepository:
         if (self._own / "oci-layout").is_file():
             entries = read_index(self._own)["manifests"]
             return {_reference(d): d for d in entries if _reference(d)}
-        DirectoryStore(self._store).check_writable(self.name)
+        _check_store(self._store)
         return {}
 
     def _create(self) -> None:
         """Creates the layout, with what a store of the old shape has under this name."""
-        DirectoryStore(self._store).check_writable(self.name)
+        _check_store(self._store)
         if (self._own / "oci-layout").is_file():
             read_index(self._own)
             return
@@ -251,6 +245,17 @@ class LayoutRepository:
         named = [{**d, "annotations": {REFERENCE: tag}} for tag, d in old.items()]
         write_index(self._own, named)
         layout_files.write_version(self._own)
+
+
+def _check_store(directory: Path) -> None:
+    """Raises InputError where the directory is something else than a store."""
+    if not directory.exists() or _has_old_shape(directory):
+        return
+    inside = _visible(directory) if directory.is_dir() else None
+    if inside is None or (inside and not any(_is_layout(path) for path in inside)):
+        raise InputError(
+            f"{directory}: not a store: expected a directory with an OCI image layout for each student"
+        )
 
 
 def _has_old_shape(store: Path) -> bool:

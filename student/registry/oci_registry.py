@@ -20,7 +20,7 @@ from schemas.errors import InputError, StageError
 from schemas.files import sha256
 from schemas.tags import is_internal
 from student.registry import claims
-from student.registry.location import RegistryUrl, is_name, is_tag
+from student.registry.location import RegistryUrl, check_name, is_name, is_tag
 from student.registry.oci_http import WAITS_S, Interrupted, Registry
 from student.registry.store import (
     CHUNK,
@@ -64,6 +64,7 @@ class RegistryStore:
         return sorted(names)
 
     def repository(self, name: str) -> "RegistryRepository":
+        check_name(name)
         return RegistryRepository(self._registry, self.url, name)
 
     def check_writable(self, name: str) -> None:

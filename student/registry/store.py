@@ -244,7 +244,11 @@ class Store(Protocol):
         """
 
     def repository(self, name: str) -> Repository:
-        """Returns the versions of a student; it may have none yet."""
+        """Returns the versions of a student; it may have none yet.
+
+        Raises:
+            InputError: registries would not accept the name.
+        """
 
     def check_writable(self, name: str) -> None:
         """Raises InputError where a student could not be published under this name, before anything is spent on it."""

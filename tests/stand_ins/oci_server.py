@@ -88,7 +88,7 @@ def oci_server(where: Path, *, deletes: bool = True, more: str = "") -> Iterator
     try:
         for _ in range(200):
             if process.poll() is not None:
-                pytest.skip(f"docker-registry does not start: {(where / 'log').read_text()[-300:]}")
+                raise RuntimeError((where / "log").read_text()[-300:])
             try:
                 httpx.get(f"http://127.0.0.1:{port}/v2/", trust_env=False)
                 break
@@ -121,6 +121,7 @@ class Gate:
         self.upstream = upstream
         self.rule: Rule = lambda method, path: None
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.last_body = b""
         gate = self
         client = self._client = httpx.Client(trust_env=False)
 
@@ -130,8 +131,9 @@ class Gate:
             def _pass(self) -> None:
                 headers = {k: v for k, v in self.headers.items() if k.lower() != "host"}
                 sent = {name.lower(): value for name, value in self.headers.items()}
-                gate.requests.append((self.command, self.path, sent))
                 content = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                gate.requests.append((self.command, self.path, sent))
+                gate.last_body = content
                 fault = gate.rule(self.command, self.path)
                 if fault is not None and fault.cut is None:
                     self.send_response(fault.status)

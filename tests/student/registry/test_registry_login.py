@@ -79,8 +79,10 @@ class TokenGate(Gate):
     def _check(self, method: str, path: str) -> Fault | None:
         authorization = self.requests[-1][2].get("authorization")
         if path.startswith("/token"):
-            scope = parse_qs(urlsplit(path).query)["scope"][0]
-            self.asked.append((scope, authorization))
+            form = self.last_body.decode() if method == "POST" else urlsplit(path).query
+            fields = {name: values[0] for name, values in parse_qs(form).items()}
+            scope = fields["scope"]
+            self.asked.append((scope, fields.get("refresh_token", authorization)))
             if self.refuses:
                 return Fault(401, b"{}")
             token = f"{scope}#{len(self.asked)}"
@@ -140,6 +142,25 @@ def test_a_login_that_expires_in_the_middle_is_one_clear_line_and_leaves_no_vers
 def test_without_a_login_an_anonymous_token_may_read(tokens: TokenGate, tmp_path: Path) -> None:
     tokens.store().repository("legal").tags()
     assert [authorization for _, authorization in tokens.asked] == [None]
+
+
+def test_an_identity_token_is_exchanged_for_a_token(
+    tokens: TokenGate, home: Path, tmp_path: Path
+) -> None:
+    (home / ".docker").mkdir()
+    auths = {tokens.host: {"identitytoken": "1dentity"}}
+    (home / ".docker" / "config.json").write_text(json.dumps({"auths": auths}))
+    publish_legal(tokens.store(), tmp_path / "run")
+    assert {sent for _, sent in tokens.asked} == {"1dentity"}
+
+
+def test_a_cookie_is_not_sent_back(tokens: TokenGate) -> None:
+    cookie = {"Set-Cookie": "sid=1; Path=/"}
+    tokens.rule = lambda method, path: Fault(200, b'{"tags": []}', cookie)
+    repository = tokens.store().repository("legal")
+    repository.tags()
+    repository.tags()
+    assert len(tokens.requests) == 2 and "cookie" not in tokens.requests[-1][2]
 
 
 def test_the_login_is_sent_to_no_other_host(
