@@ -24,7 +24,7 @@ from schemas.files import read_json, sha256
 from schemas.tags import is_internal
 from student.registry import layout_files
 from student.registry.layout_files import blobs, flock, read_index, write_index
-from student.registry.location import check_name, is_name
+from student.registry.location import check_name, is_name, is_tag
 from student.registry.store import (
     CHUNK,
     LARGEST_DOCUMENT,
@@ -214,7 +214,7 @@ class LayoutRepository:
             return _old_entries(self._store, self.name)
         if (self._own / "oci-layout").is_file():
             entries = read_index(self._own)["manifests"]
-            return {_reference(d): d for d in entries if _reference(d)}
+            return {_reference(d): d for d in entries if is_tag(_reference(d))}
         _check_store(self._store)
         return {}
 
@@ -283,7 +283,7 @@ def _old_entries(store: Path, name: str) -> dict[str, Descriptor]:
     entries = {}
     for entry in read_index(store)["manifests"]:
         owner, _, tag = _reference(entry).partition(":")
-        if owner == name and tag:
+        if owner == name and is_tag(tag):
             entries[tag] = entry
     return entries
 

@@ -160,17 +160,8 @@ class RegistryRepository:
         if self._has(descriptor["digest"]):
             advance(descriptor["size"])
             return descriptor
-        for wait in (*WAITS_S, None):
-            sent = _Sent(path, advance)
-            try:
-                self._upload(descriptor, sent.chunks)
-                return descriptor
-            except Interrupted:
-                advance(-sent.bytes)
-                if wait is None:
-                    raise
-                time.sleep(wait)
-        raise AssertionError("not reached")
+        self._upload(descriptor, _Sent(path, advance).chunks)
+        return descriptor
 
     def add_text(self, media_type: str, text: str) -> Descriptor:
         content = text.encode()
@@ -305,6 +296,16 @@ class RegistryRepository:
         return response.status_code != 404
 
     def _upload(self, descriptor: Descriptor, content: Callable[[], Iterable[bytes]]) -> None:
+        """Uploads a blob, from its beginning again where the transfer breaks off."""
+        for wait in (*WAITS_S, None):
+            try:
+                return self._upload_once(descriptor, content)
+            except Interrupted:
+                if wait is None:
+                    raise
+                time.sleep(wait)
+
+    def _upload_once(self, descriptor: Descriptor, content: Callable[[], Iterable[bytes]]) -> None:
         scope = self._scope("pull,push")
         response = self._registry.request("POST", f"{self._api}/blobs/uploads/", scope)
         url = self._upload_url(response)

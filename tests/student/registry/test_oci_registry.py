@@ -304,6 +304,23 @@ def test_an_upload_that_breaks_off_is_begun_again(gate: Gate, tmp_path: Path) ->
     pull(gate.store(), "legal", tmp_path / "out")
 
 
+def test_a_registry_that_is_busy_is_asked_again(gate: Gate, tmp_path: Path) -> None:
+    """Each request is refused once, whatever it is."""
+    seen: set[tuple[str, str]] = set()
+
+    def rule(method: str, path: str) -> Fault | None:
+        request = (method, path.partition("?")[0])
+        if request in seen:
+            return None
+        seen.add(request)
+        return Fault(503, b"busy", {"Retry-After": "0"})
+
+    gate.rule = rule
+    publish_legal(gate.store(), tmp_path / "run")
+    gate.rule = lambda method, path: None
+    pull(gate.store(), "legal", tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["truncated", "longer", "other"])
 def test_a_blob_with_the_wrong_bytes_is_refused(
     fresh: OciServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
