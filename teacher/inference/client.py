@@ -111,7 +111,7 @@ class Client:
         if self._connection is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
-            await self._connection.__aexit__(None, None, None)
+            await self._connection.close()
 
     async def complete(
         self,
@@ -179,7 +179,7 @@ class Client:
             found = self._find_endpoint
             self._endpoint = found if isinstance(found, Endpoint) else await found()
             _allow_open_files(self._concurrency + _OTHER_FILES)
-            self._connection = await Connection(self._endpoint, self._timeout).__aenter__()
+            self._connection = Connection(self._endpoint, self._timeout)
             self._following = asyncio.create_task(self._follow_load(self._connection))
 
     async def _follow_load(self, connection: Connection) -> None:

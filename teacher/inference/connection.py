@@ -7,7 +7,6 @@ It is aiohttp alone. The openai library, with httpx below it, takes seven times 
 import json
 import urllib.request
 from collections.abc import Mapping
-from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -39,7 +38,7 @@ class StatusError(Exception):
 
 
 class Connection:
-    """Connections to an endpoint, as many as there are requests in flight. Use as an async context manager.
+    """Connections to an endpoint, as many as there are requests in flight. It is made in a running event loop.
 
     Args:
         seconds: for one request, from its first byte to the last one of its answer.
@@ -52,12 +51,10 @@ class Connection:
         self._endpoint = endpoint
         self._proxy = _proxy(endpoint.url)
         self._timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
-
-    async def __aenter__(self) -> "Connection":
-        is_encrypted = urlsplit(self._endpoint.url).scheme == "https"
+        is_encrypted = urlsplit(endpoint.url).scheme == "https"
         self._session = aiohttp.ClientSession(
             headers={
-                "Authorization": f"Bearer {self._endpoint.key}",
+                "Authorization": f"Bearer {endpoint.key}",
                 "User-Agent": "stillhouse",
                 "Content-Type": "application/json",
             },
@@ -66,14 +63,8 @@ class Connection:
                 ssl=httpx.create_ssl_context() if is_encrypted else True,
             ),
         )
-        return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def close(self) -> None:
         await self._session.close()
 
     async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:

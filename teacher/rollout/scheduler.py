@@ -52,8 +52,8 @@ async def rollouts(
         tasks: in the order in which they start; neighbours with a common beginning share the server's prefix cache. A
             task is read when its attempt begins (schemas/row_file.py), so there may be more than memory holds.
         workers: episodes at a time.
-        attempts: at each task at most. A retry begins when its
-            worker has begun its other tasks, whatever the other workers do.
+        attempts: at each task at most. A retry begins when its worker has begun its other tasks, whatever the other
+            workers do.
         hint: never, retry (from the second attempt on, after a failed one), or always.
         examples: the worked examples of a task, for an attempt with or without its hint.
         wanted: attempts at a task that must pass before it is not attempted again.

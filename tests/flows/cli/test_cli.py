@@ -484,7 +484,7 @@ def test_help_imports_no_heavy_library():
         "sys.argv = ['stillhouse', '--help']\n"
         "try: flows.cli.main.main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'torch', 'transformers', 'datasets', 'prefect', 'numpy', 'PIL', 'openai'}\n"
+        "heavy = {'torch', 'transformers', 'datasets', 'prefect', 'numpy', 'PIL', 'aiohttp'}\n"
         "sys.exit(', '.join(heavy & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -1,0 +1,60 @@
+"""HTTP to an endpoint: what an answer without a reply says, and which proxy is used."""
+
+import json
+
+import pytest
+
+from schemas.errors import StageError
+from teacher.inference.connection import StatusError, _proxy
+
+
+@pytest.mark.parametrize(
+    ("text", "said", "code"),
+    [
+        (json.dumps({"error": {"message": "too long", "code": "context"}}), "too long", "context"),
+        (json.dumps({"error": {"message": "too long", "code": 400}}), "too long", None),
+        (json.dumps({"error": "too long"}), "too long", None),
+        (json.dumps({"message": "too long", "type": "BadRequestError"}), "too long", None),
+        (json.dumps({"detail": "Not Found"}), "Not Found", None),
+        (json.dumps({"error": {"message": ["a"]}}), "['a']", None),
+        ("upstream request timeout", "upstream request timeout", None),
+        ("", "no text", None),
+        ("[" * 100_000, "[[[", None),
+        ("[1]", "[1]", None),
+        ('"text"', '"text"', None),
+    ],
+)
+def test_a_status_says_what_the_server_said(text: str, said: str, code: str | None) -> None:
+    error = StatusError(400, text, {})
+    assert str(error).startswith(f"status 400: {said}") and error.code == code
+
+
+@pytest.fixture
+def proxies(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for name in ("http", "https", "all", "no"):
+        monkeypatch.delenv(f"{name}_proxy", raising=False)
+        monkeypatch.delenv(f"{name.upper()}_PROXY", raising=False)
+    return monkeypatch
+
+
+def test_the_proxy_is_that_of_the_scheme_else_that_of_all_and_none_for_this_machine(
+    proxies: pytest.MonkeyPatch,
+) -> None:
+    assert _proxy("https://api.example/v1") is None
+    proxies.setenv("all_proxy", "http://all:1")
+    proxies.setenv("https_proxy", "http://me:secret@secure:2")
+    assert _proxy("https://api.example/v1") == "http://me:secret@secure:2"
+    assert _proxy("http://api.example/v1") == "http://all:1"
+    assert _proxy("http://127.0.0.1:8000/v1") is None
+    proxies.setenv("no_proxy", "api.example")
+    assert _proxy("https://api.example/v1") is None
+
+
+def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
+    proxies: pytest.MonkeyPatch,
+) -> None:
+    proxies.setenv("all_proxy", "socks5://me:secret@h:1")
+    with pytest.raises(StageError, match="found socks5, expected http://HOST:PORT") as raised:
+        _proxy("https://api.example/v1")
+    assert "secret" not in str(raised.value)
+    assert _proxy("http://localhost:1/v1") is None
