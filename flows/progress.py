@@ -42,8 +42,8 @@ class _Output:
         self.as_json = False
         self._lock = threading.RLock()
         self._activities: list[Activity] = []
-        # The last activity of each name that counts pieces, by stage and name, ended ones included.
-        self._tracked: dict[tuple[str, str], Activity] = {}
+        # By stage and name, ended ones included.
+        self._last_by_name: dict[tuple[str, str], Activity] = {}
         self._last_line = time.monotonic()
         self._ended: threading.Event | None = None
         self._thread: threading.Thread | None = None
@@ -72,8 +72,7 @@ class _Output:
         with self._lock:
             activity.stage = self._activities[0].name if self._activities else activity.name
             self._activities.append(activity)
-            if activity.total is not None:
-                self._tracked[activity.stage, activity.name] = activity
+            self._last_by_name[activity.stage, activity.name] = activity
             if self._thread is None:
                 self._begin()
         try:
@@ -152,7 +151,7 @@ class _Output:
 
     def tracked(self) -> list[Activity]:
         with self._lock:
-            return [*self._tracked.values()]
+            return [each for each in self._last_by_name.values() if each.total is not None]
 
     def stage(self) -> str | None:
         with self._lock:
@@ -197,14 +196,17 @@ def current_stage() -> str | None:
 
 
 @contextmanager
-def step(name: str, count: Count | None = None) -> Iterator[None]:
+def step(name: str, count: Count | None = None) -> Iterator[Activity]:
     """Shows for the time of the block that something is being done: the table, or a heartbeat line every 15 s.
+
+    Yields it, for a block that learns later how many pieces there are.
 
     Args:
         count: returns what was done so far, such as "3 of 8 files" or ""; it is called in another thread.
     """
-    with _output.during(Activity(name, count)):
-        yield
+    activity = Activity(name, count)
+    with _output.during(activity):
+        yield activity
 
 
 @contextmanager

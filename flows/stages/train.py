@@ -10,6 +10,7 @@ import shutil
 from functools import partial
 from typing import Any
 
+from flows.activity import Activity
 from flows.estimate import Estimate, planned_seconds
 from flows.progress import log, step
 from flows.run_context import RunContext
@@ -62,8 +63,8 @@ def train(context: RunContext) -> dict[str, Any]:
     write_json(directory / "examples.json", counts)
     for line in mixture.lines(counts, settings.epochs):
         log(line)
-    steps = _Steps(planned_seconds(context.directory))
-    with step("training", steps.count):
+    with step("optimiser steps") as activity:
+        steps = _Steps(activity, planned_seconds(context.directory))
         result = sft.train(
             base.prepare(context.student, log),
             context.student,
@@ -81,25 +82,21 @@ def train(context: RunContext) -> dict[str, Any]:
 
 
 class _Steps:
-    """The optimiser steps so far, for the heartbeat and the revised estimate."""
+    """The optimiser steps so far, and the revised estimate of their time."""
 
-    def __init__(self, planned: dict[str, float]) -> None:
-        self._planned, self._text = planned, ""
-        self._estimate: Estimate | None = None
-
-    def count(self) -> str:
-        return self._text
+    def __init__(self, activity: Activity, planned: dict[str, float]) -> None:
+        self._activity, self._planned = activity, planned
 
     def report(self, done: int, total: int) -> None:
         """Is called after each step."""
-        self._text = f"step {done} of {total}"
-        if self._estimate is None:
+        self._activity.done, self._activity.total = done, total
+        if self._activity.estimate is None:
             # The first step also compiles and allocates, so the time counts from its end.
             left = total - done
-            self._estimate = Estimate(
+            self._activity.estimate = Estimate(
                 "training", "steps", left, self._planned, "train", share=left / total
             )
-        elif line := self._estimate.observe(1):
+        elif line := self._activity.estimate.observe(1):
             log(line)
 
 

@@ -126,6 +126,14 @@ def test_lines_of_many_threads_stay_whole_and_pieces_are_all_counted(printed: io
     assert lines.count("a line of a thread") == 2000 and "pieces: 2000 of 2000" in lines
 
 
+def test_a_step_may_learn_its_pieces_later(printed: io.StringIO) -> None:
+    with step("optimiser steps") as activity:
+        wait_for(printed, "optimiser steps, N s so far\n")
+        activity.done, activity.total = 3, 40
+        wait_for(printed, "optimiser steps, N s so far: 3 of 40")
+        assert activity in progress.tracked()
+
+
 def test_an_error_in_a_step_ends_its_heartbeat(printed: io.StringIO) -> None:
     with pytest.raises(ValueError), step("failing"):
         raise ValueError
