@@ -181,11 +181,16 @@ class RegistryRepository:
     def referrers(self, digest: str) -> list[Descriptor]:
         entries = referrers_by_tag(self, digest)
         path = f"{self._api}/referrers/{digest}"
-        with contextlib.suppress(InputError, StageError):  # a registry without the API
+        try:
             for page in self._registry.pages(path, self._scope("pull")):
-                entries += parts_of(
-                    {"mediaType": IMAGE_INDEX}, json.loads(page.content), f"{self.location}: {path}"
-                )[1]
+                listed = json.loads(page.content)
+                entries += parts_of({"mediaType": IMAGE_INDEX}, listed, f"{self.location}: {path}")[
+                    1
+                ]
+        except Interrupted:
+            raise
+        except (InputError, StageError, ValueError, RecursionError):
+            pass  # a registry without the API
         return list({entry["digest"]: entry for entry in entries}.values())
 
     def publishing(self) -> contextlib.AbstractContextManager[None]:
@@ -344,7 +349,11 @@ class RegistryRepository:
         )
 
     def delete(self, descriptor: Descriptor) -> bool:
-        """Deletes a manifest with its tags. False where the registry or the login does not allow it."""
+        """Deletes a manifest with its tags. False where the registry or the login does not allow it.
+
+        Raises:
+            StageError: the registry cannot be reached.
+        """
         try:
             self._registry.request(
                 "DELETE",
@@ -352,6 +361,8 @@ class RegistryRepository:
                 self._scope("pull,push,delete"),
                 accept=(404,),
             )
+        except Interrupted:
+            raise
         except (InputError, StageError):
             return False
         return True

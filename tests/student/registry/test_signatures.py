@@ -357,7 +357,10 @@ def test_signatures_are_found_by_the_referrers_api_too(
     gate.rule = rule
     try:
         pull(gate.store(), "legal", tmp_path / "out")
-        gate.rule = lambda method, path: Fault(404) if "/manifests/sha256-" in path else None
+        html = Fault(200, b"<html>")
+        gate.rule = lambda method, path: (
+            Fault(404) if "/manifests/sha256-" in path else html if "/referrers/" in path else None
+        )
         with pytest.raises(GateError, match="found no signature"):
             pull(gate.store(), "legal", tmp_path / "again")
     finally:
