@@ -90,11 +90,18 @@ class Connection:
             return content
 
     async def metrics(self) -> str | None:
-        """The text of /metrics; "" if it does not answer in time; None if there is none."""
-        url = self._endpoint.url.removesuffix("/v1") + "/metrics"
+        """The text of /metrics, of all servers behind a router; "" for one that does not answer in time.
+
+        Returns None if a server has no metrics.
+        """
+        servers = self._endpoint.servers or (self._endpoint.url.removesuffix("/v1"),)
+        texts = [await self._metrics_of(server) for server in servers]
+        return None if None in texts else "\n".join(text for text in texts if text)
+
+    async def _metrics_of(self, server: str) -> str | None:
         try:
             async with self._session.get(
-                url, proxy=self._proxy, timeout=_METRICS_TIMEOUT
+                f"{server}/metrics", proxy=self._proxy, timeout=_METRICS_TIMEOUT
             ) as answer:
                 if answer.status in (401, 403, 404, 405, 501):
                     return None

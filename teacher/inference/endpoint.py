@@ -53,6 +53,7 @@ class Endpoint:
         engine: vllm, llama.cpp, or openai for any other API. served: what an API of another process says of itself;
             None for a server of this process.
         reply_seconds: how long one reply may take.
+        servers: addresses of the servers behind a router, which have the metrics; empty where the endpoint has them.
     """
 
     url: str
@@ -65,6 +66,7 @@ class Endpoint:
     engine: str = "openai"
     served: Served | None = None
     reply_seconds: float = 300
+    servers: tuple[str, ...] = ()
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _revival: Future[None] | None = field(default=None, repr=False)
 

@@ -41,6 +41,7 @@ def run_replicas(
         for number, program in enumerate(programs)
     ]
     addresses = [f"http://127.0.0.1:{program.port}" for program in programs]
+    endpoint.servers = tuple(addresses)
     router = ServerProcess(make_router(addresses), endpoint, log)
     closing = threading.Event()
     failures: list[StageError] = []  # of the servers that were given up

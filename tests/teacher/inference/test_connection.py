@@ -1,11 +1,16 @@
-"""HTTP to an endpoint: what an answer without a reply says, and which proxy is used."""
+"""HTTP to an endpoint: what an answer without a reply says, which proxy is used, and whose metrics are read."""
 
+import asyncio
+import contextlib
 import json
 
 import pytest
+from http_server import Handler, HttpServer
 
 from schemas.errors import StageError
-from teacher.inference.connection import StatusError, _proxy
+from teacher.inference.connection import Connection, StatusError, _proxy
+from teacher.inference.endpoint import Endpoint
+from teacher.inference.load import parse
 
 
 @pytest.mark.parametrize(
@@ -58,3 +63,43 @@ def test_a_proxy_that_cannot_be_used_is_named_without_its_password(
         _proxy("https://api.example/v1")
     assert "secret" not in str(raised.value)
     assert _proxy("http://localhost:1/v1") is None
+
+
+class Metrics(HttpServer):
+    """A server with metrics, or with another status."""
+
+    def __init__(self, text: bytes, status: int = 200) -> None:
+        class Replies(Handler):
+            def do_GET(self) -> None:
+                assert self.path == "/metrics"
+                self.reply(status, text)
+
+        super().__init__(Replies)
+        self.address = self.url.removesuffix("/v1")
+
+
+def metrics(url: str, *servers: str) -> str | None:
+    async def scene() -> str | None:
+        connection = Connection(Endpoint(url, "k", "m", servers=servers), 10)
+        try:
+            return await connection.metrics()
+        finally:
+            await connection.close()
+
+    return asyncio.run(scene())
+
+
+def test_metrics_are_those_of_all_servers_behind_a_router() -> None:
+    with (
+        contextlib.closing(Metrics(b"a 1\nb_perc 0.5\n")) as one,
+        contextlib.closing(Metrics(b"a 2\nb_perc 0.75\n")) as two,
+        contextlib.closing(Metrics(b"gone", 404)) as none,
+    ):
+        text = metrics("http://127.0.0.1:1/v1", one.address, two.address)
+        assert text and parse(text) == {"a": 3, "b_perc": 0.75}
+        assert metrics(one.url) == "a 1\nb_perc 0.5\n"
+        assert metrics(none.url) is None
+        # One that is being restarted is left out.
+        text = metrics("http://127.0.0.1:1/v1", "http://127.0.0.1:1", two.address)
+        assert text and parse(text)["a"] == 2
+    assert metrics("http://127.0.0.1:1/v1") == ""
