@@ -36,11 +36,26 @@ class Count(TypedDict):
     kept: int
 
 
+class Rewriting(TypedDict):
+    """Counts of reworded requests, as the ledger has them.
+
+    asked: requests that the teacher was to reword. taken: those that the tasks have now. rejected: the others, by
+    reason. personas, languages: of those taken.
+    """
+
+    asked: int
+    taken: int
+    rejected: dict[str, int]
+    personas: dict[str, int]
+    languages: dict[str, int]
+
+
 class Ledger(TypedDict):
     """The content of RUN/filter/ledger.json; traces = kept + the sum of rejected.
 
     rejected: count by reason. tasks_without_kept: ids of tasks. hinted: of traces made with the solution shown.
     by_template: by task template. images: by grounding (pixels, source), present where a trace has images.
+    rewritten: present with tasks.rewrite.
     """
 
     traces: int
@@ -51,6 +66,7 @@ class Ledger(TypedDict):
     hinted: Count
     by_template: dict[str, Count]
     images: NotRequired[dict[str, Count]]
+    rewritten: NotRequired[Rewriting]
 
 
 class LedgerCount:

@@ -76,6 +76,15 @@ class Tasks(Section):
         " domain.yaml, or chooses. Example: [amended_term].",
     )
 
+    rewrite: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Share of the training requests that the teacher rewords in the voice of one of the pack's personas"
+        " and languages, before it solves them; the original stands where a number, date, name or identifier is lost or"
+        " added. Example: 0.5.",
+    )
+
     swapped: float = Field(
         0.06,
         ge=0,

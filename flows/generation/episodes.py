@@ -13,6 +13,7 @@ from typing import Any
 from flows.generation.shards import BlindAttempt, Shard, ShardReceipt, Spools, failure_of
 from flows.run_context import RunContext
 from schemas.files import read_json
+from schemas.ledger import Rewriting
 from schemas.row_file import RowFile
 from schemas.task import Task
 from schemas.trace import Maker, Message, Served, Trace
@@ -27,6 +28,7 @@ from teacher.inference.pace import Pace
 from teacher.models import catalog
 from teacher.rollout import agent_loop, blind_baseline
 from teacher.rollout.guidance import choose_guidance
+from teacher.rollout.rewrite import Reworded, rewrite_requests
 from teacher.rollout.scheduler import Examples, rollouts
 
 # Worked examples come from seeds that no task has: tasks.sample counts up from the first seed of the split.
@@ -118,12 +120,12 @@ async def play(
     ids: dict[int, list[str]] = {}
     templates = set()
     for shard in shards:
-        rows = [
+        names = [
             (task["id"], task["template"]) for task in todo[shard.first : shard.first + shard.count]
         ]
-        ids[shard.number] = [task_id for task_id, _ in rows]
+        ids[shard.number] = [task_id for task_id, _ in names]
         shard_of |= dict.fromkeys(ids[shard.number], shard)
-        templates |= {template for _, template in rows}
+        templates |= {template for _, template in names}
     own = todo.select(
         index for shard in shards for index in range(shard.first, shard.first + shard.count)
     )
@@ -157,9 +159,16 @@ async def play(
                 counts.without_logprobs = client.without_logprobs
 
             places = {task_id: i for shard in shards for i, task_id in enumerate(ids[shard.number])}
-            sent_before = 0
+            texts: dict[str, str] = {}
+            rewritten: dict[int, Rewriting] = {}
+            for shard in shards if context.recipe.tasks.rewrite else ():
+                rows = todo[shard.first : shard.first + shard.count]
+                found, rewritten[shard.number] = await _rewrite(context, rows, client, loop)
+                texts |= found
+                update()
+            sent_before = client.sent
             async for rollout in rollouts(
-                own,
+                Reworded(own, texts),
                 context.domain,
                 client,
                 loop,
@@ -184,7 +193,9 @@ async def play(
                     passes.pop(task_id)
                     open_tasks[shard.number] -= 1
                     if not open_tasks[shard.number] and shard.number not in blind:
-                        receipts[shard.number] = spools.close(shard, ids[shard.number])
+                        receipts[shard.number] = spools.close(
+                            shard, ids[shard.number], rewritten=rewritten.get(shard.number)
+                        )
                 # A task that is solved needs none of its later attempts.
                 pieces = settings.attempts - rollout.attempt if is_last else 1
                 # While nothing is sent, the attempts come from the journal.
@@ -199,7 +210,7 @@ async def play(
             ]
             attempted: dict[int, list[BlindAttempt]] = {}
             async for trace in blind_baseline.attempts(
-                todo.select(candidates),
+                Reworded(todo.select(candidates), texts),
                 context.domain,
                 client,
                 loop,
@@ -220,9 +231,28 @@ async def play(
             for shard in shards:
                 if shard.number not in receipts:
                     receipts[shard.number] = spools.close(
-                        shard, ids[shard.number], attempted.get(shard.number, ())
+                        shard,
+                        ids[shard.number],
+                        attempted.get(shard.number, ()),
+                        rewritten.get(shard.number),
                     )
     return [receipts[shard.number] for shard in shards]
+
+
+async def _rewrite(
+    context: RunContext, rows: Sequence[Task], client: Client, loop: agent_loop.Settings
+) -> tuple[dict[str, str], Rewriting]:
+    """The requests of tasks that the teacher reworded, by the task's id, and their counts (tasks.rewrite)."""
+    spec = context.domain.spec
+    return await rewrite_requests(
+        rows,
+        client.complete,
+        loop,
+        share=context.recipe.tasks.rewrite,
+        personas=spec["personas"],
+        languages=spec["languages"],
+        workers=context.recipe.generate.concurrency,
+    )
 
 
 def _identity(context: RunContext) -> dict[str, str]:

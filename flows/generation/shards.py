@@ -9,13 +9,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, TypedDict, cast
+from typing import Any, NamedTuple, NotRequired, TypedDict, cast
 
 import zstandard
 
 from flows.request_lines import count_tokens
 from schemas.errors import InputError, StageError
 from schemas.files import json_line, read_json, read_jsonl, sha256, write_json, write_jsonl
+from schemas.ledger import Rewriting
 from schemas.trace import Trace, failure_reason
 from teacher.rollout import agent_loop, blind_baseline
 
@@ -44,6 +45,7 @@ class ShardReceipt(TypedDict):
     cause. serving: the settings of the server that gave none. asked: its tasks. returned: those with an attempt that
     passed. rejected: the others, by the reason of their last attempt. calls: requests of all traces, the blind ones'
     included. blind: for each task that was attempted without its images, its index and whether that passed.
+    rewritten: its requests that the teacher was to reword, present with tasks.rewrite.
     """
 
     inputs: str
@@ -60,6 +62,7 @@ class ShardReceipt(TypedDict):
     detected: dict[str, dict[str, int]]
     failures: dict[str, int]
     blind: list[tuple[int, bool]]
+    rewritten: NotRequired[Rewriting]
 
 
 def cut(tasks: int, size: int) -> list[Shard]:
@@ -140,12 +143,17 @@ class Spools:
             raise StageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
     def close(
-        self, shard: Shard, task_ids: Sequence[str], blind: Sequence["BlindAttempt"] = ()
+        self,
+        shard: Shard,
+        task_ids: Sequence[str],
+        blind: Sequence["BlindAttempt"] = (),
+        rewritten: Rewriting | None = None,
     ) -> ShardReceipt:
         """Writes a shard and its receipt, and removes its spool.
 
         Args:
             task_ids: of the shard's tasks, in their order. blind: the attempts at its tasks without their images.
+            rewritten: counts of its reworded requests.
 
         Raises:
             StageError: the traces are not those of the tasks, or a file cannot be written.
@@ -182,6 +190,8 @@ class Spools:
             ),
             "blind": sorted((one.task, one.passed) for one in blind),
         }
+        if rewritten:
+            receipt["rewritten"] = rewritten
         write_json(shard.receipt_path(self._run), receipt)
         self._path(shard).unlink()
         return receipt

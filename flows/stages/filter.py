@@ -50,7 +50,8 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
         return read_traces(context.directory)
 
     exam = cast(list[Task], list(read_jsonl(context.path("tasks", "exam.jsonl"))))
-    total = (context.run.receipt("generate") or {}).get("result", {}).get("traces", 0)
+    generated = (context.run.receipt("generate") or {}).get("result", {})
+    total = generated.get("traces", 0)
     with (
         open_jsonl(context.path("filter", "kept.jsonl")) as keep,
         open_jsonl(context.path("filter", "rejected.jsonl")) as reject,
@@ -66,6 +67,8 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
             if verdict.get("reason") == "tool_crashed":
                 first_crash = first_crash or str(verdict.get("detail"))
     ledger = count.ledger()
+    if "rewritten" in generated:
+        ledger["rewritten"] = generated["rewritten"]
     ledger_file = context.path("filter", "ledger.json")
     write_json(ledger_file, ledger)
     reasons = ", ".join(f"{count} {reason}" for reason, count in ledger["rejected"].items())

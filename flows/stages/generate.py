@@ -46,6 +46,7 @@ from teacher.inference.late_start import run_with_late_server
 from teacher.preflight import run
 from teacher.preflight.target import Limits
 from teacher.rollout import blind_baseline
+from teacher.rollout.rewrite import add_counts
 
 
 def _has_nothing_to_ask_again(context: RunContext) -> bool:
@@ -57,7 +58,7 @@ def _has_nothing_to_ask_again(context: RunContext) -> bool:
 @partial(
     Stage,
     name="generate",
-    reads=("generate", "filter.agreement?", "filter.per_task", "serve.model"),
+    reads=("generate", "filter.agreement?", "filter.per_task", "serve.model", "tasks.rewrite"),
     also_reads=("serve",),  # where and how the teacher runs, not what it replies
     models=("teacher",),
     earlier={"plan": "tasks/train.jsonl"},  # plan.json depends on the machine
@@ -295,7 +296,8 @@ def _summary(
         for name, actions in row["detected"].items():
             detected.setdefault(name, Counter()).update(actions)
     blind = sum(len(row["blind"]) for row in rows)
-    calls = sum(row["calls"] for row in rows)
+    rewritten = add_counts(row["rewritten"] for row in rows if "rewritten" in row)
+    calls = sum(row["calls"] for row in rows) + (rewritten["asked"] if rewritten else 0)
     most = context.recipe.generate.concurrency
     return {
         "tasks": sum(row["asked"] for row in rows),
@@ -303,6 +305,7 @@ def _summary(
         "passed": sum(row["passed"] for row in rows),
         "hinted": sum(row["hinted"] for row in rows),
         **({"blind": blind} if blind else {}),
+        **({"rewritten": rewritten} if rewritten else {}),
         "requests": taken.asked,
         "replayed": calls - taken.asked,
         "tokens": dict(_sum(row["tokens"] for row in rows)),

@@ -178,6 +178,10 @@ def plan(context: RunContext) -> dict[str, Any]:
         estimate["lines"] = [
             line.removesuffix("; all proven solvable") for line in estimate["lines"]
         ]
+    if settings.rewrite:
+        estimate["lines"].append(
+            f"rewrite   about {settings.rewrite * settings.train:,.0f} requests are reworded by the teacher first"
+        )
     estimate["lines"] += [
         *_capacity_lines(context, found, seconds_a_task),
         _exam_line(exam, held_out),

@@ -171,7 +171,10 @@ def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) ->
             **_seeds(context),
             **({"replay": {key: replay[key] for key in REPLAY}} if replay else {}),
         },
-        "requests": {key: domain.spec[key] for key in ("personas", "languages")},
+        "requests": {
+            "languages": domain.spec["languages"],
+            **_personas(ledger),
+        },
         "scorecard": {
             "base": base["passed"],
             "student": examined["passed"],
@@ -182,6 +185,12 @@ def _manifest(context: RunContext, scorecard: dict[str, Any], ledger: Ledger) ->
             },
         },
     }
+
+
+def _personas(ledger: Ledger) -> dict[str, list[str]]:
+    """Returns the personas in whose voice the teacher reworded requests, if it did."""
+    personas = ledger.get("rewritten", {}).get("personas", {})
+    return {"personas": [*personas]} if personas else {}
 
 
 def _seeds(context: RunContext) -> dict[str, Any]:

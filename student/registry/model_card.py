@@ -105,7 +105,7 @@ def _data(manifest: dict[str, Any], ledger: Ledger) -> str:
             "hint; the hint is not in the training data. The calls of every kept trace were executed and its result "
             "was checked.",
             *_served(manifest["teacher"].get("served", [])),
-            *_requests(manifest.get("requests")),
+            *_requests(manifest.get("requests"), ledger),
             *_seeds(data.get("seeds")),
             *_images(ledger.get("images")),
             f"Trained on {data['kept']} traces, sha256 `{data['sha256']}`, licence of the data: {data['licence']}.",
@@ -125,13 +125,18 @@ def _published(manifest: dict[str, Any]) -> list[str]:
     ]
 
 
-def _requests(requests: dict[str, Any] | None) -> list[str]:
+def _requests(requests: dict[str, Any] | None, ledger: Ledger) -> list[str]:
     if requests is None:
         return []
+    text = f"The requests are in {', '.join(requests['languages'])}."
+    if rewritten := ledger.get("rewritten"):
+        text += (
+            f" The teacher reworded {rewritten['taken']} of the requests of {ledger['tasks']} tasks"
+        )
+    if not rewritten or not requests.get("personas"):
+        return [text + "." * bool(rewritten)]
     personas = "\n".join(f"- {persona}" for persona in requests["personas"])
-    return [
-        f"The requests are in {', '.join(requests['languages'])}, phrased as these personas would:\n\n{personas}"
-    ]
+    return [f"{text} as these personas would phrase them:\n\n{personas}"]
 
 
 def _seeds(seeds: dict[str, list[int]] | None) -> list[str]:

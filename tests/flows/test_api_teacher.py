@@ -11,13 +11,14 @@ import pytest
 from http_server import Handler, HttpServer
 
 from flows import recipe_file
-from flows.generation.shards import read_traces
+from flows.generation.shards import DIRECTORY, read_traces
 from flows.run_context import RunContext, prepare
 from flows.stages import PIPELINE
 from flows.stages.publish import _teacher
+from schemas.dedup import request_of
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError
-from schemas.files import read_json
+from schemas.files import read_json, read_jsonl
 
 
 class Api(HttpServer):
@@ -34,8 +35,11 @@ class Api(HttpServer):
 
             def do_POST(self) -> None:
                 outer.asked += 1
-                model = self.body()["model"]
-                message = {"role": "assistant", "content": "I do not know."}
+                body = self.body()
+                model, content = body["model"], "I do not know."
+                if "rewrite" in body["messages"][0]["content"]:
+                    content = f"Sorry to bother you: {body['messages'][1]['content']}"
+                message = {"role": "assistant", "content": content}
                 choice = {"index": 0, "finish_reason": "stop", "message": message}
                 self.reply(200, {"model": f"{model}-2026-08-07", "choices": [choice]})
 
@@ -163,3 +167,35 @@ def test_a_secret_in_the_url_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(InputError, match="--set serve.url: serve.url: found") as raised:
         recipe_file.load("api-teacher", [f"serve.url={url}"])
     assert "secret" not in str(raised.value)
+
+
+def test_requests_are_reworded_once_and_every_attempt_starts_from_them(
+    api: Api, tmp_path: Path
+) -> None:
+    settings = ("tasks.rewrite=1", "tasks.train=6", "tasks.mix={lookup: 1, workflow: 0}")
+    with planned(api, tmp_path, *settings) as context:
+        PIPELINE["generate"].run(context)
+        asked = api.asked
+        for task in read_jsonl(context.path("tasks", "train.jsonl")):
+            assert not task["request"].startswith("Sorry")
+        traces = list(read_traces(context.directory))
+        # The second attempt at a task, too, and after a new start the replies come from the journal.
+        context.run.forget("generate")
+        shutil.rmtree(context.path(DIRECTORY))
+        PIPELINE["generate"].run(context)
+        assert api.asked == asked
+        assert list(read_traces(context.directory)) == traces
+        receipt = context.run.receipt("generate")
+    assert receipt is not None
+    counts = receipt["result"]["rewritten"]
+    assert counts["asked"] == 6
+    assert counts["taken"] + sum(counts["rejected"].values()) == 6
+    by_task: dict[str, set[str]] = {}
+    for trace in traces:
+        text = request_of(trace["messages"])
+        by_task.setdefault(trace["task"]["id"], set()).add(text)
+    assert all(len(texts) == 1 for texts in by_task.values())
+    reworded = [texts for texts in by_task.values() if min(texts).startswith("Sorry")]
+    assert len(reworded) == counts["taken"] > 0
+    assert receipt["result"]["requests"] == 0
+    assert receipt["result"]["replayed"] == asked

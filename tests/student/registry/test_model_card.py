@@ -103,9 +103,21 @@ def test_the_seeds_of_the_tasks_are_reported() -> None:
 
 def test_languages_and_personas_of_the_requests_are_reported() -> None:
     requests = {"personas": ["a clerk", "a partner: terse"], "languages": ["en", "de"]}
-    card = make_card(requests=requests)
+    rewritten: Any = {
+        "asked": 40,
+        "taken": 31,
+        "rejected": {"lost": 9},
+        "personas": {"a clerk": 20, "a partner: terse": 11},
+        "languages": {"en": 31},
+    }
+    ledger: Any = {**LEDGER, "rewritten": rewritten}
+    card = model_card({**MANIFEST, "requests": requests}, SCORECARD, ledger)
+    assert "The teacher reworded 31 of the requests of" in card
     assert front_matter(card)["language"] == ["en", "de"]
     assert "- a clerk\n- a partner: terse\n" in card
+    # Without tasks.rewrite the personas have no part in the requests.
+    plain = make_card(requests={"languages": ["en", "de"]})
+    assert "The requests are in en, de.\n" in plain and "persona" not in plain
     # A student that was published before the manifest held them.
     assert "language" not in front_matter(make_card())
 

@@ -1,0 +1,309 @@
+"""Lets the teacher reword the requests of tasks, in the voice of one of the pack's personas and languages.
+
+A template has a handful of wordings; a reworded request is new text about the same task. It is taken only if the task
+is still the same by what can be checked: every number, date, name and identifier is there as it was, none is added, and
+the answer is not in it. Else the original stands. A negation that the teacher adds is not noticed here: such a task is
+not solved, and its traces are rejected.
+
+In: tasks and `Client.complete`. Out: other requests for some of them, and the counts of what was rejected and why.
+"""
+
+import asyncio
+import random
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+from schemas.ledger import Rewriting
+from schemas.task import Task
+from schemas.trace import Message
+from teacher.domain.scoring import answer_matches
+from teacher.rollout.agent_loop import Complete, Settings
+
+_PROMPT = (
+    "You rewrite what a user asks of an assistant. Write the user's message as {persona} would write it, in the"
+    " language {language} (BCP 47). Keep its meaning. Copy every number, date, name and identifier. Add no fact,"
+    " name, number or question. Answer with the rewritten message alone."
+)
+_LONGEST = 4  # times the length of the original
+_SHORT = 200  # letters that a short request may grow to
+# Words with the signs inside them: C-104, 2026-03-02, fix/late-kettle, 10,280.50.
+_TOKEN = re.compile(r"[^\s\"“”()\[\]{}<>]+")
+# Words of a reply that is not the message alone.
+_COMMENT = (
+    *("rewrit", "rewrote", "reword", "here is the", "here's the"),
+    *("happy to assist", "happy to help", "sorry for any", "how can i help", "how may i"),
+)
+# A rewording keeps at least so much of what is asked, and more where a question becomes a statement or the reverse;
+# with less, a weak teacher has written about something else.
+_LEAST_SHARED, _LEAST_OF_ANOTHER_FORM = 0.25, 0.6
+_EMPTY_WORDS = frozenset({"please", "which", "there", "where", "thanks", "could", "would", "about"})
+# English alone. "One", "first" and "second" also stand where no number is meant.
+_NUMBER_WORDS = frozenset(
+    {"zero", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven"}
+    | {"twelve", "twenty", "thirty", "forty", "fifty", "hundred", "thousand", "million"}
+    | {"half", "twice", "third"}
+)
+
+
+@dataclass(frozen=True)
+class Voice:
+    """Who asks, and in which language."""
+
+    persona: str
+    language: str
+
+
+class Reworded(Sequence[Task]):
+    """Tasks of which some have other requests; they are read when they are needed.
+
+    texts: the requests, by the task's id.
+    """
+
+    def __init__(self, tasks: Sequence[Task], texts: Mapping[str, str]) -> None:
+        self._tasks, self._texts = tasks, texts
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    @overload
+    def __getitem__(self, index: int) -> Task: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> "Reworded": ...
+
+    def __getitem__(self, index: int | slice) -> "Task | Reworded":
+        if isinstance(index, slice):
+            return Reworded(self._tasks[index], self._texts)
+        task = self._tasks[index]
+        text = self._texts.get(task["id"])
+        return task if text is None else {**task, "request": text}
+
+
+async def rewrite_requests(
+    tasks: Sequence[Task],
+    complete: Complete,
+    settings: Settings,
+    *,
+    share: float,
+    personas: Sequence[str],
+    languages: Sequence[str],
+    workers: int,
+) -> tuple[dict[str, str], Rewriting]:
+    """Returns the reworded requests of a share of the tasks, by the task's id, and the counts.
+
+    Which task is reworded in which voice depends on its id alone, so a resumed run asks for the same.
+
+    Args:
+        complete: `Client.complete`; it journals the replies.
+        workers: requests at once.
+    """
+    chosen = [
+        (task, voice) for task in tasks if (voice := _voice(task, share, personas, languages))
+    ]
+    slots = asyncio.Semaphore(workers)
+
+    async def ask(task: Task, voice: Voice) -> tuple[str, str]:
+        async with slots:
+            return await _reworded(task, voice, complete, settings)
+
+    replies = await asyncio.gather(*(ask(task, voice) for task, voice in chosen))
+    texts: dict[str, str] = {}
+    rejected, by_persona, by_language = Counter[str](), Counter[str](), Counter[str]()
+    for (task, voice), (text, reason) in zip(chosen, replies, strict=True):
+        if reason:
+            rejected[reason] += 1
+            continue
+        texts[task["id"]] = text
+        by_persona[voice.persona] += 1
+        by_language[voice.language] += 1
+    return texts, {
+        "asked": len(chosen),
+        "taken": len(texts),
+        "rejected": dict(sorted(rejected.items())),
+        "personas": dict(sorted(by_persona.items())),
+        "languages": dict(sorted(by_language.items())),
+    }
+
+
+def add_counts(rows: Iterable[Rewriting]) -> Rewriting | None:
+    """Returns the sum of counts; None of none."""
+    total: Rewriting | None = None
+    for row in rows:
+        if total is None:
+            total = {"asked": 0, "taken": 0, "rejected": {}, "personas": {}, "languages": {}}
+        total["asked"] += row["asked"]
+        total["taken"] += row["taken"]
+        for key in ("rejected", "personas", "languages"):
+            total[key] = dict(sorted((Counter(total[key]) + Counter(row[key])).items()))
+    return total
+
+
+def _voice(
+    task: Task, share: float, personas: Sequence[str], languages: Sequence[str]
+) -> Voice | None:
+    """Returns the voice in which a task's request is reworded, or None if it stays."""
+    rng = random.Random(f"rewrite {task['id']}")
+    if rng.random() >= share:
+        return None
+    return Voice(rng.choice(list(personas)), rng.choice(list(languages)))
+
+
+async def _reworded(
+    task: Task, voice: Voice, complete: Complete, settings: Settings
+) -> tuple[str, str]:
+    """Returns the reworded request and "", or "" and the reason for which the original stands."""
+    messages: list[Message] = [
+        {
+            "role": "system",
+            "content": _PROMPT.format(persona=voice.persona, language=voice.language),
+        },
+        {"role": "user", "content": task["request"]},
+    ]
+    parameters = {
+        "max_tokens": settings.max_tokens,
+        "temperature": settings.temperature,
+        "top_p": settings.top_p,
+    }
+    adapted = settings.dialect.adapt_request(messages, [], parameters, settings.mode)
+    reply = await complete(
+        adapted.messages, adapted.tools, 0, session=f"{task['id']}/rewrite", **adapted.parameters
+    )
+    if reply.message is None:
+        return "", "no_reply"
+    if reply.finish_reason == "length":
+        return "", "truncated"
+    parsed = settings.dialect.parse_reply(reply.message, reply.finish_reason, ())
+    content = parsed.message.get("content")
+    if parsed.failure or parsed.message.get("tool_calls") or not isinstance(content, str):
+        return "", "no_reply"
+    text = unquoted(content)
+    reason = refusal(task, text)
+    return ("", reason) if reason else (text, "")
+
+
+def unquoted(text: str) -> str:
+    """Returns a reply without the quotation marks that surround all of it."""
+    text = text.strip()
+    for opening, closing in ('""', "''", "“”", "„“", "«»"):
+        inner = text[1:-1]
+        if len(text) > 2 and text[0] == opening and text[-1] == closing and closing not in inner:
+            return inner.strip()
+    return text
+
+
+def refusal(task: Task, text: str) -> str:
+    """Returns why a reworded request cannot stand for the original, or "" if it can.
+
+    The reasons: empty, unchanged, too_long, comment (it is about the rewriting), lost (a value of the original is
+    missing), added (it has another value), meaning (hardly a word of what is asked is left), gives_answer.
+    """
+    original = task["request"]
+    if not text:
+        return "empty"
+    if text == original:
+        return "unchanged"
+    if len(text) > max(_SHORT, _LONGEST * len(original)):
+        return "too_long"
+    if any(word in text.casefold() and word not in original.casefold() for word in _COMMENT):
+        return "comment"
+    if not all(_has(text, value) for value in _values(task)):
+        return "lost"
+    if not all(_has(text.casefold(), value) for value in _arguments(task)):
+        return "lost"
+    known = {*_tokens(original), *original.split()}
+    if _numbers_in_words(text) != _numbers_in_words(original) or any(
+        token not in known and _is_value(token) for token in _tokens(text)
+    ):
+        return "added"
+    words = re.findall(r"[^\W_]+", original)
+    if any(word not in words for name in _names(text) for word in name.split()):
+        return "added"
+    if _is_about_something_else(original, text):
+        return "meaning"
+    answer = task["checks"]["answer"]
+    if answer and answer_matches(answer, text):
+        return "gives_answer"
+    return ""
+
+
+def _is_about_something_else(original: str, text: str) -> bool:
+    """Whether a text has too few of the original's words, names and short ones aside."""
+    words = {word for word in re.findall(r"[^\W\d_]{5,}", original) if word.islower()}
+    words -= _EMPTY_WORDS
+    shared = sum(word[:5] in text.casefold() for word in words)
+    asks, asked = ("?" in unicodedata.normalize("NFKC", one) for one in (text, original))
+    if asks != asked:
+        return shared < _LEAST_OF_ANOTHER_FORM * len(words)
+    return len(words) > 1 and shared < _LEAST_SHARED * len(words)
+
+
+def _values(task: Task) -> Iterator[str]:
+    """Yields what the reworded request must have word for word: values and names."""
+    original = task["request"]
+    values = [token for token in _tokens(original) if _is_value(token)]
+    yield from values
+    rest = original
+    for value in values:
+        rest = rest.replace(value, " . ")
+    yield from _names(rest)
+
+
+def _names(text: str) -> Iterator[str]:
+    """Yields the runs of capitalised words of a text, such as "Aldgate Foods", each without a sentence's first word.
+
+    That word has a capital in any case. A name there is still found if the solution uses it (`_arguments`).
+    """
+    run: list[str] = []
+    before = "."
+    for word in [*re.findall(r"[^\W\d_]+|[^\w\s]", text), "."]:
+        if word[0].isupper() and word != "I" and before not in ".!?:":
+            run.append(word)
+        elif run:
+            yield " ".join(run)
+            run = []
+        before = word
+
+
+def _arguments(task: Task) -> Iterator[str]:
+    """Yields the texts among the solution's arguments that the request has, such as "on hold" for on_hold."""
+    for step in task["plan"]:
+        for value in _texts(step["arguments"]):
+            for spelling in {value, value.replace("_", " ")}:
+                if spelling and _has(task["request"].casefold(), spelling.casefold()):
+                    yield spelling.casefold()
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)
+
+
+def _has(text: str, value: str) -> bool:
+    """Whether a text has a value, and not as a part of a longer word or number."""
+    if any(c.isalpha() and c.lower() == c.upper() for c in value):
+        return value in text  # a script that may be written without spaces
+    pattern = rf"(?<!\w)(?<!\w[.,/-]){re.escape(value)}(?!\w|[.,/-]\w)"
+    return re.search(pattern, text) is not None
+
+
+def _tokens(text: str) -> list[str]:
+    """The words of a text, without the marks around them."""
+    words = _TOKEN.findall(re.sub(r"['’]s\b", " ", text))
+    return [token for word in words if (token := word.strip(".,;:!?'‘’"))]
+
+
+def _is_value(token: str) -> bool:
+    """Whether a word identifies something: it has a digit, or a sign of a path or an identifier inside."""
+    return any(c.isdigit() for c in token) or bool(re.search(r"\w[/_@#=.]\w", token))
+
+
+def _numbers_in_words(text: str) -> Counter[str]:
+    words = re.findall(r"[a-z]+", text.casefold())
+    return Counter(word for word in words if word in _NUMBER_WORDS)
