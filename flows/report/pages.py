@@ -53,7 +53,7 @@ class TracePages:
         self._directory = directory
         self._names = {name: _Names() for name in ("maker", "state", "reason", "kind", "template")}
         self._columns: dict[str, list[Any]] = {name: [] for name in (*self._names, "id", "request")}
-        self._columns |= {name: [] for name in ("detail", "flags", "tokens", "turns", "seconds")}
+        self._columns |= {name: [] for name in ("detail", "flags", "tokens", "turns")}
         self._first_rows: list[int] = []
         self._pending: list[str] = []
         self._pending_tools = _Names()
@@ -64,7 +64,7 @@ class TracePages:
     def add(self, maker: str, trace: Trace, task: dict[str, Any] | None) -> None:
         """Adds a trace. task: what was expected, {"plan", "reply", "answer"}; None where that is not known."""
         state, reason = judge(trace)
-        reference, usage = part(trace, "task"), _usage(trace)
+        reference = part(trace, "task")
         named = {"maker": maker, "state": state, "reason": reason}
         named |= {name: word(reference, name) for name in ("kind", "template")}
         row = {
@@ -73,15 +73,14 @@ class TracePages:
             "request": _request(trace)[:REQUEST_CHARACTERS],
             "detail": word(part(trace, "verdict"), "detail")[:DETAIL_CHARACTERS],
             "flags": _flags(trace),
-            "tokens": usage["prompt"] + usage["completion"],
+            "tokens": _tokens(trace),
             "turns": sum(
                 word(message, "role") == "assistant" for message in items(trace, "messages")
             ),
-            "seconds": round(usage["seconds"], 1),
         }
         for name, value in row.items():
             self._columns[name].append(value)
-        self.images.update(name for name in items(trace, "images") if _is_digest(name))
+        self.images.update(_images(trace))
         shown = _dumps({**_without_tools(trace, self._pending_tools), "expected": task})
         self._pending.append(shown)
         self._pending_bytes += len(shown)
@@ -141,17 +140,19 @@ def _without_tools(trace: Any, tools: _Names) -> dict[str, Any]:
     return {**trace, "tools": tools.number(offered), "children": children}
 
 
-def _usage(trace: Any) -> dict[str, float]:
-    """Tokens and seconds of a trace's requests, with those of its sub-agents."""
-    total: dict[str, float] = {"prompt": 0, "completion": 0, "seconds": 0}
-    for call in items(trace, "calls"):
-        for name in ("prompt", "completion"):
-            total[name] += number(part(call, "usage"), f"{name}_tokens")
-        total["seconds"] += number(call, "seconds")
-    for child in items(trace, "children"):
-        for name, value in _usage(child).items():
-            total[name] += value
-    return total
+def _tokens(trace: Any) -> float:
+    """Tokens of a trace's requests, with those of its sub-agents."""
+    usages = [part(call, "usage") for call in items(trace, "calls")]
+    own = sum(
+        number(each, f"{name}_tokens") for each in usages for name in ("prompt", "completion")
+    )
+    return own + sum(map(_tokens, items(trace, "children")))
+
+
+def _images(trace: Any) -> set[str]:
+    """The sha256 names of a trace's images, with those of its sub-agents."""
+    own = {name for name in items(trace, "images") if _is_digest(name)}
+    return own.union(*map(_images, items(trace, "children")))
 
 
 def _request(trace: Any) -> str:

@@ -92,6 +92,10 @@ def counted(tab: Any, text: str) -> None:
     playwright.expect(tab.locator("#count")).to_have_text(text)
 
 
+def image_of(tab: Any) -> Any:
+    return tab.locator("#pane-main img")
+
+
 def key(maker: str, name: str) -> str:
     return f"#trace={maker}/{name}"
 
@@ -388,14 +392,20 @@ def test_images_are_shown_from_the_report_or_from_the_run(
     row = trace(30, "moved", {"kept": True})
     parts = [{"type": "image"}, {"type": "text", "text": "Read both."}, {"type": "image"}]
     row["messages"][1]["content"], row["images"] = parts, [name, lost]
-    add_kept(run, row)
+    add_kept(run, row, {**swarm(0), "id": "pack-train-agents-1/0", "children": [row]})
     tab = report.open(html.write(run), key("teacher", "pack-train-moved-30/0"))
-    image = tab.locator("#pane-main img")
+    image = image_of(tab)
     image.wait_for()
     image.scroll_into_view_if_needed()
     playwright.expect(image).to_have_js_property("naturalWidth", 31)
     assert (image.get_attribute("src") or "").startswith("data:" if limit > 100 else "images/")
     assert "not in the run's directory" in tab.locator("#pane-main").inner_text()
+    (run / "filter" / "kept.jsonl").write_text(
+        (run / "filter" / "kept.jsonl").read_text().splitlines()[-1] + "\n"
+    )
+    tab = report.open(html.write(run), key("teacher", "pack-train-agents-1/0"))
+    tab.locator("#pane-main .tree summary").first.click()
+    playwright.expect(image_of(tab)).to_have_js_property("naturalWidth", 31)
 
 
 # ------------------------------------------------------------------------------------- many traces
