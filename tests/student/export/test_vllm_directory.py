@@ -1,4 +1,4 @@
-"""vLLM's CPU build loads the directory of tiny students of three families, and its prompts are those of training."""
+"""vLLM's CPU build loads the directory of tiny students of five families, and its prompts are those of training."""
 
 import json
 import os
@@ -19,7 +19,9 @@ from teacher.inference import vllm_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-STUDENTS = ["smollm2-135m", "qwen2.5-32b", "qwen3-32b"]
+STUDENTS = ["smollm2-135m", "qwen2.5-32b", "qwen3-32b", "qwen3-coder-30b", "llama-3.3-70b"]
+# A mixture of experts has as many as the real model unless it is told.
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 # One process for all, which imports vLLM once. An engine ends before the next begins.
 SCRIPT = """\
 import json, sys
@@ -51,7 +53,7 @@ def tiny_student(name: str, to: Path) -> Renderer:
     config = AutoConfig.from_pretrained(source)
     small = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1}
     heads = {"num_attention_heads": 1, "num_key_value_heads": 1, "head_dim": 64}
-    for key, value in (small | heads).items():
+    for key, value in (small | heads | EXPERTS).items():
         if hasattr(config, key):
             setattr(config, key, value)
     torch.manual_seed(0)
