@@ -22,7 +22,7 @@ from schemas.files import dumps, sha256_text
 from schemas.trace import Message, Tool
 from teacher.inference import load
 from teacher.inference.api import without_key
-from teacher.inference.connection import Connection, StatusError
+from teacher.inference.connection import Connection, EndlessAnswer, StatusError
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.failures import Cause, Failure, UnusableAnswer, judge
 from teacher.inference.journal import Journal, key
@@ -41,6 +41,7 @@ PATIENCE = 1800.0  # generate.patience_s
 _REPLAYS = 8
 # Share of the timeout from which a reply shows that too many requests are in flight.
 _LATE = 0.8
+_NO_REPLY = (StatusError, EndlessAnswer, aiohttp.ClientError, TimeoutError)
 # Open files of this process besides its connections.
 _OTHER_FILES = 256
 # A request that any model can answer: it tells a server that is down from a request that always fails.
@@ -244,7 +245,7 @@ class Client:
                     answer = await self._connection.ask(sent, headers)
                 seconds = time.monotonic() - started
                 row, model = parse(answer, seconds)
-            except (StatusError, aiohttp.ClientError, TimeoutError, UnusableAnswer) as error:
+            except (*_NO_REPLY, UnusableAnswer) as error:
                 failure = judge(error, self._endpoint)
                 if failure.is_overload:
                     self.slots.shrink(turn)

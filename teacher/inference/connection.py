@@ -17,6 +17,8 @@ from schemas.errors import StageError
 from teacher.inference.endpoint import Endpoint, on_this_machine
 
 _CONNECT_SECONDS = 30
+# Bytes of an answer: 16,000 tokens with 20 log-probabilities each take about 35 MB.
+_LARGEST = 256 * 2**20
 _METRICS_TIMEOUT = aiohttp.ClientTimeout(total=4)
 
 
@@ -35,6 +37,10 @@ class StatusError(Exception):
         self.status, self.text, self.headers = status, text, headers
         code = fields.get("code")
         self.code = code if isinstance(code, str) else None
+
+
+class EndlessAnswer(Exception):
+    """An answer that is larger than any reply."""
 
 
 class Connection:
@@ -72,6 +78,7 @@ class Connection:
 
         Raises:
             StatusError: its status is not 200.
+            EndlessAnswer: it is larger than any reply.
             aiohttp.ClientError: there is no whole answer.
             TimeoutError: there is none in time.
         """
@@ -82,7 +89,7 @@ class Connection:
             proxy=self._proxy,
             timeout=self._timeout,
         ) as answer:
-            content = await answer.read()
+            content = await _read(answer)
             if answer.status != 200:
                 text = content.decode(errors="replace")
                 names = {name.lower(): value for name, value in answer.headers.items()}
@@ -108,6 +115,17 @@ class Connection:
                 return await answer.text(errors="replace") if answer.status == 200 else ""
         except (aiohttp.ClientError, TimeoutError, OSError):
             return ""
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    """The whole body of an answer. Raises EndlessAnswer."""
+    chunks, size = [], 0
+    async for chunk in answer.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > _LARGEST:
+            raise EndlessAnswer(f"the answer has more than {_LARGEST / 2**20:,.0f} MiB")
+    return b"".join(chunks)
 
 
 def _proxy(url: str) -> str | None:

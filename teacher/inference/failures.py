@@ -12,7 +12,7 @@ from typing import Literal
 
 from schemas.error_text import one_line
 from schemas.errors import StageError
-from teacher.inference.connection import StatusError
+from teacher.inference.connection import EndlessAnswer, StatusError
 from teacher.inference.endpoint import Endpoint
 
 Cause = Literal[
@@ -84,6 +84,8 @@ def judge(error: Exception, endpoint: Endpoint) -> Failure:
     detail = first_line(error, endpoint.key)
     if isinstance(error, UnusableAnswer):
         return Failure(error.cause, detail)
+    if isinstance(error, EndlessAnswer):
+        return Failure("unreadable", detail)
     if isinstance(error, TimeoutError):
         return Failure("timeout", detail if str(error) else "no whole reply in generate.timeout_s")
     if not isinstance(error, StatusError):

@@ -24,7 +24,7 @@ from schemas.errors import StageError
 from schemas.files import read_json
 from schemas.filter import FilterSettings, check_trace
 from schemas.trace import Trace
-from teacher.inference import client
+from teacher.inference import client, connection
 from teacher.inference.journal import Journal
 
 KEY = "sk-of-this-test"
@@ -77,6 +77,16 @@ def trickles(handler: Handler) -> None:
             handler.wfile.flush()
 
 
+def floods(handler: Handler) -> None:
+    """Megabytes without end."""
+    handler.send_response(200)
+    handler.send_header("Content-Length", str(2**40))
+    handler.end_headers()
+    with contextlib.suppress(OSError):
+        while not ended.is_set():
+            handler.wfile.write(b" " * 2**16)
+
+
 ended = threading.Event()
 
 # What the server answers, and how the request that never gets anything else is named.
@@ -95,6 +105,7 @@ FAULTS: dict[str, tuple[Answer, str]] = {
     "half of JSON": (sends(200, json.dumps(GOOD).encode()[:40]), "unreadable"),
     "deep nesting": (sends(200, b"[" * 200_000), "unreadable"),
     "a list": (sends(200, []), "no_message"),
+    "an answer without end": (floods, "unreadable"),
     "overload": (sends(529, {"error": {"message": "overloaded"}}), "unavailable"),
     "a dead engine": (sends(500, {"error": {"message": "EngineDeadError"}}), "server_error"),
 }
@@ -132,6 +143,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.delenv("STILLHOUSE_STORE", raising=False)
     monkeypatch.setattr(client, "_FIRST_WAIT", 0.01)
     monkeypatch.setattr(client, "_LONGEST_WAIT", 0.05)
+    monkeypatch.setattr(connection, "_LARGEST", 8 * 2**20)
     ended.clear()
     with contextlib.closing(Server()) as running:
         yield running
