@@ -6,9 +6,10 @@ tools with `best_tools` too. The exam offers what the ranking finds, even if a t
 """
 
 import re
+import sys
 from collections.abc import Sequence
-
-import bm25s
+from functools import cache
+from types import ModuleType
 
 from schemas.task import Task
 from schemas.trace import Tool
@@ -22,7 +23,7 @@ def best_tools(tools: Sequence[Tool], request: str, count: int) -> list[Tool]:
     """Returns the `count` tools that fit a request best, the best one first; all if there are no more."""
     if count >= len(tools):
         return list(tools)
-    index = bm25s.BM25()
+    index = _bm25s().BM25()
     index.index([_trigrams(_text(tool)) for tool in tools], show_progress=False)
     best, _ = index.retrieve([_trigrams(request)], k=count, show_progress=False)
     return [tools[int(number)] for number in best[0]]
@@ -43,6 +44,20 @@ def found_share(tasks: Sequence[Task]) -> float:
     """Returns the share of the tasks, 0 to 1, that offer all tools of their solutions."""
     found = sum({step["tool"] for step in task["plan"]} <= set(task["tools"]) for task in tasks)
     return found / max(1, len(tasks))
+
+
+@cache
+def _bm25s() -> ModuleType:
+    """Imports the library without JAX: where JAX is installed, it starts it, which takes 75 % of the GPU's memory."""
+    is_there = "jax" in sys.modules
+    if not is_there:
+        sys.modules["jax"] = None  # type: ignore[assignment]  # an import of it raises ImportError
+    try:
+        import bm25s
+    finally:
+        if not is_there:
+            del sys.modules["jax"]
+    return bm25s
 
 
 def _retrieve(task: Task, domain: Domain, count: int, complete: bool) -> Task:

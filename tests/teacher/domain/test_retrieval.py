@@ -1,5 +1,10 @@
 """Tools that fit a request best: which are offered, in training and in the exam."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -64,3 +69,23 @@ def test_each_part_of_the_exam_offers_what_is_retrieved() -> None:
     assert {row["part"] for row in rows} == {"all_tools", "as_trained", "new_templates", "drift"}
     assert {len(row["tools"]) for row in rows} == {6}
     assert found_share([row for row in rows if row["part"] == "as_trained"]) == 1
+
+
+def test_jax_is_not_started_where_it_is_installed(tmp_path: Path) -> None:
+    """On a GPU it takes 75 % of the memory at its start, from the student that is trained in the same process."""
+    (tmp_path / "jax").mkdir()
+    (tmp_path / "jax" / "__init__.py").write_text("raise SystemExit('JAX was imported')")
+    program = (
+        "from teacher.domain.retrieval import best_tools\n"
+        "tool = {'type': 'function', 'function': {'name': 'a', 'description': 'b', 'parameters': {}}}\n"
+        "best_tools([tool, tool], 'a', 1)\n"
+        "import sys; sys.exit('jax' in sys.modules)"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
