@@ -18,7 +18,7 @@ from flows.progress import log, step
 from flows.run_context import RunContext, prepare
 from flows.run_directory import STAGES, default_directory
 from flows.stages import PIPELINE
-from flows.stages.plan import SAMPLED, check_fit, is_large
+from flows.stages.plan import LARGE_RUN, SAMPLED, check_fit
 from flows.student_check import check_student
 from flows.summary import log_summary, relative, summarize
 from schemas.recipe import Recipe
@@ -63,8 +63,9 @@ def run_stages(
             if name in ("generate", "filter") and not PIPELINE[name].is_current(context):
                 check_student(context)
             log(name)
+            is_preview = name == until == "plan" and context.recipe.tasks.train > LARGE_RUN
             with step(name):
-                if name == until == "plan" and is_large(context):
+                if is_preview and not PIPELINE[name].is_current(context):
                     PIPELINE[name].preview(replace(context, sampled=SAMPLED))
                 else:
                     prefect_server.run_task(name, functools.partial(PIPELINE[name].run, context))

@@ -41,15 +41,8 @@ from teacher.scenes.images import task_images
 _LARGE, _FULL = 0.5, 0.9
 
 
-# Of more training tasks than _LARGE_RUN the command `plan` proves SAMPLED: a task with images takes about 0.1 s.
-_LARGE_RUN, SAMPLED = 20_000, 1_000
-
-
-def is_large(context: RunContext) -> bool:
-    """Whether the plan of a run is previewed: it has many tasks, and they are not proven yet."""
-    from flows.stages import PIPELINE
-
-    return context.recipe.tasks.train > _LARGE_RUN and not PIPELINE["plan"].is_current(context)
+# Of more training tasks than LARGE_RUN the command `plan` proves SAMPLED: a task with images takes about 0.1 s.
+LARGE_RUN, SAMPLED = 20_000, 1_000
 
 
 def _hardware(context: RunContext) -> dict[str, str]:

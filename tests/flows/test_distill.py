@@ -121,3 +121,28 @@ def test_a_deployment_goes_the_same_way_in_a_directory_of_its_own(
     assert bodies == ["flow", *STAGES] * 3
     assert len(list((tmp_path / "runs").glob("legal-local-20*"))) == 1
     assert (tmp_path / "mine" / "report.html").is_file()
+
+
+def test_a_scheduled_run_takes_the_seeds_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+    monkeypatch.setattr(distill, "distill", lambda *arguments: started.append(arguments) or {})
+    for fresh, settings in ((True, []), (True, ["tasks.date=2026-11-02"]), (False, [])):
+        distill.distill_flow.fn("legal", settings=settings, fresh=fresh)
+    (_, scheduled, directory), (_, dated, _), (_, continued, _) = started
+    day = scheduled.tasks.date
+    assert day is not None and directory.name.startswith(f"legal-local-{day:%Y%m%d}-")
+    assert str(dated.tasks.date) == "2026-11-02"
+    assert continued.tasks.date is None
+
+
+def test_the_command_plan_proves_a_sample_of_many_tasks_and_the_stage_has_not_run(
+    tmp_path: Path, bodies: list[str]
+) -> None:
+    many = recipe_file.load("local", ["tasks.train=20001"])
+    distill.distill("legal", many, tmp_path / "run", until="plan")
+    assert bodies == ["plan"] and read_receipt(tmp_path / "run", "plan") is None
+    distill.distill("legal", many, tmp_path / "run", until="generate")
+    assert bodies.count("plan") == 2 and read_receipt(tmp_path / "run", "plan") is not None
+    # A plan that a run has proven is not replaced by a sample.
+    distill.distill("legal", many, tmp_path / "run", until="plan")
+    assert bodies.count("plan") == 2 and read_receipt(tmp_path / "run", "plan") is not None
