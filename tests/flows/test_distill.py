@@ -125,7 +125,12 @@ def test_a_deployment_goes_the_same_way_in_a_directory_of_its_own(
 
 def test_a_scheduled_run_takes_the_seeds_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
-    monkeypatch.setattr(distill, "distill", lambda *arguments: started.append(arguments) or {})
+
+    def start(*arguments: Any) -> dict[str, Any]:
+        started.append(arguments)
+        return {}
+
+    monkeypatch.setattr(distill, "distill", start)
     for fresh, settings in ((True, []), (True, ["tasks.date=2026-11-02"]), (False, [])):
         distill.distill_flow.fn("legal", settings=settings, fresh=fresh)
     (_, scheduled, directory), (_, dated, _), (_, continued, _) = started
