@@ -5,8 +5,9 @@ import pickle
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -72,7 +73,7 @@ def generate(
     server: HttpServer,
     domain: str = "legal",
     before: Callable[[], None] = lambda: None,
-    **changes: str,
+    changes: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Plans and generates in a directory. Returns the result of the stage."""
     settings = {
@@ -147,8 +148,15 @@ def kill_a_worker(runner: str, after: int, killed: list[int]) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("runner", ["dask", "ray"])
 def test_with_a_worker_killed_the_traces_are_those_of_one_process_and_no_reply_is_lost(
-    runner: str, local: tuple[Path, Any], server: HttpServer, tmp_path: Path
+    runner: str,
+    local: tuple[Path, Any],
+    server: HttpServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv(
+        "RAY_AUTH_MODE", "disabled"
+    )  # it would write a token into the home directory
     pytest.importorskip(runners._MODULES[runner])
     Solver.asked.clear()
     Solver.seconds = 0.1
@@ -156,7 +164,9 @@ def test_with_a_worker_killed_the_traces_are_those_of_one_process_and_no_reply_i
     killer = threading.Thread(target=kill_a_worker, args=(runner, 12, killed))
     killer.start()
     try:
-        result = generate(tmp_path, server, **{"generate.runner": runner, "generate.workers": "2"})
+        result = generate(
+            tmp_path, server, changes={"generate.runner": runner, "generate.workers": "2"}
+        )
     finally:
         Solver.seconds = 0.0
         killer.join()
@@ -183,7 +193,7 @@ def test_with_a_worker_killed_the_traces_are_those_of_one_process_and_no_reply_i
 def test_a_run_of_workers_continues_in_one_process_without_asking(
     server: HttpServer, tmp_path: Path
 ) -> None:
-    generate(tmp_path, server, **{"generate.runner": "dask"})
+    generate(tmp_path, server, changes={"generate.runner": "dask"})
     before = untimed(tmp_path / "run")
     Solver.asked.clear()
     result = generate(tmp_path, server)
@@ -249,7 +259,7 @@ def test_a_tool_that_raises_what_does_not_pickle_rejects_its_trace_by_name(
         server,
         domain=str(tmp_path / "desk"),
         before=lambda: monkeypatch.setenv("DESK_IS_LOCKED", "1"),
-        **changes,
+        changes=changes,
     )
     ended = [trace["outcome"] for trace in read_traces(tmp_path / "run")]
     crashed = [outcome for outcome in ended if outcome["ended"] == "tool_crashed"]
@@ -292,7 +302,7 @@ def test_a_run_of_the_old_layout_asks_nothing_again(server: HttpServer, tmp_path
 def test_a_task_is_attempted_until_per_task_attempts_have_passed(
     server: HttpServer, tmp_path: Path
 ) -> None:
-    result = generate(tmp_path, server, **{"filter.per_task": "2", "generate.attempts": "4"})
+    result = generate(tmp_path, server, changes={"filter.per_task": "2", "generate.attempts": "4"})
     assert result["passed"] == 2 * TASKS
 
 
