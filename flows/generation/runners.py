@@ -7,7 +7,8 @@ import importlib.util
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from schemas.errors import InputError
+from schemas.error_text import one_line
+from schemas.errors import InputError, StageError
 from schemas.recipe import Generate
 
 # Workers that may die on one shard before it is the reason.
@@ -45,9 +46,19 @@ def check(settings: Generate, *, is_api: bool) -> None:
 def hand_out(
     settings: Generate, play_shard: PlayShard, run: str, numbers: Sequence[int]
 ) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields number and return value of each shard, as they are played."""
+    """Yields number and return value of each shard, as they are played.
+
+    Raises:
+        StageError: the cluster cannot be reached, or a shard's workers died again and again.
+    """
     runner = {"dask": _dask, "ray": _ray}[settings.runner]
-    yield from runner(settings, play_shard, run, numbers)
+    try:
+        yield from runner(settings, play_shard, run, numbers)
+    except Exception as error:  # play_shard raises none: it is the cluster's
+        raise StageError(
+            f"generate.runner={settings.runner}: {type(error).__name__}: {one_line(str(error), 500)}; the same command"
+            " continues with the shards and replies so far"
+        ) from error
 
 
 def _dask(

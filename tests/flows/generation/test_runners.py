@@ -19,7 +19,7 @@ from flows.generation import runners, worker
 from flows.generation.shards import cut, read_receipt, read_traces
 from flows.run_context import prepare
 from flows.stages import PIPELINE
-from schemas.errors import InputError
+from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -314,3 +314,16 @@ def test_an_address_without_a_url_of_the_teacher_is_refused_when_planning(tmp_pa
     recipe = recipe_file.load("local", settings[1:])
     with pytest.raises(InputError, match="runner_address: found tcp"):
         runners.check(recipe.generate, is_api=True)
+
+
+def test_an_error_of_the_cluster_ends_the_stage_in_one_line(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def lose(*_: Any) -> Iterator[Any]:
+        yield 0, {}
+        raise Unpicklable
+
+    monkeypatch.setattr(runners, "_dask", lose)
+    settings = recipe_file.load("local", ["generate.runner=dask"]).generate
+    with pytest.raises(StageError, match="generate.runner=dask: Unpicklable: the desk is locked; "):
+        list(runners.hand_out(settings, worker.play_shard, "run", [0, 1]))
