@@ -2,8 +2,9 @@
 
 Each server runs in its own session, bound to 127.0.0.1, under a random key that only its environment holds; its log
 lies in the run. `ServerProcess` restarts a server that died, and kills one that has requests and produces nothing,
-because /health answers 200 all the while. A server that a killed run left behind is found by the next run on the same
-directory, by the mark in the process's environment (flows/run_directory.py).
+because /health answers 200 all the while. A server's group is killed when this process ends, even by SIGKILL. What
+leaves that group is found by the next run on the same directory, by the mark in the process's environment
+(flows/run_directory.py).
 """
 
 import contextlib
@@ -79,6 +80,7 @@ class ServerProcess:
         self.program, self.endpoint, self.log = program, endpoint, log
         self._alone = alone
         self._process: subprocess.Popen | None = None
+        self._guard: subprocess.Popen | None = None
         self._log_begin = 0  # position in the log where the current start begins
         self._ready = False
         self._starts: list[float] = []
@@ -118,6 +120,7 @@ class ServerProcess:
                     f"{program.command[0]}: cannot be run: {error.strerror}"
                 ) from error
         try:
+            self._guard = _guard(process)
             self._ready = self._wait_until_ready(process)
         except BaseException:
             self.stop()
@@ -143,6 +146,10 @@ class ServerProcess:
         finally:  # also when a second Ctrl-C interrupts the wait
             _kill_group(process)
             self._process = None
+            guard, self._guard = self._guard, None
+            if guard is not None:
+                guard.kill()
+                guard.communicate()
 
     def close(self) -> None:
         """Stops the server for good, even if another thread is restarting it."""
@@ -259,6 +266,21 @@ def free_port() -> int:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
+
+
+def _guard(process: subprocess.Popen) -> subprocess.Popen:
+    """Starts a shell that kills the process's group when this process ends, because its input ends then.
+
+    PR_SET_PDEATHSIG would follow the thread that started the server, and a worker's thread may restart it.
+    """
+    return subprocess.Popen(
+        ["/bin/sh", "-c", 'read -r line || kill -s KILL -- "-$0"', str(process.pid)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # a signal to this process's group must not end it first
+        env={},  # without the run's mark: the next run need not end it
+    )
 
 
 def _kill_group(process: subprocess.Popen) -> None:

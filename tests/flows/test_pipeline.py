@@ -100,10 +100,13 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[bytes]) 
         time.sleep(0.05)
 
 
-def kill_when(process: subprocess.Popen[bytes], condition: Callable[[], bool]) -> None:
-    """Sends SIGKILL to the command alone once the condition holds; the processes that it started remain."""
+def kill_when(
+    process: subprocess.Popen[bytes], condition: Callable[[], bool]
+) -> dict[psutil.Process, str]:
+    """Sends SIGKILL to the command alone once the condition holds. Returns what it had started, with the names."""
     try:
         wait_until(condition, process)
+        return {p: p.name() for p in psutil.Process(process.pid).children(recursive=True)}
     finally:
         process.kill()
         process.wait()
@@ -124,12 +127,12 @@ def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
     base = tmp_path_factory.mktemp("pipeline")
     run, store = base / "run", base / "store"
 
-    kill_when(
+    started = kill_when(
         start(run, store, base / "1.log"),
         lambda: (run / "journal").is_dir() and len(journal_lines(run)) >= 6,
     )
     journalled = journal_lines(run)
-    orphans = [process.pid for process in marked(run)]
+    _, left = psutil.wait_procs(list(started), timeout=60)
 
     kill_when(
         start(run, store, base / "2.log"),
@@ -144,7 +147,8 @@ def killed_and_finished(tmp_path_factory: pytest.TempPathFactory) -> dict[str, A
         "run": run,
         "store": store,
         "journalled": journalled,
-        "orphans": orphans,
+        "started": sorted(started.values()),
+        "left": [started[process] for process in left],
         "traces": traces,
         "replies": replies,
         "code": last.returncode,
@@ -176,11 +180,9 @@ def test_training_continues_from_its_checkpoint(killed_and_finished: dict[str, A
     assert steps == sorted(steps)
 
 
-def test_the_kill_left_a_server_and_the_next_start_ended_it(
-    killed_and_finished: dict[str, Any],
-) -> None:
-    assert killed_and_finished["orphans"], "the kill left no process, so nothing was tested"
-    assert not [pid for pid in killed_and_finished["orphans"] if psutil.pid_exists(pid)]
+def test_a_server_ends_with_the_run_that_is_killed(killed_and_finished: dict[str, Any]) -> None:
+    assert "llama-server" in killed_and_finished["started"]
+    assert killed_and_finished["left"] == []
     assert not marked(killed_and_finished["run"])
 
 

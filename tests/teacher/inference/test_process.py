@@ -3,7 +3,9 @@
 import asyncio
 import json
 import os
+import signal
 import stat
+import subprocess
 import sys
 import threading
 import time
@@ -97,9 +99,9 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def ended(pid: int) -> bool:
+def ended(pid: int, seconds: float = 60) -> bool:
     """Whether a process ends within a minute; a killed one takes its moment, on a busy machine a longer one."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + seconds
     while is_running(pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     return not is_running(pid)
@@ -290,6 +292,53 @@ def test_stopping_a_server_that_died_ends_its_children(state: Path, tmp_path: Pa
     assert is_running(start["child"])
     running.stop()
     assert ended(start["child"])
+
+
+STARTS_A_SERVER = """
+import sys, time
+from pathlib import Path
+from teacher.inference.llama_server import LlamaServer
+LlamaServer(Path("m.gguf"), Path(sys.argv[1]), 1, 512).start()
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("sent_to", ["process", "group"])
+def test_a_server_ends_with_a_process_that_is_killed(
+    state: Path, tmp_path: Path, sent_to: str
+) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_SERVER, str(tmp_path / "server.log")],
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        cwd=Path(__file__).parents[3],
+    ) as parent:
+        assert parent.stdout and parent.stdout.readline() == b"ready\n"
+        [start] = starts(state)
+        assert is_running(start["pid"]) and is_running(start["child"])
+        {"process": os.kill, "group": os.killpg}[sent_to](parent.pid, signal.SIGKILL)
+        assert ended(start["pid"]) and ended(start["child"])
+
+
+def test_a_stopped_server_leaves_no_process_that_guards_it(state: Path, tmp_path: Path) -> None:
+    before = psutil.Process().children()
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 4, 1024):
+        assert len(psutil.Process().children()) == len(before) + 2
+    assert psutil.Process().children() == before
+
+
+def test_a_server_that_a_thread_started_outlives_the_thread(state: Path, tmp_path: Path) -> None:
+    running = server(tmp_path)
+    thread = threading.Thread(target=running.start)
+    thread.start()
+    thread.join()
+    [start] = starts(state)
+    try:
+        assert not ended(start["pid"], seconds=0.5)
+    finally:
+        running.stop()
+    assert ended(start["pid"])
 
 
 # ------------------------------------------------------------------------------------- revival
