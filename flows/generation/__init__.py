@@ -2,5 +2,6 @@
 
 In: a run's directory with its plan, and the served teacher. Out: traces/NNNNN.jsonl.zst, the traces of one shard of
 consecutive tasks each, and a receipt of each in stages/generate/. shards.py knows these files, episodes.py plays,
-runners.py hands shards out. It may import of flows/ run_context, run_directory, progress and estimate.
+worker.py plays one in a worker's process, and runners.py hands them out. Of flows/ it imports run_context,
+run_directory and request_lines.
 """

@@ -215,6 +215,7 @@ def _hand_out(
     numbers = Numbers(price_per_hour=_price_per_hour(context), requests=counts)
     numbers.paid_since = time.monotonic()
     with (
+        launch.keep_alive(endpoint, log),
         _key_in_environment(endpoint),
         track("shards", len(shards), numbers=numbers) as advance,
     ):
@@ -276,10 +277,10 @@ def _mark_blind(
 ) -> None:
     """Notes in the traces which tasks were solved without their images: it takes those of all shards to decide."""
     attempts = [attempt for receipt in receipts.values() for attempt in receipt["blind"]]
-    rows = [tasks[index] for index, _ in attempts]
+    rows: Iterator[Any] = (tasks[index] for index, _ in attempts)
     # Of a task only what decides: there may be very many.
-    candidates: Any = [{key: row[key] for key in ("id", "template", "checks")} for row in rows]  # type: ignore[literal-required]
-    correct = {row["id"] for row, (_, passed) in zip(rows, attempts, strict=True) if passed}
+    candidates: Any = [{key: row[key] for key in ("id", "template", "checks")} for row in rows]
+    correct = {row["id"] for row, (_, passed) in zip(candidates, attempts, strict=True) if passed}
     answerable = blind_baseline.find_answerable(candidates, correct)
     attempted = {row["id"] for row in candidates}
     for shard, receipt in receipts.items():

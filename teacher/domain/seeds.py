@@ -1,7 +1,7 @@
 """Which seeds the tasks of a run have.
 
 Train and exam tasks have seeds from disjoint ranges, and so have two recipe seeds, two dates and two parts of an exam.
-Worked examples (flows/stages/generate.py) and images for swapped tasks (unanswerable.py) have ranges of their own
+Worked examples (flows/generation/episodes.py) and images for swapped tasks (unanswerable.py) have ranges of their own
 between 400,000,000 and 500,000,000.
 """
 

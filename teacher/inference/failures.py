@@ -120,8 +120,9 @@ def page_line(status: int, page: str) -> str:
 
 
 def first_line(error: Exception, key: str) -> str:
-    """The first line of an error, without the key, which a server may quote in its answer."""
-    lines = str(error).replace(key or "\n", "***").splitlines()
+    """The first line of an error in valid Unicode, without the key, which a server may quote in its answer."""
+    text = str(error).encode(errors="replace").decode()
+    lines = text.replace(key or "\n", "***").splitlines()
     return lines[0][:300] if lines and lines[0] else type(error).__name__
 
 

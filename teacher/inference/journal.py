@@ -72,13 +72,24 @@ class Journal:
                 offset += len(line)
 
     def _note(self, key: str, reply: dict[str, Any], offset: int) -> None:
-        """Notes where in the last segment a reply is. The first to a request stays, unless it is a failure."""
-        self._index.execute(
-            "INSERT INTO replies VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
-            " segment = excluded.segment, start = excluded.start, failed = excluded.failed"
-            " WHERE failed",
-            (key, len(self._segments) - 1, offset, isinstance(reply, dict) and "error" in reply),
-        )
+        """Notes where in the last segment a reply is. The first to a request stays, unless it is a failure.
+
+        Raises:
+            StageError: the disk of temporary files is full.
+        """
+        failed = isinstance(reply, dict) and "error" in reply
+        try:
+            self._index.execute(
+                "INSERT INTO replies VALUES (?, ?, ?, ?) ON CONFLICT (key) DO UPDATE SET"
+                " segment = excluded.segment, start = excluded.start, failed = excluded.failed"
+                " WHERE failed",
+                (key, len(self._segments) - 1, offset, failed),
+            )
+        except sqlite3.OperationalError as error:
+            raise StageError(
+                f"{self._segments[-1].parent}: the index of its replies cannot be written: {error}: make room where"
+                " temporary files lie (TMPDIR), then run the same command"
+            ) from error
 
     def get(self, key: str) -> dict[str, Any] | None:
         """The reply stored under a key, or None."""

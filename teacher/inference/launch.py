@@ -5,6 +5,7 @@ import contextlib
 import difflib
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -97,6 +98,30 @@ async def _connect(
     name = given if given and not must_list else _served_name(teacher, url, names, model)
     engine, served = await describe(url, key, name, teacher["name"], listing)
     return Endpoint(url, key, name, engine=engine, served=served)
+
+
+@contextlib.contextmanager
+def keep_alive(endpoint: Endpoint, report: Report) -> Iterator[None]:
+    """Restarts a dead server of this process for the time of the block, as clients in other processes cannot.
+
+    A server that is given up is reported; its clients end when their patience does.
+    """
+    closing = threading.Event()
+
+    def watch() -> None:
+        while endpoint.restart and not closing.wait(_CHECK_SECONDS):
+            try:
+                endpoint.restart()
+            except StageError as error:
+                if not closing.is_set():
+                    report(str(error))
+                return
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        closing.set()
 
 
 def run_forever(

@@ -53,7 +53,8 @@ class Load:
         deferred = numbers.get("llamacpp:requests_deferred", 0.0)
         is_full = (waiting > 0 and use >= _FULL) or deferred > 0
         is_lasting, self.was_full = is_full and self.was_full, is_full
-        if is_preempting or (is_lasting and not deferred):
-            return max(1, int(running * 0.9))
-        # One more than the slots, so that none of them is empty while a reply travels.
-        return int(processing) + 1 if is_lasting else None
+        if is_lasting and deferred:
+            # One more than the slots, so that none of them is empty while a reply travels.
+            return int(processing) + 1
+        # A look that finds nothing running does not show how many the server can serve.
+        return max(1, int(running * 0.9)) if running and (is_preempting or is_lasting) else None

@@ -45,7 +45,7 @@ def pack(content: Any) -> Packed | None:
         rows = [
             [_column(entry), *map(_column, entry.get("top_logprobs") or [])] for entry in content
         ]
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
         return None
     k = max(len(row) for row in rows) - 1
     if k > _MOST_ALTERNATIVES:
@@ -63,6 +63,8 @@ def pack(content: Any) -> Packed | None:
             numbers.append(number)
     data = struct.pack(f"<{len(ids)}i", *ids) + struct.pack(f"<{len(numbers)}e", *numbers)
     text = base64.b64encode(zlib.compress(data)).decode()
+    if tokens:  # half of a surrogate pair has no UTF-8
+        tokens = [token.encode(errors="replace").decode() for token in tokens]
     return {"k": k, "n": len(rows), "tokens": tokens, "data": text}
 
 
@@ -88,7 +90,7 @@ def _column(entry: Any) -> Column:
     """Token and log-probability of an entry.
 
     Raises:
-        KeyError, TypeError, ValueError: it is none.
+        KeyError, TypeError, ValueError, OverflowError: it is none.
     """
     # llama.cpp writes null for minus infinity, which a constrained reply's forbidden tokens have.
     number = -math.inf if entry["logprob"] is None else float(entry["logprob"])

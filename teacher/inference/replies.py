@@ -63,9 +63,8 @@ def parse(body: bytes, seconds: float) -> tuple[dict[str, Any], Any]:
     if is_empty and _at(answer, "usage", "completion_tokens") == 0:
         raise UnusableAnswer("no_message", "the reply has no tokens")
     row: dict[str, Any] = {
-        # A lone surrogate is valid in JSON but cannot be encoded as UTF-8: it becomes a question mark.
-        "message": json.loads(json.dumps(message, ensure_ascii=False).encode(errors="replace")),
-        "finish_reason": finish_reason if isinstance(finish_reason, str) else "",
+        "message": _valid_unicode(message),
+        "finish_reason": _valid_unicode(finish_reason) if isinstance(finish_reason, str) else "",
         "seconds": round(seconds, 3),
         "usage": _usage(_at(answer, "usage")),
     }
@@ -83,6 +82,11 @@ def failed(failure: Failure, seconds: float) -> dict[str, Any]:
         "usage": _usage(None),
         "error": str(failure),
     }
+
+
+def _valid_unicode(value: Any) -> Any:
+    """A JSON value in which a lone surrogate, which has no UTF-8, is a question mark."""
+    return json.loads(json.dumps(value, ensure_ascii=False).encode(errors="replace"))
 
 
 def _usage(usage: Any) -> Usage:
@@ -103,7 +107,8 @@ def _usage(usage: Any) -> Usage:
 
 def _count(value: Any, name: str) -> int:
     count = _at(value, name)
-    return count if isinstance(count, int) and count > 0 else 0
+    # A server's answer is not trusted: a sum of larger numbers is no float.
+    return count if isinstance(count, int) and 0 < count < 2**53 else 0
 
 
 def _at(value: Any, *path: str | int) -> Any:

@@ -316,6 +316,28 @@ def test_an_address_without_a_url_of_the_teacher_is_refused_when_planning(tmp_pa
         runners.check(recipe.generate, is_api=True)
 
 
+def test_an_error_of_a_shard_ends_the_stage_and_closes_the_cluster(
+    server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed: list[str] = []
+
+    def fail(settings: Any, play_shard: Any, run: str, numbers: list[int]) -> Iterator[Any]:
+        try:
+            for number in numbers:
+                yield number, {"error": "PackFault: the desk is locked"}
+        finally:
+            closed.append(run)
+
+    monkeypatch.setitem(runners._MODULES, "dask", "json")
+    monkeypatch.setattr(runners, "_dask", fail)
+    with pytest.raises(StageError, match="shard 0 .tasks 0 to 3. failed in its worker: PackFault"):
+        try:
+            generate(tmp_path, server, changes={"generate.runner": "dask"})
+        except StageError:  # whoever keeps the error does not keep the cluster
+            assert closed == [str(tmp_path / "run")]
+            raise
+
+
 def test_an_error_of_the_cluster_ends_the_stage_in_one_line(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

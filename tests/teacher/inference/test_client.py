@@ -608,6 +608,36 @@ def test_half_of_a_surrogate_pair_does_not_stop_the_run(server: Server, journal:
     assert stored and stored["message"] == reply.message
 
 
+def test_half_of_a_surrogate_pair_beside_the_message_does_not_stop_the_run_either(
+    server: Server, journal: Journal
+) -> None:
+    status, body = said()
+    body["choices"][0]["finish_reason"] = "st\udc00p"
+    token = {"token": "\ud83d", "logprob": -0.5, "top_logprobs": []}
+    body["choices"][0]["logprobs"] = {"content": [token]}
+    server.script = [(status, body)]
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.finish_reason == "st?p"
+    stored = journal.get(reply.key)
+    assert stored and stored["logprobs"]["tokens"] == ["?"]
+
+    server.script = [refused(400, "no \ud83d here")]
+    [reply], _ = talk(server.url, journal, lambda client: client.complete(ASK, [], 1))
+    assert reply.error == "refused: status 400: no ? here"
+    stored = journal.get(reply.key)
+    assert stored and stored["error"] == reply.error
+
+
+def test_a_number_of_tokens_that_no_reply_has_counts_as_none(
+    server: Server, journal: Journal
+) -> None:
+    status, body = said()
+    body["usage"]["prompt_tokens"] = 10**400
+    server.script = [(status, body)]
+    [reply], _ = talk(server.url, journal, how_many)
+    assert reply.usage == {"prompt_tokens": 0, "completion_tokens": 3}
+
+
 # ------------------------------------------------------------------------------------- the key
 
 

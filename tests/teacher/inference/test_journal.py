@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from schemas.errors import StageError
 from teacher.inference.journal import Journal, key
 
 REQUEST: dict[str, Any] = {
@@ -220,6 +222,30 @@ def test_any_other_value_of_any_field_is_another_request(field: str, value: Any)
 def test_the_order_of_an_objects_keys_is_no_other_request(messages: Any, tools: Any) -> None:
     request = {**REQUEST, "messages": messages, "tools": tools}
     assert key(request) == key(reordered(request))
+
+
+def test_a_full_disk_of_temporary_files_is_named_and_no_reply_is_forgotten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect_to_a_small_disk(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        connection = connect(*arguments, **named)
+        connection.execute("PRAGMA max_page_count = 8")
+        return connection
+
+    connect = sqlite3.connect
+    with monkeypatch.context() as patch:
+        patch.setattr(sqlite3, "connect", connect_to_a_small_disk)
+        journal = Journal(tmp_path)
+        with pytest.raises(StageError, match="index of its replies cannot be written: .*TMPDIR"):
+            for number in range(5000):
+                journal.put(f"{number:064}", {"n": number})
+        journal.close()
+        # A reply that is left out of the index would be requested, and paid for, again.
+        with pytest.raises(StageError, match="index of its replies cannot be written"):
+            Journal(tmp_path)
+    loaded = Journal(tmp_path)
+    assert len(loaded) == number + 1
+    assert loaded.get(f"{number:064}") == {"n": number}
 
 
 @given(messages=st.lists(JSON, min_size=2, max_size=4, unique_by=repr))

@@ -253,6 +253,25 @@ def test_a_server_runs_until_it_is_told_to_stop_and_comes_back_when_it_dies(
         running.wait()
 
 
+def test_a_server_that_other_processes_use_is_restarted_and_one_given_up_is_reported(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(launch, "_CHECK_SECONDS", 0.01)
+    checks: list[int] = []
+    reports: list[str] = []
+
+    def restart() -> None:
+        checks.append(1)
+        if len(checks) == 3:
+            raise StageError("llama-server died 4 times")
+
+    with launch.keep_alive(Endpoint("http://127.0.0.1:1/v1", "k", "m", restart), reports.append):
+        wait_until(lambda: bool(reports))
+    assert reports == ["llama-server died 4 times"] and len(checks) == 3
+    with launch.keep_alive(Endpoint("http://127.0.0.1:1/v1", "k", "m"), reports.append):
+        pass  # an API of others has no restart
+
+
 def wait_until(true: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not true():

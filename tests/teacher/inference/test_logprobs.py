@@ -89,6 +89,7 @@ def test_any_rows_come_back_to_three_digits(rows: list[list[tuple[int, float]]])
         [{"token": None, "logprob": -1}],
         [{"token": True, "logprob": -1}],
         [{"token": "a", "logprob": float("nan")}],
+        [{"token": "a", "logprob": -(10**400)}],
         [{"token": "token_id:x", "logprob": -1}],
         [{"id": 2**40, "token": "a", "logprob": -1}],
         [{"id": -1, "token": "a", "logprob": -1}],

@@ -184,6 +184,15 @@ def test_requests_that_wait_for_a_full_cache_are_too_many_when_two_looks_show_it
     assert load.most(vllm(100, 40, 0.97)) is None
 
 
+def test_a_look_between_requests_does_not_tell_how_many_can_be_served() -> None:
+    load = Load()
+    assert load.most(vllm(200, 0, 0.99, preemptions=7)) is None
+    assert load.most(vllm(0, 0, 0.1, preemptions=8)) is None
+    assert load.most(vllm(0, 40, 0.97, preemptions=8)) is None
+    assert load.most(vllm(0, 40, 0.97, preemptions=8)) is None
+    assert load.most(vllm(10, 40, 0.97, preemptions=8)) == 9
+
+
 def test_requests_that_wait_beside_a_cache_with_room_are_not_too_many() -> None:
     """They are waiting for their prompts to be read, as all do at the start."""
     load = Load()
