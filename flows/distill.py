@@ -61,7 +61,7 @@ def run_stages(
     try:
         for name in names:
             if name in ("generate", "filter") and not PIPELINE[name].is_current(context):
-                check_student(context)
+                check_student(context, trains=names[-1] != "generate")
             log(name)
             is_preview = name == until == "plan" and context.recipe.tasks.train > LARGE_RUN
             with step(name):

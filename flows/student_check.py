@@ -19,18 +19,21 @@ from schemas.trace import Message
 _TASKS = 2  # of each template
 
 
-def check_student(context: RunContext, *, install: bool = True) -> None:
+def check_student(context: RunContext, *, install: bool = True, trains: bool = True) -> None:
     """Runs the checks and logs what they found.
 
-    install: build llama.cpp and fetch the student's tokenizer if they are missing. Without it, the checks are left to
-        the start of the run, and a line says so.
+    Args:
+        install: build llama.cpp and fetch the student's tokenizer if they are missing. Without it, the checks are left
+            to the start of the run, and a line says so.
+        trains: whether the run uses the student's weights; with `install`, they have to be within reach.
 
     Raises:
         InputError: the template loses tools, calls or results.
+        StageError: the student's tokenizer or weights cannot be fetched.
         GateError: llama.cpp renders, tokenizes or reads the conversations otherwise than the student is trained.
     """
     from student.export.early_gate import check_early
-    from student.models import base, stand_in
+    from student.models import base, files, stand_in
     from student.models.chat_template import check_tool_template
     from teacher.inference import llamacpp
 
@@ -43,6 +46,8 @@ def check_student(context: RunContext, *, install: bool = True) -> None:
         )
         return
     directory = base.tokenizer_directory(student, log, download=install)
+    if install and trains and directory is not None:
+        files.check_weights(student, directory)
     whose = "its"
     if directory is None and student.get("stand_in") in stand_in.FAMILIES:
         family = stand_in.FAMILIES[student["stand_in"]]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.cache import cache_directory, make_once
-from schemas.errors import InputError
+from schemas.errors import InputError, StageError
 from schemas.files import sha256, whole
 from student.models import files
 from student.models.chat_template import chat_template, check_vision
@@ -71,11 +71,12 @@ def tokenizer_directory(
 ) -> Path | None:
     """The directory with a student's config, tokenizer and template; its weights may be missing.
 
-    download: fetch what is not on this machine, of a model on the hub only the small files. Without it, and where the
-        hub cannot be reached, None is returned for such a student.
+    download: fetch what is not on this machine, of a model on the hub only the small files. Without it, None is
+        returned for such a student.
 
     Raises:
         InputError: a token of a model on the hub has no row in the embedding.
+        StageError: with `download`, the hub does not provide the files.
     """
     source = student["source"]
     if "hub" in source:
@@ -90,9 +91,13 @@ def tokenizer_directory(
                     local_files_only=not download,
                 )
             )
-        except Exception:  # of the hub's client; `prepare` needs the weights and reports why
+        except Exception as error:  # of the hub's client
+            if download:
+                raise StageError(files.hub_problem(source, error)) from error
             return None
         if not (directory / "tokenizer_config.json").is_file():
+            if download:
+                raise StageError(f"{source['hub']}: no tokenizer_config.json on the hub")
             return None
         name = student["name"]
         check_vocabulary(name, directory, *read(name, directory))

@@ -112,9 +112,7 @@ def fetch(student: dict[str, Any], log: Progress = print) -> Path:
         try:
             return Path(snapshot_download(name, revision=revision, allow_patterns=patterns))
         except Exception as error:
-            raise StageError(
-                f"{name}: cannot be fetched from the hub: {one_line(str(error))}"
-            ) from error
+            raise StageError(hub_problem(source, error)) from error
 
     directory = snapshot([*DESCRIPTION, SINGLE])
     if not (directory / SINGLE).is_file() and (directory / INDEX).is_file():
@@ -122,6 +120,60 @@ def fetch(student: dict[str, Any], log: Progress = print) -> Path:
     if not weights(directory):
         raise StageError(f"{name}: no weights on the hub, expected {SINGLE} or {INDEX}")
     return directory
+
+
+def check_weights(student: dict[str, Any], directory: Path) -> None:
+    """Raises unless the student's weights are on this machine or can be fetched from the hub, of which it asks once.
+
+    directory: with the student's small files (`base.tokenizer_directory`).
+
+    Raises:
+        InputError: the directory of a student that is not on the hub has no weights.
+        StageError: the hub does not provide them.
+    """
+    from huggingface_hub import HfApi, hf_hub_url
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    source, index = student["source"], directory / INDEX
+    is_single = (directory / SINGLE).is_file() or not index.is_file()
+    names = [SINGLE] if is_single else shard_names(index)
+    missing = next((name for name in names if not (directory / name).is_file()), None)
+    if missing is None:
+        return
+    expected = f"expected the weights as {SINGLE} or {INDEX} with its shards"
+    if "hub" not in source:
+        raise InputError(f"{student['name']}: {directory}: no {missing}, {expected}")
+    url = hf_hub_url(source["hub"], missing, revision=source.get("revision"))
+    try:
+        HfApi().get_hf_file_metadata(url=url)
+    except RemoteEntryNotFoundError as error:
+        raise StageError(f"{source['hub']}: no {missing} on the hub, {expected}") from error
+    except Exception as error:
+        raise StageError(hub_problem(source, error)) from error
+
+
+def hub_problem(source: dict[str, Any], error: Exception) -> str:
+    """One line on why the hub does not provide a model, by the error of its client, and what to do."""
+    from huggingface_hub import constants, errors
+
+    name, page = source["hub"], f"{constants.ENDPOINT}/{source['hub']}"
+    if isinstance(error, errors.GatedRepoError):
+        return (
+            f"{name}: the hub does not give it to this user: accept its licence at {page} and set HF_TOKEN to a token"
+            " of that account"
+        )
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{name}: not on the hub, or private: correct the name, or set HF_TOKEN to a token that may read it"
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{name}: source.revision: the hub has no {source.get('revision')!r}: see {page}"
+    if constants.HF_HUB_OFFLINE:
+        reason = "HF_HUB_OFFLINE is set: unset it"
+    else:
+        reason = f"{one_line(str(error), 120)}: connect this machine to the hub"
+    return (
+        f"{name}: cannot be fetched from the hub: {reason}, or run `hf download {name}` on another machine and copy"
+        f" the files into {constants.HF_HUB_CACHE}"
+    )
 
 
 def on_this_machine(student: dict[str, Any]) -> Path | None:

@@ -106,9 +106,8 @@ def _locate(name: str) -> tuple[Path, dict[str, str]]:
     try:
         directory = Path(snapshot_download(name, allow_patterns=DESCRIPTION_FILES))
     except Exception as error:
-        raise StageError(
-            f"{name}: no such directory, and the hub does not provide it: {one_line(str(error))}"
-        ) from error
+        problem = files.hub_problem({"hub": name}, error)
+        raise StageError(f"no such directory: {problem}") from error
     return directory, {"hub": name, "revision": directory.name}
 
 

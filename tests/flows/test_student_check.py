@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,10 @@ import pytest
 from small_students import random_llama
 from turns import says, trace, user
 
-from flows import recipe_file, student_check
+from flows import distill, recipe_file, student_check
 from flows.run_context import RunContext, prepare
 from flows.stages import PIPELINE
-from schemas.errors import GateError, InputError
+from schemas.errors import GateError, InputError, StageError
 from schemas.files import read_jsonl, write_jsonl
 from student.export import early_gate
 from student.models import stand_in
@@ -132,6 +133,35 @@ def test_a_student_that_is_not_downloaded_is_checked_with_its_family_s_vocabular
     context.student.update(source={"hub": "nobody/nothing"}, stand_in="qwen3")
     student_check.check_student(context, install=False)
     assert "the qwen3 family's tokenizer and template" in shown["lines"][0]
+
+
+@pytest.mark.parametrize("family", ["qwen3", None])
+def test_a_run_ends_before_the_teacher_where_the_student_cannot_be_fetched(
+    context: RunContext, shown: dict[str, Any], monkeypatch: pytest.MonkeyPatch, family: str | None
+) -> None:
+    from huggingface_hub import constants
+
+    def ask(context: RunContext) -> dict[str, Any]:
+        raise AssertionError("a teacher was asked")
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setitem(PIPELINE, "generate", replace(PIPELINE["generate"], body=ask))
+    context.student.update(source={"hub": "nobody/nothing"}, stand_in=family)
+    with pytest.raises(StageError, match="nobody/nothing: .* HF_HUB_OFFLINE is set: unset it"):
+        distill.run_stages(context, only="generate")
+
+
+def test_a_run_that_trains_needs_the_weights_within_reach_and_one_that_only_generates_does_not(
+    context: RunContext, shown: dict[str, Any], student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = student / "model.safetensors"
+    away = weights.rename(student / "elsewhere")
+    try:
+        student_check.check_student(context, trains=False)
+        with pytest.raises(InputError, match=r"no model.safetensors, expected the weights"):
+            student_check.check_student(context)
+    finally:
+        away.rename(weights)
 
 
 # ------------------------------------------------------------------------------------- llama.cpp itself
