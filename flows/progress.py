@@ -29,6 +29,8 @@ HEARTBEAT_SECONDS = 15.0
 # A line is printed as it is: ":v:" and "[x]" may be part of a tag or a path.
 _console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 _started = time.monotonic()
+# A message may quote what a model, a pack or a registry wrote: it must not steer the terminal.
+_CONTROLS = {code: "?" for code in (*range(32), *range(127, 160)) if chr(code) not in "\t\n\r"}
 
 
 class _Output:
@@ -65,7 +67,8 @@ class _Output:
             print(json.dumps(row | fields, ensure_ascii=False), file=_console.file, flush=True)
             return
         whole_minutes, seconds = divmod(int(time.monotonic() - _started), 60)
-        _console.print(f"[{whole_minutes:3d}:{seconds:02d}] {line}", soft_wrap=True)
+        shown = line.translate(_CONTROLS)
+        _console.print(f"[{whole_minutes:3d}:{seconds:02d}] {shown}", soft_wrap=True)
 
     @contextmanager
     def during(self, activity: Activity) -> Iterator[None]:
@@ -182,7 +185,7 @@ def log_error(message: str, exit_code: int) -> None:
     if _output.as_json:
         _output.print(message, level="error", event="error", exit_code=exit_code)
     else:
-        print(f"stillhouse: {message}", file=_console.file)
+        print(f"stillhouse: {message.translate(_CONTROLS)}", file=_console.file)
 
 
 def tracked() -> list[Activity]:

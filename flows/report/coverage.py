@@ -47,16 +47,16 @@ class Coverage:
         self.kinds: dict[str, Cover] = {}
         self.templates: dict[str, Cover] = {}
         self.tools: dict[str, ToolCover] = {}
-        self._last_task = ""
+        self._seen: set[str] = set()  # ids of the teacher's tasks
 
     def add(self, maker: str, trace: Trace, renamed: dict[str, str]) -> None:
-        """Counts a trace. Attempts at one task come one after the other.
+        """Counts a trace.
 
         renamed: the pack's name of each tool that the task offers under another one.
         """
         state, _ = judge(trace)
         task = part(trace, "task")
-        is_new, self._last_task = word(task, "id") != self._last_task, word(task, "id")
+        is_new = word(task, "id") not in self._seen
         for covers, name in ((self.kinds, "kind"), (self.templates, "template")):
             cover = covers.setdefault(word(task, name), Cover())
             if maker == TEACHER:
@@ -67,6 +67,8 @@ class Coverage:
                 counts = cover.exam.setdefault(maker, [0, 0])
                 counts[0] += 1
                 counts[1] += state == "passed"
+        if maker == TEACHER:
+            self._seen.add(word(task, "id"))
         self._count_tools(maker, trace, state == "kept", renamed)
 
     def _count_tools(self, maker: str, trace: Any, is_kept: bool, renamed: dict[str, str]) -> None:

@@ -5,7 +5,6 @@ than one trace of each file.
 """
 
 import heapq
-import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from schemas.files import read_jsonl
 from schemas.trace import Trace, failure_reason
 
 TEACHER = "teacher"
+_LARGEST = 2**53  # above it, a browser rounds whole numbers
 
 
 def makers(directory: Path) -> list[str]:
@@ -76,9 +76,9 @@ def word(holder: Any, name: str) -> str:
 
 
 def number(holder: Any, name: str) -> float:
-    """Returns a field that should be a finite number: zero where it is not."""
+    """Returns a field that should be a number: zero where it is not, or is too large."""
     value = holder.get(name) if isinstance(holder, dict) else None
-    return value if isinstance(value, int | float) and math.isfinite(value) else 0
+    return value if isinstance(value, int | float) and abs(value) < _LARGEST else 0
 
 
 def judge(trace: Any) -> tuple[str, str]:

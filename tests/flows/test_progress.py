@@ -400,3 +400,11 @@ def test_without_a_plan_the_first_pieces_give_the_estimate() -> None:
 def test_too_few_pieces_are_no_sample(total: int, at_once: int) -> None:
     estimate, clock = make(total, at_once=at_once)
     assert observed(estimate, clock, 100.0, total) == []
+
+
+def test_a_text_of_others_does_not_steer_the_terminal(printed: io.StringIO) -> None:
+    log("left out: \x1b[31mred\x9b0m\x00, and\ta tab")
+    progress.log_error("found '\x1b]0;title\x07'", 2)
+    lines = printed.getvalue()
+    assert "left out: ?[31mred?0m?, and" in lines and "found '?]0;title?'" in lines
+    assert "\x1b" not in lines and "\x9b" not in lines

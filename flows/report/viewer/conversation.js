@@ -2,6 +2,7 @@
 
 const LONG = 3000; // characters of a text before it is cut
 const LONG_PROMPT = 600; // characters of a system message before it is folded: it is the same in most traces
+const DEEPEST_INDENT = 40; // levels of JSON
 const IMAGE = /^[0-9a-f]{64}$/;
 
 const TOKENS = /"(?:[^"\\]|\\.)*"|-?\d[\d.eE+-]*|true|false|null|[{}[\],:]|\s+|[^]/g;
@@ -15,7 +16,8 @@ function json(text) {
   }
   const parts = [];
   let depth = 0;
-  const line = () => parts.push(`\n${"  ".repeat(depth)}`);
+  // Arguments may be nested without end.
+  const line = () => parts.push(`\n${"  ".repeat(Math.min(depth, DEEPEST_INDENT))}`);
   const tokens = text.match(TOKENS).filter((token) => token.trim());
   tokens.forEach((token, place) => {
     const next = tokens[place + 1];
@@ -81,7 +83,7 @@ function usageOf(trace, depth = 0) {
     total.prompt += Number(usage.prompt_tokens) || 0;
     total.cached += Number(usage.cached_tokens) || 0;
     total.completion += Number(usage.completion_tokens) || 0;
-    total.seconds += Number(call.seconds) || 0;
+    total.seconds += Number(object(call).seconds) || 0;
   }
   if (depth < DEEPEST)
     for (const child of list(trace.children))

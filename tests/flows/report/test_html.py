@@ -11,7 +11,9 @@ from published_student import make_files, make_manifest
 from report_run import HOSTILE, add_exam, add_kept, finished, swarm, trace, with_parts
 
 from flows import recipe_file
-from flows.report import html
+from flows.report import html, traces
+from flows.report.charts import plot_training
+from flows.report.coverage import Coverage
 from flows.run_directory import Run
 from schemas.documents import check_document
 from schemas.errors import InputError
@@ -378,3 +380,22 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
     with pytest.raises(InputError, match=message):
         html.write(run, against)
     assert not list(run.glob("report*"))
+
+
+def test_coverage_counts_each_task_once_in_whatever_order_its_attempts_come() -> None:
+    coverage = Coverage()
+    for number, kept in ((2, True), (10, True), (2, False), (10, False)):
+        coverage.add(traces.TEACHER, trace(number, "stock", {"kept": kept}), {})
+    assert (coverage.templates["stock"].tasks, coverage.templates["stock"].attempts) == (2, 4)
+
+
+def test_a_count_that_is_none_is_zero() -> None:
+    for value in (10**400, float("nan"), float("inf"), "7", None, [7]):
+        assert traces.number({"tokens": value}, "tokens") == 0
+    assert traces.number({"tokens": 7}, "tokens") == 7
+
+
+def test_dollars_in_a_run_s_name_are_no_formula() -> None:
+    rows = [{"step": 1, "loss": 2.0}]
+    (chart,) = plot_training([("a$\\frac$b", rows), ("c", rows)])
+    assert "a$\\frac$b" in chart[1]
