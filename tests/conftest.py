@@ -15,9 +15,11 @@ os.environ.update(
 BESIDE_OTHERS = "PYTEST_XDIST_WORKER" in os.environ
 if BESIDE_OTHERS:
     os.environ.update(OMP_NUM_THREADS="1", LLAMA_ARG_THREADS="1")
-# The caller's store and run are no business of the tests.
-for name in ("STILLHOUSE_STORE", "STILLHOUSE_RUN"):
-    os.environ.pop(name, None)
+# The caller's store, logins, keys and run are no business of the tests.
+for name in ("STORE", "RUN", "REGISTRY_USER", "REGISTRY_PASSWORD"):
+    os.environ.pop(f"STILLHOUSE_{name}", None)
+for name in ("SIGNING_KEY", "SIGNING_PASSWORD", "VERIFY_KEY", "VERIFY"):
+    os.environ.pop(f"STILLHOUSE_{name}", None)
 
 import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402

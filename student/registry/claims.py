@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from schemas.errors import StageError
+from schemas.errors import InputError, StageError
 from schemas.files import dumps
-from schemas.tags import CLAIM_TAG
+from schemas.tags import CLAIM_TAG, is_version
 from student.registry.artifact import CREATED
 from student.registry.store import IMAGE_MANIFEST, Descriptor
 
@@ -80,8 +80,9 @@ def remove_old(repository: _Tags) -> None:
     for tag in repository.all_tags():
         if not CLAIM_TAG.fullmatch(tag) or not (old := repository.find(tag)):
             continue
-        created = repository.document(old, tag).get("annotations", {}).get(CREATED, "")
-        with contextlib.suppress(ValueError, TypeError):
+        # What is broken stays: nobody knows how old it is.
+        with contextlib.suppress(InputError, AttributeError, LookupError, ValueError, TypeError):
+            created = repository.document(old, tag)["annotations"].get(CREATED, "")
             age = datetime.now(UTC) - datetime.fromisoformat(created)
             if age.total_seconds() > _LIFE_S:
                 repository.delete(old)
@@ -90,4 +91,4 @@ def remove_old(repository: _Tags) -> None:
 def _taken(tags: list[str]) -> list[int]:
     """Returns the numbers of versions and of claims among tags."""
     claims = [int(m["version"]) for tag in tags if (m := CLAIM_TAG.fullmatch(tag))]
-    return claims + [int(tag) for tag in tags if tag.isdecimal()]
+    return claims + [int(tag) for tag in tags if is_version(tag)]

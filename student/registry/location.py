@@ -54,6 +54,8 @@ def location(setting: str = "store") -> Path | RegistryUrl:
 
 def parse_location(text: str, source: str) -> Path | RegistryUrl:
     """Returns the directory or the registry that `text` names. source: names the setting in messages."""
+    if not text:
+        raise InputError(f"{source}: found nothing, {_EXPECTED}")
     if "://" not in text:
         return Path(text)
     try:

@@ -12,7 +12,7 @@ from typing import Any
 
 from schemas.documents import check_document
 from schemas.errors import InputError
-from schemas.tags import LATEST, is_variant_tag, variant_tag
+from schemas.tags import LATEST, is_variant_tag, is_version, variant_tag
 from student.registry.artifact import (
     ARTIFACT_SCHEMA,
     GATE,
@@ -79,7 +79,7 @@ def _content(store: Store) -> str:
 
 def version_numbers(repository: Repository) -> list[int]:
     """Lists the numbers of the versions."""
-    return [int(tag) for tag in repository.tags() if tag.isdecimal()]
+    return [int(tag) for tag in repository.tags() if is_version(tag)]
 
 
 def moving_tags(repository: Repository) -> dict[str, Descriptor]:
@@ -120,9 +120,9 @@ def read_version(repository: Repository, tag: str, others: dict[str, Descriptor]
     files = list(dict.fromkeys(stored_file(layer) for layer in layers))
     manifest = _manifest(repository, files, label)
     notes = document.get("annotations", {})
-    number = tag if tag.isdecimal() else str(notes.get(VERSION, manifest["tag"]))
-    if not number.isdecimal():
-        raise InputError(f"{where}: {VERSION}: found {number!r}, expected a number")
+    number = tag if is_version(tag) else str(notes.get(VERSION, manifest["tag"]))
+    if not is_version(number):
+        raise InputError(f"{where}: {VERSION}: found {number[:40]!r}, expected a number")
     named = [other for other, named in others.items() if named["digest"] == entry["digest"]]
     manifests = {}
     if entry["mediaType"] == IMAGE_INDEX:

@@ -88,7 +88,9 @@ class Registry:
         """
         with self.stream(method, path, scope, body, headers, accept) as response:
             content = _limited(response)
-            return httpx.Response(response.status_code, headers=response.headers, content=content)
+            # The content is decoded: a response with the old header would be decoded again.
+            headers = [(k, v) for k, v in response.headers.items() if k != "content-encoding"]
+            return httpx.Response(response.status_code, headers=headers, content=content)
 
     @contextlib.contextmanager
     def stream(
@@ -132,7 +134,7 @@ class Registry:
             following = response.links.get("next", {}).get("url")
             if not following:
                 return
-            url = urlsplit(urljoin(self._base + path, following))
+            url = urlsplit(joined(self._base + path, following))
             if f"{url.scheme}://{url.netloc}" != self._base:
                 raise StageError(
                     f"{self._shown(path)}: the next page is on another host: not followed"
@@ -179,7 +181,7 @@ class Registry:
         self, method: str, path: str, scope: str, body: Body, headers: dict[str, str]
     ) -> httpx.Response:
         """Sends one request and follows its redirects; the login is for the registry alone."""
-        url = urljoin(self._base, path)
+        url = joined(self._base, path)
         for _ in range(_MOST_REDIRECTS):
             self._check_url(url)
             sent = dict(headers)
@@ -196,7 +198,7 @@ class Registry:
             ):
                 return response
             response.close()
-            url = urljoin(url, target)
+            url = joined(url, target)
         raise StageError(f"{self._shown(path)}: redirected more than {_MOST_REDIRECTS} times")
 
     def _is_own(self, url: str) -> bool:
@@ -236,7 +238,7 @@ class Registry:
     def _token(self, challenge: str, scope: str) -> str:
         """Returns a token of the service that the registry names."""
         fields = dict(_CHALLENGE.findall(challenge))
-        realm = urljoin(self._base, fields.get("realm", ""))
+        realm = joined(self._base, fields.get("realm", ""))
         self._check_url(realm)
         credentials = self._login()
         query = {"service": fields.get("service", ""), "scope": scope}
@@ -311,13 +313,27 @@ class Registry:
 def _limited(response: httpx.Response) -> bytes:
     """Returns the body of a reply. Raises StageError where it is longer than any that is expected."""
     chunks, size = [], 0
-    for chunk in response.iter_bytes():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > _LARGEST_REPLY:
-            url = _shown_url(str(response.request.url))
-            raise StageError(f"{url}: expected a reply of at most {_LARGEST_REPLY:,} bytes")
+    url = _shown_url(str(response.request.url))
+    try:
+        for chunk in response.iter_bytes():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > _LARGEST_REPLY:
+                raise StageError(f"{url}: expected a reply of at most {_LARGEST_REPLY:,} bytes")
+    except httpx.DecodingError:
+        raise StageError(f"{url}: sent a compressed reply that cannot be read") from None
     return b"".join(chunks)
+
+
+def joined(base: str, target: str) -> str:
+    """Returns the URL that `target` means at `base`. Raises StageError where it is none."""
+    try:
+        url = urljoin(base, target)
+        httpx.URL(url)
+        return url
+    except (ValueError, httpx.InvalidURL):
+        where = _shown_url(base).removeprefix("://")
+        raise StageError(f"{where}: leads to a URL that cannot be read") from None
 
 
 def _retry_after(response: httpx.Response) -> float | None:

@@ -21,7 +21,7 @@ from typing import Any
 
 from schemas.errors import InputError, StageError
 from schemas.files import read_json, sha256
-from schemas.tags import is_internal
+from schemas.tags import is_internal, is_version
 from student.registry import layout_files
 from student.registry.layout_files import blobs, flock, read_index, write_index
 from student.registry.location import check_name, is_name, is_tag
@@ -154,7 +154,7 @@ class LayoutRepository:
     @contextlib.contextmanager
     def claim(self, at_least: int) -> Iterator[int]:
         """Yields the next number. The caller holds the lock."""
-        yield max([at_least, *(int(tag) + 1 for tag in self.tags() if tag.isdecimal())])
+        yield max([at_least, *(int(tag) + 1 for tag in self.tags() if is_version(tag))])
 
     def set_tags(self, tags: dict[str, Descriptor]) -> None:
         others = [d for d in read_index(self._own)["manifests"] if _reference(d) not in tags]

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -21,7 +21,7 @@ from schemas.files import sha256
 from schemas.tags import is_internal
 from student.registry import claims
 from student.registry.location import RegistryUrl, check_name, is_name, is_tag
-from student.registry.oci_http import WAITS_S, Interrupted, Registry
+from student.registry.oci_http import WAITS_S, Interrupted, Registry, joined
 from student.registry.store import (
     CHUNK,
     DESCRIPTOR,
@@ -334,7 +334,7 @@ class RegistryRepository:
         location = response.headers.get("Location")
         if not location:
             raise StageError(f"{self.location}: began an upload without saying where")
-        return urljoin(f"{self._api}/blobs/uploads/", location)
+        return joined(f"{self._api}/blobs/uploads/", location)
 
     def _put(self, descriptor: Descriptor, reference: str) -> None:
         digest = descriptor["digest"]

@@ -4,7 +4,7 @@
     repository = store.repository("legal")
 
 A store has repositories, one for each student's name; a repository has tags, manifests and blobs as in OCI's
-distribution spec. What they mean is decided in artifact.py, versions.py and publish.py.
+distribution spec. What they mean is decided in artifact.py, lookup.py and publish.py.
 """
 
 import threading

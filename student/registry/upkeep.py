@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Callable
 
 from schemas.errors import InputError
-from schemas.tags import LATEST, is_reserved
+from schemas.tags import LATEST, is_reserved, is_version
 from student.registry.artifact import GATE, Model
 from student.registry.location import is_tag, split_reference
 from student.registry.lookup import moving_tags, resolve, version_numbers
@@ -75,7 +75,7 @@ def remove(store: Store, reference: str, report: Callable[[str], None]) -> list[
     """
     name, tag = split_reference(reference)
     repository = store.repository(name)
-    if not tag.isdecimal() or int(tag) not in version_numbers(repository):
+    if not is_version(tag) or int(tag) not in version_numbers(repository):
         numbers = ", ".join(f"{name}:{n}" for n in version_numbers(repository)) or "no version"
         raise InputError(f"{reference}: expected a version such as {name}:3: it has {numbers}")
     named = _named(repository)

@@ -86,8 +86,9 @@ def oci_server(where: Path, *, deletes: bool = True, more: str = "") -> Iterator
         [PROGRAM, "serve", str(config)], stdout=log, stderr=log, env=environment
     )
     try:
-        for _ in range(200):
-            if process.poll() is not None:
+        deadline = time.monotonic() + 60
+        while True:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError((where / "log").read_text()[-300:])
             try:
                 httpx.get(f"http://127.0.0.1:{port}/v2/", trust_env=False)

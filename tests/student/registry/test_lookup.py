@@ -6,10 +6,11 @@ import pytest
 from published_student import publish_legal
 
 from schemas.errors import InputError
+from schemas.tags import is_version
 from student.registry.location import location, parse_location
 from student.registry.lookup import list_models, resolve
 from student.registry.oci_layout import DirectoryStore
-from student.registry.upkeep import remove, rollback
+from student.registry.upkeep import keep, remove, rollback
 
 
 @pytest.fixture
@@ -82,6 +83,7 @@ def test_a_location_is_a_directory_or_a_registry(text: str, expected: str) -> No
         ("oci://registry.example/a?x=1", "expected a directory, oci://"),
         ("oci://registry.example/Team", "namespace of lower-case"),
         ("oci://registry.example/a/../b", "namespace of lower-case"),
+        ("", "found nothing, expected a directory"),
         ("oci:///a", "is no host"),
         ("oci://a b/c", "is no host"),
         ("oci://[::1/c", "cannot be read"),
@@ -115,3 +117,22 @@ def test_a_reference_that_no_registry_accepts_is_refused(
 ) -> None:
     with pytest.raises(InputError, match="expected"):
         resolve(store, reference)
+
+
+def test_a_number_that_the_store_did_not_write_is_no_version(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    publish_legal(store, tmp_path / "run")
+    repository = store.repository("legal")
+    first = repository.find("1")
+    assert first
+    repository.set_tags({"007": first, "9" * 40: first})
+    assert [model.tag for model in list_models(store)] == ["1"]
+    assert publish_legal(store, tmp_path / "run", q8=b"two").tag == "2"
+    assert keep(store, "legal", 1, print) == [1]
+
+
+@pytest.mark.parametrize("text", ["0", "01", "\N{ARABIC-INDIC DIGIT THREE}", "9" * 5000, "3\n", ""])
+def test_what_is_no_number_of_a_version(text: str) -> None:
+    assert not is_version(text)
+    assert is_version("3") and is_version("120")

@@ -1,6 +1,7 @@
 """The store in a real registry: what is pushed is what arrives, whatever fails on the way."""
 
 import contextlib
+import gzip
 import multiprocessing
 import subprocess
 import time
@@ -281,7 +282,7 @@ def test_when_one_file_fails_the_others_stop(fresh: OciServer, tmp_path: Path) -
     def slowly(done: int, total: int, name: str) -> None:
         if name == "legal-Q8_0.gguf":
             large.append(done)
-            time.sleep(0.05)
+            time.sleep(0.3)
 
     with pytest.raises(StageError, match="corrupted: legal:1/README.md"):
         pull(fresh.store(), "legal", tmp_path / "out", progress=slowly)
@@ -464,6 +465,16 @@ def test_a_list_is_read_over_its_pages(gate: Gate, fresh: OciServer, tmp_path: P
         (Fault(200, b" " * (17 << 20)), "expected a reply of at most"),
         (Fault(307, b"", {"Location": "http://registry.example/x"}), "without TLS: not followed"),
         (Fault(307, b"", {"Location": "file:///etc/passwd"}), "without TLS: not followed"),
+        (Fault(307, b"", {"Location": "https://[::1/x"}), "Invalid URL in location header"),
+        (
+            Fault(200, b'{"tags": []}', {"Link": '<https://[x>; rel="next"'}),
+            "a URL that cannot be read",
+        ),
+        (
+            Fault(401, b"", {"WWW-Authenticate": 'Bearer realm="https://[::1"'}),
+            "a URL that cannot be read",
+        ),
+        (Fault(200, b"not gzip", {"Content-Encoding": "gzip"}), "a compressed reply that cannot"),
         (Fault(401, b"", {"WWW-Authenticate": "Negotiate"}), "unknown kind of login: 'negotiate'"),
         (
             Fault(401, b"", {"WWW-Authenticate": 'Bearer realm="http://evil.example/token"'}),
@@ -479,3 +490,28 @@ def test_a_hostile_reply_is_one_clear_line(
     with pytest.raises(StageError, match=message) as raised:
         gate.store().repository("legal").tags()
     assert "\n" not in str(raised.value)
+
+
+def test_an_upload_that_leads_nowhere_is_one_clear_line(gate: Gate) -> None:
+    nowhere = Fault(202, b"", {"Location": "https://[::1/upload"})
+    gate.rule = lambda method, path: nowhere if method == "POST" else None
+    with pytest.raises(StageError, match="a URL that cannot be read"):
+        gate.store().repository("legal").add_text("text/plain", "text")
+
+
+def test_a_proxy_that_compresses_all_the_same_is_read(gate: Gate) -> None:
+    content = gzip.compress(b'{"tags": ["1"]}')
+    gate.rule = lambda method, path: Fault(200, content, {"Content-Encoding": "gzip"})
+    assert gate.store().repository("legal").tags() == ["1"]
+
+
+def test_a_broken_claim_stays_and_ends_no_command(gate: Gate, fresh: OciServer) -> None:
+    repository = fresh.store().repository("legal")
+    claims.write(repository, "claim-7-00000000000000aa")
+    for content in (b"[]", b"{}", b'{"annotations": null}', b'{"annotations": {"%b": 5}}'):
+        content = content.replace(b"%b", claims.CREATED.encode())
+        gate.rule = lambda method, path, content=content: (
+            Fault(200, content) if method == "GET" and "/manifests/" in path else None
+        )
+        claims.remove_old(gate.store().repository("legal"))
+    assert repository.all_tags() == ["claim-7-00000000000000aa"]
