@@ -49,9 +49,14 @@ def _draw(title: str, lines: list[Any]) -> str:
     from matplotlib.figure import Figure
 
     # svg.fonttype none keeps text as text, which the browser sets in the page's font.
-    settings = {"svg.fonttype": "none", "svg.hashsalt": f"stillhouse {title}", "font.size": 11}
-    # A run's name may have dollars, which are no formula.
-    with matplotlib.rc_context(settings | {"text.parse_math": False}):
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": f"stillhouse {title}",
+            "font.size": 11,
+            "text.parse_math": False,  # dollars in a run's name are no formula
+        }
+    ):
         figure = Figure(figsize=(4.6, 2.9), layout="constrained")
         axes = figure.subplots()
         for name, points, colour, style in lines:

@@ -385,7 +385,8 @@ def test_what_cannot_be_compared_is_refused_and_nothing_is_written(
 def test_coverage_counts_each_task_once_in_whatever_order_its_attempts_come() -> None:
     coverage = Coverage()
     for number, kept in ((2, True), (10, True), (2, False), (10, False)):
-        coverage.add(traces.TEACHER, trace(number, "stock", {"kept": kept}), {})
+        attempt: Any = trace(number, "stock", {"kept": kept})
+        coverage.add(traces.TEACHER, attempt, {})
     assert (coverage.templates["stock"].tasks, coverage.templates["stock"].attempts) == (2, 4)
 
 

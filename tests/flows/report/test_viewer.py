@@ -228,6 +228,19 @@ def test_traces_without_an_id_can_be_told_apart(run: Path, report: Report) -> No
         playwright.expect(tab.locator("#pane-main .message pre")).to_have_text(text)
 
 
+def test_arguments_nested_deeply_and_calls_that_are_null_are_shown(
+    run: Path, report: Report
+) -> None:
+    deep = trace(22, "deep", {"kept": True})
+    deep["calls"] = [None, 7]
+    nested = "[" * 1200 + "7" + "]" * 1200
+    deep["messages"][2]["tool_calls"][0]["function"]["arguments"] = nested
+    add_kept(run, deep)
+    tab = report.open(html.write(run), "#trace=teacher/pack-train-deep-22/0")
+    shown = tab.locator("#pane-main pre.arguments")
+    assert max(map(len, shown.text_content().splitlines())) < 100
+
+
 # ------------------------------------------------------------------------------------- reading a trace
 
 
