@@ -89,8 +89,8 @@ class Registry:
         with self.stream(method, path, scope, body, headers, accept) as response:
             content = _limited(response)
             # The content is decoded: a response with the old header would be decoded again.
-            headers = [(k, v) for k, v in response.headers.items() if k != "content-encoding"]
-            return httpx.Response(response.status_code, headers=headers, content=content)
+            kept = [(k, v) for k, v in response.headers.items() if k != "content-encoding"]
+            return httpx.Response(response.status_code, headers=kept, content=content)
 
     @contextlib.contextmanager
     def stream(

@@ -508,10 +508,14 @@ def test_a_proxy_that_compresses_all_the_same_is_read(gate: Gate) -> None:
 def test_a_broken_claim_stays_and_ends_no_command(gate: Gate, fresh: OciServer) -> None:
     repository = fresh.store().repository("legal")
     claims.write(repository, "claim-7-00000000000000aa")
+    created = claims.CREATED.encode()
+    reply = Fault(200)
+
+    def rule(method: str, path: str) -> Fault | None:
+        return reply if method == "GET" and "/manifests/" in path else None
+
+    gate.rule = rule
     for content in (b"[]", b"{}", b'{"annotations": null}', b'{"annotations": {"%b": 5}}'):
-        content = content.replace(b"%b", claims.CREATED.encode())
-        gate.rule = lambda method, path, content=content: (
-            Fault(200, content) if method == "GET" and "/manifests/" in path else None
-        )
+        reply.body = content.replace(b"%b", created)
         claims.remove_old(gate.store().repository("legal"))
     assert repository.all_tags() == ["claim-7-00000000000000aa"]
