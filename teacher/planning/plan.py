@@ -1,34 +1,30 @@
 """Makes the plan of a run before anything starts: what it does, on which hardware, and about how long and for how much.
 
-The time of an embedded run is estimated from rates measured with a 135M model on two CPU cores (benchmarks/README.md),
-scaled by cores and parameters; it distinguishes minutes from hours. For a large teacher the plan has the fit
-(teacher/planning/memory.py), the command that serves it, and its tokens and GPU-hours (teacher/planning/cost.py).
+The time of an embedded run is estimated from measured rates (teacher/planning/embedded.py); it distinguishes minutes
+from hours. For a large teacher the plan has the fit (teacher/planning/memory.py), the command that serves it, and its
+tokens and GPU-hours (teacher/planning/cost.py).
 """
 
 from typing import Any, NotRequired, TypedDict
 
 from schemas.recipe import Recipe
-from schemas.scorecard import HEADLINE, part_of
 from schemas.task import Task
 from teacher.inference import vllm_server
 from teacher.planning import cost
 from teacher.planning.cost import Conversation
+from teacher.planning.embedded import (
+    EXAM_REQUESTS,
+    TEACHER_REQUESTS,
+    embedded_seconds,
+    requests_s,
+    trained_tokens,
+)
 from teacher.planning.hardware import Hardware, cores, find
 from teacher.planning.memory import chosen, count, fit
 
-_MEASURED_PARAMETERS, _MEASURED_CORES = 134_515_008, 2
-# Requests per second on the legal pack: of the constrained teacher (246 in 297 s), and of the student in the exam with
-# the whole toolbox (about 460 in 606 s, with other work on both cores).
-_TEACHER_REQUESTS, _EXAM_REQUESTS = 0.83, 0.8
-_RETRIED = 0.6  # share of the tasks that need a second attempt
-# Tokens of a trace in the embedded models' template, relative to the measured ones: 386 to 564 tokens. The template
-# lists tools by name, without their schemas.
-_TEMPLATE_TOKENS = 0.69
-_KEPT = 0.95  # share of the tasks with a trace that is kept: 174 of 180 in the same run
 # Fewer tokens than this cut off the replies of a teacher that explains itself or thinks.
 _SMALL_REPLY = 256
 _SMALL_TEACHER = 4e9  # parameters
-_FIXED_SECONDS = 90  # export, its checks, publishing
 
 
 class TeacherPlan(TypedDict):
@@ -124,12 +120,14 @@ def plan(
             "fits": True,
             "reason": "it is embedded",
         }
-        seconds = _embedded_seconds(
+        seconds = embedded_seconds(
             tasks,
             exam,
             recipe,
-            teacher_speed=_speed(teacher, core_count),
-            student_speed=_speed(student, core_count),
+            teacher_requests_s=requests_s(
+                teacher, hardware, TEACHER_REQUESTS, constrained=recipe.generate.constrain
+            ),
+            exam_requests_s=requests_s(student, hardware, EXAM_REQUESTS, constrained=False),
             trained_tokens_s=trained_tokens_s,
         )
         lines = [
@@ -149,7 +147,7 @@ def plan(
             seconds["generate"] = sum(teacher_seconds) / 2
         if trained_tokens_s:
             trace_tokens = len(tasks) * sum(teacher_plan["trace_tokens"]) / 2
-            seconds["train"] = _trained_tokens(trace_tokens, recipe) / trained_tokens_s
+            seconds["train"] = trained_tokens(trace_tokens, recipe) / trained_tokens_s
         lines = [
             *_teacher_lines(teacher_plan, teacher, hardware, recipe),
             _task_line(tasks, exam, recipe),
@@ -165,50 +163,6 @@ def plan(
         "teacher": teacher_plan,
         "student": student_plan,
     }
-
-
-def _embedded_seconds(
-    tasks: list[Conversation],
-    exam: list[Task],
-    recipe: Recipe,
-    *,
-    teacher_speed: float,
-    student_speed: float,
-    trained_tokens_s: float | None,
-) -> dict[str, float]:
-    """Seconds of each stage, for models that a CPU serves and trains. Speeds are relative to the measured run."""
-    attempts: float = recipe.generate.attempts
-    if not recipe.filter.agreement:
-        attempts = 1 + _RETRIED * (attempts > 1)
-    steps = attempts * sum(task.calls + 1 for task in tasks)
-    if recipe.generate.blind:
-        steps += sum(task.calls + 1 for task in tasks if task.blind)
-    # The student is evaluated on every task, the base and further variants on those of the headline.
-    further = 1 + len(recipe.evaluate.variants)
-    exam_steps = sum(
-        (len(task["plan"]) + 1) * (1 + further * (part_of(task) == HEADLINE)) for task in exam
-    )
-    # The replies of this teacher are no longer than those of the solutions.
-    trace_tokens = _TEMPLATE_TOKENS * sum(
-        task.student.prompt + task.student.solution for task in tasks
-    )
-    seconds = {"generate": steps / (_TEACHER_REQUESTS * teacher_speed)}
-    if trained_tokens_s:
-        seconds["train"] = _trained_tokens(trace_tokens, recipe) / trained_tokens_s
-    seconds["evaluate"] = exam_steps / (_EXAM_REQUESTS * student_speed)
-    seconds["the rest"] = _FIXED_SECONDS
-    return seconds
-
-
-def _trained_tokens(trace_tokens: float, recipe: Recipe) -> float:
-    """Tokens that training computes, from the tokens of one trace of each task."""
-    return _KEPT * (1 - recipe.train.holdout) * trace_tokens * recipe.train.epochs
-
-
-def _speed(model: dict[str, Any], core_count: int) -> float:
-    """Speed of a model on a CPU, relative to the measured one."""
-    parameters = model.get("parameters") or _MEASURED_PARAMETERS
-    return (core_count / _MEASURED_CORES) * (_MEASURED_PARAMETERS / parameters)
 
 
 def _machine(core_count: int, hardware: Hardware) -> str:

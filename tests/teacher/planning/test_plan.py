@@ -263,6 +263,16 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
     assert seconds["train"] == pytest.approx(493, rel=0.1)
 
 
+def test_on_a_gpu_the_embedded_run_takes_less_and_least_without_a_grammar() -> None:
+    machines = [(None, "true"), ("1xH200", "true"), ("1xH200", "false")]
+    host, constrained, free = (
+        made("local", machine, f"generate.constrain={constrain}")["seconds"]
+        for machine, constrain in machines
+    )
+    assert host["generate"] > constrained["generate"] > free["generate"] > 0
+    assert host["evaluate"] > constrained["evaluate"] == free["evaluate"]
+
+
 # ------------------------------------------------------------------------------------- vLLM's own word
 
 

@@ -1,0 +1,76 @@
+"""Seconds of a run whose models llama.cpp serves whole on this machine, from measured rates.
+
+The rates of a 135M model on two CPU cores (benchmarks/README.md) are scaled by cores and parameters.
+"""
+
+from typing import Any
+
+from schemas.recipe import Recipe
+from schemas.scorecard import HEADLINE, part_of
+from schemas.task import Task
+from teacher.planning.cost import Conversation
+from teacher.planning.hardware import Hardware, cores
+
+_MEASURED_PARAMETERS, _MEASURED_CORES = 134_515_008, 2
+# Requests per second on the legal pack: of the constrained teacher (246 in 297 s), and of the student in the exam with
+# the whole toolbox (about 460 in 606 s, with other work on both cores).
+TEACHER_REQUESTS, EXAM_REQUESTS = 0.83, 0.8
+# The same on one H200, of a model with 1.5B parameters in 4 bits and 64 conversations at once: constrained, 176
+# requests in 44 s (llama.cpp samples all conversations on one thread); free, 848 in 45 s.
+_GPU_PARAMETERS, _GPU_CONSTRAINED, _GPU_FREE = 1_543_714_304, 4.0, 19.0
+_RETRIED = 0.6  # share of the tasks that need a second attempt
+# Tokens of a trace in the embedded models' template, relative to the measured ones: 386 to 564 tokens. The template
+# lists tools by name, without their schemas.
+_TEMPLATE_TOKENS = 0.69
+_KEPT = 0.95  # share of the tasks with a trace that is kept: 174 of 180 in the same run
+_FIXED_SECONDS = 90  # export, its checks, publishing
+
+
+def embedded_seconds(
+    tasks: list[Conversation],
+    exam: list[Task],
+    recipe: Recipe,
+    *,
+    teacher_requests_s: float,
+    exam_requests_s: float,
+    trained_tokens_s: float | None,
+) -> dict[str, float]:
+    """Seconds of each stage, for models that llama.cpp serves whole on this machine."""
+    attempts: float = recipe.generate.attempts
+    if not recipe.filter.agreement:
+        attempts = 1 + _RETRIED * (attempts > 1)
+    steps = attempts * sum(task.calls + 1 for task in tasks)
+    if recipe.generate.blind:
+        steps += sum(task.calls + 1 for task in tasks if task.blind)
+    # The student is evaluated on every task, the base and further variants on those of the headline.
+    further = 1 + len(recipe.evaluate.variants)
+    exam_steps = sum(
+        (len(task["plan"]) + 1) * (1 + further * (part_of(task) == HEADLINE)) for task in exam
+    )
+    # The replies of this teacher are no longer than those of the solutions.
+    trace_tokens = _TEMPLATE_TOKENS * sum(
+        task.student.prompt + task.student.solution for task in tasks
+    )
+    seconds = {"generate": steps / teacher_requests_s}
+    if trained_tokens_s:
+        seconds["train"] = trained_tokens(trace_tokens, recipe) / trained_tokens_s
+    seconds["evaluate"] = exam_steps / exam_requests_s
+    seconds["the rest"] = _FIXED_SECONDS
+    return seconds
+
+
+def trained_tokens(trace_tokens: float, recipe: Recipe) -> float:
+    """Tokens that training computes, from the tokens of one trace of each task."""
+    return _KEPT * (1 - recipe.train.holdout) * trace_tokens * recipe.train.epochs
+
+
+def requests_s(
+    model: dict[str, Any], hardware: Hardware, measured: float, *, constrained: bool
+) -> float:
+    """Requests per second that llama.cpp answers here. measured: those of the embedded model on two cores."""
+    parameters = model.get("parameters") or _MEASURED_PARAMETERS
+    if hardware.gpu:  # A smaller model is no faster: the time goes into sampling.
+        requests = _GPU_CONSTRAINED if constrained else _GPU_FREE
+        return requests * min(1, _GPU_PARAMETERS / parameters)
+    core_count = hardware.cores or cores()
+    return measured * (core_count / _MEASURED_CORES) * (_MEASURED_PARAMETERS / parameters)
