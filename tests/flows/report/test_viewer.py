@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,14 @@ SIZES = {"desk": (1440, 900), "tablet": (820, 1100), "phone": (390, 844)}
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    assert CHROMIUM
+    if subprocess.run([CHROMIUM, "--version"], capture_output=True).returncode:
+        pytest.skip(f"{CHROMIUM} does not run")  # Ubuntu's is a note about snap
+    playwright.expect.set_options(timeout=30_000)
     with playwright.sync_playwright() as driver:
-        # Chromium's sandbox refuses to run as root, which a container's user often is.
+        # Chromium's sandbox refuses to run as root, which a container's user often is; its /dev/shm is small.
         arguments = ["--no-sandbox"] if os.geteuid() == 0 else []
+        arguments.append("--disable-dev-shm-usage")
         opened = driver.chromium.launch(executable_path=CHROMIUM, args=arguments)
         yield opened
         opened.close()
