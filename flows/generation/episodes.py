@@ -163,8 +163,8 @@ async def play(
             rewritten: dict[int, Rewriting] = {}
             for shard in shards if context.recipe.tasks.rewrite else ():
                 rows = todo[shard.first : shard.first + shard.count]
-                found, rewritten[shard.number] = await _rewrite(context, rows, client, loop)
-                texts |= found
+                reworded, rewritten[shard.number] = await _rewrite(context, rows, client, loop)
+                texts |= reworded
                 update()
             sent_before = client.sent
             async for rollout in rollouts(

@@ -113,7 +113,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         "pixels": both_pixels,
         "templates": domain.templates.keys() - set(held_out),
     }
-    found = capacity.capacities(domain, settings.train, **sampling)
+    capacities = capacity.capacities(domain, settings.train, **sampling)
     started = time.monotonic()
     count = context.sampled or settings.train
     train = tasks.sample(domain, "train", count, image_store=image_store, **sampling)
@@ -176,7 +176,7 @@ def plan(context: RunContext) -> dict[str, Any]:
             f"rewrite   about {settings.rewrite * settings.train:,.0f} requests are reworded by the teacher first"
         )
     estimate["lines"] += [
-        *_capacity_lines(context, found, seconds_a_task),
+        *_capacity_lines(context, capacities, seconds_a_task),
         _exam_line(exam, held_out),
         *_toolbox_lines(context, exam, toolbox),
     ]
@@ -184,7 +184,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         f"{'warning' if index == 0 else '':10}{finding.line(domain.path)}"
         for index, finding in enumerate([*findings, *too_long])
     ]
-    capacity_rows = [asdict(each) for each in found]
+    capacity_rows = [asdict(each) for each in capacities]
     write_json(context.path("plan.json"), {**estimate, "capacity": capacity_rows})
     swapped = sum("swapped" in row for row in train)
     return {
@@ -202,12 +202,12 @@ def _seed_range(rows: list[Task]) -> list[int]:
 
 
 def _capacity_lines(
-    context: RunContext, found: list[capacity.Capacity], seconds_a_task: float
+    context: RunContext, capacities: list[capacity.Capacity], seconds_a_task: float
 ) -> list[str]:
     """Returns the lines that say how many distinct tasks the pack has, and how many of them a preview has proven."""
     lines = [
         f"{'' if index else 'capacity':10}{line}"
-        for index, line in enumerate(capacity.capacity_lines(found))
+        for index, line in enumerate(capacity.capacity_lines(capacities))
     ]
     if context.sampled:
         whole = context.recipe.tasks.train

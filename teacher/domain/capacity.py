@@ -77,44 +77,44 @@ def capacities(
     by_kind: dict[str, dict[str, int]] = {}
     for name, number in needed.items():
         by_kind.setdefault(domain.templates[name].kind, {})[name] = number
-    found: list[Capacity] = []
+    estimates: list[Capacity] = []
     for kind, group in by_kind.items():
         wanted = sum(group.values())
         if not wanted:
             continue
-        kind_found = [_estimate(domain, name, k, plain, wide) for name, k in group.items()]
-        missing = wanted - _total(kind_found)
+        of_kind = [_estimate(domain, name, k, plain, wide) for name, k in group.items()]
+        missing = wanted - _total(of_kind)
         if missing > 0:
             # The others make up for it: how many more can they make?
-            kind_found = [
+            of_kind = [
                 _estimate(domain, each.template, group[each.template], plain, wide, spare=missing)
                 if each.exactness == "at least"
                 else each
-                for each in kind_found
+                for each in of_kind
             ]
-        if all(each.exactness == "estimated" for each in kind_found):
-            low = sum(each.tasks * (1 - 2 * each.error) for each in kind_found)
-            if 0.6 * low < wanted and _total(kind_found) <= _COUNTED:
-                kind_found = _count(domain, kind_found, plain, wide)
-            _require(domain, kind, wanted, kind_found)
-        found += kind_found
-    return found
+        if all(each.exactness == "estimated" for each in of_kind):
+            low = sum(each.tasks * (1 - 2 * each.error) for each in of_kind)
+            if 0.6 * low < wanted and _total(of_kind) <= _COUNTED:
+                of_kind = _count(domain, of_kind, plain, wide)
+            _require(domain, kind, wanted, of_kind)
+        estimates += of_kind
+    return estimates
 
 
-def _total(found: list[Capacity]) -> int:
-    return sum(each.tasks for each in found)
+def _total(estimates: list[Capacity]) -> int:
+    return sum(each.tasks for each in estimates)
 
 
-def _require(domain: Domain, kind: str, wanted: int, found: list[Capacity]) -> None:
+def _require(domain: Domain, kind: str, wanted: int, estimates: list[Capacity]) -> None:
     """Raises InputError if the templates of a kind have fewer tasks than are wanted of it."""
-    if wanted <= _total(found):
+    if wanted <= _total(estimates):
         return
-    short = min(found, key=lambda each: each.tasks / max(1, each.needed))
-    about = "" if all(each.exactness == "counted" for each in found) else "about "
+    short = min(estimates, key=lambda each: each.tasks / max(1, each.needed))
+    about = "" if all(each.exactness == "counted" for each in estimates) else "about "
     raise InputError(
         f"{domain.templates[short.template].file}: {short.template}: has {about}{short.tasks:,} distinct tasks and"
-        f" tasks.train asks it for {short.needed:,}: all templates of {kind} together have {about}{_total(found):,} of"
-        f" {wanted:,}; expected more names, numbers or wordings in the pack, or a smaller tasks.train or share in"
+        f" tasks.train asks it for {short.needed:,}: all templates of {kind} together have {about}{_total(estimates):,}"
+        f" of {wanted:,}; expected more names, numbers or wordings in the pack, or a smaller tasks.train or share in"
         " tasks.mix"
     )
 
@@ -178,10 +178,12 @@ def _key(domain: Domain, template: Template, seed: int) -> Hashable:
     return hash((blueprint.request, *shown))
 
 
-def _count(domain: Domain, found: list[Capacity], plain: int, wide: int | None) -> list[Capacity]:
+def _count(
+    domain: Domain, estimates: list[Capacity], plain: int, wide: int | None
+) -> list[Capacity]:
     """Returns the capacities counted as `sample` finds them: until so many seeds give nothing new."""
     counted = []
-    for each in found:
+    for each in estimates:
         template, seen = domain.templates[each.template], set[Hashable]()
         for first in (plain, *([] if wide is None else [wide])):
             without = 0
@@ -195,14 +197,14 @@ def _count(domain: Domain, found: list[Capacity], plain: int, wide: int | None) 
     return counted
 
 
-def capacity_lines(found: list[Capacity]) -> list[str]:
+def capacity_lines(estimates: list[Capacity]) -> list[str]:
     """Returns the lines of a plan about capacities, one for each kind."""
     lines = []
-    for kind in dict.fromkeys(each.kind for each in found):
-        group = [each for each in found if each.kind == kind]
+    for kind in dict.fromkeys(each.kind for each in estimates):
+        group = [each for each in estimates if each.kind == kind]
         lines.append(f"{kind}: {', '.join(each.text() for each in group)}")
-    if any(each.exactness == "estimated" for each in found):
-        worst = max(each.error for each in found)
+    if any(each.exactness == "estimated" for each in estimates):
+        worst = max(each.error for each in estimates)
         lines.append(
             f"estimated from repeated ones, with an error of up to {worst:.0%}; none was proven for it"
         )

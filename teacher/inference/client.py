@@ -177,8 +177,8 @@ class Client:
         async with self._opening:
             if self._connection is not None:
                 return
-            found = self._find_endpoint
-            self._endpoint = found if isinstance(found, Endpoint) else await found()
+            endpoint = self._find_endpoint
+            self._endpoint = endpoint if isinstance(endpoint, Endpoint) else await endpoint()
             _allow_open_files(self._concurrency + _OTHER_FILES)
             self._connection = Connection(self._endpoint, self._timeout)
             self._following = asyncio.create_task(self._follow_load(self._connection))

@@ -32,8 +32,8 @@ class StatusError(Exception):
             body = None
         error = body.get("error", body) if isinstance(body, dict) else None
         fields = error if isinstance(error, dict) else {}
-        said = error if isinstance(error, str) else fields.get("message") or fields.get("detail")
-        super().__init__(f"status {status}: {said or text.strip() or 'no text'}")
+        message = error if isinstance(error, str) else fields.get("message") or fields.get("detail")
+        super().__init__(f"status {status}: {message or text.strip() or 'no text'}")
         self.status, self.text, self.headers = status, text, headers
         code = fields.get("code")
         self.code = code if isinstance(code, str) else None

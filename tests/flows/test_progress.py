@@ -187,7 +187,7 @@ def test_verdicts_tokens_waits_and_money_are_in_the_heartbeat(printed: io.String
     assert "2 passed, 2 rejected (wrong_answer 1, step_limit 1)" in words
     assert "4,000 prompt tokens (80% cached), 200 in replies" in words
     assert "57 requests, retries: rate_limited 3; 12 s of waiting in all" in words
-    assert re.search(r"36.00 of about [\d,.]+ for the teacher's GPUs", words)
+    assert re.search(r"36\.\d\d of about [\d,.]+ for the teacher's GPUs", words)
 
 
 def test_the_speed_is_that_of_the_last_minute() -> None:
