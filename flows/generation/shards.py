@@ -101,7 +101,8 @@ def remove_all_but(run: Path, kept: Iterable[Shard]) -> None:
     for directory in (run / DIRECTORY, run / "stages" / "generate"):
         directory.mkdir(parents=True, exist_ok=True)
         for path in set(directory.iterdir()) - names:
-            path.unlink()
+            # A worker of a killed run may end only now and remove its spool.
+            path.unlink(missing_ok=True)
     (run / "traces.jsonl").unlink(missing_ok=True)
 
 

@@ -27,7 +27,10 @@ from teacher.planning import hardware
 
 
 class Job(TypedDict):
-    """What workers need to know of a run. id: of this start. model: the teacher's name in the API at `url`."""
+    """What workers need to know of a run.
+
+    id: of this start. model: the teacher's name in the API at `url`. servers: those behind a router, for their metrics.
+    """
 
     id: str
     recipe: dict[str, Any]
@@ -36,6 +39,7 @@ class Job(TypedDict):
     teacher: dict[str, Any]
     url: str
     model: str
+    servers: list[str]
 
 
 def job_path(run: Path) -> Path:
@@ -52,6 +56,7 @@ def write_job(context: RunContext, teacher: Teacher, endpoint: Endpoint) -> None
         "teacher": asdict(teacher),
         "url": endpoint.url,
         "model": endpoint.model,
+        "servers": list(endpoint.servers),
     }
     write_json(job_path(context.directory), job)
 
@@ -88,6 +93,7 @@ def _play(directory: Path, number: int) -> dict[str, Any]:
         job["model"],
         engine=teacher.engine or job["description"]["engine"],
         served=teacher.served,
+        servers=tuple(job["servers"]),
     )
 
     async def find_endpoint() -> Endpoint:
