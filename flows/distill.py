@@ -6,7 +6,6 @@
 Every run goes through `distill`, also one that a deployment starts.
 """
 
-import datetime as dt
 import functools
 import os
 from dataclasses import replace
@@ -92,16 +91,17 @@ def distill_flow(
     Args:
         domain: a pack's name or directory. recipe: a recipe's name or file. run: the run's directory.
         settings: overrides such as "tasks.train=40".
-        fresh: a new directory, named by the time, so that each scheduled run makes a new student, of training tasks
-            of its own: `tasks.date` is today where the recipe has none.
+        fresh: a new directory, named by the time for which the run is scheduled, so that each scheduled run makes a
+            new student, of training tasks of its own: `tasks.date` is that day where the recipe has none. A retry or
+            restart of a flow run continues in its directory.
     """
-    loaded_recipe, now = recipe_file.load(recipe, settings), dt.datetime.now(dt.UTC)
+    loaded_recipe, (time, due) = recipe_file.load(recipe, settings), prefect_server.due()
     if fresh and loaded_recipe.tasks.date is None:
-        dated = loaded_recipe.tasks.model_copy(update={"date": now.date()})
+        dated = loaded_recipe.tasks.model_copy(update={"date": time.date()})
         loaded_recipe = loaded_recipe.model_copy(update={"tasks": dated})
     directory = Path(run) if run else default_directory(pack.load(domain).name, loaded_recipe.name)
     if fresh:
-        directory = directory.with_name(f"{directory.name}-{now:%Y%m%d-%H%M%S}")
+        directory = directory.with_name(f"{directory.name}-{due}")
     return distill(domain, loaded_recipe, directory)
 
 

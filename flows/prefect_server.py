@@ -6,6 +6,7 @@ variable, the run starts a server of its own, with its database in RUN/prefect.
 
 import atexit
 import contextlib
+import datetime as dt
 import logging
 import os
 import signal
@@ -36,6 +37,25 @@ Result = TypeVar("Result")
 def in_flow() -> bool:
     """Whether a Prefect flow is running."""
     return FlowRunContext.get() is not None
+
+
+def due() -> tuple[dt.datetime, str]:
+    """Returns when the running flow run was to start, in UTC, and a name that all its attempts have in common.
+
+    The name is that time, so that two flow runs which a schedule makes for one time share it; with the end of the
+    flow run's id, if a person started it. Prefect keeps the time through retries and restarts. Without a flow run it
+    is now.
+    """
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context else None
+    if flow_run is None:
+        time, own = dt.datetime.now(dt.UTC), ""
+    else:
+        assert flow_run.expected_start_time is not None  # the server sets it with the first state
+        time = flow_run.expected_start_time.astimezone(dt.UTC)
+        # The end of the id: a UUIDv7 begins with the time.
+        own = "" if flow_run.auto_scheduled else f"-{flow_run.id.hex[-8:]}"
+    return time, f"{time:%Y%m%d-%H%M%S}{own}"
 
 
 def run_flow(directory: Path, body: Callable[[], Result]) -> Result:

@@ -1,17 +1,22 @@
 """The one way into a run, with stages that only write a file: order, --until, one stage, Prefect, the summary."""
 
+import datetime as dt
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
 
 from flows import distill, prefect_server, recipe_file
 from flows.run_context import RunContext
-from flows.run_directory import STAGES, read_receipt
+from flows.run_directory import STAGES, Run, read_receipt
 from flows.stages.stage import Stage
 from schemas.errors import GateError, InputError, StageError
-from schemas.files import write_json
+from schemas.files import read_json, write_json
+from teacher.domain.pack import PACKS
 
 RECIPE = recipe_file.load("local")
 
@@ -138,6 +143,74 @@ def test_a_scheduled_run_takes_the_seeds_of_its_day(monkeypatch: pytest.MonkeyPa
     assert day is not None and directory.name.startswith(f"legal-local-{day:%Y%m%d}-")
     assert str(dated.tasks.date) == "2026-11-02"
     assert continued.tasks.date is None
+
+
+MONDAY = dt.datetime(2026, 11, 2, 2, tzinfo=dt.timezone(dt.timedelta(hours=9)))
+
+
+def scheduled(auto_scheduled: bool = True) -> FlowRun:
+    return FlowRun(flow_id=uuid.uuid4(), expected_start_time=MONDAY, auto_scheduled=auto_scheduled)
+
+
+def start_fresh(
+    monkeypatch: pytest.MonkeyPatch, flow_run: FlowRun, recipe: str = "local"
+) -> dict[str, Any]:
+    """An attempt of a flow run, as Prefect's engine makes it."""
+    monkeypatch.setattr(prefect_server, "run_task", lambda name, body: body())
+    fields: dict[str, Any] = {"flow_run": flow_run}
+    with FlowRunContext.model_construct(**fields):
+        summary: dict[str, Any] = distill.distill_flow.fn("legal", recipe, fresh=True)
+        return summary
+
+
+def test_a_retry_of_a_fresh_flow_run_continues_in_its_directory(
+    bodies: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    flow_run, failing = scheduled(), tmp_path / "train.yaml"
+    failing.write_text((recipe_file.RECIPES / "local.yaml").read_text())
+    for _ in range(2):
+        with pytest.raises(StageError, match="it failed"):
+            start_fresh(monkeypatch, flow_run, str(failing))
+    assert bodies == ["plan", "generate", "filter", "train", "train"]
+    # In UTC, and by the time that it was scheduled for: the clock's is another.
+    (directory,) = (tmp_path / "runs").iterdir()
+    assert directory.name == "legal-train-20261101-170000"
+
+
+def test_a_retry_after_midnight_keeps_the_tasks_of_the_scheduled_day(
+    bodies: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    summary = start_fresh(monkeypatch, scheduled())
+    recipe = read_json(Path(summary["run"]) / "run.json")["recipe"]
+    assert recipe["tasks"]["date"] == "2026-11-01"
+
+
+def test_a_time_that_is_scheduled_twice_is_run_once(
+    bodies: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    directory = tmp_path / "runs" / "legal-local-20261101-170000"
+    pack = PACKS / "legal"
+    with (
+        Run.open(directory, RECIPE, "legal", pack),
+        pytest.raises(InputError, match=rf"{directory}: is in use by pid \d+"),
+    ):
+        start_fresh(monkeypatch, scheduled())
+    assert bodies == []
+    start_fresh(monkeypatch, scheduled())
+    start_fresh(monkeypatch, scheduled())
+    assert bodies == list(STAGES)
+
+
+def test_flow_runs_that_people_start_at_the_same_time_are_two(
+    bodies: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    first, second = scheduled(auto_scheduled=False), scheduled(auto_scheduled=False)
+    for flow_run in (first, second, first):
+        start_fresh(monkeypatch, flow_run)
+    assert bodies == [*STAGES] * 2
+    assert {directory.name for directory in (tmp_path / "runs").iterdir()} == {
+        f"legal-local-20261101-170000-{flow_run.id.hex[-8:]}" for flow_run in (first, second)
+    }
 
 
 def test_the_command_plan_proves_a_sample_of_many_tasks_and_the_stage_has_not_run(
