@@ -1,6 +1,9 @@
 """A run over a pack with images, from the plan to the report. The teacher is scripted, behind a real HTTP server."""
 
+import base64
+import gzip
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +18,9 @@ from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, write_jsonl
 from schemas.trace_file import judge_file
+
+# The report's traces and images: base64 of what begins as gzip does.
+PACKED = re.compile(r"H4sI[A-Za-z0-9+/]+=*")
 
 
 @pytest.fixture
@@ -68,8 +74,9 @@ def test_a_run_with_a_text_only_teacher_is_planned_generated_filtered_and_report
     assert receipt["result"]["requests"] <= len(Teacher.requests)
 
     page = html.write(context.directory).read_text(encoding="utf-8")
-    assert page.count("data:image/jpeg;base64,") >= 2
-    assert "images shown as source data" in page
+    packed = b"".join(gzip.decompress(base64.b64decode(text)) for text in PACKED.findall(page))
+    assert packed.count(b"data:image/png;base64,") >= 2
+    assert re.search(rb'"grounding": ?"source"', packed)
 
     rows = tmp_path / "published.jsonl"
     write_jsonl(rows, [{key: t[key] for key in ("messages", "tools", "images")} for t in kept])

@@ -90,6 +90,7 @@ def test_a_teacher_in_instant_mode_is_not_checked_for_reasoning(server: Server) 
 def test_only_abilities_that_a_teacher_claims_are_checked(server: Server) -> None:
     plain = {
         "name": "plain",
+        "source": {"url": "http://127.0.0.1/v1"},
         "sampling": {"temperature": 0.7, "top_p": 1},
         "capabilities": {"tools": True, "vision": False, "thinking": False},
     }
