@@ -14,7 +14,7 @@ import hashlib
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,7 +22,7 @@ import numpy.typing as npt
 from rensa import RMinHash, RMinHashLSH
 
 from schemas.files import dumps
-from schemas.json_text import parse_arguments
+from schemas.json_text import parse_arguments, texts_in
 from schemas.messages import text_of
 from schemas.trace import Message
 
@@ -93,20 +93,12 @@ def named_values(text: str, value: Any) -> frozenset[str]:
     >>> sorted(named_values("Close fix/odd of 张伟 today", ["fix/odd", {"who": "张伟", "day": "today"}]))
     ['fix/odd', '张伟']
     """
-    return frozenset(leaf for leaf in _texts(value) if leaf in text and _is_name(leaf))
+    return frozenset(leaf for leaf in texts_in(value) if leaf in text and _is_name(leaf))
 
 
 def _is_name(word: str) -> bool:
     has_sign = not word.isalpha() and len(word.split()) == 1
     return has_sign or any(c.isalpha() and c.lower() == c.upper() for c in word)
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
 
 
 class Sketch(NamedTuple):

@@ -5,6 +5,7 @@ Models read these error messages in tool results, so they are training data: do 
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from schemas.error_text import brief, one_line
@@ -49,6 +50,15 @@ def parse_arguments(arguments: Any) -> Any:
     if is_no_arguments(arguments):
         return {}
     return parse_json(arguments) if isinstance(arguments, str) else arguments
+
+
+def texts_in(value: Any) -> Iterator[str]:
+    """Yields the texts among the values of a JSON value, however deep they lie; keys are none of them."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | dict):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from texts_in(inner)
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -15,8 +15,9 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import overload
 
+from schemas.json_text import texts_in
 from schemas.ledger import Rewriting
 from schemas.task import Task
 from schemas.trace import Message
@@ -271,18 +272,10 @@ def _names(text: str) -> Iterator[str]:
 def _arguments(task: Task) -> Iterator[str]:
     """Yields the texts among the solution's arguments that the request has, such as "on hold" for on_hold."""
     for step in task["plan"]:
-        for value in _texts(step["arguments"]):
+        for value in texts_in(step["arguments"]):
             for spelling in {value, value.replace("_", " ")}:
                 if spelling and _has(task["request"].casefold(), spelling.casefold()):
                     yield spelling.casefold()
-
-
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, list | dict):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _texts(inner)
 
 
 def _has(text: str, value: str) -> bool:
