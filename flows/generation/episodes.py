@@ -14,6 +14,7 @@ from flows.generation.shards import BlindAttempt, Shard, ShardReceipt, Spools, f
 from flows.run_context import RunContext
 from schemas.files import read_json
 from schemas.ledger import Rewriting
+from schemas.recipe import Serve
 from schemas.row_file import RowFile
 from schemas.task import Task
 from schemas.trace import Maker, Message, Served, Trace
@@ -84,11 +85,15 @@ def wanted(context: RunContext) -> int:
     return settings.attempts if all_attempts else min(limits.per_task, settings.attempts)
 
 
+def planned_serve(context: RunContext) -> Serve:
+    """How the teacher is served: the recipe's settings, with what the plan chose where the recipe leaves it open."""
+    planned = read_json(context.path("plan.json"))["teacher"]["options"]
+    return context.recipe.serve.model_copy(update=planned)
+
+
 def serving(context: RunContext) -> dict[str, Any]:
     """The settings that decide which requests the server can answer."""
-    planned = read_json(context.path("plan.json"))["teacher"]["options"]
-    serve = context.recipe.serve.model_copy(update=planned)
-    settings = serve.model_dump(mode="json", exclude=_NOT_SERVING)
+    settings = planned_serve(context).model_dump(mode="json", exclude=_NOT_SERVING)
     return {**settings, "timeout_s": context.recipe.generate.timeout_s}
 
 

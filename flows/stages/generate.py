@@ -18,7 +18,7 @@ from typing import Any
 from flows.activity import Numbers
 from flows.estimate import Estimate, planned_seconds, teacher_gpus
 from flows.generation import runners
-from flows.generation.episodes import Counts, Teacher, play, serving, wanted
+from flows.generation.episodes import Counts, Teacher, planned_serve, play, serving, wanted
 from flows.generation.shards import (
     DIRECTORY,
     Shard,
@@ -50,8 +50,14 @@ from teacher.rollout.rewrite import add_counts
 
 
 def _has_nothing_to_ask_again(context: RunContext) -> bool:
-    """Whether no request failed, or all that failed would fail again: the server's settings are the same."""
-    result = (context.run.receipt("generate") or {}).get("result", {})
+    return _would_fail_again(context, (context.run.receipt("generate") or {}).get("result", {}))
+
+
+def _would_fail_again(context: RunContext, result: Mapping[str, Any]) -> bool:
+    """Whether no request failed, or all that failed would fail again: the server's settings are the same.
+
+    result: of the stage or of a shard.
+    """
     return not result.get("failures") or result.get("serving") == serving(context)
 
 
@@ -66,10 +72,7 @@ def _has_nothing_to_ask_again(context: RunContext) -> bool:
     holds=_has_nothing_to_ask_again,
 )
 def generate(context: RunContext) -> dict[str, Any]:
-    settings = context.recipe.generate
-    # The plan chose what the recipe leaves open.
-    planned = read_json(context.path("plan.json"))["teacher"]["options"]
-    serve = context.recipe.serve.model_copy(update=planned)
+    settings, serve = context.recipe.generate, planned_serve(context)
     opened: list[Endpoint] = []
     with contextlib.ExitStack() as stack:
 
@@ -144,8 +147,7 @@ def _teacher(context: RunContext, api: Endpoint | None) -> Teacher:
 
 def _is_current(context: RunContext, receipt: ShardReceipt, teacher: Teacher) -> bool:
     """Whether a shard need not be played: its inputs are the same, and what failed would fail again."""
-    fails_again = not receipt["failures"] or receipt["serving"] == serving(context)
-    return receipt["inputs"] == teacher.inputs and fails_again
+    return receipt["inputs"] == teacher.inputs and _would_fail_again(context, receipt)
 
 
 def _play_here(
