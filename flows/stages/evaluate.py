@@ -10,6 +10,7 @@ the export gate measured of each file, and the gate that decides whether the stu
 
 import asyncio
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.activity import Numbers
@@ -59,7 +60,8 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     has_passed: dict[str, dict[str, bool]] = {}
     for old in context.path("evaluate").glob("*.jsonl"):  # a variant that is not evaluated any more
         old.unlink()
-    for candidate in _candidates(context):
+    candidates = _candidates(context)
+    for candidate in candidates:
         name = candidate.name
         own = [task for task in tasks if name == "student" or part_of(task) == HEADLINE]
         estimate = Estimate(
@@ -110,7 +112,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
         "created": now(),
         "exam": {"tasks": len(tasks), "sha256": sha256(exam_file)},
         "models": {name: scores[name] for name in ("base", "student")},
-        "variants": _variants(context, scores),
+        "variants": _variants(context, scores, {one.file: one.digest for one in candidates}),
         "comparison": compare(
             (has_passed["base"][task], has_passed["student"][task]) for task in has_passed["base"]
         ),
@@ -126,14 +128,19 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     }
 
 
-def _variants(context: RunContext, scores: dict[str, Score]) -> dict[str, VariantResult]:
-    """Returns what is known of each exported GGUF: its headline, and its drift as the export gate measured it."""
+def _variants(
+    context: RunContext, scores: dict[str, Score], digests: dict[Path, str]
+) -> dict[str, VariantResult]:
+    """Returns what is known of each exported GGUF: its headline, and its drift as the export gate measured it.
+
+    digests: sha256 of the files that were evaluated; a large one takes minutes.
+    """
     results: dict[str, VariantResult] = {}
     for variant, checks in read_json(context.path("export", "gate.json")).items():
         file = context.path("export", "gguf", context.gguf_name(variant))
         if not file.is_file():
             continue  # the conversion in 16 bits, which is not published
-        result: VariantResult = {"file": file.name, "sha256": sha256(file)}
+        result: VariantResult = {"file": file.name, "sha256": digests.get(file) or sha256(file)}
         if variant in scores:
             result["headline"] = scores[variant]["parts"][HEADLINE]
         for check in checks:
