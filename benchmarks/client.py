@@ -202,7 +202,7 @@ async def _fill(
         step = sum(message["role"] == "tool" for message in messages)
         request = {**_IDENTITY, "messages": messages, "tools": tools, "sample": sample}
         row = {
-            "message": _solve(task, step),
+            "message": solution_message(task, step),
             "finish_reason": "stop",
             "seconds": 1.25,
             "usage": {"prompt_tokens": 900, "completion_tokens": 30},
@@ -215,7 +215,8 @@ async def _fill(
         await agent_loop.run(task, domain, partial(complete, task), settings, maker)
 
 
-def _solve(task: Any, step: int) -> dict[str, Any]:
+def solution_message(task: Any, step: int) -> dict[str, Any]:
+    """The reply of a teacher that follows a task's solution: its call number `step`, or the answer after the last."""
     if step == len(task["plan"]):
         return {"role": "assistant", "content": task["reply"]}
     function = {

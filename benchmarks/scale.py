@@ -11,6 +11,7 @@ traces that are made in the same way, with the student's tokenizer.
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import re
 import subprocess
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.client import solution_message
 from flows import recipe_file
 from flows.generation.shards import DIRECTORY, cut, read_traces
 from flows.run_context import RunContext, prepare
@@ -142,20 +144,12 @@ def _repeat_traces(run: Path, size: int) -> None:
 
 def _solved(task: Any, domain: Domain) -> Any:
     """The trace of an episode that follows the task's solution."""
-    turns = iter([*task["plan"], None])
+    steps = itertools.count()
 
     async def complete(*_: Any, **__: Any) -> Reply:
-        return Reply("0" * 64, _message(task, next(turns)), "stop", 0.1, USAGE)
+        return Reply("0" * 64, solution_message(task, next(steps)), "stop", 0.1, USAGE)
 
     return asyncio.run(agent_loop.run(task, domain, complete, LOOP, MAKER))
-
-
-def _message(task: Any, step: Any) -> dict[str, Any]:
-    if step is None:
-        return {"role": "assistant", "content": task["reply"]}
-    function = {"name": step["tool"], "arguments": json.dumps(step["arguments"])}
-    call = {"id": "c", "type": "function", "function": function}
-    return {"role": "assistant", "content": "", "tool_calls": [call]}
 
 
 # ------------------------------------------------------------------------------------- server
@@ -188,7 +182,7 @@ def serve(file: Path) -> None:
         body = await request.json()
         task = rows[places[request.headers["X-Session-ID"].rsplit("/", 1)[0]]]
         step = sum(message["role"] == "tool" for message in body["messages"])
-        message = _message(task, [*task["plan"], None][step])
+        message = solution_message(task, step)
         head = {"id": "x", "object": "chat.completion", "created": 0, "model": "m"}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
         return web.json_response(
