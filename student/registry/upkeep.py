@@ -78,15 +78,13 @@ def remove(store: Store, reference: str, report: Callable[[str], None]) -> list[
     if not is_version(tag) or int(tag) not in version_numbers(repository):
         numbers = ", ".join(f"{name}:{n}" for n in version_numbers(repository)) or "no version"
         raise InputError(f"{reference}: expected a version such as {name}:3: it has {numbers}")
-    named = _named(repository)
-    holders = [
-        t for d in _manifests(repository, int(tag), report) for t in named.get(d["digest"], [])
-    ]
+    named, manifests = _named(repository), _manifests(repository, int(tag), report)
+    holders = [t for d in manifests for t in named.get(d["digest"], [])]
     if holders:
         raise InputError(
             f"{reference}: is {', '.join(f'{name}:{t}' for t in holders)} too: promote another version to that tag"
         )
-    _remove(repository, [int(tag)], report)
+    repository.remove(manifests, report)
     return [int(tag)]
 
 
@@ -100,13 +98,17 @@ def keep(store: Store, name: str, count: int, report: Callable[[str], None]) -> 
     if not numbers:
         raise InputError(f"{name}: no such model in {store.location}")
     named = _named(repository)
-    old = numbers[: max(0, len(numbers) - count)]
-    gone = [
-        number
-        for number in old
-        if not any(d["digest"] in named for d in _manifests(repository, number, lambda _: None))
-    ]
-    _remove(repository, gone, report)
+    gone: list[int] = []
+    manifests: list[Descriptor] = []
+    for number in numbers[: max(0, len(numbers) - count)]:
+        lines: list[str] = []
+        found = _manifests(repository, number, lines.append)
+        if not any(d["digest"] in named for d in found):
+            gone.append(number)
+            manifests += found
+            for line in lines:
+                report(line)
+    repository.remove(manifests, report)
     return gone
 
 
@@ -166,11 +168,6 @@ def _named(repository: Repository) -> dict[str, list[str]]:
     for tag, entry in moving_tags(repository).items():
         named.setdefault(entry["digest"], []).append(tag)
     return named
-
-
-def _remove(repository: Repository, numbers: list[int], report: Callable[[str], None]) -> None:
-    manifests = [d for number in numbers for d in _manifests(repository, number, report)]
-    repository.remove(manifests, report)
 
 
 def _manifests(
