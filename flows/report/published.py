@@ -2,19 +2,15 @@
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from flows.report.exam import Results
 from flows.report.run_view import RunView
-from schemas.documents import check_document
 from schemas.errors import StillhouseError
 from schemas.scorecard import PartScore, part_score
 from student.registry.artifact import Model
-from student.registry.lookup import resolve
-from student.registry.store import Store, open_store
-
-SCORECARD = "scorecard.json"
+from student.registry.lookup import read_scorecard, resolve
+from student.registry.store import open_store
 
 
 @dataclass(frozen=True)
@@ -54,7 +50,7 @@ def find(view: RunView, reference: str) -> Published:
     """
     store = open_store(view.record["recipe"]["publish"]["store"])
     model = resolve(store, reference)
-    return Published(model, _scorecard(store, model))
+    return Published(model, read_scorecard(store.repository(model.name), model))
 
 
 def find_latest(view: RunView) -> Published | None:
@@ -67,13 +63,3 @@ def find_latest(view: RunView) -> Published | None:
         if published.model.digest != view.result("publish").get("digest"):
             return published
     return None
-
-
-def _scorecard(store: Store, model: Model) -> dict[str, Any] | None:
-    file = next((file for file in model.files if file.path == SCORECARD), None)
-    if file is None:
-        return None
-    label = f"{model.name}:{model.tag}/{SCORECARD}"
-    scorecard: dict[str, Any] = store.repository(model.name).document(file.descriptor(), label)
-    check_document(scorecard, "scorecard", Path(label))
-    return scorecard

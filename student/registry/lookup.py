@@ -17,6 +17,7 @@ from student.registry.artifact import (
     ARTIFACT_SCHEMA,
     GATE,
     MANIFEST,
+    SCORECARD_FILE,
     VARIANT,
     VERSION,
     VERSION_SCHEMA,
@@ -137,6 +138,21 @@ def read_version(repository: Repository, tag: str, others: dict[str, Descriptor]
         files=tuple(files),
         manifests=manifests,
     )
+
+
+def read_scorecard(repository: Repository, model: Model) -> dict[str, Any] | None:
+    """Returns scorecard.json of a version, or None where it has none.
+
+    Raises:
+        InputError: it is missing, corrupted or broken.
+    """
+    file = next((file for file in model.files if file.path == SCORECARD_FILE), None)
+    if file is None:
+        return None
+    label = f"{model.name}:{model.tag}/{SCORECARD_FILE}"
+    scorecard: dict[str, Any] = repository.document(file.descriptor(), label)
+    check_document(scorecard, "scorecard", Path(label))
+    return scorecard
 
 
 def _manifest(repository: Repository, files: list[StoredFile], label: str) -> dict[str, Any]:

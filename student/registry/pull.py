@@ -14,19 +14,17 @@ import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from schemas.documents import check_document
 from schemas.errors import InputError, StageError
 from schemas.files import sha256, sha256_text
 from student.registry.artifact import (
     MANIFEST,
     PROJECTOR,
-    SCORECARD_FILE,
     Model,
     StoredFile,
     check_paths,
 )
 from student.registry.layout_files import sync
-from student.registry.lookup import resolve
+from student.registry.lookup import read_scorecard, resolve
 from student.registry.signatures import verify
 from student.registry.store import CHUNK, Counter, Progress, Repository, Store, in_parallel
 
@@ -114,15 +112,11 @@ def _default_variants(repository: Repository, model: Model) -> list[str]:
         for f in model.files
         if f.path.endswith(".gguf") and f.variant != PROJECTOR
     }
-    for file in model.files:
-        if file.path == SCORECARD_FILE:
-            label = f"{model.name}:{model.tag}/{SCORECARD_FILE}"
-            scorecard = repository.document(file.descriptor(), label)
-            check_document(scorecard, "scorecard", Path(label))
-            evaluated = scorecard["models"]["student"]["sha256"]
-            for variant, digest in gguf.items():
-                if digest == evaluated:
-                    return [variant]
+    if scorecard := read_scorecard(repository, model):
+        evaluated = scorecard["models"]["student"]["sha256"]
+        for variant, digest in gguf.items():
+            if digest == evaluated:
+                return [variant]
     candidates = gguf or sizes
     return [min(candidates, key=lambda variant: sizes[variant])] if candidates else []
 
