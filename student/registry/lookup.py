@@ -6,7 +6,8 @@ A reference is NAME or NAME:TAG. A tag is a version's number, a variant of it su
 recipe or `promote` set. What a store says is checked against JSON Schemas before it is used.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,18 @@ def _content(store: Store) -> str:
 def version_numbers(repository: Repository) -> list[int]:
     """Lists the numbers of the versions."""
     return [int(tag) for tag in repository.tags() if is_version(tag)]
+
+
+def newest_passed(repository: Repository, numbers: Iterable[int]) -> tuple[int, Descriptor] | None:
+    """Returns number and descriptor of the newest of these versions whose gate passed; a broken one did not."""
+    for number in sorted(numbers, reverse=True):
+        with contextlib.suppress(InputError, AttributeError):
+            if (entry := repository.find(str(number))) is None:
+                continue
+            document = repository.document(entry, f"{repository.name}:{number}")
+            if document.get("annotations", {}).get(GATE) == "passed":
+                return number, entry
+    return None
 
 
 def moving_tags(repository: Repository) -> dict[str, Descriptor]:

@@ -43,7 +43,7 @@ from student.registry.artifact import (
 )
 from student.registry.attestations import attestations
 from student.registry.location import check_name
-from student.registry.lookup import read_version, version_numbers
+from student.registry.lookup import newest_passed, read_version, version_numbers
 from student.registry.modelpack import config
 from student.registry.signatures import sign, signing_key
 from student.registry.store import (
@@ -329,18 +329,8 @@ def _settle_latest(repository: Repository, number: int, gate_passed: bool) -> No
     `latest` at the newest.
     """
     newer = [n for n in version_numbers(repository) if n > number] if gate_passed else []
-    for other in sorted(newer, reverse=True):
-        entry = repository.find(str(other))
-        if entry is None:
-            continue
-        try:
-            document = repository.document(entry, f"{repository.name}:{other}")
-            passed = document.get("annotations", {}).get(GATE) == "passed"
-        except (InputError, AttributeError):
-            continue
-        if passed:
-            repository.set_tags({LATEST: entry})
-            return
+    if found := newest_passed(repository, newer):
+        repository.set_tags({LATEST: found[1]})
 
 
 def files_of(model: Model, path_of: Callable[[str], Path]) -> list[PublishFile]:

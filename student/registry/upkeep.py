@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 from schemas.errors import InputError
 from schemas.tags import LATEST, is_reserved, is_version
-from student.registry.artifact import GATE, Model
+from student.registry.artifact import Model
 from student.registry.location import is_tag, split_reference
-from student.registry.lookup import moving_tags, resolve, version_numbers
+from student.registry.lookup import moving_tags, newest_passed, resolve, version_numbers
 from student.registry.oci_layout import LayoutRepository
 from student.registry.publish import Published, files_of, publish
 from student.registry.store import Descriptor, Progress, Repository, Store, parts_of, referrers_tag
@@ -48,23 +48,12 @@ def rollback(store: Store, name: str) -> tuple[int, int]:
     """
     now = int(resolve(store, name).tag)
     repository = store.repository(name)
-    for number in sorted(version_numbers(repository), reverse=True):
-        if number < now and _has_passed(repository, number):
-            with repository.locked():
-                repository.set_tags({LATEST: _entry(repository, str(number))})
-            return now, number
-    raise InputError(f"{name}: no version before {now} passed its gate in {store.location}")
-
-
-def _has_passed(repository: Repository, number: int) -> bool:
-    """Whether a version passed its gate; one that is broken did not."""
-    try:
-        document = repository.document(
-            _entry(repository, str(number)), f"{repository.name}:{number}"
-        )
-        return bool(document.get("annotations", {}).get(GATE) == "passed")
-    except (InputError, AttributeError):
-        return False
+    found = newest_passed(repository, [n for n in version_numbers(repository) if n < now])
+    if found is None:
+        raise InputError(f"{name}: no version before {now} passed its gate in {store.location}")
+    with repository.locked():
+        repository.set_tags({LATEST: _entry(repository, str(found[0]))})
+    return now, found[0]
 
 
 def remove(store: Store, reference: str, report: Callable[[str], None]) -> list[int]:
