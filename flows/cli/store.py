@@ -75,6 +75,7 @@ def show(name: _Reference, json_: JsonOut = None) -> None:
       stillhouse show legal:3
       stillhouse show legal:latest --json -
     """
+    from schemas.tags import variant_tag
     from student.registry.lookup import resolve
     from student.registry.store import open_store
 
@@ -83,10 +84,7 @@ def show(name: _Reference, json_: JsonOut = None) -> None:
     variants = {
         variant: {
             "bytes": size,
-            "digest": next(
-                (entry["digest"] for tag, entry in model.manifests.items() if _is_of(tag, variant)),
-                None,
-            ),
+            "digest": model.manifests.get(variant_tag(model.tag, variant), {}).get("digest"),
         }
         for variant, size in model.variants().items()
     }
@@ -125,10 +123,6 @@ def show(name: _Reference, json_: JsonOut = None) -> None:
         ["FILE", "SIZE", "VARIANT", "SHA256"],
         [[plain(f.path), size_text(f.bytes), f.variant, f.sha256[:12]] for f in model.files],
     )
-
-
-def _is_of(tag: str, variant: str) -> bool:
-    return tag.partition("-")[2] == variant.lower()
 
 
 def promote(
