@@ -29,7 +29,7 @@ LAYER_TYPES: dict[FileKind, str] = {
 
 # Keys of annotations.
 FILEPATH = "org.cncf.model.filepath"
-TITLE = "org.opencontainers.image.title"  # the name under which `oras pull` writes a file
+TITLE = "org.opencontainers.image.title"  # of a layer: the name under which `oras pull` writes it
 VARIANT = "stillhouse.variant"
 GATE = "stillhouse.gate"
 CONTENT = "stillhouse.content"  # what the version consists of, as publish.content_key

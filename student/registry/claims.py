@@ -18,10 +18,9 @@ from schemas.errors import InputError, StageError
 from schemas.files import dumps
 from schemas.tags import CLAIM_TAG, is_version
 from student.registry.artifact import CREATED
-from student.registry.store import IMAGE_MANIFEST, Descriptor
+from student.registry.store import EMPTY_TYPE, IMAGE_MANIFEST, Descriptor
 
 _CLAIM_TYPE = "application/vnd.stillhouse.claim.v1+json"
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 # How long a claim of a publisher that was killed stays: a publisher that is at work holds one for seconds.
 _LIFE_S = 24 * 3600
 
@@ -60,7 +59,7 @@ def claim(repository: _Tags, at_least: int) -> Iterator[int]:
 
 def write(repository: _Tags, tag: str) -> Descriptor:
     """Writes a claim and returns its descriptor."""
-    empty = repository.add_text(_EMPTY_TYPE, "{}")
+    empty = repository.add_text(EMPTY_TYPE, "{}")
     manifest = {
         "schemaVersion": 2,
         "mediaType": IMAGE_MANIFEST,

@@ -32,6 +32,7 @@ from student.registry.artifact import (
     MANIFEST,
     PROJECTOR,
     SCORECARD_FILE,
+    TITLE,
     VARIANT,
     VERSION,
     VERSION_TYPE,
@@ -223,7 +224,7 @@ def _add_version(
     last["annotations"] = annotations(MANIFEST, "manifest")
     notes = {
         CREATED: manifest["created"],
-        "org.opencontainers.image.title": manifest["name"],
+        TITLE: manifest["name"],
         VERSION: manifest["tag"],
         GATE: "passed" if gate_passed else "failed",
     }

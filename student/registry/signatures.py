@@ -27,8 +27,9 @@ from cryptography.hazmat.primitives.serialization import (
 
 from schemas.errors import GateError, InputError
 from schemas.files import dumps, open_bytes
-from student.registry.artifact import CREATED
+from student.registry.artifact import CREATED, TITLE
 from student.registry.store import (
+    EMPTY_TYPE,
     IMAGE_INDEX,
     IMAGE_MANIFEST,
     Descriptor,
@@ -42,7 +43,6 @@ VERIFY_KEY, VERIFY = "STILLHOUSE_VERIFY_KEY", "STILLHOUSE_VERIFY"
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SIGNATURE = "https://sigstore.dev/cosign/sign/v1"  # the predicate type of cosign's signatures
-_EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _STATEMENT = "https://in-toto.io/Statement/v1"
 _PREDICATE = "dev.sigstore.bundle.predicateType"
@@ -154,8 +154,8 @@ def _attach(
         "schemaVersion": 2,
         "mediaType": IMAGE_MANIFEST,
         "artifactType": BUNDLE_TYPE,
-        "config": repository.add_text(_EMPTY_TYPE, "{}"),
-        "layers": [{**layer, "annotations": {"org.opencontainers.image.title": title}}],
+        "config": repository.add_text(EMPTY_TYPE, "{}"),
+        "layers": [{**layer, "annotations": {TITLE: title}}],
         "subject": {field: target[field] for field in ("mediaType", "digest", "size")},
         "annotations": notes,
     }

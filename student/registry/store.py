@@ -29,6 +29,7 @@ Progress = Callable[[int, int, str], None]
 
 IMAGE_INDEX = "application/vnd.oci.image.index.v1+json"
 IMAGE_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"  # of the blob {}, the config of what has none
 
 CHUNK = 4 << 20  # bytes of one read
 LARGEST_DOCUMENT = 16 << 20  # bytes; a manifest or a JSON file of a student is far smaller
