@@ -58,11 +58,16 @@ def sync(files: Iterable[Path]) -> None:
     """Writes files and their directories' entries through to the disk, so that a power cut cannot take them."""
     paths = list(files)
     for path in [*paths, *sorted({path.parent for path in paths})]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        sync_one(path)
+
+
+def sync_one(path: Path) -> None:
+    """Writes a file, or a directory's entries, through to the disk: a rename in it then survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def dumps(value: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError, StageError
-from schemas.files import dumps, read_json, whole
+from schemas.files import dumps, read_json, sync_one, whole
 from student.registry.store import CHUNK, DESCRIPTOR, IMAGE_INDEX, Descriptor, check_schema
 
 _INCOMING = ".incoming-"  # begins the name of a file that a publisher is writing
@@ -69,7 +69,7 @@ def add_blob(layout: Path, source: Path, advance: Callable[[int], None]) -> str:
         if temporary.stat().st_size != size:
             raise StageError(f"{source}: changed while it was published: publish it again")
         os.replace(temporary, blobs(layout) / digest.hexdigest())
-        sync(blobs(layout))
+        sync_one(blobs(layout))
     return digest.hexdigest()
 
 
@@ -82,7 +82,7 @@ def add_small_blob(layout: Path, content: bytes) -> str:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, blobs(layout) / digest)
-        sync(blobs(layout))
+        sync_one(blobs(layout))
     return digest
 
 
@@ -148,13 +148,4 @@ def _write(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    sync(path.parent)
-
-
-def sync(directory: Path) -> None:
-    """Syncs a directory's entries to the disk, so that a rename in it survives a crash of the machine."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    sync_one(path.parent)

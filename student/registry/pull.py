@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from schemas.errors import InputError, StageError
-from schemas.files import sha256, sha256_text
+from schemas.files import sha256, sha256_text, sync_one
 from student.registry.artifact import (
     MANIFEST,
     PROJECTOR,
@@ -23,7 +23,6 @@ from student.registry.artifact import (
     StoredFile,
     check_paths,
 )
-from student.registry.layout_files import sync
 from student.registry.lookup import read_scorecard, resolve
 from student.registry.signatures import verify
 from student.registry.store import CHUNK, Counter, Progress, Repository, Store, in_parallel
@@ -242,7 +241,7 @@ def _move_all(files: list[StoredFile], staging: Path, to: Path) -> None:
         target = to / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
         os.replace(_staged(staging, file), target)
-        sync(target.parent)
+        sync_one(target.parent)
 
 
 def _refuse_links(to: Path, path: str, label: str) -> None:
