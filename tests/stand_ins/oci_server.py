@@ -3,7 +3,6 @@
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from http_server import Handler, HttpServer
 from student.registry.location import RegistryUrl
 from student.registry.oci_registry import RegistryStore
 from student.registry.store import open_store
+from teacher.inference.process import free_port
 
 PROGRAM = shutil.which("docker-registry")
 needs_registry = pytest.mark.skipif(
@@ -35,12 +35,6 @@ http:
   secret: {secret}
 {more}
 """
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass
