@@ -172,6 +172,14 @@ class Model:
                 sizes[file.variant] += file.bytes
         return sizes
 
+    def check_variants(self, variants: list[str] | None, label: str) -> None:
+        """Raises InputError for a variant that it does not have. label: begins the message."""
+        sizes = self.variants()
+        for variant in variants or []:
+            if variant not in sizes:
+                existing = ", ".join(sizes) or "none"
+                raise InputError(f"{label}: no variant {variant!r}: it has {existing}")
+
 
 def files_under(directory: Path, name: str, variant: str) -> list[PublishFile]:
     """Lists every file under `directory`, to be published under `name`/, such as the directory for vLLM."""

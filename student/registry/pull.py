@@ -90,10 +90,7 @@ def _choose_files(
 ) -> list[StoredFile]:
     """Returns the files of the variants, of the vision tower where a GGUF is among them, and those without variant."""
     sizes = model.variants()
-    for variant in variants or []:
-        if variant not in sizes:
-            existing = ", ".join(sizes) or "none"
-            raise InputError(f"{model.name}:{model.tag}: no variant {variant!r}: it has {existing}")
+    model.check_variants(variants, f"{model.name}:{model.tag}")
     chosen = list(variants or _default_variants(repository, model))
     if any(f.path.endswith(".gguf") for f in model.files if f.variant in chosen):
         chosen.append(PROJECTOR)

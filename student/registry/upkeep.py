@@ -124,12 +124,8 @@ def push(
         raise InputError(
             f"{source.location}: expected a directory to push from: pull from it first"
         )
+    model.check_variants(variants, reference)
     sizes = model.variants()
-    for variant in variants or []:
-        if variant not in sizes:
-            raise InputError(
-                f"{reference}: no variant {variant!r}: it has {', '.join(sizes) or 'none'}"
-            )
     left_out = set(sizes) - set(variants or sizes)
     files = [f for f in files_of(model, repository.blob_path) if f.variant not in left_out]
     manifest = {k: v for k, v in model.manifest.items() if k not in ("name", "tag", "files")}
