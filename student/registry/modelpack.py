@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError
-from student.models import gguf_file
 from student.registry.artifact import PROJECTOR, PublishFile
 from student.registry.store import Descriptor
 
@@ -66,6 +65,9 @@ def _weights(variant: str, files: list[PublishFile]) -> dict[str, str]:
     models = [file.path for file in files if file.name.endswith(".gguf")]
     if not models:
         return {}
+    # It needs numpy and gguf, which a command that only moves or removes tags would load for nothing.
+    from student.models import gguf_file
+
     facts: dict[str, str] = {"format": "gguf"}
     facts |= (
         {"precision": _PRECISIONS[variant]}
