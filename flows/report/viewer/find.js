@@ -60,15 +60,20 @@ function fillSelect(column, counts) {
   select.value = filters[column];
 }
 
-// Reads every conversation that the other filters accept. A later search ends it.
-async function searchConversations() {
-  const own = ++search;
+// Filters anew, and ends a search of conversations.
+function refilter() {
   hits = null;
+  search++;
+  byId("search-progress").textContent = "";
+  filter();
+}
+
+// Reads every conversation that the other filters accept, until `refilter` ends it.
+async function searchConversations() {
+  const own = search;
   const wanted = words();
   const progress = byId("search-progress");
-  progress.textContent = "";
   if (!wanted.length) return;
-  filter();
   const others = SELECTS.filter((column) => filters[column]);
   const found = new Set();
   for (let number = 0; number < index.first_rows.length; number++) {
@@ -168,12 +173,7 @@ function readHash(first) {
   for (const key of Object.keys(filters)) filters[key] = values.get(key) || "";
   byId("filter-text").value = filters.text;
   const changed = first || before !== JSON.stringify(filters);
-  if (changed) {
-    hits = null;
-    search++;
-    byId("search-progress").textContent = "";
-    filter();
-  }
+  if (changed) refilter();
   const row = rowOf(values.get("trace"));
   const other = rowOf(values.get("with"));
   const moved = row !== open.row || other !== open.other;

@@ -158,10 +158,7 @@ function listen() {
     timer = setTimeout(() => go({ text: event.target.value }), 200);
   });
   byId("filter-deep").addEventListener("change", (event) => {
-    hits = null;
-    search++;
-    byId("search-progress").textContent = "";
-    filter();
+    refilter();
     showList();
     if (event.target.checked && filters.text) searchConversations();
   });
