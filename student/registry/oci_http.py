@@ -20,6 +20,7 @@ from urllib.parse import urljoin, urlsplit
 
 import httpx
 
+from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
 from student.registry.credentials import PASSWORD, USER, Credentials, find
 from student.registry.location import RegistryUrl, is_loopback
@@ -348,7 +349,7 @@ def _shown_url(url: str) -> str:
 
 
 def _text(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+    return one_line(str(error), 200) or type(error).__name__
 
 
 def _reasons(response: httpx.Response) -> str:

@@ -93,4 +93,8 @@ const keyOf = (row) => {
   const key = `${name("maker", row)}/${columns.id[row]}`;
   return rowOfKey.get(key) === row ? key : `@${row}`;
 };
+const badge = (row) => {
+  const [state, reason] = [name("state", row), name("reason", row)];
+  return make("span", { class: `badge ${state}` }, reason ? `${state}: ${reason}` : state);
+};
 const flagsOf = (row) => index.flags.filter((_, bit) => columns.flags[row] & (1 << bit));

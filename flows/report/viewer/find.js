@@ -125,12 +125,10 @@ function showList() {
 }
 
 function listItem(row) {
-  const state = name("state", row);
-  const reason = name("reason", row);
   const link = make(
     "a",
     { href: hashOf({ trace: keyOf(row) }), "aria-current": row === open.row ? "true" : undefined },
-    make("span", { class: `badge ${state}` }, reason ? `${state}: ${reason}` : state),
+    badge(row),
     make("span", { class: "what" }, columns.request[row] || columns.id[row] || "(no request)"),
     make(
       "span",

@@ -5,8 +5,6 @@ async function fillPane(pane, row, loaded, differsAt) {
   const trace = object(value);
   const outcome = object(trace.outcome);
   const maker = object(trace.teacher);
-  const state = name("state", row);
-  const reason = name("reason", row);
   const checks = Object.entries(object(outcome.checks)).map(
     ([check, passed]) =>
       `${check} ${passed ? "passed" : passed === null ? "not checked" : "failed"}`,
@@ -27,11 +25,7 @@ async function fillPane(pane, row, loaded, differsAt) {
   ];
   pane.replaceChildren(
     make("h3", { tabindex: "-1" }, columns.id[row] || "(no id)"),
-    make(
-      "p",
-      {},
-      make("span", { class: `badge ${state}` }, reason ? `${state}: ${reason}` : state),
-    ),
+    make("p", {}, badge(row)),
     make(
       "dl",
       {},
