@@ -326,12 +326,16 @@ def _latest_number(repository: Repository) -> int:
 def _settle_latest(repository: Repository, number: int, gate_passed: bool) -> None:
     """Moves `latest` on to a newer version that another publisher added meanwhile and whose gate passed.
 
-    Each publisher sets the tag of its number, then `latest`, then looks for newer numbers; so whoever looks last leaves
-    `latest` at the newest.
+    Each publisher sets the tag of its number, then `latest`, then looks for newer numbers, again after each move; so
+    whoever moves it last leaves `latest` at the newest.
     """
-    newer = [n for n in version_numbers(repository) if n > number] if gate_passed else []
-    if found := newest_passed(repository, newer):
-        repository.set_tags({LATEST: found[1]})
+    if not gate_passed:
+        return
+    while found := newest_passed(
+        repository, (n for n in version_numbers(repository) if n > number)
+    ):
+        number, version = found
+        repository.set_tags({LATEST: version})
 
 
 def files_of(model: Model, path_of: Callable[[str], Path]) -> list[PublishFile]:

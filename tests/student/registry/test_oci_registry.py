@@ -184,6 +184,26 @@ def test_concurrent_publishers_lose_no_version(fresh: OciServer, tmp_path: Path)
     assert resolve(fresh.store(), "legal").tag == max(models, key=lambda m: int(m.tag)).tag
 
 
+def test_latest_ends_at_the_newest_of_three_versions_that_are_added_at_once(
+    fresh: OciServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Each time that the first publisher has decided where `latest` goes, a rival adds a newer version."""
+    set_tags = oci_registry.RegistryRepository.set_tags
+    rivals = [b"second", b"third"]
+    at_work: list[bytes] = []
+
+    def late(of: oci_registry.RegistryRepository, tags: dict[str, Descriptor]) -> None:
+        if "latest" in tags and rivals and not at_work:
+            at_work.append(rivals.pop(0))
+            publish_legal(fresh.store(), tmp_path / "rival", q8=at_work[0])
+            at_work.clear()
+        set_tags(of, tags)
+
+    monkeypatch.setattr(oci_registry.RegistryRepository, "set_tags", late)
+    assert publish_legal(fresh.store(), tmp_path / "run", q8=b"first").tag == "1"
+    assert not rivals and resolve(fresh.store(), "legal").tag == "3"
+
+
 def test_two_publishers_with_one_number_both_withdraw_or_one_goes_on(
     fresh: OciServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
