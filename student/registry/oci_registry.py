@@ -101,7 +101,8 @@ class RegistryRepository:
         if digest not in self._documents:
             if size > LARGEST_DOCUMENT:
                 raise InputError(f"{label}: expected at most {LARGEST_DOCUMENT:,} bytes")
-            kind = "manifests" if _is_manifest(descriptor) else "blobs"
+            is_manifest = descriptor["mediaType"] in (IMAGE_INDEX, IMAGE_MANIFEST)
+            kind = "manifests" if is_manifest else "blobs"
             response = self._registry.request(
                 "GET",
                 f"{self._api}/{kind}/{digest}",
@@ -340,13 +341,17 @@ class RegistryRepository:
         digest = descriptor["digest"]
         if digest not in self._documents:
             self.document(descriptor, f"{self.name}:{reference}")
-        self._registry.request(
-            "PUT",
-            f"{self._api}/manifests/{reference}",
-            self._scope("pull,push"),
-            self._documents[digest].encode(),
-            {"Content-Type": descriptor["mediaType"]},
-        )
+        content = self._documents[digest].encode()
+        headers = {"Content-Type": descriptor["mediaType"]}
+        path, scope = f"{self._api}/manifests/{reference}", self._scope("pull,push")
+        # While another publisher tags a manifest that this one names, docker-registry misses it for a moment.
+        for wait in WAITS_S:
+            reply = self._registry.request("PUT", path, scope, content, headers, (400,))
+            if reply.status_code != 400 or b"MANIFEST_BLOB_UNKNOWN" not in reply.content:
+                break
+            time.sleep(wait)
+        if reply.status_code == 400:
+            self._registry.request("PUT", path, scope, content, headers)
 
     def delete(self, descriptor: Descriptor) -> bool:
         """Deletes a manifest with its tags. False where the registry or the login does not allow it.
@@ -366,10 +371,6 @@ class RegistryRepository:
         except (InputError, StageError):
             return False
         return True
-
-
-def _is_manifest(descriptor: Descriptor) -> bool:
-    return descriptor["mediaType"] in (IMAGE_INDEX, IMAGE_MANIFEST)
 
 
 class _Sent:

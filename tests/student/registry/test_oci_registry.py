@@ -204,6 +204,17 @@ def test_latest_ends_at_the_newest_of_three_versions_that_are_added_at_once(
     assert not rivals and resolve(fresh.store(), "legal").tag == "3"
 
 
+def test_a_manifest_that_the_registry_misses_for_a_moment_is_put_again(
+    gate: Gate, fresh: OciServer, tmp_path: Path
+) -> None:
+    faults = [Fault(400, b'{"errors": [{"code": "MANIFEST_BLOB_UNKNOWN"}]}')]
+    gate.rule = lambda method, path: (
+        faults.pop() if faults and method == "PUT" and path.endswith("/manifests/latest") else None
+    )
+    publish_legal(gate.store(), tmp_path / "run")
+    assert not faults and resolve(fresh.store(), "legal").tag == "1"
+
+
 def test_two_publishers_with_one_number_both_withdraw_or_one_goes_on(
     fresh: OciServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
