@@ -19,7 +19,8 @@ from transformers import AutoTokenizer
 
 from schemas.files import read_jsonl
 from student.models import base
-from student.rendering.examples import Renderer, join, turns
+from student.rendering.examples import join, turns
+from student.rendering.renderer import Renderer
 from teacher.domain import pack, tasks
 from teacher.domain.prompts import demonstration
 from teacher.models import catalog

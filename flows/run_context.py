@@ -15,7 +15,7 @@ from teacher.planning.hardware import Hardware
 from teacher.scenes.images import ImageStore
 
 if TYPE_CHECKING:
-    from student.rendering.examples import Renderer
+    from student.rendering.renderer import Renderer
 
 _CONTEXT_STEP = 256  # tokens: a conversation's context is a multiple
 
@@ -106,7 +106,7 @@ class RunContext:
 
         from student.export.early_gate import overridden_tokens
         from student.models.chat_template import chat_template
-        from student.rendering.examples import Renderer
+        from student.rendering.renderer import Renderer
         from student.rendering.vision import VisionRenderer
 
         tokenizer = AutoTokenizer.from_pretrained(directory)

@@ -91,7 +91,8 @@ def _conversations(context: RunContext, renderer: Any) -> list[Any]:
     Raises:
         GateError: the student's template cannot render one, or it contains a number that llama.cpp prints otherwise.
     """
-    from student.rendering.examples import Unrenderable, as_served
+    from student.rendering.errors import Unrenderable
+    from student.rendering.served import as_served
 
     by_template: dict[str, list[Task]] = defaultdict(list)
     for row in read_jsonl(context.path("tasks", "train.jsonl")):

@@ -23,7 +23,7 @@ from schemas.files import read_json, read_jsonl, whole, write_json, write_text
 
 if TYPE_CHECKING:
     from student.export.checks import Check, Conversation
-    from student.rendering.examples import Renderer
+    from student.rendering.renderer import Renderer
 
 _GATE_TRACES = 24
 _NOT_PASSED = "NOT-PASSED.txt"
@@ -177,10 +177,11 @@ def _run_gate(
 
 def _write_serving(context: RunContext, renderer: "Renderer") -> None:
     from student.export import serving
+    from student.export.served_student import Served
     from student.registry.artifact import PROJECTOR
 
     licence, export = context.student["licence"], context.recipe.export
-    served = serving.Served(
+    served = Served(
         name=context.domain.name,
         ggufs={variant: context.gguf_name(variant) for variant in export.variants},
         projector=context.gguf_name(PROJECTOR) if context.student_reads_pixels else None,
@@ -205,7 +206,7 @@ def _note(context: RunContext, problem: str) -> None:
 def _traces(context: RunContext, renderer: "Renderer") -> list["Conversation"]:
     """Kept traces that fit in the student's training length, drawn over all templates of tasks."""
     from student.export.gate_traces import select_traces
-    from student.rendering.examples import as_served
+    from student.rendering.served import as_served
 
     kept = read_jsonl(context.path("filter", "kept.jsonl"))
     # Of twice as many, because with train.overflow=split some are too long.

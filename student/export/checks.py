@@ -13,7 +13,7 @@ from schemas.scorecard import FileDrift
 from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Message, Tool
 from student.export.llama_server import get, post, refusal
-from student.rendering.examples import DATE, Renderer
+from student.rendering.renderer import DATE, Renderer
 from student.rendering.vision import VisionRenderer
 from teacher.inference.endpoint import Endpoint
 
@@ -40,7 +40,7 @@ LEAST_REPLY = 512
 
 
 class Conversation(TypedDict):
-    """What the checks need of a trace, as `student.rendering.examples.as_served` returns it."""
+    """What the checks need of a trace, as `student.rendering.served.as_served` returns it."""
 
     id: str
     messages: list[Message]

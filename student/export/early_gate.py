@@ -16,7 +16,7 @@ from student.export.checks import Check, Conversation, result
 from student.export.gate import run_early_gate
 from student.export.llama_server import template_problem
 from student.export.random_gguf import TOKENIZER_FILES, random_gguf
-from student.rendering.examples import Renderer
+from student.rendering.renderer import Renderer
 from teacher.inference import llamacpp
 
 # To be raised with each change of the checks or of the file, so that older results are not used.
@@ -42,7 +42,7 @@ def check_early(
 
     Args:
         directory: of the student, with its tokenizer; it needs no weights.
-        conversations: as `student.rendering.examples.as_served` returns them, without images.
+        conversations: as `student.rendering.served.as_served` returns them, without images.
         log: the file for the server's output.
 
     Raises:

@@ -20,7 +20,7 @@ from student.export.logits import Reference, check_logits, reference, samples
 from student.export.weights import check_weights
 from student.models import gguf_file
 from student.models.gguf_file import GgufFile
-from student.rendering.examples import Renderer
+from student.rendering.renderer import Renderer
 from student.rendering.vision import VisionRenderer
 from teacher.inference.llama_server import serve
 from teacher.inference.llama_speed import reply_seconds
@@ -91,7 +91,7 @@ def run_gate(
     """Runs every check on one GGUF file and returns the results in a fixed order.
 
     Args:
-        traces: kept traces, as `student.rendering.examples.as_served` returns them; the checks use their conversations.
+        traces: kept traces, as `student.rendering.served.as_served` returns them; the checks use their conversations.
         renderer: the student's tokenizer with the template of the training.
         context: tokens of one conversation on the server.
         log: the file for the server's output.

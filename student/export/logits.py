@@ -15,7 +15,7 @@ import numpy as np
 from student.export.checks import Check, Conversation, result
 from student.export.conversations import CONVERSATIONS
 from student.export.llama_server import post
-from student.rendering.examples import Renderer
+from student.rendering.renderer import Renderer
 from teacher.inference.endpoint import Endpoint
 
 

@@ -9,13 +9,11 @@ in an order of their own, and no reasoning of earlier turns.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from schemas.trace import Message, Tool
-from student.rendering.examples import Renderer
-
-if TYPE_CHECKING:
-    from student.export.serving import Served
+from student.export.served_student import Served
+from student.rendering.renderer import Renderer
 
 MODELFILE = "Modelfile-"  # and the variant
 REQUIRES = "0.30.0"
@@ -25,7 +23,7 @@ _PROPERTY = ("anyOf", "type", "items", "description", "enum", "properties", "req
 _REASONING = "reasoned-before"
 
 
-def modelfile(served: "Served", variant: str, notes: Sequence[str]) -> str:
+def modelfile(served: Served, variant: str, notes: Sequence[str]) -> str:
     """Returns the Modelfile of a variant. Its paths are relative to the file, as Ollama reads them."""
     lines = [
         f"# ollama create {served.name}:{variant.lower()} -f {MODELFILE}{variant}",

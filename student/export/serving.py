@@ -14,31 +14,11 @@ from schemas.files import write_text
 from schemas.trace import Tool
 from student.export import ollama
 from student.export.conversations import CONVERSATIONS
-from student.rendering.examples import Renderer
+from student.export.served_student import Served
+from student.rendering.renderer import Renderer
 
 PAGE = "SERVING.md"
 PORT = 8080
-
-
-@dataclass(frozen=True)
-class Served:
-    """What the commands need to know of an exported student.
-
-    Attributes:
-        name: under which it is served, such as legal.
-        ggufs: file names by variant. projector: the vision tower's, or None.
-        vllm: whether the directory vllm/ is there.
-        context: tokens of a conversation. temperature: the exam's.
-        licence: its licence, and where to read it.
-    """
-
-    name: str
-    ggufs: dict[str, str]
-    projector: str | None
-    vllm: bool
-    context: int
-    temperature: float
-    licence: str
 
 
 @dataclass(frozen=True)

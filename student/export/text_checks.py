@@ -15,7 +15,7 @@ from schemas.messages import text_of
 from schemas.trace import Message, Tool
 from student.export.checks import Check, Conversation, result
 from student.export.llama_server import post, refusal
-from student.rendering.examples import DATE, Renderer
+from student.rendering.renderer import DATE, Renderer
 from teacher.inference.endpoint import Endpoint
 
 # Conversations whose prompts are counted.

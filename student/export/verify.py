@@ -20,7 +20,9 @@ from student.export.conversations import CONVERSATIONS
 from student.export.gate import read_original, run_gate
 from student.models import files, gguf_file, introspect
 from student.models.chat_template import chat_template
-from student.rendering.examples import Renderer, Unrenderable, as_served
+from student.rendering.errors import Unrenderable
+from student.rendering.renderer import Renderer
+from student.rendering.served import as_served
 from student.rendering.vision import VisionRenderer, check_family
 from teacher.scenes.images import ImageStore
 

@@ -16,8 +16,9 @@ from schemas.errors import InputError
 from schemas.files import read_text
 from schemas.trace import Message, Tool
 from student.models import files, named_templates
-from student.rendering.examples import Renderer, Unrenderable
+from student.rendering.errors import Unrenderable
 from student.rendering.probe import check_generation_prompt, check_tools
+from student.rendering.renderer import Renderer
 from student.rendering.vision import VisionRenderer
 from teacher.models import catalog
 from teacher.planning.cost import CHARACTERS_PER_TOKEN, json_tokens

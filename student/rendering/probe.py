@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from student.rendering.examples import Renderer
+    from student.rendering.renderer import Renderer
 
 TOOL, _KEY, _RESULT, _TEXT = "probe_tool", "probe_key", "probe-result", "probe-text"
 _REQUEST = {"role": "user", "content": "?"}
@@ -67,7 +67,7 @@ def check_generation_prompt(renderer: "Renderer") -> None:
     A template may add nothing before a reply, as Mistral's does, but then a reply begins with no token that opens a
     turn. Else a server would pass the header on as part of the text.
     """
-    from student.rendering.examples import Unrenderable
+    from student.rendering.errors import Unrenderable
 
     reply = {"role": "assistant", "content": _TEXT}
     _, target = renderer.turn([_REQUEST, reply], [], 1)
@@ -88,7 +88,7 @@ def check_tools(renderer: "Renderer") -> list[str]:
     Raises:
         Unrenderable: the template loses the tools, a call, its arguments, or a tool's result.
     """
-    from student.rendering.examples import Unrenderable
+    from student.rendering.errors import Unrenderable
 
     def require(mark: str, text: str, what: str) -> None:
         if mark not in text:

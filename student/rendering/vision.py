@@ -18,7 +18,8 @@ from PIL import Image
 from schemas.errors import InputError
 from schemas.files import read_json
 from schemas.trace import Message
-from student.rendering.examples import Renderer, Unrenderable
+from student.rendering.errors import Unrenderable
+from student.rendering.renderer import Renderer
 from teacher.scenes.images import ImageStore, inline_pixels, message_images, request_messages
 
 # config.json's model_type of the families whose templates, positions and converters are known here.

@@ -17,7 +17,9 @@ from schemas.recipe import Train
 from schemas.row_file import RowFile
 from schemas.trace import Trace
 from schemas.trace_file import judge_file
-from student.rendering.examples import Renderer, Turn, Unrenderable, join, turns
+from student.rendering.errors import Unrenderable
+from student.rendering.examples import Turn, join, turns
+from student.rendering.renderer import Renderer
 from student.training.example_file import ExampleFile, ExampleWriter
 
 # The counts of a replay set that the manifest of a published student repeats (schemas/manifest.schema.json).

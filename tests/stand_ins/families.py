@@ -12,7 +12,7 @@ from student.export.early_gate import random_student
 from student.export.llama_server import overridden_tokens
 from student.models import base, stand_in
 from student.models.chat_template import chat_template
-from student.rendering.examples import Renderer
+from student.rendering.renderer import Renderer
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.llama_server import serve
 

@@ -10,7 +10,7 @@ from gguf import GGUFWriter
 from small_students import END, SHIPPED, tiny_tokenizer
 from turns import TOOLS
 
-from student.rendering.examples import Renderer
+from student.rendering.renderer import Renderer
 from teacher.inference.endpoint import Endpoint
 
 RENDERER = Renderer(tiny_tokenizer(), SHIPPED, [END])

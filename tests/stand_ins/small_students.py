@@ -6,7 +6,7 @@ import trl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from student.rendering.examples import Renderer
+from student.rendering.renderer import Renderer
 from teacher.models import catalog
 
 END = "<|im_end|>"

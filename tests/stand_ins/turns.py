@@ -6,7 +6,8 @@ import json
 from PIL import Image, ImageDraw
 from small_students import END
 
-from student.rendering.examples import IGNORED, Example
+from student.rendering.examples import Example
+from student.rendering.labels import IGNORED
 from teacher.scenes.scene import DrawnImage, Scene
 
 TOOLS = [

@@ -6,7 +6,7 @@ from PIL import Image
 from small_students import trl_template
 from turns import IMAGE, TOOLS, calls, result, says, text, trace, user
 
-from student.rendering.examples import template_message
+from student.rendering.renderer import template_message
 from student.rendering.vision import image_processor
 from teacher.models import catalog
 

@@ -41,7 +41,8 @@ from student.export import untrained
 from student.models import base
 from student.registry.lookup import resolve
 from student.registry.store import open_store
-from student.rendering.examples import as_served, examples, turns
+from student.rendering.examples import examples, turns
+from student.rendering.served import as_served
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.llama_server import serve

@@ -15,7 +15,7 @@ from gate_inputs import (
 
 from student.export import checks
 from student.models import gguf_file
-from student.rendering.examples import Renderer
+from student.rendering.renderer import Renderer
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from schemas.canonical import Refused
 from student.export import checks, text_checks
 from student.export.llama_server import post
 from student.models import base, gguf_file, stand_in
-from student.rendering.examples import as_served, turns
+from student.rendering.examples import turns
+from student.rendering.served import as_served
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ from student.export import checks, gate
 from student.export.gguf import convert
 from student.export.untrained import gguf as untrained_gguf
 from student.models import base
-from student.rendering.examples import Renderer
+from student.rendering.renderer import Renderer
 from teacher.inference.llama_server import serve
 
 

@@ -18,12 +18,13 @@ from vllm_parser import parse
 from student.export import ollama, serving
 from student.export.early_gate import random_student
 from student.export.llama_server import get, post
+from student.export.served_student import Served
 from teacher.domain import pack
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.llamacpp import binary
 from teacher.inference.process import free_port
 
-SERVED = serving.Served(
+SERVED = Served(
     name="legal",
     ggufs={"Q8_0": "legal-tiny-Q8_0.gguf", "Q4_K_M": "legal-tiny-Q4_K_M.gguf"},
     projector=None,

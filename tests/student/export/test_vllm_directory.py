@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from schemas.errors import InputError
 from student.export.conversations import CONVERSATIONS
 from student.export.merge import set_template
-from student.rendering.examples import DATE, Renderer, as_served
+from student.rendering.renderer import DATE, Renderer
+from student.rendering.served import as_served
 from teacher.inference import vllm_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]

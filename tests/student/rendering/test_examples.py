@@ -15,14 +15,11 @@ from turns import TOOLS, TWO_REQUESTS, called, calls, result, says, stretches, t
 
 from schemas.canonical import EnginesDiffer, MarkerInText
 from student.models import base
-from student.rendering.examples import (
-    IGNORED,
-    Renderer,
-    Unrenderable,
-    as_served,
-    examples,
-    template_message,
-)
+from student.rendering.errors import Unrenderable
+from student.rendering.examples import examples
+from student.rendering.labels import IGNORED
+from student.rendering.renderer import Renderer, template_message
+from student.rendering.served import as_served
 from teacher.models import catalog
 
 EOT, EOS = "<|eot_id|>", "<｜end▁of▁sentence｜>"

@@ -3,8 +3,9 @@
 import pytest
 from small_students import END, QWEN3, QWEN25, RENDERER, SHIPPED, TINY, trl_template
 
-from student.rendering.examples import Renderer, Unrenderable
+from student.rendering.errors import Unrenderable
 from student.rendering.probe import check_tools
+from student.rendering.renderer import Renderer
 
 CHATML = (
     "{%- for m in messages -%}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{%- endfor -%}"

@@ -17,7 +17,10 @@ from vision_students import TEMPLATES, conversation, prompts
 
 from schemas.errors import InputError
 from student.rendering import vision
-from student.rendering.examples import Renderer, Unrenderable, as_served, examples
+from student.rendering.errors import Unrenderable
+from student.rendering.examples import examples
+from student.rendering.renderer import Renderer
+from student.rendering.served import as_served
 from student.rendering.vision import VisionRenderer
 from teacher.scenes import kinds
 from teacher.scenes.images import ImageStore

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.rendering.examples import IGNORED
+from student.rendering.labels import IGNORED
 from student.training.micro_batches import (
     concatenate,
     make_groups,

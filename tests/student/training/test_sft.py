@@ -15,7 +15,8 @@ from small_students import tiny_tokenizer
 from stored_examples import stored
 
 from schemas.recipe import Train
-from student.rendering.examples import IGNORED, Example
+from student.rendering.examples import Example
+from student.rendering.labels import IGNORED
 
 pytestmark = pytest.mark.slow
 

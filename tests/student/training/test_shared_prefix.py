@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from student.rendering.examples import IGNORED
+from student.rendering.labels import IGNORED
 from student.training import shared_prefix
 from student.training.micro_batches import make_groups, packed_row
 from student.training.shared_prefix import (

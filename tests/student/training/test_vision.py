@@ -10,7 +10,9 @@ from vision_students import conversation, prompts
 
 from schemas.recipe import Train
 from student.rendering import vision as rendering_vision
-from student.rendering.examples import IGNORED, as_served, examples
+from student.rendering.examples import examples
+from student.rendering.labels import IGNORED
+from student.rendering.served import as_served
 from student.training import vision
 
 pytest_plugins = ["vision_fixtures"]

@@ -1,0 +1,215 @@
+"""A student's tokenizer with its chat template: the text and the token ids that its server will produce.
+
+`Renderer` puts an image's source data into words, as the server of a text-only student receives it; for vision-language
+students there is student/rendering/vision.py.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from typing import Any
+
+from jinja2 import TemplateError
+
+from schemas.canonical import arguments_text, canonical, number_problem
+from schemas.json_text import parse_arguments
+from schemas.trace import Message, Tool
+from student.rendering import markers, probe
+from student.rendering.errors import ControlTokenInText, ServedOtherwise, Unrenderable
+from student.rendering.template_line import line_at
+from teacher.scenes.images import ImageStore, request_messages
+
+# What engines fill in by the day: llama.cpp passes the date of today as `date_string`, transformers nothing. This is
+# the default of Llama's templates.
+DATE = {"date_string": "26 Jul 2024"}
+
+
+class Renderer:
+    """A student's tokenizer with the chat template that ships with it.
+
+    Args:
+        tokenizer: a transformers tokenizer.
+        template: the Jinja text.
+        stop: the tokens that end a turn.
+        image_store: the images that messages name (teacher/scenes/images.py).
+
+    Attributes:
+        overridden: words that llama.cpp takes for control tokens although the tokenizer does not.
+    """
+
+    def __init__(
+        self, tokenizer: Any, template: str, stop: list[str], image_store: ImageStore | None = None
+    ) -> None:
+        self.tokenizer, self.template, self.stop = tokenizer, template, stop
+        self.image_store = image_store
+        self.overridden: list[str] = []
+
+    def text(
+        self, messages: list[Message], tools: list[Tool], add_generation_prompt: bool = False
+    ) -> str:
+        """The conversation as the server renders it.
+
+        Raises:
+            Unrenderable: the template raises an error.
+            ServedOtherwise: a number in a call or a tool's schema, which the server would print otherwise.
+        """
+        return self._apply(messages, tools, add_generation_prompt, self.arguments_as_text)
+
+    def _apply(
+        self,
+        messages: Sequence[Message],
+        tools: list[Tool],
+        add_generation_prompt: bool,
+        as_text: bool,
+    ) -> str:
+        tools = canonical(tools)
+        if problem := number_problem(tools, "tools"):
+            raise ServedOtherwise(f"{problem}, as llama.cpp prints it")
+        try:
+            return self.tokenizer.apply_chat_template(
+                [template_message(m, as_text) for m in self.template_messages(messages)],
+                tools=tools or None,
+                chat_template=self.template,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+                **DATE,
+            )
+        except (TemplateError, TypeError) as error:  # TypeError: None or a list instead of text
+            raise Unrenderable(f"the student's template: {error}") from error
+
+    def template_line(self, messages: list[Message], tools: list[Tool], at: int) -> tuple[int, str]:
+        """The number and text of the template's line that writes character `at` of the prompt of messages."""
+        variables = {
+            "messages": [
+                template_message(message, self.arguments_as_text)
+                for message in self.template_messages(messages)
+            ],
+            "tools": canonical(tools) or None,
+            "documents": None,
+            "add_generation_prompt": True,
+            **self.tokenizer.special_tokens_map,
+            **DATE,
+        }
+        return line_at(self.template, variables, at)
+
+    def template_messages(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages as the chat template receives them."""
+        return request_messages(messages, "source", self.image_store)
+
+    def server_messages(self, messages: Sequence[Message]) -> list[Message]:
+        """Messages as a request to the student's server has them."""
+        return self.template_messages(messages)
+
+    def image_names(self, messages: Sequence[Message]) -> list[str]:
+        """The sha256 of the images in messages that the student reads as pixels."""
+        return []
+
+    def ids(self, text: str, image_names: Sequence[str] | None = None) -> list[int]:
+        """Token ids of rendered text, which contains its special tokens. Images are in words here."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def turn(self, messages: list[Message], tools: list[Tool], index: int) -> tuple[str, str]:
+        """The prompt and the target of the assistant's turn at `index`, as text.
+
+        Raises:
+            Unrenderable: the template does not render the turn after its own prompt, so no server could produce it.
+        """
+        prompt = self.text(messages[:index], tools, add_generation_prompt=True)
+        whole = self.text(messages[: index + 1], tools)
+        if not whole.startswith(prompt):
+            raise Unrenderable(
+                f"the student's template renders message {index} otherwise than after its generation prompt"
+            )
+        target = whole[len(prompt) :]
+        ends = [target.rfind(token) + len(token) for token in self.stop if token in target]
+        if not ends:
+            raise Unrenderable(
+                f"the student's template ends message {index} with none of {self.stop}"
+            )
+        for call in messages[index].get("tool_calls") or []:
+            if call["function"]["name"] not in target:
+                raise Unrenderable(
+                    f"the student's template drops the call of {call['function']['name']} in message {index}"
+                )
+        return prompt, target[: max(ends)]
+
+    def check_texts(self, messages: Sequence[Message]) -> None:
+        """Checks that the student and its server read the messages' texts alike, and as text.
+
+        Raises:
+            ControlTokenInText: a text has a word that is no text for the student or its server.
+            ServedOtherwise: a text has characters that only the student's tokenizer composes or its template strips.
+        """
+        if self._markers and (found := markers.marker_in(messages, self._markers)):
+            raise ControlTokenInText(
+                f"message {found[0]}: {found[1]} in its text is a control token for the student or its server"
+            )
+        if self.composes and (found := markers.decomposed_in(messages)):
+            raise ServedOtherwise(
+                f"message {found[0]}: {found[1]} has characters that the student's tokenizer composes (NFC),"
+                f" llama.cpp does not"
+            )
+        if re.search(r"trim|strip\(", self.template) and (found := markers.stripped_in(messages)):
+            raise ServedOtherwise(
+                f"message {found[0]}: {found[1]} begins or ends with a space that llama.cpp's templates do not strip"
+            )
+
+    @cached_property
+    def composes(self) -> bool:
+        """Whether the tokenizer composes characters before it reads them, which llama.cpp does not."""
+        return markers.composes(self.tokenizer)
+
+    @cached_property
+    def _markers(self) -> re.Pattern[str] | None:
+        tokens = markers.control_tokens(self.tokenizer, self.template, self.overridden)
+        return markers.pattern(tokens)
+
+    @cached_property
+    def one_call_per_turn(self) -> bool:
+        """Whether the template renders one call in a turn, but not two: it raises, or drops one (Llama 3)."""
+        as_text = self.arguments_as_text
+        return probe.renders(self._apply, 1, as_text) and not probe.renders(self._apply, 2, as_text)
+
+    @cached_property
+    def arguments_as_text(self) -> bool:
+        """Whether the template reads a call's arguments as JSON text, because it cannot render them as an object."""
+        return not probe.renders(self._apply, 1, False) and probe.renders(self._apply, 1, True)
+
+
+def template_message(message: Message, as_text: bool = False) -> Message:
+    """A message as servers pass it to a template: arguments are canonical objects; there is no empty list of calls.
+
+    An assistant's missing content, null and "" are one: some templates print `None`, others leave out what they write
+    around a text.
+
+    as_text: arguments are canonical JSON text instead.
+    """
+    if message["role"] == "assistant" and message.get("content") is None:
+        message = {**message, "content": ""}
+    if not message.get("tool_calls"):
+        return {key: value for key, value in message.items() if key != "tool_calls"}
+    return with_arguments(message, arguments_as_text if as_text else _parsed)
+
+
+def with_arguments(message: Message, form: Callable[[dict[str, Any]], Any]) -> Message:
+    """The message with the arguments of each call as `form` returns them for the call's function."""
+    calls = [
+        {**call, "function": {**call["function"], "arguments": form(call["function"])}}
+        for call in message["tool_calls"]
+    ]
+    return {**message, "tool_calls": calls}
+
+
+def arguments_as_text(function: dict[str, Any]) -> str:
+    return arguments_text(function.get("arguments"))
+
+
+def _parsed(function: dict[str, Any]) -> Any:
+    try:
+        arguments = canonical(parse_arguments(function.get("arguments")))
+        problem = number_problem(arguments)
+    except (ValueError, RecursionError) as error:
+        raise Unrenderable(f"a call's arguments are not JSON: {error}") from error
+    if problem:
+        raise ServedOtherwise(f"{function['name']}: {problem}, as llama.cpp prints it")
+    return arguments
