@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.files import read_json
-from teacher.planning.hardware import cores
+from teacher.inference.host import cores
 
 # A revision needs this share of the pieces, this many of them and so much time: the first ones are no fair sample,
 # because all requests in flight end at about the same time.

@@ -135,8 +135,12 @@ class Serve(Section):
     expert_parallel: bool = Field(
         False, description="Whether whole experts are spread over the GPUs. Example: true."
     )
-    replicas: int = Field(
-        1, ge=1, description="Servers of the whole model, behind vllm-router. Example: 2."
+    replicas: int | None = Field(
+        None,
+        ge=1,
+        description="Servers of the whole model: of vLLM behind vllm-router, of llama.cpp without one, each with its"
+        " share of generate.concurrency. null: one; of llama.cpp on a GPU one for two CPU cores and four conversations,"
+        " 8 at most, as memory allows. Example: 2.",
     )
     nodes: int = Field(
         1, ge=1, description="Machines that one server spans, joined by Ray. Example: 2."
@@ -172,6 +176,11 @@ class Serve(Section):
         if self.url is not None and (found := api_url.problem(self.url)):
             raise ValueError(f"url: {found}")
         return self
+
+    @property
+    def replica_count(self) -> int:
+        """The servers of the whole model; one where neither the recipe nor the plan says more."""
+        return self.replicas or 1
 
 
 class Generate(Section):

@@ -34,6 +34,8 @@ from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.llama_server import serve
 from teacher.inference.llama_speed import reply_seconds
+from teacher.planning.hardware import Hardware
+from teacher.planning.replicas import llama_servers
 from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import rollouts
 from teacher.scenes.images import ImageStore
@@ -64,6 +66,7 @@ async def run_exam(
     domain: Domain,
     settings: Evaluate,
     context: int,
+    hardware: Hardware | None = None,
     journal: Path,
     log: Path,
     grounding: Grounding,
@@ -74,6 +77,7 @@ async def run_exam(
 
     Args:
         context: tokens of one conversation.
+        hardware: this machine; on a GPU several servers share the conversations. None for one server.
         log: the file for the server's output.
         grounding: what the model is shown of the tasks' images, which `image_store` has.
         report_episode: called with the trace of each episode at its end.
@@ -97,12 +101,19 @@ async def run_exam(
         image_store=image_store,
     )
     slots = settings.concurrency
+    servers = llama_servers(hardware, slots, candidate.file.stat().st_size) if hardware else 1
     # Neighbours share the beginning of their prompts, so that the slots of the server have it cached.
     ordered = sorted(tasks, key=lambda task: (task["tools"], task["template"]))
     traces: dict[str, Trace] = {}
     with (
         serve(
-            candidate.file, log, slots, context, candidate.template, projector=candidate.projector
+            candidate.file,
+            log,
+            slots,
+            context,
+            candidate.template,
+            projector=candidate.projector,
+            replicas=servers,
         ) as endpoint,
         contextlib.closing(Journal(journal)) as replies,
     ):

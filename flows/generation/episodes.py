@@ -35,7 +35,7 @@ from teacher.rollout.scheduler import Examples, rollouts
 # Worked examples come from seeds that no task has: tasks.sample counts up from the first seed of the split.
 _EXAMPLE_SEEDS = 400_000_000
 # Settings of `serve` that have no influence on which requests are answered.
-_NOT_SERVING = {"price_per_gpu_hour", "ready_timeout_s", "stall_s"}
+_NOT_SERVING = {"price_per_gpu_hour", "ready_timeout_s", "replicas", "stall_s"}
 
 
 @dataclass(frozen=True)

@@ -88,6 +88,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                     domain=context.domain,
                     settings=settings,
                     context=context.exam_tokens,
+                    hardware=context.hardware,
                     journal=context.path("journal"),
                     log=context.path("logs", f"exam-{name}.log"),
                     grounding="pixels" if context.student_reads_pixels else "source",

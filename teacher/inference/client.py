@@ -128,9 +128,8 @@ class Client:
             messages, tools: in the form of OpenAI's chat completions, but with images by hash
                 (teacher/scenes/images.py), so that the journal's key holds the hash and only the server gets the bytes.
             sample: index of this reply among several replies to the same request.
-            session: name of the agent or sub-agent whose conversation it is. A router in front of several servers uses
-                it to reach the server that has the conversation's prefix cached. It changes no reply, so it is not part
-                of the journal's key.
+            session: name of the agent or sub-agent whose conversation it is. Of several servers, it leads to the one
+                that has the conversation's prefix cached. It changes no reply, so it is not part of the journal's key.
             parameters: temperature, top_p, max_tokens, tool_choice, extra_body.
 
         Returns:
@@ -180,7 +179,7 @@ class Client:
             endpoint = self._find_endpoint
             self._endpoint = endpoint if isinstance(endpoint, Endpoint) else await endpoint()
             _allow_open_files(self._concurrency + _OTHER_FILES)
-            self._connection = Connection(self._endpoint, self._timeout)
+            self._connection = Connection(self._endpoint, self._timeout, self._concurrency)
             self._following = asyncio.create_task(self._follow_load(self._connection))
 
     async def _follow_load(self, connection: Connection) -> None:
@@ -242,7 +241,7 @@ class Client:
                 sent["return_tokens_as_token_ids"] = True
             try:
                 with self._endpoint.request_in_flight():
-                    answer = await self._connection.ask(sent, headers)
+                    answer = await self._connection.ask(sent, headers, session)
                 seconds = time.monotonic() - started
                 row, model = parse(answer, seconds)
             except (*_NO_REPLY, UnusableAnswer) as error:

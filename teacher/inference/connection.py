@@ -15,6 +15,7 @@ import httpx
 
 from schemas.errors import StageError
 from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.placement import Placement
 
 _CONNECT_SECONDS = 30
 # Bytes of an answer: 16,000 tokens with 20 log-probabilities each take about 35 MB.
@@ -48,13 +49,15 @@ class Connection:
 
     Args:
         seconds: for one request, from its first byte to the last one of its answer.
+        most: requests in flight at once.
 
     Raises:
         StageError: the environment's proxy is none that can be used.
     """
 
-    def __init__(self, endpoint: Endpoint, seconds: float) -> None:
+    def __init__(self, endpoint: Endpoint, seconds: float, most: int) -> None:
         self._endpoint = endpoint
+        self._placement = Placement(endpoint.urls, most)
         self._proxy = _proxy(endpoint.url)
         self._timeout = aiohttp.ClientTimeout(total=seconds, sock_connect=_CONNECT_SECONDS)
         is_encrypted = urlsplit(endpoint.url).scheme == "https"
@@ -73,8 +76,10 @@ class Connection:
     async def close(self) -> None:
         await self._session.close()
 
-    async def ask(self, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
-        """The answer to a chat request.
+    async def ask(
+        self, body: Mapping[str, Any], headers: Mapping[str, str], session: str | None
+    ) -> bytes:
+        """The answer to a chat request of a conversation.
 
         Raises:
             StatusError: its status is not 200.
@@ -82,8 +87,17 @@ class Connection:
             aiohttp.ClientError: there is no whole answer.
             TimeoutError: there is none in time.
         """
+        with self._placement.server(session) as url:
+            try:
+                return await self._post(f"{url}/chat/completions", body, headers)
+            except (StatusError, aiohttp.ClientError) as error:
+                if not isinstance(error, StatusError) or error.status == 503:  # as it loads: 503
+                    self._placement.avoid(url)
+                raise
+
+    async def _post(self, url: str, body: Mapping[str, Any], headers: Mapping[str, str]) -> bytes:
         async with self._session.post(
-            f"{self._endpoint.url}/chat/completions",
+            url,
             data=json.dumps({"model": self._endpoint.model, **body}).encode(),
             headers=headers,
             proxy=self._proxy,
@@ -97,7 +111,7 @@ class Connection:
             return content
 
     async def metrics(self) -> str | None:
-        """The text of /metrics, of all servers behind a router; "" for one that does not answer in time.
+        """The text of /metrics, of all servers; "" for one that does not answer in time.
 
         Returns None if a server has no metrics.
         """

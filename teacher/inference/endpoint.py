@@ -53,7 +53,8 @@ class Endpoint:
         engine: vllm, llama.cpp, or openai for any other API. served: what an API of another process says of itself;
             None for a server of this process.
         reply_seconds: how long one reply may take.
-        servers: addresses of the servers behind a router, which have the metrics; empty where the endpoint has them.
+        servers: addresses of several servers, which have the metrics; empty where the endpoint has them. A router
+            stands before them, unless the endpoint is the first of them.
     """
 
     url: str
@@ -69,6 +70,13 @@ class Endpoint:
     servers: tuple[str, ...] = ()
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _revival: Future[None] | None = field(default=None, repr=False)
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """The base URLs that take requests: one, or that of each server where no router stands before them."""
+        if self.url.removesuffix("/v1") in self.servers:
+            return tuple(f"{server}/v1" for server in self.servers)
+        return (self.url,)
 
     @contextlib.contextmanager
     def request_in_flight(self) -> Iterator[None]:

@@ -17,10 +17,9 @@ from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
 from schemas.recipe import Serve
 from schemas.trace import Served
-from teacher.inference import llamacpp, vllm_server
+from teacher.inference import llama_server, llamacpp, vllm_server
 from teacher.inference.api import Answer, describe, get, model_entries
 from teacher.inference.endpoint import Endpoint, on_this_machine
-from teacher.inference.llama_server import LlamaServer
 from teacher.models import catalog
 
 KEY = "STILLHOUSE_TEACHER_KEY"
@@ -144,6 +143,10 @@ def run_forever(
         raise InputError(
             f"{teacher['name']}: is already served at {teacher['source']['url']}: expected a teacher with weights"
         )
+    if teacher["engine"] == "llama.cpp" and options.replica_count > 1:
+        raise InputError(
+            f"serve.replicas: found {options.replicas}, expected 1: several servers of llama.cpp have no common address"
+        )
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -188,7 +191,7 @@ def _own_server(
 ) -> contextlib.AbstractContextManager[Endpoint]:
     """A server of this process. By default it has a free port and a random key."""
     if teacher["engine"] == "llama.cpp":
-        return LlamaServer(
+        return llama_server.serve(
             llamacpp.server_weights(teacher, report),
             log,
             slots=concurrency,
@@ -198,6 +201,8 @@ def _own_server(
             key=key,
             ready_seconds=options.ready_timeout_s,
             stall_seconds=options.stall_s,
+            replicas=options.replica_count,
+            report=report,
         )
     weights = str(catalog.fetch(teacher, report))
     return vllm_server.serve(teacher, weights, options, log=log, report=report, port=port, key=key)

@@ -3,12 +3,14 @@
 import contextlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from teacher.inference.endpoint import Endpoint
+from teacher.inference.host import cores, host_memory
 from teacher.inference.llamacpp import binary, built_for_cpu
 from teacher.inference.process import Program, ServerProcess, free_port
+from teacher.inference.replicas import run_replicas
 
 # Loading the 43 GB of a 70B student from a slow disk takes minutes. A server that ends at once is reported at once.
 _READY_SECONDS = 600
@@ -18,64 +20,11 @@ _STALL_SECONDS = 1800
 # OpenMP's threads spin while they wait for each other. Beside one other busy process on two cores that makes the server
 # 1.5 times slower than threads that sleep, which cost up to a tenth where nothing else runs.
 _POLICY = "OMP_WAIT_POLICY"
-# MiB of host memory for prompts that left their slot; llama.cpp's own 8,192 let a server of 270 MB grow to 4 GB.
-_PROMPT_CACHE = 1024
+# MiB of host memory for prompts that left their slot; llama.cpp's own 8,192 let a server of 270 MB grow to 4 GB. All
+# servers together take no more than this share of the machine's memory.
+_PROMPT_CACHE, _PROMPT_CACHE_SHARE = 1024, 1 / 16
 # On a CPU, llama.cpp's flash attention decodes 8 conversations of 1,500 tokens at 235 ms a step, without it at 108.
 _CPU_OPTIONS = ["--flash-attn", "off"]
-
-
-class LlamaServer(ServerProcess):
-    """A llama.cpp server.
-
-    Args:
-        model: the GGUF file.
-        log: the file to which the server's output is appended.
-        slots: requests decoded together.
-        context: tokens that each slot can hold.
-        template: a chat template file that replaces the one inside the GGUF.
-        projector: the GGUF of the vision tower, for a vision-language model.
-        port, key: of the API; by default a free port and a random key.
-        ready_seconds, stall_seconds: as `Program`'s.
-    """
-
-    def __init__(
-        self,
-        model: Path,
-        log: Path,
-        slots: int,
-        context: int,
-        template: Path | None = None,
-        *,
-        projector: Path | None = None,
-        port: int | None = None,
-        key: str | None = None,
-        ready_seconds: float | None = None,
-        stall_seconds: float | None = None,
-    ) -> None:
-        port, key = port or free_port(), key or secrets.token_urlsafe(24)
-        command = [str(binary("llama-server")), "--model", str(model), "--alias", "model"]
-        command += ["--host", "127.0.0.1", "--port", str(port), "--metrics"]
-        command += ["--parallel", str(slots), "--ctx-size", str(slots * context)]
-        command += ["--jinja", "--offline", "--cache-ram", str(_PROMPT_CACHE)]
-        command += _CPU_OPTIONS if built_for_cpu() else []
-        command += ["--chat-template-file", str(template)] if template else []
-        command += ["--mmproj", str(projector)] if projector else []
-        program = Program(
-            name="llama-server",
-            command=command,
-            port=port,
-            environment={"LLAMA_API_KEY": key, _POLICY: os.environ.get(_POLICY, "passive")},
-            ready_seconds=ready_seconds or _READY_SECONDS,
-            drain_seconds=_DRAIN_SECONDS,
-            stall_seconds=stall_seconds or _STALL_SECONDS,
-            running=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
-            # The token counter grows only when a reply has ended; this one grows with every decoding step.
-            produced=("llamacpp:n_decode_total",),
-        )
-        endpoint = Endpoint(
-            f"http://127.0.0.1:{port}/v1", key, "model", self.restart_if_dead, engine="llama.cpp"
-        )
-        super().__init__(program, endpoint, log)
 
 
 @contextlib.contextmanager
@@ -87,7 +36,93 @@ def serve(
     template: Path | None = None,
     *,
     projector: Path | None = None,
+    port: int | None = None,
+    key: str | None = None,
+    ready_seconds: float | None = None,
+    stall_seconds: float | None = None,
+    replicas: int = 1,
+    report: Callable[[str], None] = print,
 ) -> Iterator[Endpoint]:
-    """A llama.cpp server for the time of the block. Arguments as `LlamaServer`'s."""
-    with LlamaServer(model, log, slots, context, template, projector=projector) as endpoint:
+    """llama.cpp's server for the time of the block, or several of them side by side.
+
+    A server samples the tokens of all its slots on one thread, which several servers on a GPU do at the same time.
+
+    Args:
+        model: the GGUF file.
+        log: the file to which the output is appended; several servers have their number added to its name.
+        slots: requests decoded together, by all servers.
+        context: tokens that each slot can hold.
+        template: a chat template file that replaces the one inside the GGUF.
+        projector: the GGUF of the vision tower, for a vision-language model.
+        port, key: of the API, of several servers the first one's; by default a free port and a random key.
+        ready_seconds, stall_seconds: as `Program`'s.
+        replicas: servers.
+        report: receives a message when one of several servers is given up.
+
+    Raises:
+        StageError: a server does not start.
+    """
+    key = key or secrets.token_urlsafe(24)
+    programs = [
+        program(
+            model,
+            slots,
+            context,
+            template,
+            projector=projector,
+            port=own_port,
+            key=key,
+            ready_seconds=ready_seconds,
+            stall_seconds=stall_seconds,
+            replicas=replicas,
+        )
+        for own_port in [port or free_port(), *(free_port() for _ in range(1, replicas))]
+    ]
+    url = f"http://127.0.0.1:{programs[0].port}/v1"
+    endpoint = Endpoint(url, key, "model", engine="llama.cpp")
+    if replicas > 1:
+        with run_replicas(programs, None, endpoint, log, report):
+            yield endpoint
+        return
+    server = ServerProcess(programs[0], endpoint, log)
+    endpoint.restart = server.restart_if_dead
+    with server:
         yield endpoint
+
+
+def program(
+    model: Path,
+    slots: int,
+    context: int,
+    template: Path | None = None,
+    *,
+    port: int,
+    key: str,
+    projector: Path | None = None,
+    ready_seconds: float | None = None,
+    stall_seconds: float | None = None,
+    replicas: int = 1,
+) -> Program:
+    """One of so many servers that share the slots and the machine. Arguments as `serve`'s."""
+    own_slots = -(-slots // replicas)
+    command = [str(binary("llama-server")), "--model", str(model), "--alias", "model"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--metrics", "--jinja", "--offline"]
+    command += ["--parallel", str(own_slots), "--ctx-size", str(own_slots * context)]
+    cache = min(_PROMPT_CACHE, int(host_memory() * _PROMPT_CACHE_SHARE / replicas) >> 20)
+    command += ["--cache-ram", str(cache)]
+    command += ["--threads", str(max(1, cores() // replicas))] if replicas > 1 else []
+    command += _CPU_OPTIONS if built_for_cpu() else []
+    command += ["--chat-template-file", str(template)] if template else []
+    command += ["--mmproj", str(projector)] if projector else []
+    return Program(
+        name="llama-server",
+        command=command,
+        port=port,
+        environment={"LLAMA_API_KEY": key, _POLICY: os.environ.get(_POLICY, "passive")},
+        ready_seconds=ready_seconds or _READY_SECONDS,
+        drain_seconds=_DRAIN_SECONDS,
+        stall_seconds=stall_seconds or _STALL_SECONDS,
+        running=("llamacpp:requests_processing", "llamacpp:requests_deferred"),
+        # The token counter grows only when a reply has ended; this one grows with every decoding step.
+        produced=("llamacpp:n_decode_total",),
+    )

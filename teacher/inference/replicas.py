@@ -1,4 +1,4 @@
-"""Several servers of one model behind a router. A server that dies is restarted while the others continue."""
+"""Several servers of one model, with or without a router. One that dies is restarted while the others continue."""
 
 import contextlib
 import threading
@@ -17,17 +17,18 @@ _CHECK_SECONDS = 5
 @contextlib.contextmanager
 def run_replicas(
     programs: list[Program],
-    make_router: Callable[[list[str]], Program],
+    make_router: Callable[[list[str]], Program] | None,
     endpoint: Endpoint,
     log: Path,
     report: Callable[[str], None],
 ) -> Iterator[None]:
-    """Runs the servers, and the router in front of them, for the time of the block.
+    """Runs the servers, and a router in front of them, for the time of the block.
 
     Args:
         programs: the servers.
-        make_router: returns the router's program for a list of the servers' addresses.
-        endpoint: the router's address and key; its `restart` is set here.
+        make_router: returns the router's program for a list of the servers' addresses. None where clients choose the
+            server (teacher/inference/placement.py).
+        endpoint: the address and key of the router, or of the first server; its `restart` is set here.
         log: the router's log; a server's log has its number added to the name.
         report: receives a message when a server is given up.
 
@@ -42,7 +43,7 @@ def run_replicas(
     ]
     addresses = [f"http://127.0.0.1:{program.port}" for program in programs]
     endpoint.servers = tuple(addresses)
-    router = ServerProcess(make_router(addresses), endpoint, log)
+    router = ServerProcess(make_router(addresses), endpoint, log) if make_router else None
     closing = threading.Event()
     failures: list[StageError] = []  # of the servers that were given up
 
@@ -59,23 +60,26 @@ def run_replicas(
                 return
 
     def restart() -> None:
-        """Returns when at least one server answers, and the router too."""
+        """Returns when at least one server answers, and the router too, if there is one."""
         while not closing.is_set() and not any(server.answers() for server in servers):
             if len(failures) == len(servers):
                 raise failures[-1]
             time.sleep(0.5)
-        router.restart_if_dead()
+        if router:
+            router.restart_if_dead()
 
     endpoint.restart = restart
     try:
         _start_all(servers)
-        router.start()
+        if router:
+            router.start()
         for server in servers:
             threading.Thread(target=keep_alive, args=(server,), daemon=True).start()
         yield
     finally:
         closing.set()
-        router.close()
+        if router:
+            router.close()
         with ThreadPoolExecutor(len(servers)) as pool:
             list(pool.map(ServerProcess.close, servers))
 

@@ -90,15 +90,15 @@ def shell_commands(teacher: dict[str, Any], weights: str, options: Serve) -> str
             f"ray start --head --port={RAY_PORT}",
             f"ray start --address=FIRST_MACHINE:{RAY_PORT}  # on each of the other machines",
         ]
-    for replica in range(options.replicas):
+    for replica in range(options.replica_count):
         gpus = ""
-        if options.replicas > 1:
+        if options.replica_count > 1:
             gpus = f"CUDA_VISIBLE_DEVICES={_devices(options, replica)} "
-        port = [] if options.replicas == 1 else ["--port", str(8001 + replica)]
+        port = [] if options.replica_count == 1 else ["--port", str(8001 + replica)]
         command = shlex.join(serve + port + _model_arguments(teacher, weights, options))
         lines.append(f"{gpus}{environment} {command}")
-    if options.replicas > 1:
-        urls = [f"http://127.0.0.1:{8001 + replica}" for replica in range(options.replicas)]
+    if options.replica_count > 1:
+        urls = [f"http://127.0.0.1:{8001 + replica}" for replica in range(options.replica_count)]
         lines.append(shlex.join(["vllm-router", *_router_arguments(urls, 8000)]))
     return "\n".join(lines)
 
@@ -121,7 +121,7 @@ def environment(options: Serve, key: str, replica: int = 0) -> dict[str, str]:
     cores = _cores(options, replica)
     if cores and "VLLM_CPU_OMP_THREADS_BIND" not in os.environ:
         variables["VLLM_CPU_OMP_THREADS_BIND"] = cores
-    if options.replicas > 1:
+    if options.replica_count > 1:
         variables["CUDA_VISIBLE_DEVICES"] = _devices(options, replica)
     return variables
 
@@ -157,7 +157,7 @@ def serve(
         )
     port = port or free_port()
     endpoint = Endpoint(f"http://127.0.0.1:{port}/v1", key, _served_name(teacher), engine="vllm")
-    if options.replicas > 1:
+    if options.replica_count > 1:
         programs = [
             _program(
                 teacher,
@@ -168,7 +168,7 @@ def serve(
                 report=_with_replica_number(report, replica),
                 replica=replica,
             )
-            for replica in range(options.replicas)
+            for replica in range(options.replica_count)
         ]
         with run_replicas(programs, _router(options, port), endpoint, log, report):
             yield endpoint
@@ -257,7 +257,7 @@ def _router(options: Serve, port: int) -> Callable[[list[str]], Program]:
     router = interpreter().parent / "vllm-router"
     if not router.is_file():
         raise InputError(
-            f"serve.replicas: {options.replicas} servers need vllm-router:"
+            f"serve.replicas: {options.replica_count} servers need vllm-router:"
             f" `{interpreter()} -m pip install vllm-router`"
         )
     metrics = ["--prometheus-port", str(free_port())]
@@ -299,10 +299,10 @@ def _devices(options: Serve, replica: int) -> str:
     numbers = [replica * ranks + rank for rank in range(ranks)]
     if visible == [""]:
         return ",".join(map(str, numbers))
-    if len(visible) < options.replicas * ranks:
+    if len(visible) < options.replica_count * ranks:
         raise InputError(
-            f"CUDA_VISIBLE_DEVICES: found {len(visible)} GPUs, expected {options.replicas * ranks}:"
-            f" {options.replicas} replicas of {ranks}"
+            f"CUDA_VISIBLE_DEVICES: found {len(visible)} GPUs, expected {options.replica_count * ranks}:"
+            f" {options.replica_count} replicas of {ranks}"
         )
     return ",".join(visible[number] for number in numbers)
 
@@ -313,7 +313,7 @@ def _cores(options: Serve, replica: int) -> str:
     Empty for a single rank, which keeps vLLM's default, or if there are fewer cores than ranks.
     """
     ranks = _ranks(options)
-    cores, groups = sorted(os.sched_getaffinity(0)), options.replicas * ranks
+    cores, groups = sorted(os.sched_getaffinity(0)), options.replica_count * ranks
     size = len(cores) // groups
     if groups == 1 or not size:
         return ""

@@ -8,8 +8,9 @@ from typing import Any
 from schemas.recipe import Recipe
 from schemas.scorecard import HEADLINE, part_of
 from schemas.task import Task
+from teacher.inference.host import cores
 from teacher.planning.cost import Conversation
-from teacher.planning.hardware import Hardware, cores
+from teacher.planning.hardware import Hardware
 
 _MEASURED_PARAMETERS, _MEASURED_CORES = 134_515_008, 2
 # Requests per second on the legal pack: of the constrained teacher (246 in 297 s), and of the student in the exam with
@@ -65,12 +66,21 @@ def trained_tokens(trace_tokens: float, recipe: Recipe) -> float:
 
 
 def requests_s(
-    model: dict[str, Any], hardware: Hardware, measured: float, *, constrained: bool
+    model: dict[str, Any],
+    hardware: Hardware,
+    measured: float,
+    *,
+    constrained: bool,
+    servers: int = 1,
 ) -> float:
-    """Requests per second that llama.cpp answers here. measured: those of the embedded model on two cores."""
+    """Requests per second that llama.cpp answers here.
+
+    measured: those of the embedded model on two cores. servers: side by side. Each samples on a thread of its own,
+    which is what limits constrained replies; how much it speeds up free ones was not measured.
+    """
     parameters = model.get("parameters") or _MEASURED_PARAMETERS
     if hardware.gpu:  # A smaller model is no faster: the time goes into sampling.
-        requests = _GPU_CONSTRAINED if constrained else _GPU_FREE
+        requests = min(servers * _GPU_CONSTRAINED, _GPU_FREE) if constrained else _GPU_FREE
         return requests * min(1, _GPU_PARAMETERS / parameters)
     core_count = hardware.cores or cores()
     return measured * (core_count / _MEASURED_CORES) * (_MEASURED_PARAMETERS / parameters)

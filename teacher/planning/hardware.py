@@ -8,9 +8,9 @@ import re
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from schemas.errors import InputError
+from teacher.inference.host import cores, host_memory
 from teacher.planning import visible_devices
 
 GIB = 2**30
@@ -165,18 +165,3 @@ def _gpu(name: str, mebibytes: str, capability: str) -> Gpu:
             return known
     # A process can use up to 1 % less than nvidia-smi counts (79.18 of 79.65 GiB on an H100).
     return Gpu(name, int(0.99 * memory), None, None, float(capability) >= 8.9)
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def host_memory() -> int:
-    """Bytes of memory of this machine, or of this container if it has a limit."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    text = limit.read_text(encoding="ascii").strip() if limit.is_file() else "max"
-    return min(total, int(text)) if text.isdigit() else total

@@ -83,7 +83,7 @@ def fit(teacher: dict[str, Any], hardware: Hardware, context: int, options: Serv
     """
     context = min(options.max_model_len or context, teacher["context"])
     if teacher["engine"] == "llama.cpp":
-        fitted = _fit_llama(teacher, hardware, context)
+        fitted = _fit_llama(teacher, hardware, context, options.replica_count)
     else:
         fitted = _fit_vllm(teacher, hardware, context, options)
     if fitted.fits:
@@ -121,7 +121,7 @@ def _fit_vllm(teacher: dict[str, Any], hardware: Hardware, context: int, options
             reason=reason,
         )
     spans = [options.nodes]
-    if options.nodes == 1 and options.replicas == 1:
+    if options.nodes == 1 and options.replica_count == 1:
         spans = list(range(1, hardware.nodes + 1))
     fits = [_fit_server(teacher, hardware, context, options, nodes) for nodes in spans]
     return next((fitted for fitted in fits if fitted.fits), fits[-1])
@@ -133,7 +133,7 @@ def _fit_server(
     """The fit of one server, by vLLM's guide: layers spread over `nodes` machines, each split over a machine's GPUs."""
     gpu, copies = hardware.gpu, options.data_parallel
     assert gpu
-    gpus = hardware.count // options.replicas
+    gpus = hardware.count // options.replica_count
     tensor = options.tensor_parallel or _degree(teacher, gpus // copies)
     parts = _context_degree(teacher, tensor, options)
     layers = teacher["memory"]["attention"]["layers"]
@@ -151,7 +151,7 @@ def _fit_server(
     fits = False
     if tensor * copies > gpus or nodes > hardware.nodes:
         machines = f" on each of {nodes} machines" if nodes > 1 else ""
-        others = f" of {options.replicas}" if options.replicas > 1 else ""
+        others = f" of {options.replica_count}" if options.replica_count > 1 else ""
         reason = f"one server{others} needs {tensor * copies} GPUs{machines}; found {hardware}"
     elif options.kv_cache_dtype == "fp8" and _is_mla(teacher) and not gpu.fp8_mla:
         reason = (
@@ -267,9 +267,9 @@ def _is_mla(teacher: dict[str, Any]) -> bool:
 # ------------------------------------------------------------------------------------- under llama.cpp
 
 
-def _fit_llama(teacher: dict[str, Any], hardware: Hardware, context: int) -> Fit:
-    """The fit under llama.cpp: whole layers on GPUs, the rest in host memory, one copy of the cache."""
-    weights, room = teacher["memory"]["weights_bytes"], _llama_room(teacher, hardware)
+def _fit_llama(teacher: dict[str, Any], hardware: Hardware, context: int, servers: int) -> Fit:
+    """The fit under llama.cpp: whole layers on GPUs, the rest in host memory, one copy of the cache in all servers."""
+    weights, room = servers * teacher["memory"]["weights_bytes"], _llama_room(teacher, hardware)
     tokens = int(max(0, room - weights) // _cache_bytes(teacher, 1, 1, "auto"))
     reason = (
         f"{weights / 1e9:.0f} GB of weights in {room / 1e9:.0f} GB of usable memory leave room for"

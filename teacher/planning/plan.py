@@ -10,6 +10,7 @@ from typing import Any, NotRequired, TypedDict
 from schemas.recipe import Recipe
 from schemas.task import Task
 from teacher.inference import vllm_server
+from teacher.inference.host import cores
 from teacher.planning import cost
 from teacher.planning.cost import Conversation
 from teacher.planning.embedded import (
@@ -19,8 +20,9 @@ from teacher.planning.embedded import (
     requests_s,
     trained_tokens,
 )
-from teacher.planning.hardware import Hardware, cores, find
+from teacher.planning.hardware import Hardware, find
 from teacher.planning.memory import chosen, count, fit
+from teacher.planning.replicas import planned_servers, without_room
 
 # Fewer tokens than this cut off the replies of a teacher that explains itself or thinks.
 _SMALL_REPLY = 256
@@ -114,18 +116,26 @@ def plan(
     seconds: dict[str, float] = {}
     teacher_plan: TeacherPlan
     if teacher["engine"] == "llama.cpp" and "memory" not in teacher and not recipe.serve.url:
+        # Two bytes a parameter are at least what a GGUF of it takes.
+        weights = 2 * (teacher.get("parameters") or 0)
+        servers = planned_servers(recipe.serve, hardware, recipe.generate.concurrency, weights)
+        no_room = servers > 1 and without_room(servers, hardware, weights)
         teacher_plan = {
-            "options": {},
+            "options": {"replicas": servers},
             "name": teacher["name"],
-            "fits": True,
-            "reason": "it is embedded",
+            "fits": not no_room,
+            "reason": no_room or "it is embedded",
         }
         seconds = embedded_seconds(
             tasks,
             exam,
             recipe,
             teacher_requests_s=requests_s(
-                teacher, hardware, TEACHER_REQUESTS, constrained=recipe.generate.constrain
+                teacher,
+                hardware,
+                TEACHER_REQUESTS,
+                constrained=recipe.generate.constrain,
+                servers=servers,
             ),
             exam_requests_s=requests_s(student, hardware, EXAM_REQUESTS, constrained=False),
             trained_tokens_s=trained_tokens_s,
@@ -134,13 +144,17 @@ def plan(
             f"teacher   {teacher['name']}: {teacher['description']}",
             f"student   {student['name']}: {student['description']}{student_remark}",
             f"machine   {_machine(core_count, hardware)}",
+            *_server_lines(servers, recipe),
             _task_line(tasks, exam, recipe),
             "time      "
             + ", ".join(f"{stage} {_minutes(value)}" for stage, value in seconds.items()),
             f"in all    {_minutes(sum(seconds.values()))}, roughly",
         ]
-        if not student_plan["fits"]:
-            lines.append(f"no fit    {student_plan['reason']}")
+        lines += [
+            f"no fit    {part['reason']}"
+            for part in (teacher_plan, student_plan)
+            if not part["fits"]
+        ]
     else:
         teacher_plan = _large_teacher(tasks, teacher, recipe, hardware)
         if teacher_seconds := teacher_plan["seconds"]:
@@ -163,6 +177,17 @@ def plan(
         "teacher": teacher_plan,
         "student": student_plan,
     }
+
+
+def _server_lines(servers: int, recipe: Recipe) -> list[str]:
+    """What a plan says of several servers of llama.cpp."""
+    if servers == 1:
+        return []
+    each = -(-recipe.generate.concurrency // servers)
+    return [
+        f"serve     {servers} servers of llama.cpp with {each} conversations each, because one samples on one thread"
+        " (serve.replicas)"
+    ]
 
 
 def _machine(core_count: int, hardware: Hardware) -> str:
@@ -195,7 +220,14 @@ def _large_teacher(
         return {**base, "reason": f"it is already served at {url}"}
     if "memory" not in teacher:
         return {**base, "reason": "not planned: its description has no memory section"}
-    fitted = fit(teacher, hardware, context, recipe.serve)
+    serve = recipe.serve
+    if teacher["engine"] == "llama.cpp":
+        servers = planned_servers(
+            serve, hardware, recipe.generate.concurrency, teacher["memory"]["weights_bytes"]
+        )
+        base["options"] = {"replicas": servers}
+        serve = serve.model_copy(update=base["options"])
+    fitted = fit(teacher, hardware, context, serve)
     base |= {
         "fits": fitted.fits,
         "reason": fitted.reason,
@@ -215,8 +247,7 @@ def _large_teacher(
             teacher["source"].get("hub") or teacher["source"]["path"],
             recipe.serve.model_copy(update=base["options"]),
         )
-    serve = recipe.serve
-    gpu_count = fitted.tensor_parallel * serve.data_parallel * serve.replicas * fitted.nodes
+    gpu_count = fitted.tensor_parallel * serve.data_parallel * serve.replica_count * fitted.nodes
     rates = cost.rates(teacher, hardware, fitted, gpu_count)
     if rates is None:
         return base

@@ -80,13 +80,57 @@ class Metrics(HttpServer):
 
 def metrics(url: str, *servers: str) -> str | None:
     async def scene() -> str | None:
-        connection = Connection(Endpoint(url, "k", "m", servers=servers), 10)
+        connection = Connection(Endpoint(url, "k", "m", servers=servers), 10, 8)
         try:
             return await connection.metrics()
         finally:
             await connection.close()
 
     return asyncio.run(scene())
+
+
+class Chat(HttpServer):
+    """A server that answers chat requests with its own address, or with a status."""
+
+    def __init__(self) -> None:
+        outer = self
+        self.status = 200
+
+        class Replies(Handler):
+            def do_POST(self) -> None:
+                self.body()
+                self.reply(outer.status, {"server": outer.url})
+
+        super().__init__(Replies)
+
+
+def test_a_conversation_moves_from_a_server_that_is_loading_but_not_after_a_refused_request() -> (
+    None
+):
+    async def scene(one: Chat, two: Chat) -> None:
+        servers = (one.url.removesuffix("/v1"), two.url.removesuffix("/v1"))
+        connection = Connection(Endpoint(one.url, "k", "m", servers=servers), 10, 4)
+
+        async def answer(session: str) -> str:
+            return json.loads(await connection.ask({}, {}, session))["server"]
+
+        try:
+            assert await answer("x") == one.url
+            for one.status in (400, 500):
+                with pytest.raises(StatusError):
+                    await answer("x")
+            one.status = 200
+            assert await answer("x") == one.url
+            one.status = 503
+            with pytest.raises(StatusError):
+                await answer("x")
+            one.status = 200
+            assert await answer("x") == two.url
+        finally:
+            await connection.close()
+
+    with contextlib.closing(Chat()) as one, contextlib.closing(Chat()) as two:
+        asyncio.run(scene(one, two))
 
 
 def test_metrics_are_those_of_all_servers_behind_a_router() -> None:

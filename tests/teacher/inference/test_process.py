@@ -20,9 +20,10 @@ import psutil
 import pytest
 
 from schemas.errors import StageError
-from teacher.inference import llama_server, process
+from teacher.inference import llama_server, process, replicas
 from teacher.inference.endpoint import Endpoint
-from teacher.inference.llama_server import LlamaServer, serve
+from teacher.inference.llama_server import program, serve
+from teacher.inference.process import ServerProcess, free_port
 
 # Writes down how it was started, has a child, answers /health, and ends as FAKE_END says.
 FAKE = """\
@@ -120,8 +121,15 @@ def health(endpoint: Endpoint) -> int:
         return reply.status
 
 
-def server(tmp_path: Path) -> LlamaServer:
-    return LlamaServer(tmp_path / "m.gguf", tmp_path / "logs" / "server.log", 4, 1024)
+def server(tmp_path: Path) -> ServerProcess:
+    fake = program(tmp_path / "m.gguf", 4, 1024, port=free_port(), key="secret")
+    running = ServerProcess(
+        fake,
+        Endpoint(f"http://127.0.0.1:{fake.port}/v1", "secret", "model"),
+        tmp_path / "logs" / "server.log",
+    )
+    running.endpoint.restart = running.restart_if_dead
+    return running
 
 
 def kill(pid: int) -> None:
@@ -297,28 +305,29 @@ def test_stopping_a_server_that_died_ends_its_children(state: Path, tmp_path: Pa
 STARTS_A_SERVER = """
 import sys, time
 from pathlib import Path
-from teacher.inference.llama_server import LlamaServer
-LlamaServer(Path("m.gguf"), Path(sys.argv[1]), 1, 512).start()
-print("ready", flush=True)
-time.sleep(600)
+from teacher.inference.llama_server import serve
+with serve(Path("m.gguf"), Path(sys.argv[1]), 2, 512, replicas=int(sys.argv[2])):
+    print("ready", flush=True)
+    time.sleep(600)
 """
 
 
-@pytest.mark.parametrize("sent_to", ["process", "group"])
+@pytest.mark.parametrize(("sent_to", "replicas"), [("process", 1), ("group", 2)])
 def test_a_server_ends_with_a_process_that_is_killed(
-    state: Path, tmp_path: Path, sent_to: str
+    state: Path, tmp_path: Path, sent_to: str, replicas: int
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", STARTS_A_SERVER, str(tmp_path / "server.log")],
+        [sys.executable, "-c", STARTS_A_SERVER, str(tmp_path / "server.log"), str(replicas)],
         stdout=subprocess.PIPE,
         start_new_session=True,
         cwd=Path(__file__).parents[3],
     ) as parent:
         assert parent.stdout and parent.stdout.readline() == b"ready\n"
-        [start] = starts(state)
-        assert is_running(start["pid"]) and is_running(start["child"])
+        started = starts(state)
+        assert len(started) == replicas
+        assert all(is_running(start["pid"]) and is_running(start["child"]) for start in started)
         {"process": os.kill, "group": os.killpg}[sent_to](parent.pid, signal.SIGKILL)
-        assert ended(start["pid"]) and ended(start["child"])
+        assert all(ended(start["pid"]) and ended(start["child"]) for start in started)
 
 
 def test_a_stopped_server_leaves_no_process_that_guards_it(state: Path, tmp_path: Path) -> None:
@@ -434,6 +443,33 @@ def test_a_server_that_says_it_is_broken_is_started_again(state: Path, tmp_path:
         assert health(endpoint) == 200 and endpoint.restarts == 1
 
 
+def test_servers_side_by_side_share_slots_and_one_that_dies_is_started_again(
+    state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replicas, "_CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(llama_server, "cores", lambda: 7)
+    monkeypatch.setattr(llama_server, "host_memory", lambda: 16 * 2**30)
+    with serve(tmp_path / "m.gguf", tmp_path / "server.log", 7, 1024, replicas=3) as endpoint:
+        started = starts(state)
+        for start in started:
+            options = dict(zip(start["argv"], start["argv"][1:], strict=False))
+            assert (options["--parallel"], options["--ctx-size"]) == ("3", "3072")
+            assert options["--threads"] == "2"
+            assert options["--cache-ram"] == "341"  # a sixteenth of the memory, for all of them
+            assert f"http://127.0.0.1:{options['--port']}/v1" in endpoint.urls
+        assert len(endpoint.urls) == 3 and endpoint.url == endpoint.urls[0]
+        assert {start["key"] for start in started} == {endpoint.key}
+        kill(started[0]["pid"])
+        asyncio.run(endpoint.revive())  # returns at once: two others answer
+        wait_until(lambda: len(starts(state)) == 4 and endpoint.restarts == 1)
+        assert starts(state)[3]["argv"] == started[0]["argv"]
+        assert ended(started[0]["child"])
+    assert all(ended(start["pid"]) and ended(start["child"]) for start in starts(state))
+    assert sorted(log.name for log in tmp_path.glob("server*.log")) == [
+        f"server-{number}.log" for number in range(3)
+    ]
+
+
 def test_closing_ends_a_start_that_another_thread_waits_for(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -464,12 +500,12 @@ def test_closing_ends_a_start_that_another_thread_waits_for(
 def test_an_interrupted_start_leaves_no_process(
     state: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupt(self: LlamaServer) -> bool:
+    def interrupt(self: ServerProcess) -> bool:
         if starts(state):
             raise KeyboardInterrupt
         return False
 
-    monkeypatch.setattr(LlamaServer, "answers", interrupt)
+    monkeypatch.setattr(ServerProcess, "answers", interrupt)
     with pytest.raises(KeyboardInterrupt):
         server(tmp_path).start()
     [start] = starts(state)

@@ -151,7 +151,7 @@ def test_vllms_own_parser_takes_every_command_and_understands_it() -> None:
             for line in vllm_server.shell_commands(KIMI, hub, options).splitlines()
             if " serve " in line
         ]
-        assert len(shown) == options.replicas
+        assert len(shown) == options.replica_count
         cases += [(serve_arguments(line), {**expected, "model_tag": hub}) for line in shown]
     for name in ("kimi-k2.5", "kimi-k2.6", "kimi-k2-thinking"):
         teacher = catalog.load(name, catalog.TEACHERS, "teacher")

@@ -1,6 +1,7 @@
 """The plan says what fits, with which command, how long and for how much; what it does not know it does not say."""
 
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from teacher.models import catalog
 from teacher.planning import cost
 from teacher.planning.hardware import GIB, Hardware, parse
 from teacher.planning.plan import Plan, plan
+from teacher.planning.replicas import llama_servers
 from teacher.scenes.images import ImageStore
 
 KIMI_RECIPES = sorted(path.stem for path in recipe_file.RECIPES.glob("kimi-*.yaml"))
@@ -29,9 +31,16 @@ KIMI_RECIPES = sorted(path.stem for path in recipe_file.RECIPES.glob("kimi-*.yam
 EXAM: Any = [{"plan": [{}] * 2}] * 20
 
 
-def made(name: str, machine: str | None = "8xH200", *settings: str, tasks: Any = None) -> Any:
+def hardware_of(name: str, **known: int) -> Hardware:
+    return replace(parse(name), **known)  # type: ignore[arg-type]
+
+
+def made(
+    name: str, machine: str | Hardware | None = "8xH200", *settings: str, tasks: Any = None
+) -> Any:
     recipe = recipe_file.load(name, list(settings))
-    hardware = parse(machine) if machine else Hardware(None, 0, host_memory=24 * GIB, cores=2)
+    hardware = parse(machine) if isinstance(machine, str) else machine
+    hardware = hardware or Hardware(None, 0, host_memory=24 * GIB, cores=2)
     student = base.load(recipe.student)
     return plan(
         CONVERSATIONS if tasks is None else tasks,
@@ -62,7 +71,8 @@ def test_an_embedded_run_is_planned_in_minutes_of_its_stages() -> None:
     assert set(planned["seconds"]) == {"generate", "train", "evaluate", "the rest"}
     assert planned["fits"] and planned["teacher"]["fits"] and planned["student"]["fits"]
     assert planned["command"] is None
-    assert planned["teacher"]["options"] == {}
+    assert planned["teacher"]["options"] == {"replicas": 1}
+    assert "serve  " not in text(planned)
     assert "300 to solve" in line(planned, "tasks")
     assert "2 CPU cores" in line(planned, "machine")
 
@@ -271,6 +281,30 @@ def test_on_a_gpu_the_embedded_run_takes_less_and_least_without_a_grammar() -> N
     )
     assert host["generate"] > constrained["generate"] > free["generate"] > 0
     assert host["evaluate"] > constrained["evaluate"] == free["evaluate"]
+
+
+def test_on_a_gpu_several_llama_servers_share_the_conversations_unless_the_recipe_says_how_many() -> (
+    None
+):
+    host = hardware_of("1xH200", cores=16, host_memory=128 * GIB)
+    constrained = ("generate.concurrency=64", "generate.constrain=true")
+    planned = made("local", host, *constrained)
+    assert planned["teacher"]["options"] == {"replicas": 8}
+    assert "8 servers of llama.cpp with 8 conversations each" in line(planned, "serve")
+    single = made("local", host, *constrained, "serve.replicas=1")
+    assert single["teacher"]["options"] == {"replicas": 1}
+    assert single["seconds"]["generate"] > planned["seconds"]["generate"]
+    assert made("local", host)["teacher"]["options"] == {"replicas": 2}  # 8 conversations
+    small = hardware_of("1xH200", cores=4, host_memory=128 * GIB)
+    assert made("local", small, *constrained)["teacher"]["options"] == {"replicas": 2}
+    full = made("local", small, "serve.replicas=90")
+    assert not full["fits"] and "serve.replicas: 90 servers take" in line(full, "no fit")
+
+
+def test_a_large_model_has_as_many_llama_servers_as_a_quarter_of_the_gpu_holds() -> None:
+    host = hardware_of("1xH200", cores=64, host_memory=512 * GIB)
+    assert [llama_servers(host, 64, size * GIB) for size in (1, 6, 16, 43)] == [8, 4, 2, 1]
+    assert llama_servers(hardware_of("cpu-768GB", cores=96), 64, GIB) == 1
 
 
 # ------------------------------------------------------------------------------------- vLLM's own word
