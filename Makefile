@@ -9,6 +9,8 @@ RUN ?= runs/$(NAME)-$(RECIPE)
 TO ?=
 TAG ?= latest
 KEEP ?=
+# Of serve: a work pool of deployments.yaml.
+POOL ?= cpu
 ARGS ?=
 
 VENV := .venv
@@ -23,12 +25,12 @@ BESIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 ALONE = $(shell grep -rlE "mark\.(alone|gpu)" tests --include=test_*.py)
 
 # Recipes read these from the environment, so that a path with spaces or quotes stays one argument.
-export DOMAIN NAME RECIPE RUN TO TAG KEEP
+export DOMAIN NAME RECIPE RUN TO TAG KEEP POOL
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export DO_NOT_TRACK ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup vllm distill pull push models show promote rollback rm report serve test test-fast lint format clean
+.PHONY: help setup vllm distill pull push models show promote rollback rm report deploy serve test test-fast lint format clean
 
 help:  ## This list
 	@echo "usage: make TARGET [DOMAIN=$(DOMAIN)] [RECIPE=$(RECIPE)] [ARGS='more arguments of the command']"
@@ -125,8 +127,11 @@ rm: $(READY)  ## Removes a version, NAME=legal:2, or all but the newest KEEP ver
 report: $(READY)  ## Writes the HTML report of RUN (default runs/DOMAIN-RECIPE)
 	@$(BIN)/stillhouse report "$$RUN" $(ARGS)
 
-serve: $(READY)  ## Serves the scheduled deployment of the pipeline from this host (Prefect)
-	@$(BIN)/python -m flows.distill $(ARGS)
+deploy: $(READY)  ## Makes the Prefect deployments of deployments.yaml, on the server that PREFECT_API_URL names
+	@$(BIN)/stillhouse deploy $(ARGS)
+
+serve: deploy  ## Makes the deployments, and works on this host on the flow runs of POOL (default cpu)
+	@$(BIN)/prefect worker start --type process --pool "$$POOL"
 
 # Status 5 says that no test was left of those that ARGS asks for.
 test: $(READY)  ## All tests, including the slow ones

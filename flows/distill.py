@@ -1,13 +1,12 @@
 """The flow: plan > generate > filter > train > export > evaluate > publish.
 
     stillhouse distill legal            runs it here; Prefect records it, with nothing to set up
-    python -m flows.distill             serves it: a weekly scheduled deployment, on this host (`make serve`)
+    stillhouse deploy                   makes the deployments whose runs Prefect's workers start: `distill_flow`
 
 Every run goes through `distill`, also one that a deployment starts.
 """
 
 import functools
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -89,7 +88,9 @@ def distill_flow(
     """What a deployment runs: `distill`, with parameters that Prefect can store.
 
     Args:
-        domain: a pack's name or directory. recipe: a recipe's name or file. run: the run's directory.
+        domain: a pack's name or directory.
+        recipe: a recipe's name or file.
+        run: the run's directory; by default runs/DOMAIN-RECIPE.
         settings: overrides such as "tasks.train=40".
         fresh: a new directory, named by the time for which the run is scheduled, so that each scheduled run makes a
             new student, of training tasks of its own: `tasks.date` is that day where the recipe has none. A retry or
@@ -103,20 +104,3 @@ def distill_flow(
     if fresh:
         directory = directory.with_name(f"{directory.name}-{due}")
     return distill(domain, loaded_recipe, directory)
-
-
-def main() -> None:
-    """Serves the deployment `distill/weekly` on this host until it is stopped."""
-    distill_flow.serve(
-        name="weekly",
-        cron="0 2 * * 1",
-        parameters={
-            "domain": os.environ.get("DOMAIN", "legal"),
-            "recipe": os.environ.get("RECIPE", "local"),
-            "fresh": True,
-        },
-    )
-
-
-if __name__ == "__main__":
-    main()

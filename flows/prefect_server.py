@@ -1,4 +1,4 @@
-"""Hosts Prefect: the only module that imports it.
+"""Hosts Prefect: with flows/deployments/server.py, the only module that imports it.
 
 A run's stages are the tasks of a Prefect flow. The server that PREFECT_API_URL names records the run. Without the
 variable, the run starts a server of its own, with its database in RUN/prefect.
@@ -20,14 +20,16 @@ from teacher.inference.endpoint import Endpoint, keep_this_machine_off_proxies
 # Prefect reads these as it is imported, and its clients the proxies as they are made.
 keep_this_machine_off_proxies()
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")  # of `make serve`
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import prefect.settings as prefect_settings  # noqa: E402
 from prefect import flow as flow  # noqa: E402
 from prefect import task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
 from prefect.context import FlowRunContext  # noqa: E402
+from pydantic import ValidationError  # noqa: E402
 
 from teacher.inference.process import Program, ServerProcess, free_port  # noqa: E402
 
@@ -56,6 +58,15 @@ def due() -> tuple[dt.datetime, str]:
         # The end of the id: a UUIDv7 begins with the time.
         own = "" if flow_run.auto_scheduled else f"-{flow_run.id.hex[-8:]}"
     return time, f"{time:%Y%m%d-%H%M%S}{own}"
+
+
+def is_cron(text: str) -> bool:
+    """Whether Prefect reads a text as a cron expression."""
+    try:
+        CronSchedule(cron=text)
+    except ValidationError:
+        return False
+    return True
 
 
 def run_flow(directory: Path, body: Callable[[], Result]) -> Result:
@@ -87,13 +98,17 @@ def run_task(name: str, body: Callable[[], None]) -> None:
     run()
 
 
-@contextlib.contextmanager
-def _server(directory: Path) -> Iterator[None]:
-    """Prefect's server for the time of the block: the one that PREFECT_API_URL names, or one of the run's own."""
-    # Prefect would log every error as a traceback; the command ends with one line about it.
+def quieten() -> None:
+    """Ends Prefect's own log, which has a traceback for every error: a command ends with one line about it."""
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "prefect":
             logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+@contextlib.contextmanager
+def _server(directory: Path) -> Iterator[None]:
+    """Prefect's server for the time of the block: the one that PREFECT_API_URL names, or one of the run's own."""
+    quieten()
     if prefect_settings.PREFECT_API_URL.value():
         yield
         return

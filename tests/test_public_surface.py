@@ -42,6 +42,7 @@ INVOCATIONS = [
     "validate none.jsonl",
     "verify none.gguf --against none",
     "new-domain 9",
+    "deploy --file none",
     "serve none",
     "check-teacher http://127.0.0.1:9/v1 --model none --teacher none",
 ]

@@ -67,7 +67,8 @@ ROOMS = {
     "flows.generation": ["flows"],
     "flows.stages": ["flows", "flows.generation"],
     "flows.report": ["flows"],
-    "flows.cli": ["flows", "flows.stages", "flows.report"],
+    "flows.deployments": ["flows"],
+    "flows.cli": ["flows", "flows.stages", "flows.report", "flows.deployments"],
 }
 # Files of flows/ itself that stand above the stages: they run them.
 ABOVE_THE_STAGES = {

@@ -21,6 +21,7 @@ import typer
 
 from flows import progress
 from flows.cli.check_domain import check_domain
+from flows.cli.deploy import deploy
 from flows.cli.new_domain import new_domain
 from flows.cli.output import JsonOut, shorten, write_result
 from flows.cli.store import promote, push, rm, rollback, show
@@ -266,6 +267,7 @@ def report(
 # ------------------------------------------------------------------------------------- the other commands
 
 for command in (
+    deploy,
     serve,
     check_teacher,
     models,

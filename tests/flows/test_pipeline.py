@@ -18,8 +18,8 @@ from typing import Any
 import psutil
 import pytest
 from http_server import Handler, HttpServer
-from prefect.client.orchestration import SyncPrefectClient
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect_host import PrefectHost, wait_for
 
 from flows.generation.shards import read_traces
 from flows.run_directory import STAGES
@@ -29,7 +29,6 @@ from student.registry.store import open_store
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.llama_server import serve
-from teacher.inference.process import free_port
 
 pytestmark = pytest.mark.slow
 
@@ -260,17 +259,7 @@ def test_the_same_command_again_repeats_nothing(killed_and_finished: dict[str, A
     assert [model["tag"] for model in json.loads(models.stdout)] == ["1"]
 
 
-def wait_for(condition: Any, seconds: float) -> Any:
-    """Returns the first true value of `condition`, called twice a second."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.5)
-    raise AssertionError(f"not within {seconds:g} seconds")
-
-
-def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(
+def test_the_weekly_deployment_is_made_triggered_and_run_to_its_end_by_a_worker(
     killed_and_finished: dict[str, Any], tmp_path: Path
 ) -> None:
     """On a real Prefect server. It continues a copy of the finished run with another setting of the exam."""
@@ -278,47 +267,12 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(
     shutil.copytree(killed_and_finished["run"], run)
     shutil.copytree(killed_and_finished["store"], store)
     started = {name: read_json(run / "stages" / f"{name}.json")["started"] for name in STAGES}
-    port = free_port()
-    api = f"http://127.0.0.1:{port}/api"
-    environment = {
-        **os.environ,
-        "PREFECT_HOME": str(tmp_path / "prefect"),
-        "PREFECT_API_URL": api,
-        "STILLHOUSE_STORE": str(store),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-    }
-    # While its SQLite is busy the server answers 503; this client retries.
-    client = SyncPrefectClient(api)
-    processes = []
-
-    def start_module(*arguments: str, log: str) -> None:
-        with (tmp_path / log).open("w") as output:
-            processes.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", *arguments],
-                    cwd=ROOT,
-                    env=environment,
-                    stdout=output,
-                    stderr=output,
-                )
-            )
-
+    host = PrefectHost(tmp_path / "host", STILLHOUSE_STORE=str(store))
     try:
-        start_module(
-            "prefect",
-            "server",
-            "start",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            log="server.log",
-        )
-        wait_for(lambda: client.api_healthcheck() is None, 600)
-        start_module("flows.distill", log="serve.log")
-        deployment = wait_for(client.read_deployments, 600)[0]
-        assert deployment.name == "weekly"
-        assert deployment.schedules[0].schedule.cron == "0 2 * * 1"
+        done = host.stillhouse("deploy", "--file", str(ROOT / "deployments.yaml"))
+        assert done.returncode == 0, done.stderr
+        host.worker("cpu")
+        deployment = host.client.read_deployment_by_name("distill/weekly")
         settings = [f"{key}={value}" for key, value in SMALL.items()]
         parameters = {
             "domain": "legal",
@@ -326,18 +280,19 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(
             "settings": [*settings, "evaluate.max_tokens=256"],
             "fresh": False,
         }
-        flow_run = client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        flow_run = host.client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
 
         def ended() -> str | None:
-            state = client.read_flow_run(flow_run.id).state
+            state = host.client.read_flow_run(flow_run.id).state
             return state.type.value if state is not None and state.is_final() else None
 
-        assert wait_for(ended, 1800) == "COMPLETED", (tmp_path / "serve.log").read_text()[-4000:]
+        log = host.directory / "cpu.log"
+        assert wait_for(ended, 1800, log) == "COMPLETED", log.read_text()[-4000:]
         of_this_run = FlowRunFilter(id=FlowRunFilterId(any_=[flow_run.id]))
 
         def recorded() -> bool:
             """Whether all tasks are recorded: the server writes them from events, maybe after the flow has ended."""
-            tasks = client.read_task_runs(flow_run_filter=of_this_run)
+            tasks = host.client.read_task_runs(flow_run_filter=of_this_run)
             return sorted(task.name.rsplit("-", 1)[0] for task in tasks) == sorted(STAGES)
 
         assert wait_for(recorded, 120)
@@ -346,13 +301,7 @@ def test_the_weekly_deployment_is_served_triggered_and_run_to_its_end(
         assert repeated == {"evaluate", "publish"}
         assert [model.tag for model in list_models(open_store(store))] == ["2", "1"]
     finally:
-        for process in reversed(processes):
-            process.terminate()
-        for process in processes:
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                process.kill()
+        host.close()
 
 
 @pytest.mark.parametrize(
