@@ -22,6 +22,7 @@ import typer
 from flows import progress
 from flows.cli.check_domain import check_domain
 from flows.cli.deploy import deploy
+from flows.cli.export_traces import export_traces
 from flows.cli.new_domain import new_domain
 from flows.cli.output import JsonOut, shorten, write_result
 from flows.cli.store import promote, push, rm, rollback, show
@@ -278,6 +279,7 @@ for command in (
     rollback,
     rm,
     validate,
+    export_traces,
     verify,
     check_domain,
     new_domain,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from published_student import make_files, make_manifest, publish_legal
+from report_run import finished
 
 from flows import recipe_file, run_directory
 from flows.cli import main
@@ -490,3 +491,23 @@ def test_help_imports_no_heavy_library():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
     assert "distill" in done.stdout
+
+
+def test_kept_traces_are_exported_and_what_a_format_lacks_is_counted(
+    stillhouse, tmp_path: Path
+) -> None:
+    run = finished(tmp_path / "run")
+    code, out, _ = stillhouse("export-traces", str(run), "--format", "sts", "--to", "sessions")
+    assert code == 0 and "sessions: 4 of 4 kept traces, as sts" in out
+    assert (tmp_path / "sessions" / "pack-train-moved-1-0.jsonl").is_file()
+    code, _, error = stillhouse("export-traces", str(run), "--format", "sts", "--to", "sessions")
+    assert code == 2
+    assert_one_line(error, "sessions: exists already")
+    code, _, error = stillhouse("export-traces", str(run), "--format", "atiff", "--to", "other")
+    assert code == 2
+    assert_one_line(error, "--format atiff: expected one of atif, sts, sharegpt, openai")
+    (run / "filter" / "kept.jsonl").unlink()
+    code, _, error = stillhouse("export-traces", str(run), "--format", "atif", "--to", "other")
+    assert code == 2
+    assert_one_line(error, "kept.jsonl: no such file: run `stillhouse filter")
+    assert not (tmp_path / "other").exists()
