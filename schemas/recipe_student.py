@@ -97,6 +97,12 @@ class Train(Section):
         description="Conversations mixed in to limit catastrophic forgetting: path, ratio (of the tokens), licence; or"
         " null. Example: {path: chat.jsonl, ratio: 0.1}.",
     )
+    traces: int | None = Field(
+        None,
+        ge=1,
+        description="Most kept traces that are used; a smaller number takes some of those of a larger, so that runs with"
+        " several numbers show what more traces would bring. null takes all. Example: 500.",
+    )
     holdout: float = Field(
         0.05,
         ge=0,

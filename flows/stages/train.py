@@ -45,9 +45,12 @@ def train(context: RunContext) -> dict[str, Any]:
     _discard_other_checkpoints(context)
     renderer = context.renderer()
     kept = context.path("filter", "kept.jsonl")
-    mixed = mixture.mix(read_jsonl(kept), renderer, settings, directory)
+    traces = mixture.sample(lambda: read_jsonl(kept), settings.traces)
+    mixed = mixture.mix(traces, renderer, settings, directory)
     counts, learned = mixed.counts, [mixed.learned]
     ledger = read_json(context.path("filter", "ledger.json"))
+    if (used := sum(counts["traces"].values())) < ledger["kept"]:
+        log(f"train.traces={settings.traces}: {used} of {ledger['kept']} kept traces are used")
     counts["overflow"]["traces_judged"] = ledger["traces"]
     counts["overflow"]["traces_rejected"] = ledger["rejected"].get("too_long", 0)
     if not mixed.learned:

@@ -4,8 +4,9 @@ The replay set limits catastrophic forgetting. Everything that is left out is co
 their examples written to files, so memory does not grow with their number.
 """
 
+import heapq
 import random
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -33,6 +34,24 @@ class Mixture:
     learned: ExampleFile
     held_out: ExampleFile
     counts: dict[str, Any]
+
+
+def sample(traces: Callable[[], Iterable[Trace]], count: int | None) -> Iterable[Trace]:
+    """Yields the traces to use: all, or `count` of them, in their order.
+
+    The trace's id decides, so that those of a smaller count are among those of a larger one.
+
+    Args:
+        traces: starts to read them; with a count they are read twice.
+    """
+    if count is None:
+        return traces()
+    chosen = set(heapq.nsmallest(count, (_rank(trace["id"]) for trace in traces())))
+    return (trace for trace in traces() if _rank(trace["id"]) in chosen)
+
+
+def _rank(trace_id: str) -> str:
+    return sha256_text(f"sample {trace_id}")  # a hash of its own: the task's decides what is held out
 
 
 def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train, work: Path) -> Mixture:

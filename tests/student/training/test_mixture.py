@@ -74,6 +74,16 @@ def test_what_a_template_that_rewrites_history_costs_is_counted_and_reported(tmp
     assert rejected == "2 of 9 traces were rejected as too long"
 
 
+def test_a_smaller_sample_is_part_of_a_larger_one_and_keeps_the_order():
+    traces = [{**trace(n), "id": f"legal-train-{n}-0"} for n in range(20)]
+    samples = {n: list(mixture.sample(lambda: traces, n)) for n in (3, 8, 20, 30, None)}
+    assert samples[20] == samples[30] == samples[None] == traces
+    for small, large in ((3, 8), (8, 20)):
+        assert len(samples[small]) == small
+        assert samples[small] == [row for row in samples[large] if row in samples[small]]
+    assert samples[8] != traces[:8]  # files of traces begin with the tasks that were played first
+
+
 def test_a_task_is_held_out_with_all_its_traces(tmp_path):
     mixed = mixture.mix([trace(n // 2) for n in range(40)], QWEN25, settings(holdout=0.3), tmp_path)
     assert mixed.counts["held_out"] % 2 == 0
