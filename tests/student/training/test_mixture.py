@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import cast
 
 import filter_traces
 import pytest
@@ -10,6 +11,7 @@ from turns import TOOLS, TWO_REQUESTS, calls, result, says, stretches, user
 
 from schemas.errors import InputError, StageError
 from schemas.recipe import Train
+from schemas.trace import Trace
 from student.rendering.examples import turns
 from student.training import mixture
 
@@ -76,7 +78,9 @@ def test_what_a_template_that_rewrites_history_costs_is_counted_and_reported(tmp
 
 def test_a_smaller_sample_is_part_of_a_larger_one_and_keeps_the_order():
     traces = [{**trace(n), "id": f"legal-train-{n}-0"} for n in range(20)]
-    samples = {n: list(mixture.sample(lambda: traces, n)) for n in (3, 8, 20, 30, None)}
+    samples = {
+        n: list(mixture.sample(lambda: cast(list[Trace], traces), n)) for n in (3, 8, 20, 30, None)
+    }
     assert samples[20] == samples[30] == samples[None] == traces
     for small, large in ((3, 8), (8, 20)):
         assert len(samples[small]) == small
