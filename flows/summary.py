@@ -23,8 +23,8 @@ def summarize(context: RunContext) -> dict[str, Any]:
     Returns:
         {"run", "domain", "stages": seconds of each finished stage, "planned": seconds of stages by plan.json, "report":
         its path, "requests": lines about those to the teacher, "funnel": filter/ledger.json, "scorecard":
-        evaluate/scorecard.json, "published": {"name", "tag", "digest", "store"}}; the last four where their stages have
-        run.
+        evaluate/scorecard.json, "published": {"name", "tag", "digest", "store"} and with gate.against "held_back", the
+        reason why `latest` was not moved to it}; the last four where their stages have run.
     """
     receipts = {name: context.run.receipt(name) for name in STAGES}
     with step("writing the report"):
@@ -62,8 +62,12 @@ def log_summary(context: RunContext, summary: dict[str, Any]) -> None:
     log(f"report     {shell_path(summary['report'])}")
     if published := summary.get("published"):
         name, store = published["name"], published["store"]
-        log(f"published  {name}:{published['tag']} in {commands.store_name(store)}")
-        log(f"get it     {commands.pull(name, store)}")
+        version = f"{name}:{published['tag']}"
+        log(f"published  {version} in {commands.store_name(store)}")
+        if reason := published.get("held_back"):
+            log(f"held back  {name}:latest stays as it is: {version} is {reason}")
+            log(f"to move it {commands.stillhouse()} promote {version} latest")
+        log(f"get it     {commands.pull(version if reason else name, store)}")
         pulled = Path("students", name)
         weights = pulled / context.gguf_name(context.recipe.evaluate.variant)
         projector = pulled / context.gguf_name(PROJECTOR) if context.student_reads_pixels else None

@@ -220,6 +220,19 @@ class Gate(Section):
         description="Smallest share of tasks passed in each named part of the exam (all_tools, as_trained,"
         " new_templates, drift); null asks for none. Example: {drift: 0.4, new_templates: 0.3}.",
     )
+    against: Literal["latest"] | None = Field(
+        None,
+        description="With latest, a student that is worse on the headline of the exam than the version that the store's"
+        " tag latest names, or cannot be compared with it, is stored under its number, and latest stays where it is;"
+        " null makes each student that passes the gate latest. Example: latest.",
+    )
+    level: float = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="With against, the level of the test: a student is worse if McNemar's exact test, one-sided, has a"
+        " p-value of at most this. A higher level refuses smaller losses, and more often by chance. Example: 0.2.",
+    )
 
 
 class Publish(Section):

@@ -7,7 +7,7 @@ scorecard that was written before the exam had parts has no `parts`, `unasked_wr
 import math
 from collections.abc import Iterable
 from statistics import NormalDist
-from typing import NotRequired, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from schemas.task import Part, Task
 
@@ -111,6 +111,26 @@ class Comparison(TypedDict):
     p: float
 
 
+class Release(TypedDict):
+    """Whether a student may become `latest`, by its comparison with the student that was (`gate.against`).
+
+    detail: the result in one line. All other fields are absent for the first version of a name.
+    against, digest: the version it was compared with. The next four are absent where the two cannot be compared.
+    evaluated: whether the results of `against` are those it was published with, or those of being evaluated again.
+    comparison: its "base" is `against`; p is two-sided. worse_p: as `worse_p` returns it; at `level` or below, the
+    student is worse.
+    """
+
+    passed: bool
+    detail: str
+    against: NotRequired[str]
+    digest: NotRequired[str]
+    evaluated: NotRequired[Literal["published", "again"]]
+    comparison: NotRequired[Comparison]
+    worse_p: NotRequired[float]
+    level: NotRequired[float]
+
+
 class GateCheck(TypedDict):
     """detail: what was reached and what was required."""
 
@@ -180,15 +200,30 @@ def compare(results: Iterable[tuple[bool, bool]]) -> Comparison:
     """
     pairs = list(results)
     base_only, student_only = pairs.count((True, False)), pairs.count((False, True))
-    discordant = base_only + student_only
-    tail = sum(math.comb(discordant, k) for k in range(min(base_only, student_only) + 1))
+    fewer = min(base_only, student_only)
     return {
         "both": pairs.count((True, True)),
         "student_only": student_only,
         "base_only": base_only,
         "neither": pairs.count((False, False)),
-        "p": min(1.0, 2 * tail / 2**discordant),
+        "p": min(1.0, 2 * _at_most(fewer, base_only + student_only)),
     }
+
+
+def worse_p(comparison: Comparison) -> float:
+    """Returns the one-sided p-value of McNemar's exact test that the student is worse than its base.
+
+    It is how likely it is that so few or fewer of the tasks that only one of them passed are the student's, if each
+    were the better one equally often: the sign test on these tasks. Source: Fagerland, Lydersen and Laake 2013, BMC
+    Medical Research Methodology 13:91, the exact conditional test.
+    """
+    student_only = comparison["student_only"]
+    return _at_most(student_only, student_only + comparison["base_only"])
+
+
+def _at_most(successes: int, trials: int) -> float:
+    """Returns the probability of at most so many successes, each of probability 1/2."""
+    return sum(math.comb(trials, k) for k in range(successes + 1)) / 2**trials
 
 
 def interval_text(part: PartScore) -> str:

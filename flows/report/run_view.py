@@ -22,7 +22,8 @@ class RunView:
     """A run as its report shows it; what its stages have not written yet is None or empty.
 
     Attributes:
-        record: run.json. receipts: of each stage. log: rows of the training log. examples: train/examples.json.
+        record: run.json. receipts: of each stage. release: of the published scorecard. log: rows of the training log.
+        examples: train/examples.json.
         coverage: of kinds, templates and tools.
         results: for each model of the exam, whether it passed each task.
         exam: a digest of each task of the exam by id; the same task in two runs has the same digest.
@@ -36,6 +37,7 @@ class RunView:
     planned: dict[str, float]
     ledger: Ledger | None
     scorecard: dict[str, Any] | None
+    release: dict[str, Any] | None
     plan: dict[str, Any] | None
     preflight: dict[str, Any] | None
     examples: dict[str, Any] | None
@@ -73,6 +75,7 @@ def read_run(directory: Path, pages: TracePages, prefix: str = "") -> RunView:
         planned=planned_seconds(directory),
         ledger=_read_optional(directory / "filter" / "ledger.json"),
         scorecard=_read_optional(directory / "evaluate" / "scorecard.json"),
+        release=(_read_optional(directory / "publish" / "scorecard.json") or {}).get("release"),
         plan=_read_optional(directory / "plan.json"),
         preflight=_read_optional(directory / "preflight.json"),
         examples=_read_optional(directory / "train" / "examples.json"),

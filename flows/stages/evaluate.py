@@ -3,23 +3,28 @@
     stillhouse evaluate RUN
 
 Both are served by llama.cpp as the same GGUF variant. The student is evaluated on all parts of the exam, the base on
-the headline alone, and so are the student's other files in `evaluate.variants`. Writes evaluate/base.jsonl,
-evaluate/student.jsonl and evaluate/VARIANT.jsonl (traces), and evaluate/scorecard.json with the scores, what
-the export gate measured of each file, and the gate that decides whether the student may be published.
+the headline alone, and so are the student's other files in `evaluate.variants`. With `gate.against`, the version that
+is `latest` in the store is too, unless it was published with results on this exam. Writes evaluate/base.jsonl,
+evaluate/student.jsonl, evaluate/VARIANT.jsonl and evaluate/latest.jsonl (traces), evaluate/latest.json (the score of
+`latest`), and evaluate/scorecard.json with the scores, what the export gate measured of each file, and the gate that
+decides whether the student may be published.
 """
 
 import asyncio
+import contextlib
+import shutil
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from flows.activity import Numbers
 from flows.estimate import Estimate, planned_seconds
-from flows.progress import log, step, track
+from flows.progress import log, step, track, transfer
 from flows.run_context import RunContext
 from flows.run_directory import now
 from flows.stages.stage import Stage
 from schemas.documents import check_document
+from schemas.errors import GateError, InputError, StageError
 from schemas.files import read_json, read_jsonl, sha256, write_json, write_jsonl
 from schemas.scorecard import (
     HEADLINE,
@@ -32,20 +37,52 @@ from schemas.scorecard import (
 )
 from schemas.task import Task
 from schemas.trace import Trace, failure_reason
+from student.registry.pull import pull
+from student.registry.release import EvaluatedAgain, Latest, find_latest
+from student.registry.store import open_store
 from teacher.models import catalog
 
 if TYPE_CHECKING:
     from student.evaluate import Candidate
+
+_LATEST = "latest"  # its name in the exam; pulled files lie in evaluate/latest until it is over
+
+
+def _knows_latest(context: RunContext) -> bool:
+    """Whether `publish`, if it has not run, can compare with `latest`: with gate.against, on the same exam.
+
+    A registry that cannot be reached is the business of `publish`.
+    """
+    if context.recipe.gate.against is None or context.run.receipt("publish"):
+        return True
+    with contextlib.suppress(StageError):
+        latest = _unexamined(context, read_json(context.path("evaluate", "scorecard.json"))["exam"])
+        known = context.path("evaluate", "latest.json")
+        return not latest or (known.is_file() and read_json(known)["digest"] == latest.model.digest)
+    return True
+
+
+def _unexamined(context: RunContext, exam: dict[str, Any]) -> Latest | None:
+    """Returns what `latest` names in the store, if it was published without results on this exam and is not broken.
+
+    Raises:
+        StageError: the registry cannot be reached.
+    """
+    with contextlib.suppress(InputError):  # `publish` says that it is broken
+        latest = find_latest(open_store(context.recipe.publish.store), context.domain.name)
+        return latest if latest and not latest.score_on(exam) else None
+    return None
 
 
 @partial(
     Stage,
     name="evaluate",
     reads=("evaluate", "gate", "train.max_length", "train.images"),
-    also_reads=("name",),  # the scorecard names the recipe
+    also_reads=("name", "publish.store"),  # the scorecard names the recipe; what is `latest` there
     models=("student",),
     earlier={"plan": "tasks/exam.jsonl", "export": ""},
     outputs=("evaluate",),
+    holds=_knows_latest,
 )
 def evaluate(context: RunContext) -> dict[str, Any]:
     from student.evaluate import gate, run_exam, score
@@ -60,7 +97,12 @@ def evaluate(context: RunContext) -> dict[str, Any]:
     has_passed: dict[str, dict[str, bool]] = {}
     for old in context.path("evaluate").glob("*.jsonl"):  # a variant that is not evaluated any more
         old.unlink()
+    context.path("evaluate", "latest.json").unlink(missing_ok=True)
+    exam = {"tasks": len(tasks), "sha256": sha256(exam_file)}
     candidates = _candidates(context)
+    latest, again = _evaluated_again(context, exam)
+    if latest:
+        candidates.append(latest)
     for candidate in candidates:
         name = candidate.name
         own = [task for task in tasks if name == "student" or part_of(task) == HEADLINE]
@@ -70,7 +112,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
             len(own),
             seconds,
             "evaluate",
-            share=len(own) / (headline * (1 + len(settings.variants)) + len(tasks)),
+            share=len(own) / (headline * (len(candidates) - 1) + len(tasks)),
             at_once=settings.concurrency,
         )
         numbers = Numbers()
@@ -91,7 +133,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                     hardware=context.hardware,
                     journal=context.path("journal"),
                     log=context.path("logs", f"exam-{name}.log"),
-                    grounding="pixels" if context.student_reads_pixels else "source",
+                    grounding="pixels" if candidate.projector else "source",
                     image_store=context.image_store,
                     report_episode=report,
                 )
@@ -104,6 +146,11 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                 f"{name}: {part['passed']} of {part['tasks']} exam tasks, {title}"
                 f" ({interval_text(part)}); unasked writes in {part['unasked_write']['tasks']}"
             )
+    if again:
+        if latest:
+            again["score"] = scores[_LATEST]
+            shutil.rmtree(context.path("evaluate", _LATEST))
+        write_json(context.path("evaluate", "latest.json"), again)
     min_success = context.domain.spec.get("exam", {}).get("min_success", 0)
     verdict = gate(scores["base"], scores["student"], context.recipe.gate, min_success)
     scorecard = {
@@ -111,7 +158,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
         "domain": context.domain.name,
         "recipe": context.recipe.name,
         "created": now(),
-        "exam": {"tasks": len(tasks), "sha256": sha256(exam_file)},
+        "exam": exam,
         "models": {name: scores[name] for name in ("base", "student")},
         "variants": _variants(context, scores, {one.file: one.digest for one in candidates}),
         "comparison": compare(
@@ -127,6 +174,40 @@ def evaluate(context: RunContext) -> dict[str, Any]:
         "student": scores["student"]["passed"],
         "gate": verdict["passed"],
     }
+
+
+def _evaluated_again(
+    context: RunContext, exam: dict[str, Any]
+) -> tuple["Candidate | None", EvaluatedAgain | None]:
+    """Pulls the version that is `latest`, where gate.against needs its results on this exam.
+
+    Returns:
+        It as a candidate, and what evaluate/latest.json will say of it, still without the score. Where its files cannot
+        be had, there is no candidate, and the reason instead of a score.
+
+    Raises:
+        StageError: the store cannot be reached, or the disk is full.
+    """
+    from student.evaluate import Candidate
+
+    latest = _unexamined(context, exam) if context.recipe.gate.against else None
+    if latest is None:
+        return None, None
+    again: EvaluatedAgain = {"digest": latest.model.digest}
+    reference, to = latest.reference, context.path("evaluate", _LATEST)
+    try:
+        weights, tower = latest.evaluated_files()
+        log(f"{reference} is latest and was not evaluated on this exam: evaluating it too")
+        with transfer(f"pulling {reference}") as progress:
+            store = open_store(context.recipe.publish.store)
+            pull(store, reference, to, [weights.variant], progress, log)
+    except (GateError, InputError) as error:
+        again["reason"] = str(error)
+        log(f"{reference} is latest and cannot be evaluated on this exam: {error}")
+        return None, again
+    projector = to / tower.path if tower else None
+    file = to / weights.path
+    return Candidate(_LATEST, file, weights.sha256, projector=projector), again
 
 
 def _variants(

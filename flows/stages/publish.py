@@ -6,6 +6,7 @@ Writes publish/ (the card, the scorecard, the recipe, with publish.data the trai
 (student/registry/publish.py).
 """
 
+import contextlib
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
@@ -16,19 +17,23 @@ from flows.progress import log, transfer
 from flows.run_context import RunContext
 from flows.run_directory import now
 from flows.stages.stage import Stage
-from schemas.errors import GateError, InputError
+from schemas.errors import GateError, InputError, StageError
 from schemas.files import dumps, read_json, read_jsonl, sha256, whole, write_json
 from schemas.ledger import Ledger
 from schemas.recipe import Recipe
+from schemas.scorecard import Release
 from schemas.trace import Trace
 from student.registry import parquet
 from student.registry import publish as registry
 from student.registry.artifact import PublishFile, files_under
-from student.registry.lookup import resolve
+from student.registry.lookup import read_scorecard, resolve
 from student.registry.model_card import model_card
 from student.registry.oci_layout import DirectoryStore
+from student.registry.release import find_latest, judge, same_student
 from student.registry.store import Store, open_store
 from student.training.mixture import REPLAY
+
+_MOVES = 5  # how often another publisher may move `latest` before this one gives up
 
 
 def _store(context: RunContext) -> dict[str, str]:
@@ -70,7 +75,21 @@ def publish(context: RunContext) -> dict[str, Any]:
         failed = next(check for check in scorecard["gate"]["checks"] if not check["passed"])
         raise GateError(f"not published: {failed['name']}: {failed['detail']} ({scorecard_file})")
     store = open_store(context.recipe.publish.store)
+    for _ in range(_MOVES):
+        release, compared_with = _release(context, store, scorecard)
+        shown = scorecard if release is None else {**scorecard, "release": release}
+        with contextlib.suppress(registry.LatestMoved):
+            return _publish(context, store, shown, compared_with)
+        log("latest was moved by another publisher: comparing with it again")
+    raise StageError(f"{context.domain.name}: latest was moved {_MOVES} times: publish again")
+
+
+def _publish(
+    context: RunContext, store: Store, scorecard: dict[str, Any], compared_with: str | None
+) -> dict[str, Any]:
+    """Writes publish/, publishes the student, and returns the result."""
     tag = context.recipe.publish.tag
+    release = scorecard.get("release", {"passed": True})
     with whole(context.path("publish")) as temporary:
         temporary.mkdir()
         files, manifest = _collect(context, scorecard, temporary)
@@ -80,8 +99,9 @@ def publish(context: RunContext) -> dict[str, Any]:
                 context.domain.name,
                 files,
                 manifest,
-                gate_passed=True,
+                gate_passed=release["passed"],
                 tag=tag,
+                compared_with=compared_with,
                 progress=progress,
             )
         result = {
@@ -90,12 +110,43 @@ def publish(context: RunContext) -> dict[str, Any]:
             "digest": published.digest,
             "store": _location(store),
         }
+        if not release["passed"]:
+            result["held_back"] = release["detail"]
         write_json(temporary / "published.json", result)
-    log(
-        f"published as {published.name}:{published.tag}{f' ({tag})' if tag else ''}"
-        f" in {store_name(result['store'])}"
-    )
+    name = f"{published.name}:{published.tag}"
+    log(f"published as {name}{f' ({tag})' if tag else ''} in {store_name(result['store'])}")
+    if "release" in scorecard:
+        log(f"{name}: {release['detail']}")
     return result
+
+
+def _release(
+    context: RunContext, store: Store, scorecard: dict[str, Any]
+) -> tuple[Release | None, str | None]:
+    """Returns whether the student may become `latest`, and the digest that `latest` must then still name ("": none).
+
+    Both are None without gate.against; the digest also where the student has its verdict from an earlier start.
+    """
+    if context.recipe.gate.against is None:
+        return None, None
+    name = context.domain.name
+    try:
+        latest = find_latest(store, name)
+    except InputError as error:
+        return {"passed": False, "detail": f"not compared with latest: {error}"}, None
+    if latest and (verdict := same_student(scorecard, latest.scorecard)):
+        return verdict, None
+    before = context.path("publish", "published.json")
+    if before.is_file():
+        published = read_json(before)
+        with contextlib.suppress(InputError):  # another store, or one that was emptied
+            model = resolve(store, f"{name}:{published['tag']}")
+            if verdict := same_student(scorecard, read_scorecard(store.repository(name), model)):
+                return verdict, None
+    evaluated = context.path("evaluate", "latest.json")
+    again = read_json(evaluated) if evaluated.is_file() else None
+    release = judge(scorecard, latest, again, context.recipe.gate.level)
+    return release, latest.model.digest if latest else ""
 
 
 def _collect(

@@ -59,7 +59,9 @@ def _provenance(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _gate(scorecard: dict[str, Any] | None, gate_passed: bool) -> dict[str, Any]:
-    checks = scorecard["gate"]["checks"] if scorecard else []
+    checks = list(scorecard["gate"]["checks"]) if scorecard else []
+    if scorecard and "release" in scorecard:
+        checks.append({"name": "not_worse_than_latest", **scorecard["release"]})
     exam = (
         [{"name": "exam", "digest": {"sha256": scorecard["exam"]["sha256"]}}] if scorecard else []
     )

@@ -49,6 +49,7 @@ def exam_section(scorecard: dict[str, Any], *, pixels: bool) -> str:
             f"- student: `{evaluated_file(student)}`, sha256 `{student['sha256']}`",
             _variants(scorecard.get("variants", {}), cast(Score, student)),
             f"Gate: {'passed' if gate['passed'] else 'not passed'}.\n\n" + "\n".join(checks),
+            *_release(scorecard.get("release")),
         ]
     ).rstrip()
 
@@ -101,6 +102,16 @@ def _comparison(counts: dict[str, Any] | None) -> list[str]:
         f"Of the same tasks, {counts['student_only']} were passed by the student alone and {counts['base_only']} by "
         f"the base alone (McNemar's exact test: p = {counts['p']:.2g})."
     ]
+
+
+def _release(release: dict[str, Any] | None) -> list[str]:
+    if release is None:
+        return []
+    again = (
+        ", which was evaluated again on this exam" if release.get("evaluated") == "again" else ""
+    )
+    result = "passed" if release["passed"] else "held back"
+    return [f"Release: {result}: {release['detail']}{again}."]
 
 
 def _variants(variants: dict[str, VariantResult], student: Score) -> str:

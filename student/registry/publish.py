@@ -61,6 +61,10 @@ from student.registry.store import (
 Layers = list[tuple[PublishFile, Descriptor]]
 
 
+class LatestMoved(StageError):
+    """`latest` does not name the version any more with which the student was compared."""
+
+
 @dataclass(frozen=True)
 class Published:
     """A version in the store. tag: its number. digest: of its index, sha256:<hex>. new: whether it was added now."""
@@ -80,6 +84,7 @@ def publish(
     gate_passed: bool,
     tag: str | None = None,
     at_least: int = 1,
+    compared_with: str | None = None,
     progress: Progress | None = None,
 ) -> Published:
     """Publishes `files` as the next version of `name`, or finds the version that has these files already.
@@ -89,8 +94,11 @@ def publish(
             stored as manifest.json.
         tag: a further name of the version; none that the store assigns itself.
         at_least: the lowest number of a new version.
+        compared_with: the digest of the version that `latest` must still name when it is moved; "" for none. Between
+            that look and the move, a directory admits no other publisher; a registry has no locks.
 
     Raises:
+        LatestMoved: it does not. Nothing but blobs was added.
         InputError: the name or tag is not allowed, a file is missing, or the store is broken or refuses the login.
         StageError: the disk is full, a file changed while it was copied, or the registry cannot be reached.
     """
@@ -103,6 +111,10 @@ def publish(
         statements = attestations(manifest, _scorecard(files), gate_passed=gate_passed)
         with repository.locked():
             found = _find_same(repository, content)
+            if compared_with is not None and gate_passed:
+                latest = (repository.find(LATEST) or {}).get("digest", "")
+                if latest not in (compared_with, found and found[1]["digest"]):
+                    raise LatestMoved(f"{name}: latest was moved by another publisher")
             if found is None:
                 with repository.claim(at_least) as number:
                     version, tags = _add_version(

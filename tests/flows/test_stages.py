@@ -50,6 +50,7 @@ VALUES: list[Any] = [
         "2026-11-30",
         "dask",
         "offered",
+        "latest",
         ["Q8_0", "F16"],
         ["Q4_K_M"],
         ["--x"],

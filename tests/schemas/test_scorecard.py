@@ -15,6 +15,7 @@ from schemas.scorecard import (
     part_score,
     titled_parts,
     wilson_interval,
+    worse_p,
 )
 
 
@@ -70,6 +71,47 @@ def test_no_difference_and_no_task_have_a_p_value_of_one() -> None:
     assert compare([])["p"] == 1.0
     assert compare([(True, True), (False, False)])["p"] == 1.0
     assert compare([(True, False), (False, True)])["p"] == 1.0
+
+
+# (first alone, second alone, two-sided p). Source: Fagerland, Lydersen and Laake 2013, BMC Medical Research
+# Methodology 13:91: the data of Bentur et al. and of Cavo et al., exact conditional test.
+@pytest.mark.parametrize(("first_only", "second_only", "p"), [(1, 7, 0.0703), (6, 16, 0.0525)])
+def test_the_p_values_are_those_of_published_examples(
+    first_only: int, second_only: int, p: float
+) -> None:
+    pairs = [(True, False)] * second_only + [(False, True)] * first_only + [(True, True)] * 5
+    result = compare(pairs)
+    assert result["p"] == pytest.approx(p, abs=5e-5)
+    assert worse_p(result) == pytest.approx(p / 2, abs=5e-5)
+
+
+# (tasks that the student alone passed, those that one of the two alone passed, p). Source: Siegel 1956, Nonparametric
+# Statistics, table D, one-tailed probabilities of the binomial test.
+@pytest.mark.parametrize(
+    ("student_only", "discordant", "p"),
+    [
+        (0, 5, 0.031),
+        (1, 5, 0.188),
+        (1, 10, 0.011),
+        (2, 10, 0.055),
+        (3, 15, 0.018),
+        (5, 20, 0.021),
+        (6, 20, 0.058),
+        (7, 25, 0.022),
+        (8, 25, 0.054),
+    ],
+)
+def test_a_student_is_worse_by_the_table_of_the_sign_test(
+    student_only: int, discordant: int, p: float
+) -> None:
+    pairs = [(False, True)] * student_only + [(True, False)] * (discordant - student_only)
+    assert worse_p(compare(pairs)) == pytest.approx(p, abs=5.01e-4)  # the table has three digits
+
+
+def test_a_better_or_equal_student_is_never_worse() -> None:
+    assert worse_p(compare([])) == 1.0
+    assert worse_p(compare([(False, True)] * 9)) == 1.0
+    assert worse_p(compare([(False, True), (True, False)])) == 0.75
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), max_size=12))

@@ -156,6 +156,16 @@ def test_names_in_a_scorecard_are_text_in_the_page(run: Path) -> None:
     assert "<script>alert" not in page and "onerror=&#34;" in page
 
 
+def test_a_student_that_is_held_back_is_shown_with_the_reason(run: Path) -> None:
+    detail = "worse than <b>pack:1</b>"
+    release = {"passed": False, "detail": detail, "evaluated": "again"}
+    write_json(run / "publish" / "scorecard.json", {"release": release})
+    page = html.write(run).read_text()
+    assert "<b>pack:1</b>" not in page
+    row = "not_worse_than_latest held back worse than &lt;b&gt;pack:1&lt;/b&gt;, which was evaluated again"
+    assert row in words_of(page)
+
+
 def test_rejections_are_listed_most_frequent_first(page: str) -> None:
     words = words_of(page)
     assert (
