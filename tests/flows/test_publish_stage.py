@@ -137,7 +137,8 @@ def test_a_student_is_compared_again_if_latest_is_moved_meanwhile(
     publish: Publisher, store: DirectoryStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     publish("1", TASKS[:10])
-    add_files, moved = registry._add_files, []
+    add_files = registry._add_files
+    moved: list[bool] = []
 
     def overtaken(*arguments: Any) -> Any:
         if not moved:
