@@ -10,6 +10,7 @@ from schemas.errors import InputError
 from schemas.files import BOM, open_bytes
 
 Row = TypeVar("Row")
+_CHUNK = 1 << 20
 
 
 class RowFile(Sequence[Row], Generic[Row]):
@@ -42,7 +43,15 @@ class RowFile(Sequence[Row], Generic[Row]):
         try:
             return cast(Row, json.loads(line.decode()))
         except (ValueError, RecursionError) as error:
-            raise InputError(f"{self._path}: row {index + 1}: not JSON: {error}") from None
+            line_number = self._line_number(start)
+            raise InputError(f"{self._path}: line {line_number}: not JSON: {error}") from None
+
+    def _line_number(self, start: int) -> int:
+        """The number of the line that begins at a byte. A slice has other indexes, and blank lines have none."""
+        with open_bytes(self._path) as file:
+            return 1 + sum(
+                file.read(min(_CHUNK, start - at)).count(b"\n") for at in range(0, start, _CHUNK)
+            )
 
     def select(self, indexes: Iterable[int]) -> "RowFile[Row]":
         """The rows at the indexes, in their order."""

@@ -7,7 +7,7 @@ In: a Candidate and the exam's tasks. Out: a trace for each task, and from the t
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,7 +31,9 @@ from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Grounding, Maker, Message, Tool, Trace
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
+from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
+from teacher.inference.late_start import run_with_late_server
 from teacher.inference.llama_server import serve
 from teacher.inference.llama_speed import reply_seconds
 from teacher.planning.hardware import Hardware
@@ -59,7 +61,7 @@ class Candidate:
     projector: Path | None = None
 
 
-async def run_exam(
+def run_exam(
     candidate: Candidate,
     tasks: list[Task],
     *,
@@ -74,6 +76,8 @@ async def run_exam(
     report_episode: Callable[[Trace], None],
 ) -> list[Trace]:
     """Runs the candidate on the tasks and returns a trace for each, in the tasks' order.
+
+    No server starts where the journal has every reply.
 
     Args:
         context: tokens of one conversation.
@@ -105,23 +109,37 @@ async def run_exam(
     # Neighbours share the beginning of their prompts, so that the slots of the server have it cached.
     ordered = sorted(tasks, key=lambda task: (task["tools"], task["template"]))
     traces: dict[str, Trace] = {}
+    seconds = settings.reply_s or 0.0
     with (
-        serve(
-            candidate.file,
-            log,
-            slots,
-            context,
-            candidate.template,
-            projector=candidate.projector,
-            replicas=servers,
-        ) as endpoint,
+        contextlib.ExitStack() as server,
         contextlib.closing(Journal(journal)) as replies,
     ):
-        seconds = settings.reply_s or reply_seconds(endpoint, context, settings.max_tokens, slots)
-        async with Client(endpoint, identity, replies, slots, seconds, image_store) as client:
-            async for rollout in rollouts(ordered, domain, client, loop, maker, workers=slots):
-                traces[rollout.trace["task"]["id"]] = rollout.trace
-                report_episode(rollout.trace)
+
+        def start() -> Endpoint:
+            nonlocal seconds
+            endpoint = server.enter_context(
+                serve(
+                    candidate.file,
+                    log,
+                    slots,
+                    context,
+                    candidate.template,
+                    projector=candidate.projector,
+                    replicas=servers,
+                )
+            )
+            seconds = seconds or reply_seconds(endpoint, context, settings.max_tokens, slots)
+            return endpoint
+
+        async def work(find_endpoint: Callable[[], Awaitable[Endpoint]]) -> None:
+            async with Client(
+                find_endpoint, identity, replies, slots, lambda: seconds, image_store
+            ) as client:
+                async for rollout in rollouts(ordered, domain, client, loop, maker, workers=slots):
+                    traces[rollout.trace["task"]["id"]] = rollout.trace
+                    report_episode(rollout.trace)
+
+        run_with_late_server(start, work)
     return [traces[task["id"]] for task in tasks]
 
 

@@ -13,7 +13,6 @@ from typing import Any
 from flows.generation.shards import BlindAttempt, Shard, ShardReceipt, Spools, failure_of
 from flows.run_context import RunContext
 from schemas.files import read_json
-from schemas.ledger import Rewriting
 from schemas.recipe import Serve
 from schemas.row_file import RowFile
 from schemas.task import Task
@@ -29,8 +28,8 @@ from teacher.inference.pace import Pace
 from teacher.models import catalog
 from teacher.rollout import agent_loop, blind_baseline
 from teacher.rollout.guidance import choose_guidance
-from teacher.rollout.rewrite import Reworded, rewrite_requests
-from teacher.rollout.scheduler import Examples, rollouts
+from teacher.rollout.rewrite import Rewriter
+from teacher.rollout.scheduler import Examples, as_it_is, rollouts
 
 # Worked examples come from seeds that no task has: tasks.sample counts up from the first seed of the split.
 _EXAMPLE_SEEDS = 400_000_000
@@ -145,17 +144,20 @@ async def play(
     with contextlib.ExitStack() as stack:
         stack.callback(spools.discard)
         stack.enter_context(contextlib.closing(journal))
-        async with Client(
-            find_endpoint,
-            _identity(context),
-            journal,
-            settings.concurrency,
-            settings.timeout_s,
-            context.image_store,
-            patience=settings.patience_s,
-            serving=serving(context),
-            pace=Pace(settings.requests_per_minute, settings.tokens_per_minute),
-        ) as client:
+        async with (
+            Client(
+                find_endpoint,
+                _identity(context),
+                journal,
+                settings.concurrency,
+                settings.timeout_s,
+                context.image_store,
+                patience=settings.patience_s,
+                serving=serving(context),
+                pace=Pace(settings.requests_per_minute, settings.tokens_per_minute),
+            ) as client,
+            contextlib.AsyncExitStack() as episodes,
+        ):
 
             def update() -> None:
                 counts.sent, counts.asked = client.sent, client.asked
@@ -164,16 +166,17 @@ async def play(
                 counts.without_logprobs = client.without_logprobs
 
             places = {task_id: i for shard in shards for i, task_id in enumerate(ids[shard.number])}
-            texts: dict[str, str] = {}
-            rewritten: dict[int, Rewriting] = {}
-            for shard in shards if context.recipe.tasks.rewrite else ():
-                rows = todo[shard.first : shard.first + shard.count]
-                reworded, rewritten[shard.number] = await _rewrite(context, rows, client, loop)
-                texts |= reworded
-                update()
+            rewriter = _rewriter(context, client, loop)
+            prepare = rewriter.reword if rewriter else as_it_is
+
+            def close(shard: Shard, without_images: Sequence[BlindAttempt] = ()) -> None:
+                names = ids[shard.number]
+                rewritten = rewriter.take_counts(names) if rewriter else None
+                receipts[shard.number] = spools.close(shard, names, without_images, rewritten)
+
             sent_before = client.sent
-            async for rollout in rollouts(
-                Reworded(own, texts),
+            playing = rollouts(
+                own,
                 context.domain,
                 client,
                 loop,
@@ -183,7 +186,11 @@ async def play(
                 hint=settings.hint,
                 examples=examples,
                 wanted=wanted(context),
-            ):
+                prepare=prepare,
+            )
+            # An error in this loop ends the episodes before the client.
+            await episodes.enter_async_context(contextlib.aclosing(playing))
+            async for rollout in playing:
                 trace = rollout.trace
                 task_id = trace["task"]["id"]
                 shard = shard_of[task_id]
@@ -198,9 +205,7 @@ async def play(
                     passes.pop(task_id)
                     open_tasks[shard.number] -= 1
                     if not open_tasks[shard.number] and shard.number not in blind:
-                        receipts[shard.number] = spools.close(
-                            shard, ids[shard.number], rewritten=rewritten.get(shard.number)
-                        )
+                        close(shard)
                 # A task that is solved needs none of its later attempts.
                 pieces = settings.attempts - rollout.attempt if is_last else 1
                 # While nothing is sent, the attempts come from the journal.
@@ -215,13 +220,14 @@ async def play(
             ]
             attempted: dict[int, list[BlindAttempt]] = {}
             async for trace in blind_baseline.attempts(
-                Reworded(todo.select(candidates), texts),
+                todo.select(candidates),
                 context.domain,
                 client,
                 loop,
                 maker,
                 workers=settings.concurrency,
                 examples=examples,
+                prepare=prepare,
             ):
                 task_id = trace["task"]["id"]
                 shard = shard_of[task_id]
@@ -235,28 +241,21 @@ async def play(
                 update()
             for shard in shards:
                 if shard.number not in receipts:
-                    receipts[shard.number] = spools.close(
-                        shard,
-                        ids[shard.number],
-                        attempted.get(shard.number, ()),
-                        rewritten.get(shard.number),
-                    )
+                    close(shard, attempted.get(shard.number, ()))
     return [receipts[shard.number] for shard in shards]
 
 
-async def _rewrite(
-    context: RunContext, rows: Sequence[Task], client: Client, loop: agent_loop.Settings
-) -> tuple[dict[str, str], Rewriting]:
-    """The requests of tasks that the teacher reworded, by the task's id, and their counts (tasks.rewrite)."""
-    spec = context.domain.spec
-    return await rewrite_requests(
-        rows,
+def _rewriter(context: RunContext, client: Client, loop: agent_loop.Settings) -> Rewriter | None:
+    """What rewords the requests of tasks; None without tasks.rewrite."""
+    spec, share = context.domain.spec, context.recipe.tasks.rewrite
+    if not share:
+        return None
+    return Rewriter(
         client.complete,
         loop,
-        share=context.recipe.tasks.rewrite,
+        share=share,
         personas=spec["personas"],
         languages=spec["languages"],
-        workers=context.recipe.generate.concurrency,
     )
 
 

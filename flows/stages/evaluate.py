@@ -10,7 +10,6 @@ evaluate/student.jsonl, evaluate/VARIANT.jsonl and evaluate/latest.jsonl (traces
 decides whether the student may be published.
 """
 
-import asyncio
 import contextlib
 import shutil
 from functools import partial
@@ -123,20 +122,18 @@ def evaluate(context: RunContext) -> dict[str, Any]:
                 numbers.add(trace, failure_reason(trace["outcome"]))
                 advance()
 
-            traces = asyncio.run(
-                run_exam(
-                    candidate,
-                    own,
-                    domain=context.domain,
-                    settings=settings,
-                    context=context.exam_tokens,
-                    hardware=context.hardware,
-                    journal=context.path("journal"),
-                    log=context.path("logs", f"exam-{name}.log"),
-                    grounding="pixels" if candidate.projector else "source",
-                    image_store=context.image_store,
-                    report_episode=report,
-                )
+            traces = run_exam(
+                candidate,
+                own,
+                domain=context.domain,
+                settings=settings,
+                context=context.exam_tokens,
+                hardware=context.hardware,
+                journal=context.path("journal"),
+                log=context.path("logs", f"exam-{name}.log"),
+                grounding="pixels" if candidate.projector else "source",
+                image_store=context.image_store,
+                report_episode=report,
             )
         write_jsonl(context.path("evaluate", f"{name}.jsonl"), traces)
         scores[name] = score(candidate, traces, own, model=student["name"])

@@ -9,7 +9,7 @@ import random
 import resource
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
 from weakref import WeakValueDictionary
@@ -42,6 +42,10 @@ _REPLAYS = 8
 # Share of the timeout from which a reply shows that too many requests are in flight.
 _LATE = 0.8
 _NO_REPLY = (StatusError, EndlessAnswer, aiohttp.ClientError, TimeoutError)
+# Seconds that requests in flight get when an error ends the client, because their replies are paid for.
+_LAST_REPLIES = 60.0
+# Conversations that are remembered as begun, for each request that may be in flight: an episode may have sub-agents.
+_CONVERSATIONS = 16
 # Open files of this process besides its connections.
 _OTHER_FILES = 256
 # A request that any model can answer: it tells a server that is down from a request that always fails.
@@ -51,13 +55,16 @@ _PROBE = {"messages": [{"role": "user", "content": "Say yes."}], "tools": [], "m
 class Client:
     """Sends chat requests of one model to one endpoint. Use as an async context manager.
 
+    Where an error ends the block, replies to requests in flight are waited for and journalled, for a minute at most. A
+    block that is cancelled ends at once.
+
     Args:
         endpoint: where the model is served, or a function that returns it and is called before the first request that
             the journal has no reply to (teacher/inference/late_start.py).
         identity: {"model", "revision"}; part of the key of each reply in the journal.
         concurrency: most requests in flight at once; how many there are follows from the server's load
             (teacher/inference/slots.py). A request that waits for its retry does not count.
-        timeout: seconds for one reply.
+        timeout: seconds for one reply, or a function that returns them once the endpoint is there.
         image_store: the images that messages refer to by hash.
         patience: seconds without a reply to any request after which the server counts as dead.
         serving: the settings of the server that decide which requests it can answer. A stored failure of a server with
@@ -78,7 +85,7 @@ class Client:
         identity: dict[str, str],
         journal: Journal,
         concurrency: int,
-        timeout: float,
+        timeout: float | Callable[[], float],
         image_store: ImageStore | None = None,
         *,
         patience: float = PATIENCE,
@@ -89,15 +96,21 @@ class Client:
         self._identity, self._journal = identity, journal
         self._concurrency = concurrency
         self.slots = Slots(concurrency)
-        self._begun: set[str] = set()  # sessions that have sent a request
+        # Sessions that have sent a request, the last one at the end.
+        self._begun: dict[str, None] = {}
         self._replays = asyncio.Semaphore(_REPLAYS)
-        self._timeout, self._image_store, self._patience = timeout, image_store, patience
+        self._find_timeout, self._image_store, self._patience = timeout, image_store, patience
+        self._timeout = 0.0  # known with the endpoint
         self._serving = sha256_text(dumps(serving or {}))[:16]
         self._pace = pace or Pace()
         # One lock for each request that is being asked.
         self._asking: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._opening, self._probing = asyncio.Lock(), asyncio.Lock()
         self._connection: Connection | None = None
+        # Requests that have no reply yet, and those of them that the server has. After an error none is sent.
+        self._running: set[asyncio.Task[Any]] = set()
+        self._sent_now: set[asyncio.Task[Any]] = set()
+        self._ended_by = ""
         self._answers = 0  # of the server, since this client exists
         self._silent_since: float | None = None  # the first failure after the last answer
         self.sent = self.asked = self.without_logprobs = 0
@@ -108,11 +121,25 @@ class Client:
     async def __aenter__(self) -> "Client":
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, error: type[BaseException] | None, *_: object) -> None:
+        self._ended_by = self._ended_by or f"the client ended: {error.__name__ if error else ''}"
+        await self._end_requests(waits=error is not None and issubclass(error, Exception))
         if self._connection is not None:
             self._following.cancel()
             await asyncio.gather(self._following, return_exceptions=True)
             await self._connection.close()
+
+    async def _end_requests(self, *, waits: bool) -> None:
+        """Cancels the requests that are left. waits: for the replies of those in flight."""
+        for request in self._running - self._sent_now:
+            request.cancel()
+        silent = time.monotonic() - self._silent_since if self._silent_since else 0.0
+        seconds = min(_LAST_REPLIES, self._timeout) - silent
+        if waits and self._sent_now and seconds > 0:
+            await asyncio.wait(self._sent_now, timeout=seconds)
+        for request in self._running:
+            request.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
 
     async def complete(
         self,
@@ -160,10 +187,11 @@ class Client:
                     body["extra_headers"] = {"X-Session-ID": quote(session, safe="/:")}
                 self.asked += 1
                 await self._open()
-                row = await self._ask(body, session)
-                if "error" in row:
-                    row |= {"serving": self._serving, "request": request}
-                self._journal.put(reply_key, row)
+                # A task of its own: the reply is journalled although who asked is cancelled.
+                asking = asyncio.create_task(self._ask_and_store(reply_key, request, body, session))
+                self._running.add(asking)
+                asking.add_done_callback(self._forget)
+                row = await asyncio.shield(asking)
         reply = Reply.of_row(reply_key, row)
         if reply.error is not None:
             self.failures[reply.error.partition(":")[0]] += 1
@@ -179,6 +207,8 @@ class Client:
             endpoint = self._find_endpoint
             self._endpoint = endpoint if isinstance(endpoint, Endpoint) else await endpoint()
             _allow_open_files(self._concurrency + _OTHER_FILES)
+            timeout = self._find_timeout
+            self._timeout = timeout() if callable(timeout) else timeout
             self._connection = Connection(self._endpoint, self._timeout, self._concurrency)
             self._following = asyncio.create_task(self._follow_load(self._connection))
 
@@ -190,6 +220,26 @@ class Client:
                 if text and (most := state.most(load.parse(text))) is not None:
                     self.slots.shrink(to=most)
                 await asyncio.sleep(load.SECONDS)
+
+    async def _ask_and_store(
+        self, reply_key: str, request: dict[str, Any], body: dict[str, Any], session: str | None
+    ) -> dict[str, Any]:
+        """The row of the journal for a request, which has it when this returns."""
+        try:
+            row = await self._ask(body, session)
+            if "error" in row:
+                row |= {"serving": self._serving, "request": request}
+            self._journal.put(reply_key, row)
+        except StageError as error:
+            # No request is sent whose reply nobody would use.
+            self._ended_by = self._ended_by or str(error)
+            raise
+        return row
+
+    def _forget(self, asking: asyncio.Task[Any]) -> None:
+        self._running.discard(asking)
+        if not asking.cancelled():
+            asking.exception()  # nobody waits for it if who asked was cancelled
 
     async def _ask(self, body: dict[str, Any], session: str | None) -> dict[str, Any]:
         """The row of the journal for a request: sent until there is a reply, or until no retry can help."""
@@ -225,8 +275,9 @@ class Client:
         assert self._connection is not None
         await self._pace.admit(body)
         async with self.slots.take(has_begun=session in self._begun) as turn:
+            self._check_open()
             if session is not None:
-                self._begun.add(session)
+                self._remember(session)
             self.sent += 1
             started = time.monotonic()
             # Image files are read here, so that memory holds only those of the requests in flight.
@@ -240,7 +291,7 @@ class Client:
                 # It changes how a token is written, not which.
                 sent["return_tokens_as_token_ids"] = True
             try:
-                with self._endpoint.request_in_flight():
+                with self._endpoint.request_in_flight(), self._on_its_way():
                     answer = await self._connection.ask(sent, headers, session)
                 seconds = time.monotonic() - started
                 row, model = parse(answer, seconds)
@@ -257,12 +308,35 @@ class Client:
         self._pace.learn(body, row["usage"])
         return row | self._origin(model)
 
+    def _check_open(self) -> None:
+        if self._ended_by:
+            raise StageError(self._ended_by)
+
+    def _remember(self, session: str) -> None:
+        """Notes that a conversation has begun; the oldest ones are forgotten."""
+        self._begun.pop(session, None)
+        self._begun[session] = None
+        if len(self._begun) > _CONVERSATIONS * self._concurrency:
+            del self._begun[next(iter(self._begun))]
+
+    @contextlib.contextmanager
+    def _on_its_way(self) -> Iterator[None]:
+        """Notes for the time of the block that the server has the request of this task."""
+        task = asyncio.current_task()
+        assert task
+        self._sent_now.add(task)
+        try:
+            yield
+        finally:
+            self._sent_now.discard(task)
+
     async def _wait_to_retry(self, failure: Failure, seconds: float) -> None:
         """Returns when a request may be sent again; restarts a dead server of this process first.
 
         Raises:
             StageError: the server has answered no request for the time of `patience`, or cannot be restarted.
         """
+        self._check_open()
         restarts = self._endpoint.restarts
         await self._endpoint.revive()
         now = time.monotonic()

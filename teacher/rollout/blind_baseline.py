@@ -13,7 +13,7 @@ from schemas.trace import Maker, Trace
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.rollout import agent_loop
-from teacher.rollout.scheduler import Examples, rollouts
+from teacher.rollout.scheduler import Examples, Prepare, as_it_is, rollouts
 
 # Standard deviations above chance up to which a template's correct choices count as guesses.
 _DEVIATIONS = 2
@@ -28,16 +28,24 @@ async def attempts(
     *,
     workers: int,
     examples: Examples,
+    prepare: Prepare = as_it_is,
 ) -> AsyncIterator[Trace]:
     """Yields the trace of one attempt at each task, without its images and without a hint, when it ends.
 
     Args:
         tasks: those of passed traces with images for which `needs_image` is true.
-        settings, examples: as the traces were made.
+        settings, examples, prepare: as the traces were made.
     """
     without_images = dataclasses.replace(settings, images="none")
     async for rollout in rollouts(
-        tasks, domain, client, without_images, maker, workers=workers, examples=examples
+        tasks,
+        domain,
+        client,
+        without_images,
+        maker,
+        workers=workers,
+        examples=examples,
+        prepare=prepare,
     ):
         yield rollout.trace
 

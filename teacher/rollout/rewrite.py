@@ -8,14 +8,13 @@ not solved, and its traces are rejected.
 In: tasks and `Client.complete`. Out: other requests for some of them, and the counts of what was rejected and why.
 """
 
-import asyncio
 import random
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import overload
+from typing import NamedTuple
 
 from schemas.json_text import texts_in
 from schemas.ledger import Rewriting
@@ -58,76 +57,63 @@ class Voice:
     language: str
 
 
-class Reworded(Sequence[Task]):
-    """Tasks of which some have other requests; they are read when they are needed.
-
-    texts: the requests, by the task's id.
-    """
-
-    def __init__(self, tasks: Sequence[Task], texts: Mapping[str, str]) -> None:
-        self._tasks, self._texts = tasks, texts
-
-    def __len__(self) -> int:
-        return len(self._tasks)
-
-    @overload
-    def __getitem__(self, index: int) -> Task: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> "Reworded": ...
-
-    def __getitem__(self, index: int | slice) -> "Task | Reworded":
-        if isinstance(index, slice):
-            return Reworded(self._tasks[index], self._texts)
-        task = self._tasks[index]
-        text = self._texts.get(task["id"])
-        return task if text is None else {**task, "request": text}
-
-
-async def rewrite_requests(
-    tasks: Sequence[Task],
-    complete: Complete,
-    settings: Settings,
-    *,
-    share: float,
-    personas: Sequence[str],
-    languages: Sequence[str],
-    workers: int,
-) -> tuple[dict[str, str], Rewriting]:
-    """Returns the reworded requests of a share of the tasks, by the task's id, and the counts.
+class Rewriter:
+    """Rewords the requests of a share of the tasks, each when its task is played.
 
     Which task is reworded in which voice depends on its id alone, so a resumed run asks for the same.
 
     Args:
         complete: `Client.complete`; it journals the replies.
-        workers: requests at once.
+        share: of the tasks, 0 to 1.
     """
-    chosen = [
-        (task, voice) for task in tasks if (voice := _voice(task, share, personas, languages))
-    ]
-    slots = asyncio.Semaphore(workers)
 
-    async def ask(task: Task, voice: Voice) -> tuple[str, str]:
-        async with slots:
-            return await _reworded(task, voice, complete, settings)
+    def __init__(
+        self,
+        complete: Complete,
+        settings: Settings,
+        *,
+        share: float,
+        personas: Sequence[str],
+        languages: Sequence[str],
+    ) -> None:
+        self._complete, self._settings, self._share = complete, settings, share
+        self._personas, self._languages = list(personas), list(languages)
+        self._asked: dict[str, _Asked] = {}
 
-    replies = await asyncio.gather(*(ask(task, voice) for task, voice in chosen))
-    texts: dict[str, str] = {}
-    rejected, by_persona, by_language = Counter[str](), Counter[str](), Counter[str]()
-    for (task, voice), (text, reason) in zip(chosen, replies, strict=True):
-        if reason:
-            rejected[reason] += 1
-            continue
-        texts[task["id"]] = text
-        by_persona[voice.persona] += 1
-        by_language[voice.language] += 1
-    return texts, {
-        "asked": len(chosen),
-        "taken": len(texts),
-        "rejected": dict(sorted(rejected.items())),
-        "personas": dict(sorted(by_persona.items())),
-        "languages": dict(sorted(by_language.items())),
-    }
+    async def reword(self, task: Task) -> Task:
+        """Returns the task with its request as the teacher reworded it, or as it is."""
+        asked = self._asked.get(task["id"])
+        if asked is None:
+            voice = _voice(task, self._share, self._personas, self._languages)
+            if voice is None:
+                return task
+            asked = _Asked(voice, *await _reworded(task, voice, self._complete, self._settings))
+            self._asked[task["id"]] = asked
+        return {**task, "request": asked.text} if asked.text else task
+
+    def take_counts(self, task_ids: Iterable[str]) -> Rewriting:
+        """Returns the counts of tasks that have ended, and forgets what was asked for them."""
+        asked = [self._asked.pop(task_id) for task_id in task_ids if task_id in self._asked]
+        taken = [one.voice for one in asked if one.text]
+        return {
+            "asked": len(asked),
+            "taken": len(taken),
+            "rejected": _counts(one.reason for one in asked if one.reason),
+            "personas": _counts(voice.persona for voice in taken),
+            "languages": _counts(voice.language for voice in taken),
+        }
+
+
+class _Asked(NamedTuple):
+    """The reworded request of a task and "", or "" and the reason for which the original stands."""
+
+    voice: Voice
+    text: str
+    reason: str
+
+
+def _counts(names: Iterable[str]) -> dict[str, int]:
+    return dict(sorted(Counter(names).items()))
 
 
 def add_counts(rows: Iterable[Rewriting]) -> Rewriting | None:

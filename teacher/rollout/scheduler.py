@@ -3,7 +3,7 @@
 import asyncio
 import functools
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -16,6 +16,7 @@ from teacher.rollout import agent_loop
 # The worked examples of a task, for an attempt with or without a hint.
 Examples = Callable[[Task, bool], list[list[Message]]]
 Hint = Literal["never", "retry", "always"]
+Prepare = Callable[[Task], Awaitable[Task]]
 # Tasks of a worker up to which the longest come first.
 _FEW = 8
 
@@ -33,6 +34,11 @@ def no_examples(task: Task, hinted: bool) -> list[list[Message]]:
     return []
 
 
+async def as_it_is(task: Task) -> Task:
+    """Returns the task."""
+    return task
+
+
 async def rollouts(
     tasks: Sequence[Task],
     domain: Domain,
@@ -45,6 +51,7 @@ async def rollouts(
     hint: Hint = "never",
     examples: Examples = no_examples,
     wanted: int = 1,
+    prepare: Prepare = as_it_is,
 ) -> AsyncIterator[Rollout]:
     """Yields each episode when it ends.
 
@@ -57,6 +64,8 @@ async def rollouts(
         hint: never, retry (from the second attempt on, after a failed one), or always.
         examples: the worked examples of a task, for an attempt with or without its hint.
         wanted: attempts at a task that must pass before it is not attempted again.
+        prepare: returns the task that is played for one of `tasks`; it may ask the teacher (rewrite.py). Called before
+            each attempt.
 
     Raises:
         StageError: the server is lost; running episodes are cancelled, their replies so far are in the journal.
@@ -74,7 +83,7 @@ async def rollouts(
     async def work(own: deque[_Attempt]) -> None:
         while queue := own or max(queues, key=len):
             place, attempt, passes, has_failed = queue.popleft()
-            task = tasks[place]
+            task = await prepare(tasks[place])
             hinted = hint == "always" or (hint == "retry" and has_failed)
             trace = await agent_loop.run(
                 task,

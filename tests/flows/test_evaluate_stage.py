@@ -53,7 +53,7 @@ def run_stage(
     """
     seen: dict[str, Any] = {}
 
-    async def run_exam(candidate: Candidate, tasks: list[Any], **more: Any) -> list[Any]:
+    def run_exam(candidate: Candidate, tasks: list[Any], **more: Any) -> list[Any]:
         seen[candidate.name] = {"tasks": tasks, "candidate": candidate, **more}
         if candidate.file.is_file():
             seen[candidate.name]["bytes"] = candidate.file.read_bytes()

@@ -100,9 +100,10 @@ def test_rows_by_index_are_those_that_are_read_in_order(
     assert list(file.select(backwards)) == rows[::-1]
 
 
-def test_a_row_that_is_not_json_is_named_when_it_is_read(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": \n')
+def test_a_row_that_is_not_json_is_named_by_its_line_however_it_is_reached(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n\n{"a": \n')
     file: RowFile[Any] = RowFile(tmp_path / "a.jsonl")
     assert file[0] == {"a": 1}
-    with pytest.raises(InputError, match="a.jsonl: row 2: not JSON"):
-        file[1]
+    for view, index in ((file, 1), (file[1:], 0), (file.select([1, 0]), 0), (file, -1)):
+        with pytest.raises(InputError, match="a.jsonl: line 3: not JSON"):
+            view[index]

@@ -1,4 +1,3 @@
-import asyncio
 import contextlib
 import itertools
 from collections.abc import AsyncIterator
@@ -370,7 +369,7 @@ def no_server(*_, **__):
 
 def run(tasks, tmp_path, **settings):
     """Runs the exam and returns its traces."""
-    exam = evaluate.run_exam(
+    return evaluate.run_exam(
         CANDIDATE,
         tasks,
         domain=pack.load("legal"),
@@ -382,7 +381,6 @@ def run(tasks, tmp_path, **settings):
         image_store=ImageStore(tmp_path / "images"),
         report_episode=lambda trace: None,
     )
-    return asyncio.run(exam)
 
 
 def test_tasks_with_the_same_tools_and_template_are_sent_one_after_the_other(
@@ -417,16 +415,45 @@ def test_the_time_for_a_reply_follows_the_machine_or_the_recipe(
 ) -> None:
     timeouts = []
 
-    class Recorded(Client):
-        def __init__(self, endpoint, identity, journal, concurrency, timeout, image_store):
-            timeouts.append(timeout)
-            super().__init__(endpoint, identity, journal, concurrency, timeout, image_store)
+    async def asks(tasks: list[Any], domain: Any, client: Any, *_: Any, **__: Any) -> Any:
+        await client._open()
+        timeouts.append(client._timeout)
+        for task in tasks:
+            yield task
 
-    monkeypatch.setattr(evaluate, "Client", Recorded)
+    monkeypatch.setattr(evaluate, "rollouts", asks)
+    monkeypatch.setattr(evaluate, "Client", Unconnected)
     monkeypatch.setattr(evaluate, "serve", no_server)
     monkeypatch.setattr(evaluate, "reply_seconds", lambda endpoint, *lengths: lengths)
     assert run([], tmp_path, **settings) == []
     assert timeouts == [seconds]
+
+
+class Unconnected(Client):
+    async def _open(self) -> None:
+        await self._find_endpoint()
+        self._timeout = self._find_timeout()  # type: ignore[operator]
+
+    async def _end_requests(self, *, waits: bool) -> None:
+        pass
+
+
+def test_an_exam_whose_replies_are_all_in_the_journal_starts_no_server(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    @contextlib.contextmanager
+    def refused(*_: Any, **__: Any) -> Any:
+        raise AssertionError("nothing needs the server")
+        yield
+
+    async def replayed(tasks: list[Any], *_: Any, **__: Any) -> AsyncIterator[Rollout]:
+        for task in tasks:
+            yield Rollout(cast(Trace, {"task": {"id": task["id"]}}), 0)
+
+    monkeypatch.setattr(evaluate, "rollouts", replayed)
+    monkeypatch.setattr(evaluate, "serve", refused)
+    [trace] = run([{"id": "a", "tools": [], "template": "x"}], tmp_path)
+    assert trace["task"]["id"] == "a"
 
 
 def test_the_journal_is_closed_when_an_episode_raises(

@@ -338,7 +338,7 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_evaluated_with_its_own_templ
         candidate = evaluate.Candidate(
             "base", file, sha256(file), template=catalog.template(context.student), projector=tower
         )
-        exam = evaluate.run_exam(
+        [trace] = evaluate.run_exam(
             candidate,
             [row],
             domain=context.domain,
@@ -350,7 +350,6 @@ def test_a_qwen3_vl_is_planned_by_its_directory_and_evaluated_with_its_own_templ
             image_store=context.image_store,
             report_episode=lambda trace: None,
         )
-        [trace] = asyncio.run(exam)
     assert context.student["shape"]["model_type"] == "qwen3_vl"
     assert trace["grounding"] == "pixels" and trace["outcome"]["ended"] != "teacher_error"
     messages = as_served(cast(Any, trace), renderer)["messages"][:2]

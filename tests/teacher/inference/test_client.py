@@ -862,3 +862,80 @@ def test_usage_keeps_the_cached_tokens_of_the_prompt(
     server.script = [(status, {**body, "usage": {**body["usage"], **usage}})]
     [reply], _ = talk(server.url, journal, how_many)
     assert reply.usage == {"prompt_tokens": 11, "completion_tokens": 3, "cached_tokens": 9}
+
+
+def test_replies_in_flight_at_an_error_are_waited_for_and_journalled(
+    server: Server, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of four requests is answered with a refused key; one waits for a slot; two are being answered."""
+    is_refused = threading.Event()
+
+    def answer(body: dict[str, Any]) -> Scripted:
+        return refused(401) if body["messages"][0]["content"] == "refuse" else said()
+
+    def wait(body: dict[str, Any]) -> None:
+        if body["messages"][0]["content"] == "refuse":
+            while len(server.bodies) < 3:
+                time.sleep(0.005)
+        else:
+            is_refused.wait(20)
+            time.sleep(0.2)
+
+    server.answer, server.before_reply = answer, wait
+
+    async def ask(client: Client, text: str) -> Any:
+        try:
+            return await client.complete([{"role": "user", "content": text}], [], 0)
+        finally:
+            is_refused.set()
+
+    async def scene() -> None:
+        endpoint = Endpoint(server.url, KEY, "served-name")
+        async with (
+            Client(endpoint, IDENTITY, journal, 3, 20, patience=1) as client,
+            asyncio.TaskGroup() as group,  # an error of one cancels the others
+        ):
+            for text in ("one", "two", "refuse", "waits"):
+                group.create_task(ask(client, text))
+
+    with pytest.raises(ExceptionGroup):
+        asyncio.run(scene())
+    assert len(server.bodies) == 3 and len(journal) == 2
+
+
+def test_a_cancelled_client_and_a_silent_server_are_not_waited_for(
+    server: Server, journal: Journal
+) -> None:
+    ending = threading.Event()
+    server.before_reply = lambda body: ending.wait(20) and None
+
+    async def scene(error: type[BaseException], silent: bool) -> None:
+        endpoint = Endpoint(server.url, KEY, "served-name")
+        with pytest.raises(error):
+            async with Client(endpoint, IDENTITY, journal, 2, 15, patience=1) as client:
+                asking = asyncio.create_task(client.complete(ASK, TOOLS, 0))
+                while not client._sent_now:
+                    await asyncio.sleep(0.01)
+                if silent:
+                    client._silent_since = time.monotonic() - 15
+                asking.cancel()
+                raise error
+
+    try:
+        asyncio.run(scene(KeyboardInterrupt, silent=False))
+        asyncio.run(scene(StageError, silent=True))
+        assert not ending.is_set() and not len(journal)
+    finally:
+        ending.set()
+
+
+def test_memory_holds_a_bounded_number_of_conversations(server: Server, journal: Journal) -> None:
+    begun = {}
+
+    async def many(client: Client) -> None:
+        for number in range(100):
+            await client.complete(ASK, TOOLS, number, session=f"task-{number}/0")
+        begun.update(client._begun)
+
+    talk(server.url, journal, many)
+    assert list(begun) == [f"task-{number}/0" for number in range(100 - 2 * 16, 100)]

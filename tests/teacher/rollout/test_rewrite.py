@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 from scripted_model import LOOP, Model
 
+from schemas.ledger import Rewriting
 from schemas.task import Task
 from teacher.domain.pack import load
 from teacher.domain.tasks import build, sample
-from teacher.rollout.rewrite import Reworded, add_counts, refusal, rewrite_requests, unquoted
+from teacher.rollout.rewrite import Rewriter, add_counts, refusal, unquoted
 
 LEGAL = load("legal")
 PERSONAS, LANGUAGES = ("a clerk", "a partner, terse"), ("en",)
@@ -92,24 +93,31 @@ def test_quotation_marks_around_a_reply_are_not_part_of_it(quoted: str) -> None:
     assert unquoted('"A" or "B"?') == '"A" or "B"?'
 
 
+def reword(tasks: list[Task], model: Any, share: float) -> tuple[list[Task], Rewriting]:
+    """The tasks, each reworded twice as for a second attempt, and the counts."""
+
+    async def scene() -> tuple[list[Task], Rewriting]:
+        rewriter = Rewriter(
+            model.complete, LOOP, share=share, personas=PERSONAS, languages=LANGUAGES
+        )
+        first = [await rewriter.reword(task) for task in tasks]
+        asked = len(model.shown)
+        assert [await rewriter.reword(task) for task in tasks] == first
+        assert len(model.shown) == asked
+        counts = rewriter.take_counts(task["id"] for task in tasks)
+        assert rewriter.take_counts(task["id"] for task in tasks)["asked"] == 0
+        return first, counts
+
+    return asyncio.run(scene())
+
+
 def test_a_share_is_reworded_and_the_rest_stays() -> None:
     tasks = sample(LEGAL, "train", 40, seed=0, mix={"lookup": 1, "workflow": 0}, pixels=False)
     model = Echo()
-    texts, counts = asyncio.run(
-        rewrite_requests(
-            tasks,
-            model.complete,
-            LOOP,
-            share=0.5,
-            personas=PERSONAS,
-            languages=LANGUAGES,
-            workers=4,
-        )
-    )
+    result, counts = reword(tasks, model, share=0.5)
     assert 10 < counts["asked"] < 30
     assert counts["taken"] + sum(counts["rejected"].values()) == counts["asked"]
     assert sum(counts["personas"].values()) == counts["languages"]["en"] == counts["taken"] > 5
-    result = Reworded(tasks, texts)
     changed = [new for new, old in zip(result, tasks, strict=True) if new != old]
     assert len(changed) == counts["taken"]
     assert all(new["request"].endswith(", please?") for new in changed)
@@ -142,16 +150,6 @@ def test_a_reply_that_cannot_be_used_leaves_the_original(
     turn: Any, finish: str | None, reason: str
 ) -> None:
     tasks = [build(LEGAL, "unused_retainer", "train", 0)]
-    texts, counts = asyncio.run(
-        rewrite_requests(
-            tasks,
-            Model([turn], finish).complete,
-            LOOP,
-            share=1,
-            personas=PERSONAS,
-            languages=LANGUAGES,
-            workers=1,
-        )
-    )
-    assert not texts
+    result, counts = reword(tasks, Model([turn], finish), share=1)
+    assert result == tasks
     assert counts["rejected"] == {reason: 1} and not counts["personas"]
