@@ -58,6 +58,15 @@ class Numbers:
             self.tokens["prompt"] += usage["prompt_tokens"]
             self.tokens["cached"] += usage.get("cached_tokens", 0)
             self.tokens["completion"] += usage["completion_tokens"]
+        self._sample()
+
+    def add_counts(self, verdicts: Mapping[str, int], tokens: Mapping[str, int]) -> None:
+        """Counts the traces of a shard that another process made."""
+        self.verdicts.update(verdicts)
+        self.tokens.update(tokens)
+        self._sample()
+
+    def _sample(self) -> None:
         now = self.clock()
         if now - self._samples[-1][0] >= _SAMPLE_SECONDS:
             self._samples.append((now, self._totals()))

@@ -230,13 +230,13 @@ class Generate(Section):
     concurrency: int = Field(
         8,
         ge=1,
-        description="Most episodes and requests in flight at once; fewer while the teacher cannot serve so many."
-        " Example: 256.",
+        description="Most episodes and requests in flight at once, of each worker where runner_address is set; fewer"
+        " while the teacher cannot serve so many. Example: 256.",
     )
     runner: Literal["local", "dask", "ray"] = Field(
         "local",
-        description="Where episodes are played: local (this process), dask or ray. A worker plays shards of tasks with"
-        " generate.concurrency episodes in flight, and share the run's directory. Example: dask.",
+        description="Where episodes are played: local (this process), dask or ray. A worker plays shards of tasks; all"
+        " share the run's directory. Example: dask.",
     )
     runner_address: str | None = Field(
         None,

@@ -1,10 +1,10 @@
-"""Hands shards of tasks to workers of Dask or Ray and yields what they return. Only indexes and receipts travel.
+"""Hands shards of a run to workers of Dask or Ray and yields what they return. Only indexes and receipts travel.
 
-A worker that dies loses its shard to another one, which replays the replies in the journal and asks for the rest.
+A worker that dies loses its shard to another one, which takes what is on disk and does the rest.
 """
 
 import importlib.util
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
 
 from schemas.error_text import one_line
@@ -14,9 +14,13 @@ from schemas.recipe import Generate
 # Workers that may die on one shard before it is the reason.
 _LOST_WORKERS = 3
 _MODULES = {"dask": "distributed", "ray": "ray"}
+# Seconds between two looks at what the caller waits for besides shards.
+_TICK = 0.5
 
-# Plays a shard, by the run's directory and the shard's number.
-PlayShard = Callable[[str, int], dict[str, Any]]
+# Works on a shard, by the run's directory and the shard's number. It raises nothing: see `returned_error`.
+Work = Callable[[str, int], dict[str, Any]]
+# Number and return value of a shard; None where none has ended for a moment.
+Returned = tuple[int, dict[str, Any]] | None
 
 
 def check(settings: Generate, *, is_api: bool) -> None:
@@ -43,29 +47,35 @@ def check(settings: Generate, *, is_api: bool) -> None:
         )
 
 
+def returned_error(error: Exception) -> dict[str, Any]:
+    """What a worker returns for an exception: {"error"}, its type and text.
+
+    The exception itself may hold what does not pickle, such as a lock.
+    """
+    return {"error": f"{type(error).__name__}: {one_line(str(error), 2000)}"}
+
+
 def hand_out(
-    settings: Generate, play_shard: PlayShard, run: str, numbers: Sequence[int]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yields number and return value of each shard, as they are played.
+    settings: Generate, work: Work, run: str, numbers: Sequence[int]
+) -> Generator[Returned, None, None]:
+    """Yields number and return value of each shard when it is done, and None about twice a second meanwhile.
 
     Raises:
         StageError: the cluster cannot be reached, or a shard's workers died again and again.
     """
     runner = {"dask": _dask, "ray": _ray}[settings.runner]
     try:
-        yield from runner(settings, play_shard, run, numbers)
-    except Exception as error:  # play_shard raises none: it is the cluster's
+        yield from runner(settings, work, run, numbers)
+    except Exception as error:  # `work` raises none: it is the cluster's
         raise StageError(
             f"generate.runner={settings.runner}: {type(error).__name__}: {one_line(str(error), 500)}; the same command"
-            " continues with the shards and replies so far"
+            " continues with what is done so far"
         ) from error
 
 
-def _dask(
-    settings: Generate, play_shard: PlayShard, run: str, numbers: Sequence[int]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _dask(settings: Generate, work: Work, run: str, numbers: Sequence[int]) -> Iterator[Returned]:
     import dask
-    from distributed import Client, LocalCluster, as_completed
+    from distributed import Client, LocalCluster, wait
 
     with dask.config.set({"distributed.scheduler.allowed-failures": _LOST_WORKERS}):
         if settings.runner_address:
@@ -79,19 +89,23 @@ def _dask(
             client = Client(cluster)
         with client:
             try:
-                futures = {
-                    client.submit(play_shard, run, number, pure=False): number for number in numbers
+                waiting = {
+                    client.submit(work, run, number, pure=False): number for number in numbers
                 }
-                for future in as_completed(futures):
-                    yield futures[future], future.result()
+                while waiting:
+                    try:
+                        wait(list(waiting), timeout=_TICK, return_when="FIRST_COMPLETED")
+                    except TimeoutError:
+                        yield None
+                        continue
+                    for future in [each for each in waiting if each.done()]:
+                        yield waiting.pop(future), future.result()
             finally:
                 if not settings.runner_address:
                     cluster.close()
 
 
-def _ray(
-    settings: Generate, play_shard: PlayShard, run: str, numbers: Sequence[int]
-) -> Iterator[tuple[int, dict[str, Any]]]:
+def _ray(settings: Generate, work: Work, run: str, numbers: Sequence[int]) -> Iterator[Returned]:
     import ray
 
     ray.init(
@@ -101,11 +115,13 @@ def _ray(
         log_to_driver=False,
     )
     try:
-        remote = ray.remote(num_cpus=1, max_retries=_LOST_WORKERS)(play_shard)
-        numbers_by_reference = {remote.remote(run, number): number for number in numbers}
-        waiting = list(numbers_by_reference)
+        remote = ray.remote(num_cpus=1, max_retries=_LOST_WORKERS)(work)
+        waiting = {remote.remote(run, number): number for number in numbers}
         while waiting:
-            [done], waiting = ray.wait(waiting)
-            yield numbers_by_reference[done], ray.get(done)
+            done, _ = ray.wait(list(waiting), timeout=_TICK)
+            for reference in done:
+                yield waiting.pop(reference), ray.get(reference)
+            if not done:
+                yield None
     finally:
         ray.shutdown()

@@ -45,7 +45,8 @@ class ShardReceipt(TypedDict):
     cause. serving: the settings of the server that gave none. asked: its tasks. returned: those with an attempt that
     passed. rejected: the others, by the reason of their last attempt. calls: requests of all traces, the blind ones'
     included. blind: for each task that was attempted without its images, its index and whether that passed.
-    rewritten: its requests that the teacher was to reword, present with tasks.rewrite.
+    rewritten: its requests that the teacher was to reword, present with tasks.rewrite. verdicts: traces by the reason
+    of their failure, and passed; receipts of earlier versions lack them.
     """
 
     inputs: str
@@ -63,6 +64,7 @@ class ShardReceipt(TypedDict):
     failures: dict[str, int]
     blind: list[tuple[int, bool]]
     rewritten: NotRequired[Rewriting]
+    verdicts: NotRequired[dict[str, int]]
 
 
 def cut(tasks: int, size: int) -> list[Shard]:
@@ -190,6 +192,9 @@ class Spools:
                 Counter(filter(None, (*map(failure_of, traces), *(b.failure for b in blind))))
             ),
             "blind": sorted((one.task, one.passed) for one in blind),
+            "verdicts": dict(
+                Counter(failure_reason(trace["outcome"]) or "passed" for trace in traces)
+            ),
         }
         if rewritten:
             receipt["rewritten"] = rewritten

@@ -7,7 +7,7 @@ reply is stored in journal/ as it arrives, so that no reply is requested twice.
 """
 
 import contextlib
-import os
+import secrets
 import shutil
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ from typing import Any
 
 from flows.activity import Numbers
 from flows.estimate import Estimate, planned_seconds, teacher_gpus
-from flows.generation import runners
+from flows.generation.driver import play_by_workers
 from flows.generation.episodes import Counts, Teacher, planned_serve, play, serving, wanted
 from flows.generation.shards import (
     DIRECTORY,
@@ -28,7 +28,6 @@ from flows.generation.shards import (
     read_receipt,
     remove_all_but,
 )
-from flows.generation.worker import play_shard, write_job
 from flows.progress import log, step, track
 from flows.request_lines import request_lines
 from flows.run_context import RunContext
@@ -74,6 +73,7 @@ def _would_fail_again(context: RunContext, result: Mapping[str, Any]) -> bool:
 def generate(context: RunContext) -> dict[str, Any]:
     settings, serve = context.recipe.generate, planned_serve(context)
     opened: list[Endpoint] = []
+    key = secrets.token_urlsafe(24)  # of a server of this run; workers get it before it starts
     with contextlib.ExitStack() as stack:
 
         def open_teacher() -> Endpoint:
@@ -87,6 +87,7 @@ def generate(context: RunContext) -> dict[str, Any]:
                         log=context.path("logs", "teacher.log"),
                         concurrency=settings.concurrency,
                         report=log,
+                        key=key,
                     )
                 )
 
@@ -102,7 +103,7 @@ def generate(context: RunContext) -> dict[str, Any]:
         api = open_teacher() if launch.is_api(context.teacher, serve) else None
         if api and api.served:
             log(f"the teacher is {describe_served(api.served)}")
-        counts = _play_all(context, api, start)
+        counts = _play_all(context, api, start, key)
     log(
         f"{counts['traces']} traces of {counts['tasks']} tasks, {counts['passed']} passed their checks;"
         f" {counts['requests']} requests sent, {counts['replayed']} replies taken from the journal"
@@ -113,7 +114,7 @@ def generate(context: RunContext) -> dict[str, Any]:
 
 
 def _play_all(
-    context: RunContext, api: Endpoint | None, start: Callable[[], Endpoint]
+    context: RunContext, api: Endpoint | None, start: Callable[[], Endpoint], key: str
 ) -> dict[str, Any]:
     """Plays the shards that are not there yet and returns the counts of all for the stage's receipt."""
     settings, directory = context.recipe.generate, context.directory
@@ -132,8 +133,13 @@ def _play_all(
     taken = Counts()
     if missing:
         is_local = settings.runner == "local"
-        played = (_play_here if is_local else _hand_out)(context, teacher, missing, start, taken)
-        receipts |= played
+        numbers = Numbers(price_per_hour=_price_per_hour(context), requests=taken)
+        if is_local:
+            receipts |= _play_here(context, teacher, missing, start, numbers, taken)
+        else:
+            receipts |= play_by_workers(
+                context, teacher, missing, start, key=key, numbers=numbers, counts=taken
+            )
     _check_sums(receipts, len(tasks))
     _mark_blind(context, tasks, receipts)
     return _summary(context, receipts, taken)
@@ -155,6 +161,7 @@ def _play_here(
     teacher: Teacher,
     shards: Sequence[Shard],
     start: Callable[[], Endpoint],
+    numbers: Numbers,
     counts: Counts,
 ) -> dict[Shard, ShardReceipt]:
     """Plays the shards in this process, all at once, so that no shard waits for the end of another."""
@@ -168,8 +175,6 @@ def _play_here(
         "generate",
         at_once=settings.concurrency,
     )
-
-    numbers = Numbers(price_per_hour=_price_per_hour(context), requests=counts)
 
     async def work(find_endpoint: Callable[[], Awaitable[Endpoint]]) -> list[ShardReceipt]:
         async def ready_endpoint() -> Endpoint:
@@ -196,62 +201,6 @@ def _play_here(
             )
 
     return dict(zip(shards, run_with_late_server(start, work), strict=True))
-
-
-def _hand_out(
-    context: RunContext,
-    teacher: Teacher,
-    shards: Sequence[Shard],
-    start: Callable[[], Endpoint],
-    counts: Counts,
-) -> dict[Shard, ShardReceipt]:
-    """Has the shards played by workers.
-
-    Raises:
-        StageError: a worker failed. The shards of the others are kept, and so are all replies.
-    """
-    endpoint = start()
-    write_job(context, teacher, endpoint)
-    by_number = {shard.number: shard for shard in shards}
-    receipts: dict[Shard, ShardReceipt] = {}
-    numbers = Numbers(price_per_hour=_price_per_hour(context), requests=counts)
-    numbers.paid_since = time.monotonic()
-    with (
-        launch.keep_alive(endpoint, log),
-        _key_in_environment(endpoint),
-        track("shards", len(shards), numbers=numbers) as advance,
-    ):
-        for number, returned in runners.hand_out(
-            context.recipe.generate, play_shard, str(context.directory), list(by_number)
-        ):
-            shard = by_number[number]
-            if "error" in returned:
-                raise StageError(
-                    f"shard {number} (tasks {shard.first} to {shard.first + shard.count - 1}) failed in its worker:"
-                    f" {returned['error']}; the same command continues with the other shards and the replies so far"
-                )
-            receipt: ShardReceipt = returned["receipt"]
-            receipts[shard] = receipt
-            numbers.verdicts.update({"passed": receipt["passed"], **receipt["rejected"]})
-            numbers.tokens.update(receipt["tokens"])
-            counts.add(Counts(**returned["counts"]))
-            advance()
-    return {shard: receipts[shard] for shard in shards}
-
-
-@contextlib.contextmanager
-def _key_in_environment(endpoint: Endpoint) -> Iterator[None]:
-    """Gives workers of this machine the key of a server of this run, which is nowhere else."""
-    before = os.environ.get(launch.KEY)
-    if endpoint.served is None:
-        os.environ[launch.KEY] = endpoint.key
-    try:
-        yield
-    finally:
-        if before is None:
-            os.environ.pop(launch.KEY, None)
-        else:
-            os.environ[launch.KEY] = before
 
 
 def _price_per_hour(context: RunContext) -> float | None:

@@ -34,7 +34,13 @@ Report = Callable[[str], None]
 
 @contextlib.contextmanager
 def open_teacher(
-    teacher: dict[str, Any], options: Serve, *, log: Path, concurrency: int, report: Report
+    teacher: dict[str, Any],
+    options: Serve,
+    *,
+    log: Path,
+    concurrency: int,
+    report: Report,
+    key: str | None = None,
 ) -> Iterator[Endpoint]:
     """Yields the teacher's endpoint: a running API if `options.url` or the teacher names one, else a server of its own.
 
@@ -43,6 +49,7 @@ def open_teacher(
         log: the file for the output of the teacher's own server.
         concurrency: requests that the server gets at once.
         report: receives messages about the progress of a start.
+        key: of a server of its own; None for a random one.
 
     Raises:
         InputError: a key is missing, the API does not serve the model, or an engine is not installed.
@@ -52,7 +59,7 @@ def open_teacher(
         yield connect(teacher, options.url or teacher["source"]["url"], options.model)
     else:
         with _own_server(
-            teacher, options, log=log, concurrency=concurrency, report=report
+            teacher, options, log=log, concurrency=concurrency, report=report, key=key
         ) as endpoint:
             yield endpoint
 

@@ -431,8 +431,8 @@ def test_the_time_for_a_reply_follows_the_machine_or_the_recipe(
 
 class Unconnected(Client):
     async def _open(self) -> None:
-        await self._find_endpoint()
-        self._timeout = self._find_timeout()  # type: ignore[operator]
+        await cast(Any, self._find_endpoint)()
+        self._timeout = cast(Any, self._find_timeout)()
 
     async def _end_requests(self, *, waits: bool) -> None:
         pass

@@ -1,11 +1,13 @@
 """Shards of a run played by workers of a real Dask cluster and a real Ray, one of which is killed."""
 
+import importlib
 import json
 import pickle
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +19,7 @@ from http_server import Handler, HttpServer
 from flows import recipe_file
 from flows.generation import runners, worker
 from flows.generation.shards import cut, read_receipt, read_traces
+from flows.progress import tracked
 from flows.run_context import prepare
 from flows.stages import PIPELINE
 from schemas.errors import InputError, StageError
@@ -172,6 +175,11 @@ def test_with_a_worker_killed_the_traces_are_those_of_one_process_and_no_reply_i
         killer.join()
     assert killed, "no worker was found, so nothing was tested"
     run, expected = local
+    shown: dict[str, int] = {}
+    for seen in tracked():
+        if seen.name == "shards" and seen.numbers:
+            shown = dict(seen.numbers.verdicts)
+    assert sum(shown.values()) == result["traces"] and shown["passed"] == result["passed"]
     assert untimed(tmp_path / "run") == untimed(run)
     names = ("tasks", "traces", "passed", "hinted", "tokens", "detected", "failures")
     assert {name: result[name] for name in names} == {name: expected[name] for name in names}
@@ -199,6 +207,76 @@ def test_a_run_of_workers_continues_in_one_process_without_asking(
     result = generate(tmp_path, server)
     assert result["requests"] == len(Solver.asked) == 0
     assert untimed(tmp_path / "run") == before
+
+
+def test_workers_share_what_may_be_in_flight_and_an_address_gives_each_the_whole() -> None:
+    changes = ["generate.concurrency=9", "generate.requests_per_minute=100"]
+    own = worker._own_share(recipe_file.load("local", changes), 4).generate
+    assert (own.concurrency, own.requests_per_minute, own.tokens_per_minute) == (2, 25, None)
+    assert worker._own_share(recipe_file.load("local", changes), 20).generate.concurrency == 1
+
+
+@pytest.mark.parametrize("lacks", [False, True])
+def test_workers_start_the_teacher_only_for_a_reply_that_the_journal_lacks(
+    server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: bool
+) -> None:
+    """With a pre-flight the API is not used before a worker asks for it. Shards are played in a thread."""
+    generate(tmp_path, server)
+    before = untimed(tmp_path / "run")
+    if lacks:
+        for segment in (tmp_path / "run" / "journal").glob("*.jsonl"):
+            segment.write_bytes(b"".join(segment.read_bytes().splitlines(keepends=True)[:-1]))
+    checked: list[int] = []
+
+    def check(context: Any, endpoint: Any) -> None:
+        checked.append(len(Solver.asked))
+
+    stage = importlib.import_module("flows.stages.generate")
+    monkeypatch.setattr(stage, "_preflight", check)
+    monkeypatch.setitem(runners._MODULES, "dask", "json")
+    monkeypatch.setattr(runners, "_dask", in_threads)
+    Solver.asked.clear()
+    changes = {"generate.runner": "dask", "generate.preflight": "true"}
+    result = generate(tmp_path, server, changes=changes)
+    assert result["requests"] == len(Solver.asked) == lacks
+    assert checked == [0] * lacks
+    assert untimed(tmp_path / "run") == before
+
+
+def in_threads(settings: Any, work: Any, run: str, numbers: Any) -> Iterator[Any]:
+    with ThreadPoolExecutor(1) as pool:
+        waiting = {pool.submit(work, run, number): number for number in numbers}
+        while waiting:
+            done, _ = wait(waiting, timeout=0.05, return_when="FIRST_COMPLETED")
+            for future in done:
+                yield waiting.pop(future), future.result()
+            if not done:
+                yield None
+
+
+def test_a_shard_of_two_writers_whose_file_is_not_its_receipts_is_played_again(
+    server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that was given up for lost writes its shard after the one that replaced it."""
+    torn: list[int] = []
+
+    def late(settings: Any, work: Any, run: str, numbers: Any) -> Iterator[Any]:
+        for number in numbers:
+            returned = work(run, number)
+            if number == 2 and not torn:
+                torn.append(number)
+                path = cut(TASKS, SHARD)[number].path(Path(run))
+                write_jsonl(path, [*read_jsonl(path)][::-1])
+            yield number, returned
+
+    monkeypatch.setitem(runners._MODULES, "dask", "json")
+    monkeypatch.setattr(runners, "_dask", late)
+    Solver.asked.clear()
+    result = generate(tmp_path, server, changes={"generate.runner": "dask"})
+    assert torn and len(Solver.asked) == len(set(Solver.asked)) == result["requests"]
+    assert all(read_receipt(tmp_path / "run", shard) for shard in cut(TASKS, SHARD))
+    again = generate(tmp_path, server)
+    assert again["traces"] == result["traces"]
 
 
 class Unpicklable(Exception):

@@ -907,7 +907,11 @@ def test_a_cancelled_client_and_a_silent_server_are_not_waited_for(
     server: Server, journal: Journal
 ) -> None:
     ending = threading.Event()
-    server.before_reply = lambda body: ending.wait(20) and None
+
+    def wait(body: dict[str, Any]) -> None:
+        ending.wait(20)
+
+    server.before_reply = wait
 
     async def scene(error: type[BaseException], silent: bool) -> None:
         endpoint = Endpoint(server.url, KEY, "served-name")
@@ -930,7 +934,7 @@ def test_a_cancelled_client_and_a_silent_server_are_not_waited_for(
 
 
 def test_memory_holds_a_bounded_number_of_conversations(server: Server, journal: Journal) -> None:
-    begun = {}
+    begun: dict[str, None] = {}
 
     async def many(client: Client) -> None:
         for number in range(100):
