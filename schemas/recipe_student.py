@@ -100,8 +100,8 @@ class Train(Section):
     traces: int | None = Field(
         None,
         ge=1,
-        description="Most kept traces that are used; a smaller number takes some of those of a larger, so that runs with"
-        " several numbers show what more traces would bring. null takes all. Example: 500.",
+        description="Most kept traces that are used; a smaller number takes some of those of a larger, so that runs"
+        " with several numbers show what more traces would bring. null takes all. Example: 500.",
     )
     holdout: float = Field(
         0.05,

@@ -173,7 +173,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         ]
     if settings.rewrite:
         estimate["lines"].append(
-            f"rewrite   about {settings.rewrite * settings.train:,.0f} requests are reworded by the teacher before their tasks are solved"
+            f"rewrite   about {settings.rewrite * settings.train:,.0f} requests are reworded by the teacher"
         )
     estimate["lines"] += [
         *_capacity_lines(context, capacities, seconds_a_task),

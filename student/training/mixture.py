@@ -51,7 +51,9 @@ def sample(traces: Callable[[], Iterable[Trace]], count: int | None) -> Iterable
 
 
 def _rank(trace_id: str) -> str:
-    return sha256_text(f"sample {trace_id}")  # a hash of its own: the task's decides what is held out
+    return sha256_text(
+        f"sample {trace_id}"
+    )  # a hash of its own: the task's decides what is held out
 
 
 def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train, work: Path) -> Mixture:
