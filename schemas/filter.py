@@ -8,7 +8,7 @@ from schemas.ledger import REASONS
 from schemas.messages import check_messages, kept, rejected, text_of
 from schemas.recipe_teacher import Filter
 from schemas.text_heuristics import quotes_hint
-from schemas.trace import End, Trace, Verdict
+from schemas.trace import SWARM_CAUSES, SWARM_FAILURES, End, Trace, Verdict, swarm_failure
 
 __all__ = [
     "DETECTED",
@@ -86,6 +86,8 @@ def check_trace(
 
     if outcome["ended"] == End.STEP_LIMIT:
         return rejected("step_limit", f"no answer after {outcome['steps']} steps", last_turn)
+    if failure := swarm_failure(outcome, SWARM_CAUSES):
+        return rejected(failure["name"], failure["detail"], last_turn)
     errors = outcome["tool_errors"]
     results = {i for i, message in enumerate(messages) if message["role"] == "tool"}
     if errors and not any(i > max(errors) for i in results - set(errors)):
@@ -100,6 +102,8 @@ def check_trace(
         return rejected(
             "unasked_write", "the call changed the world and is not in the solution", unasked[0]
         )
+    if failure := swarm_failure(outcome, SWARM_FAILURES):
+        return rejected(failure["name"], failure["detail"])
     return (
         (_check_length(trace, settings, count_tokens) if count_tokens else None)
         or _check_leak(trace)

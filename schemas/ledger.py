@@ -4,7 +4,7 @@ from collections import Counter
 from typing import Literal, NotRequired, TypedDict
 
 from schemas.messages import MESSAGE_REASONS
-from schemas.trace import Trace, is_kept
+from schemas.trace import SWARM_CAUSES, SWARM_FAILURES, Trace, is_kept
 
 # In the order of the checks, with one exception: a trace that a failure of the teacher or of a tool cut off is a
 # teacher_error or tool_crashed and not a malformed conversation, so check_trace tests for that before the messages.
@@ -14,10 +14,12 @@ REASONS = (
     "tool_crashed",
     "truncated",
     "step_limit",
+    *SWARM_CAUSES,
     "tool_error_unrecovered",
     "wrong_answer",
     "wrong_state",
     "unasked_write",
+    *SWARM_FAILURES,
     "engines_differ",
     "too_long",
     "answer_leaked",

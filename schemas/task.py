@@ -61,13 +61,40 @@ class Drift(TypedDict):
     dates: NotRequired[str]
 
 
+class SwarmPart(TypedDict):
+    """A part of a swarm task, which one sub-agent can do alone.
+
+    about: what it is about, such as C-104: an assignment that names it covers the part. prompt: a good assignment.
+    plan, reply: its solution. answer: what the sub-agent's message must contain.
+    """
+
+    about: str
+    prompt: str
+    plan: list[GoldCall]
+    reply: str
+    answer: Answer
+
+
+class Swarm(TypedDict):
+    """The gold decomposition of a swarm task.
+
+    name, system_prompt: of the sub-agent that does the parts. parts: independent of each other, so that they may run in
+    parallel. own: how many calls at the end of the task's plan the orchestrator makes itself.
+    """
+
+    name: str
+    system_prompt: str
+    parts: list[SwarmPart]
+    own: int
+
+
 class Task(TypedDict):
     """A row of RUN/tasks/train.jsonl and exam.jsonl.
 
     plan: the solution (gold calls). tools: names of the tools offered. pictures, program, cells: of tasks
     with images alone. swapped: present where the images are another task's, so that they do not show the answer. part:
     of the exam; a row without it belongs to all_tools. drift: present where tools, solution and texts differ from the
-    world's.
+    world's. swarm: present where the task is for a swarm; `plan` is then what one agent would call, part after part.
     """
 
     version: int
@@ -89,3 +116,4 @@ class Task(TypedDict):
     swapped: NotRequired[Literal[True]]
     part: NotRequired[Part]
     drift: NotRequired[Drift]
+    swarm: NotRequired[Swarm]

@@ -3,7 +3,7 @@
 `trace.schema.json` is the contract of the file; this is the same row as a type for the code that handles it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any, Literal, NotRequired, TypedDict
 
@@ -108,12 +108,56 @@ class Detected(TypedDict):
     action: Literal["repaired", "retried", "rejected"]
 
 
+# Failures of a swarm (teacher/rollout/swarm_score.py). The first say why an answer may be wrong, so they are named
+# before it; the others fail a right answer.
+SWARM_CAUSES = ("over_cap", "unfinished_subagent", "lost_result")
+SWARM_FAILURES = ("duplicate_assignment", "serial_collapse", "spurious_parallelism")
+
+
+class SwarmFailure(TypedDict):
+    """A known failure of a swarm. name: one of SWARM_CAUSES and SWARM_FAILURES."""
+
+    name: str
+    detail: str
+
+
+class SwarmOutcome(TypedDict):
+    """How a swarm worked. Steps are replies of a model.
+
+    agents: sub-agents started. stages: messages that assigned tasks. critical_steps: the orchestrator's, and of each
+    stage the slowest sub-agent's. serial_steps: of all agents. calls: of tools, by all agents. answered: sub-agents
+    that ended with a message. used: of those, the ones whose message went into the answer.
+    """
+
+    agents: int
+    stages: int
+    critical_steps: int
+    serial_steps: int
+    calls: int
+    answered: int
+    used: int
+    failures: list[SwarmFailure]
+
+
+class Agent(TypedDict):
+    """The sub-agent of a trace in `children`.
+
+    name: as it was created. call_id: of the orchestrator's call that assigned the task. stage: number of the message
+    with that call, from 1. parts: indexes of the task's parts that the prompt covers.
+    """
+
+    name: str
+    call_id: str
+    stage: int
+    parts: list[int]
+
+
 class Outcome(TypedDict):
     """How an episode ended.
 
     steps: turns of the assistant. tool_errors: indexes into the messages. unasked_writes: indexes of the results of
     calls that changed the world's state and are not in the solution. blind: whether the task was also solved without
-    its images.
+    its images. swarm: of an orchestrator.
     """
 
     steps: int
@@ -124,6 +168,7 @@ class Outcome(TypedDict):
     unasked_writes: NotRequired[list[int]]
     blind: NotRequired[bool]
     detected: NotRequired[list[Detected]]
+    swarm: NotRequired[SwarmOutcome]
 
 
 class Verdict(TypedDict):
@@ -143,7 +188,8 @@ class Trace(TypedDict):
     """A row of RUN/traces/*.jsonl.zst and of filter/kept.jsonl and rejected.jsonl. id: "<task id>/<attempt>".
 
     images: sha256 of the messages' image parts, in order. hinted: whether the model was shown the solution. verdict:
-    None before the filter. children: the traces of sub-agents.
+    None before the filter. children: the traces of sub-agents, whose ids are "<task id>:<number>/<attempt>". agent: of
+    a sub-agent.
     """
 
     version: int
@@ -159,6 +205,14 @@ class Trace(TypedDict):
     outcome: Outcome
     verdict: Verdict | None
     children: list[Any]
+    agent: NotRequired[Agent]
+
+
+def nodes(trace: Trace) -> Iterator[Trace]:
+    """Yields a trace and those of its sub-agents, each of which is judged and trained as its own."""
+    yield trace
+    for child in trace.get("children", []):
+        yield from nodes(child)
 
 
 def is_kept(trace: Trace) -> bool:
@@ -168,11 +222,23 @@ def is_kept(trace: Trace) -> bool:
 
 
 def failure_reason(outcome: Mapping[str, Any]) -> str | None:
-    """Returns why an episode did not pass, None if it passed: how it ended, or wrong_NAME of a check."""
+    """Returns why an episode did not pass, None if it passed: how it ended, a failure of its swarm, or wrong_NAME."""
     if outcome.get("ended") != End.ANSWERED:
         return str(outcome.get("ended"))
+    if cause := swarm_failure(outcome, SWARM_CAUSES):
+        return cause["name"]
     checks = outcome.get("checks")
     failed = (
         [name for name, value in checks.items() if not value] if isinstance(checks, dict) else []
     )
-    return f"wrong_{failed[0]}" if failed else None
+    if failed:
+        return f"wrong_{failed[0]}"
+    failure = swarm_failure(outcome, SWARM_FAILURES)
+    return failure["name"] if failure else None
+
+
+def swarm_failure(outcome: Mapping[str, Any], names: Sequence[str]) -> SwarmFailure | None:
+    """Returns the first failure of a swarm that has one of the names."""
+    swarm = outcome.get("swarm")
+    found = swarm["failures"] if isinstance(swarm, dict) else []
+    return next((failure for name in names for failure in found if failure["name"] == name), None)

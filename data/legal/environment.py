@@ -44,10 +44,12 @@ from .records import (
     Status,
     Topic,
     clause_value,
+    old_contract,
     workday,
 )
 
 MAX_DAYS = 400
+ARCHIVED = 40
 
 
 class LegalDesk(Environment):
@@ -82,6 +84,7 @@ class LegalDesk(Environment):
                 deadlines={event: due},
                 tenths=0,
             )
+        self._archived: dict[str, Contract] = {}
         self._contracts: dict[str, Contract] = {}
         self._amendments: dict[str, Amendment] = {}
         self._conflicts: set[tuple[str, str]] = set()
@@ -112,6 +115,25 @@ class LegalDesk(Environment):
                 obligations=duties,
             )
         return None
+
+    def _archive(self) -> dict[str, Contract]:
+        """The older contracts of the firm: many, unamended, made when first needed."""
+        if not self._archived:
+            split, seed = self._task["split"], self._task["seed"]
+            rng = random.Random(f"archive:{split}:{seed}")
+            pool = split_numbers(split, 10_000 if is_wide(split, seed) else 100)
+            free = [number for number in pool if f"C-{number}" not in self._contracts]
+            numbers = [f"C-{number}" for number in rng.sample(free, ARCHIVED)]
+            stems = split_pool(STEMS, split)
+            self._archived = {n: old_contract(n, stems, [*self._matters], rng) for n in numbers}
+        return self._archived
+
+    def _contract(self, contract_id: str) -> Contract:
+        """A contract of the desk or of the archive, or ValueError."""
+        if contract_id in self._contracts:
+            return self._contracts[contract_id]
+        contract: Contract = get_entry(self._archive(), contract_id, "contract")
+        return contract
 
     def _amend(self, clause: Clause, topic: str, ids: list[str], rng: random.Random) -> None:
         """Adds amendments with distinct values and dates; their numbers are not in the order of their dates."""
@@ -162,7 +184,7 @@ class LegalDesk(Environment):
         Args:
             contract_id: e.g. C-100
         """
-        contract = get_entry(self._contracts, contract_id, "contract")
+        contract = self._contract(contract_id)
         return {
             "counterparty": contract.counterparty,
             "governing_law": contract.governing_law,
@@ -177,7 +199,7 @@ class LegalDesk(Environment):
             contract_id: e.g. C-100
             topic: What the clause is about
         """
-        contract = get_entry(self._contracts, contract_id, "contract")
+        contract = self._contract(contract_id)
         clause = contract.clauses[require_one_of(topic, TOPICS, "topic")]
         return {
             "clause": clause.number,
@@ -245,10 +267,10 @@ class LegalDesk(Environment):
             contract_id: e.g. C-100
             duty: What is owed
         """
-        contract = get_entry(self._contracts, contract_id, "contract")
+        contract = self._contract(contract_id)
         obligation = contract.obligations.get(require_one_of(duty, DUTIES, "duty"))
         if obligation is None:
-            owed = ", ".join(contract.obligations)
+            owed = ", ".join(contract.obligations) or "none"
             raise ValueError(f"contract {contract.id} has no {duty}: its obligations are {owed}")
         return {
             "obligation_id": obligation,

@@ -115,3 +115,22 @@ def workday(rng: random.Random, first: str, last: str) -> str:
     """A day from `first` to `last`; a weekend is moved to the Friday before it."""
     day = day_between(rng, first, last)
     return (day - dt.timedelta(max(0, day.weekday() - 4))).isoformat()
+
+
+def old_contract(number: str, stems: list[str], matters: list[str], rng: random.Random) -> Contract:
+    """A contract of the archive: unamended, without obligations."""
+    clauses = {
+        topic: Clause(
+            f"{rng.randrange(3, 24)}.{rng.randrange(1, 6)}", clause_value(topic, rng), unit, []
+        )
+        for topic, (_, unit) in TOPICS.items()
+    }
+    return Contract(
+        id=number,
+        counterparty=f"{rng.choice(stems)} {rng.choice(TRADES.split())}",
+        governing_law=rng.choice(JURISDICTIONS),
+        expiry=day_between(rng, "2027-01-04", "2029-12-28"),
+        matter=rng.choice(matters),
+        clauses=clauses,
+        obligations={},
+    )

@@ -46,7 +46,7 @@ def a_clause(
     )
 
 
-def _term(topic: str, value: int) -> tuple[str, Answer]:
+def term(topic: str, value: int) -> tuple[str, Answer]:
     """The reply that states a clause's value, and the answer that checks it."""
     name, unit = TOPICS[topic]
     if unit == "EUR":
@@ -67,7 +67,7 @@ def _conflict(world: LegalDesk) -> tuple[Matter, Matter]:
 def clause_term(world: LegalDesk, rng: random.Random) -> Blueprint:
     contract, topic, clause = a_clause(world, rng, lambda _, clause: not clause.amendments)
     request = phrase("clause_term", rng, term=TOPICS[topic][0], contract=contract.id)
-    reply, answer = _term(topic, clause.value)
+    reply, answer = term(topic, clause.value)
     return Blueprint(
         request, [("get_clause", {"contract_id": contract.id, "topic": topic})], reply, answer
     )
@@ -178,7 +178,7 @@ def term_with_counterparty(world: LegalDesk, rng: random.Random) -> Blueprint:
         ("find_contract", {"counterparty": contract.counterparty}),
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
     ]
-    return Blueprint(request, solution, *_term(topic, clause.value))
+    return Blueprint(request, solution, *term(topic, clause.value))
 
 
 @template(kind="workflow")
@@ -190,7 +190,7 @@ def amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
         ("get_clause", {"contract_id": contract.id, "topic": topic}),
         ("get_amendment", {"amendment_id": amendment}),
     ]
-    return Blueprint(request, solution, *_term(topic, world._amendments[amendment].value))
+    return Blueprint(request, solution, *term(topic, world._amendments[amendment].value))
 
 
 @template(kind="workflow")
@@ -200,7 +200,7 @@ def twice_amended_term(world: LegalDesk, rng: random.Random) -> Blueprint:
     latest = max((world._amendments[a] for a in clause.amendments), key=lambda a: a.effective)
     solution: Solution = [("get_clause", {"contract_id": contract.id, "topic": topic})]
     solution += [("get_amendment", {"amendment_id": amendment}) for amendment in clause.amendments]
-    return Blueprint(request, solution, *_term(topic, latest.value))
+    return Blueprint(request, solution, *term(topic, latest.value))
 
 
 @template(kind="workflow")

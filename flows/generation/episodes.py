@@ -21,6 +21,7 @@ from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
 from teacher.domain.drift_tasks import like_task
 from teacher.domain.prompts import demonstration
+from teacher.domain.swarm import Caps, as_asked
 from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
@@ -307,7 +308,7 @@ def _examples(context: RunContext, templates: Sequence[str]) -> Examples:
         # A hint gives the solution; one example shows how to follow it.
         chosen = example_tasks[task["template"]][: 1 if hinted else None]
         return [
-            demonstration(shown, context.domain, hinted=hinted, image_store=store)
+            demonstration(as_asked(shown, task), context.domain, hinted=hinted, image_store=store)
             for example in chosen
             if (shown := like_task(example, task, context.domain))
         ]
@@ -332,6 +333,7 @@ def _loop_settings(context: RunContext, teacher: Teacher) -> agent_loop.Settings
         image_store=context.image_store,
         image_limits=description.get("images"),
         logprobs=settings.logprobs,
+        caps=Caps(**description["capabilities"].get("swarm", {})),
         guidance=choose_guidance(
             constrain=settings.constrain,
             few=settings.toolbox == "few",

@@ -1,6 +1,7 @@
 """The API for authors of domain packs. A pack imports this module and `teacher.scenes` only.
 
-A pack is a directory with domain.yaml and environment.py, and optionally textual.py and visual.py. environment.py holds
+A pack is a directory with domain.yaml and environment.py, and optionally textual.py, visual.py and
+swarm.py. environment.py holds
 one subclass of `Environment`, the world, and may hold task templates below it:
 
     from teacher.domain import Answer, Blueprint, Environment, template
@@ -17,7 +18,8 @@ one subclass of `Environment`, the world, and may hold task templates below it:
     @template(kind="lookup")
     def contract_signer(world: Desk, rng: random.Random) -> Blueprint: ...
 
-textual.py holds more templates of text-only tasks. visual.py holds the templates whose tasks show images. A tool may
+textual.py holds more templates of text-only tasks, visual.py those whose tasks show images, swarm.py those that
+decompose into parts for sub-agents. A tool may
 return an image as well: it returns a `teacher.scenes.Scene`, which is drawn for the model that called the tool.
 
 The files are loaded by path, as modules of one package: they import from each other, and from any other file beside
@@ -30,6 +32,7 @@ Types:
     Template: a decorated function: name, kind, needs_pixels, function, file.
     Blueprint: a task before it is proven: request, solution (`plan`), reply, answer, scenes (`pictures`), program.
     Answer: what the final message must state.
+    Swarm, Part: how a task decomposes, for the kind swarm.
     Solution: the gold calls of a task, [(tool, arguments)].
 Worlds:
     split_pool: the part of a pool that belongs to a split; train and exam share no entry.
@@ -57,7 +60,9 @@ from teacher.domain.blueprint import (
     Answer,
     Blueprint,
     Environment,
+    Part,
     Solution,
+    Swarm,
     Template,
     template,
 )
@@ -87,8 +92,10 @@ __all__ = [
     "Blueprint",
     "Domain",
     "Environment",
+    "Part",
     "Plan",
     "Solution",
+    "Swarm",
     "Template",
     "at",
     "day_between",

@@ -3,6 +3,7 @@
 `teacher.domain.pack` loads them, and `teacher.domain.tasks` turns a blueprint into a proven task.
 """
 
+import copy
 import datetime as dt
 import inspect
 from collections.abc import Callable
@@ -65,6 +66,62 @@ class Answer:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a swarm's task: what one sub-agent can do alone.
+
+    about: what it is about, such as "C-104", in words of the request. A sub-agent whose prompt names it does this part.
+    prompt: all that the sub-agent is told. It does not contain the answer.
+    plan, reply, answer: the part's solution, as of a Blueprint.
+
+    >>> Part("C-104", "When does contract C-104 expire?", [("get_contract", {"contract_id": "C-104"})],
+    ...      "C-104 expires on 2027-03-31.", Answer("date", "2027-03-31")).about
+    'C-104'
+    """
+
+    about: str
+    prompt: str
+    plan: Solution
+    reply: str
+    answer: Answer
+
+    def __post_init__(self) -> None:
+        if problem := blueprint_problem(self.prompt, self.plan, self.reply, [], None):
+            raise ValueError(f"Part: {problem.replace('request:', 'prompt:')}")
+        if not isinstance(self.about, str) or not self.about.strip():
+            raise ValueError(f"Part: about: found {self.about!r}, expected text")
+        if not isinstance(self.answer, Answer):
+            raise ValueError(f"Part: answer: found {self.answer!r}, expected an Answer")
+
+
+@dataclass(frozen=True)
+class Swarm:
+    """The gold decomposition of a task: the parts run in parallel, then the orchestrator merges their messages.
+
+    name, system_prompt: of the sub-agent that does the parts.
+    parts: at least two that do not depend on each other.
+    own: calls that the orchestrator makes itself, once it has all messages.
+    """
+
+    name: str
+    system_prompt: str
+    parts: list[Part]
+    own: Solution = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name, text in (("name", self.name), ("system_prompt", self.system_prompt)):
+            if not isinstance(text, str) or not text.strip():
+                raise ValueError(f"Swarm: {name}: found {text!r}, expected text")
+        parts = self.parts if isinstance(self.parts, list | tuple) else []
+        if len(parts) < 2 or not all(isinstance(part, Part) for part in parts):
+            raise ValueError("Swarm: parts: expected a list of at least two Parts")
+
+    @property
+    def plan(self) -> Solution:
+        """What one agent would call: the parts' plans, one after the other, and then its own calls."""
+        return [*(call for part in self.parts for call in part.plan), *self.own]
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """A task before it is proven: the user's request, the solution and the answer.
 
@@ -76,6 +133,7 @@ class Blueprint:
     program: the question about the images (teacher/domain/questions.py). The images must show every cell that it uses.
         If the solution changes nothing and `answer` is None, the program's result is the answer. If there is no
         solution at all, an `answer` must equal the program's result.
+    swarm: the gold decomposition of a task for a swarm; `plan` is then `swarm.plan`.
 
     A question that a tool answers, and an order, whose final state is checked:
 
@@ -110,6 +168,7 @@ class Blueprint:
     answer: Answer | None = None
     pictures: list[Scene] = field(default_factory=list)
     program: dict[str, Any] | None = None
+    swarm: Swarm | None = None
 
     def __post_init__(self) -> None:
         fields = (self.request, self.plan, self.reply, self.pictures, self.program)
@@ -125,6 +184,8 @@ class Blueprint:
             for index, (tool, arguments) in enumerate(self.plan)
         ]
         object.__setattr__(self, "plan", plan)
+        if not isinstance(self.swarm, Swarm | None):
+            raise ValueError(f"Blueprint: swarm: found {self.swarm!r}, expected a Swarm or None")
 
 
 @dataclass(frozen=True)
@@ -238,6 +299,13 @@ class Environment:
     def _state(self) -> Any:
         """Returns everything that a tool can change, as a JSON value; two worlds are equal when their states are."""
         raise TypeError(f"{type(self).__name__} must define _state()")
+
+    def _fork(self) -> "Environment":
+        """Returns a copy of the world for one sub-agent; its calls are repeated here when it is done.
+
+        A world whose state is elsewhere, such as on a server, returns itself: its sub-agents then share it.
+        """
+        return copy.deepcopy(self)
 
     def get_reward(self) -> float:
         """Returns 1.0 if the world is in the state that the task's solution leads to, else 0.0 (TRL's convention)."""

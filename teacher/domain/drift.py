@@ -13,11 +13,12 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from schemas.task import Drift, GoldCall, Task
+from schemas.task import Answer, Drift, GoldCall, Task
 from schemas.trace import Tool
 from teacher.domain.blueprint import Environment
 from teacher.domain.pack import Domain, load
 from teacher.domain.scoring import MONTHS
+from teacher.domain.swarm import TOOLS
 from teacher.domain.worlds import ToolError, run_tool
 
 # The numbers of a world, such as C-104, and how drift writes them: (pattern with prefix and digits, format). No digits
@@ -46,9 +47,11 @@ DATE_FORMATS: dict[str, tuple[re.Pattern[str], str]] = {
 def tools_of(domain: Domain, task: Mapping[str, Any]) -> dict[str, Tool]:
     """Returns the tools that a task offers, by the names that it shows, in its order."""
     drift: Drift | None = task.get("drift")
+    # The tools of an orchestrator keep their names: the swarm is the harness's, not the pack's.
+    swarm = TOOLS if "swarm" in task else {}
     if drift is None:
-        return {name: domain.tools[name] for name in task["tools"]}
-    return {name: _shown_tool(domain, drift, name) for name in task["tools"]}
+        return {**{name: domain.tools[name] for name in task["tools"]}, **swarm}
+    return {**{name: _shown_tool(domain, drift, name) for name in task["tools"]}, **swarm}
 
 
 def run_call(world: Environment, task: Mapping[str, Any], tool: str, arguments: Any) -> Any:
@@ -85,24 +88,39 @@ def drifted(task: Task, drift: Drift) -> Task:
     result = copy.deepcopy(task)
     result["drift"] = drift
     result["tools"] = [*drift["tools"], *drift["distractors"]]
-    result["plan"] = [
-        GoldCall(
-            tool=shown_tools.get(step["tool"], step["tool"]),
-            arguments=_each_text(
-                {shown_parameters.get(k, k): v for k, v in step["arguments"].items()},
-                functools.partial(shown_text, drift),
-            ),
-        )
-        for step in task["plan"]
-    ]
+
+    def shown_plan(plan: list[GoldCall]) -> list[GoldCall]:
+        return [
+            GoldCall(
+                tool=shown_tools.get(step["tool"], step["tool"]),
+                arguments=_each_text(
+                    {shown_parameters.get(k, k): v for k, v in step["arguments"].items()},
+                    functools.partial(shown_text, drift),
+                ),
+            )
+            for step in plan
+        ]
+
+    result["plan"] = shown_plan(task["plan"])
+    for part in result["swarm"]["parts"] if "swarm" in result else []:
+        part["plan"] = shown_plan(part["plan"])
+        for name in ("about", "prompt", "reply"):
+            part[name] = shown_text(drift, part[name])
+        _show_answer(drift, part["answer"])
     result["system"] = shown_text(drift, task["system"])
     result["request"] = shown_text(drift, task["request"])
     result["reply"] = shown_text(drift, task["reply"])
-    if (answer := result["checks"]["answer"]) and answer["type"] in ("text", "choice"):
+    if answer := result["checks"]["answer"]:
+        _show_answer(drift, answer)
+    return result
+
+
+def _show_answer(drift: Drift, answer: Answer) -> None:
+    """Puts the words of an answer into the shown form."""
+    if answer["type"] in ("text", "choice"):
         answer["value"] = shown_text(drift, answer["value"])
         if "options" in answer:
             answer["options"] = [shown_text(drift, option) for option in answer["options"]]
-    return result
 
 
 def shown_text(drift: Drift, text: str) -> str:

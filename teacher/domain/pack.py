@@ -1,4 +1,4 @@
-"""Loads a domain pack: a directory with domain.yaml and environment.py, and optionally textual.py and visual.py.
+"""Loads a domain pack: a directory with domain.yaml and environment.py, and optionally textual, visual and swarm.py.
 
 In: a pack's name in data/, or its directory. Out: a `Domain` with the checked domain.yaml, the world's class, the task
 templates, and the schemas of the tools. What the files hold is described in `teacher.domain` for pack authors.
@@ -21,7 +21,7 @@ from teacher.domain.tool_schemas import make_tools
 from teacher.domain.worlds import describe_fault
 
 PACKS = Path(__file__).resolve().parents[2] / "data"
-_MODULES = ("environment", "textual", "visual")
+_MODULES = ("environment", "textual", "visual", "swarm")
 
 
 @dataclass
@@ -37,7 +37,7 @@ class Domain:
 
     >>> legal = load("legal")
     >>> legal.name, legal.environment.__name__, sorted(legal.spec["kinds"])
-    ('legal', 'LegalDesk', ['chart', 'document', 'lookup', 'workflow'])
+    ('legal', 'LegalDesk', ['chart', 'document', 'lookup', 'swarm', 'workflow'])
     >>> legal.tools["get_billing"]["function"]["parameters"]["required"]
     ['matter_id']
     """
@@ -160,8 +160,8 @@ def _find_templates(modules: list[ModuleType]) -> dict[str, Template]:
         others = vars(module).get(DECORATED) if name.startswith(f"{package}.") else None
         if others and module not in modules:
             raise InputError(
-                f"{others[0].file}: {others[0].name}: templates are read from environment.py, textual.py and"
-                " visual.py alone: move it to one of them"
+                f"{others[0].file}: {others[0].name}: templates are read from environment.py, textual.py,"
+                " visual.py and swarm.py alone: move it to one of them"
             )
     templates: dict[str, Template] = {}
     for module in modules:

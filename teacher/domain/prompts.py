@@ -13,6 +13,7 @@ from schemas.task import Task
 from schemas.trace import Message
 from teacher.domain.drift import run_call
 from teacher.domain.pack import Domain
+from teacher.domain.swarm import ASSIGN, CREATE, calls_together, lead_task
 from teacher.domain.worlds import start_world
 from teacher.scenes.images import ImageStore, image_part, task_images
 from teacher.scenes.kinds import draw
@@ -33,13 +34,16 @@ def request_content(task: Task) -> Content:
 def hint(task: Task, step: int | None = None) -> str:
     """Returns the text that shows the solution of a task and its reply, as STaR does (arXiv:2203.14465).
 
-    step: only this call of the solution (from 0), or the reply if there are no more. It serves a teacher that is too
-        weak to keep its place in the whole solution.
+    step: only this call of the solution (from 0), with those that belong in the same message, or the reply if there are
+        no more. It serves a teacher that is too weak to keep its place in the whole solution.
     """
     steps = [f"{step['tool']} {arguments_text(step['arguments'])}" for step in task["plan"]]
     steps.append(f"Tell the user: {task['reply']}")
     if step is not None:
-        return f"{HINT_HEADER} {steps[min(step, len(steps) - 1)]}"
+        first = min(step, len(steps) - 1)
+        return "\n".join(
+            [f"{HINT_HEADER} {steps[first]}", *steps[first + 1 : calls_together(task, first)]]
+        )
     return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
 
 
@@ -66,15 +70,36 @@ def demonstration(
     image_store: stores the images that tools return.
     """
     world, _ = start_world(domain.environment, **task)
+    lead = lead_task(task) if "swarm" in task else task
+    replies = iter(task["swarm"]["parts"] if "swarm" in task else [])
     messages: list[Message] = [{"role": "user", "content": request_content(task)}]
-    for number, step in enumerate(task["plan"]):
+    start = 0
+    while start < len(lead["plan"]):
         if hinted:
-            messages.append({"role": "system", "content": hint(task, number)})
-        function = {"name": step["tool"], "arguments": arguments_text(step["arguments"])}
-        call = {"id": f"call_{number}", "type": "function", "function": function}
-        result = result_content(run_call(world, task, step["tool"], step["arguments"]), image_store)
-        messages.append({"role": "assistant", "content": "", "tool_calls": [call]})
-        messages.append({"role": "tool", "tool_call_id": call["id"], "content": result})
+            messages.append({"role": "system", "content": hint(lead, start)})
+        end = calls_together(lead, start)
+        calls, results = [], []
+        for number, step in enumerate(lead["plan"][start:end], start):
+            function = {"name": step["tool"], "arguments": arguments_text(step["arguments"])}
+            calls.append({"id": f"call_{number}", "type": "function", "function": function})
+            if step["tool"] == CREATE and lead is not task:
+                result: Content = created(step["arguments"]["name"])
+            elif step["tool"] == ASSIGN and lead is not task:
+                part = next(replies)
+                for call in part["plan"]:
+                    run_call(world, task, call["tool"], call["arguments"])
+                result = part["reply"]
+            else:
+                value = run_call(world, task, step["tool"], step["arguments"])
+                result = result_content(value, image_store)
+            results.append({"role": "tool", "tool_call_id": calls[-1]["id"], "content": result})
+        messages += [{"role": "assistant", "content": "", "tool_calls": calls}, *results]
+        start = end
     if hinted:
-        messages.append({"role": "system", "content": hint(task, len(task["plan"]))})
+        messages.append({"role": "system", "content": hint(lead, len(lead["plan"]))})
     return [*messages, {"role": "assistant", "content": task["reply"]}]
+
+
+def created(name: str) -> str:
+    """Returns the result of creating a sub-agent."""
+    return json.dumps({"created": name}, ensure_ascii=False)

@@ -58,11 +58,13 @@ _NOT_SHOWN = re.compile(
 )
 
 
-def answer_matches(answer: Answer, text: str) -> bool:
+def answer_matches(answer: Answer, text: str, *, parts: int = 1) -> bool:
     """Returns whether the final text, the assistant's last message, gives the expected answer of a task.
 
     An empty text or one of more than 600 characters gives none, nor does one that lists more than three numbers (where
     a number is expected) or dates (where a date is).
+
+    parts: answers that the text gives, this one among them; the limits hold for each.
 
     amount, number: the text has the value within `tolerance` (absolute, 0 by default). Commas separate thousands.
         Numbers inside words and dates, such as C-1042, do not count, nor do numbers in words.
@@ -112,7 +114,7 @@ def answer_matches(answer: Answer, text: str) -> bool:
     >>> [answer_matches(absent, text) for text in ("It is not 30.", "It is not yet due.", "Unknown.")]
     [False, False, False]
     """
-    if not text.strip() or len(text) > MAX_TEXT:
+    if not text.strip() or len(text) > MAX_TEXT * parts:
         return False
     kind, value = answer["type"], answer["value"]
     if kind == "choice":
@@ -130,12 +132,12 @@ def answer_matches(answer: Answer, text: str) -> bool:
         return _NOT_SHOWN.search(text) is not None
     if kind == "date":
         dates = _dates_in(text)
-        return value in dates and len(dates) <= MAX_CANDIDATES
+        return value in dates and len(dates) <= MAX_CANDIDATES * parts
     # Digits of dates and of identifiers such as C-1042 are not amounts.
     without_dates = _ISO.sub(" ", _DAY_MONTH.sub(" ", _MONTH_DAY.sub(" ", text)))
     numbers = {float(match.replace(",", "")) for match in _NUMBER.findall(without_dates)}
     is_near = any(abs(number - value) <= answer.get("tolerance", 0) for number in numbers)
-    return is_near and len(numbers) <= MAX_CANDIDATES
+    return is_near and len(numbers) <= MAX_CANDIDATES * parts
 
 
 def state_hash(state: Any) -> str:

@@ -16,9 +16,12 @@ from typing import Any, TypedDict
 from schemas.canonical import canonical
 from schemas.errors import InputError
 from schemas.task import Answer as AnswerRow
-from schemas.task import Split, Task, TaskImage
+from schemas.task import GoldCall, Split, Task, TaskImage
+from schemas.task import Swarm as SwarmRow
 from schemas.tool_calls import check_arguments
-from teacher.domain.blueprint import Blueprint, Template
+from teacher.domain import swarm as swarms
+from teacher.domain.blueprint import Blueprint, Solution, Swarm, Template
+from teacher.domain.json_values import to_json
 from teacher.domain.offer import few_tools
 from teacher.domain.pack import Domain
 from teacher.domain.questions import ProgramError, run_program, used_cells
@@ -28,6 +31,7 @@ from teacher.domain.shares import divide_by_kind, template_shares
 from teacher.domain.worlds import (
     PackFault,
     ToolError,
+    fork_world,
     hash_world,
     make_blueprint,
     run_tool,
@@ -206,7 +210,7 @@ def prove(
             f"{place}: no answer to check and a state that does not change: doing nothing would pass"
         )
     system = domain.spec["system"] + (f" {note}" if note else "")
-    return {
+    task: Task = {
         "version": 1,
         "id": f"{domain.name}-{split}-{template}-{seed}",
         "domain": domain.name,
@@ -218,10 +222,52 @@ def prove(
         "request": blueprint.request,
         "tools": few_tools(domain.tools, {tool for tool, _ in blueprint.plan}, template, seed),
         **_image_fields(blueprint, images, image_store),
-        "plan": [{"tool": tool, "arguments": arguments} for tool, arguments in blueprint.plan],
+        "plan": gold_calls(blueprint.plan),
         "reply": blueprint.reply,
         "checks": {"state": after, "answer": answer},
     }
+    if blueprint.swarm:
+        task["swarm"] = _swarm_row(blueprint.swarm)
+
+        untouched, _ = start_world(domain.environment, seed=seed, split=split)
+
+        def run(calls: list[GoldCall]) -> list[Any]:
+            world = untouched if before == after else fork_world(untouched)
+            return [run_tool(world, call["tool"], call["arguments"]) for call in calls]
+
+        try:
+            problem = swarms.prove(task, run)
+        except ToolError as error:
+            problem = f"a part fails in a world of its own: {error}"
+        if problem:
+            raise InputError(f"{place}: swarm: {problem}")
+    return task
+
+
+def _swarm_row(swarm: Swarm) -> SwarmRow:
+    return {
+        "name": swarm.name,
+        "system_prompt": swarm.system_prompt,
+        "parts": [
+            {
+                "about": part.about,
+                "prompt": part.prompt,
+                "plan": gold_calls(part.plan),
+                "reply": part.reply,
+                "answer": part.answer.as_row(),
+            }
+            for part in swarm.parts
+        ],
+        "own": len(swarm.own),
+    }
+
+
+def gold_calls(plan: Solution) -> list[GoldCall]:
+    """Returns a solution as a task's row stores it, its arguments canonical."""
+    return [
+        {"tool": tool, "arguments": canonical(to_json(arguments, name=tool))}
+        for tool, arguments in plan
+    ]
 
 
 def _draw(blueprint: Blueprint, place: str) -> list[DrawnImage]:

@@ -77,6 +77,20 @@ def hash_world(world: Environment) -> str:
         raise PackFault(file, f"{name}: {error}") from None
 
 
+def fork_world(world: Environment) -> Environment:
+    """Returns a world in the same state whose calls change nothing here, or the world itself if it cannot be copied.
+
+    Raises:
+        PackFault: `_fork` raises, or returns something else.
+    """
+    file, name = _file_of(type(world)), f"{type(world).__name__}._fork"
+    with pack_code(file, name):
+        fork = world._fork()
+    if type(fork) is not type(world):
+        raise PackFault(file, f"{name}: returned {type(fork).__name__}, expected a world")
+    return fork
+
+
 def run_tool(world: Environment, tool: str, arguments: dict[str, Any]) -> Any:
     """Runs a tool and returns its result, as JSON values or a Scene.
 

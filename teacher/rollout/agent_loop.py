@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from schemas.canonical import arguments_text
 from schemas.json_text import parse_json
@@ -23,6 +23,7 @@ from schemas.trace import (
     Message,
     OutcomeChecks,
     Request,
+    Tool,
     Trace,
     failure_reason,
 )
@@ -39,7 +40,8 @@ from teacher.domain.drift import run_call, tools_of
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import Content, request_content, result_content
 from teacher.domain.scoring import answer_matches
-from teacher.domain.worlds import PackFault, ToolError, start_world
+from teacher.domain.swarm import Caps
+from teacher.domain.worlds import PackFault, ToolError, hash_world, start_world
 from teacher.inference.replies import Reply
 from teacher.rollout.guidance import Guidance
 from teacher.rollout.unasked_writes import WriteCheck
@@ -66,6 +68,7 @@ class Settings:
         image_limits: {"max_count": of one request, "max_bytes": of one image}, as the model's server accepts them.
         guidance: help for weak teachers, and what a hinted episode is shown.
         logprobs: of how many likely tokens the journal keeps the log-probabilities at each token; 0 for none.
+        caps: the most that a swarm may use.
     """
 
     max_steps: int
@@ -79,6 +82,18 @@ class Settings:
     image_limits: dict[str, int] | None = None
     guidance: Guidance = Guidance()
     logprobs: int = 0
+    caps: Caps = Caps()
+
+
+class Crew(Protocol):
+    """The sub-agents of an episode (teacher/rollout/swarm.py). children: their traces so far."""
+
+    children: list[Trace]
+
+    async def answer(
+        self, calls: list[dict[str, Any]], world: Any
+    ) -> dict[str, tuple[Content, bool]]:
+        """Runs the calls of one message that are for sub-agents: call id to (content, whether it is an error)."""
 
 
 async def run(
@@ -91,6 +106,9 @@ async def run(
     attempt: int = 0,
     hinted: bool = False,
     examples: Sequence[Sequence[Message]] = (),
+    world: Any = None,
+    crew: Crew | None = None,
+    max_calls: int | None = None,
 ) -> Trace:
     """Runs one attempt at a task and returns its trace, with its outcome and without a verdict.
 
@@ -100,11 +118,15 @@ async def run(
         attempt: index of the attempt; part of the journal's key of each reply.
         hinted: show the solution as settings.guidance does; the stored messages do not have it.
         examples: worked examples (`teacher.domain.prompts.demonstration`) before the request; not stored either.
+        world: the world of the episode; by default a new one, reset for the task.
+        crew: answers the calls for sub-agents.
+        max_calls: calls of tools that are run; further ones are answered with the error over_cap.
 
     Raises:
         PackFault: the pack cannot make the task's world. A fault of a tool ends the episode alone, as TOOL_CRASHED.
     """
-    world, _ = start_world(domain.environment, **task)
+    if world is None:
+        world, _ = start_world(domain.environment, **task)
     writes = WriteCheck(task, world)
     offered = tools_of(domain, task)
     shown = settings.guidance.shown_tools(task, offered)
@@ -124,7 +146,7 @@ async def run(
     tool_errors: list[int] = []
     unasked_writes: list[int] = []
     detected: list[Detected] = []
-    steps, error = 0, None
+    steps, made, error = 0, 0, None
     end = End.STEP_LIMIT
 
     while steps < settings.max_steps:
@@ -142,7 +164,7 @@ async def run(
         parameters = {**sampling, **turn.parameters}
         adapted = settings.dialect.adapt_request(prompt, shown, parameters, settings.mode)
         replies, parsed, actions = await _complete_turn(
-            adapted, task["tools"], attempt, complete, settings.dialect
+            adapted, [*offered], attempt, complete, settings.dialect
         )
         requests += [_request_row(reply) for reply in replies]
         detected += [{"step": steps, "name": name, "action": action} for name, action in actions]
@@ -167,12 +189,25 @@ async def run(
             messages.pop()
             end, error = End.STEP_LIMIT, f"the same call {_REPEATS} times in a row"
             break
+        delegated = await crew.answer(message["tool_calls"], world) if crew else {}
+        if delegated:
+            writes.state = hash_world(world)  # sub-agents answer for their own writes
         for call in message["tool_calls"]:
+            is_unasked = False
             try:
-                content, is_error = _execute(
-                    call["function"], task, domain, world, settings.image_store
-                )
-                is_unasked = writes.is_unasked(call["function"])
+                if call["id"] in delegated:
+                    content, is_error = delegated[call["id"]]
+                elif made == max_calls:
+                    content, is_error = (
+                        _error(f"over_cap: {made} calls were made, no more can"),
+                        True,
+                    )
+                else:
+                    made += 1
+                    content, is_error = _execute(
+                        call["function"], offered, task, world, domain, settings.image_store
+                    )
+                    is_unasked = writes.is_unasked(call["function"])
             except PackFault as fault:
                 end, error = End.TOOL_CRASHED, fault.detail
                 break
@@ -216,7 +251,7 @@ async def run(
             "detected": detected,
         },
         "verdict": None,
-        "children": [],
+        "children": crew.children if crew else [],
     }
 
 
@@ -303,9 +338,10 @@ def _check(task: Task, text: str, state: str) -> OutcomeChecks:
 
 def _execute(
     function: dict[str, Any],
+    tools: dict[str, Tool],
     task: Task,
-    domain: Domain,
     world: Any,
+    domain: Domain,
     image_store: ImageStore | None,
 ) -> tuple[Content, bool]:
     """Validates and runs one call. Returns the tool message's content and whether it is an error.
@@ -313,7 +349,7 @@ def _execute(
     Raises:
         PackFault: the tool raised an exception that is no error of the call, or its result cannot be shown.
     """
-    name, tools = function["name"], tools_of(domain, task)
+    name = function["name"]
     if name not in tools:
         return _error(f"there is no tool {name!r}; the tools are {', '.join(tools)}"), True
     try:

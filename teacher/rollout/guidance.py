@@ -12,6 +12,7 @@ from schemas.task import Task
 from schemas.trace import Message, Tool
 from teacher.domain.offer import few_tools
 from teacher.domain.prompts import hint
+from teacher.domain.swarm import calls_together
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,17 @@ class Constrained(Guidance):
     def before_turn(self, task: Task, *, number: int, results: int, hinted: bool) -> Turn:
         calls = len(task["plan"]) if hinted else min(1, len(task["plan"]))
         hints = [_system(hint(task, results))] if hinted else []
+        parameters: dict[str, Any]
         if results < calls:
             prefix = self.call_prefix
             prefill = [{"role": "assistant", "content": prefix}] if prefix else []
-            return Turn(hints, prefill, {"tool_choice": "required"})
+            parameters = {"tool_choice": "required"}
+            if hinted and calls_together(task, results) > results + 1:
+                parameters["parallel_tool_calls"] = True
+            return Turn(hints, prefill, parameters)
         if not hinted:
             return Turn(hints, parameters={"tool_choice": "auto"})
-        parameters: dict[str, Any] = {"tool_choice": "none"}
+        parameters = {"tool_choice": "none"}
         if self.call_prefix:
             # llama.cpp parses no call under "none", but the model may still write one: its first character is banned.
             parameters["extra_body"] = {"logit_bias": [[self.call_prefix[0], False]]}

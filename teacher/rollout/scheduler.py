@@ -11,7 +11,7 @@ from schemas.task import Task
 from schemas.trace import Maker, Message, Trace
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
-from teacher.rollout import agent_loop
+from teacher.rollout import agent_loop, swarm
 
 # The worked examples of a task, for an attempt with or without a hint.
 Examples = Callable[[Task, bool], list[list[Message]]]
@@ -80,21 +80,36 @@ async def rollouts(
         for start in range(0, len(tasks), size)
     ]
 
+    running_children = asyncio.Semaphore(workers)
+
     async def work(own: deque[_Attempt]) -> None:
         while queue := own or max(queues, key=len):
             place, attempt, passes, has_failed = queue.popleft()
             task = await prepare(tasks[place])
             hinted = hint == "always" or (hint == "retry" and has_failed)
-            trace = await agent_loop.run(
-                task,
-                domain,
-                functools.partial(client.complete, session=f"{task['id']}/{attempt}"),
-                settings,
-                maker,
-                attempt=attempt,
-                hinted=hinted,
-                examples=examples(task, hinted),
-            )
+            if "swarm" in task:
+                trace = await swarm.play(
+                    task,
+                    domain,
+                    client.complete,
+                    settings,
+                    maker,
+                    attempt=attempt,
+                    hinted=hinted,
+                    examples=examples,
+                    running=running_children,
+                )
+            else:
+                trace = await agent_loop.run(
+                    task,
+                    domain,
+                    functools.partial(client.complete, session=f"{task['id']}/{attempt}"),
+                    settings,
+                    maker,
+                    attempt=attempt,
+                    hinted=hinted,
+                    examples=examples(task, hinted),
+                )
             has_passed = agent_loop.passed(trace)
             passes += has_passed
             if attempt + 1 < attempts and passes < wanted:

@@ -11,6 +11,7 @@ from schemas.json_text import parse_json
 from schemas.task import Task
 from teacher.domain.drift import real_call
 from teacher.domain.json_values import to_json
+from teacher.domain.swarm import TOOLS
 from teacher.domain.worlds import hash_world
 
 
@@ -31,7 +32,11 @@ class WriteCheck:
         self._asked = (
             []
             if reads_only
-            else [self._canonical(call["tool"], call["arguments"]) for call in task["plan"]]
+            else [
+                self._canonical(call["tool"], call["arguments"])
+                for call in task["plan"]
+                if call["tool"] not in TOOLS  # an orchestrator's, which the world does not have
+            ]
         )
 
     def is_unasked(self, function: dict[str, Any]) -> bool:

@@ -22,7 +22,7 @@ from schemas.filter import (
 )
 from schemas.filter_run import _template_limit
 from schemas.messages import MESSAGE_REASONS
-from schemas.trace import is_kept
+from schemas.trace import SWARM_CAUSES, SWARM_FAILURES, is_kept
 
 SETTINGS = FilterSettings(max_tokens=1000, near_duplicate=0.9, contamination=0.8, per_task=2)
 
@@ -90,6 +90,17 @@ def visual(
 
 
 WRONG = {"answer": False, "state": False}
+
+
+def swarm(*names, **outcome):
+    """An orchestrator's trace with these failures."""
+    measured = dict.fromkeys(
+        ("agents", "stages", "critical_steps", "serial_steps", "calls", "answered", "used"), 1
+    )
+    failures = [{"name": name, "detail": "of this test"} for name in names]
+    return trace(swarm={**measured, "failures": failures}, **outcome)
+
+
 REJECTED = [
     ("malformed_trace", without("outcome")),
     ("malformed_trace", without("messages")),
@@ -100,6 +111,10 @@ REJECTED = [
     ("malformed_trace", trace(ended="gave_up")),
     ("malformed_trace", {**trace(), "images": ["data:image/png;base64,AAAA"]}),
     ("unknown_tool", unknown_tool()),
+    *((name, swarm(name)) for name in (*SWARM_CAUSES, *SWARM_FAILURES)),
+    # A wrong answer is the reason where a failure of the swarm does not explain it.
+    ("wrong_answer", swarm("serial_collapse", checks={"answer": False, "state": True})),
+    ("lost_result", swarm("lost_result", checks={"answer": False, "state": True})),
     ("teacher_error", cut_off()),
     ("teacher_error", trace(ended="teacher_error", error="HTTP 500")),
     ("tool_crashed", trace(ended="tool_crashed", error="Desk.get_contract: raised KeyError: 'x'")),
@@ -120,6 +135,7 @@ REJECTED = [
     ("answer_leaked", thinking("According to the plan I call get_contract first.")),
 ]
 KEPT = [
+    swarm(),
     trace(),
     trace(unasked_writes=[]),
     {

@@ -125,8 +125,8 @@ def check_proof(domain: Domain, template: str, episodes: Sequence[Episode]) -> I
 def _check_steps(
     domain: Domain, played: Sequence[Episode], finding: Callable[..., Finding]
 ) -> Iterator[Finding]:
-    longest = max(played, key=lambda episode: len(episode.results))
-    calls, steps = len(longest.results), domain.spec["budgets"]["steps"]
+    longest = max(played, key=_calls)
+    calls, steps = _calls(longest), domain.spec["budgets"]["steps"]
     if calls + 1 > steps:
         yield finding(
             "error",
@@ -134,6 +134,15 @@ def _check_steps(
             f"set budgets.steps in domain.yaml to {calls + 1} or more",
             seed=longest.job.seed,
         )
+
+
+def _calls(episode: Episode) -> int:
+    """The calls that one agent makes one after the other: in a swarm, an orchestrator or a sub-agent."""
+    swarm = episode.blueprint.swarm if episode.blueprint else None
+    if swarm is None:
+        return len(episode.results)
+    # Creating the sub-agents is one call, and assigning all parts at once is one step.
+    return max(2 + len(swarm.own), *(len(part.plan) for part in swarm.parts))
 
 
 def _opening(domain: Domain, episode: Episode) -> Evidence:

@@ -33,7 +33,7 @@ from teacher.domain.worlds import ToolError, start_world
 from teacher.rollout.agent_loop import passed
 
 LEGAL = load("legal")
-WORDS = {"document": 0.0, "chart": 0.0}
+WORDS = {"document": 0.0, "chart": 0.0, "swarm": 0.0}
 NONE: Drift = {"tools": {}, "parameters": {}, "descriptions": {}, "distractors": {}}
 
 

@@ -249,7 +249,7 @@ def test_a_template_in_a_file_that_is_not_read_for_templates_is_refused(tmp_path
     helper = "from teacher.domain import template\n\n@template(kind='lookup')\ndef lost(world, rng): ...\n"
     changes = ("import random\n", "import random\n\nfrom . import helper\n")
     assert refusal(tmp_path, changes, helper=helper).startswith(
-        "helper.py: lost: templates are read from environment.py, textual.py and visual.py alone"
+        "helper.py: lost: templates are read from environment.py, textual.py, visual.py and swarm.py alone"
     )
 
 

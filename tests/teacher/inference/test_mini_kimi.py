@@ -258,7 +258,7 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
 ) -> None:
     domain = load("legal")
     todo = tasks.sample(
-        domain, "train", EPISODES, seed=1, mix={"document": 0, "chart": 0}
+        domain, "train", EPISODES, seed=1, mix={"document": 0, "chart": 0, "swarm": 0}
     )  # it sees none
     maker: Maker = {
         "model": teacher["name"],
