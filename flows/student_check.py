@@ -9,7 +9,6 @@ from typing import Any, cast
 
 from flows.progress import log, step
 from flows.run_context import RunContext
-from schemas.canonical import canonical, number_problem
 from schemas.error_text import one_line
 from schemas.errors import GateError
 from schemas.files import read_jsonl
@@ -63,6 +62,7 @@ def check_student(context: RunContext, *, install: bool = True, trains: bool = T
     with step(f"checking the template and tokenizer of {student['name']}"):
         renderer = context.renderer_of(directory)
         notes = check_tool_template(student, directory, renderer.tokenizer)
+        notes += _check_constants(context, renderer)
         conversations = _conversations(context, renderer)
         result = check_early(
             directory, renderer, conversations, context.path("logs", "student-check.log"), log
@@ -85,22 +85,49 @@ def check_student(context: RunContext, *, install: bool = True, trains: bool = T
         log(f"              {note}")
 
 
+def _check_constants(context: RunContext, renderer: Any) -> list[str]:
+    """Returns a line about calls that are rejected because the template writes True and None, which no server reads.
+
+    Raises:
+        GateError: every call of a tool is one.
+    """
+    from student.rendering import bare_values
+
+    if renderer.bare is None or renderer.bare.writes_json:
+        return []
+    named = {
+        f"{name}.{parameter}": always
+        for name, tool in context.domain.tools.items()
+        for parameter, always in bare_values.constants(tool).items()
+    }
+    why = f"the chat template of {context.student['name']} writes True and None, not true and null"
+    if always := [place for place, certain in named.items() if certain]:
+        raise GateError(
+            f"{context.domain.name}: {', '.join(always)}: llama.cpp reads no call with it: {why}; no teacher was asked:"
+            " name a template that writes JSON (template: in the student's file), or another student"
+        )
+    return (
+        [f"calls with a boolean or null are rejected: {why}: {', '.join(named)}"] if named else []
+    )
+
+
 def _conversations(context: RunContext, renderer: Any) -> list[Any]:
     """The solutions of tasks of each template, as the student's server could lead them.
 
     Raises:
-        GateError: the student's template cannot render one, or it contains a number that llama.cpp prints otherwise.
+        GateError: the student's template cannot render one, or llama.cpp prints or reads a call of one otherwise.
     """
     from student.rendering.errors import Unrenderable
     from student.rendering.served import as_served
+    from teacher.domain.drift import tools_of
 
     by_template: dict[str, list[Task]] = defaultdict(list)
     for row in read_jsonl(context.path("tasks", "train.jsonl")):
         task = cast(Task, row)
         by_template[task["template"]].append(task)
         for call in task["plan"]:
-            problem = number_problem(canonical(call["arguments"]))
-            if problem and not renderer.arguments_as_text:
+            tool = tools_of(context.domain, task).get(call["tool"])
+            if problem := renderer.call_problem(call["arguments"], tool):
                 raise GateError(_refusal(context, task, f"{call['tool']}: {problem}"))
     conversations = []
     for group in by_template.values():
@@ -110,6 +137,7 @@ def _conversations(context: RunContext, renderer: Any) -> list[Any]:
                 served = as_served(cast(Any, trace), renderer)
                 for index, message in enumerate(served["messages"]):
                     if message["role"] == "assistant":
+                        renderer.check_calls(message, served["tools"])
                         renderer.turn(served["messages"], served["tools"], index)
             except Unrenderable as error:
                 raise GateError(_refusal(context, task, str(error))) from error

@@ -19,7 +19,7 @@ from student.export.checks import LEAST_REPLY, Check, Conversation
 from student.export.conversations import CONVERSATIONS
 from student.export.gate import read_original, run_gate
 from student.models import files, gguf_file, introspect
-from student.models.chat_template import chat_template
+from student.models.chat_template import original_template
 from student.rendering.errors import Unrenderable
 from student.rendering.renderer import Renderer
 from student.rendering.served import as_served
@@ -95,7 +95,7 @@ def _original(directory: Path, *, with_images: bool) -> tuple[Renderer, int]:
     if not directory.is_dir():
         raise InputError(f"{directory}: no such directory, expected one in Hugging Face's form")
     config, tokenizer = introspect.read(str(directory), directory)
-    template = chat_template({"template": None}, directory)
+    template = original_template(directory)
     stop = introspect.stop_tokens(directory, tokenizer)
     if not stop:
         raise InputError(

@@ -24,18 +24,31 @@ from teacher.models import catalog
 from teacher.planning.cost import CHARACTERS_PER_TOKEN, json_tokens
 from teacher.scenes.images import ImageStore
 
+# Qwen3-Coder's and Qwen3.5's templates write a call's boolean and null as Python does, True and None. llama.cpp's
+# parser reads neither, vLLM's no None. Qwen3.6's own template has this change.
+_AS_PYTHON = "else args_value | string"
+_AS_JSON = "else args_value if args_value is string else args_value | tojson | safe"
 ADVICE = "describe the student in a file (as student/models/*.yaml) and name that"
 
 
 def chat_template(student: dict[str, Any], directory: Path) -> str:
     """The text of the chat template. The description's `template` takes precedence over the one in `directory`.
 
+    Of the latter, one that writes a call's booleans and null as Python does is changed to write JSON.
+
     Raises:
         InputError: there is neither.
     """
     own = catalog.template(student)
-    if own:
-        return read_text(own)
+    return read_text(own) if own else original_template(directory).replace(_AS_PYTHON, _AS_JSON)
+
+
+def original_template(directory: Path) -> str:
+    """The text of the chat template in a directory, unchanged.
+
+    Raises:
+        InputError: there is none.
+    """
     template = named_templates.find(directory)
     if template is None:
         raise InputError(
@@ -50,7 +63,10 @@ def template_place(student: dict[str, Any]) -> str:
         return f"{student['template']} of teacher/templates"
     directory = files.on_this_machine(student)
     template = named_templates.find(directory) if directory else None
-    return template.describe() if template else "its own, not on this machine yet"
+    if template is None:
+        return "its own, not on this machine yet"
+    changed = ", its booleans and null as JSON" if _AS_PYTHON in template.text else ""
+    return f"{template.describe()}{changed}"
 
 
 def check_tool_template(student: dict[str, Any], directory: Path, tokenizer: Any) -> list[str]:

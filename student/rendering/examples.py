@@ -55,7 +55,7 @@ def turns(trace: Trace, renderer: Renderer) -> list[Turn]:
 
     Raises:
         Unrenderable: the student's template cannot render the trace.
-        ControlTokenInText, ServedOtherwise: as of `check_texts`.
+        ControlTokenInText, ServedOtherwise: as of `check_texts` and `check_calls`.
     """
     renderer.check_texts(trace["messages"])
     trace = as_served(trace, renderer)
@@ -64,6 +64,7 @@ def turns(trace: Trace, renderer: Renderer) -> list[Turn]:
     targets = []
     for index, message in enumerate(messages):
         if message["role"] == "assistant" and index not in failed:
+            renderer.check_calls(message, tools)
             prompt, target = renderer.turn(messages, tools, index)
             image_names = renderer.image_names(messages[:index])
             prompt_ids = renderer.ids(prompt, image_names)

@@ -4,6 +4,7 @@ A template that loses a call trains the student on empty turns, without an error
 """
 
 import json
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -32,16 +33,41 @@ def _mark(number: int) -> str:
     return f"mark-{number}"
 
 
+MARK = _mark(0)
+
+
 def _turn(count: int, content: str = "") -> dict[str, Any]:
+    return _calling([_mark(number) for number in range(count)], content)
+
+
+def _calling(values: list[Any], content: str = "") -> dict[str, Any]:
+    """A turn with a call for each value."""
     calls = [
         {
             "id": f"probe000{number}",  # Mistral's templates require nine letters and digits
             "type": "function",
-            "function": {"name": TOOL, "arguments": json.dumps({_KEY: _mark(number)})},
+            "function": {"name": TOOL, "arguments": json.dumps({_KEY: value})},
         }
-        for number in range(count)
+        for number, value in enumerate(values)
     ]
     return {"role": "assistant", "content": content, "tool_calls": calls}
+
+
+def written_call(apply: Callable[..., str], value: Any) -> str | None:
+    """What a template writes of a turn with one call, whose only argument has this value; None where it cannot.
+
+    apply: as of `renders`.
+    """
+    try:
+        text = apply([_REQUEST, _calling([value])], TOOLS, False, False)
+        return text.removeprefix(apply([_REQUEST], TOOLS, False, False))
+    except ValueError:
+        return None
+
+
+def tags(call: str) -> tuple[str, ...]:
+    """The tags in a written call, without the names in them: <tool_call>, <function=, </parameter>."""
+    return tuple(dict.fromkeys(re.findall(r"</?\w+[=>]", call)))
 
 
 def renders(apply: Callable[..., str], count: int, as_text: bool) -> bool:

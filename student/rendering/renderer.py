@@ -14,7 +14,7 @@ from jinja2 import TemplateError
 from schemas.canonical import arguments_text, canonical, number_problem
 from schemas.json_text import parse_arguments
 from schemas.trace import Message, Tool
-from student.rendering import markers, probe
+from student.rendering import bare_values, markers, probe
 from student.rendering.errors import ControlTokenInText, ServedOtherwise, Unrenderable
 from student.rendering.template_line import line_at
 from teacher.scenes.images import ImageStore, request_messages
@@ -133,6 +133,29 @@ class Renderer:
                 )
         return prompt, target[: max(ends)]
 
+    def check_calls(self, message: Message, tools: list[Tool]) -> None:
+        """Raises ServedOtherwise if the server reads a valid call of a turn otherwise than the student writes it."""
+        if not self.bare:
+            return  # a call in JSON is read as it is written
+        offered = {tool["function"]["name"]: tool for tool in tools}
+        for call in message.get("tool_calls") or []:
+            function = call["function"]
+            if problem := self.call_problem(_parsed(function), offered.get(function["name"])):
+                raise ServedOtherwise(f"{function['name']}: {problem}, as llama.cpp reads it")
+
+    def call_problem(self, arguments: dict[str, Any], tool: Tool | None) -> str | None:
+        """The first argument of a call that the server prints or reads otherwise; None if there is none.
+
+        tool: None if it is not offered.
+        """
+        if self.arguments_as_text:
+            return None
+        if problem := number_problem(canonical(arguments)):
+            return problem
+        if not tool or not self.bare or not isinstance(arguments, dict):
+            return None
+        return bare_values.problem(tool, arguments, self.bare)
+
     def check_texts(self, messages: Sequence[Message]) -> None:
         """Checks that the student and its server read the messages' texts alike, and as text.
 
@@ -169,6 +192,11 @@ class Renderer:
         """Whether the template renders one call in a turn, but not two: it raises, or drops one (Llama 3)."""
         as_text = self.arguments_as_text
         return probe.renders(self._apply, 1, as_text) and not probe.renders(self._apply, 2, as_text)
+
+    @cached_property
+    def bare(self) -> bare_values.BareValues | None:
+        """How the template writes arguments that it does not write as JSON; None where it writes JSON."""
+        return None if self.arguments_as_text else bare_values.find(self._apply)
 
     @cached_property
     def arguments_as_text(self) -> bool:

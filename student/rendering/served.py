@@ -1,9 +1,17 @@
 """A trace as a server with the student's chat template could have led it.
 
-Where the template allows one call per turn, parallel calls become turns of one call, each followed by its result.
+Where the template allows one call per turn, parallel calls become turns of one call, each followed by its result. Where
+it writes arguments between tags, required ones go before optional ones.
 """
 
-from schemas.trace import Message, Trace
+import json
+from functools import partial
+from typing import Any
+
+from schemas.canonical import canonical
+from schemas.json_text import parse_arguments
+from schemas.trace import Message, Tool, Trace
+from student.rendering import bare_values
 from student.rendering.errors import Unrenderable
 from student.rendering.renderer import Renderer, arguments_as_text, with_arguments
 from teacher.scenes.images import attach_images, message_images
@@ -19,7 +27,14 @@ def as_served(trace: Trace, renderer: Renderer) -> Trace:
     Raises:
         Unrenderable: the number of images in the messages differs from the number of names in `images`.
     """
-    messages = [_canonical_calls(message) for message in trace["messages"]]
+    form = arguments_as_text
+    if renderer.bare:
+        offered = {tool["function"]["name"]: tool for tool in trace["tools"]}
+        form = partial(_required_first, offered)
+    messages = [
+        with_arguments(message, form) if message.get("tool_calls") else message
+        for message in trace["messages"]
+    ]
     images, image_count = trace.get("images") or [], _count_images(messages)
     if len(images) != image_count:
         raise Unrenderable(f"{image_count} images in the messages, {len(images)} named in `images`")
@@ -81,5 +96,12 @@ def _find_results(messages: list[Message], index: int) -> dict[str | None, int]:
     return results
 
 
-def _canonical_calls(message: Message) -> Message:
-    return with_arguments(message, arguments_as_text) if message.get("tool_calls") else message
+def _required_first(offered: dict[str, Tool], function: dict[str, Any]) -> str:
+    tool = offered.get(function["name"])
+    try:
+        arguments = canonical(parse_arguments(function.get("arguments")))
+    except (ValueError, RecursionError):
+        arguments = None
+    if tool is None or not isinstance(arguments, dict):
+        return arguments_as_text(function)
+    return json.dumps(bare_values.in_order(tool, arguments), ensure_ascii=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_students import random_llama
+from small_students import random_llama, trl_template
 from turns import says, trace, user
 
 from flows import distill, recipe_file, student_check
@@ -112,6 +112,34 @@ def test_a_template_that_drops_calls_is_refused_by_what_it_loses(
     )
     context.student["template"] = str(template)
     with pytest.raises(InputError, match="drops the call|loses the name of a call"):
+        student_check.check_student(context, install=False)
+
+
+@pytest.mark.parametrize("required", [True, False])
+def test_a_tool_whose_boolean_no_server_reads_is_named_before_any_solution_has_one(
+    context: RunContext,
+    shown: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    required: bool,
+) -> None:
+    template = tmp_path / "writes-true-as-python.jinja"
+    template.write_text(trl_template("qwen3_5_nothink"))
+    context.student["template"] = str(template)
+    parameters: dict[str, Any] = {
+        "type": "object",
+        "properties": {"open": {"type": "boolean"}, "matter_id": {"type": "string"}},
+        "required": ["open"] * required,
+    }
+    function: Any = {"name": "set_open", "description": "Opens.", "parameters": parameters}
+    tool: Any = {"type": "function", "function": function}
+    monkeypatch.setitem(context.domain.tools, "set_open", tool)
+    if not required:
+        student_check.check_student(context, install=False)
+        lines = [line for line in shown["lines"] if "with a boolean or null are rejected" in line]
+        assert len(lines) == 1 and "set_open.open" in lines[0] and "matter_id" not in lines[0]
+        return
+    with pytest.raises(GateError, match=r"legal: set_open\.open: llama.cpp reads no call with it"):
         student_check.check_student(context, install=False)
 
 

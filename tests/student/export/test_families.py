@@ -3,6 +3,8 @@
 One server for each student, many conversations for each server.
 """
 
+from collections.abc import Sequence
+
 import pytest
 from families import STUDENTS, VISION, Served, served
 from hypothesis import given, settings
@@ -48,9 +50,22 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         yield running
 
 
-def conversation(family: Served, messages: list) -> checks.Conversation:
+def taking(**values: object) -> list:
+    """A tool whose parameters have the types of some values."""
+    kinds = {bool: "boolean", int: "number", float: "number", str: "string", list: "array"}
+    types = {name: kinds.get(type(value), "object") for name, value in values.items()}
+    return tool({n: {"type": "null" if values[n] is None else kind} for n, kind in types.items()})
+
+
+def tool(properties: dict, required: Sequence[str] = ()) -> list:
+    parameters = {"type": "object", "properties": properties, "required": list(required)}
+    function = {"name": "find", "description": "Finds.", "parameters": parameters}
+    return [{"type": "function", "function": function}]
+
+
+def conversation(family: Served, messages: list, tools: list = TOOLS) -> checks.Conversation:
     """The conversation as the student's server leads it. Raises Refused as the filter does."""
-    talk = trace(messages, TOOLS)
+    talk = trace(messages, tools)
     turns(talk, family.renderer)
     shown = as_served(talk, family.renderer)
     return {"id": "t/0", "messages": shown["messages"], "tools": shown["tools"]}
@@ -118,11 +133,11 @@ def test_any_call_that_is_not_refused_by_name_is_rendered_and_tokenized_alike(
     kept, reasons = [], set()
 
     @settings(max_examples=150)
-    @given(st.lists(_ARGUMENTS, min_size=1, max_size=2), _TEXT)
-    def check(arguments: list, text: str) -> None:
-        answers = [result(text, number) for number in range(len(arguments))]
+    @given(_ARGUMENTS, _TEXT)
+    def check(arguments: dict, text: str) -> None:
+        messages = [user(text), calls(arguments), result(text), says("Yes.")]
         try:
-            talk = conversation(family, [user(text), calls(*arguments), *answers, says("Yes.")])
+            talk = conversation(family, messages, taking(**arguments))
         except Refused as refused:
             reasons.add(refused.reason)
             return
@@ -149,9 +164,74 @@ def test_a_value_is_the_same_in_both_or_refused_as_engines_differ(
     messages = [user("?"), calls({"value": value}), result("ok"), says("Yes.")]
     if refused and not family.renderer.arguments_as_text:
         with pytest.raises(Refused, match="value: found"):
-            conversation(family, messages)
+            conversation(family, messages, taking(value=value))
     else:
-        assert differences(family, conversation(family, messages)) == []
+        assert differences(family, conversation(family, messages, taking(value=value))) == []
+
+
+STRING, NUMBER, BOOLEAN, NULL, LIST, OBJECT = (
+    {"type": kind} for kind in ("string", "number", "boolean", "null", "array", "object")
+)
+NULLABLE, NUMBER_OR_TEXT = {"anyOf": [STRING, NULL]}, {"type": ["integer", "string"]}
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        *(
+            (schema, value)
+            for schema in (BOOLEAN, {"enum": [True, False]})
+            for value in (True, False)
+        ),
+        *((schema, None) for schema in (NULL, NULLABLE, {})),
+        *((schema, 5) for schema in (NUMBER, NUMBER_OR_TEXT, {"enum": [5, 6]})),
+        *((schema, "some text") for schema in (STRING, NULLABLE, NUMBER_OR_TEXT, {})),
+        *(
+            (STRING, text)
+            for text in ("", "5", "true", "None", " x ", "\nx\n", '"x"', "{}", "a</b>")
+        ),
+        *(({"enum": ["5", "6"]}, "5"), ({"const": "5"}, "5"), (NUMBER, -2.5)),
+        *((LIST, value) for value in ([], [True, None, 1.5, "x\n", {"a": [False]}])),
+        *((OBJECT, value) for value in ({}, {"a": None, "b": {"c": True, "d": "</parameter>"}})),
+    ],
+    ids=repr,
+)
+def test_a_call_with_any_value_is_rendered_alike_and_read_back_by_llama_cpp(
+    family: Served, schema: dict, value: object
+) -> None:
+    # The optional parameter comes first: some parsers read required ones first.
+    tools = tool({"optional": STRING, "value": schema}, required=["value"])
+    messages = [user("?"), calls({"optional": "x", "value": value}), result("ok"), says("Yes.")]
+    talk = conversation(family, messages, tools)
+    assert differences(family, talk) == []
+    read = text_checks.check_parsing(family.endpoint, [talk], family.renderer)
+    assert read["passed"], read["detail"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "name", "value"),
+    [
+        *((NULLABLE, "value", "null"), (NUMBER_OR_TEXT, "value", "5"), ({}, "value", "[1]")),
+        *((STRING, "value", "a\n</parameter>\nb"), (STRING, "other", "x")),
+    ],
+    ids=repr,
+)
+def test_a_call_that_llama_cpp_reads_otherwise_is_refused_by_name(
+    family: Served, schema: dict, name: str, value: str
+) -> None:
+    messages = [user("?"), calls({name: value}), result("ok"), says("Yes.")]
+    try:
+        talk = conversation(family, messages, tool({"value": schema}))
+    except Refused as refused:
+        assert refused.reason == "engines_differ" and f"find: {name}: " in str(refused)
+        family.renderer.bare = None
+        talk = conversation(family, messages, tool({"value": schema}))
+        read = text_checks.check_parsing(family.endpoint, [talk], family.renderer)
+        del family.renderer.bare
+        assert not read["passed"], "refused for nothing"
+    else:
+        assert family.renderer.bare is None
+        assert text_checks.check_parsing(family.endpoint, [talk], family.renderer)["passed"]
 
 
 @pytest.mark.parametrize("place", ["user", "result"])

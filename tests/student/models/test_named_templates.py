@@ -5,11 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_students import SHIPPED, tiny_tokenizer
+from small_students import END, SHIPPED, TINY, tiny_tokenizer, trl_template
 
 from schemas.errors import InputError
 from student.models import named_templates
-from student.models.chat_template import chat_template, template_place, tools_counter
+from student.models.chat_template import (
+    chat_template,
+    original_template,
+    template_place,
+    tools_counter,
+)
+from student.rendering.renderer import Renderer
 
 DEFAULT, TOOLS, OTHER = "{{ 'default' }}", "{{ 'tools' }}", "{{ 'other' }}"
 
@@ -161,3 +167,19 @@ def test_the_toolbox_of_a_directory_is_counted_as_its_own_template_renders_it(tm
     tool: Any = {"type": "function", "function": {"name": name, "parameters": {"a": "b" * 99}}}
     assert tools_counter({"source": {"path": str(tmp_path)}})([tool]) == 10
     assert tools_counter({"source": {"path": str(tmp_path / "none")}})([tool]) > 40
+
+
+def test_a_template_that_writes_true_and_none_as_python_does_is_changed_to_json(
+    tmp_path: Path,
+) -> None:
+    text = trl_template("qwen3_5_nothink")
+    write(tmp_path, chat_template__jinja=text)
+    student = {"template": None, "source": {"path": str(tmp_path)}}
+    shipped = Renderer(TINY, chat_template(student, tmp_path), [END])
+    assert shipped.bare and shipped.bare.writes_json
+    original = Renderer(TINY, original_template(tmp_path), [END])
+    assert original.bare and not original.bare.writes_json
+    write(tmp_path, config__json={})
+    assert template_place(student) == "chat_template.jinja, its booleans and null as JSON"
+    write(tmp_path, chat_template__jinja=trl_template("qwen3_6"))
+    assert chat_template(student, tmp_path) == trl_template("qwen3_6")
