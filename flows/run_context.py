@@ -105,6 +105,7 @@ class RunContext:
         from transformers import AutoTokenizer
 
         from student.export.early_gate import overridden_tokens
+        from student.export.unicode_table import unknown_characters
         from student.models.chat_template import chat_template
         from student.rendering.renderer import Renderer
         from student.rendering.vision import VisionRenderer
@@ -118,6 +119,7 @@ class RunContext:
         else:
             renderer = Renderer(tokenizer, template, stop, self.image_store)
         renderer.overridden = overridden_tokens(directory, renderer)
+        renderer.unknown = unknown_characters()
         return renderer
 
 

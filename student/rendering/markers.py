@@ -2,12 +2,13 @@
 
 The rendered conversation is tokenized as a whole, in training and in llama.cpp and vLLM alike. So `<|im_end|>` in a
 tool's result ends the turn there, and a student would learn from a conversation that no one had. Tokenizers of Qwen
-compose characters first (Unicode's NFC: e and a combining accent become é), llama.cpp's have no such step.
+compose characters first (Unicode's NFC: e and a combining accent become é), llama.cpp's have no such step, and its
+Unicode table is older.
 """
 
 import re
-import unicodedata
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from schemas.canonical import arguments_text
@@ -28,21 +29,37 @@ def control_tokens(tokenizer: Any, template: str, overridden: Sequence[str] = ()
     return [token for token in dict.fromkeys([*tokens, *overridden]) if token.strip()]
 
 
-def composes(tokenizer: Any) -> bool:
-    """Returns whether the tokenizer composes characters, which llama.cpp does not."""
+def composer(tokenizer: Any) -> Callable[[str], str] | None:
+    """Returns the tokenizer's function that composes characters, which llama.cpp does not; None if it has none."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     normalizer = backend.normalizer if backend else None
-    return normalizer is not None and normalizer.normalize_str("e\u0301") == "\u00e9"
+    if normalizer is None or normalizer.normalize_str("e\u0301") != "\u00e9":
+        return None
+    return normalizer.normalize_str
 
 
-def decomposed_in(messages: Sequence[Message]) -> tuple[int, str] | None:
+def decomposed_in(
+    messages: Sequence[Message], compose: Callable[[str], str]
+) -> tuple[int, str] | None:
     """Returns the index of the first message with a character to compose, and where it is, in ASCII; None if none."""
     for index, message in enumerate(messages):
         for text in _texts(message):
-            if not unicodedata.is_normalized("NFC", text):
-                pairs = enumerate(zip(text, unicodedata.normalize("NFC", text), strict=False))
-                at = next((i for i, (found, composed) in pairs if found != composed), len(text))
+            if (composed := compose(text)) != text:
+                pairs = enumerate(zip(text, composed, strict=False))
+                at = next((i for i, (found, other) in pairs if found != other), len(text))
                 return index, ascii(text[max(0, at - 8) : at + 8])
+    return None
+
+
+def unknown_in(messages: Sequence[Message], unknown: Sequence[range]) -> tuple[int, str] | None:
+    """Returns the index of the first message with a character of ascending ranges, and the character in ASCII."""
+    starts = [characters.start for characters in unknown]
+    for index, message in enumerate(messages):
+        for text in _texts(message):
+            for character in "" if text.isascii() else sorted(set(text)):
+                at = bisect_right(starts, ord(character)) - 1
+                if at >= 0 and ord(character) in unknown[at]:
+                    return index, ascii(character)
     return None
 
 

@@ -35,6 +35,7 @@ class Renderer:
 
     Attributes:
         overridden: words that llama.cpp takes for control tokens although the tokenizer does not.
+        unknown: code points that llama.cpp's Unicode table lacks, in ascending ranges.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class Renderer:
         self.tokenizer, self.template, self.stop = tokenizer, template, stop
         self.image_store = image_store
         self.overridden: list[str] = []
+        self.unknown: Sequence[range] = ()
 
     def text(
         self, messages: list[Message], tools: list[Tool], add_generation_prompt: bool = False
@@ -161,13 +163,18 @@ class Renderer:
 
         Raises:
             ControlTokenInText: a text has a word that is no text for the student or its server.
-            ServedOtherwise: a text has characters that only the student's tokenizer composes or its template strips.
+            ServedOtherwise: a text has characters that llama.cpp does not know, that only the student's tokenizer
+                composes, or that only its template strips.
         """
         if self._markers and (found := markers.marker_in(messages, self._markers)):
             raise ControlTokenInText(
                 f"message {found[0]}: {found[1]} in its text is a control token for the student or its server"
             )
-        if self.composes and (found := markers.decomposed_in(messages)):
+        if found := markers.unknown_in(messages, self.unknown):
+            raise ServedOtherwise(
+                f"message {found[0]}: {found[1]} is not in llama.cpp's Unicode table, so it splits the text otherwise"
+            )
+        if self._compose and (found := markers.decomposed_in(messages, self._compose)):
             raise ServedOtherwise(
                 f"message {found[0]}: {found[1]} has characters that the student's tokenizer composes (NFC),"
                 f" llama.cpp does not"
@@ -177,10 +184,14 @@ class Renderer:
                 f"message {found[0]}: {found[1]} begins or ends with a space that llama.cpp's templates do not strip"
             )
 
-    @cached_property
+    @property
     def composes(self) -> bool:
         """Whether the tokenizer composes characters before it reads them, which llama.cpp does not."""
-        return markers.composes(self.tokenizer)
+        return self._compose is not None
+
+    @cached_property
+    def _compose(self) -> Callable[[str], str] | None:
+        return markers.composer(self.tokenizer)
 
     @cached_property
     def _markers(self) -> re.Pattern[str] | None:

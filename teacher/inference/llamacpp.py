@@ -86,7 +86,7 @@ def find_binary(name: str) -> Path | None:
 
 def is_installed() -> bool:
     """Whether the server and the converter can be used without building or downloading anything."""
-    return find_binary("llama-server") is not None and (_home() / "source").is_dir()
+    return find_binary("llama-server") is not None and source_here() is not None
 
 
 def source(report: Progress = print) -> Path:
@@ -105,6 +105,12 @@ def source(report: Progress = print) -> Path:
                     Path(scratch, f"llama_cpp_python-{VERSION}", "vendor", "llama.cpp"), temporary
                 )
     return tree
+
+
+def source_here() -> Path | None:
+    """The directory of the pinned source, or None where it was not fetched yet."""
+    tree = _home() / "source"
+    return tree if tree.is_dir() else None
 
 
 def converter_environment() -> dict[str, str]:

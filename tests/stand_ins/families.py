@@ -10,6 +10,7 @@ from transformers import AutoTokenizer
 
 from student.export.early_gate import random_student
 from student.export.llama_server import overridden_tokens
+from student.export.unicode_table import unknown_characters
 from student.models import base, stand_in
 from student.models.chat_template import chat_template
 from student.rendering.renderer import Renderer
@@ -50,4 +51,5 @@ def served(name: str, log: Path) -> Iterator[Served]:
     gguf = random_student(directory, renderer)
     with serve(gguf, log, slots=1, context=32768) as endpoint:
         renderer.overridden = overridden_tokens(log)
+        renderer.unknown = unknown_characters()
         yield Served(name, renderer, gguf, endpoint)

@@ -3,6 +3,8 @@
 One server for each student, many conversations for each server.
 """
 
+import sys
+import unicodedata
 from collections.abc import Sequence
 
 import pytest
@@ -147,6 +149,39 @@ def test_any_call_that_is_not_refused_by_name_is_rendered_and_tokenized_alike(
     check()
     assert len(kept) > 20, "most calls are refused: nothing is shown"
     assert reasons <= {"engines_differ", "marker_leak"}
+
+
+# Where Unicode's categories change, as Python's table has them.
+_EDGES = [
+    chr(code)
+    for code in range(1, sys.maxunicode)
+    if unicodedata.category(chr(code)) not in ("Cs", unicodedata.category(chr(code - 1)))
+]
+
+
+def test_a_character_of_any_kind_is_tokenized_alike_or_refused_by_name(family: Served) -> None:
+    known = []
+    for character in _EDGES:
+        text = "|".join(f"a{c}1 {c}\x01{c}b {c}\n" for c in (character, character * 2))
+        try:
+            family.renderer.check_texts([user(text)])
+            known.append(text)
+        except Refused as error:
+            assert error.reason == "engines_differ"
+    for start in range(0, len(known), 500):
+        text = "|".join(known[start : start + 500])
+        body = {"content": text, "add_special": False, "parse_special": True}
+        assert post(family.endpoint, "/tokenize", body)["tokens"] == family.renderer.ids(text)
+    assert len(known) > 2000
+    newer = {
+        "\u1c8a",
+        "\u0897",
+        "\U00013460",
+        "\U00010d40",
+    }  # of Unicode 16: letters, a mark, a digit
+    for character in newer:
+        with pytest.raises(Refused, match="not in llama.cpp's Unicode table"):
+            family.renderer.check_texts([user(f"a{character}\x08")])
 
 
 @pytest.mark.parametrize(

@@ -534,6 +534,20 @@ def test_characters_that_are_composed_or_have_no_composed_form_are_kept(text):
     assert examples(talk, composing())
 
 
+@pytest.mark.parametrize("place", ["result", "arguments"])
+def test_a_character_that_llama_cpp_s_table_lacks_refuses_the_trace(place):
+    renderer = Renderer(TINY, SHIPPED, [END])
+    renderer.unknown = (range(0x378, 0x37A), range(0x13460, 0x143FB))
+    for text, refused in (("\u0377\u037a", False), ("a\U00013460\b", True), ("\u0379", True)):
+        key, found = (text, "found") if place == "arguments" else ("key", text)
+        talk = trace([user("?"), calls({"key": key}), result(found), says("Yes.")])
+        if refused:
+            with pytest.raises(EnginesDiffer, match=r"message [12]: '\\\w+' is not in llama.cpp's"):
+                examples(talk, renderer)
+        else:
+            assert examples(talk, renderer)
+
+
 @pytest.mark.parametrize(("text", "refused"), [("x\u00a0", True), ("\x1f", True), (" x\n", False)])
 def test_a_space_that_only_one_engine_strips_refuses_the_trace_where_the_template_strips(
     text, refused
