@@ -7,11 +7,12 @@ Every run goes through `distill`, also one that a deployment starts.
 """
 
 import functools
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flows import prefect_server, recipe_file
+from flows import mlflow_log, prefect_server, recipe_file
 from flows.progress import log, step
 from flows.run_context import RunContext, prepare
 from flows.run_directory import STAGES, default_directory
@@ -57,20 +58,28 @@ def run_stages(
     recipe, directory = context.recipe.name, relative(context.directory)
     log(f"{context.domain.name} with recipe {recipe}, in {directory}")
     try:
-        for name in names:
-            if name in ("generate", "filter") and not PIPELINE[name].is_current(context):
-                check_student(context, trains=names[-1] != "generate")
-            log(name)
-            is_preview = name == until == "plan" and context.recipe.tasks.train > LARGE_RUN
-            with step(name):
-                if is_preview and not PIPELINE[name].is_current(context):
-                    PIPELINE[name].preview(replace(context, sampled=SAMPLED))
-                else:
-                    prefect_server.run_task(name, functools.partial(PIPELINE[name].run, context))
-            if name == "plan":
-                if until == "plan":  # also for a machine that the models do not fit
-                    check_student(context, install=False)
-                check_fit(context, STAGES if until == "plan" else names)
+        with (
+            mlflow_log.recording(context)
+            if until != "plan"
+            else nullcontext(lambda: None) as record
+        ):
+            for name in names:
+                if name in ("generate", "filter") and not PIPELINE[name].is_current(context):
+                    check_student(context, trains=names[-1] != "generate")
+                log(name)
+                is_preview = name == until == "plan" and context.recipe.tasks.train > LARGE_RUN
+                with step(name):
+                    if is_preview and not PIPELINE[name].is_current(context):
+                        PIPELINE[name].preview(replace(context, sampled=SAMPLED))
+                    else:
+                        prefect_server.run_task(
+                            name, functools.partial(PIPELINE[name].run, context)
+                        )
+                if name == "plan":
+                    if until == "plan":  # also for a machine that the models do not fit
+                        check_student(context, install=False)
+                    check_fit(context, STAGES if until == "plan" else names)
+                record()
     finally:
         summary = summarize(context)
     log_summary(context, summary)

@@ -105,6 +105,14 @@ def _options(
             help="Serve OpenMetrics of the run on 127.0.0.1; 0 takes a free port.",
         ),
     ] = None,
+    mlflow: Annotated[
+        str | None,
+        typer.Option(
+            "--mlflow",
+            metavar="URI",
+            help="Record the run in MLflow, such as sqlite:///mlflow.db. Default: MLFLOW_TRACKING_URI, if set.",
+        ),
+    ] = None,
 ) -> None:
     """Distils a large teacher's verified traces into a small student.
 
@@ -119,6 +127,10 @@ def _options(
         from flows.metrics import serve as serve_metrics
 
         context.with_resource(serve_metrics(metrics_port))
+    if mlflow is not None:
+        from flows import mlflow_log
+
+        mlflow_log.use(mlflow)
 
 
 # ------------------------------------------------------------------------------------- the pipeline
