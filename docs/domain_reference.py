@@ -35,6 +35,7 @@ SECTIONS = {
     "Answers that a text gives": ["answer_matches"],
     "Pools for train and exam": ["split_pool", "split_numbers", "is_wide", "day_between"],
     "Arguments of tools": ["get_entry", "require_one_of", "is_same_name", "quote"],
+    "Tools with given schemas": ["read_tools", "given_tool", "McpEnvironment"],
     "Loaded packs": ["load", "Domain"],
     "Images": ["Scene", "draw", "check", "DrawnImage", "Cell", "SceneError"],
 }

@@ -93,9 +93,8 @@ def check_trace(
     if errors and not any(i > max(errors) for i in results - set(errors)):
         return rejected("tool_error_unrecovered", "no call succeeded after the error", max(errors))
     if outcome["checks"]["answer"] is False:
-        return rejected(
-            "wrong_answer", "the last message does not contain the expected answer", last_turn
-        )
+        detail = "the last message does not contain the expected answer"
+        return rejected("wrong_answer", outcome.get("answer_problem") or detail, last_turn)
     if not outcome["checks"]["state"]:
         return rejected("wrong_state", "the world is not in the state that the solution leads to")
     if unasked := outcome.get("unasked_writes"):

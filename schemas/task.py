@@ -22,12 +22,14 @@ class Answer(TypedDict):
     """What the final message must contain.
 
     value: None only for not_shown; for a point the box [left, top, right, bottom] in pixels that the point must lie in.
+    schema: of json, the JSON Schema that the request states.
     """
 
-    type: Literal["amount", "number", "date", "text", "choice", "point", "not_shown"]
+    type: Literal["amount", "number", "date", "text", "choice", "point", "not_shown", "json"]
     value: Any
     tolerance: NotRequired[float]
     options: NotRequired[list[str]]
+    schema: NotRequired[dict[str, Any]]
 
 
 class TaskChecks(TypedDict):

@@ -157,7 +157,8 @@ class Outcome(TypedDict):
 
     steps: turns of the assistant. tool_errors: indexes into the messages. unasked_writes: indexes of the results of
     calls that changed the world's state and are not in the solution. blind: whether the task was also solved without
-    its images. swarm: of an orchestrator.
+    its images. swarm: of an orchestrator. answer_problem: what is wrong with an answer in JSON,
+    with the JSON pointer of the value at fault.
     """
 
     steps: int
@@ -167,6 +168,7 @@ class Outcome(TypedDict):
     tool_errors: list[int]
     unasked_writes: NotRequired[list[int]]
     blind: NotRequired[bool]
+    answer_problem: NotRequired[str]
     detected: NotRequired[list[Detected]]
     swarm: NotRequired[SwarmOutcome]
 

@@ -48,6 +48,10 @@ Questions about images (questions.py documents the operations of a program):
     at: one cell of a scene, as a program names it.
     every: a column or row of cells.
     run_program: the answer that a program computes from the scenes' data.
+Tools with given schemas:
+    read_tools: the tools of a pack's tools.json.
+    given_tool: decorates a method of a world as one of them.
+    McpEnvironment: base class of a world whose tools run on an MCP server.
 Packs:
     load: loads a pack by its name in data/ or by its directory.
     Domain: a loaded pack.
@@ -66,6 +70,8 @@ from teacher.domain.blueprint import (
     Template,
     template,
 )
+from teacher.domain.given_tools import given_tool, read_tools
+from teacher.domain.mcp_world import McpEnvironment
 from teacher.domain.pack import Domain, load
 from teacher.domain.questions import at, every, run_program
 from teacher.domain.seeds import is_wide
@@ -92,6 +98,7 @@ __all__ = [
     "Blueprint",
     "Domain",
     "Environment",
+    "McpEnvironment",
     "Part",
     "Plan",
     "Solution",
@@ -103,6 +110,7 @@ __all__ = [
     "dealt_numbers",
     "every",
     "get_entry",
+    "given_tool",
     "is_same_name",
     "is_wide",
     "known",
@@ -110,6 +118,7 @@ __all__ = [
     "one_of",
     "quote",
     "quoted",
+    "read_tools",
     "require_one_of",
     "run_program",
     "same_name",

@@ -25,18 +25,20 @@ Solution = list[tuple[str, dict[str, Any]]]
 # The name in a module under which `template` lists all that it decorated there: another one of the same name and
 # a further decorator hide a template from the module's other names.
 DECORATED = "__stillhouse_templates__"
-AnswerType = Literal["amount", "number", "date", "text", "choice", "point", "not_shown"]
+AnswerType = Literal["amount", "number", "date", "text", "choice", "point", "not_shown", "json"]
 
 
 @dataclass(frozen=True)
 class Answer:
     """What the final message must state; `teacher.domain.scoring.answer_matches` decides whether it does.
 
-    type: amount, number, date, text, choice, point or not_shown.
+    type: amount, number, date, text, choice, point, not_shown or json.
     value: a number for amount and number, a date or its ISO text ("2026-03-02") for date, words for text, one of
-        `options` for choice, the box [left, top, right, bottom] in pixels for point, None for not_shown.
+        `options` for choice, the box [left, top, right, bottom] in pixels for point, None for not_shown, a JSON
+        object for json.
     tolerance: the largest absolute error of an amount or a number.
     options: all values that a choice can have.
+    schema: the JSON Schema of a json answer. The request states it, and the final message must be the value alone.
 
     >>> Answer("date", "2026-03-02")
     Answer(type='date', value='2026-03-02', tolerance=0, options=())
@@ -48,11 +50,16 @@ class Answer:
     value: Any = None
     tolerance: float = 0
     options: tuple[str, ...] = ()
+    schema: dict[str, Any] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if type(self.value) is dt.date:
             object.__setattr__(self, "value", self.value.isoformat())
-        if problem := answer_problem(self.type, self.value, self.tolerance, self.options):
+        if self.type == "json":
+            object.__setattr__(self, "value", to_json(self.value, name="Answer: value"))
+        if problem := answer_problem(
+            self.type, self.value, self.tolerance, self.options, self.schema
+        ):
             raise ValueError(f"Answer: {problem}")
 
     def as_row(self) -> AnswerRow:
@@ -62,6 +69,8 @@ class Answer:
             row["tolerance"] = self.tolerance
         if self.options:
             row["options"] = list(self.options)
+        if self.schema is not None:
+            row["schema"] = self.schema
         return row
 
 

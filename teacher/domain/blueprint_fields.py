@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from schemas.error_text import brief
 from schemas.task import Answer as AnswerRow
+from teacher.domain.json_answers import schema_problem
 from teacher.scenes.scene import Scene
 
 ANSWER_TYPES = get_args(AnswerRow.__annotations__["type"])
@@ -20,10 +21,13 @@ _EXPECTED = {
     "choice": "one of its options",
     "point": "the box [left, top, right, bottom] in pixels",
     "not_shown": "no value",
+    "json": "a JSON object",
 }
 
 
-def answer_problem(kind: Any, value: Any, tolerance: Any, options: Any) -> str | None:
+def answer_problem(
+    kind: Any, value: Any, tolerance: Any, options: Any, schema: Any = None
+) -> str | None:
     """Returns what is wrong with an answer, whose dates are ISO texts already."""
     if kind not in ANSWER_TYPES:
         return f"type: found {brief(kind)}, expected one of {', '.join(ANSWER_TYPES)}"
@@ -40,6 +44,10 @@ def answer_problem(kind: Any, value: Any, tolerance: Any, options: Any) -> str |
         return f"tolerance: found {brief(tolerance)}, expected a number from 0"
     if tolerance and kind not in ("amount", "number"):
         return f"tolerance: found {tolerance} for the type {kind}: only amount and number have one"
+    if kind == "json" or schema is not None:
+        if kind != "json":
+            return f"schema: found one for the type {kind}: only json has one"
+        return schema_problem(schema, value)
     if not _fits(kind, value, options):
         return f"value: found {brief(value)} for the type {kind}, expected {_EXPECTED[kind]}"
     return None

@@ -11,6 +11,7 @@ from typing import Any
 from schemas.canonical import canonical
 from schemas.files import dumps, sha256_text
 from schemas.task import Answer
+from teacher.domain.json_answers import json_problem
 from teacher.domain.json_values import to_json
 
 MAX_CANDIDATES = 3
@@ -106,6 +107,14 @@ def answer_matches(answer: Answer, text: str, *, parts: int = 1) -> bool:
     >>> [answer_matches(button, text) for text in ("Click (120, 50).", "x=120, y=50", "(180, 50)", "(120, 50), (9, 9)")]
     [True, True, False, False]
 
+    json: the text is a JSON object that is valid by the `schema` and equal to `value`, field by field. Lists are
+        compared in order, those with uniqueItems without.
+
+    >>> form = {"type": "object", "properties": {"fee": {"type": ["integer", "null"]}}, "required": ["fee"]}
+    >>> fee = Answer("json", {"fee": 120}, schema=form).as_row()
+    >>> [answer_matches(fee, text) for text in ('{"fee": 120}', '{"fee": null}', 'It is {"fee": 120}.')]
+    [True, False, False]
+
     not_shown: the text states that the image does not show the requested fact, whatever else it states.
 
     >>> absent = Answer("not_shown").as_row()
@@ -114,9 +123,11 @@ def answer_matches(answer: Answer, text: str, *, parts: int = 1) -> bool:
     >>> [answer_matches(absent, text) for text in ("It is not 30.", "It is not yet due.", "Unknown.")]
     [False, False, False]
     """
+    kind, value = answer["type"], answer["value"]
+    if kind == "json":
+        return json_problem(answer["schema"], value, text) is None
     if not text.strip() or len(text) > MAX_TEXT * parts:
         return False
-    kind, value = answer["type"], answer["value"]
     if kind == "choice":
         options = {option for option in answer["options"] if contains_words(text, option)}
         # "not active" contains "active": a longer option in the text hides the shorter ones inside it.

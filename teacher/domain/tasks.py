@@ -21,6 +21,7 @@ from schemas.task import Swarm as SwarmRow
 from schemas.tool_calls import check_arguments
 from teacher.domain import swarm as swarms
 from teacher.domain.blueprint import Blueprint, Solution, Swarm, Template
+from teacher.domain.json_answers import stated_schema
 from teacher.domain.json_values import to_json
 from teacher.domain.offer import few_tools
 from teacher.domain.pack import Domain
@@ -219,7 +220,7 @@ def prove(
         "template": template,
         "seed": seed,
         "system": system,
-        "request": blueprint.request,
+        "request": _request(blueprint, answer),
         "tools": few_tools(domain.tools, {tool for tool, _ in blueprint.plan}, template, seed),
         **_image_fields(blueprint, images, image_store),
         "plan": gold_calls(blueprint.plan),
@@ -268,6 +269,13 @@ def gold_calls(plan: Solution) -> list[GoldCall]:
         {"tool": tool, "arguments": canonical(to_json(arguments, name=tool))}
         for tool, arguments in plan
     ]
+
+
+def _request(blueprint: Blueprint, answer: AnswerRow | None) -> str:
+    """The text of the user's message: the request, and the schema of an answer in JSON."""
+    if answer is None or answer["type"] != "json":
+        return blueprint.request
+    return f"{blueprint.request}\n\n{stated_schema(answer['schema'])}"
 
 
 def _draw(blueprint: Blueprint, place: str) -> list[DrawnImage]:

@@ -18,6 +18,7 @@ from schemas.errors import InputError
 from schemas.tool_calls import arguments_problem
 from schemas.trace import Tool
 from teacher.domain.blueprint import Environment
+from teacher.domain.given_tools import tool_of
 from teacher.domain.json_values import NotJson, to_json
 from teacher.domain.tool_types import NotSupported, hints_of, make_schema
 
@@ -40,7 +41,10 @@ def make_tools(environment: type[Environment], file: Path) -> dict[str, Tool]:
         if name.startswith("_") or name in _NOT_TOOLS:
             continue
         try:
-            tools[name] = _make_tool(name, value, inspect.getattr_static(environment, name))
+            if tool := tool_of(value):
+                tools[tool["function"]["name"]] = tool
+            else:
+                tools[name] = _make_tool(name, value, inspect.getattr_static(environment, name))
         except (NotSupported, NotJson) as error:
             raise InputError(f"{file}: {environment.__name__}.{name}: {error}") from None
     if not tools:

@@ -16,6 +16,7 @@ from typing import Any, get_args
 from schemas.error_text import one_line
 from schemas.errors import InputError
 from teacher.domain.blueprint import Blueprint, Environment, Template
+from teacher.domain.given_tools import method_of, tool_of
 from teacher.domain.json_values import NotJson, to_json
 from teacher.domain.scoring import state_hash
 from teacher.domain.tool_types import convert, hints_of
@@ -94,7 +95,8 @@ def fork_world(world: Environment) -> Environment:
 def run_tool(world: Environment, tool: str, arguments: dict[str, Any]) -> Any:
     """Runs a tool and returns its result, as JSON values or a Scene.
 
-    arguments: JSON values that are valid by the tool's schema. The tool gets them as its annotations say.
+    arguments: JSON values that are valid by the tool's schema. The tool gets them as its annotations say, or as they
+        are if its schema was given.
 
     Raises:
         ToolError: the tool raised ValueError or one of the exceptions in `Environment.errors`, or an argument cannot be
@@ -102,10 +104,11 @@ def run_tool(world: Environment, tool: str, arguments: dict[str, Any]) -> Any:
         PackFault: it raised something else, or its result has no form in JSON.
     """
     file, name = _file_of(type(world)), f"{type(world).__name__}.{tool}"
-    method = getattr(world, tool)
+    method = method_of(world, tool)
     with pack_code(file, name):
         try:
-            result = method(**convert(method, arguments))
+            values = arguments if tool_of(method) else convert(method, arguments)
+            result = method(**values)
         except ValueError as error:
             raise ToolError(str(error) or type(error).__name__) from None
         except world.errors as error:

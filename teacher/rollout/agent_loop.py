@@ -37,6 +37,7 @@ from teacher.dialects.base import (
     plain_text,
 )
 from teacher.domain.drift import run_call, tools_of
+from teacher.domain.json_answers import json_problem
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import Content, request_content, result_content
 from teacher.domain.scoring import answer_matches
@@ -223,7 +224,7 @@ async def run(
     text = (messages[-1].get("content") or "") if end == End.ANSWERED else ""
     checks = _check(task, text, writes.state)
     stored, images = detach_images(messages)
-    return {
+    trace: Trace = {
         "version": 1,
         "id": f"{task['id']}/{attempt}",
         "task": {
@@ -253,6 +254,9 @@ async def run(
         "verdict": None,
         "children": crew.children if crew else [],
     }
+    if problem := _answer_problem(task, text):
+        trace["outcome"]["answer_problem"] = problem
+    return trace
 
 
 def passed(trace: Trace) -> bool:
@@ -334,6 +338,14 @@ def _check(task: Task, text: str, state: str) -> OutcomeChecks:
     # Without an answer to check, the model still has to tell the user that it is done.
     is_answered = bool(text.strip()) if answer is None else answer_matches(answer, text)
     return {"answer": is_answered, "state": state == task["checks"]["state"]}
+
+
+def _answer_problem(task: Task, text: str) -> str | None:
+    """Returns what is wrong with the final text, where the task wants JSON."""
+    answer = task["checks"]["answer"]
+    if not text or answer is None or answer["type"] != "json":
+        return None
+    return json_problem(answer["schema"], answer["value"], text)
 
 
 def _execute(

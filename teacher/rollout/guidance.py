@@ -10,6 +10,7 @@ from typing import Any
 
 from schemas.task import Task
 from schemas.trace import Message, Tool
+from teacher.domain.json_answers import response_format
 from teacher.domain.offer import few_tools
 from teacher.domain.prompts import hint
 from teacher.domain.swarm import calls_together
@@ -63,7 +64,8 @@ class Constrained(Guidance):
     """For teachers too weak to call tools without help: the server decodes calls under the tools' schemas.
 
     The teacher must call a tool until the world has answered once. In a hinted episode it must call as often as the
-    solution does, may not call after that, and is shown the next step of the solution before each turn.
+    solution does, may not call after that, and is shown the next step of the solution before each turn. An answer in
+    JSON that no further call may precede is decoded under the task's schema.
 
     Attributes:
         call_prefix: the beginning of a reply that calls a tool, for a server that lets the model write text first
@@ -76,6 +78,7 @@ class Constrained(Guidance):
     def before_turn(self, task: Task, *, number: int, results: int, hinted: bool) -> Turn:
         calls = len(task["plan"]) if hinted else min(1, len(task["plan"]))
         hints = [_system(hint(task, results))] if hinted else []
+        form = _form(task)
         parameters: dict[str, Any]
         if results < calls:
             prefix = self.call_prefix
@@ -84,9 +87,9 @@ class Constrained(Guidance):
             if hinted and calls_together(task, results) > results + 1:
                 parameters["parallel_tool_calls"] = True
             return Turn(hints, prefill, parameters)
-        if not hinted:
+        if not hinted and not (form and not task["plan"]):
             return Turn(hints, parameters={"tool_choice": "auto"})
-        parameters = {"tool_choice": "none"}
+        parameters = {"tool_choice": "none", **form}
         if self.call_prefix:
             # llama.cpp parses no call under "none", but the model may still write one: its first character is banned.
             parameters["extra_body"] = {"logit_bias": [[self.call_prefix[0], False]]}
@@ -100,6 +103,14 @@ def choose_guidance(*, constrain: bool, few: bool = False, call_prefix: str = ""
         constrain, few: generate.constrain, and whether generate.toolbox is "few".
     """
     return Constrained(call_prefix, few=few) if constrain else Guidance(few=few)
+
+
+def _form(task: Task) -> dict[str, Any]:
+    """Returns the parameter that makes the server decode an answer in JSON under the task's schema."""
+    answer = task["checks"]["answer"]
+    if answer is None or answer["type"] != "json":
+        return {}
+    return {"response_format": response_format(answer["schema"], task["template"])}
 
 
 def _system(text: str) -> Message:

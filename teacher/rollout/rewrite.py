@@ -134,7 +134,9 @@ def _voice(
 ) -> Voice | None:
     """Returns the voice in which a task's request is reworded, or None if it stays."""
     rng = random.Random(f"rewrite {task['id']}")
-    if rng.random() >= share:
+    answer = task["checks"]["answer"]
+    # A request that states a schema must state it letter for letter.
+    if rng.random() >= share or (answer and answer["type"] == "json"):
         return None
     return Voice(rng.choice(list(personas)), rng.choice(list(languages)))
 

@@ -15,6 +15,7 @@ from schemas.task import Split
 from teacher.domain.blueprint import Answer
 from teacher.domain.check.episode import Episode, as_json
 from teacher.domain.check.finding import Finding, shorten
+from teacher.domain.given_tools import method_of
 from teacher.domain.pack import Domain
 from teacher.domain.scoring import answer_matches, contains_words
 from teacher.domain.seeds import FIRST_SEED
@@ -259,7 +260,7 @@ def _passes_with_first_tool(domain: Domain, episode: Episode) -> bool:
     world = domain.environment()
     world.reset(seed=episode.job.seed, split=episode.job.split)
     try:
-        result = getattr(world, tool)(**_guess_arguments(domain, tool, blueprint.request))
+        result = method_of(world, tool)(**_guess_arguments(domain, tool, blueprint.request))
         text = result if isinstance(result, str) else json.dumps(as_json(result))
         if as_json(json.loads(json.dumps(world._state()))) != episode.after:
             return False

@@ -212,6 +212,8 @@ def _trace_answer(episode: Episode, answer: Answer, seen: Evidence) -> str | Non
     value = answer.value
     if answer.type in ("point", "not_shown") or _programmed(episode, answer):
         return "stated"
+    if answer.type == "json":
+        return _trace_json(answer, seen)
     if answer.type == "choice":
         # A choice may be a judgement, such as yes or no, which occurs nowhere.
         return "stated" if seen.has_text(str(value)) else "computed"
@@ -226,6 +228,25 @@ def _trace_answer(episode: Episode, answer: Answer, seen: Evidence) -> str | Non
     if seen.has_number(number, answer.tolerance):
         return "stated"
     return "computed" if chain.computes(number, answer.tolerance) else None
+
+
+def _trace_json(answer: Answer, seen: Evidence) -> str | None:
+    """Where the values of an answer in JSON come from. One of an enum may be a judgement, which occurs nowhere."""
+    judged = {value for path, value in leaves(answer.schema) if path.endswith(".enum[*]")}
+    origin = "stated"
+    for _, leaf in leaves(answer.value):
+        if leaf is None or isinstance(leaf, bool):
+            continue
+        if isinstance(leaf, int | float):
+            if not seen.has_number(float(leaf)):
+                origin = "computed"
+                if not seen.computes(float(leaf)):
+                    return None
+        elif not seen.has_text(leaf) and leaf not in seen.dates:
+            origin = "computed"
+            if leaf not in judged and not seen.computes_date(leaf):
+                return None
+    return origin
 
 
 def _with_reply(episode: Episode, answer: Answer, seen: Evidence) -> Evidence:

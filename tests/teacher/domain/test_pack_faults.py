@@ -299,7 +299,7 @@ def test_a_pack_that_is_loaded_twice_has_no_template_twice(tmp_path: Path) -> No
             'answer=Answer("number", item["count"])',
             'answer=Answer("numbr", item["count"])',
             "environment.py: count_of_item: seed 7 (train): the template raised ValueError: Answer: type: found"
-            " 'numbr', expected one of amount, number, date, text, choice, point, not_shown (environment.py:",
+            " 'numbr', expected one of amount, number, date, text, choice, point, not_shown, json (environment.py:",
         ),
         (
             "count_of_item",
