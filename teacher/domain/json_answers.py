@@ -14,6 +14,7 @@ from schemas.error_text import brief
 from schemas.files import dumps
 from schemas.json_schema import Schema, SchemaNotSupported
 from schemas.json_text import parse_json
+from schemas.task import Answer
 
 MOST_CHARACTERS = 20_000
 _INSTRUCTION = "Reply with one JSON object and nothing else. It must be valid by this JSON Schema:"
@@ -44,6 +45,13 @@ def schema_problem(schema: Any, value: Any) -> str | None:
     if violation:
         return f"value: not valid by the schema: {_pointer(violation.path)}: {violation.text}"
     return None
+
+
+def answer_problem(answer: Answer | None, text: str) -> str | None:
+    """Returns what is wrong with the final text of an episode, "" if it has none, where the task wants JSON."""
+    if not text or answer is None or answer["type"] != "json":
+        return None
+    return json_problem(answer["schema"], answer["value"], text)
 
 
 def json_problem(schema: Mapping[str, Any], value: Any, text: str) -> str | None:

@@ -4,7 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from schemas.trace import Message, Usage
+from schemas.trace import Message, Request, Usage
 from teacher.inference.failures import Failure, UnusableAnswer, is_page, page_line
 from teacher.inference.logprobs import pack
 
@@ -119,3 +119,18 @@ def _at(value: Any, *path: str | int) -> Any:
         except (KeyError, IndexError, TypeError):
             return None
     return value
+
+
+def request_row(reply: Reply) -> Request:
+    """Returns a reply's request as the trace stores it."""
+    row: Request = {
+        "key": reply.key,
+        "finish_reason": reply.finish_reason,
+        "seconds": reply.seconds,
+        "usage": reply.usage,
+    }
+    if reply.host:
+        row["host"] = reply.host
+    if reply.model:
+        row["model"] = reply.model
+    return row

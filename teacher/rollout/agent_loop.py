@@ -37,13 +37,13 @@ from teacher.dialects.base import (
     plain_text,
 )
 from teacher.domain.drift import run_call, tools_of
-from teacher.domain.json_answers import json_problem
+from teacher.domain.json_answers import answer_problem
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import Content, request_content, result_content
 from teacher.domain.scoring import answer_matches
 from teacher.domain.swarm import Caps
 from teacher.domain.worlds import PackFault, ToolError, hash_world, start_world
-from teacher.inference.replies import Reply
+from teacher.inference.replies import Reply, request_row
 from teacher.rollout.guidance import Guidance
 from teacher.rollout.unasked_writes import WriteCheck
 from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages
@@ -167,7 +167,7 @@ async def run(
         replies, parsed, actions = await _complete_turn(
             adapted, [*offered], attempt, complete, settings.dialect
         )
-        requests += [_request_row(reply) for reply in replies]
+        requests += [request_row(reply) for reply in replies]
         detected += [{"step": steps, "name": name, "action": action} for name, action in actions]
         if parsed is None:
             end, error = End.TEACHER_ERROR, replies[-1].error
@@ -254,7 +254,7 @@ async def run(
         "verdict": None,
         "children": crew.children if crew else [],
     }
-    if problem := _answer_problem(task, text):
+    if problem := answer_problem(task["checks"]["answer"], text):
         trace["outcome"]["answer_problem"] = problem
     return trace
 
@@ -307,21 +307,6 @@ def _actions(detected: list[Detection]) -> list[tuple[str, Action]]:
     return [(each.name, "rejected" if each.remedy else "repaired") for each in detected]
 
 
-def _request_row(reply: Reply) -> Request:
-    """Returns a reply's request as the trace stores it."""
-    row: Request = {
-        "key": reply.key,
-        "finish_reason": reply.finish_reason,
-        "seconds": reply.seconds,
-        "usage": reply.usage,
-    }
-    if reply.host:
-        row["host"] = reply.host
-    if reply.model:
-        row["model"] = reply.model
-    return row
-
-
 def _repeats_calls(messages: list[Message]) -> bool:
     """Returns whether the last _REPEATS turns of the assistant make the same calls, whatever their ids."""
     turns = [message for message in messages if message["role"] == "assistant"][-_REPEATS:]
@@ -338,14 +323,6 @@ def _check(task: Task, text: str, state: str) -> OutcomeChecks:
     # Without an answer to check, the model still has to tell the user that it is done.
     is_answered = bool(text.strip()) if answer is None else answer_matches(answer, text)
     return {"answer": is_answered, "state": state == task["checks"]["state"]}
-
-
-def _answer_problem(task: Task, text: str) -> str | None:
-    """Returns what is wrong with the final text, where the task wants JSON."""
-    answer = task["checks"]["answer"]
-    if not text or answer is None or answer["type"] != "json":
-        return None
-    return json_problem(answer["schema"], answer["value"], text)
 
 
 def _execute(
