@@ -20,6 +20,7 @@ from flows.stages import PIPELINE
 from flows.stages.plan import LARGE_RUN, SAMPLED, check_fit
 from flows.student_check import check_student
 from flows.summary import log_summary, relative, summarize
+from schemas.errors import InputError
 from schemas.recipe import Recipe
 from teacher.domain import pack
 
@@ -93,6 +94,7 @@ def distill_flow(
     run: str | None = None,
     settings: list[str] | None = None,
     fresh: bool = False,
+    until: str | None = None,
 ) -> dict[str, Any]:
     """What a deployment runs: `distill`, with parameters that Prefect can store.
 
@@ -104,7 +106,10 @@ def distill_flow(
         fresh: a new directory, named by the time for which the run is scheduled, so that each scheduled run makes a
             new student, of training tasks of its own: `tasks.date` is that day where the recipe has none. A retry or
             restart of a flow run continues in its directory.
+        until: the last stage to run; by default all run.
     """
+    if until is not None and until not in STAGES:
+        raise InputError(f"until: found {until!r}, expected one of {', '.join(STAGES)}")
     loaded_recipe, (time, due) = recipe_file.load(recipe, settings), prefect_server.due()
     if fresh and loaded_recipe.tasks.date is None:
         dated = loaded_recipe.tasks.model_copy(update={"date": time.date()})
@@ -112,4 +117,4 @@ def distill_flow(
     directory = Path(run) if run else default_directory(pack.load(domain).name, loaded_recipe.name)
     if fresh:
         directory = directory.with_name(f"{directory.name}-{due}")
-    return distill(domain, loaded_recipe, directory)
+    return distill(domain, loaded_recipe, directory, until=until)

@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
+from typing import NoReturn, TypeVar
 
 from teacher.inference.endpoint import Endpoint, keep_this_machine_off_proxies
 
@@ -24,16 +24,35 @@ os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "300")
 os.environ.setdefault("DO_NOT_TRACK", "1")
 
 import prefect.settings as prefect_settings  # noqa: E402
+import prefect.utilities.engine as prefect_engine  # noqa: E402
 from prefect import flow as flow  # noqa: E402
 from prefect import task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
 from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
 from prefect.context import FlowRunContext  # noqa: E402
+from prefect.exceptions import TerminationSignal  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
 from teacher.inference.process import Program, ServerProcess, free_port  # noqa: E402
 
 Result = TypeVar("Result")
+
+
+class Terminated(TerminationSignal, SystemExit):
+    """SIGTERM to the process of a flow run, as Prefect cancels it.
+
+    asyncio hands a SystemExit on from any task and callback. Of another exception it would tell the one task that just
+    ran, while the others went on until Prefect kills the process after 30 s.
+    """
+
+
+def _terminate(number: int, *_: object) -> NoReturn:
+    raise Terminated(signal=number)
+
+
+# Prefect looks its handler up here, and acknowledges a cancellation only while this very handler is installed.
+assert callable(prefect_engine._prefect_sigterm_handler)
+prefect_engine._prefect_sigterm_handler = _terminate
 
 
 def in_flow() -> bool:

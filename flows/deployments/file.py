@@ -31,6 +31,7 @@ class Deployment:
     cron: str | None
     timezone: str | None
     fresh: bool
+    until: str | None
     pool: str
     limit: int
     overlap: str
@@ -104,6 +105,7 @@ def _deployment(entry: dict[str, Any], place: str, directory: Path) -> Deploymen
         cron=schedule and schedule["cron"],
         timezone=schedule and schedule["timezone"],
         fresh=entry.get("fresh", True),
+        until=entry.get("until"),
         pool=entry["pool"],
         limit=entry.get("limit", 1),
         overlap=entry.get("overlap", "cancel"),

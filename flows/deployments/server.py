@@ -156,6 +156,7 @@ def _deployment_change(
         "recipe": wanted.recipe,
         "settings": [*wanted.settings],
         "fresh": wanted.fresh,
+        "until": wanted.until,
     }
     schedule = f"{wanted.cron} {wanted.timezone}" if wanted.cron else None
     after: dict[str, Any] = {

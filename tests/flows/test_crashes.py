@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from solving_teacher import solving_teacher
 
 from flows import recipe_file
 from flows.generation.shards import read_traces
@@ -36,15 +37,6 @@ run, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
 with prepare("legal", recipe_file.load("local", settings), run) as context:
     PIPELINE["generate"].run(context)
 """
-TEACHER = {
-    "name": "solver",
-    "description": "solves its tasks by their solutions",
-    "engine": "llama.cpp",
-    "licence": {"id": "MIT", "url": "https://example.com/licence"},
-    "context": 8192,
-    "capabilities": {"tools": True, "vision": False, "thinking": False},
-    "sampling": {"temperature": 0.5, "top_p": 1.0},
-}
 
 
 @dataclass
@@ -100,34 +92,8 @@ class Desk:
 
 def planned(directory: Path) -> Desk:
     """A run whose plan is made and whose teacher's server is tests/stand_ins/solving_server.py."""
-    programs = directory / "llama.cpp"
-    programs.mkdir(parents=True)
-    program = programs / "llama-server"
-    source = (ROOT / "tests" / "stand_ins" / "solving_server.py").read_text()
-    program.write_text(f"#!{sys.executable} -SE\n{source}")
-    program.chmod(0o755)
-    weights, teacher = directory / "m.gguf", directory / "solver.yaml"
-    weights.write_bytes(b"GGUF")
-    teacher.write_text(json.dumps({**TEACHER, "source": {"path": str(weights)}}))
     run, log = directory / "run", directory / "served.jsonl"
-    settings = [
-        f"teacher={teacher}",
-        f"publish.store={directory / 'store'}",
-        "tasks.train=24",
-        "tasks.exam=2",
-        "tasks.mix={lookup: 1, workflow: 1, document: 0, chart: 0}",
-        "generate.preflight=false",
-        "generate.constrain=false",
-        "generate.examples=0",
-        "generate.concurrency=4",
-    ]
-    environment = {
-        "STILLHOUSE_LLAMA_CPP": str(programs),
-        "SOLVING_TASKS": str(run / "tasks" / "train.jsonl"),
-        "SOLVING_LOG": str(log),
-        "SOLVING_SECONDS": "0.05",
-        "PYTHONPATH": str(ROOT),
-    }
+    settings, environment = solving_teacher(directory, run / "tasks" / "train.jsonl", log)
     desk = Desk(run, settings, log, environment)
     with prepare("legal", desk.recipe(), run) as context:
         PIPELINE["plan"].run(context)

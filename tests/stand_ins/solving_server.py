@@ -2,11 +2,15 @@
 
     solving_server.py --port 20001        the environment has LLAMA_API_KEY, SOLVING_TASKS and SOLVING_LOG
 
+SOLVING_TASKS is a file or a pattern of files. Started with other weights than those that SOLVING_WEIGHTS names, it is
+the llama-server of SOLVING_OTHERS. tests/stand_ins/solving_teacher.py makes the rest of such a teacher.
+
 A reply is decided by its request alone. Without a hint, it fails two of three tasks, so that runs have retries. It
 carries its request's sha256 as `request`, which the journal keeps and traces do not. SOLVING_LOG gets a line at each
 start and at each request.
 """
 
+import glob
 import hashlib
 import http.server
 import json
@@ -77,9 +81,13 @@ class Server(http.server.ThreadingHTTPServer):
 
 
 def main():
+    if os.environ["SOLVING_WEIGHTS"] not in sys.argv:
+        os.execv(os.environ["SOLVING_OTHERS"], [os.environ["SOLVING_OTHERS"], *sys.argv[1:]])
     note(start=True)
-    with open(os.environ["SOLVING_TASKS"], encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
+    rows = []
+    for path in glob.glob(os.environ["SOLVING_TASKS"]):
+        with open(path, encoding="utf-8") as file:
+            rows += [json.loads(line) for line in file]
     Handler.tasks = {row["request"]: row for row in rows}
     port = int(sys.argv[sys.argv.index("--port") + 1])
     server = Server(("127.0.0.1", port), Handler)

@@ -160,6 +160,7 @@ def test_deploy_makes_what_the_file_names_once_and_removes_only_what_it_made(
         "recipe": "local",
         "settings": [],
         "fresh": True,
+        "until": None,
     }
     assert weekly.global_concurrency_limit and weekly.global_concurrency_limit.limit == 1
     assert (
