@@ -46,8 +46,8 @@ class Terminated(TerminationSignal, SystemExit):
     """
 
 
-def _terminate(number: int, *_: object) -> NoReturn:
-    raise Terminated(signal=number)
+def _terminate(sig_num: int, *args: object) -> NoReturn:
+    raise Terminated(signal=sig_num)
 
 
 # Prefect looks its handler up here, and acknowledges a cancellation only while this very handler is installed.
