@@ -46,19 +46,22 @@ def rejected(reason: str, detail: str, message_index: int | None = None) -> Verd
     }
 
 
-def check_messages(messages: Any, tools: Any, images: Any = None) -> Verdict:
+def check_messages(
+    messages: Any, tools: Any, images: Any = None, *, is_parsed: bool = False
+) -> Verdict:
     """Judges a conversation in OpenAI's chat format, without executing its calls.
 
     Args:
         messages: a call's arguments are JSON text or a parsed object.
         tools: without tools every call is an unknown_tool. Only the schemas of tools that are called are compiled.
         images: a list with one entry for each part {"type": "image"} of the messages, in order; None skips that check.
+        is_parsed: whether `parse_json` returned the messages, so that they can be written as JSON.
 
     Returns:
         {"kept", "reason", "detail", "message_index"}: the first of MESSAGE_REASONS that applies, and the first message
         that it applies to; the last three are None for a kept conversation. It never raises.
     """
-    findings = list(_shape(messages, tools))
+    findings = list(_shape(messages, tools, is_parsed))
     if not findings and images is not None:
         findings += _images(messages, images)
     if not findings:
@@ -83,7 +86,7 @@ def text_of(content: Any) -> str:
     return "\n".join(part["text"] for part in content or [] if part["type"] == "text")
 
 
-def _shape(messages: Any, tools: Any) -> Iterable[_Finding]:
+def _shape(messages: Any, tools: Any, is_parsed: bool) -> Iterable[_Finding]:
     """Checks the types of messages and tools. The other checks run only where this finds nothing."""
 
     def malformed(index: int | None, detail: str) -> _Finding:
@@ -98,7 +101,7 @@ def _shape(messages: Any, tools: Any) -> Iterable[_Finding]:
         yield malformed(None, detail)
         return
     for index, message in enumerate(messages):
-        problem = _message_problem(message)
+        problem = _message_problem(message, is_parsed)
         if problem:
             yield malformed(index, problem)
     if not any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages):
@@ -130,10 +133,10 @@ def _tool_problems(tools: list[Any]) -> Iterable[str]:
             yield f"tools[{index}]: {name} is defined twice, differently"
 
 
-def _message_problem(message: Any) -> str | None:
+def _message_problem(message: Any, is_parsed: bool) -> str | None:
     if not isinstance(message, dict):
         return f"found {brief(message)}, expected an object"
-    if problem := not_json(message):
+    if not is_parsed and (problem := not_json(message)):
         return problem
     role, content = message.get("role"), message.get("content")
     if role not in _ROLES:
@@ -189,9 +192,8 @@ def _turn(index: int, message: Message, functions: dict[str, dict[str, Any]]) ->
     text = text_of(message.get("content"))
     if marker := marker_in(text):
         yield "marker_leak", index, f"found {marker} in the content"
-    only_text = all(
-        part["type"] == "text" for part in message.get("content") or [] if isinstance(part, dict)
-    )
+    content = message.get("content")
+    only_text = not isinstance(content, list) or all(part["type"] == "text" for part in content)
     if not calls and not text.strip() and only_text:
         yield "empty_turn", index, "no content and no tool call"
 

@@ -99,5 +99,7 @@ def _judge(number: int, line: bytes) -> Row:
     # In Python a bool is an int, but it does not identify a row.
     if isinstance(row_id, str | int) and not isinstance(row_id, bool):
         name = row_id
-    verdict = check_messages(value.get("messages"), value.get("tools"), value.get("images"))
+    verdict = check_messages(
+        value.get("messages"), value.get("tools"), value.get("images"), is_parsed=True
+    )
     return Row(number, line, value, {"id": name, **verdict})

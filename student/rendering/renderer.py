@@ -4,6 +4,7 @@
 students there is student/rendering/vision.py.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -16,12 +17,14 @@ from schemas.json_text import parse_arguments
 from schemas.trace import Message, Tool
 from student.rendering import bare_values, markers, probe
 from student.rendering.errors import ControlTokenInText, ServedOtherwise, Unrenderable
+from student.rendering.pieces import Pieces
 from student.rendering.template_line import line_at
 from teacher.scenes.images import ImageStore, request_messages
 
 # What engines fill in by the day: llama.cpp passes the date of today as `date_string`, transformers nothing. This is
 # the default of Llama's templates.
 DATE = {"date_string": "26 Jul 2024"}
+_TOOL_LISTS = 1024
 
 
 class Renderer:
@@ -45,6 +48,8 @@ class Renderer:
         self.image_store = image_store
         self.overridden: list[str] = []
         self.unknown: Sequence[range] = ()
+        # By their JSON: tools in canonical form and what is wrong with their numbers.
+        self._tools: dict[str, tuple[list[Tool], str | None]] = {}
 
     def text(
         self, messages: list[Message], tools: list[Tool], add_generation_prompt: bool = False
@@ -64,13 +69,10 @@ class Renderer:
         add_generation_prompt: bool,
         as_text: bool,
     ) -> str:
-        tools = canonical(tools)
-        if problem := number_problem(tools, "tools"):
-            raise ServedOtherwise(f"{problem}, as llama.cpp prints it")
         try:
             return self.tokenizer.apply_chat_template(
                 [template_message(m, as_text) for m in self.template_messages(messages)],
-                tools=tools or None,
+                tools=self._template_tools(tools) or None,
                 chat_template=self.template,
                 add_generation_prompt=add_generation_prompt,
                 tokenize=False,
@@ -78,6 +80,23 @@ class Renderer:
             )
         except (TemplateError, TypeError) as error:  # TypeError: None or a list instead of text
             raise Unrenderable(f"the student's template: {error}") from error
+
+    def _template_tools(self, tools: list[Tool]) -> list[Tool]:
+        """Tools as the template receives them. Traces of a run have few lists of tools, so they are checked once.
+
+        Raises:
+            ServedOtherwise: as `text`.
+        """
+        text = json.dumps(tools)
+        if text not in self._tools:
+            if len(self._tools) == _TOOL_LISTS:
+                self._tools.clear()
+            whole = canonical(tools)
+            self._tools[text] = whole, number_problem(whole, "tools")
+        whole, problem = self._tools[text]
+        if problem:
+            raise ServedOtherwise(f"{problem}, as llama.cpp prints it")
+        return whole
 
     def template_line(self, messages: list[Message], tools: list[Tool], at: int) -> tuple[int, str]:
         """The number and text of the template's line that writes character `at` of the prompt of messages."""
@@ -108,7 +127,11 @@ class Renderer:
 
     def ids(self, text: str, image_names: Sequence[str] | None = None) -> list[int]:
         """Token ids of rendered text, which contains its special tokens. Images are in words here."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self._pieces.ids(text)
+
+    @cached_property
+    def _pieces(self) -> Pieces:
+        return Pieces(self.tokenizer)
 
     def turn(self, messages: list[Message], tools: list[Tool], index: int) -> tuple[str, str]:
         """The prompt and the target of the assistant's turn at `index`, as text.
