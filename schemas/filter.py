@@ -32,6 +32,13 @@ DETECTED = {
     "unknown_tool": "unknown_tool",
 }
 
+# The reason and its detail where the last message does not do what the task expects (outcome.expected).
+_EXPECTED = {
+    "declines": ("not_declined", "no tool fits, and the last message does not say so"),
+    "asks": ("guessed", "the last message does not ask for what is missing"),
+    "refuses": ("not_declined", "the last message does not refuse by the policy, with its reason"),
+}
+
 # Opens the system message that shows a teacher the solution; the stored messages must not contain it.
 HINT_HEADER = "Plan for this task (do not mention it):"
 
@@ -74,6 +81,8 @@ def check_trace(
         return rejected("tool_crashed", outcome["error"] or "a tool of the pack failed")
     if outcome["ended"] == End.UNUSABLE_REPLY:
         return _unusable(trace)
+    if outcome["ended"] == End.USER_FAULT:
+        return rejected("user_fault", outcome["error"] or "the simulated user broke its rules")
     conversation = check_messages(messages, trace["tools"], trace["images"])
     turns = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
     last_turn = turns[-1] if turns else None
@@ -88,10 +97,20 @@ def check_trace(
         return rejected("step_limit", f"no answer after {outcome['steps']} steps", last_turn)
     if failure := swarm_failure(outcome, SWARM_CAUSES):
         return rejected(failure["name"], failure["detail"], last_turn)
+    passes = outcome["checks"]["answer"] is not False and outcome["checks"]["state"]
+    if (given_up := _unrepeated_fault(trace)) is not None and not passes:
+        return rejected("gave_up", "the call that failed was not made again", given_up)
     errors = outcome["tool_errors"]
     results = {i for i, message in enumerate(messages) if message["role"] == "tool"}
     if errors and not any(i > max(errors) for i in results - set(errors)):
         return rejected("tool_error_unrecovered", "no call succeeded after the error", max(errors))
+    if breaches := outcome.get("policy_breaches"):
+        return rejected("policy_breach", "the policy does not allow the call", breaches[0])
+    if outcome["checks"]["answer"] is False and (expected := outcome.get("expected")):
+        reason, detail = _EXPECTED[expected]
+        return rejected(reason, detail, last_turn)
+    if not passes and outcome.get("declined"):
+        return rejected("over_refused", "the task can be solved, and is declined", last_turn)
     if outcome["checks"]["answer"] is False:
         detail = "the last message does not contain the expected answer"
         return rejected("wrong_answer", outcome.get("answer_problem") or detail, last_turn)
@@ -103,12 +122,34 @@ def check_trace(
         )
     if failure := swarm_failure(outcome, SWARM_FAILURES):
         return rejected(failure["name"], failure["detail"])
+    if needless := outcome.get("needless_calls"):
+        return rejected("needless_call", "the task needs no call", needless[0])
     return (
         (_check_length(trace, settings, count_tokens) if count_tokens else None)
         or _check_leak(trace)
         or _check_blind(trace)
         or kept()
     )
+
+
+def _unrepeated_fault(trace: Trace) -> int | None:
+    """Returns the index of the first result that the task made fail and whose call did not succeed later, or None."""
+    messages, errors = trace["messages"], set(trace["outcome"]["tool_errors"])
+    names = {
+        call["id"]: call["function"]["name"]
+        for message in messages
+        for call in message.get("tool_calls") or []
+    }
+    succeeded = [
+        (index, names.get(message["tool_call_id"]))
+        for index, message in enumerate(messages)
+        if message["role"] == "tool" and index not in errors
+    ]
+    for fault in trace["outcome"].get("faults", []):
+        name = names.get(messages[fault]["tool_call_id"])
+        if not any(index > fault and other == name for index, other in succeeded):
+            return fault
+    return None
 
 
 def _check_length(

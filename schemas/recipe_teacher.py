@@ -4,12 +4,13 @@ Each setting is documented here, once: what it does, its unit, its default, an e
 """
 
 import datetime as dt
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from schemas import api_url
 from schemas.recipe_section import Section
+from schemas.task import DerivedKind
 
 
 class Tasks(Section):
@@ -43,6 +44,13 @@ class Tasks(Section):
         None,
         description="Share of each task kind or template, normalised to a sum of 1; null takes the domain's own mix."
         " Example: {lookup: 0.4, workflow: 0.6}.",
+    )
+
+    kinds: dict[DerivedKind, Annotated[float, Field(ge=0, le=1)]] = Field(
+        default_factory=dict,
+        description="Share of the tasks, in training and in the exam, that become a kind which every pack has:"
+        " irrelevant (no tool fits), missing (a fact is missing), policy (the pack's policy.md applies), recovery (a"
+        " tool fails once), dialogue (a simulated user). Example: {irrelevant: 0.1, missing: 0.05}.",
     )
 
     offer: Literal["few", "all", "mixed", "retrieved"] = Field(
@@ -99,6 +107,12 @@ class Tasks(Section):
             any(share < 0 for share in self.mix.values()) or sum(self.mix.values()) <= 0
         ):
             raise ValueError(f"mix: found {self.mix}, expected shares of 0 or more, not all 0")
+        return self
+
+    @model_validator(mode="after")
+    def _kinds_leave_others(self) -> "Tasks":
+        if (total := sum(self.kinds.values())) > 0.9:
+            raise ValueError(f"kinds: found shares of {total:g} in all, expected at most 0.9")
         return self
 
 

@@ -43,11 +43,25 @@ class UnaskedWrite(TypedDict):
     calls: int
 
 
+class Restraint(TypedDict):
+    """How a model deals with tasks that no call solves. over_called: of the unanswerable tasks, those with a call that
+    they do not need or that the policy forbids. over_refused: of the answerable tasks, those that it failed and whose
+    last message declines.
+    """
+
+    unanswerable: int
+    over_called: int
+    answerable: int
+    over_refused: int
+
+
 class PartScore(Count):
-    """A part of the exam. interval: the 95 % Wilson interval of the share that passed, low and high, 0 to 1."""
+    """A part of the exam. interval: the 95 % Wilson interval of the share that passed, low and high, 0 to 1. restraint:
+    present where a task of the part is unanswerable."""
 
     interval: list[float]
     unasked_write: NotRequired[UnaskedWrite]
+    restraint: NotRequired[Restraint]
 
 
 class Turns(TypedDict):
@@ -224,6 +238,16 @@ def worse_p(comparison: Comparison) -> float:
 def _at_most(successes: int, trials: int) -> float:
     """Returns the probability of at most so many successes, each of probability 1/2."""
     return sum(math.comb(trials, k) for k in range(successes + 1)) / 2**trials
+
+
+def restraint_text(part: PartScore) -> str:
+    """Returns over-calling and over-refusing as a reader is shown them; "" where the part has no such tasks."""
+    if (counts := part.get("restraint")) is None:
+        return ""
+    return (
+        f"over-called {counts['over_called']} of {counts['unanswerable']},"
+        f" over-refused {counts['over_refused']} of {counts['answerable']}"
+    )
 
 
 def interval_text(part: PartScore) -> str:

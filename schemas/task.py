@@ -10,6 +10,10 @@ Split = Literal["train", "exam"]
 # has templates that training lacks; drift has renamed and reworded tools.
 Part = Literal["all_tools", "as_trained", "new_templates", "drift"]
 
+# Kinds of tasks that are derived from those of a pack's templates (teacher/domain/kinds).
+DerivedKind = Literal["irrelevant", "missing", "policy", "recovery", "dialogue"]
+FaultKind = Literal["timeout", "rate_limit", "stale_id", "partial"]
+
 
 class GoldCall(TypedDict):
     """One call of a task's solution: a tool's name and its arguments."""
@@ -21,11 +25,25 @@ class GoldCall(TypedDict):
 class Answer(TypedDict):
     """What the final message must contain.
 
-    value: None only for not_shown; for a point the box [left, top, right, bottom] in pixels that the point must lie in.
+    value: None only for not_shown and declines; for a point the box [left, top, right, bottom] in pixels that the point
+        must lie in; for asks what is asked for; for refuses the reason.
+    options: of a choice its values; of asks and refuses the words of which the message must have one.
     schema: of json, the JSON Schema that the request states.
     """
 
-    type: Literal["amount", "number", "date", "text", "choice", "point", "not_shown", "json"]
+    type: Literal[
+        "amount",
+        "number",
+        "date",
+        "text",
+        "choice",
+        "point",
+        "not_shown",
+        "declines",
+        "asks",
+        "refuses",
+        "json",
+    ]
     value: Any
     tolerance: NotRequired[float]
     options: NotRequired[list[str]]
@@ -90,6 +108,52 @@ class Swarm(TypedDict):
     own: int
 
 
+class Fault(TypedDict):
+    """A failure that the task gives a tool once, at its first valid call, whatever the model does.
+
+    tool: its name. kind: how it fails (teacher/domain/kinds/recovery.py).
+    """
+
+    tool: str
+    kind: FaultKind
+
+
+class Fact(TypedDict):
+    """A fact that the simulated user of a dialogue knows and does not tell unless asked.
+
+    name: the parameter that needs it. value: as the solution has it. words: of which a question for it has one. text:
+    the message in which a scripted user tells it.
+    """
+
+    name: str
+    value: Any
+    words: list[str]
+    text: str
+
+
+class Change(TypedDict):
+    """The one change of mind of a simulated user: fact, by its name; `before`, the value that it gives first; `text`,
+    the message in which it corrects itself, after the reply to the first value."""
+
+    fact: str
+    before: Any
+    text: str
+
+
+class Dialogue(TypedDict):
+    """What a simulated user plays by (teacher/rollout/user.py). The task's request is the user's first message.
+
+    goal: the whole request. confirms: the user's answer when it is asked for the confirmation that a policy wants.
+    """
+
+    goal: str
+    persona: str
+    manner: str
+    facts: list[Fact]
+    change: NotRequired[Change]
+    confirms: NotRequired[bool]
+
+
 class Task(TypedDict):
     """A row of RUN/tasks/train.jsonl and exam.jsonl.
 
@@ -97,6 +161,8 @@ class Task(TypedDict):
     with images alone. swapped: present where the images are another task's, so that they do not show the answer. part:
     of the exam; a row without it belongs to all_tools. drift: present where tools, solution and texts differ from the
     world's. swarm: present where the task is for a swarm; `plan` is then what one agent would call, part after part.
+    fault: present where a tool fails once. policy: present where the rules of the pack's policy.md apply.
+    dialogue: present where a simulated user answers the model.
     """
 
     version: int
@@ -119,3 +185,6 @@ class Task(TypedDict):
     part: NotRequired[Part]
     drift: NotRequired[Drift]
     swarm: NotRequired[Swarm]
+    fault: NotRequired[Fault]
+    policy: NotRequired[Literal[True]]
+    dialogue: NotRequired[Dialogue]

@@ -27,6 +27,8 @@ class End(StrEnum):
     TOOL_CRASHED = "tool_crashed"
     # A known failure of the model's replies (schemas/filter.py, DETECTED) that could not be repaired.
     UNUSABLE_REPLY = "unusable_reply"
+    # The simulated user of a dialogue broke its rules (teacher/rollout/user.py).
+    USER_FAULT = "user_fault"
 
 
 class TaskReference(TypedDict):
@@ -159,6 +161,10 @@ class Outcome(TypedDict):
     calls that changed the world's state and are not in the solution. blind: whether the task was also solved without
     its images. swarm: of an orchestrator. answer_problem: what is wrong with an answer in JSON,
     with the JSON pointer of the value at fault.
+    faults: indexes of the results that the task made fail once; they are tool
+    errors too. expected: what the last message had to do where no call solves the task. declined: whether it declines a
+    task that can be solved. needless_calls: indexes of the results of calls where the task needs none.
+    policy_breaches: of calls that the policy forbids, or that it wants confirmed first.
     """
 
     steps: int
@@ -169,6 +175,11 @@ class Outcome(TypedDict):
     unasked_writes: NotRequired[list[int]]
     blind: NotRequired[bool]
     answer_problem: NotRequired[str]
+    faults: NotRequired[list[int]]
+    expected: NotRequired[Literal["declines", "asks", "refuses"]]
+    declined: NotRequired[bool]
+    needless_calls: NotRequired[list[int]]
+    policy_breaches: NotRequired[list[int]]
     detected: NotRequired[list[Detected]]
     swarm: NotRequired[SwarmOutcome]
 
@@ -186,12 +197,21 @@ class Verdict(TypedDict):
     message_index: NotRequired[int | None]
 
 
+class UserTurns(TypedDict):
+    """The simulated user of a dialogue. played_by: the model, or None of a scripted user. calls: its requests, which
+    are no part of the teacher's."""
+
+    played_by: Maker | None
+    calls: list[Request]
+
+
 class Trace(TypedDict):
     """A row of RUN/traces/*.jsonl.zst and of filter/kept.jsonl and rejected.jsonl. id: "<task id>/<attempt>".
 
     images: sha256 of the messages' image parts, in order. hinted: whether the model was shown the solution. verdict:
     None before the filter. children: the traces of sub-agents, whose ids are "<task id>:<number>/<attempt>". agent: of
-    a sub-agent.
+    a sub-agent. user: present in a dialogue. trained: indexes of the assistant's turns that a student is trained on,
+    present in a salvaged trace (train.salvage).
     """
 
     version: int
@@ -208,6 +228,8 @@ class Trace(TypedDict):
     verdict: Verdict | None
     children: list[Any]
     agent: NotRequired[Agent]
+    user: NotRequired[UserTurns]
+    trained: NotRequired[list[int]]
 
 
 def nodes(trace: Trace) -> Iterator[Trace]:

@@ -28,7 +28,7 @@ from schemas.scorecard import (
 from schemas.task import Part, Task
 from schemas.text_heuristics import marker_in
 from schemas.tool_calls import call_problem, functions_by_name
-from schemas.trace import Grounding, Maker, Message, Tool, Trace
+from schemas.trace import Grounding, Maker, Message, Outcome, Tool, Trace
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
@@ -189,7 +189,21 @@ def _part_score(traces: list[Trace]) -> PartScore:
     writes = [len(trace["outcome"].get("unasked_writes", [])) for trace in traces]
     result = part_score(sum(map(_passed, traces)), len(traces))
     result["unasked_write"] = {"tasks": sum(map(bool, writes)), "calls": sum(writes)}
+    outcomes = [trace["outcome"] for trace in traces]
+    unanswerable = [outcome for outcome in outcomes if "expected" in outcome]
+    if unanswerable:
+        result["restraint"] = {
+            "unanswerable": len(unanswerable),
+            "over_called": sum(map(_has_over_called, unanswerable)),
+            "answerable": len(outcomes) - len(unanswerable),
+            "over_refused": sum(outcome.get("declined", False) for outcome in outcomes),
+        }
     return result
+
+
+def _has_over_called(outcome: Outcome) -> bool:
+    fields = ("needless_calls", "policy_breaches", "unasked_writes")
+    return any(outcome.get(field) for field in fields)
 
 
 def _counts() -> dict[str, Count]:

@@ -20,6 +20,7 @@ from schemas.trace import Maker, Message, Served, Trace
 from teacher.dialects.base import for_teacher
 from teacher.domain import tasks
 from teacher.domain.drift_tasks import like_task
+from teacher.domain.kinds.derive import derived_example
 from teacher.domain.prompts import demonstration
 from teacher.domain.swarm import Caps, as_asked
 from teacher.inference.client import Client
@@ -310,7 +311,8 @@ def _examples(context: RunContext, templates: Sequence[str]) -> Examples:
         return [
             demonstration(as_asked(shown, task), context.domain, hinted=hinted, image_store=store)
             for example in chosen
-            if (shown := like_task(example, task, context.domain))
+            if (derived := derived_example(example, task, context.domain))
+            and (shown := like_task(derived, task, context.domain))
         ]
 
     return examples

@@ -27,7 +27,14 @@ from flows.report.run_view import RunView, read_run
 from flows.request_lines import request_lines
 from schemas.errors import InputError, StageError
 from schemas.files import sha256_text, whole, write_text
-from schemas.scorecard import Score, headline_title, interval_text, part_score, titled_parts
+from schemas.scorecard import (
+    Score,
+    headline_title,
+    interval_text,
+    part_score,
+    restraint_text,
+    titled_parts,
+)
 from student.training.mixture import lines
 
 _HERE = Path(__file__).parent
@@ -172,6 +179,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "size": _size,
         "interval": interval_text,
+        "restraint": restraint_text,
         "duration": minutes,
         "points": points,
         "delta": delta_text,

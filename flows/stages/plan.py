@@ -30,6 +30,7 @@ from teacher.domain import exam as exam_parts
 from teacher.domain.check import SAMPLE, Finding, check
 from teacher.domain.drift import tools_of
 from teacher.domain.drift_tasks import drift_tasks
+from teacher.domain.kinds.derive import derive_kinds
 from teacher.domain.retrieval import found_share, retrieve_tools
 from teacher.inference import launch
 from teacher.planning import cost, pack_size
@@ -126,6 +127,7 @@ def plan(context: RunContext) -> dict[str, Any]:
     train = drift_tasks(train, domain, share=settings.drift)
     if settings.offer == "retrieved":
         train = retrieve_tools(train, domain, count=settings.retrieved, complete=True)
+    train = derive_kinds(train, domain, settings.kinds)
     exam = exam_parts.sample_exam(
         domain, settings, held_out, pixels=student_pixels, image_store=image_store
     )
@@ -178,6 +180,7 @@ def plan(context: RunContext) -> dict[str, Any]:
     estimate["lines"] += [
         *_capacity_lines(context, capacities, seconds_a_task),
         _exam_line(exam, held_out),
+        *_kinds_lines(context, train, exam),
         *_toolbox_lines(context, exam, toolbox),
     ]
     estimate["lines"] += [
@@ -243,6 +246,14 @@ def _exam_line(exam: list[Task], held_out: list[str]) -> str:
     parts = Counter(task["part"] for task in exam)
     text = ", ".join(f"{count} {part}" for part, count in parts.items())
     return f"exam      {text}" + (f" ({', '.join(held_out)})" if held_out else "")
+
+
+def _kinds_lines(context: RunContext, train: list[Task], exam: list[Task]) -> list[str]:
+    """Returns the line that counts the tasks of each derived kind, where the recipe asks for any."""
+    kinds = context.recipe.tasks.kinds
+    counts = [Counter(task["kind"] for task in rows) for rows in (train, exam)]
+    text = ", ".join(f"{counts[0][kind]} + {counts[1][kind]} {kind}" for kind in kinds)
+    return [f"kinds     derived, training + exam: {text}"] if kinds else []
 
 
 def _toolbox_lines(context: RunContext, exam: list[Task], tokens: int) -> list[str]:

@@ -11,6 +11,7 @@ from schemas.scorecard import (
     VariantResult,
     headline_title,
     interval_text,
+    restraint_text,
     titled_parts,
 )
 
@@ -76,7 +77,8 @@ def _parts(base: Score, student: Score) -> str:
 def _unasked(part: PartScore) -> str:
     if "unasked_write" not in part:
         return "-"
-    return f"{part['unasked_write']['tasks']} of {part['tasks']}"
+    text = f"{part['unasked_write']['tasks']} of {part['tasks']}"
+    return f"{text}; {restraint}" if (restraint := restraint_text(part)) else text
 
 
 def _meanings(student: dict[str, Any]) -> list[str]:

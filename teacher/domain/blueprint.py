@@ -25,19 +25,32 @@ Solution = list[tuple[str, dict[str, Any]]]
 # The name in a module under which `template` lists all that it decorated there: another one of the same name and
 # a further decorator hide a template from the module's other names.
 DECORATED = "__stillhouse_templates__"
-AnswerType = Literal["amount", "number", "date", "text", "choice", "point", "not_shown", "json"]
+AnswerType = Literal[
+    "amount",
+    "number",
+    "date",
+    "text",
+    "choice",
+    "point",
+    "not_shown",
+    "declines",
+    "asks",
+    "refuses",
+    "json",
+]
 
 
 @dataclass(frozen=True)
 class Answer:
     """What the final message must state; `teacher.domain.scoring.answer_matches` decides whether it does.
 
-    type: amount, number, date, text, choice, point, not_shown or json.
+    type: amount, number, date, text, choice, point, not_shown or json; declines, asks or refuses where
+        no call is right.
     value: a number for amount and number, a date or its ISO text ("2026-03-02") for date, words for text, one of
-        `options` for choice, the box [left, top, right, bottom] in pixels for point, None for not_shown, a JSON
-        object for json.
+        `options` for choice, the box [left, top, right, bottom] in pixels for point, None for not_shown and declines,
+        what is asked for with asks, the reason with refuses, a JSON object for json.
     tolerance: the largest absolute error of an amount or a number.
-    options: all values that a choice can have.
+    options: all values that a choice can have; words of which a message that asks or refuses has one.
     schema: the JSON Schema of a json answer. The request states it, and the final message must be the value alone.
 
     >>> Answer("date", "2026-03-02")

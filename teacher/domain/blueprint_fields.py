@@ -22,6 +22,9 @@ _EXPECTED = {
     "point": "the box [left, top, right, bottom] in pixels",
     "not_shown": "no value",
     "json": "a JSON object",
+    "declines": "no value",
+    "asks": "what is asked for",
+    "refuses": "the reason",
 }
 
 
@@ -38,7 +41,10 @@ def answer_problem(
         and len(set(options)) == len(options)
     ):
         return f"options: found {brief(options)}, expected at least two texts, each once"
-    if kind != "choice" and options:
+    if kind in ("asks", "refuses"):
+        if not options or not all(isinstance(word, str) and word.strip() for word in options):
+            return f"options: found {brief(options)}, expected words, of which the message has one"
+    elif kind != "choice" and options:
         return f"options: found {brief(options)} for the type {kind}: only a choice has options"
     if not _is_number(tolerance) or tolerance < 0:
         return f"tolerance: found {brief(tolerance)}, expected a number from 0"
@@ -59,7 +65,7 @@ def _fits(kind: str, value: Any, options: Any) -> bool:
             return _is_number(value)
         case "date":
             return isinstance(value, str) and _is_iso_date(value)
-        case "text":
+        case "text" | "asks" | "refuses":
             return isinstance(value, str) and bool(value.strip())
         case "choice":
             return isinstance(value, str) and value in options

@@ -14,6 +14,7 @@ from schemas.recipe_teacher import Tasks
 from schemas.task import Part, Task
 from teacher.domain import offer, tasks, unanswerable
 from teacher.domain.drift_tasks import drift_tasks
+from teacher.domain.kinds.derive import derive_kinds
 from teacher.domain.pack import Domain
 from teacher.domain.retrieval import retrieve_tools
 from teacher.domain.worlds import make_blueprint
@@ -73,6 +74,8 @@ def sample_exam(
             rows = retrieve_tools(
                 rows, domain, count=settings.retrieved, complete=part == "as_trained"
             )
+        if part in ("all_tools", "as_trained"):
+            rows = derive_kinds(rows, domain, settings.kinds)
         # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
         rows.sort(key=lambda row: (row["tools"], row["template"]))
         for row in rows:

@@ -58,6 +58,31 @@ _NOT_SHOWN = re.compile(
     re.IGNORECASE,
 )
 
+# The ways in which English states that something cannot or will not be done.
+_DECLINES = re.compile(
+    r"\b(?:cannot|can not|can['\u2019]t|could not|couldn['\u2019]t|will not|won['\u2019]t|unable to|not able to"
+    r"|not possible)\b"
+    r"|\bno (?:\w+ ){0,2}(?:tool|way|function|means)s?\b|\bnone of (?:my|the|these) (?:\w+ ){0,2}(?:tool|function)s\b"
+    r"|\b(?:do not|don['\u2019]t) have (?:a|any|the|access)\b|\bnot (?:allowed|permitted|something I)\b"
+    r"|\b(?:must|have to|need to) (?:decline|refuse)\b|\b(?:decline|refuse) (?:to|this|that|the)\b"
+    r"|\b(?:against|outside) (?:the|our|my|what)\b|\bpolicy (?:forbids|does not allow|prohibits)\b",
+    re.IGNORECASE,
+)
+_ASKS = re.compile(
+    r"\?|\b(?:please|kindly) (?:\w+ ){0,2}?(?:tell|give|provide|specify|confirm|name|send|share|state|let)\b"
+    r"|\b(?:tell|give|send) me\b|\blet me know\b|\bI (?:still )?(?:need|require)\b",
+    re.IGNORECASE,
+)
+
+
+def declines(text: str) -> bool:
+    """Returns whether a text states that what was asked cannot or will not be done.
+
+    >>> [declines(text) for text in ("I cannot do that.", "None of my tools does that.", "It is not open.")]
+    [True, True, False]
+    """
+    return _DECLINES.search(text) is not None
+
 
 def answer_matches(answer: Answer, text: str, *, parts: int = 1) -> bool:
     """Returns whether the final text, the assistant's last message, gives the expected answer of a task.
@@ -122,6 +147,17 @@ def answer_matches(answer: Answer, text: str, *, parts: int = 1) -> bool:
     [True, True]
     >>> [answer_matches(absent, text) for text in ("It is not 30.", "It is not yet due.", "Unknown.")]
     [False, False, False]
+
+    declines: the text states that what was asked cannot be done.
+    asks: the text asks, and has one of the `options`, the words for what is missing.
+    refuses: the text declines, and has one of the `options`, the words of the reason.
+
+    >>> missing = Answer("asks", "contract", options=("contract", "C-")).as_row()
+    >>> [answer_matches(missing, text) for text in ("Which contract?", "Contract C-104 expires soon.", "Which one?")]
+    [True, False, False]
+    >>> long_entry = Answer("refuses", "at most 4 hours", options=("4 hours", "four hours")).as_row()
+    >>> [answer_matches(long_entry, text) for text in ("I cannot log more than 4 hours at once.", "I cannot do that.")]
+    [True, False]
     """
     kind, value = answer["type"], answer["value"]
     if kind == "json":
@@ -139,6 +175,16 @@ def answer_matches(answer: Answer, text: str, *, parts: int = 1) -> bool:
         points = {tuple(float(n) for n in groups if n) for groups in _POINT.findall(text)}
         left, top, right, bottom = value
         return len(points) == 1 and all(left <= x < right and top <= y < bottom for x, y in points)
+    if kind == "declines":
+        return declines(text)
+    if kind in ("asks", "refuses"):
+        # The question is about what is missing: both are in one sentence. A reason may be in another one.
+        sentences = re.findall(r"[^.!?\n]+[.!?]*", text) if kind == "asks" else [text]
+        is_it = _ASKS.search if kind == "asks" else _DECLINES.search
+        words = answer["options"]
+        return any(
+            is_it(part) and any(contains_words(part, w) for w in words) for part in sentences
+        )
     if kind == "not_shown":
         return _NOT_SHOWN.search(text) is not None
     if kind == "date":

@@ -5,16 +5,13 @@ validates the arguments of a call before the tool gets them, and a tool changes 
 What helps a weak teacher is in guidance.py, what a model family's API needs in teacher/dialects.
 """
 
-import json
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 from schemas.canonical import arguments_text
-from schemas.json_text import parse_json
 from schemas.task import Task
-from schemas.tool_calls import check_arguments
 from schemas.trace import (
     Detected,
     End,
@@ -23,7 +20,6 @@ from schemas.trace import (
     Message,
     OutcomeChecks,
     Request,
-    Tool,
     Trace,
     failure_reason,
 )
@@ -36,18 +32,18 @@ from teacher.dialects.base import (
     json_text,
     plain_text,
 )
-from teacher.domain.drift import run_call, tools_of
+from teacher.domain.drift import tools_of
 from teacher.domain.json_answers import answer_problem
 from teacher.domain.pack import Domain
-from teacher.domain.prompts import Content, request_content, result_content
+from teacher.domain.prompts import Content, request_content
 from teacher.domain.scoring import answer_matches
 from teacher.domain.swarm import Caps
-from teacher.domain.worlds import PackFault, ToolError, hash_world, start_world
+from teacher.domain.worlds import PackFault, hash_world, start_world
 from teacher.inference.replies import Reply, request_row
+from teacher.rollout.calls import call_error, execute
+from teacher.rollout.conduct import Conduct, Ran
 from teacher.rollout.guidance import Guidance
-from teacher.rollout.unasked_writes import WriteCheck
 from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages
-from teacher.scenes.scene import SceneError
 
 Complete = Callable[..., Awaitable[Reply]]
 Action = Literal["repaired", "retried", "rejected"]
@@ -128,7 +124,7 @@ async def run(
     """
     if world is None:
         world, _ = start_world(domain.environment, **task)
-    writes = WriteCheck(task, world)
+    conduct = Conduct(task, domain, world)
     offered = tools_of(domain, task)
     shown = settings.guidance.shown_tools(task, offered)
     system: Message = {"role": "system", "content": task["system"]}
@@ -145,14 +141,14 @@ async def run(
         sampling |= {"logprobs": True, "top_logprobs": settings.logprobs}
     requests: list[Request] = []
     tool_errors: list[int] = []
-    unasked_writes: list[int] = []
     detected: list[Detected] = []
     steps, made, error = 0, 0, None
     end = End.STEP_LIMIT
 
     while steps < settings.max_steps:
         steps += 1
-        results = sum(message["role"] == "tool" for message in messages)
+        # A call that the task made fail has to be made again, so guidance does not count its result.
+        results = sum(message["role"] == "tool" for message in messages) - len(conduct.faults)
         turn = settings.guidance.before_turn(task, number=steps, results=results, hinted=hinted)
         context += turn.hints
         try:
@@ -192,37 +188,38 @@ async def run(
             break
         delegated = await crew.answer(message["tool_calls"], world) if crew else {}
         if delegated:
-            writes.state = hash_world(world)  # sub-agents answer for their own writes
+            conduct.writes.state = hash_world(world)  # sub-agents answer for their own writes
         for call in message["tool_calls"]:
-            is_unasked = False
             try:
                 if call["id"] in delegated:
-                    content, is_error = delegated[call["id"]]
+                    ran = Ran(*delegated[call["id"]])
                 elif made == max_calls:
-                    content, is_error = (
-                        _error(f"over_cap: {made} calls were made, no more can"),
-                        True,
-                    )
+                    ran = call_error(f"over_cap: {made} calls were made, no more can")
                 else:
                     made += 1
-                    content, is_error = _execute(
-                        call["function"], offered, task, world, domain, settings.image_store
+                    ran = execute(
+                        call["function"],
+                        offered,
+                        task,
+                        world,
+                        messages,
+                        settings.image_store,
+                        conduct,
+                        domain,
                     )
-                    is_unasked = writes.is_unasked(call["function"])
+                    conduct.note(len(messages), call["function"], ran)
             except PackFault as fault:
                 end, error = End.TOOL_CRASHED, fault.detail
                 break
-            if is_error:
+            if ran.is_error:
                 tool_errors.append(len(messages))
-            if is_unasked:
-                unasked_writes.append(len(messages))
-            messages.append({"role": "tool", "tool_call_id": call["id"], "content": content})
+            messages.append({"role": "tool", "tool_call_id": call["id"], "content": ran.content})
             context.append(messages[-1])
         if end == End.TOOL_CRASHED:
             break
 
     text = (messages[-1].get("content") or "") if end == End.ANSWERED else ""
-    checks = _check(task, text, writes.state)
+    checks = _check(task, text, conduct.writes.state)
     stored, images = detach_images(messages)
     trace: Trace = {
         "version": 1,
@@ -248,7 +245,7 @@ async def run(
             "error": error,
             "checks": checks,
             "tool_errors": tool_errors,
-            "unasked_writes": unasked_writes,
+            **conduct.outcome(text, passes=checks["answer"] is not False and checks["state"]),
             "detected": detected,
         },
         "verdict": None,
@@ -322,45 +319,10 @@ def _check(task: Task, text: str, state: str) -> OutcomeChecks:
     answer = task["checks"]["answer"]
     # Without an answer to check, the model still has to tell the user that it is done.
     is_answered = bool(text.strip()) if answer is None else answer_matches(answer, text)
+    # A request that lacks a fact is a question itself, and a copy of it asks for nothing.
+    if answer and answer["type"] == "asks" and text.strip() in task["request"]:
+        is_answered = False
     return {"answer": is_answered, "state": state == task["checks"]["state"]}
-
-
-def _execute(
-    function: dict[str, Any],
-    tools: dict[str, Tool],
-    task: Task,
-    world: Any,
-    domain: Domain,
-    image_store: ImageStore | None,
-) -> tuple[Content, bool]:
-    """Validates and runs one call. Returns the tool message's content and whether it is an error.
-
-    Raises:
-        PackFault: the tool raised an exception that is no error of the call, or its result cannot be shown.
-    """
-    name = function["name"]
-    if name not in tools:
-        return _error(f"there is no tool {name!r}; the tools are {', '.join(tools)}"), True
-    try:
-        arguments = parse_json(function["arguments"])
-    except ValueError as error:
-        return _error(f"the arguments are not JSON: {error}"), True
-    problem = check_arguments(tools[name], arguments)
-    if problem:
-        return _error(problem), True
-    try:
-        result = run_call(world, task, name, arguments)
-    except ToolError as error:
-        return _error(str(error)), True
-    try:
-        return result_content(result, image_store), False
-    except SceneError as error:
-        detail = f"{name}({function['arguments']}): its image cannot be drawn: {error}"
-        raise PackFault(domain.path / "environment.py", detail) from None
-
-
-def _error(message: str) -> str:
-    return json.dumps({"error": message[:500]}, ensure_ascii=False)
 
 
 def _assistant_message(message: Message, step: int) -> Message:

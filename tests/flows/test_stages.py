@@ -56,6 +56,7 @@ VALUES: list[Any] = [
         ["--x"],
         {"lookup": 1.0},
         {"drift": 0.5},
+        {"missing": 0.5},
         None,
     ),
 ]

@@ -8,7 +8,7 @@ wrong instead of stopping at the first. Nothing is sent to a model. `plan` runs 
     solvable       tasks are built, and what `build` refuses is listed (this module)
     deterministic  the same task is the same everywhere and beside any other (determinism.py, child.py)
     provable       answers, arguments and replies follow from what the solution sees (proof.py, evidence.py)
-    fair           the exam is new and needs skill (fairness.py), and tasks vary (variety.py)
+    fair           the exam is new and needs skill (fairness.py), tasks vary (variety.py) and meet the policy (kinds.py)
 
 Sizes in tokens are checked by `teacher.planning.pack_size`, which knows the models.
 """
@@ -20,7 +20,7 @@ from typing import Any
 from schemas.errors import InputError
 from schemas.task import Split, Task
 from teacher.domain import tasks
-from teacher.domain.check import determinism, fairness, proof, variety
+from teacher.domain.check import determinism, fairness, kinds, proof, variety
 from teacher.domain.check.episode import Episode, Job, play
 from teacher.domain.check.finding import Finding
 from teacher.domain.pack import Domain
@@ -112,6 +112,7 @@ def check(
         findings += proof.check_proof(domain, name, played)
         advance()
     findings += fairness.check_splits(domain, episodes, amount.worlds)
+    findings += kinds.check_policy(domain, episodes, is_full=amount.requests > 0)
     requests: dict[str, list[str]] = {}
     if amount.requests:
         findings += fairness.check_agents(domain, episodes)
