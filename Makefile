@@ -61,10 +61,17 @@ $(READY): pyproject.toml
 	fi; \
 	extras=dev; \
 	if nvidia-smi --list-gpus 2>/dev/null | grep -q GPU; then extras=dev,gpu; fi; \
+	sed -nE 's/^ *"((cmake|ninja|jsonschema-rs|pyyaml|zstandard)[^"]*)".*/\1/p' pyproject.toml \
+		| xargs $(BIN)/python -m pip install --quiet --disable-pip-version-check; \
+	: "Built beside pip, which waits for its downloads; after an interrupt nothing goes on."; \
+	$(BIN)/python -m teacher.inference.llamacpp & build=$$!; \
+	trap 'kill $$build 2>/dev/null || :' EXIT; \
+	trap 'exit 130' INT TERM; \
 	echo "setup: installing the dependencies into $(VENV) (extras: $$extras; about 3 GB, a few minutes the first time)"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$$extras]" || { \
 		echo "setup: pip could not install the project: see its message above; run the same command again" >&2; \
 		exit 1; }; \
+	wait $$build || echo "setup: llama.cpp was not built; a run that needs it tries again" >&2; \
 	touch $(READY)
 
 vllm: $(VLLM_READY)  ## Installs the vLLM server into the user's cache and links it as .venv-vllm (GPU build where nvidia-smi lists a GPU)

@@ -18,6 +18,8 @@ from teacher.inference.endpoint import Endpoint, on_this_machine
 from teacher.inference.placement import Placement
 
 _CONNECT_SECONDS = 30
+# llama.cpp's and vLLM's servers close a connection that is idle for 5 s; a request that is sent at that moment is lost.
+_KEEP_ALIVE_SECONDS = 3
 # Bytes of an answer: 16,000 tokens with 20 log-probabilities each take about 35 MB.
 _LARGEST = 256 * 2**20
 _METRICS_TIMEOUT = aiohttp.ClientTimeout(total=4)
@@ -69,6 +71,7 @@ class Connection:
             },
             connector=aiohttp.TCPConnector(
                 limit=0,  # by default 100 connections
+                keepalive_timeout=_KEEP_ALIVE_SECONDS,
                 ssl=httpx.create_ssl_context() if is_encrypted else True,
             ),
         )

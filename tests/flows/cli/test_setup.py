@@ -38,4 +38,30 @@ def test_the_extra_gpu_is_installed_where_an_nvidia_gpu_is(
         ["make", "setup"], cwd=tmp_path, env=clean, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "arguments").read_text().splitlines()[-1].endswith(f"-e {extras}")
+    asked = (tmp_path / "arguments").read_text().splitlines()
+    assert any(line.endswith(f"-e {extras}") for line in asked)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_llama_cpp_is_built_beside_pip_and_a_failed_build_does_not_fail_the_setup(
+    fails: bool, tmp_path: Path
+) -> None:
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+    script(
+        tmp_path / ".venv" / "bin" / "python",
+        'case "$*" in\n'
+        "*llamacpp) while [ ! -e pip-runs ]; do sleep 0.01; done; touch built; exit $FAILS;;\n"
+        '*" -e "*) touch pip-runs; while [ ! -e built ]; do sleep 0.01; done;;\n'
+        '*cmake*) echo "$@" > tools;;\n'
+        "esac",
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    clean["FAILS"] = str(int(fails))
+    done = subprocess.run(
+        ["make", "setup"], cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0 and (tmp_path / ".venv" / ".ready").exists()
+    assert ("llama.cpp was not built" in done.stderr) is fails
+    tools = (tmp_path / "tools").read_text()
+    assert "cmake" in tools and "ninja" in tools and "jsonschema-rs>=" in tools

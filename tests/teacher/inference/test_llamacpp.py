@@ -199,6 +199,24 @@ def test_weights_without_requantize_are_served_as_they_are(tmp_path: Path) -> No
     assert server_weights({**model, "requantize": None}) == weights
 
 
+@pytest.mark.parametrize(
+    ("cpuinfo", "expected"),
+    [
+        ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n", "BF16"),
+        ("processor : 0\nflags\t\t: fpu avx2 f16c avx512f avx512_vnni\n", "F16"),
+        ("CPU implementer : 0x41\nFeatures : fp asimd bf16\n", "F16"),
+        (None, "F16"),
+    ],
+)
+def test_the_type_that_is_served_follows_the_cpu(
+    tmp_path: Path, cpuinfo: str | None, expected: str
+) -> None:
+    file = tmp_path / "cpuinfo"
+    if cpuinfo is not None:
+        file.write_text(cpuinfo)
+    assert llamacpp._fastest_type(file) == expected
+
+
 def test_weights_are_requantized_once_beside_themselves(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
