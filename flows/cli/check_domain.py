@@ -45,6 +45,7 @@ def check_domain(
     Exit code 0 without errors, also with warnings; 2 with errors. `stillhouse plan` runs a sample of the same checks.
 
     \b
+    filled         nothing is left to be written in a pack that new-domain wrote; otherwise the rest waits
     solvable       every template makes tasks whose solution runs and passes the task's own checks
     deterministic  a task is the same in another process, on another day, a second time and beside another
     provable       answers, arguments and replies follow from what the solution sees; budgets.steps is enough
@@ -86,7 +87,7 @@ def check_domain(
         with track("checking the tasks of each template", 3 * len(domain.templates)) as advance:
             checked = check(domain, FULL, needed=needed, image_store=store, advance=advance)
         findings = [*checked.findings, *pack_size.check_results(domain, checked.episodes, settings)]
-        if not any(finding.check == "deterministic" for finding in findings):
+        if checked.tasks and not any(finding.check == "deterministic" for finding in findings):
             conversations = cost.measure(
                 checked.tasks,
                 domain,

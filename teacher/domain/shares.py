@@ -1,8 +1,11 @@
 """Divides a number of tasks among the templates of a pack, by the shares of their kinds."""
 
+import functools
 from collections.abc import Collection
 
+from schemas.documents import HERE
 from schemas.errors import InputError
+from schemas.files import read_json
 from teacher.domain.pack import Domain
 
 
@@ -29,7 +32,8 @@ def template_shares(
     """Returns the share of each template: its kind's, divided evenly, unless the mix names the template."""
     kinds = {kind: entry["share"] for kind, entry in domain.spec["kinds"].items()}
     mix = dict(mix or {})
-    unknown = set(mix) - set(kinds) - set(domain.templates)
+    # A recipe may name kinds that only some packs have.
+    unknown = set(mix) - _all_kinds() - set(domain.templates)
     if unknown:
         raise InputError(
             f"tasks.mix.{min(unknown)}: expected a kind or a template of the domain {domain.name}"
@@ -48,6 +52,13 @@ def template_shares(
     if sum(shares.values()) <= 0:
         raise InputError("tasks.mix: expected at least one share above 0")
     return shares
+
+
+@functools.cache
+def _all_kinds() -> frozenset[str]:
+    """The kinds that any pack may have."""
+    schema = read_json(HERE / "domain.schema.json")
+    return frozenset(schema["properties"]["kinds"]["propertyNames"]["enum"])
 
 
 def divide_by_kind(domain: Domain, shares: dict[str, float], count: int) -> dict[str, int]:

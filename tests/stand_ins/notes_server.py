@@ -53,6 +53,16 @@ def list_notes() -> list[str]:
 
 
 @server.tool()
+def remove_note(title: str) -> str:
+    """Remove a note."""
+    if title not in notes:
+        raise ToolError(f"no note {title!r}")
+    del notes[title]
+    _save()
+    return f"removed {title}"
+
+
+@server.tool()
 def crash() -> str:
     """End the server."""
     print("out of memory", file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@
 `teacher.domain.tasks.build` proves one task; the checks here look at many tasks of every template, and collect what is
 wrong instead of stopping at the first. Nothing is sent to a model. `plan` runs the same with SAMPLE, in a few seconds.
 
+    filled         nothing is left to be written (gaps.py); otherwise nothing else is looked at
     solvable       tasks are built, and what `build` refuses is listed (this module)
     deterministic  the same task is the same everywhere and beside any other (determinism.py, child.py)
     provable       answers, arguments and replies follow from what the solution sees (proof.py, evidence.py)
@@ -23,6 +24,7 @@ from teacher.domain import tasks
 from teacher.domain.check import determinism, fairness, kinds, proof, variety
 from teacher.domain.check.episode import Episode, Job, play
 from teacher.domain.check.finding import Finding
+from teacher.domain.check.gaps import find_gaps
 from teacher.domain.pack import Domain
 from teacher.domain.seeds import FIRST_SEED
 from teacher.domain.worlds import make_blueprint
@@ -79,6 +81,16 @@ def check(
         image_store: stores the images of the tasks that are built.
         advance: called after each template of each of three rounds.
     """
+    if gaps := find_gaps(domain.path):
+        # What is not written yet would be found a second time as a failure of every task.
+        nothing = {
+            "templates": 0,
+            "tools": len(domain.tools),
+            "tasks": 0,
+            "built": 0,
+            "compared": 0,
+        }
+        return Checked(gaps, {**nothing, "by_template": {}}, {}, [])
     findings: list[Finding] = []
     episodes: dict[str, list[Episode]] = {}
     jobs = {name: _jobs(name, amount) for name in domain.templates}

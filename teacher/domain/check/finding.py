@@ -14,7 +14,7 @@ Advance = Callable[[str, int], None]
 class Finding:
     """One thing that is wrong with a pack.
 
-    check: the group that it belongs to: loads, solvable, deterministic, provable, fair or sized.
+    check: the group that it belongs to: loads, filled, solvable, deterministic, provable, fair or sized.
     level: an error makes the pack unusable; a warning is for its author to judge.
     file: the file of the pack to edit. template, tool, seed: where the check found it, if it is in one place.
     """

@@ -146,7 +146,7 @@ def test_a_server_over_http_is_reached_by_its_url() -> None:
         [*names] = [
             each["name"] for each in McpSession(McpServer.parse(Remote.server)).list_tools()
         ]
-        assert names == ["add_note", "notes.get", "list_notes", "crash"]
+        assert names == ["add_note", "notes.get", "list_notes", "remove_note", "crash"]
     finally:
         process.terminate()
         process.wait()
