@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from schemas.trace import Trace
 
+def count_tokens(traces: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """The tokens of all requests in `calls`, of traces or of simulated users: {"prompt", "cached", "completion"}.
 
-def count_tokens(traces: Iterable[Trace]) -> dict[str, int]:
-    """The tokens of all requests of traces: {"prompt", "cached", "completion"}; cached ones are part of the prompts."""
+    Cached ones are part of the prompts.
+    """
     tokens = {"prompt": 0, "cached": 0, "completion": 0}
     for trace in traces:
         for usage in (call["usage"] for call in trace["calls"]):
@@ -24,6 +25,10 @@ def request_lines(result: Mapping[str, Any]) -> list[str]:
         cached = f" ({tokens['cached'] / tokens['prompt']:.0%} cached)" if tokens["cached"] else ""
         lines.append(
             f"{tokens['prompt']:,} prompt tokens{cached}, {tokens['completion']:,} in replies"
+        )
+    if (user := result.get("user_tokens")) and user["prompt"]:
+        lines.append(
+            f"simulated users: {user['prompt']:,} prompt tokens, {user['completion']:,} in replies"
         )
     if (in_flight := result.get("in_flight")) and in_flight["lowest"] < in_flight["most"]:
         lines.append(

@@ -197,6 +197,23 @@ class Serve(Section):
         return self.replicas or 1
 
 
+class UserApi(Section):
+    """A model that plays simulated users, behind an OpenAI-compatible API; the key is in STILLHOUSE_USER_KEY."""
+
+    url: str = Field(
+        pattern=r"^https?://", description="The API's base URL. Example: http://gpu-8:8000/v1."
+    )
+    model: str = Field(
+        min_length=1, description="The model's name in the API. Example: gpt-5-mini."
+    )
+
+    @model_validator(mode="after")
+    def _url_has_no_secrets(self) -> "UserApi":
+        if found := api_url.problem(self.url):
+            raise ValueError(f"url: {found}")
+        return self
+
+
 class Generate(Section):
     """How the teacher solves the tasks."""
 
@@ -298,6 +315,11 @@ class Generate(Section):
         300,
         gt=0,
         description="Seconds to wait for one reply before the request is retried. Example: 1800.",
+    )
+    user: Literal["scripted", "teacher"] | UserApi = Field(
+        "teacher",
+        description="Who plays the simulated users of dialogues (tasks.kinds): scripted (by rule), the teacher, or"
+        " another model, {url, model} of an OpenAI-compatible API. The exam's are always scripted. Example: scripted.",
     )
     logprobs: int = Field(
         0,

@@ -140,18 +140,27 @@ class Change(TypedDict):
     text: str
 
 
+class GoldQuestion(TypedDict):
+    """What a good assistant says to the user before it goes on. before_call: index into the solution. reply: what the
+    scripted user says to it."""
+
+    before_call: int
+    text: str
+    reply: str
+
+
 class Dialogue(TypedDict):
     """What a simulated user plays by (teacher/rollout/user.py). The task's request is the user's first message.
 
-    goal: the whole request. confirms: the user's answer when it is asked for the confirmation that a policy wants.
+    goal: the whole request. asks: what the assistant has to say to the user besides its last message, in order.
     """
 
     goal: str
     persona: str
     manner: str
     facts: list[Fact]
+    asks: list[GoldQuestion]
     change: NotRequired[Change]
-    confirms: NotRequired[bool]
 
 
 class Task(TypedDict):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from flows.generation.shards import BlindAttempt, Shard, ShardReceipt, Spools, failure_of
+from flows.generation.users import simulated_user
 from flows.run_context import RunContext
 from schemas.files import read_json
 from schemas.recipe import Serve
@@ -160,9 +161,15 @@ async def play(
             ) as client,
             contextlib.AsyncExitStack() as episodes,
         ):
+            user = await episodes.enter_async_context(
+                simulated_user(context, client, loop, maker, journal)
+            )
+            loop = dataclasses.replace(loop, user=user)
+            clients = {client, user.client} if user else {client}
 
             def update() -> None:
-                counts.sent, counts.asked = client.sent, client.asked
+                counts.sent = sum(each.sent for each in clients)
+                counts.asked = sum(each.asked for each in clients)
                 counts.retries, counts.waited = Counter(client.retries), client.waited
                 counts.lowest = client.slots.lowest
                 counts.without_logprobs = client.without_logprobs

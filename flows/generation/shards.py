@@ -17,7 +17,7 @@ from flows.request_lines import count_tokens
 from schemas.errors import InputError, StageError
 from schemas.files import json_line, read_json, read_jsonl, sha256, write_json, write_jsonl
 from schemas.ledger import Rewriting
-from schemas.trace import Trace, failure_reason
+from schemas.trace import Trace, failure_reason, nodes
 from teacher.rollout import agent_loop, blind_baseline
 
 DIRECTORY = "traces"
@@ -46,7 +46,8 @@ class ShardReceipt(TypedDict):
     passed. rejected: the others, by the reason of their last attempt. calls: requests of all traces, the blind ones'
     included. blind: for each task that was attempted without its images, its index and whether that passed.
     rewritten: its requests that the teacher was to reword, present with tasks.rewrite. verdicts: traces by the reason
-    of their failure, and passed; receipts of earlier versions lack them.
+    of their failure, and passed; receipts of earlier versions lack them. user_tokens: of the requests that simulated
+    users took, which calls counts and tokens does not; present where a model played them.
     """
 
     inputs: str
@@ -60,6 +61,7 @@ class ShardReceipt(TypedDict):
     hinted: int
     calls: int
     tokens: dict[str, int]
+    user_tokens: NotRequired[dict[str, int]]
     detected: dict[str, dict[str, int]]
     failures: dict[str, int]
     blind: list[tuple[int, bool]]
@@ -175,6 +177,7 @@ class Spools:
                 f"{shard.path(self._run)}: found traces of {len(last)} tasks, expected {shard.count}"
             )
         write_jsonl(shard.path(self._run), traces)
+        users = [node["user"] for trace in traces for node in nodes(trace) if "user" in node]
         receipt: ShardReceipt = {
             "inputs": self._inputs,
             "serving": self._serving,
@@ -185,7 +188,9 @@ class Spools:
             "traces": len(traces),
             "passed": sum(map(agent_loop.passed, traces)),
             "hinted": sum(trace["hinted"] for trace in traces),
-            "calls": sum(len(trace["calls"]) for trace in traces) + sum(one.calls for one in blind),
+            "calls": sum(len(trace["calls"]) for trace in traces)
+            + sum(len(turns["calls"]) for turns in users)
+            + sum(one.calls for one in blind),
             "tokens": count_tokens(traces),
             "detected": agent_loop.count_detected(traces),
             "failures": dict(
@@ -196,6 +201,8 @@ class Spools:
                 Counter(failure_reason(trace["outcome"]) or "passed" for trace in traces)
             ),
         }
+        if any(turns["calls"] for turns in users):
+            receipt["user_tokens"] = count_tokens(users)
         if rewritten:
             receipt["rewritten"] = rewritten
         write_json(shard.receipt_path(self._run), receipt)

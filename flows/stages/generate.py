@@ -251,6 +251,7 @@ def _summary(
     rewritten = add_counts(row["rewritten"] for row in rows if "rewritten" in row)
     calls = sum(row["calls"] for row in rows) + (rewritten["asked"] if rewritten else 0)
     most = context.recipe.generate.concurrency
+    user_tokens = _sum(row["user_tokens"] for row in rows if "user_tokens" in row)
     return {
         "tasks": sum(row["asked"] for row in rows),
         "traces": sum(row["traces"] for row in rows),
@@ -261,6 +262,7 @@ def _summary(
         "requests": taken.asked,
         "replayed": calls - taken.asked,
         "tokens": dict(_sum(row["tokens"] for row in rows)),
+        **({"user_tokens": dict(user_tokens)} if user_tokens else {}),
         "detected": {name: dict(sorted(detected[name].items())) for name in sorted(detected)},
         "without_logprobs": taken.without_logprobs,
         "in_flight": {"lowest": most if taken.lowest is None else taken.lowest, "most": most},

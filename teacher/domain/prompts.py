@@ -31,12 +31,25 @@ def request_content(task: Task) -> Content:
     return [*images, {"type": "text", "text": task["request"]}]
 
 
-def hint(task: Task, step: int | None = None) -> str:
+def question_due(task: Task, *, step: int, told: int) -> str | None:
+    """Returns what a good assistant says to the user of a dialogue now, before it goes on; None if it goes on.
+
+    step: calls made so far. told: replies of the user so far.
+    """
+    asks = task["dialogue"]["asks"] if "dialogue" in task else []
+    is_due = told < len(asks) and asks[told]["before_call"] <= step
+    return asks[told]["text"] if is_due else None
+
+
+def hint(task: Task, step: int | None = None, told: int = 0) -> str:
     """Returns the text that shows the solution of a task and its reply, as STaR does (arXiv:2203.14465).
 
     step: only this call of the solution (from 0), with those that belong in the same message, or the reply if there are
         no more. It serves a teacher that is too weak to keep its place in the whole solution.
+    told: replies of a simulated user so far.
     """
+    if step is not None and (question := question_due(task, step=step, told=told)):
+        return f"{HINT_HEADER} Tell the user: {question}"
     steps = [f"{step['tool']} {arguments_text(step['arguments'])}" for step in task["plan"]]
     steps.append(f"Tell the user: {task['reply']}")
     if step is not None:
@@ -44,6 +57,8 @@ def hint(task: Task, step: int | None = None) -> str:
         return "\n".join(
             [f"{HINT_HEADER} {steps[first]}", *steps[first + 1 : calls_together(task, first)]]
         )
+    for ask in reversed(task["dialogue"]["asks"] if "dialogue" in task else []):
+        steps.insert(ask["before_call"], f"Tell the user, and wait for the reply: {ask['text']}")
     return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
 
 
@@ -73,10 +88,18 @@ def demonstration(
     lead = lead_task(task) if "swarm" in task else task
     replies = iter(task["swarm"]["parts"] if "swarm" in task else [])
     messages: list[Message] = [{"role": "user", "content": request_content(task)}]
-    start = 0
+    start = told = 0
     while start < len(lead["plan"]):
+        if question := question_due(task, step=start, told=told):
+            if hinted:
+                messages.append({"role": "system", "content": hint(task, start, told)})
+            messages.append({"role": "assistant", "content": question})
+            reply = task["dialogue"]["asks"][told]["reply"]
+            messages.append({"role": "user", "content": reply})
+            told += 1
+            continue
         if hinted:
-            messages.append({"role": "system", "content": hint(lead, start)})
+            messages.append({"role": "system", "content": hint(lead, start, told)})
         end = calls_together(lead, start)
         calls, results = [], []
         for number, step in enumerate(lead["plan"][start:end], start):
@@ -96,7 +119,7 @@ def demonstration(
         messages += [{"role": "assistant", "content": "", "tool_calls": calls}, *results]
         start = end
     if hinted:
-        messages.append({"role": "system", "content": hint(lead, len(lead["plan"]))})
+        messages.append({"role": "system", "content": hint(lead, len(lead["plan"]), told)})
     return [*messages, {"role": "assistant", "content": task["reply"]}]
 
 

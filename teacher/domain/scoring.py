@@ -84,6 +84,15 @@ def declines(text: str) -> bool:
     return _DECLINES.search(text) is not None
 
 
+def asks(text: str) -> bool:
+    """Returns whether a text asks its reader for something.
+
+    >>> [asks(text) for text in ("Which contract?", "Please tell me the number.", "It expires soon.")]
+    [True, True, False]
+    """
+    return _ASKS.search(text) is not None
+
+
 def answer_matches(answer: Answer, text: str, *, parts: int = 1) -> bool:
     """Returns whether the final text, the assistant's last message, gives the expected answer of a task.
 

@@ -43,6 +43,7 @@ from teacher.inference.replies import Reply, request_row
 from teacher.rollout.calls import call_error, execute
 from teacher.rollout.conduct import Conduct, Ran
 from teacher.rollout.guidance import Guidance
+from teacher.rollout.user import PlayedBy, has_text, user_of
 from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages
 
 Complete = Callable[..., Awaitable[Reply]]
@@ -65,6 +66,7 @@ class Settings:
         image_limits: {"max_count": of one request, "max_bytes": of one image}, as the model's server accepts them.
         guidance: help for weak teachers, and what a hinted episode is shown.
         logprobs: of how many likely tokens the journal keeps the log-probabilities at each token; 0 for none.
+        user: the model that plays the users of dialogues; None for the scripted user.
         caps: the most that a swarm may use.
     """
 
@@ -79,6 +81,7 @@ class Settings:
     image_limits: dict[str, int] | None = None
     guidance: Guidance = Guidance()
     logprobs: int = 0
+    user: PlayedBy | None = None
     caps: Caps = Caps()
 
 
@@ -139,17 +142,22 @@ async def run(
     }
     if settings.logprobs:
         sampling |= {"logprobs": True, "top_logprobs": settings.logprobs}
+    user = user_of(task, settings.user, attempt)
+    max_steps = settings.max_steps
     requests: list[Request] = []
     tool_errors: list[int] = []
     detected: list[Detected] = []
     steps, made, error = 0, 0, None
     end = End.STEP_LIMIT
 
-    while steps < settings.max_steps:
+    while steps < max_steps:
         steps += 1
         # A call that the task made fail has to be made again, so guidance does not count its result.
         results = sum(message["role"] == "tool" for message in messages) - len(conduct.faults)
-        turn = settings.guidance.before_turn(task, number=steps, results=results, hinted=hinted)
+        told = sum(message["role"] == "user" for message in messages) - 1
+        turn = settings.guidance.before_turn(
+            task, number=steps, results=results, told=told, hinted=hinted
+        )
         context += turn.hints
         try:
             prompt = request_messages(
@@ -180,8 +188,17 @@ async def run(
             end = End.TRUNCATED
             break
         if not message.get("tool_calls"):
-            end = End.ANSWERED
-            break
+            said = await user.reply(messages) if user and has_text(message) else None
+            if said is None or (said.text is None and said.fault is None):
+                end = End.ANSWERED
+                break
+            if said.fault:
+                end, error = End.USER_FAULT, said.fault
+                break
+            messages.append({"role": "user", "content": said.text})
+            context.append(messages[-1])
+            max_steps += 1
+            continue
         if _repeats_calls(messages):
             messages.pop()
             end, error = End.STEP_LIMIT, f"the same call {_REPEATS} times in a row"
@@ -251,6 +268,8 @@ async def run(
         "verdict": None,
         "children": crew.children if crew else [],
     }
+    if user:
+        trace["user"] = user.turns()
     if problem := answer_problem(task["checks"]["answer"], text):
         trace["outcome"]["answer_problem"] = problem
     return trace

@@ -12,7 +12,7 @@ from schemas.task import Task
 from schemas.trace import Message, Tool
 from teacher.domain.json_answers import response_format
 from teacher.domain.offer import few_tools
-from teacher.domain.prompts import hint
+from teacher.domain.prompts import hint, question_due
 from teacher.domain.swarm import calls_together
 
 
@@ -50,11 +50,14 @@ class Guidance:
         names = few_tools(tools, needed, task["template"], task["seed"])
         return [tools[name] for name in names]
 
-    def before_turn(self, task: Task, *, number: int, results: int, hinted: bool) -> Turn:
+    def before_turn(
+        self, task: Task, *, number: int, results: int, hinted: bool, told: int = 0
+    ) -> Turn:
         """Returns what to add to the request of a turn.
 
         Args:
             number: of the turn, from 1. results: tool messages so far. hinted: whether the episode is hinted.
+            told: replies of a simulated user so far.
         """
         return Turn(hints=[_system(hint(task))]) if hinted and number == 1 else Turn()
 
@@ -75,9 +78,13 @@ class Constrained(Guidance):
 
     call_prefix: str = ""
 
-    def before_turn(self, task: Task, *, number: int, results: int, hinted: bool) -> Turn:
+    def before_turn(
+        self, task: Task, *, number: int, results: int, hinted: bool, told: int = 0
+    ) -> Turn:
         calls = len(task["plan"]) if hinted else min(1, len(task["plan"]))
-        hints = [_system(hint(task, results))] if hinted else []
+        hints = [_system(hint(task, results, told))] if hinted else []
+        if "dialogue" in task and (not hinted or question_due(task, step=results, told=told)):
+            calls = 0  # it may be time to ask
         form = _form(task)
         parameters: dict[str, Any]
         if results < calls:

@@ -22,6 +22,7 @@ from schemas.task import Task
 from schemas.trace import Message
 from teacher.domain.scoring import answer_matches
 from teacher.rollout.agent_loop import Complete, Settings
+from teacher.rollout.text_values import is_value, names_in, tokens_in, unquoted
 
 _PROMPT = (
     "You rewrite what a user asks of an assistant. Write the user's message as {persona} would write it, in the"
@@ -30,8 +31,6 @@ _PROMPT = (
 )
 _LONGEST = 4  # times the length of the original
 _SHORT = 200  # letters that a short request may grow to
-# Words with the signs inside them: C-104, 2026-03-02, fix/late-kettle, 10,280.50.
-_TOKEN = re.compile(r"[^\s\"“”()\[\]{}<>]+")
 # Words of a reply that is not the message alone.
 _COMMENT = (
     *("rewrit", "rewrote", "reword", "here is the", "here's the"),
@@ -174,16 +173,6 @@ async def _reworded(
     return ("", reason) if reason else (text, "")
 
 
-def unquoted(text: str) -> str:
-    """Returns a reply without the quotation marks that surround all of it."""
-    text = text.strip()
-    for opening, closing in ('""', "''", "“”", "„“", "«»"):
-        inner = text[1:-1]
-        if len(text) > 2 and text[0] == opening and text[-1] == closing and closing not in inner:
-            return inner.strip()
-    return text
-
-
 def refusal(task: Task, text: str) -> str:
     """Returns why a reworded request cannot stand for the original, or "" if it can.
 
@@ -203,13 +192,13 @@ def refusal(task: Task, text: str) -> str:
         return "lost"
     if not all(_has(text.casefold(), value) for value in _arguments(task)):
         return "lost"
-    known = {*_tokens(original), *original.split()}
+    known = {*tokens_in(original), *original.split()}
     if _numbers_in_words(text) != _numbers_in_words(original) or any(
-        token not in known and _is_value(token) for token in _tokens(text)
+        token not in known and is_value(token) for token in tokens_in(text)
     ):
         return "added"
     words = re.findall(r"[^\W_]+", original)
-    if any(word not in words for name in _names(text) for word in name.split()):
+    if any(word not in words for name in names_in(text) for word in name.split()):
         return "added"
     if _is_about_something_else(original, text):
         return "meaning"
@@ -233,28 +222,12 @@ def _is_about_something_else(original: str, text: str) -> bool:
 def _values(task: Task) -> Iterator[str]:
     """Yields what the reworded request must have word for word: values and names."""
     original = task["request"]
-    values = [token for token in _tokens(original) if _is_value(token)]
+    values = [token for token in tokens_in(original) if is_value(token)]
     yield from values
     rest = original
     for value in values:
         rest = rest.replace(value, " . ")
-    yield from _names(rest)
-
-
-def _names(text: str) -> Iterator[str]:
-    """Yields the runs of capitalised words of a text, such as "Aldgate Foods", each without a sentence's first word.
-
-    That word has a capital in any case. A name there is still found if the solution uses it (`_arguments`).
-    """
-    run: list[str] = []
-    before = "."
-    for word in [*re.findall(r"[^\W\d_]+|[^\w\s]", text), "."]:
-        if word[0].isupper() and word != "I" and before not in ".!?:":
-            run.append(word)
-        elif run:
-            yield " ".join(run)
-            run = []
-        before = word
+    yield from names_in(rest)
 
 
 def _arguments(task: Task) -> Iterator[str]:
@@ -272,17 +245,6 @@ def _has(text: str, value: str) -> bool:
         return value in text  # a script that may be written without spaces
     pattern = rf"(?<!\w)(?<!\w[.,/-]){re.escape(value)}(?!\w|[.,/-]\w)"
     return re.search(pattern, text) is not None
-
-
-def _tokens(text: str) -> list[str]:
-    """The words of a text, without the marks around them."""
-    words = _TOKEN.findall(re.sub(r"['’]s\b", " ", text))
-    return [token for word in words if (token := word.strip(".,;:!?'‘’"))]
-
-
-def _is_value(token: str) -> bool:
-    """Whether a word identifies something: it has a digit, or a sign of a path or an identifier inside."""
-    return any(c.isdigit() for c in token) or bool(re.search(r"\w[/_@#=.]\w", token))
 
 
 def _numbers_in_words(text: str) -> Counter[str]:

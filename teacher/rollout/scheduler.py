@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from schemas.task import Task
-from schemas.trace import Maker, Message, Trace
+from schemas.trace import End, Maker, Message, Trace
 from teacher.domain.pack import Domain
 from teacher.inference.client import Client
 from teacher.rollout import agent_loop, swarm
@@ -112,9 +112,11 @@ async def rollouts(
                 )
             has_passed = agent_loop.passed(trace)
             passes += has_passed
+            # What a simulated user did wrong is no reason to show the teacher the solution.
+            has_failed = not has_passed and trace["outcome"]["ended"] != End.USER_FAULT
             if attempt + 1 < attempts and passes < wanted:
                 # Behind the first attempts of its neighbours, which share more of their prompts.
-                own.append(_Attempt(place, attempt + 1, passes, not has_passed))
+                own.append(_Attempt(place, attempt + 1, passes, has_failed))
             done.put_nowait(Rollout(trace, attempt))
 
     async def work_and_report(own: deque[_Attempt]) -> None:

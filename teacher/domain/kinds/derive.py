@@ -8,6 +8,7 @@ import random
 from collections.abc import Callable, Mapping
 
 from schemas.task import DerivedKind, Task
+from teacher.domain.kinds.dialogue import make_dialogue
 from teacher.domain.kinds.irrelevant import make_irrelevant
 from teacher.domain.kinds.missing import make_missing
 from teacher.domain.kinds.policy import load_policy, make_policy_task
@@ -22,6 +23,7 @@ MAKERS: dict[DerivedKind, Make] = {
     "missing": make_missing,
     "irrelevant": make_irrelevant,
     "recovery": with_fault,
+    "dialogue": make_dialogue,
 }
 
 

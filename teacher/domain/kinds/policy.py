@@ -25,7 +25,7 @@ from teacher.domain.scoring import answer_matches
 from teacher.domain.worlds import ToolError, hash_world, run_tool, start_world
 
 FILE = "policy.md"
-_CONFIRMING = ("confirm", "sure", "go ahead", "proceed", "shall I", "should I", "want me to")
+CONFIRMING = ("confirm", "sure", "go ahead", "proceed", "shall I", "should I", "want me to")
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def under_policy(task: Task, policy: Policy) -> Task:
 
 def _answer(rule: Rule) -> Any:
     if rule.then == "confirm":
-        return Answer("asks", "confirmation", options=(*_CONFIRMING, *rule.because)).as_row()
+        return Answer("asks", "confirmation", options=(*CONFIRMING, *rule.because)).as_row()
     return Answer("refuses", rule.because[0], options=rule.because).as_row()
 
 

@@ -285,6 +285,14 @@ def test_a_turn_whose_call_came_back_as_an_error_is_read_but_not_learned():
     assert only.label_count == sum(len(TINY.encode(written(messages[i]))) for i in (4, 6))
 
 
+def test_what_a_simulated_user_says_is_read_but_not_learned():
+    talk = [user("When does it end?"), says("Which one?"), user("C-1."), says("Never.")]
+    (only,) = examples(trace(talk), RENDERER)
+    assert "C-1." in TINY.decode(only.input_ids)
+    learned = [TINY.decode(labels) for _, labels in stretches([only])]
+    assert learned == [written(talk[1]), written(talk[3])]
+
+
 def test_a_masked_turn_that_history_rewrites_makes_no_example():
     masked = list(examples(trace(TWO_REQUESTS, tool_errors=[3, 8]), QWEN3))
     assert [p for p, _ in stretches(masked)] == prompts(QWEN3, TWO_REQUESTS, TOOLS)[1::2]
