@@ -58,7 +58,8 @@ def importance_matrix(gguf: Path, texts: Iterable[str], to: Path) -> None:
         text = Path(scratch, "texts")
         text.write_text("".join(texts), encoding="utf-8")
         arguments = ["-m", str(gguf), "-f", str(text), "-o", str(temporary)]
-        run_tool("llama-imatrix", *arguments, "--parse-special", "--no-ppl")
+        # Without --no-escape, \\n in a call's JSON would become a line break.
+        run_tool("llama-imatrix", *arguments, "--parse-special", "--no-escape", "--no-ppl")
 
 
 def quantize(gguf: Path, to: Path, variant: str, matrix: Path | None = None) -> None:

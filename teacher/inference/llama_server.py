@@ -1,14 +1,13 @@
 """llama.cpp's server on one GGUF file."""
 
 import contextlib
-import os
 import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.host import cores, host_memory
-from teacher.inference.llamacpp import binary, built_for_cpu
+from teacher.inference.llamacpp import binary, built_for_cpu, thread_policy
 from teacher.inference.process import Program, ServerProcess, free_port
 from teacher.inference.replicas import run_replicas
 
@@ -17,9 +16,6 @@ _READY_SECONDS = 600
 _DRAIN_SECONDS = 20
 # llama.cpp reads a long prompt in batches, and a large model on few cores takes minutes for one batch.
 _STALL_SECONDS = 1800
-# OpenMP's threads spin while they wait for each other. Beside one other busy process on two cores that makes the server
-# 1.5 times slower than threads that sleep, which cost up to a tenth where nothing else runs.
-_POLICY = "OMP_WAIT_POLICY"
 # MiB of host memory for prompts that left their slot; llama.cpp's own 8,192 let a server of 270 MB grow to 4 GB. All
 # servers together take no more than this share of the machine's memory.
 _PROMPT_CACHE, _PROMPT_CACHE_SHARE = 1024, 1 / 16
@@ -118,7 +114,7 @@ def program(
         name="llama-server",
         command=command,
         port=port,
-        environment={"LLAMA_API_KEY": key, _POLICY: os.environ.get(_POLICY, "passive")},
+        environment={"LLAMA_API_KEY": key, **thread_policy()},
         ready_seconds=ready_seconds or _READY_SECONDS,
         drain_seconds=_DRAIN_SECONDS,
         stall_seconds=stall_seconds or _STALL_SECONDS,

@@ -49,6 +49,8 @@ _BUILD = 2
 # tile configuration (github.com/ggml-org/llama.cpp/pull/26954).
 _NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
 
+_POLICY = "OMP_WAIT_POLICY"
+
 Progress = Callable[[str], None]
 
 
@@ -120,15 +122,28 @@ def converter_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in path if p)}
 
 
+def thread_policy() -> dict[str, str]:
+    """The variable by which OpenMP's threads sleep while they wait for each other, unless the environment has it.
+
+    Threads that spin make a server 1.5 times slower beside one other busy process on two cores, and llama-imatrix ten
+    times beside many. Threads that sleep cost up to a tenth where nothing else runs.
+    """
+    return {_POLICY: os.environ.get(_POLICY, "passive")}
+
+
 def run_tool(name: str, *arguments: str) -> str:
     """Runs one of llama.cpp's programs to its end and returns its output.
 
     Raises:
         StageError: the program failed; the message has its last error.
     """
-    command = [str(binary(name)), *arguments]
     done = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        [str(binary(name)), *arguments],
+        env={**os.environ, **thread_policy()},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     if done.returncode:
         raise StageError(f"{name} failed: {last_line(done.stdout)}")
