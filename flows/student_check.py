@@ -5,15 +5,18 @@ error among them, and rendered by transformers and by llama.cpp (student/export/
 """
 
 from collections import defaultdict
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flows.progress import log, step
 from flows.run_context import RunContext
 from schemas.error_text import one_line
-from schemas.errors import GateError
+from schemas.errors import GateError, InputError
 from schemas.files import read_jsonl
 from schemas.task import Task
 from schemas.trace import Message
+
+if TYPE_CHECKING:
+    from student.evaluate import Vllm
 
 _TASKS = 2  # of each template
 
@@ -27,7 +30,7 @@ def check_student(context: RunContext, *, install: bool = True, trains: bool = T
         trains: whether the run uses the student's weights; with `install`, they have to be within reach.
 
     Raises:
-        InputError: the template loses tools, calls or results.
+        InputError: the template loses tools, calls or results; the exam cannot run on vLLM, which the recipe names.
         StageError: the student's tokenizer or weights cannot be fetched.
         GateError: llama.cpp renders, tokenizes or reads the conversations otherwise than the student is trained.
     """
@@ -64,6 +67,9 @@ def check_student(context: RunContext, *, install: bool = True, trains: bool = T
         notes = check_tool_template(student, directory, renderer.tokenizer)
         notes += _check_constants(context, renderer)
         conversations = _conversations(context, renderer)
+        if context.recipe.evaluate.engine == "vllm":
+            how = exam_in_vllm(context, renderer, here=install)
+            notes.append(f"the exam runs on vLLM, with its parser {how.tool_parser} for calls")
         result = check_early(
             directory, renderer, conversations, context.path("logs", "student-check.log"), log
         )
@@ -83,6 +89,33 @@ def check_student(context: RunContext, *, install: bool = True, trains: bool = T
         notes.append("llama.cpp does not compose characters (NFC): traces with any are rejected")
     for note in notes:
         log(f"              {note}")
+
+
+def exam_in_vllm(context: RunContext, renderer: Any, *, here: bool) -> "Vllm":
+    """Returns how vLLM serves base and student in the exam.
+
+    here: whether it has to be installed, as on the machine that runs the exam.
+
+    Raises:
+        InputError: it cannot: it is not installed, has no parser for the template's calls or too little memory, or the
+            student reads images.
+    """
+    from student.evaluate import Vllm, vllm_gpus
+    from student.export.serving import vllm_parsers
+    from teacher.inference.vllm_server import interpreter
+    from teacher.planning import hardware
+
+    problem, parsers = "", vllm_parsers(renderer)
+    if context.student_reads_pixels:
+        problem = "the student reads images, which vLLM scales otherwise than in training"
+    elif parsers.tool is None:
+        problem = "vLLM has no known parser for the calls of the student's chat template"
+    if problem or parsers.tool is None:
+        raise InputError(f"evaluate.engine: found vllm, expected llama.cpp: {problem}")
+    if here or context.hardware == hardware.find():
+        interpreter()
+    gpus = vllm_gpus(2 * context.student["parameters"], context.hardware)
+    return Vllm(parsers.tool, parsers.reasoning, gpus)
 
 
 def _check_constants(context: RunContext, renderer: Any) -> list[str]:

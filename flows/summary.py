@@ -71,7 +71,10 @@ def log_summary(context: RunContext, summary: dict[str, Any]) -> None:
         pulled = Path("students", name)
         weights = pulled / context.gguf_name(context.recipe.evaluate.variant)
         projector = pulled / context.gguf_name(PROJECTOR) if context.student_reads_pixels else None
-        log(f"talk to it {commands.llama_server(weights, projector)}")
+        if context.recipe.evaluate.engine == "vllm":
+            log(f"talk to it {commands.vllm_serve(pulled / 'vllm')}")
+        else:
+            log(f"talk to it {commands.llama_server(weights, projector)}")
 
 
 def _log_time(seconds: dict[str, float], planned: dict[str, float]) -> None:

@@ -70,7 +70,10 @@ class Recipe(Section):
                 f"evaluate.variant: found '{evaluate.variant}',"
                 f" expected one of export.variants ({', '.join(exported)})"
             )
-        others = [variant for variant in exported if variant != evaluate.variant]
+        if evaluate.engine == "vllm" and not self.export.vllm:
+            raise ValueError("evaluate.engine: found 'vllm', expected export.vllm: true with it")
+        is_vllm = evaluate.engine == "vllm"
+        others = [variant for variant in exported if is_vllm or variant != evaluate.variant]
         for number, variant in enumerate(evaluate.variants):
             if variant not in others or variant in evaluate.variants[:number]:
                 expected = ", ".join(others) or "none: there is no other"

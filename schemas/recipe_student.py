@@ -162,9 +162,15 @@ class Export(Section):
 class Evaluate(Section):
     """How base and student are evaluated on the held-out exam: no worked examples, hints or constrained decoding."""
 
+    engine: Literal["llama.cpp", "vllm"] = Field(
+        "llama.cpp",
+        description="What serves base and student: llama.cpp the GGUF named by variant, vllm the directory that"
+        " export.vllm writes, in 16 bits. Files in variants are GGUFs and always served by llama.cpp. Example: vllm.",
+    )
     variant: Variant = Field(
         "Q8_0",
-        description="The exported GGUF that is evaluated, one of export.variants. Example: Q4_K_M.",
+        description="The exported GGUF that is evaluated with the engine llama.cpp, one of export.variants."
+        " Example: Q4_K_M.",
     )
     variants: tuple[Variant, ...] = Field(
         (),
@@ -193,7 +199,8 @@ class Evaluate(Section):
         None,
         gt=0,
         description="Seconds after which a reply of the server is given up and requested again; null times the machine"
-        " with a short request, allows four times what a full context needs, and at least 300. Example: 900.",
+        " with a short request, allows four times what a full context needs, and at least 300; of vLLM it is 1800."
+        " Example: 900.",
     )
 
 

@@ -71,16 +71,21 @@ class Turns(TypedDict):
     well_formed: int
 
 
+Engine = Literal["llama.cpp", "vllm"]
+
+
 class Score(TypedDict):
     """A model's part of the scorecard.
 
     All fields from `tasks` to `turns` are of the headline. passed_tasks: ids of the tasks that it passed there, with
-    which later students are compared task by task. seconds: of all its requests together.
+    which later students are compared task by task. seconds: of all its requests together. engine: absent in older
+    scorecards, of llama.cpp.
     """
 
     name: str
     file: str
     sha256: str
+    engine: NotRequired[Engine]
     tasks: int
     passed: int
     by_kind: dict[str, Count]

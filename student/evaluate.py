@@ -1,4 +1,4 @@
-"""The held-out exam: llama.cpp serves a GGUF file, which solves held-out tasks through the teacher's agent loop.
+"""The held-out exam: llama.cpp serves a GGUF file, or vLLM a directory, and it solves tasks through the agent loop.
 
 The model gets no worked examples and no hints, and decoding is not constrained: a user runs the file the same way.
 In: a Candidate and the exam's tasks. Out: a trace for each task, and from the traces the parts of the scorecard
@@ -11,12 +11,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from schemas.errors import InputError
 from schemas.messages import text_of
-from schemas.recipe import Evaluate, Gate
+from schemas.recipe import Evaluate, Gate, Serve
 from schemas.scorecard import (
     HEADLINE,
     PART_TITLES,
     Count,
+    Engine,
     GateCheck,
     GateResult,
     PartScore,
@@ -30,6 +32,7 @@ from schemas.text_heuristics import marker_in
 from schemas.tool_calls import call_problem, functions_by_name
 from schemas.trace import Grounding, Maker, Message, Outcome, Tool, Trace
 from teacher.domain.pack import Domain
+from teacher.inference import vllm_server
 from teacher.inference.client import Client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.journal import Journal
@@ -42,6 +45,22 @@ from teacher.rollout import agent_loop
 from teacher.rollout.scheduler import rollouts
 from teacher.scenes.images import ImageStore
 
+# vLLM watches its engine itself; a reply of a large model on few GPUs may take long.
+_VLLM_REPLY_SECONDS = 1800.0
+# Shares of a GPU's memory that vLLM uses, and of that which is left for the weights.
+_VLLM_SHARE, _WEIGHTS_SHARE = 0.9, 0.8
+
+
+@dataclass(frozen=True)
+class Vllm:
+    """How vLLM serves a directory. tool_parser, reasoning_parser: its names of them. gpus: that share each layer;
+    0 on a CPU.
+    """
+
+    tool_parser: str
+    reasoning_parser: str | None
+    gpus: int
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -49,9 +68,10 @@ class Candidate:
 
     Attributes:
         name: its key in the scorecard: base, student, or for a further file of the student its variant.
-        file: the GGUF. digest: its sha256, which is part of the journal's keys.
+        file: the GGUF, or the directory for vLLM. digest: its sha256, which is part of the journal's keys.
         template: a chat template that replaces the file's own, for a base whose own has no tools.
         projector: the GGUF of the vision tower (llama.cpp's mmproj); None for a text-only model.
+        vllm: how vLLM serves the directory; None where llama.cpp serves a GGUF.
     """
 
     name: str
@@ -59,6 +79,30 @@ class Candidate:
     digest: str
     template: Path | None = None
     projector: Path | None = None
+    vllm: Vllm | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """What serves it."""
+        return "vllm" if self.vllm else "llama.cpp"
+
+
+def vllm_gpus(weights: float, hardware: Hardware) -> int:
+    """The number of GPUs on which vLLM serves a student with so many bytes of weights; 0 on a CPU.
+
+    Raises:
+        InputError: this machine's GPUs do not hold it.
+    """
+    if hardware.gpu is None:
+        return 0
+    room = _VLLM_SHARE * _WEIGHTS_SHARE * hardware.gpu.memory
+    for count in (1, 2, 4, 8):
+        if count <= hardware.count and count * room >= weights:
+            return count
+    raise InputError(
+        f"evaluate.engine: found vllm: {weights / 1e9:.0f} GB of weights do not fit on {hardware}: expected llama.cpp,"
+        " which serves a smaller GGUF, or more GPUs"
+    )
 
 
 def run_exam(
@@ -93,7 +137,7 @@ def run_exam(
     maker: Maker = {
         "model": candidate.file.name,
         "revision": candidate.digest,
-        "engine": "llama.cpp",
+        "engine": candidate.engine,
         "licence": "see the model card",
     }
     loop = agent_loop.Settings(
@@ -105,7 +149,9 @@ def run_exam(
         image_store=image_store,
     )
     slots = settings.concurrency
-    servers = llama_servers(hardware, slots, candidate.file.stat().st_size) if hardware else 1
+    servers = 1
+    if hardware and not candidate.vllm:
+        servers = llama_servers(hardware, slots, candidate.file.stat().st_size)
     # Neighbours share the beginning of their prompts, so that the slots of the server have it cached.
     ordered = sorted(tasks, key=lambda task: (task["tools"], task["template"]))
     traces: dict[str, Trace] = {}
@@ -117,6 +163,11 @@ def run_exam(
 
         def start() -> Endpoint:
             nonlocal seconds
+            if candidate.vllm:
+                seconds = seconds or _VLLM_REPLY_SECONDS
+                return server.enter_context(
+                    _serve_vllm(candidate, candidate.vllm, slots, context, log)
+                )
             endpoint = server.enter_context(
                 serve(
                     candidate.file,
@@ -141,6 +192,32 @@ def run_exam(
 
         run_with_late_server(start, work)
     return [traces[task["id"]] for task in tasks]
+
+
+def _serve_vllm(
+    candidate: Candidate, how: Vllm, slots: int, context: int, log: Path
+) -> contextlib.AbstractContextManager[Endpoint]:
+    """vLLM's server of a candidate's directory, with the defaults of generation_config.json left out."""
+    parsers = {"tool_parser": how.tool_parser}
+    if how.reasoning_parser:
+        parsers["reasoning_parser"] = how.reasoning_parser
+    model = {
+        "name": "model",
+        "source": {"path": str(candidate.file)},
+        "capabilities": {"vision": False},
+        "vllm": parsers,
+    }
+    words = ["--generation-config", "vllm", "--max-num-seqs", str(slots)]
+    # Compiling takes a CPU longer than an exam wins by it.
+    words += [] if how.gpus else ["--enforce-eager"]
+    options = Serve(
+        tensor_parallel=how.gpus or None,
+        max_model_len=context,
+        gpu_memory_utilization=_VLLM_SHARE,
+        arguments=tuple(words),
+    )
+    log.parent.mkdir(parents=True, exist_ok=True)
+    return vllm_server.serve(model, str(candidate.file), options, log=log, report=lambda _: None)
 
 
 def score(candidate: Candidate, traces: list[Trace], tasks: list[Task], *, model: str) -> Score:
@@ -169,6 +246,7 @@ def score(candidate: Candidate, traces: list[Trace], tasks: list[Task], *, model
         "name": model,
         "file": candidate.file.name,
         "sha256": candidate.digest,
+        "engine": candidate.engine,
         "tasks": len(headline),
         "passed": sum(_passed(trace) for trace, _ in headline),
         "by_kind": dict(sorted(by_kind.items())),

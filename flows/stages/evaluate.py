@@ -2,12 +2,12 @@
 
     stillhouse evaluate RUN
 
-Both are served by llama.cpp as the same GGUF variant. The student is evaluated on all parts of the exam, the base on
-the headline alone, and so are the student's other files in `evaluate.variants`. With `gate.against`, the version that
-is `latest` in the store is too, unless it was published with results on this exam. Writes evaluate/base.jsonl,
-evaluate/student.jsonl, evaluate/VARIANT.jsonl and evaluate/latest.jsonl (traces), evaluate/latest.json (the score of
-`latest`), and evaluate/scorecard.json with the scores, what the export gate measured of each file, and the gate that
-decides whether the student may be published.
+Both are served by llama.cpp as the same GGUF variant, or with `evaluate.engine: vllm` by vLLM in 16 bits. The student
+is evaluated on all parts of the exam, the base on the headline alone, and so are the student's other files in
+`evaluate.variants`. With `gate.against`, the version that is `latest` in the store is too, unless it was published with
+results on this exam. Writes evaluate/base.jsonl, evaluate/student.jsonl, evaluate/VARIANT.jsonl and
+evaluate/latest.jsonl (traces), evaluate/latest.json (the score of `latest`), and evaluate/scorecard.json with the
+scores, what the export gate measured of each file, and the gate that decides whether the student may be published.
 """
 
 import contextlib
@@ -24,7 +24,15 @@ from flows.run_directory import now
 from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError, StageError
-from schemas.files import read_json, read_jsonl, sha256, write_json, write_jsonl
+from schemas.files import (
+    dumps,
+    read_json,
+    read_jsonl,
+    sha256,
+    sha256_text,
+    write_json,
+    write_jsonl,
+)
 from schemas.scorecard import (
     HEADLINE,
     Score,
@@ -232,18 +240,25 @@ def _variants(
 
 
 def _candidates(context: RunContext) -> list["Candidate"]:
-    """Returns the untrained base and the exported student as GGUF files of the same variant, then its further files."""
+    """Returns the untrained base and the exported student in the same form, then the student's further files."""
     from student.evaluate import Candidate
     from student.export import untrained
     from student.registry.artifact import PROJECTOR
 
     settings = context.recipe.evaluate
     variant, pixels = settings.variant, context.student_reads_pixels
+    further = {
+        name: context.path("export", "gguf", context.gguf_name(name)) for name in settings.variants
+    }
+    if settings.engine == "vllm":
+        return [
+            *_in_vllm(context),
+            *(Candidate(name, file, sha256(file)) for name, file in further.items()),
+        ]
     with step(f"making the untrained student's {variant}"):
         base_file = untrained.gguf(context.student, variant, log)
     tower = context.path("export", "gguf", context.gguf_name(PROJECTOR)) if pixels else None
-    names = {"student": variant} | {further: further for further in settings.variants}
-    files = {name: context.path("export", "gguf", context.gguf_name(names[name])) for name in names}
+    files = {"student": context.path("export", "gguf", context.gguf_name(variant))} | further
     return [
         Candidate(
             "base",
@@ -254,3 +269,25 @@ def _candidates(context: RunContext) -> list["Candidate"]:
         ),
         *(Candidate(name, file, sha256(file), projector=tower) for name, file in files.items()),
     ]
+
+
+def _in_vllm(context: RunContext) -> list["Candidate"]:
+    """Returns the untrained base and the exported student as directories that vLLM serves."""
+    from flows.student_check import exam_in_vllm
+    from student.evaluate import Candidate
+    from student.export import untrained
+
+    how = exam_in_vllm(context, context.renderer(), here=True)
+    with step("linking the untrained student's files for vLLM"):
+        base = untrained.vllm_directory(context.student, log)
+    directories: dict[str, Path] = {"base": base, "student": context.path("export", "vllm")}
+    return [
+        Candidate(name, directory, _directory_digest(directory), vllm=how)
+        for name, directory in directories.items()
+    ]
+
+
+def _directory_digest(directory: Path) -> str:
+    """Returns the sha256 over the names and sha256 of a directory's files."""
+    files = sorted(file for file in directory.iterdir() if file.is_file())
+    return sha256_text(dumps([[file.name, sha256(file)] for file in files]))

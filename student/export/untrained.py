@@ -1,4 +1,4 @@
-"""The untrained student as GGUF files in the user's cache: the baseline of the held-out exam."""
+"""The untrained student in the user's cache, as GGUF files or as a directory for vLLM: the baseline of the exam."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from schemas.cache import cache_directory, make_once
-from schemas.files import sha256_text
+from schemas.files import sha256_text, whole
 from student.export.gguf import convert, quantize
 from student.export.merge import copy_small_files, set_template, usual_names, write_index
 from student.models.base import VERSION, prepare
@@ -44,18 +44,38 @@ def projector(student: dict[str, Any], report: Progress = print) -> Path:
     return path
 
 
+def vllm_directory(student: dict[str, Any], report: Progress = print) -> Path:
+    """Returns the untrained student as a directory for vLLM, with its one chat template, in the user's cache.
+
+    Its weights are links to those that are there already.
+    """
+    directory = prepare(student, report)
+    template = chat_template(student, directory)
+    path = _cached(student, "vllm", template).with_suffix("")
+    with make_once(path) as missing:
+        if missing:
+            with whole(path) as temporary:
+                temporary.mkdir()
+                _link(directory, template, temporary)
+    return path
+
+
 @contextmanager
 def _with_one_template(directory: Path, template: str) -> Iterator[Path]:
     """Yields a directory of the student's files alone: small ones copied, weights linked, and one chat template."""
     with TemporaryDirectory() as scratch:
         staged = Path(scratch) / directory.name
         staged.mkdir()
-        copy_small_files(directory, staged)
-        set_template(staged, template)
-        for shard, name in usual_names(directory).items():
-            (staged / name).symlink_to(shard.resolve())
-        write_index(directory, staged)
+        _link(directory, template, staged)
         yield staged
+
+
+def _link(directory: Path, template: str, to: Path) -> None:
+    copy_small_files(directory, to)
+    set_template(to, template)
+    for shard, name in usual_names(directory).items():
+        (to / name).symlink_to(shard.resolve())
+    write_index(directory, to)
 
 
 def _cached(student: dict[str, Any], variant: str, template: str = "") -> Path:

@@ -45,7 +45,7 @@ def exam_section(scorecard: dict[str, Any], *, pixels: bool) -> str:
             *_meanings(student),
             *_comparison(scorecard.get("comparison")),
             table([headline_title(cast(Score, student)), "base", "this student"], rows),
-            "Evaluated files:\n\n"
+            f"Evaluated files, served by {_engine(student)}:\n\n"
             f"- base: `{evaluated_file(base)}`, sha256 `{base['sha256']}`\n"
             f"- student: `{evaluated_file(student)}`, sha256 `{student['sha256']}`",
             _variants(scorecard.get("variants", {}), cast(Score, student)),
@@ -137,6 +137,17 @@ def _variants(variants: dict[str, VariantResult], student: Score) -> str:
     return table(head, rows) + (
         "\n\nKL and top token compare each file's next tokens with those of the 16-bit weights, on held-out traces."
     )
+
+
+def is_in_vllm(model: dict[str, Any]) -> bool:
+    """Returns whether a model of the scorecard was evaluated as a directory that vLLM serves."""
+    return model.get("engine") == "vllm"
+
+
+def _engine(model: dict[str, Any]) -> str:
+    if not is_in_vllm(model):
+        return "llama.cpp"
+    return "vLLM in 16 bits (sha256 over the names and sha256 of a directory's files)"
 
 
 def evaluated_file(model: dict[str, Any]) -> str:

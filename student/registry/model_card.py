@@ -13,7 +13,7 @@ import yaml
 
 from schemas.ledger import Ledger
 from student.registry.artifact import PROJECTOR
-from student.registry.card_exam import evaluated_file, exam_section, table
+from student.registry.card_exam import evaluated_file, exam_section, is_in_vllm, table
 
 # The hub's licence identifiers (huggingface.co/docs/hub/repositories-licenses); it lists any other as "other".
 _HUB_LICENCES = {
@@ -205,13 +205,15 @@ def _replay(replay: dict[str, Any] | None) -> list[str]:
 
 def _usage(manifest: dict[str, Any], scorecard: dict[str, Any]) -> str:
     files = manifest.get("files", [])
-    evaluated = evaluated_file(scorecard["models"]["student"])
+    student = scorecard["models"]["student"]
+    evaluated = evaluated_file(student)
     name = manifest.get("name", manifest["domain"])
     projector = _projector(manifest)
-    options = weights_options(f"{name}/{evaluated}", projector and f"{name}/{projector}")
-    parts = [
-        f"```\nstillhouse pull {name} --to {name}\nllama-server {options} --jinja --port 8080\n```"
-    ]
+    parts = []
+    if not is_in_vllm(student):
+        options = weights_options(f"{name}/{evaluated}", projector and f"{name}/{projector}")
+        served = f"llama-server {options} --jinja --port 8080"
+        parts.append(f"```\nstillhouse pull {name} --to {name}\n{served}\n```")
     others = [
         f for f in files if f["path"].endswith(".gguf") and f["path"] not in (evaluated, projector)
     ]

@@ -98,7 +98,9 @@ def _choose_files(
 
 
 def _default_variants(repository: Repository, model: Model) -> list[str]:
-    """Returns the GGUF that the scorecard names by its sha256, else the smallest GGUF, else the smallest variant.
+    """Returns the GGUF that the scorecard names by its sha256, or vllm where it names that; else the smallest GGUF.
+
+    Without a GGUF it is the smallest variant.
 
     The list is empty where the student has no variant.
     """
@@ -109,7 +111,10 @@ def _default_variants(repository: Repository, model: Model) -> list[str]:
         if f.path.endswith(".gguf") and f.variant != PROJECTOR
     }
     if scorecard := read_scorecard(repository, model):
-        evaluated = scorecard["models"]["student"]["sha256"]
+        student = scorecard["models"]["student"]
+        if student.get("engine") == "vllm" and "vllm" in sizes:
+            return ["vllm"]
+        evaluated = student["sha256"]
         for variant, digest in gguf.items():
             if digest == evaluated:
                 return [variant]

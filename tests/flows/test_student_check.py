@@ -18,7 +18,9 @@ from schemas.errors import GateError, InputError, StageError
 from schemas.files import read_jsonl, write_jsonl
 from student.export import early_gate
 from student.models import stand_in
+from student.models.chat_template import chat_template
 from teacher.inference import llamacpp
+from teacher.planning import hardware
 
 SMALL = ["tasks.train=6", "tasks.exam=1", "tasks.exam_other=0"]
 
@@ -141,6 +143,28 @@ def test_a_tool_whose_boolean_no_server_reads_is_named_before_any_solution_has_o
         return
     with pytest.raises(GateError, match=r"legal: set_open\.open: llama.cpp reads no call with it"):
         student_check.check_student(context, install=False)
+
+
+def test_a_plan_checks_that_vllm_can_run_the_exam(
+    context: RunContext, shown: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate = context.recipe.evaluate.model_copy(update={"engine": "vllm"})
+    recipe = context.recipe.model_copy(update={"evaluate": evaluate})
+    elsewhere = replace(context, recipe=recipe, hardware=hardware.parse("8xH100"))
+    monkeypatch.setenv("STILLHOUSE_VLLM", str(tmp_path / "nothing"))
+    student_check.check_student(elsewhere, install=False)
+    assert any("the exam runs on vLLM, with its parser hermes" in line for line in shown["lines"])
+    with pytest.raises(InputError, match="STILLHOUSE_VLLM"):  # this machine has none
+        student_check.check_student(replace(elsewhere, hardware=hardware.find()), install=False)
+    elsewhere.student["parameters"] = 10**12
+    with pytest.raises(InputError, match=r"evaluate.engine: found vllm: 2000 GB .* do not fit on"):
+        student_check.check_student(elsewhere, install=False)
+    template = tmp_path / "other-form.jinja"
+    text = chat_template(context.student, Path(context.student["source"]["path"]))
+    template.write_text(text.replace("<tool_call>", "<call>").replace("</tool_call>", "</call>"))
+    context.student["template"] = str(template)
+    with pytest.raises(InputError, match="expected llama.cpp: vLLM has no known parser"):
+        student_check.check_student(elsewhere, install=False)
 
 
 def test_what_cannot_be_checked_yet_is_said(

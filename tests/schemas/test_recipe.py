@@ -237,6 +237,10 @@ def test_a_digest_of_a_dotted_field_changes_with_that_setting_alone():
             SMALL + "evaluate: {variants: [Q4_K_M, Q4_K_M]}\n",
             ["evaluate.variants[1]: found 'Q4_K_M'", "each once"],
         ),
+        (
+            SMALL + "evaluate: {engine: vllm}\nexport: {vllm: false}\n",
+            ["evaluate.engine: found 'vllm'", "expected export.vllm: true"],
+        ),
         (SMALL + "tasks: {mix: {lookup: 0}}\n", ["tasks.mix: found", "not all 0"]),
         (SMALL + "train: {epochs: 0, rank: 0}\n", ["train.rank: found 0", "(and 1 more)"]),
         (

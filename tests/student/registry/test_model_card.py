@@ -197,6 +197,19 @@ def test_each_file_has_its_headline_and_its_drift_or_says_that_it_was_not_evalua
     assert "were not evaluated" not in card
 
 
+def test_a_card_says_which_engine_served_the_exam_and_leads_to_what_it_served() -> None:
+    assert "Evaluated files, served by llama.cpp:" in make_card()
+    models = {
+        name: {**model, "file": "vllm", "engine": "vllm"}
+        for name, model in SCORECARD["models"].items()
+    }
+    card = model_card(MANIFEST, SCORECARD | {"models": models}, LEDGER)
+    assert "Evaluated files, served by vLLM in 16 bits" in card
+    usage = card[card.index("stillhouse pull") :]
+    assert "llama-server legal" not in card and "legal/vllm" in usage
+    assert "--variant Q8_0` fetches `legal-Q8_0.gguf`" in usage
+
+
 def test_unasked_writes_and_other_tools_are_named_among_its_limits() -> None:
     limits = card_with_parts().partition("## Limits")[2]
     assert "In 5 of 140 exam tasks, all parts together, it changed something" in limits

@@ -17,7 +17,7 @@ from published_student import (
 )
 
 from schemas.errors import InputError, StageError
-from schemas.files import read_json, sha256, sha256_text
+from schemas.files import read_json, sha256, sha256_text, write_json
 from student.registry.artifact import PublishFile
 from student.registry.oci_layout import DirectoryStore
 from student.registry.publish import publish
@@ -55,6 +55,20 @@ def test_without_an_examined_gguf_the_smallest_is_pulled(
     publish(store, "legal", files, make_manifest(), gate_passed=True)
     pull(store, "legal", tmp_path / "out")
     assert {p.suffix: p.name for p in (tmp_path / "out").iterdir()}[".gguf"] == "legal-Q4_K_M.gguf"
+
+
+def test_a_student_that_was_evaluated_on_vllm_is_pulled_as_its_directory(
+    store: DirectoryStore, tmp_path: Path
+) -> None:
+    files = make_files(tmp_path / "run")
+    scorecard = tmp_path / "run" / "scorecard.json"
+    scores = read_json(scorecard)
+    scores["models"]["student"]["engine"] = "vllm"
+    write_json(scorecard, scores)
+    publish(store, "legal", files, make_manifest(), gate_passed=True)
+    pull(store, "legal", tmp_path / "out")
+    weights = {n for n in names_in(tmp_path / "out") if n.endswith((".gguf", ".safetensors"))}
+    assert weights == {"vllm/model.safetensors"}
 
 
 def test_a_vllm_variant_is_a_directory(store: DirectoryStore, tmp_path: Path) -> None:
