@@ -1,8 +1,7 @@
 """The API for authors of domain packs. A pack imports this module and `teacher.scenes` only.
 
-A pack is a directory with domain.yaml and environment.py, and optionally textual.py, visual.py and
-swarm.py. environment.py holds
-one subclass of `Environment`, the world, and may hold task templates below it:
+A pack is a directory with domain.yaml and environment.py, and optionally textual.py, visual.py, swarm.py and
+extraction.py. environment.py holds one subclass of `Environment`, the world, and may hold task templates below it:
 
     from teacher.domain import Answer, Blueprint, Environment, template
 
@@ -19,8 +18,8 @@ one subclass of `Environment`, the world, and may hold task templates below it:
     def contract_signer(world: Desk, rng: random.Random) -> Blueprint: ...
 
 textual.py holds more templates of text-only tasks, visual.py those whose tasks show images, swarm.py those that
-decompose into parts for sub-agents. A tool may
-return an image as well: it returns a `teacher.scenes.Scene`, which is drawn for the model that called the tool.
+decompose into parts for sub-agents, extraction.py those whose answer is a JSON object. A tool may return an image as
+well: it returns a `teacher.scenes.Scene`, which is drawn for the model that called the tool.
 
 The files are loaded by path, as modules of one package: they import from each other, and from any other file beside
 them, with a dot (`from .environment import Desk`). The class follows TRL's environment convention, so a pack also

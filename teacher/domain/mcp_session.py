@@ -121,8 +121,8 @@ class McpSession:
             if not cursor or len(tools) > 10_000:
                 return tools
 
-    def call(self, tool: str, arguments: dict[str, Any], seconds: float) -> str:
-        """Returns the text of a tool's result.
+    def call(self, tool: str, arguments: dict[str, Any], seconds: float) -> tuple[str, Any]:
+        """Returns the text of a tool's result, and its value where the server gives one (structured content).
 
         Raises:
             ValueError: the server reports an error of the call; a model reads the text.
@@ -146,7 +146,9 @@ class McpSession:
             raise McpFault(f"{self.server}: {tool}: returned {len(text):,} characters")
         if result.is_error:
             raise ValueError(text or "the call failed")
-        return text
+        value = result.structured_content
+        # How the SDKs of MCP wrap a result that is no object.
+        return text, value["result"] if value and value.keys() == {"result"} else value
 
     def close(self) -> None:
         """Asks the session to end; it ends in the background."""

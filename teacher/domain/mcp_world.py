@@ -67,19 +67,24 @@ class McpEnvironment(Environment):
         Raises:
             ValueError: the server reports an error.
         """
+        return self._result(tool, arguments)[0]
+
+    def _ask(self, tool: str, **arguments: Any) -> Any:
+        """Calls a tool as `_call` does, and returns its value: structured content, JSON in its text, or the text."""
+        text, value = self._result(tool, arguments)
+        if value is not None:
+            return value
+        try:
+            return json.loads(text)
+        except ValueError:
+            return text
+
+    def _result(self, tool: str, arguments: dict[str, Any]) -> tuple[str, Any]:
         if self._session is None:
             self._session = self._open_session()
             self._end = weakref.finalize(self, _let_go, self._session, self._free, self.reuse)
         name = self.given.names.get(tool, tool)
         return self._session.call(name, arguments, self.seconds)
-
-    def _ask(self, tool: str, **arguments: Any) -> Any:
-        """Calls a tool as `_call` does, and returns the JSON value of its text, or the text where it is not JSON."""
-        text = self._call(tool, **arguments)
-        try:
-            return json.loads(text)
-        except ValueError:
-            return text
 
     def _open_session(self) -> McpSession:
         while self._free:

@@ -21,7 +21,7 @@ from teacher.domain.tool_schemas import make_tools
 from teacher.domain.worlds import describe_fault
 
 PACKS = Path(__file__).resolve().parents[2] / "data"
-_MODULES = ("environment", "textual", "visual", "swarm")
+_MODULES = ("environment", "textual", "visual", "swarm", "extraction")
 
 
 @dataclass
@@ -161,7 +161,7 @@ def _find_templates(modules: list[ModuleType]) -> dict[str, Template]:
         if others and module not in modules:
             raise InputError(
                 f"{others[0].file}: {others[0].name}: templates are read from environment.py, textual.py,"
-                " visual.py and swarm.py alone: move it to one of them"
+                " visual.py, swarm.py and extraction.py alone: move it to one of them"
             )
     templates: dict[str, Template] = {}
     for module in modules:

@@ -1,0 +1,100 @@
+"""Extraction tasks of the legal desk: the answer is a JSON object of a schema in schemas/."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+from teacher.domain import Answer, Blueprint, Solution, template
+
+from .environment import LegalDesk
+from .records import TOPICS
+from .textual import a_clause, a_contract, a_matter, phrase
+from .visual import _DAYS, _page, _soon
+
+SCHEMAS = {
+    file.stem: json.loads(file.read_text(encoding="utf-8"))
+    for file in sorted(Path(__file__).with_name("schemas").glob("*.json"))
+}
+
+
+def extraction(
+    name: str, request: str, plan: Solution, value: dict[str, Any], **more: Any
+) -> Blueprint:
+    """A task whose answer is a value of the schema of this name."""
+    reply = json.dumps(value, ensure_ascii=False)
+    return Blueprint(request, plan, reply, Answer("json", value, schema=SCHEMAS[name]), **more)
+
+
+@template(kind="extract")
+def clause_record(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """A clause with all its amendments, in the order in which the clause names them."""
+    contract, topic, clause = a_clause(
+        world, rng, lambda topic, clause: bool(clause.amendments) or topic == "late_interest"
+    )
+    amendments = [world._amendments[number] for number in clause.amendments]
+    latest = max(amendments, key=lambda amendment: amendment.effective, default=None)
+    plan: Solution = [("get_clause", {"contract_id": contract.id, "topic": topic})]
+    plan += [("get_amendment", {"amendment_id": each.id}) for each in amendments]
+    value = {
+        "contract": contract.id,
+        "topic": topic,
+        "clause": clause.number,
+        "value": clause.value,
+        "unit": clause.unit,
+        "amendments": [
+            {"id": each.id, "value": each.value, "effective": each.effective.isoformat()}
+            for each in amendments
+        ],
+        "in_force": latest.value if latest else None,
+    }
+    request = phrase("clause_record", rng, term=TOPICS[topic][0], contract=contract.id)
+    return extraction("clause_record", request, plan, value)
+
+
+@template(kind="extract")
+def matter_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """A matter from three tables: its file, its billing, its calendar."""
+    matter = a_matter(world, rng)
+    asked = {"matter_id": matter.id}
+    due = world.get_deadline(**asked)
+    value = {
+        "client": matter.client,
+        "lawyer": matter.lawyer,
+        "status": matter.status,
+        "money": {
+            "retainer": matter.retainer,
+            "billed": matter.billed,
+            "unused": matter.retainer - matter.billed,
+        },
+        "next": {"event": due["event"], "due": due["due"]},
+    }
+    plan: Solution = [(tool, asked) for tool in ("get_matter", "get_billing", "get_deadline")]
+    return extraction("matter_sheet", phrase("matter_sheet", rng, matter=matter.id), plan, value)
+
+
+@template(kind="extract")
+def amendment_page(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """A page: its number, its signature and its stamp may be absent."""
+    contract, topic = a_contract(world, rng), rng.choice(sorted(_DAYS))
+    days, start = rng.randrange(2, 19) * 5, _soon(rng)
+    fields = {"Contract": contract.id, _DAYS[topic]: f"{days} business days", "Effective": start}
+    lawyer = world._matters[contract.matter].lawyer
+    more: dict[str, Any] = {}
+    if number := rng.choice([None, f"A-{rng.randrange(1001, 9999)}"]):
+        more["number"] = number
+    signed = rng.choice([[], [lawyer]])
+    if signed:
+        more["signatures"] = [{"name": name} for name in signed]
+    page = _page("amendment", "Amendment", fields, rng, **more)
+    value = {
+        "contract": contract.id,
+        "amendment": number,
+        "topic": topic,
+        "business_days": days,
+        "effective": start,
+        "signed_by": signed,
+        "stamp": page.data.get("stamp"),
+    }
+    request = phrase("amendment_page", rng)
+    return extraction("amendment_page", request, [], value, pictures=[page])
