@@ -31,7 +31,7 @@ SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "domain.schema.jso
 # The names of the page in its order: the public names of the two faces, and what scores an answer.
 SECTIONS = {
     "The world": ["Environment"],
-    "Tasks": ["template", "Template", "Blueprint", "Solution", "Answer"],
+    "Tasks": ["template", "Template", "Blueprint", "Solution", "Answer", "Swarm", "Part"],
     "Answers that a text gives": ["answer_matches"],
     "Pools for train and exam": ["split_pool", "split_numbers", "is_wide", "day_between"],
     "Arguments of tools": ["get_entry", "require_one_of", "is_same_name", "quote"],

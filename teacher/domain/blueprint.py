@@ -122,6 +122,14 @@ class Swarm:
     name, system_prompt: of the sub-agent that does the parts.
     parts: at least two that do not depend on each other.
     own: calls that the orchestrator makes itself, once it has all messages.
+
+    >>> parts = [
+    ...     Part(number, f"When does contract {number} expire?", [("get_contract", {"contract_id": number})],
+    ...          f"{number} expires on {day}.", Answer("date", day))
+    ...     for number, day in (("C-104", "2027-03-31"), ("C-105", "2028-01-15"))
+    ... ]
+    >>> Swarm("reader", "You read one contract and report what is asked.", parts).plan
+    [('get_contract', {'contract_id': 'C-104'}), ('get_contract', {'contract_id': 'C-105'})]
     """
 
     name: str

@@ -37,7 +37,7 @@ class Domain:
 
     >>> legal = load("legal")
     >>> legal.name, legal.environment.__name__, sorted(legal.spec["kinds"])
-    ('legal', 'LegalDesk', ['chart', 'document', 'lookup', 'swarm', 'workflow'])
+    ('legal', 'LegalDesk', ['chart', 'document', 'extract', 'lookup', 'swarm', 'workflow'])
     >>> legal.tools["get_billing"]["function"]["parameters"]["required"]
     ['matter_id']
     """

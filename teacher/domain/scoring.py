@@ -158,6 +158,10 @@ def answer_matches(answer: Answer, text: str, *, parts: int = 1) -> bool:
     [False, False, False]
 
     declines: the text states that what was asked cannot be done.
+    >>> cannot = Answer("declines").as_row()
+    >>> [answer_matches(cannot, text) for text in ("I cannot do that.", "None of my tools does that.", "It is 30.")]
+    [True, True, False]
+
     asks: the text asks, and has one of the `options`, the words for what is missing.
     refuses: the text declines, and has one of the `options`, the words of the reason.
 

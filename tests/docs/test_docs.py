@@ -33,9 +33,9 @@ IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 # user, of the cache.
 _ELSEWHERE = re.compile(
     r"(RUN/|runs/|store/|students/|\./|~/|\$XDG_CACHE_HOME/|\.venv(-vllm)?(/|$)|http).*"
-    r"|(domain\.yaml|environment\.py|textual\.py|visual\.py)"
+    r"|(domain\.yaml|environment\.py|textual\.py|visual\.py|policy\.md)"
     r"|(tasks|journal|traces|filter|train|export|evaluate|publish|stages|images|logs|prefect|data|report)/[\w.*-]*(/[\w.*-]*)*"
-    r"|(run|plan|preflight|manifest|scorecard|recipe|index)\.json|traces\.jsonl|report(-against-NAME)?\.html|stillhouse-error\.log"
+    r"|(run|plan|preflight|manifest|scorecard|recipe|index|mlflow)\.json|traces\.jsonl|report(-against-NAME)?\.html|stillhouse-error\.log"
     r"|README\.md|chat_template\.jinja|vllm/|blobs/sha256/|oci-layout|\*\.gguf|\.jsonl|[\w-]+-(TYPE|mmproj)\.gguf"
     r"|additional_chat_templates/|tokenizer_config\.json|original/"
     r"|org/name|distill/weekly|legal-train-.*/\d"
