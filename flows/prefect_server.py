@@ -1,4 +1,4 @@
-"""Hosts Prefect: with flows/deployments/server.py, the only module that imports it.
+"""Hosts Prefect. Besides this module only flows/prefect_records.py and flows/deployments/ import it, after this one.
 
 A run's stages are the tasks of a Prefect flow. The server that PREFECT_API_URL names records the run. Without the
 variable, the run starts a server of its own, with its database in RUN/prefect.
@@ -11,9 +11,10 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, cast
 
 from teacher.inference.endpoint import Endpoint, keep_this_machine_off_proxies
 
@@ -28,14 +29,29 @@ import prefect.utilities.engine as prefect_engine  # noqa: E402
 from prefect import flow as flow  # noqa: E402
 from prefect import task  # noqa: E402
 from prefect.cache_policies import NO_CACHE  # noqa: E402
+from prefect.client.orchestration import get_client  # noqa: E402
+from prefect.client.schemas.filters import (  # noqa: E402
+    FlowRunFilter,
+    FlowRunFilterDeploymentId,
+    FlowRunFilterName,
+    FlowRunFilterParentFlowRunId,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import TERMINAL_STATES, FlowRun, StateType  # noqa: E402
 from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
 from prefect.context import FlowRunContext  # noqa: E402
+from prefect.deployments import run_deployment as start_deployment  # noqa: E402
 from prefect.exceptions import TerminationSignal  # noqa: E402
+from prefect.states import Cancelled as Cancelled  # noqa: E402
 from pydantic import ValidationError  # noqa: E402
 
+from schemas.error_text import one_line  # noqa: E402
+from schemas.errors import StageError  # noqa: E402
 from teacher.inference.process import Program, ServerProcess, free_port  # noqa: E402
 
 Result = TypeVar("Result")
+POLL_SECONDS = 5.0
 
 
 class Terminated(TerminationSignal, SystemExit):
@@ -122,6 +138,70 @@ def quieten() -> None:
     for name in list(logging.root.manager.loggerDict):
         if name.partition(".")[0] == "prefect":
             logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+def turn(limit: int, waits: bool) -> str | None:
+    """Whether the running flow run may work: at most `limit` of its deployment do at a time.
+
+    Returns None if it may, else a line that names those that came before it; with `waits`, it returns when it may.
+    Prefect's own limit of a deployment is a lease: a flow run whose lease the server loses, by a restart or at a retry,
+    is ended in the middle of its work.
+    """
+    context = FlowRunContext.get()
+    flow_run = context.flow_run if context else None
+    if flow_run is None or flow_run.deployment_id is None:
+        return None
+    at_work = FlowRunFilter(
+        deployment_id=FlowRunFilterDeploymentId(any_=[flow_run.deployment_id]),
+        state=FlowRunFilterState(
+            type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.CANCELLING])
+        ),
+    )
+    with get_client(sync_client=True) as client:
+        while True:
+            found = client.read_flow_runs(flow_run_filter=at_work)
+            order = [each.id for each in sorted(found, key=_since)]
+            before = order[: order.index(flow_run.id)] if flow_run.id in order else order
+            if len(before) < limit:
+                return None
+            if not waits:
+                names = ", ".join(each.name for each in found if each.id in before)
+                return f"at work already: {names} (limit of the deployment: {limit})"
+            time.sleep(POLL_SECONDS)
+
+
+def _since(flow_run: FlowRun) -> tuple[bool, dt.datetime, str]:
+    """Sorts flow runs by when they began to work, those that are being cancelled first."""
+    assert flow_run.state is not None  # by which they were found
+    return flow_run.state.is_running(), flow_run.state.timestamp, str(flow_run.id)
+
+
+def run_deployment(deployment: str, name: str, parameters: dict[str, Any]) -> None:
+    """Runs a deployment as a part of the running flow, and returns when it is done.
+
+    If an earlier attempt of this flow run started one with this name that is still at work, that is waited for: its
+    worker did not end with the worker of this one. When this flow run is cancelled, Prefect cancels the other.
+
+    Raises:
+        StageError: it failed, or was cancelled.
+    """
+    context = FlowRunContext.get()
+    assert context is not None and context.flow_run is not None
+    unfinished = FlowRunFilter(
+        name=FlowRunFilterName(any_=[name]),
+        parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[context.flow_run.id]),
+        state=FlowRunFilterState(type=FlowRunFilterStateType(not_any_=[*TERMINAL_STATES])),
+    )
+    with get_client(sync_client=True) as client:
+        running = client.read_flow_runs(flow_run_filter=unfinished)
+        if not running:
+            start = cast(Callable[..., FlowRun], start_deployment)  # this thread has no event loop
+            running = [start(deployment, parameters=parameters, flow_run_name=name, timeout=0)]
+        flow_run = running[0]
+        while not (state := client.read_flow_run(flow_run.id).state) or not state.is_final():
+            time.sleep(POLL_SECONDS)
+    if not state.is_completed():
+        raise StageError(f"{deployment}: {name}: {state.name}: {one_line(state.message or '')}")
 
 
 @contextlib.contextmanager

@@ -156,6 +156,10 @@ class _Output:
         with self._lock:
             return [each for each in self._last_by_name.values() if each.total is not None]
 
+    def current(self) -> Activity | None:
+        with self._lock:
+            return self._activities[-1] if self._activities else None
+
     def stage(self) -> str | None:
         with self._lock:
             return self._activities[0].name if self._activities else None
@@ -191,6 +195,11 @@ def log_error(message: str, exit_code: int) -> None:
 def tracked() -> list[Activity]:
     """Returns the last activity of each stage and name that counts pieces, ended ones included."""
     return _output.tracked()
+
+
+def current() -> Activity | None:
+    """Returns the innermost activity, None where nothing is being done."""
+    return _output.current()
 
 
 def current_stage() -> str | None:

@@ -8,7 +8,7 @@ import typer
 from flows.cli.output import JsonOut, plain, print_table, write_result
 
 if TYPE_CHECKING:
-    from flows.deployments.server import Change
+    from flows.deployments.change import Change
 
 _ACTIONS = {
     "create": ("would create", "created"),
@@ -50,9 +50,11 @@ def deploy(
 
     wanted = deployments.read(file)
     with server.client() as client:
-        from flows.distill import distill_flow
+        from flows.deployments.flow_deployment import Flows
+        from flows.distill import distill_flow, stages_flow
 
-        changes = server.changes(client, wanted, distill_flow, prune)
+        flows = Flows(run=distill_flow, stages=stages_flow)
+        changes = server.changes(client, wanted, flows, prune)
         if not dry_run:
             for change in changes:
                 change.apply()

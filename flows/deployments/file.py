@@ -21,6 +21,7 @@ class Deployment:
 
     Attributes:
         cron, timezone: of its schedule; both None without one.
+        elsewhere: the pools of stages that do not run in `pool`, by the model whose hardware they need.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Deployment:
     fresh: bool
     until: str | None
     pool: str
+    elsewhere: dict[str, str]
     limit: int
     overlap: str
     tags: tuple[str, ...]
@@ -45,10 +47,12 @@ class Deployments:
     Attributes:
         directory: the working directory of the runs, absolute.
         limits: of the work pools that the deployments use, by name; None for no limit.
+        notify: the block that is told of failures, as TYPE/NAME.
     """
 
     directory: Path
     limits: dict[str, int | None]
+    notify: str | None
     deployments: tuple[Deployment, ...]
 
 
@@ -73,12 +77,17 @@ def read(path: Path) -> Deployments:
             raise InputError(f"{path}: {field}.name: found {entry['name']} twice, expected it once")
         deployments.append(_deployment(entry, f"{path}: {field}", directory))
     limits = {name: pool["limit"] for name, pool in document.get("pools", {}).items()}
-    used = sorted({each.pool for each in deployments})
+    used = sorted({pool for each in deployments for pool in (each.pool, *each.elsewhere.values())})
     if unused := set(limits) - set(used):
         raise InputError(
             f"{path}: pools.{min(unused)}: no deployment uses it: expected one of {', '.join(used)}"
         )
-    return Deployments(directory, {name: limits.get(name) for name in used}, tuple(deployments))
+    return Deployments(
+        directory,
+        {name: limits.get(name) for name in used},
+        document.get("notify"),
+        tuple(deployments),
+    )
 
 
 def _deployment(entry: dict[str, Any], place: str, directory: Path) -> Deployment:
@@ -96,6 +105,7 @@ def _deployment(entry: dict[str, Any], place: str, directory: Path) -> Deploymen
         except InputError as error:
             raise InputError(f"{place}: {error}") from None
     default = f"Distils a student of {domain.name} with the recipe {recipe.name}."
+    pools = {model: entry.get(f"{model}_pool", entry["pool"]) for model in ("teacher", "student")}
     return Deployment(
         name=entry["name"],
         description=entry.get("description", default),
@@ -107,6 +117,7 @@ def _deployment(entry: dict[str, Any], place: str, directory: Path) -> Deploymen
         fresh=entry.get("fresh", True),
         until=entry.get("until"),
         pool=entry["pool"],
+        elsewhere={model: pool for model, pool in pools.items() if pool != entry["pool"]},
         limit=entry.get("limit", 1),
         overlap=entry.get("overlap", "cancel"),
         tags=tuple(entry.get("tags", ())),

@@ -1,17 +1,18 @@
-"""Makes the Prefect server have what deployments.yaml says: compares, lists the changes, applies them.
+"""Makes the Prefect server have what deployments.yaml says: compares, and lists the changes to apply.
 
-Every deployment that it makes has the tag `stillhouse`. It changes those that the file names, adds work pools that are
-missing, and removes only deployments with its tag, and only if that is asked for. Whether a deployment or its schedule
-is paused is left to the people who use Prefect's UI.
+It changes the deployments that the file names and two automations with names of its own, adds work pools that are
+missing, and removes only deployments with its tags, and only if that is asked for. Whether something is paused is left
+to the people who use Prefect's UI.
 """
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
 
 from flows import prefect_server  # sets what Prefect reads as it is imported
-from flows.deployments.file import Deployment, Deployments
+from flows.deployments import automations
+from flows.deployments.change import Change
+from flows.deployments.file import Deployments
+from flows.deployments.flow_deployment import RUN_TAG, STAGES_TAG, Flows, deployments_of
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
 
@@ -19,43 +20,11 @@ from schemas.errors import InputError, StageError
 import httpx
 import prefect.settings as prefect_settings
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import (
-    DeploymentScheduleCreate,
-    WorkPoolCreate,
-    WorkPoolUpdate,
-)
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.filters import FlowFilter, FlowFilterName
-from prefect.client.schemas.objects import ConcurrencyLimitStrategy, ConcurrencyOptions
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.client.schemas.schedules import CronSchedule
 from prefect.exceptions import ObjectNotFound
-from prefect.flows import Flow
 from prefect.workers.process import ProcessWorker
-
-TAG = "stillhouse"
-_OVERLAPS = {
-    "cancel": ConcurrencyLimitStrategy.CANCEL_NEW,
-    "wait": ConcurrencyLimitStrategy.ENQUEUE,
-}
-_CHANGE_DIRECTORY = "prefect.deployments.steps.set_working_directory"
-
-
-@dataclass(frozen=True)
-class Change:
-    """What is to be done about one object of the server.
-
-    Attributes:
-        action: create, update, remove, none (it is as the file says), or keep (not in the file, and left).
-        fields: what it is and what it will be, by field; of an object that is to be created, what it will be alone.
-        apply: does it.
-    """
-
-    action: str
-    kind: str
-    name: str
-    apply: Callable[[], object] = lambda: None
-    fields: dict[str, tuple[Any, Any]] = field(default_factory=dict)
-    paused: bool = False
 
 
 @contextlib.contextmanager
@@ -87,30 +56,49 @@ def client() -> Iterator[SyncPrefectClient]:
 
 
 def changes(
-    server: SyncPrefectClient, wanted: Deployments, flow: Flow[..., Any], prune: bool
+    server: SyncPrefectClient, wanted: Deployments, flows: Flows, prune: bool
 ) -> list[Change]:
     """Returns what makes the server have what the file says, in the order in which it is to be applied.
 
-    flow: what the deployments run. prune: whether deployments with the tag that the file does not name are removed.
+    prune: whether deployments that it made and the file does not name are removed.
+
+    Raises:
+        InputError: the server does not have the block of `notify`.
     """
     found = [_pool_change(server, name, limit) for name, limit in wanted.limits.items()]
-    of_flow = FlowFilter(name=FlowFilterName(any_=[flow.name]))
-    existing = {each.name: each for each in _read_all(server, of_flow)}
-    for deployment in wanted.deployments:
-        found.append(
-            _deployment_change(server, deployment, wanted, flow, existing.get(deployment.name))
-        )
-    named = {deployment.name for deployment in wanted.deployments}
+    names = FlowFilter(name=FlowFilterName(any_=[flows.run.name, flows.stages.name]))
+    existing = {}
+    for flow in server.read_flows(flow_filter=names):
+        for each in _read_deployments(server, flow.name):
+            existing[f"{flow.name}/{each.name}"] = each
+    for entry in wanted.deployments:
+        for deployment in deployments_of(entry, wanted.directory, flows):
+            before = existing.pop(deployment.full_name, None)
+            found.append(deployment.change(server, before))
     for name, other in existing.items():
-        if name not in named and TAG in other.tags:
+        if {RUN_TAG, STAGES_TAG} & {*other.tags}:
             remove = _remover(server, other)
             action, apply = ("remove", remove) if prune else ("keep", lambda: None)
-            full_name = f"{flow.name}/{name}"
-            found.append(Change(action, "deployment", full_name, apply, paused=other.paused))
+            found.append(Change(action, "deployment", name, apply, paused=other.paused))
+    lost = automations.lost([RUN_TAG, STAGES_TAG])
+    found += automations.changes(server, automations.LOST, lost)
+    failed = None
+    if wanted.notify:
+        block_type, _, name = wanted.notify.partition("/")
+        try:
+            block = server.read_block_document_by_name(name, block_type)
+        except ObjectNotFound:
+            raise InputError(
+                f"notify: found {wanted.notify}, expected TYPE/NAME of a block of the Prefect server, made in its UI"
+                " (Blocks), such as slack-webhook/distill"
+            ) from None
+        failed = automations.failed(RUN_TAG, block_type, block.id)
+    found += automations.changes(server, automations.FAILED, failed)
     return found
 
 
-def _read_all(server: SyncPrefectClient, of_flow: FlowFilter) -> list[DeploymentResponse]:
+def _read_deployments(server: SyncPrefectClient, flow_name: str) -> list[DeploymentResponse]:
+    of_flow = FlowFilter(name=FlowFilterName(any_=[flow_name]))
     read: list[DeploymentResponse] = []
     while page := server.read_deployments(flow_filter=of_flow, limit=100, offset=len(read)):
         read += page
@@ -142,104 +130,3 @@ def _pool_change(server: SyncPrefectClient, name: str, limit: int | None) -> Cha
         {"limit": (pool.concurrency_limit, limit)},
         pool.is_paused,
     )
-
-
-def _deployment_change(
-    server: SyncPrefectClient,
-    wanted: Deployment,
-    file: Deployments,
-    flow: Flow[..., Any],
-    existing: DeploymentResponse | None,
-) -> Change:
-    parameters = {
-        "domain": wanted.domain,
-        "recipe": wanted.recipe,
-        "settings": [*wanted.settings],
-        "fresh": wanted.fresh,
-        "until": wanted.until,
-    }
-    schedule = f"{wanted.cron} {wanted.timezone}" if wanted.cron else None
-    after: dict[str, Any] = {
-        "description": wanted.description,
-        "schedule": schedule,
-        "parameters": parameters,
-        "pool": wanted.pool,
-        "limit": wanted.limit,
-        "overlap": wanted.overlap,
-        "tags": [TAG, *wanted.tags],
-        "directory": str(file.directory),
-        "entrypoint": f"{flow.fn.__module__}.{flow.fn.__name__}",
-        "parameter schema": flow.parameters.model_dump_for_openapi(),
-    }
-    before = _fields(existing) if existing else {}
-    changed = {
-        name: (before.get(name), value)
-        for name, value in after.items()
-        if before.get(name) != value
-    }
-    full_name = f"{flow.name}/{wanted.name}"
-    if not changed:
-        assert existing is not None
-        return Change("none", "deployment", full_name, paused=existing.paused)
-
-    def apply() -> None:
-        schedules = []
-        if wanted.cron:
-            cron = CronSchedule(cron=wanted.cron, timezone=wanted.timezone)
-            # A schedule that someone paused stays paused, unless it is another one now.
-            is_paused = existing is not None and "schedule" not in changed
-            active = existing.schedules[0].active if existing and is_paused else True
-            schedules.append(DeploymentScheduleCreate(schedule=cron, active=active))
-        server.create_deployment(  # changes the one that is there
-            flow_id=server.create_flow_from_name(flow.name),
-            name=wanted.name,
-            description=wanted.description,
-            schedules=schedules,
-            parameters=parameters,
-            work_pool_name=wanted.pool,
-            concurrency_limit=wanted.limit,
-            concurrency_options=ConcurrencyOptions(collision_strategy=_OVERLAPS[wanted.overlap]),
-            tags=after["tags"],
-            pull_steps=[{_CHANGE_DIRECTORY: {"directory": after["directory"]}}],
-            entrypoint=after["entrypoint"],
-            parameter_openapi_schema=after["parameter schema"],
-            enforce_parameter_schema=True,
-        )
-
-    action = "update" if existing else "create"
-    paused = existing is not None and existing.paused
-    return Change(action, "deployment", full_name, apply, changed, paused)
-
-
-def _fields(existing: DeploymentResponse) -> dict[str, Any]:
-    """The fields of a deployment of the server, in the form of those that the file asks for."""
-    schedules = [
-        f"{each.schedule.cron} {each.schedule.timezone}"
-        if isinstance(each.schedule, CronSchedule)
-        else one_line(str(each.schedule))
-        for each in existing.schedules
-    ]
-    options = existing.concurrency_options
-    limit = existing.global_concurrency_limit
-    steps = existing.pull_steps or []
-    return {
-        "description": existing.description,
-        "schedule": "; ".join(schedules) or None,
-        "parameters": existing.parameters,
-        "pool": existing.work_pool_name,
-        "limit": limit.limit if limit else None,
-        "overlap": next(
-            (
-                name
-                for name, strategy in _OVERLAPS.items()
-                if options and options.collision_strategy == strategy
-            ),
-            None,
-        ),
-        "tags": existing.tags,
-        "directory": steps[0].get(_CHANGE_DIRECTORY, {}).get("directory")
-        if len(steps) == 1
-        else None,
-        "entrypoint": existing.entrypoint,
-        "parameter schema": existing.parameter_openapi_schema,
-    }

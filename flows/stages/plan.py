@@ -301,6 +301,15 @@ def check_fit(context: RunContext, stages: Sequence[str]) -> None:
             raise GateError(f"{estimate[model]['name']}: does not fit: {estimate[model]['reason']}")
 
 
+def check_training_fits(context: RunContext) -> None:
+    """Raises GateError if training needs more memory than this machine has: of a run that another machine planned."""
+    from student.training.memory import memory
+
+    training = memory(context.student, context.recipe.train, context.hardware)
+    if not training["fits"]:
+        raise GateError(f"{context.student['name']}: does not fit: {training['reason']}")
+
+
 def _check_gated_parts(context: RunContext, exam: list[Task]) -> None:
     """Raises InputError if the gate asks for a part that the exam does not have."""
     existing = {part_of(task) for task in exam}

@@ -1,5 +1,6 @@
 """The one way into a run, with stages that only write a file: order, --until, one stage, Prefect, the summary."""
 
+import contextlib
 import datetime as dt
 import uuid
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
-from flows import distill, prefect_server, recipe_file
+from flows import distill, prefect_records, prefect_server, recipe_file
 from flows.run_context import RunContext
 from flows.run_directory import STAGES, Run, read_receipt
 from flows.stages.stage import Stage
@@ -51,6 +52,10 @@ def bodies(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     }
     monkeypatch.setattr(distill, "PIPELINE", pipeline)
     monkeypatch.setattr(prefect_server, "run_flow", run_flow)
+    monkeypatch.setattr(prefect_records, "record_stage", lambda context, stage: None)
+    monkeypatch.setattr(
+        prefect_records, "progress_bar", lambda *_: contextlib.nullcontext(lambda stage: None)
+    )
     monkeypatch.chdir(tmp_path)
     return ran
 
@@ -131,7 +136,7 @@ def test_a_deployment_goes_the_same_way_in_a_directory_of_its_own(
 def test_a_scheduled_run_takes_the_seeds_of_its_day(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Any] = []
 
-    def start(*arguments: Any) -> dict[str, Any]:
+    def start(*arguments: Any, until: str | None) -> dict[str, Any]:
         started.append(arguments)
         return {}
 
@@ -143,6 +148,35 @@ def test_a_scheduled_run_takes_the_seeds_of_its_day(monkeypatch: pytest.MonkeyPa
     assert day is not None and directory.name.startswith(f"legal-local-{day:%Y%m%d}-")
     assert str(dated.tasks.date) == "2026-11-02"
     assert continued.tasks.date is None
+
+
+def test_stages_run_in_order_where_their_hardware_is(
+    bodies: list[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[tuple[str, list[str]]] = []
+
+    def start(deployment: str, name: str, parameters: dict[str, Any]) -> None:
+        started.append((deployment, parameters["stages"]))
+        assert name == f"{Path(parameters['run']).name}: {', '.join(parameters['stages'])}"
+        distill.stages_flow.fn(**parameters)
+
+    monkeypatch.setattr(prefect_server, "run_deployment", start)
+    elsewhere = {"teacher": "stages/weekly-teacher", "student": "stages/weekly-student"}
+    distill.distill_flow.fn("legal", settings=["train.epochs=1"], fresh=True, elsewhere=elsewhere)
+    assert started == [
+        ("stages/weekly-teacher", ["plan", "generate"]),
+        ("stages/weekly-student", ["train", "export", "evaluate"]),
+    ]
+    assert [name for name in bodies if name != "flow"] == list(STAGES)
+    (directory,) = (tmp_path / "runs").iterdir()
+    recipe = read_json(directory / "run.json")["recipe"]
+    # The settings and the day are those of the whole run.
+    assert recipe["train"]["epochs"] == 1 and recipe["tasks"]["date"] is not None
+
+    bodies.clear()
+    started.clear()
+    distill.distill_flow.fn("legal", until="filter", elsewhere={"student": "stages/x"})
+    assert started == [] and [name for name in bodies if name != "flow"] == [*STAGES[:3]]
 
 
 MONDAY = dt.datetime(2026, 11, 2, 2, tzinfo=dt.timezone(dt.timedelta(hours=9)))
@@ -158,7 +192,7 @@ def start_fresh(
     """An attempt of a flow run, as Prefect's engine makes it."""
     monkeypatch.setattr(prefect_server, "run_task", lambda name, body: body())
     fields: dict[str, Any] = {"flow_run": flow_run}
-    with FlowRunContext.model_construct(**fields):
+    with FlowRunContext.model_construct(**fields):  # without a deployment
         summary: dict[str, Any] = distill.distill_flow.fn("legal", recipe, fresh=True)
         return summary
 

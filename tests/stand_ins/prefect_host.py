@@ -50,7 +50,7 @@ class PrefectHost:
             **environment,
         }
         if database:
-            self.environment["PREFECT_API_DATABASE_CONNECTION_URL"] = database
+            self.environment["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = database
         self.processes: list[subprocess.Popen[bytes]] = []
         self.client = SyncPrefectClient(self.api)
         address = ["--host", "127.0.0.1", "--port", str(port)]

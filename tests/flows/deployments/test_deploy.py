@@ -1,18 +1,24 @@
 """`stillhouse deploy`: what deployments.yaml may say, and what the command makes of it on a real Prefect server."""
 
 import json
+import queue
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from http_server import Handler, HttpServer
 from prefect.client.schemas.schedules import CronSchedule
+from prefect.states import Failed, State
 from prefect_host import PrefectHost
 
 from flows.cli import main
 from flows.deployments import file as deployments
+from flows.deployments.automations import FAILED, LOST
 from flows.distill import distill_flow
 from schemas.errors import InputError
 
@@ -140,15 +146,25 @@ def deploy(host: PrefectHost, *arguments: str) -> dict[str, dict[str, Any]]:
 def test_deploy_makes_what_the_file_names_once_and_removes_only_what_it_made(
     host: PrefectHost,
 ) -> None:
-    client, other = host.client, {**WEEKLY, "name": "nightly", "pool": "teacher-gpu"}
+    client, other = host.client, {**WEEKLY, "name": "nightly"}
     theirs = client.create_deployment(client.create_flow_from_name("distill"), "by-hand")
-    written(host.directory, WEEKLY, other, pools={"teacher-gpu": {"limit": 1}})
+    two_pools = {**WEEKLY, "teacher_pool": "teacher-gpu"}
+    written(host.directory, two_pools, other, pools={"teacher-gpu": {"limit": 1}})
 
     dry = deploy(host, "--dry-run")
     assert {row["action"] for row in dry.values()} == {"create"}
     assert client.read_work_pools() == []
 
-    assert deploy(host).keys() == {"cpu", "teacher-gpu", "distill/weekly", "distill/nightly"}
+    assert deploy(host).keys() == {
+        "cpu",
+        "teacher-gpu",
+        "stages/weekly-teacher",
+        "distill/weekly",
+        "distill/nightly",
+        LOST,
+    }
+    stages = client.read_deployment_by_name("stages/weekly-teacher")
+    assert (stages.work_pool_name, stages.schedules) == ("teacher-gpu", [])
     pools = {pool.name: (pool.type, pool.concurrency_limit) for pool in client.read_work_pools()}
     assert pools == {"cpu": ("process", None), "teacher-gpu": ("process", 1)}
     weekly = client.read_deployment_by_name("distill/weekly")
@@ -161,11 +177,10 @@ def test_deploy_makes_what_the_file_names_once_and_removes_only_what_it_made(
         "settings": [],
         "fresh": True,
         "until": None,
+        "elsewhere": {"teacher": "stages/weekly-teacher"},
+        "limit": 1,
+        "overlap": "cancel",
     }
-    assert weekly.global_concurrency_limit and weekly.global_concurrency_limit.limit == 1
-    assert (
-        weekly.concurrency_options and weekly.concurrency_options.collision_strategy == "CANCEL_NEW"
-    )
     # The flow that a worker imports by this name.
     assert weekly.entrypoint == f"{distill_flow.fn.__module__}.{distill_flow.fn.__name__}"
 
@@ -179,16 +194,52 @@ def test_deploy_makes_what_the_file_names_once_and_removes_only_what_it_made(
         "cpu": "none",
         "distill/weekly": "update",
         "distill/nightly": "keep",
+        "stages/weekly-teacher": "keep",
+        LOST: "none",
     }
-    assert rows["distill/weekly"]["fields"].keys() == {"parameters", "overlap"}
+    assert rows["distill/weekly"]["fields"].keys() == {"parameters"}
     changed = client.read_deployment_by_name("distill/weekly")
     assert changed.id == weekly.id and not changed.schedules[0].active
     assert changed.parameters["settings"] == ["tasks.train=40"]
+    assert changed.parameters["overlap"] == "wait"
 
     assert deploy(host, "--prune")["distill/nightly"]["action"] == "remove"
     names = {each.name for each in client.read_deployments()}
     assert names == {"weekly", "by-hand"}
     assert client.read_deployment(theirs).tags == []
+
+
+@pytest.mark.slow
+def test_a_failed_run_is_told_to_the_block_of_notify(host: PrefectHost, tmp_path: Path) -> None:
+    told: queue.SimpleQueue[str] = queue.SimpleQueue()
+
+    class Hook(Handler):
+        def do_POST(self) -> None:
+            told.put(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self.reply(200, {})
+
+    path, server = written(tmp_path, WEEKLY, notify="webhook/team"), HttpServer(Hook)
+    try:
+        done = host.stillhouse("deploy", "--file", str(path))
+        assert done.returncode == 2
+        assert done.stderr.startswith("stillhouse: notify: found webhook/team, expected")
+        block = (
+            f"from prefect.blocks.webhook import Webhook; Webhook(url={server.url!r}).save('team')"
+        )
+        subprocess.run([sys.executable, "-c", block], env=host.environment, check=True)
+        assert deploy(host, "--file", str(path))[FAILED]["action"] == "create"
+        assert deploy(host, "--file", str(path))[FAILED]["action"] == "none"
+        # A run that fails as its worker would say it.
+        deployment = host.client.read_deployment_by_name("distill/weekly")
+        flow_run = host.client.create_flow_run_from_deployment(deployment.id)
+        failure: State[Any] = Failed(message='GateError: "exam" below base')
+        host.client.set_flow_run_state(flow_run.id, failure, force=True)
+        text = json.loads(told.get(timeout=120))["text"]
+        assert text == f'distill/weekly: {flow_run.name} is Failed: GateError: "exam" below base'
+        written(tmp_path, WEEKLY)
+        assert deploy(host, "--file", str(path))[FAILED]["action"] == "remove"
+    finally:
+        server.close()
 
 
 @pytest.mark.slow
