@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from flows.estimate import Estimate, minutes
+from schemas.error_text import one_line
 from schemas.trace import Trace
 
 Count = Callable[[], str]
@@ -93,6 +94,9 @@ class Numbers:
         return Counter({**self.tokens, "traces": sum(dict(self.verdicts).values())})
 
 
+_LONGEST = 60  # characters of the last line that a heartbeat repeats
+
+
 @dataclass
 class Activity:
     """Something that takes long.
@@ -158,10 +162,10 @@ class Activity:
         if self.copied:
             done, total, file = self.copied
             parts.append(f"{done / 1e6:.0f} of {total / 1e6:.0f} MB: {file}")
-        parts += [*([counted] if counted else []), *fact_texts(facts).values()]
+        parts += [*([counted] if counted else []), *_brief(facts)]
         if parts:
             return f"{text}: {', '.join(parts)}"
-        return f"{text} (since: {self.last_line})" if self.last_line else text
+        return f"{text} (since: {one_line(self.last_line, _LONGEST)})" if self.last_line else text
 
 
 def _facts(numbers: Numbers, ended: float | None, left: float | None) -> dict[str, Any]:
@@ -187,6 +191,24 @@ def _facts(numbers: Numbers, ended: float | None, left: float | None) -> dict[st
         if left is not None:
             facts["money_in_all"] = round(spent + left / 3600 * numbers.price_per_hour, 2)
     return facts
+
+
+def _brief(facts: Mapping[str, Any]) -> list[str]:
+    """Returns of the facts in words those that a line has room for; the table and JSON have all."""
+    texts, brief = fact_texts(facts), []
+    if "traces" in texts:
+        brief.append(texts["traces"])
+        if rejected := sum(facts["verdicts"].values()) - facts["verdicts"].get(facts["good"], 0):
+            brief.append(f"{rejected:,} rejected")
+    if "traces_s" in facts:
+        brief.append(f"{facts['traces_s']:.3g} traces/s")
+    if retries := sum(facts.get("retries", {}).values()):
+        brief.append(f"{retries:,} retries")
+    if "money" in facts:
+        brief.append(f"{facts['money']:,.2f} spent")
+    if "time" in texts:
+        brief.append(texts["time"])
+    return brief
 
 
 def fact_texts(facts: Mapping[str, Any]) -> dict[str, str]:

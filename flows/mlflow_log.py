@@ -108,10 +108,10 @@ class _Recorder:
     def begin(self) -> None:
         for name, value in _DEFAULTS.items():
             os.environ.setdefault(name, value)
-        for name in ("mlflow", "alembic"):
-            logging.getLogger(name).setLevel(logging.ERROR)
         from mlflow import MlflowClient
 
+        for name in ("mlflow", "alembic"):  # MLflow sets its own level when it is imported
+            logging.getLogger(name).setLevel(logging.ERROR)
         uri = os.environ[VARIABLE]
         self._client = MlflowClient(uri)
         parameters = _parameters(self._context)

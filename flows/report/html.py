@@ -56,7 +56,10 @@ def write(directory: Path, against: str | None = None) -> Path:
         StageError: the report cannot be written.
     """
     with _temporary_directory(directory) as temporary:
-        pages = TracePages(Path(temporary))
+        # A temporary directory is for its owner alone, and the pages are for those who may read the report.
+        made = Path(temporary) / "pages"
+        made.mkdir()
+        pages = TracePages(made)
         view = read_run(directory, pages)
         other, published = None, None
         name = "report"
@@ -73,7 +76,7 @@ def write(directory: Path, against: str | None = None) -> Path:
             shutil.rmtree(beside, ignore_errors=True)
         else:
             with whole(beside) as target:
-                shutil.copytree(temporary, target)
+                shutil.copytree(made, target)
     path = directory / f"{name}.html"
     write_text(path, _render(view, other, published, index, texts))
     return path

@@ -207,7 +207,7 @@ def _seed_range(rows: list[Task]) -> list[int]:
 def _capacity_lines(
     context: RunContext, capacities: list[capacity.Capacity], seconds_a_task: float
 ) -> list[str]:
-    """Returns the lines that say how many distinct tasks the pack has, and how many of them a preview has proven."""
+    """Returns the lines that say which templates have too few tasks, and how many tasks a preview has proven."""
     lines = [
         f"{'' if index else 'capacity':10}{line}"
         for index, line in enumerate(capacity.capacity_lines(capacities))

@@ -223,7 +223,7 @@ def _append_rest(
     """Appends to `target` the bytes of the blob that it lacks, and returns the sha256 of the whole file."""
     digest = hashlib.sha256()
     # O_NOFOLLOW: a symbolic link under this name must not redirect the copy.
-    handle = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+    handle = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     with os.fdopen(handle, "r+b") as writer:
         while chunk := writer.read(CHUNK):
             digest.update(chunk)

@@ -198,14 +198,16 @@ def _count(
 
 
 def capacity_lines(estimates: list[Capacity]) -> list[str]:
-    """Returns the lines of a plan about capacities, one for each kind."""
-    lines = []
-    for kind in dict.fromkeys(each.kind for each in estimates):
-        group = [each for each in estimates if each.kind == kind]
-        lines.append(f"{kind}: {', '.join(each.text() for each in group)}")
-    if any(each.exactness == "estimated" for each in estimates):
-        worst = max(each.error for each in estimates)
-        lines.append(
-            f"estimated from repeated ones, with an error of up to {worst:.0%}; none was proven for it"
-        )
+    """Returns the lines of a plan about the templates that have fewer tasks than the run asks them for.
+
+    The other templates of their kind make up for it: `capacities` raises where they cannot.
+    """
+    lines = [
+        f"{each.text()} of {each.needed:,} tasks; other templates of {each.kind} make up for it"
+        for each in estimates
+        if each.tasks < each.needed
+    ]
+    errors = [each.error for each in estimates if each.tasks < each.needed and each.error]
+    if errors:
+        lines.append(f"estimated from repeated ones, with an error of up to {max(errors):.0%}")
     return lines

@@ -69,8 +69,12 @@ def test_a_step_without_a_count_names_the_line_since_which_it_is_silent(
     printed: io.StringIO,
 ) -> None:
     with step("export"):
-        log("converting to GGUF")
-        wait_for(printed, "export, N s so far (since: converting to")
+        log(
+            "converting to GGUF, of which there are many words to say, more than a line has room for"
+        )
+        wait_for(printed, "export, N s so far (since: converting to GGUF, of which")
+    repeated = [line for line in printed.getvalue().splitlines() if "(since: " in line]
+    assert all(line.endswith("…)") and len(line) < 110 for line in repeated)
 
 
 def test_the_heartbeat_is_of_the_innermost_step_and_goes_back_to_the_outer_one(
@@ -88,7 +92,7 @@ def test_progress_between_tenths_is_in_the_heartbeat(printed: io.StringIO) -> No
     numbers = Numbers(requests=Client())
     with track("attempts", 400, numbers=numbers) as advance:
         advance(13)
-        wait_for(printed, "attempts, N s so far: 13 of 400, 57 requests")
+        wait_for(printed, "attempts, N s so far: 13 of 400, 3 retries")
         advance(387)
     assert "attempts: 400 of 400" in printed.getvalue()
 
@@ -147,7 +151,8 @@ def test_on_a_terminal_the_table_is_enough(
     with track("attempts", 4) as advance:
         advance()
         time.sleep(0.3)
-    assert "so far" not in printed.getvalue()
+    # The table says "so far" too, when it is drawn.
+    assert not re.search(r"\] attempts, \d+ s so far", printed.getvalue())
 
 
 def test_a_line_shows_tags_and_brackets_as_they_are(
@@ -179,11 +184,19 @@ def counted(clock: Callable[[], float] = time.monotonic) -> Numbers:
     return numbers
 
 
-def test_verdicts_tokens_waits_and_money_are_in_the_heartbeat(printed: io.StringIO) -> None:
+def test_the_heartbeat_has_verdicts_retries_and_money_in_a_short_line(
+    printed: io.StringIO,
+) -> None:
     with track("attempts", 400, numbers=counted()) as advance:
         advance(4)
-        wait_for(printed, "80% cached")
-    words = printed.getvalue()
+        wait_for(printed, "attempts, N s so far: 4 of 400, 2 passed, 2 rejected, ")
+    line = max(printed.getvalue().splitlines(), key=len)
+    assert re.search(r", 3 retries, 36\.\d\d spent, about .* left$", line) and len(line) < 130
+
+
+def test_verdicts_tokens_waits_and_money_are_told_in_words() -> None:
+    activity = Activity("attempts", total=400, done=4, numbers=counted())
+    words = ", ".join(fact_texts(activity.facts()).values())
     assert "2 passed, 2 rejected (wrong_answer 1, step_limit 1)" in words
     assert "4,000 prompt tokens (80% cached), 200 in replies" in words
     assert "57 requests, retries: rate_limited 3; 12 s of waiting in all" in words

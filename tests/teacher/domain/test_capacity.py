@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from schemas.errors import InputError
-from teacher.domain.capacity import capacities
+from teacher.domain.capacity import capacities, capacity_lines
 from teacher.domain.pack import Domain, load
 from teacher.domain.seeds import first_seed, is_wide
 from teacher.domain.tasks import sample
@@ -89,6 +89,12 @@ def test_too_many_tasks_are_refused_with_the_template_that_runs_out(rooms: Domai
 def test_a_run_that_asks_for_few_tasks_needs_few_blueprints(rooms: Domain) -> None:
     found = {each.template: each for each in capacities(rooms, 10, seed=0)}
     assert found["many"].text().startswith("many over ")
+
+
+def test_a_plan_names_only_the_templates_that_have_too_few_tasks(rooms: Domain) -> None:
+    assert capacity_lines(capacities(rooms, 10, seed=0)) == []
+    [line] = capacity_lines(capacities(rooms, 250, seed=0))
+    assert line == "few 12 of 125 tasks; other templates of lookup make up for it"
 
 
 def test_a_pack_that_ignores_wide_seeds_is_not_counted_twice() -> None:
