@@ -42,13 +42,14 @@ class Published:
         return {} if passed is None else {task: task in passed for task in view.headline}
 
 
-def find(view: RunView, reference: str) -> Published:
-    """Returns what NAME or NAME:TAG names in the store of a run's recipe.
+def find(view: RunView, reference: str, *, patient: bool = True) -> Published:
+    """Returns what NAME or NAME:TAG names in the store of a run's recipe. patient: as of `open_store`.
 
     Raises:
         InputError: the store has no such student, or its scorecard is broken.
+        StageError: the registry cannot be reached.
     """
-    store = open_store(view.record["recipe"]["publish"]["store"])
+    store = open_store(view.record["recipe"]["publish"]["store"], patient=patient)
     model = resolve(store, reference)
     return Published(model, read_scorecard(store.repository(model.name), model))
 
@@ -56,10 +57,11 @@ def find(view: RunView, reference: str) -> Published:
 def find_latest(view: RunView) -> Published | None:
     """Returns the newest student of the domain that passed its gate.
 
-    None where this run made it, where there is none, and where the store cannot be read: a report is written anyway.
+    None where this run made it, where there is none, and where the store cannot be read: a report is written anyway,
+    and does not wait for a registry that does not answer.
     """
     with contextlib.suppress(StillhouseError):
-        published = find(view, view.record["domain"]["name"])
+        published = find(view, view.record["domain"]["name"], patient=False)
         if published.model.digest != view.result("publish").get("digest"):
             return published
     return None

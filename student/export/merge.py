@@ -108,6 +108,8 @@ def _merge_shards(base: Path, adapter: Path, to: Path) -> None:
                 tensors[tensor] = weight
         try:
             save_file(tensors, to / name, metadata={"format": "pt"})
+            # safetensors writes for the owner alone; the directory has what the umask leaves.
+            (to / name).chmod(to.stat().st_mode & 0o666)
         except SafetensorError as error:  # safetensors raises it, not OSError, for a full disk
             raise StageError(f"{to / name}: cannot be written: {error}") from error
     write_index(base, to)

@@ -42,8 +42,9 @@ def list_models(
     models = []
     for name in names if names is not None else store.names():
         repository = store.repository(name)
-        others = moving_tags(repository)
-        for number in sorted(version_numbers(repository), reverse=True):
+        tags = repository.tags()
+        others = moving_tags(repository, tags)
+        for number in sorted((int(tag) for tag in tags if is_version(tag)), reverse=True):
             try:
                 models.append(read_version(repository, str(number), others))
             except InputError as error:
@@ -60,9 +61,9 @@ def resolve(store: Store, reference: str) -> Model:
     name, tag = split_reference(reference)
     repository = store.repository(name)
     tag = tag or LATEST
-    if repository.find(tag) is not None:
-        return read_version(repository, tag, moving_tags(repository))
-    tags = repository.tags()
+    entry, tags = repository.find(tag), repository.tags()
+    if entry is not None:
+        return read_version(repository, tag, moving_tags(repository, tags, {tag: entry}), entry)
     if not tags:
         raise InputError(f"{name}: no such model in {store.location}: {_content(store)}")
     reason = "no version of it passed its gate" if tag == LATEST else "no such version"
@@ -96,25 +97,37 @@ def newest_passed(repository: Repository, numbers: Iterable[int]) -> tuple[int, 
     return None
 
 
-def moving_tags(repository: Repository) -> dict[str, Descriptor]:
-    """Returns the manifests that `latest` and the tags of people name."""
+def moving_tags(
+    repository: Repository, tags: Iterable[str], known: dict[str, Descriptor] | None = None
+) -> dict[str, Descriptor]:
+    """Returns the manifests that `latest` and the tags of people name.
+
+    tags: all tags of the repository. known: what some of them name.
+    """
     found = {}
-    for tag in repository.tags():
-        if not tag.isdecimal() and not is_variant_tag(tag) and (entry := repository.find(tag)):
+    for tag in tags:
+        if tag.isdecimal() or is_variant_tag(tag):
+            continue
+        if entry := (known or {}).get(tag) or repository.find(tag):
             found[tag] = entry
     return found
 
 
-def read_version(repository: Repository, tag: str, others: dict[str, Descriptor]) -> Model:
+def read_version(
+    repository: Repository,
+    tag: str,
+    others: dict[str, Descriptor],
+    entry: Descriptor | None = None,
+) -> Model:
     """Reads the version or the variant that a tag names.
 
-    others: as `moving_tags` returns it.
+    others: as `moving_tags` returns it. entry: what the tag names, where that is known.
 
     Raises:
         InputError: there is no such tag, a part is missing or corrupted, or it is not a student.
     """
     label = f"{repository.name}:{tag}"
-    entry = repository.find(tag)
+    entry = entry or repository.find(tag)
     if entry is None:
         raise InputError(f"{label}: no such tag in {repository.location}")
     where = f"{repository.location}: {label}"

@@ -27,6 +27,7 @@ from student.registry.location import RegistryUrl, is_loopback
 
 _HOSTS = {"docker.io": "registry-1.docker.io"}
 _TIMEOUT = httpx.Timeout(60, connect=15)
+_SHORT = httpx.Timeout(5)
 WAITS_S = (0.5, 2.0, 5.0, 15.0)  # before each repetition of what failed
 _LONGEST_WAIT_S = 60.0  # of what Retry-After asks for
 _PASSING = {429, 500, 502, 503, 504}
@@ -45,16 +46,20 @@ class Interrupted(StageError):
 
 
 class Registry:
-    """A registry and this process's login to it. Several threads may use it."""
+    """A registry and this process's login to it. Several threads may use it.
 
-    def __init__(self, url: RegistryUrl) -> None:
+    patient: whether requests that fail are repeated; otherwise each has 5 s.
+    """
+
+    def __init__(self, url: RegistryUrl, *, patient: bool = True) -> None:
         self.url = url
+        self._patient = patient
         self._base = f"{url.scheme}://{_HOSTS.get(url.host, url.host)}"
         self._plain = url.scheme == "http"
         # A registry of this machine is not reached through a proxy of the environment.
         local = is_loopback(urlsplit(self._base).hostname or "")
         self._client = httpx.Client(
-            timeout=_TIMEOUT,
+            timeout=_TIMEOUT if patient else _SHORT,
             trust_env=not local,
             verify=httpx.create_ssl_context(trust_env=True),  # reads SSL_CERT_FILE
             # A compressed reply would have other bytes than its digest and its ranges say.
@@ -148,7 +153,7 @@ class Registry:
     ) -> httpx.Response:
         """Returns the reply to a request, with its body unread."""
         renewed = False
-        attempt, last = 0, len(WAITS_S) if repeat else 0
+        attempt, last = 0, len(WAITS_S) if repeat and self._patient else 0
         while True:
             try:
                 response = self._follow(method, path, scope, body, headers)

@@ -42,10 +42,10 @@ _MOST_TAGS = 100_000
 class RegistryStore:
     """The store in a registry; store.py says what the methods promise."""
 
-    def __init__(self, url: RegistryUrl) -> None:
+    def __init__(self, url: RegistryUrl, *, patient: bool = True) -> None:
         self.url = url
         self.location = str(url)
-        self._registry = Registry(url)
+        self._registry = Registry(url, patient=patient)
 
     def names(self) -> list[str]:
         start = f"{self.url.namespace}/" if self.url.namespace else ""

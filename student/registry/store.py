@@ -255,12 +255,14 @@ class Store(Protocol):
         """Raises InputError where a student could not be published under this name, before anything is spent on it."""
 
 
-def open_store(where: Path | RegistryUrl | str | None = None) -> Store:
+def open_store(where: Path | RegistryUrl | str | None = None, *, patient: bool = True) -> Store:
     """Returns the store at a place.
 
     Args:
         where: a recipe's setting, over which STILLHOUSE_STORE takes precedence, or a place that was parsed already.
             None: the default.
+        patient: whether a request to a registry is repeated and waited for, about 50 s in all; otherwise a registry
+            that does not answer in 5 s fails, for what can do without it.
     """
     from student.registry.oci_layout import DirectoryStore
     from student.registry.oci_registry import RegistryStore
@@ -271,4 +273,8 @@ def open_store(where: Path | RegistryUrl | str | None = None) -> Store:
         place = location(where)
     else:
         place = where
-    return RegistryStore(place) if isinstance(place, RegistryUrl) else DirectoryStore(place)
+    return (
+        RegistryStore(place, patient=patient)
+        if isinstance(place, RegistryUrl)
+        else DirectoryStore(place)
+    )

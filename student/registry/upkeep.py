@@ -150,7 +150,7 @@ def _entry(repository: Repository, tag: str) -> Descriptor:
 def _named(repository: Repository) -> dict[str, list[str]]:
     """Returns the tags that are not numbers, by the digest that they name."""
     named: dict[str, list[str]] = {}
-    for tag, entry in moving_tags(repository).items():
+    for tag, entry in moving_tags(repository, repository.tags()).items():
         named.setdefault(entry["digest"], []).append(tag)
     return named
 
