@@ -64,7 +64,8 @@ def _would_fail_again(context: RunContext, result: Mapping[str, Any]) -> bool:
     Stage,
     name="generate",
     reads=("generate", "filter.agreement?", "filter.per_task", "serve.model", "tasks.rewrite"),
-    also_reads=("serve",),  # where and how the teacher runs, not what it replies
+    # Where and how the teacher runs, not what it replies; and whether there are dialogues, as the tasks say.
+    also_reads=("serve", "tasks.kinds"),
     models=("teacher",),
     earlier={"plan": "tasks/train.jsonl"},  # plan.json depends on the machine
     outputs=(DIRECTORY,),
