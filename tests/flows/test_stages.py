@@ -51,6 +51,7 @@ VALUES: list[Any] = [
         "dask",
         "offered",
         "latest",
+        "teacher",
         "vllm",
         ["Q8_0", "F16"],
         ["Q4_K_M"],
