@@ -157,4 +157,6 @@ def prepare(
     with Run.open(directory, recipe, loaded_pack.name, loaded_pack.path) as run:
         for process in run.reaped:
             log(f"ended a process that a killed run left: {process}")
+        if not run.has_lock:
+            log(f"{run.directory}: its file system has no locks: start one run at a time here")
         yield RunContext(run, recipe, loaded_pack, teacher, student, machine)

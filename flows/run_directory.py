@@ -20,6 +20,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -29,7 +30,15 @@ from typing import IO, Any
 import psutil
 
 from schemas.errors import InputError, StageError
-from schemas.files import dumps, read_json, sha256, sha256_text, sync, write_json
+from schemas.files import (
+    dumps,
+    lacks_locks,
+    read_json,
+    sha256,
+    sha256_text,
+    sync,
+    write_json,
+)
 from schemas.recipe import Recipe
 from teacher.domain.pack import PACKS
 
@@ -51,6 +60,7 @@ def read(directory: Path) -> dict[str, Any]:
     Raises:
         InputError: the directory is not a run.
     """
+    _check_place(directory)
     if not (directory / "run.json").is_file():
         raise InputError(
             f"{directory}: not a run: expected a directory with a run.json (see `ls runs`)"
@@ -78,12 +88,14 @@ class Run:
         directory: absolute.
         domain: {"name", "path", "sha256"}; `path` is what teacher.domain.load takes.
         reaped: the processes of a killed earlier run that were ended at the start, one line each.
+        has_lock: False where the file system has no locks, so that nothing keeps a second run out.
     """
 
     def __init__(self, directory: Path, domain: dict[str, str]) -> None:
         self.directory = directory
         self.domain = domain
         self.reaped: list[str] = []
+        self.has_lock = True
         self._files: list[IO[str]] = []
 
     @classmethod
@@ -95,6 +107,7 @@ class Run:
         Raises:
             InputError: the directory is in use, is not a run's, or belongs to another domain.
         """
+        _check_place(directory)
         directory = directory.resolve()
         _make(directory)
         run = cls(
@@ -274,8 +287,15 @@ class Run:
             holder = f"pid {pid}" if (pid := file.read().strip()) else "another process"
             file.close()
             raise InputError(f"{self.directory}: is in use by {holder}") from None
+        except OSError as error:
+            if not lacks_locks(error):
+                file.close()
+                raise InputError(
+                    f"{self.directory}: cannot be locked: {error.strerror or error}"
+                ) from None
+            self.has_lock = False
         file.truncate(0)
-        file.write(str(os.getpid()))
+        file.write(f"{os.getpid()} of {platform.node()}")
         file.flush()
         self._files.append(file)
 
@@ -311,6 +331,15 @@ def read_receipt(directory: Path, stage: str) -> dict[str, Any] | None:
         return json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return None  # a power cut can leave an unreadable receipt: the stage runs again
+
+
+def _check_place(directory: Path) -> None:
+    """Raises InputError for the URL of a store of objects, which cannot append to a journal, rename or lock."""
+    if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", str(directory)):
+        raise InputError(
+            f"{directory}: found a URL, expected a directory: a run appends to files and renames them, which object"
+            " stores cannot do; NFS or another shared file system can (docs/scale.md, Where a run lies)"
+        )
 
 
 def _make(directory: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from schemas.errors import StageError
+from schemas.files import lacks_locks
 
 
 def cache_directory() -> Path:
@@ -22,7 +23,8 @@ def make_once(path: Path) -> Iterator[bool]:
             if missing:
                 ...
 
-    One process at a time holds the lock; the others wait here until its block ends.
+    One process at a time holds the lock; the others wait here until its block ends. Where the file system has no locks,
+    several may make it, and the last one stays.
 
     Raises:
         StageError: the cache cannot be written.
@@ -35,7 +37,11 @@ def make_once(path: Path) -> Iterator[bool]:
         except OSError as error:
             raise StageError(f"{path}: cannot be written: {error.strerror or error}") from error
         with file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX)
+            except OSError as error:
+                if not lacks_locks(error):
+                    raise
             # A process that held the lock removes its file. A lock on a removed file is worth nothing: try again.
             if os.fstat(file.fileno()).st_nlink:
                 try:

@@ -6,6 +6,7 @@ Lines whose name ends in .zst are compressed with zstd.
 """
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,14 @@ from typing import IO, Any
 import zstandard
 
 from schemas.errors import InputError, StageError
+
+# What a file system without locks answers to one, such as NFS without its lock daemon.
+_NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
+
+
+def lacks_locks(error: OSError) -> bool:
+    """Whether a lock failed because the file system has none."""
+    return error.errno in _NO_LOCKS
 
 
 @contextlib.contextmanager
@@ -35,9 +44,7 @@ def whole(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        _publish(temporary, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             _remove(temporary)
@@ -45,6 +52,22 @@ def whole(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(temporary)
         raise
+
+
+def _publish(temporary: Path, path: Path) -> None:
+    """Renames `temporary` to `path`. A directory there is moved away whole, also one of another writer just now."""
+    while True:
+        if path.is_dir():
+            old = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.partial")
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(path, old)
+                shutil.rmtree(old)
+        try:
+            os.replace(temporary, path)
+            return
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.EISDIR):
+                raise
 
 
 def _remove(path: Path) -> None:

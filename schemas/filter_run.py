@@ -5,13 +5,16 @@ reason: the first check that it fails. The traces are read twice and never held:
 that passes alone, whatever its length.
 """
 
+import base64
 import hashlib
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
+
+import numpy as np
 
 from schemas.dedup import (
     Exam,
@@ -59,10 +62,105 @@ def judge_run(
     Raises:
         StageError: no choice of the traces meets filter.per_template.
     """
-    verdicts = _judge(read(), exam_tasks, settings, count_tokens, look, report)
+
+    def judged() -> Iterator[Alone]:
+        judge = JudgeAlone(exam_tasks, settings, count_tokens, look)
+        for trace in read():
+            yield judge(trace)
+            report()
+
+    yield from compare_run(read, judged(), exam_tasks, settings, look)
+
+
+def compare_run(
+    read: Callable[[], Iterable[Trace]],
+    judged: Iterable["Alone"],
+    exam_tasks: Sequence[Task],
+    settings: FilterSettings,
+    look: Look | None = None,
+) -> Iterator[Trace]:
+    """Yields all traces of a run with their verdicts, as `judge_run`.
+
+    judged: of each trace, what JudgeAlone returns.
+    """
+    verdicts = _compare(judged, exam_tasks, settings, look)
     for index, trace in enumerate(read()):
         verdict = verdicts.get(index, {"kept": True})
         yield cast(Trace, {**trace, "verdict": verdict})
+
+
+class Passing(TypedDict):
+    """What is needed of a trace that passes alone to compare it, as JSON.
+
+    written: a digest of what the model wrote. images: by sha256. request, calls: of a trace with images, which can be
+    compared only when it is known which images of the run are the same. match, subject, grams: of one without: index of
+    the exam task that its request repeats, and its sketch (the hashes as 64-bit integers in base64).
+    """
+
+    id: str
+    task: str
+    template: str
+    hinted: bool
+    written: str
+    images: list[str]
+    request: NotRequired[str]
+    calls: NotRequired[list[str]]
+    match: NotRequired[int | None]
+    subject: NotRequired[int]
+    grams: NotRequired[str]
+
+
+class Alone(TypedDict):
+    """A trace judged alone: why it is rejected, or what is needed to compare it. The other one is None."""
+
+    rejected: Verdict | None
+    passing: Passing | None
+
+
+class JudgeAlone:
+    """Judges traces one by one, in any order and in any process. Arguments as `judge_run`'s."""
+
+    def __init__(
+        self,
+        exam_tasks: Sequence[Task],
+        settings: FilterSettings,
+        count_tokens: CountTokens | None = None,
+        look: Look | None = None,
+    ) -> None:
+        self._settings, self._count_tokens = settings, count_tokens
+        self._exam = _exam(exam_tasks, settings, _Images(look))
+
+    def __call__(self, trace: Trace) -> Alone:
+        verdict = check_trace(trace, self._settings, self._count_tokens)
+        if not verdict["kept"]:
+            return {"rejected": verdict, "passing": None}
+        passing: Passing = {
+            "id": trace["id"],
+            "task": trace["task"]["id"],
+            "template": trace["task"]["template"],
+            "hinted": trace["hinted"],
+            "written": _digest_of_turns(trace["messages"]).hex(),
+            "images": trace["images"],
+        }
+        request, calls = request_of(trace["messages"]), calls_of(trace["messages"])
+        if trace["images"]:
+            passing |= {"request": request, "calls": sorted(calls)}
+        else:
+            subject, grams = sketch(request, calls)
+            packed = base64.b64encode(grams.tobytes()).decode()
+            passing |= {"match": self._exam.find(request), "subject": subject, "grams": packed}
+        return {"rejected": None, "passing": passing}
+
+
+def _exam(exam_tasks: Sequence[Task], settings: FilterSettings, images: "_Images") -> Exam:
+    return Exam(
+        [images.with_text(task["request"], _images_of(task)) for task in exam_tasks],
+        settings.contamination,
+        [
+            named_values(task["request"], [step["arguments"] for step in task["plan"]])
+            for task in exam_tasks
+        ],
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,48 +178,43 @@ class _Passing:
     images: tuple[str, ...]
 
 
-def _judge(
-    traces: Iterable[Trace],
+def _compare(
+    judged: Iterable[Alone],
     exam_tasks: Sequence[Task],
     settings: FilterSettings,
-    count_tokens: CountTokens | None,
     look: Look | None,
-    report: Callable[[], None],
 ) -> dict[int, Verdict]:
     """The verdict of each rejected trace, by its index."""
     images = _Images(look)
-    exam = Exam(
-        [images.with_text(task["request"], _images_of(task)) for task in exam_tasks],
-        settings.contamination,
-        [
-            named_values(task["request"], [step["arguments"] for step in task["plan"]])
-            for task in exam_tasks
-        ],
-    )
+    exam = _exam(exam_tasks, settings, images)
     verdicts: dict[int, Verdict] = {}
     passing: list[_Passing] = []
     names: dict[str, str] = {}  # one object for all traces of a task or template
-    for index, trace in enumerate(traces):
-        verdict = check_trace(trace, settings, count_tokens)
-        if not verdict["kept"]:
-            verdicts[index] = verdict
+    for index, alone in enumerate(judged):
+        if alone["rejected"] is not None:
+            verdicts[index] = alone["rejected"]
+            continue
+        row = alone["passing"]
+        assert row is not None
+        if row["images"]:
+            request = images.with_text(row["request"], row["images"])
+            match, own = exam.find(request), sketch(request, row["calls"])
         else:
-            request = images.with_text(request_of(trace["messages"]), trace["images"])
-            task, template = trace["task"]["id"], trace["task"]["template"]
-            passing.append(
-                _Passing(
-                    index,
-                    trace["id"],
-                    names.setdefault(task, task),
-                    names.setdefault(template, template),
-                    trace["hinted"],
-                    exam.find(request),
-                    sketch(request, calls_of(trace["messages"])),
-                    _digest_of_turns(trace["messages"]),
-                    tuple(images.first(name) for name in trace["images"]),
-                )
+            grams = np.frombuffer(base64.b64decode(row["grams"]), np.int64)
+            match, own = row["match"], Sketch(row["subject"], grams)
+        passing.append(
+            _Passing(
+                index,
+                row["id"],
+                names.setdefault(row["task"], row["task"]),
+                names.setdefault(row["template"], row["template"]),
+                row["hinted"],
+                match,
+                own,
+                bytes.fromhex(row["written"]),
+                tuple(images.first(name) for name in row["images"]),
             )
-        report()
+        )
     del names
 
     def reject(one: _Passing, reason: str, detail: str) -> None:

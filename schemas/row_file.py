@@ -26,6 +26,11 @@ class RowFile(Sequence[Row], Generic[Row]):
         self._path = path
         self._starts = array("Q", _starts_of(path) if starts is None else starts)
 
+    @property
+    def starts(self) -> Sequence[int]:
+        """Where each row begins, in bytes."""
+        return self._starts
+
     def __len__(self) -> int:
         return len(self._starts)
 

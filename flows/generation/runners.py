@@ -3,6 +3,7 @@
 A worker that dies loses its shard to another one, which takes what is on disk and does the rest.
 """
 
+import contextlib
 import importlib.util
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any
@@ -71,6 +72,26 @@ def hand_out(
             f"generate.runner={settings.runner}: {type(error).__name__}: {one_line(str(error), 500)}; the same command"
             " continues with what is done so far"
         ) from error
+
+
+def results(
+    settings: Generate, work: Work, run: str, numbers: Sequence[int], what: str
+) -> Generator[tuple[int, dict[str, Any]], None, None]:
+    """Yields number and return value of each shard when it is done.
+
+    Args:
+        what: a shard is called in an error.
+
+    Raises:
+        StageError: as `hand_out`, or a worker returned an error.
+    """
+    with contextlib.closing(hand_out(settings, work, run, numbers)) as playing:
+        for each in playing:
+            if each is None:
+                continue
+            if "error" in each[1]:
+                raise StageError(f"{what} {each[0]} failed in its worker: {each[1]['error']}")
+            yield each
 
 
 def _dask(settings: Generate, work: Work, run: str, numbers: Sequence[int]) -> Iterator[Returned]:

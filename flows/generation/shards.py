@@ -93,10 +93,13 @@ def read_traces(run: Path) -> Iterator[Trace]:
     Raises:
         InputError: there are none, or a file is damaged.
     """
-    paths = sorted((run / DIRECTORY).glob("*.jsonl.zst"))
-    # Runs of earlier versions have one file.
-    for path in paths or [run / "traces.jsonl"]:
+    for path in trace_files(run):
         yield from cast(Iterator[Trace], read_jsonl(path))
+
+
+def trace_files(run: Path) -> list[Path]:
+    """The files of a run's traces, in the order of their tasks. Runs of earlier versions have one."""
+    return sorted((run / DIRECTORY).glob("*.jsonl.zst")) or [run / "traces.jsonl"]
 
 
 def remove_all_but(run: Path, kept: Iterable[Shard]) -> None:

@@ -5,17 +5,22 @@
 Writes filter/kept.jsonl, filter/rejected.jsonl (each trace with its verdict) and filter/ledger.json, which counts both.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, cast
 
 from flows.activity import Numbers
-from flows.generation.shards import read_traces
+from flows.generation import runners
+from flows.generation.shards import read_traces, trace_files
+from flows.generation.student_worker import judge_shard, judged_path, token_counter, write_job
 from flows.progress import log, track
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import StageError
 from schemas.files import open_jsonl, read_jsonl, write_json
+from schemas.filter_run import Alone
 from schemas.ledger import LedgerCount
 from schemas.task import Task
 from schemas.trace import Trace, is_kept
@@ -25,24 +30,20 @@ from schemas.trace import Trace, is_kept
     Stage,
     name="filter",
     reads=("filter", "train.max_length", "train.overflow", "train.images"),
+    also_reads=("generate.runner", "generate.runner_address", "generate.workers"),
     models=("student",),  # whose tokenizer counts a trace's tokens
     earlier={"plan": "tasks/exam.jsonl", "generate": ""},
     outputs=("filter/kept.jsonl", "filter/rejected.jsonl", "filter/ledger.json"),
 )
 def filter_traces(context: RunContext) -> dict[str, Any]:
     from schemas.filter import FilterSettings
-    from schemas.filter_run import judge_run
-    from student.rendering.examples import turns
+    from schemas.filter_run import compare_run, judge_run
 
-    renderer = context.renderer()
     train, limits = context.recipe.train, context.recipe.filter.model_dump()
     if train.overflow == "reject":
         limits["max_tokens"] = min(limits["max_tokens"], train.max_length)
     else:
         limits["max_turn"] = train.max_length
-
-    def turn_lengths(trace: Trace) -> list[int]:
-        return [len(turn) for turn in turns(trace, renderer)]
 
     count, first_crash, numbers = LedgerCount(), "", Numbers(good="kept", with_tokens=False)
 
@@ -59,13 +60,21 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     ):
         settings = FilterSettings(**limits)
         look = context.image_store.fingerprint
-        for trace in judge_run(read, exam, settings, turn_lengths, look, advance):
+        if context.recipe.generate.runner == "local":
+            tokens = token_counter(context.renderer())
+            judged = judge_run(read, exam, settings, tokens, look, advance)
+        else:
+            judged = compare_run(
+                read, _judged_by_workers(context, limits, advance), exam, settings, look
+            )
+        for trace in judged:
             count.add(trace)
             (keep if is_kept(trace) else reject)(trace)
             verdict: Any = trace["verdict"] or {}
             numbers.add(trace, verdict.get("reason"))
             if verdict.get("reason") == "tool_crashed":
                 first_crash = first_crash or str(verdict.get("detail"))
+    shutil.rmtree(context.path("filter", ".judged"), ignore_errors=True)
     ledger = count.ledger()
     if "rewritten" in generated:
         ledger["rewritten"] = generated["rewritten"]
@@ -83,3 +92,34 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
             f"{ledger_file}: no trace was kept, so there is nothing to train on: see rejected.jsonl"
         )
     return {"traces": ledger["traces"], "kept": ledger["kept"]}
+
+
+def _judged_by_workers(
+    context: RunContext, limits: dict[str, Any], advance: Callable[..., None]
+) -> Iterator[Alone]:
+    """Has workers judge each trace alone, and yields what they found in the order of the traces.
+
+    Raises:
+        StageError: a worker failed, or a file has other traces than its worker counted.
+    """
+    run, files = context.directory, trace_files(context.directory)
+    write_job(context, "filter", limits=limits)
+    receipts: dict[int, dict[str, Any]] = {}
+    settings = context.recipe.generate
+    for number, receipt in runners.results(
+        settings, judge_shard, str(run), range(len(files)), "the file of traces"
+    ):
+        receipts[number] = receipt
+        advance(receipt["traces"])
+    for number in range(len(files)):
+        rejected: Counter[str] = Counter()
+        traces = 0
+        for alone in cast(Iterator[Alone], read_jsonl(judged_path(run, number))):
+            traces += 1
+            if alone["rejected"]:
+                rejected[str(alone["rejected"]["reason"])] += 1
+            yield alone
+        if {"traces": traces, "rejected": dict(rejected)} != receipts[number]:
+            raise StageError(
+                f"{judged_path(run, number)}: found {traces} judged traces, expected {receipts[number]}"
+            )

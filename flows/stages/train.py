@@ -8,15 +8,21 @@ train/checkpoints; a run that was killed continues from the last one.
 
 import shutil
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.activity import Activity
 from flows.estimate import Estimate, planned_seconds
-from flows.progress import log, step
+from flows.generation import runners
+from flows.generation.student_worker import make_examples, part_path, write_job
+from flows.progress import log, step, track
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
 from schemas.errors import StageError
 from schemas.files import read_json, read_jsonl, sha256, write_json
+from schemas.row_file import RowFile
+
+if TYPE_CHECKING:
+    from student.training.mixture import Mixture
 
 
 def _replay_digest(context: RunContext) -> dict[str, str]:
@@ -32,6 +38,12 @@ def _replay_digest(context: RunContext) -> dict[str, str]:
     Stage,
     name="train",
     reads=("train",),
+    also_reads=(
+        "generate.runner",
+        "generate.runner_address",
+        "generate.workers",
+        "generate.shard",
+    ),
     models=("student",),
     earlier={"filter": ""},
     digests=_replay_digest,
@@ -45,8 +57,11 @@ def train(context: RunContext) -> dict[str, Any]:
     _discard_other_checkpoints(context)
     renderer = context.renderer()
     kept = context.path("filter", "kept.jsonl")
-    traces = mixture.sample(lambda: read_jsonl(kept), settings.traces)
-    mixed = mixture.mix(traces, renderer, settings, directory)
+    if context.recipe.generate.runner == "local":
+        traces = mixture.sample(lambda: read_jsonl(kept), settings.traces)
+        mixed = mixture.mix(traces, renderer, settings, directory)
+    else:
+        mixed = mix_by_workers(context)
     counts, learned = mixed.counts, [mixed.learned]
     ledger = read_json(context.path("filter", "ledger.json"))
     if (used := sum(counts["traces"].values())) < ledger["kept"]:
@@ -82,6 +97,33 @@ def train(context: RunContext) -> dict[str, Any]:
     for file in directory.glob("*.arrow"):  # a few GB of a large run, made anew by a repetition
         file.unlink()
     return result
+
+
+def mix_by_workers(context: RunContext) -> "Mixture":
+    """Has workers make the examples of the kept traces, and joins them.
+
+    Raises:
+        StageError: a worker failed.
+    """
+    from student.training import mixture
+
+    run, settings, kept = context.directory, context.recipe.train, context.path("filter/kept.jsonl")
+    rows = RowFile[Any](kept)
+    if settings.traces is not None:
+        rows = rows.select(mixture.sample_indexes(read_jsonl(kept), settings.traces))
+    write_job(context, "train", rows=rows.starts)
+    shards = range(-(-len(rows) // context.recipe.generate.shard))
+    counts: dict[int, dict[str, int]] = {}
+    with track("shards of kept traces", len(shards)) as advance:
+        for number, returned in runners.results(
+            context.recipe.generate, make_examples, str(run), shards, "the shard of kept traces"
+        ):
+            counts[number] = returned["counts"]
+            advance()
+    parts = [(part_path(run, number), counts[number]) for number in shards]
+    mixed = mixture.join_parts(parts, settings, context.path("train"))
+    shutil.rmtree(context.path("train", ".parts"))
+    return mixed
 
 
 class _Steps:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import InputError, StageError
-from schemas.files import dumps, read_json, sync_one, whole
+from schemas.files import dumps, lacks_locks, read_json, sync_one, whole
 from student.registry.store import CHUNK, DESCRIPTOR, IMAGE_INDEX, Descriptor, check_schema
 
 _INCOMING = ".incoming-"  # begins the name of a file that a publisher is writing
@@ -118,14 +118,22 @@ def flock(path: Path, how: int) -> Iterator[None]:
 
     Raises:
         BlockingIOError: another has it, and `how` contains LOCK_NB.
-        StageError: the file cannot be written.
+        StageError: the file cannot be written, or its file system has no locks.
     """
     try:
         file = path.open("a")
     except OSError as error:
         raise StageError(f"{path.parent}: cannot be written: {error.strerror}") from error
     with file:
-        fcntl.flock(file, how)
+        try:
+            fcntl.flock(file, how)
+        except OSError as error:
+            if not lacks_locks(error):
+                raise
+            raise StageError(
+                f"{path.parent}: its file system has no locks, so two publishers could lose each other's version:"
+                " expected a directory of another one, or a registry (publish.store=oci://HOST/NAMESPACE)"
+            ) from None
         yield
 
 

@@ -100,6 +100,14 @@ class ExampleWriter:
             if len(self._batch) == _BATCH:
                 self._write()
 
+    def copy(self, path: Path) -> None:
+        """Adds the examples of a file that another writer has closed."""
+        import pyarrow
+
+        with pyarrow.memory_map(str(path)) as file, pyarrow.ipc.open_stream(file) as batches:
+            for batch in batches:
+                self.add(Example(**row) for row in batch.to_pylist())
+
     def _write(self) -> None:
         import pyarrow
 

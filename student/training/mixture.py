@@ -6,7 +6,8 @@ their examples written to files, so memory does not grow with their number.
 
 import heapq
 import random
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -46,8 +47,14 @@ def sample(traces: Callable[[], Iterable[Trace]], count: int | None) -> Iterable
     """
     if count is None:
         return traces()
-    chosen = set(heapq.nsmallest(count, (_rank(trace["id"]) for trace in traces())))
-    return (trace for trace in traces() if _rank(trace["id"]) in chosen)
+    chosen = set(sample_indexes(traces(), count))
+    return (trace for index, trace in enumerate(traces()) if index in chosen)
+
+
+def sample_indexes(traces: Iterable[Trace], count: int) -> list[int]:
+    """The indexes of the traces that `sample` yields, ascending."""
+    ranked = ((_rank(trace["id"]), index) for index, trace in enumerate(traces))
+    return sorted(index for _, index in heapq.nsmallest(count, ranked))
 
 
 def _rank(trace_id: str) -> str:
@@ -73,35 +80,84 @@ def mix(traces: Iterable[Trace], renderer: Renderer, settings: Train, work: Path
         "pictures": images that are read as pixels, if any, "overflow": {"policy", "max_length", "traces",
         "traces_split", "turns", "turns_left_out"}}.
     """
-    overflow = {"traces": 0, "traces_split": 0, "turns": 0, "turns_left_out": 0}
-    by_use = {"learned": 0, "held_out": 0, "left_out": 0}
-    trace_tokens = 0
     with (
         ExampleWriter(work / "learned.arrow") as learning,
         ExampleWriter(work / "held_out.arrow") as holding_out,
     ):
-        for trace in traces:
-            trace_turns = turns(trace, renderer)
-            fitting = _fitting(trace_turns, settings.max_length)
-            overflow["traces"] += 1
-            overflow["traces_split"] += len(fitting) < len(trace_turns)
-            overflow["turns"] += len(trace_turns)
-            overflow["turns_left_out"] += len(trace_turns) - len(fitting)
-            held = is_held_out(trace, settings.holdout)
-            by_use["left_out" if not fitting else "held_out" if held else "learned"] += 1
-            if held:
-                holding_out.add(join(fitting))
-            else:
-                learning.add(join(fitting))
-                trace_tokens += max(map(len, fitting), default=0)
-    learned, held_out = learning.examples, holding_out.examples
+        counts = _fill(traces, renderer, settings, learning, holding_out)
+    return _mixture(learning.examples, holding_out.examples, counts, settings)
+
+
+def make_part(
+    traces: Iterable[Trace], renderer: Renderer, settings: Train, part: Path
+) -> dict[str, int]:
+    """Makes the examples of some kept traces, for `join_parts`, and returns their counts.
+
+    part: the beginning of the names of two files, PART.learned and PART.held_out.
+    """
+    with (
+        ExampleWriter(part.with_suffix(".learned")) as learning,
+        ExampleWriter(part.with_suffix(".held_out")) as holding_out,
+    ):
+        return _fill(traces, renderer, settings, learning, holding_out)
+
+
+def join_parts(
+    parts: Iterable[tuple[Path, Mapping[str, int]]], settings: Train, work: Path
+) -> Mixture:
+    """The mixture of all traces from parts, in their order: the same files as `mix` writes, byte for byte.
+
+    parts: the names given to `make_part` and what it returned.
+    """
+    counts: Counter[str] = Counter()
+    with (
+        ExampleWriter(work / "learned.arrow") as learning,
+        ExampleWriter(work / "held_out.arrow") as holding_out,
+    ):
+        for part, part_counts in parts:
+            learning.copy(part.with_suffix(".learned"))
+            holding_out.copy(part.with_suffix(".held_out"))
+            counts.update(part_counts)
+    return _mixture(learning.examples, holding_out.examples, counts, settings)
+
+
+def _fill(
+    traces: Iterable[Trace],
+    renderer: Renderer,
+    settings: Train,
+    learning: ExampleWriter,
+    holding_out: ExampleWriter,
+) -> Counter[str]:
+    """Writes the examples of traces; returns counts that add up over parts, under the names of `mix`."""
+    counts: Counter[str] = Counter()
+    for trace in traces:
+        trace_turns = turns(trace, renderer)
+        fitting = _fitting(trace_turns, settings.max_length)
+        counts["traces"] += 1
+        counts["traces_split"] += len(fitting) < len(trace_turns)
+        counts["turns"] += len(trace_turns)
+        counts["turns_left_out"] += len(trace_turns) - len(fitting)
+        held = is_held_out(trace, settings.holdout)
+        counts["left_out" if not fitting else "held_out" if held else "learned"] += 1
+        if held:
+            holding_out.add(join(fitting))
+        else:
+            learning.add(join(fitting))
+            counts["trace_tokens"] += max(map(len, fitting), default=0)
+    return counts
+
+
+def _mixture(
+    learned: ExampleFile, held_out: ExampleFile, added: Counter[str], settings: Train
+) -> Mixture:
+    overflow = {name: added[name] for name in ("traces", "traces_split", "turns", "turns_left_out")}
     counts = {
         "learned": len(learned),
         "held_out": len(held_out),
-        "traces": by_use,
+        "traces": {use: added[use] for use in ("learned", "held_out", "left_out")},
         "tokens": learned.tokens,
         "learned_tokens": learned.label_count,
-        "trace_tokens": trace_tokens,
+        "trace_tokens": added["trace_tokens"],
         "overflow": {"policy": settings.overflow, "max_length": settings.max_length, **overflow},
     }
     if learned.image_count:

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import signal
@@ -256,6 +257,31 @@ def test_a_run_in_use_is_refused_by_pid_and_its_processes_are_left_alone(tmp_pat
     with pytest.raises(InputError, match=f"run: is in use by pid {process.pid}"):
         Run.open(tmp_path / "run", RECIPE, "pack", pack)
     assert all(is_running(pid) for pid in [process.pid, *children])
+
+
+def test_a_file_system_without_locks_is_noted_and_any_other_failure_of_a_lock_ends_the_start(
+    tmp_path, pack, monkeypatch
+):
+    number = errno.ENOLCK
+
+    def lockf(*_):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.lockf", lockf)
+    with Run.open(tmp_path / "run", RECIPE, "pack", pack) as run:
+        assert not run.has_lock
+    number = errno.EIO
+    with pytest.raises(InputError, match="run: cannot be locked: Input/output error"):
+        Run.open(tmp_path / "run", RECIPE, "pack", pack)
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/runs/a", "memory://a", "gs://b", "abfs://c@d/e"])
+def test_a_url_is_no_place_for_a_run_and_leaves_no_directory(tmp_path, pack, monkeypatch, url):
+    monkeypatch.chdir(tmp_path)
+    for act in (lambda: Run.open(Path(url), RECIPE, "pack", pack), lambda: read(Path(url))):
+        with pytest.raises(InputError, match="found a URL, expected a directory: a run appends"):
+            act()
+    assert sorted(path.name for path in tmp_path.iterdir() if path != pack) == []
 
 
 def test_a_killed_run_leaves_no_lock_and_its_orphans_are_ended(tmp_path, pack, other):

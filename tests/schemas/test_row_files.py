@@ -1,7 +1,9 @@
 """JSON Lines that are compressed, written by two at once, or read by row."""
 
+import contextlib
 import json
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas.errors import InputError
-from schemas.files import json_line, open_jsonl, read_jsonl, write_jsonl, write_text
+from schemas.files import json_line, open_jsonl, read_jsonl, whole, write_jsonl, write_text
 from schemas.row_file import RowFile
 
 ROWS = [{"number": n, "text": "Größe 大 \x85\u2028" * (n % 50)} for n in range(2000)]
@@ -107,3 +109,35 @@ def test_a_row_that_is_not_json_is_named_by_its_line_however_it_is_reached(tmp_p
     for view, index in ((file, 1), (file[1:], 0), (file.select([1, 0]), 0), (file, -1)):
         with pytest.raises(InputError, match="a.jsonl: line 3: not JSON"):
             view[index]
+
+
+@pytest.mark.parametrize("is_directory", [False, True])
+def test_of_two_writers_of_one_path_each_publishes_a_whole(
+    tmp_path: Path, is_directory: bool
+) -> None:
+    path, seen = tmp_path / "out", set()
+
+    def write(name: str) -> None:
+        for _ in range(40):
+            with whole(path) as temporary:
+                if is_directory:
+                    temporary.mkdir()
+                for part in "abc":
+                    with (temporary / part if is_directory else temporary).open("a") as file:
+                        file.write(name)
+
+    with ThreadPoolExecutor(2) as pool:
+        writers = [pool.submit(write, name) for name in ("1", "2")]
+        while not all(writer.done() for writer in writers):
+            with contextlib.suppress(FileNotFoundError):
+                # A directory may be moved away between two reads; then a part is missing, and none is half.
+                parts = [path / part for part in "abc"] if is_directory else [path]
+                seen.add("".join(part.read_text() for part in parts[:1]))
+    for writer in writers:
+        writer.result()
+    wholes = {"1", "2"} if is_directory else {"111", "222"}
+    assert seen <= wholes
+    if is_directory:
+        texts = {(path / part).read_text() for part in "abc"}
+        assert len(texts) == 1 and texts <= wholes
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
