@@ -1,4 +1,8 @@
-"""vLLM's CPU build loads the directory of tiny students of five families, and its prompts are those of training."""
+"""vLLM's CPU build loads the directory of a tiny student of each file, and its prompts are those of training.
+
+Qwen3.5 and the vision-language students have the layers of Qwen3 and Qwen2.5 here: vLLM's own need torchvision, of
+which there is no build for its CPU build.
+"""
 
 import json
 import os
@@ -8,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from families import renderer_of
+from families import STUDENTS, renderer_of
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from schemas.errors import InputError
@@ -20,7 +24,6 @@ from teacher.inference import vllm_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
-STUDENTS = ["smollm2-135m", "qwen2.5-32b", "qwen3-32b", "qwen3-coder-30b", "llama-3.3-70b"]
 # A mixture of experts has as many as the real model unless it is told.
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
 # One process for all, which imports vLLM once. An engine ends before the next begins.
@@ -64,14 +67,19 @@ def tiny_student(name: str, to: Path) -> Renderer:
 
 
 def requests_of(renderer: Renderer) -> list[tuple[list[Any], list[Any]]]:
-    """The prompt of each assistant's turn: a talk, a call, its result, calls side by side."""
+    """The prompt of each assistant's turn: a talk, a call, its result, calls side by side.
+
+    A turn without text has null as its content, as vLLM's replies have: Qwen3-VL's template, to which vLLM hands texts
+    in lists, takes an empty text for one and writes a line break after it.
+    """
     requests = []
     for conversation in CONVERSATIONS:
         trace: Any = {**conversation, "outcome": {"tool_errors": []}}
         shown = as_served(trace, renderer)
         for index, message in enumerate(shown["messages"]):
             if message["role"] == "assistant":
-                requests.append((list(shown["messages"][:index]), list(shown["tools"])))
+                before = [{**m, "content": m["content"] or None} for m in shown["messages"][:index]]
+                requests.append((before, list(shown["tools"])))
     return requests
 
 
