@@ -88,6 +88,7 @@ def generate(context: RunContext) -> dict[str, Any]:
                         log=context.path("logs", "teacher.log"),
                         concurrency=settings.concurrency,
                         report=log,
+                        logprobs=settings.logprobs > 0,
                         key=key,
                     )
                 )

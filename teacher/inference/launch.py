@@ -40,6 +40,7 @@ def open_teacher(
     log: Path,
     concurrency: int,
     report: Report,
+    logprobs: bool = False,
     key: str | None = None,
 ) -> Iterator[Endpoint]:
     """Yields the teacher's endpoint: a running API if `options.url` or the teacher names one, else a server of its own.
@@ -49,6 +50,7 @@ def open_teacher(
         log: the file for the output of the teacher's own server.
         concurrency: requests that the server gets at once.
         report: receives messages about the progress of a start.
+        logprobs: whether requests ask for log-probabilities.
         key: of a server of its own; None for a random one.
 
     Raises:
@@ -59,7 +61,13 @@ def open_teacher(
         yield connect(teacher, options.url or teacher["source"]["url"], options.model)
     else:
         with _own_server(
-            teacher, options, log=log, concurrency=concurrency, report=report, key=key
+            teacher,
+            options,
+            log=log,
+            concurrency=concurrency,
+            report=report,
+            key=key,
+            drafts=not logprobs,
         ) as endpoint:
             yield endpoint
 
@@ -195,6 +203,7 @@ def _own_server(
     report: Report,
     port: int | None = None,
     key: str | None = None,
+    drafts: bool = False,
 ) -> contextlib.AbstractContextManager[Endpoint]:
     """A server of this process. By default it has a free port and a random key."""
     if teacher["engine"] == "llama.cpp":
@@ -209,6 +218,7 @@ def _own_server(
             ready_seconds=options.ready_timeout_s,
             stall_seconds=options.stall_s,
             replicas=options.replica_count,
+            drafts=drafts,
             report=report,
         )
     weights = str(catalog.fetch(teacher, report))

@@ -55,7 +55,9 @@ def test_two_servers_share_the_conversations_and_one_that_is_killed_comes_back(
     one, two = Journal(tmp_path / "one"), Journal(tmp_path / "two")
     with llama_server.serve(weights, tmp_path / "one.log", 4, 512) as endpoint:
         asyncio.run(ask(endpoint, one, range(2, 10)))
-    with llama_server.serve(weights, tmp_path / "two.log", 4, 512, replicas=2) as endpoint:
+    with llama_server.serve(
+        weights, tmp_path / "two.log", 4, 512, replicas=2, drafts=True
+    ) as endpoint:
         assert len(endpoint.urls) == len(servers()) == 2
         asyncio.run(ask(endpoint, two, range(2, 6)))
         for number in (0, 1):

@@ -20,8 +20,10 @@ import psutil
 import pytest
 
 from schemas.errors import StageError
+from schemas.recipe import Serve
 from teacher.inference import llama_server, process, replicas
 from teacher.inference.endpoint import Endpoint
+from teacher.inference.launch import open_teacher
 from teacher.inference.llama_server import program, serve
 from teacher.inference.process import ServerProcess, free_port
 
@@ -468,6 +470,30 @@ def test_servers_side_by_side_share_slots_and_one_that_dies_is_started_again(
     assert sorted(log.name for log in tmp_path.glob("server*.log")) == [
         f"server-{number}.log" for number in range(3)
     ]
+
+
+@pytest.mark.parametrize("own_cpu_build", [True, False])
+@pytest.mark.parametrize("logprobs", [True, False])
+def test_tokens_are_drafted_on_a_cpu_where_no_log_probability_is_asked_for(
+    state: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    own_cpu_build: bool,
+    logprobs: bool,
+) -> None:
+    monkeypatch.setattr(llama_server, "built_for_cpu", lambda: own_cpu_build)
+    weights = tmp_path / "m.gguf"
+    weights.touch()
+    teacher = {
+        "name": "m",
+        "engine": "llama.cpp",
+        "context": 4096,
+        "source": {"path": str(weights)},
+    }
+    log = tmp_path / "server.log"
+    with open_teacher(teacher, Serve(), log=log, concurrency=2, report=print, logprobs=logprobs):
+        [start] = starts(state)
+    assert ("--spec-type" in start["argv"]) is (own_cpu_build and not logprobs)
 
 
 def test_closing_ends_a_start_that_another_thread_waits_for(
