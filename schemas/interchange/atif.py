@@ -46,6 +46,7 @@ def write(conversation: Conversation) -> dict[str, Any]:
             steps.append(_write_step(len(steps) + 1, message, content))
     _add_metrics(steps, conversation)
     children = [write(child) for child in conversation.get("children", [])]
+    _add_references(steps, conversation.get("children", []))
     ids = [child["trajectory_id"] for child in children]
     if None in ids or len(set(ids)) < len(ids):
         raise NotCarried("sub-agents without an id, or two with one")
@@ -147,6 +148,15 @@ def _add_result(steps: list[dict[str, Any]], message: Message, content: Any) -> 
     result = {"source_call_id": name, "content": content}
     results = steps[-1].setdefault("observation", {"results": []})["results"]
     results.append({**result, "extra": {OWN: other}} if other else result)
+
+
+def _add_references(steps: list[dict[str, Any]], children: list[Conversation]) -> None:
+    """Adds to the result of the call that assigned a sub-agent's task a reference to the sub-agent's trajectory."""
+    by_call = {child.get("agent", {}).get("call_id"): child.get("id") for child in children}
+    for step in steps:
+        for result in step.get("observation", {}).get("results", []):
+            if name := by_call.get(result["source_call_id"]):
+                result["subagent_trajectory_ref"] = [{"trajectory_id": name}]
 
 
 def _add_metrics(steps: list[dict[str, Any]], conversation: Conversation) -> None:

@@ -39,8 +39,6 @@ class McpEnvironment(Environment):
     given: ClassVar[GivenTools]
     seconds: ClassVar[float] = 60
     reuse: ClassVar[bool] = False
-    # The agent loop runs the tools of such a world in a thread.
-    waits: ClassVar[bool] = True
     _free: ClassVar[list[McpSession]]
     _session: McpSession | None = None
 

@@ -150,7 +150,9 @@ def test_kept_traces_of_the_packs_load_back_equal_with_their_images(tmp_path: Pa
         model = Model(solution(task))
         traces.append(asyncio.run(agent_loop.run(task, pack, model.complete, loop, MAKER)))
     assert traces[1]["images"] and traces[0]["messages"][2]["tool_calls"]
-    traces[0]["children"] = [copy.deepcopy(traces[1]) | {"id": "sub-agent"}]
+    [call] = traces[0]["messages"][2]["tool_calls"]
+    agent = {"name": "reader", "call_id": call["id"], "stage": 1, "parts": []}
+    traces[0]["children"] = [copy.deepcopy(traces[1]) | {"id": "sub-agent", "agent": agent}]
     for format in FORMATS:
         result = export(traces, format, tmp_path / format, store.directory)
         left_out = {"images": 2} if format == "sts" else {}
@@ -164,6 +166,8 @@ def test_kept_traces_of_the_packs_load_back_equal_with_their_images(tmp_path: Pa
     document = json.loads(next((tmp_path / "atif").glob("legal-train-contract*")).read_text())
     judge(document, "atif")
     assert document["subagent_trajectories"][0]["trajectory_id"] == "sub-agent"
+    [result] = document["steps"][2]["observation"]["results"]
+    assert result["subagent_trajectory_ref"] == [{"trajectory_id": "sub-agent"}]
     assert document["steps"][2]["metrics"] == {"prompt_tokens": 9, "completion_tokens": 3}
 
 
