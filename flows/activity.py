@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from flows.estimate import Estimate, minutes
 from schemas.error_text import one_line
-from schemas.trace import Trace
+from schemas.trace import Trace, nodes
 
 Count = Callable[[], str]
 
@@ -55,7 +55,10 @@ class Numbers:
     def add(self, trace: Trace, reason: str | None) -> None:
         """Counts a trace. reason: why it does not go on; None for a good one."""
         self.verdicts[reason or self.good] += 1
-        for usage in (call["usage"] for call in trace["calls"] if self.with_tokens):
+        requests = (
+            [call for node in nodes(trace) for call in node["calls"]] if self.with_tokens else []
+        )
+        for usage in (call["usage"] for call in requests):
             self.tokens["prompt"] += usage["prompt_tokens"]
             self.tokens["cached"] += usage.get("cached_tokens", 0)
             self.tokens["completion"] += usage["completion_tokens"]

@@ -64,7 +64,8 @@ class Ledger(TypedDict):
 
     rejected: count by reason. tasks_without_kept: ids of tasks. hinted: of traces made with the solution shown.
     by_template: by task template. images: by grounding (pixels, source), present where a trace has images.
-    rewritten: present with tasks.rewrite.
+    rewritten: present with tasks.rewrite. sub_agents: of sub-agents, whose traces count everywhere but in tasks;
+    present where there are any.
     """
 
     traces: int
@@ -76,6 +77,7 @@ class Ledger(TypedDict):
     by_template: dict[str, Count]
     images: NotRequired[dict[str, Count]]
     rewritten: NotRequired[Rewriting]
+    sub_agents: NotRequired[Count]
 
 
 class LedgerCount:
@@ -87,15 +89,19 @@ class LedgerCount:
         self._templates: dict[str, Count] = {}
         self._images: dict[str, Count] = {name: _zero() for name in ("pixels", "source")}
         self._has_images = False
-        self._hinted, self._all = _zero(), _zero()
+        self._hinted, self._all, self._agents = _zero(), _zero(), _zero()
 
     def add(self, trace: Trace) -> None:
         kept, task = is_kept(trace), _task_field(trace, "id")
         if not kept:
             self._reasons[_reason(trace)] += 1
-        self._tasks[task] = self._tasks.get(task, False) or kept
+        is_agent = bool(trace.get("agent"))
+        if not is_agent:
+            self._tasks[task] = self._tasks.get(task, False) or kept
         template = self._templates.setdefault(_task_field(trace, "template"), _zero())
         groups = [self._all, template]
+        if is_agent:
+            groups.append(self._agents)
         if trace.get("hinted") is True:
             groups.append(self._hinted)
         if (grounding := str(trace.get("grounding"))) in self._images:
@@ -121,6 +127,8 @@ class LedgerCount:
         }
         if self._has_images:
             ledger["images"] = self._images
+        if self._agents["traces"]:
+            ledger["sub_agents"] = self._agents
         return ledger
 
 

@@ -145,14 +145,17 @@ def portfolio_review(world: LegalDesk, rng: random.Random) -> Blueprint:
 def invoices_against_contracts(world: LegalDesk, rng: random.Random) -> Blueprint:
     chosen = rng.sample(list(world._archive().values()), 12)
     parts, lines, over = [], [], 0
-    charged_more = set(rng.sample(range(12), rng.randrange(2, 6)))
-    for index, contract in enumerate(chosen):
+    # The first contract has the lowest fee, so that at least its invoice charges too much.
+    chosen.sort(key=lambda contract: contract.clauses["termination_fee"].value)
+    for contract in chosen:
         agreed = contract.clauses["termination_fee"].value
-        extra = rng.randrange(1, 12) * 500 if index in charged_more else 0
-        over += extra
-        lines.append(f"{contract.id}: EUR {agreed + extra}")
-        part = read_part(world, contract, "termination_fee")
-        parts.append(part)
+        invoiced = max(
+            agreed, rng.randrange(60, 90) * 500 if rng.random() < 0.4 or not parts else 0
+        )
+        over += invoiced - agreed
+        lines.append(f"{contract.id}: EUR {invoiced}")
+        parts.append(read_part(world, contract, "termination_fee"))
+    rng.shuffle(lines)
     swarm = Swarm(READER, BRIEF, parts)
     request = phrase("invoices_against_contracts", rng, invoices="; ".join(lines))
     reply = f"The invoices charge EUR {over} more than was agreed."

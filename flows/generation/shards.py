@@ -44,7 +44,8 @@ class ShardReceipt(TypedDict):
     inputs: a digest of all that its traces depend on. failures: traces that ended on a request without a reply, by
     cause. serving: the settings of the server that gave none. asked: its tasks. returned: those with an attempt that
     passed. rejected: the others, by the reason of their last attempt. calls: requests of all traces, the blind ones'
-    included. blind: for each task that was attempted without its images, its index and whether that passed.
+    and sub-agents' included. sub_agents: traces inside those of orchestrators, present if there are any. blind: for
+    each task that was attempted without its images, its index and whether that passed.
     rewritten: its requests that the teacher was to reword, present with tasks.rewrite. verdicts: traces by the reason
     of their failure, and passed; receipts of earlier versions lack them. user_tokens: of the requests that simulated
     users took, which calls counts and tokens does not; present where a model played them.
@@ -67,6 +68,7 @@ class ShardReceipt(TypedDict):
     blind: list[tuple[int, bool]]
     rewritten: NotRequired[Rewriting]
     verdicts: NotRequired[dict[str, int]]
+    sub_agents: NotRequired[int]
 
 
 def cut(tasks: int, size: int) -> list[Shard]:
@@ -180,7 +182,8 @@ class Spools:
                 f"{shard.path(self._run)}: found traces of {len(last)} tasks, expected {shard.count}"
             )
         write_jsonl(shard.path(self._run), traces)
-        users = [node["user"] for trace in traces for node in nodes(trace) if "user" in node]
+        every = [node for trace in traces for node in nodes(trace)]
+        users = [node["user"] for node in every if "user" in node]
         receipt: ShardReceipt = {
             "inputs": self._inputs,
             "serving": self._serving,
@@ -191,13 +194,13 @@ class Spools:
             "traces": len(traces),
             "passed": sum(map(agent_loop.passed, traces)),
             "hinted": sum(trace["hinted"] for trace in traces),
-            "calls": sum(len(trace["calls"]) for trace in traces)
+            "calls": sum(len(node["calls"]) for node in every)
             + sum(len(turns["calls"]) for turns in users)
             + sum(one.calls for one in blind),
-            "tokens": count_tokens(traces),
+            "tokens": count_tokens(every),
             "detected": agent_loop.count_detected(traces),
             "failures": dict(
-                Counter(filter(None, (*map(failure_of, traces), *(b.failure for b in blind))))
+                Counter(filter(None, (*map(failure_of, every), *(b.failure for b in blind))))
             ),
             "blind": sorted((one.task, one.passed) for one in blind),
             "verdicts": dict(
@@ -206,6 +209,8 @@ class Spools:
         }
         if any(turns["calls"] for turns in users):
             receipt["user_tokens"] = count_tokens(users)
+        if len(every) > len(traces):
+            receipt["sub_agents"] = len(every) - len(traces)
         if rewritten:
             receipt["rewritten"] = rewritten
         write_json(shard.receipt_path(self._run), receipt)

@@ -23,7 +23,7 @@ from schemas.files import open_jsonl, read_jsonl, write_json
 from schemas.filter_run import Alone
 from schemas.ledger import LedgerCount
 from schemas.task import Task
-from schemas.trace import Trace, is_kept
+from schemas.trace import Trace, is_kept, nodes
 
 
 @partial(
@@ -48,11 +48,13 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
     count, first_crash, numbers = LedgerCount(), "", Numbers(good="kept", with_tokens=False)
 
     def read() -> Iterator[Trace]:
-        return read_traces(context.directory)
+        # A sub-agent's trace is judged and trained as its own, and an orchestrator's row still holds it for the report.
+        for trace in read_traces(context.directory):
+            yield from nodes(trace)
 
     exam = cast(list[Task], list(read_jsonl(context.path("tasks", "exam.jsonl"))))
     generated = (context.run.receipt("generate") or {}).get("result", {})
-    total = generated.get("traces", 0)
+    total = generated.get("traces", 0) + generated.get("sub_agents", 0)
     with (
         open_jsonl(context.path("filter", "kept.jsonl")) as keep,
         open_jsonl(context.path("filter", "rejected.jsonl")) as reject,
@@ -91,6 +93,8 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
         raise StageError(
             f"{ledger_file}: no trace was kept, so there is nothing to train on: see rejected.jsonl"
         )
+    if agents := ledger.get("sub_agents"):
+        log(f"  {agents['traces']} of them are sub-agents', {agents['kept']} kept")
     return {"traces": ledger["traces"], "kept": ledger["kept"]}
 
 

@@ -251,6 +251,7 @@ def _summary(
             detected.setdefault(name, Counter()).update(actions)
     blind = sum(len(row["blind"]) for row in rows)
     rewritten = add_counts(row["rewritten"] for row in rows if "rewritten" in row)
+    sub_agents = sum(row.get("sub_agents", 0) for row in rows)
     calls = sum(row["calls"] for row in rows) + (rewritten["asked"] if rewritten else 0)
     most = context.recipe.generate.concurrency
     user_tokens = _sum(row["user_tokens"] for row in rows if "user_tokens" in row)
@@ -261,6 +262,7 @@ def _summary(
         "hinted": sum(row["hinted"] for row in rows),
         **({"blind": blind} if blind else {}),
         **({"rewritten": rewritten} if rewritten else {}),
+        **({"sub_agents": sub_agents} if sub_agents else {}),
         "requests": taken.asked,
         "replayed": calls - taken.asked,
         "tokens": dict(_sum(row["tokens"] for row in rows)),
