@@ -112,7 +112,7 @@ class Detected(TypedDict):
 
 # Failures of a swarm (teacher/rollout/swarm_score.py). The first say why an answer may be wrong, so they are named
 # before it; the others fail a right answer.
-SWARM_CAUSES = ("over_cap", "unfinished_subagent", "lost_result")
+SWARM_CAUSES = ("over_cap", "unfinished_subagent", "unassigned_part", "lost_result")
 SWARM_FAILURES = ("duplicate_assignment", "serial_collapse", "spurious_parallelism")
 
 

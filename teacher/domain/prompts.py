@@ -44,8 +44,8 @@ def question_due(task: Task, *, step: int, told: int) -> str | None:
 def hint(task: Task, step: int | None = None, told: int = 0) -> str:
     """Returns the text that shows the solution of a task and its reply, as STaR does (arXiv:2203.14465).
 
-    step: only this call of the solution (from 0), with those that belong in the same message, or the reply if there are
-        no more. It serves a teacher that is too weak to keep its place in the whole solution.
+    step: only this call of the solution (from 0), or the reply if there are no more. It serves a teacher that is too
+        weak to keep its place in the whole solution.
     told: replies of a simulated user so far.
     """
     if step is not None and (question := question_due(task, step=step, told=told)):
@@ -53,13 +53,19 @@ def hint(task: Task, step: int | None = None, told: int = 0) -> str:
     steps = [f"{step['tool']} {arguments_text(step['arguments'])}" for step in task["plan"]]
     steps.append(f"Tell the user: {task['reply']}")
     if step is not None:
-        first = min(step, len(steps) - 1)
-        return "\n".join(
-            [f"{HINT_HEADER} {steps[first]}", *steps[first + 1 : calls_together(task, first)]]
-        )
+        return f"{HINT_HEADER} {steps[min(step, len(steps) - 1)]}"
     for ask in reversed(task["dialogue"]["asks"] if "dialogue" in task else []):
         steps.insert(ask["before_call"], f"Tell the user, and wait for the reply: {ask['text']}")
-    return "\n".join([HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))])
+    lines = [HINT_HEADER, *(f"{number}. {text}" for number, text in enumerate(steps, 1))]
+    first = next((i for i in range(len(steps)) if calls_together(task, i) > i + 1), None)
+    if first is not None:
+        lines.append(f"Make the calls {first + 1} to {calls_together(task, first)} in one message.")
+    return "\n".join(lines)
+
+
+def together(hints: list[str]) -> str:
+    """Returns one hint for the calls of one message, whose own hints these are."""
+    return "\n".join([hints[0], *(text.removeprefix(HINT_HEADER).strip() for text in hints[1:])])
 
 
 def result_content(result: Any, image_store: ImageStore | None) -> Content:
@@ -99,7 +105,8 @@ def demonstration(
             told += 1
             continue
         if hinted:
-            messages.append({"role": "system", "content": hint(lead, start, told)})
+            texts = [hint(lead, at, told) for at in range(start, calls_together(lead, start))]
+            messages.append({"role": "system", "content": together(texts)})
         end = calls_together(lead, start)
         calls, results = [], []
         for number, step in enumerate(lead["plan"][start:end], start):

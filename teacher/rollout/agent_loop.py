@@ -6,9 +6,9 @@ What helps a weak teacher is in guidance.py, what a model family's API needs in 
 """
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from schemas.canonical import arguments_text
 from schemas.task import Task
@@ -24,10 +24,7 @@ from schemas.trace import (
     failure_reason,
 )
 from teacher.dialects.base import (
-    AdaptedRequest,
-    Detection,
     Dialect,
-    ParsedReply,
     calls_of,
     json_text,
     plain_text,
@@ -39,15 +36,13 @@ from teacher.domain.prompts import Content, request_content
 from teacher.domain.scoring import answer_matches
 from teacher.domain.swarm import Caps
 from teacher.domain.worlds import PackFault, hash_world, start_world
-from teacher.inference.replies import Reply, request_row
+from teacher.inference.replies import request_row
 from teacher.rollout.calls import call_error, execute
 from teacher.rollout.conduct import Conduct, Ran
 from teacher.rollout.guidance import Guidance
+from teacher.rollout.turn import Complete, complete_message
 from teacher.rollout.user import PlayedBy, has_text, user_of
 from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages
-
-Complete = Callable[..., Awaitable[Reply]]
-Action = Literal["repaired", "retried", "rejected"]
 
 # A model that repeats a call this often in a row makes no progress; its remaining steps would cost time for nothing.
 _REPEATS = 3
@@ -140,6 +135,10 @@ async def run(
         "temperature": settings.temperature,
         "top_p": settings.top_p,
     }
+    if crew:
+        sampling["parallel_tool_calls"] = (
+            True  # llama.cpp lets some models write one call otherwise
+        )
     if settings.logprobs:
         sampling |= {"logprobs": True, "top_logprobs": settings.logprobs}
     user = user_of(task, settings.user, attempt)
@@ -159,16 +158,24 @@ async def run(
             task, number=steps, results=results, told=told, hinted=hinted
         )
         context += turn.hints
+        # The hints of a further request for the same message are not kept.
+        shown_now = [context + turn.prefill]
+        shown_now += [context + each.hints + each.prefill for each in turn.together]
         try:
-            prompt = request_messages(
-                context + turn.prefill, settings.images, settings.image_store, settings.image_limits
-            )
+            prompts = [
+                request_messages(one, settings.images, settings.image_store, settings.image_limits)
+                for one in shown_now
+            ]
         except ImageLimitError as limit:
             end, error = End.TEACHER_ERROR, str(limit)
             break
-        parameters = {**sampling, **turn.parameters}
-        adapted = settings.dialect.adapt_request(prompt, shown, parameters, settings.mode)
-        replies, parsed, actions = await _complete_turn(
+        adapted = [
+            settings.dialect.adapt_request(
+                prompt, shown, {**sampling, **each.parameters}, settings.mode
+            )
+            for prompt, each in zip(prompts, (turn, *turn.together), strict=True)
+        ]
+        replies, parsed, actions = await complete_message(
             adapted, [*offered], attempt, complete, settings.dialect
         )
         requests += [request_row(reply) for reply in replies]
@@ -289,38 +296,6 @@ def count_detected(traces: Iterable[Trace]) -> dict[str, dict[str, int]]:
         for name, actions in count_detected(trace.get("children", [])).items():
             counts.setdefault(name, Counter()).update(actions)
     return {name: dict(sorted(actions.items())) for name, actions in sorted(counts.items())}
-
-
-async def _complete_turn(
-    adapted: AdaptedRequest,
-    offered: list[str],
-    attempt: int,
-    complete: Complete,
-    dialect: Dialect,
-) -> tuple[list[Reply], ParsedReply | None, list[tuple[str, Action]]]:
-    """Gets the reply of one turn; retries once, with the dialect's other parameters, if the reply is unusable.
-
-    Returns:
-        The replies, one or two; the last one with a message, parsed, or None; and (name, action) of each failure.
-    """
-    messages, tools, parameters = adapted
-    first = await complete(messages, tools, attempt, **parameters)
-    if first.message is None:
-        return [first], None, []
-    parsed = dialect.parse_reply(first.message, first.finish_reason, offered)
-    failure = parsed.failure
-    retry_parameters = dialect.retry_parameters(failure, parameters) if failure else None
-    if failure is None or retry_parameters is None:
-        return [first], parsed, _actions(parsed.detected)
-    second = await complete(messages, tools, attempt, **retry_parameters)
-    # If the retry brings no message, the episode ends on the first reply.
-    if second.message is not None:
-        parsed = dialect.parse_reply(second.message, second.finish_reason, offered)
-    return [first, second], parsed, [(failure.name, "retried"), *_actions(parsed.detected)]
-
-
-def _actions(detected: list[Detection]) -> list[tuple[str, Action]]:
-    return [(each.name, "rejected" if each.remedy else "repaired") for each in detected]
 
 
 def _repeats_calls(messages: list[Message]) -> bool:

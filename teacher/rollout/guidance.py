@@ -12,7 +12,7 @@ from schemas.task import Task
 from schemas.trace import Message, Tool
 from teacher.domain.json_answers import response_format
 from teacher.domain.offer import few_tools
-from teacher.domain.prompts import hint, question_due
+from teacher.domain.prompts import hint, question_due, together
 from teacher.domain.swarm import calls_together
 
 
@@ -24,11 +24,13 @@ class Turn:
         hints: system messages before the turn; the requests of later turns keep them.
         prefill: the beginning of the assistant's message; this request alone has it.
         parameters: parameters of this request alone (tool_choice, extra_body).
+        together: further requests, each for one more call of the same message; their hints are not kept.
     """
 
     hints: list[Message] = field(default_factory=list)
     prefill: list[Message] = field(default_factory=list)
     parameters: dict[str, Any] = field(default_factory=dict)
+    together: list["Turn"] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -91,9 +93,14 @@ class Constrained(Guidance):
             prefix = self.call_prefix
             prefill = [{"role": "assistant", "content": prefix}] if prefix else []
             parameters = {"tool_choice": "required"}
-            if hinted and calls_together(task, results) > results + 1:
-                parameters["parallel_tool_calls"] = True
-            return Turn(hints, prefill, parameters)
+            # A teacher this weak writes one call and stops: what belongs in one message is asked for call by call.
+            last = calls_together(task, results) if hinted else results + 1
+            if last == results + 1:
+                return Turn(hints, prefill, parameters)
+            parameters["parallel_tool_calls"] = False
+            texts = [hint(task, step) for step in range(results, last)]
+            further = [Turn([_system(text)], prefill, parameters) for text in texts[1:]]
+            return Turn([_system(together(texts))], prefill, parameters, further)
         if not hinted and not (form and not task["plan"]):
             return Turn(hints, parameters={"tool_choice": "auto"})
         parameters = {"tool_choice": "none", **form}

@@ -6,6 +6,7 @@ steps of Kimi K2.5, arXiv:2602.02276). The serial steps are those of all agents,
     over_cap              it asked for more than its teacher's caps
     unfinished_subagent   a sub-agent ended without an answer, and nobody else did its part
     duplicate_assignment  the same prompt was assigned again, although the first was answered or still running
+    unassigned_part       nobody did a part of the task, so the answer cannot rest on it
     lost_result           the sub-agents' answers to all parts are right, and the orchestrator's is not
     serial_collapse       the task has independent parts, and no two sub-agents ran at the same time
     spurious_parallelism  at least half of its sub-agents did no part of the task, or one that was done already
@@ -73,6 +74,7 @@ def _failures(
         yield {"name": "over_cap", "detail": f"wanted more than its {detail}"}
     done = {index for child in children if _is_answered(child) for index in child["agent"]["parts"]}
     done |= _parts_called(trace, task)
+    assigned = {index for child in children for index in child["agent"]["parts"]}
     for number, child in enumerate(children, 1):
         missed = set(child["agent"]["parts"]) - done
         if not _is_answered(child) and (missed or not child["agent"]["parts"]):
@@ -82,6 +84,12 @@ def _failures(
                 f" {child['outcome']['ended']}, and nobody else did its part",
             }
             break
+    missing = [part["about"] for index, part in enumerate(parts) if index not in assigned | done]
+    if missing:
+        yield {
+            "name": "unassigned_part",
+            "detail": f"{len(missing)} of {len(parts)} parts, {missing[0]} first, were given to nobody",
+        }
     if again := _repeated(children):
         yield {
             "name": "duplicate_assignment",

@@ -79,6 +79,7 @@ def play(
     caps: Caps | None = None,
     loop: Settings = LOOP,
     running: int = 1000,
+    hinted: bool = False,
 ) -> Trace:
     """The trace of a swarm, checked against its schema and written as JSON could hold it."""
 
@@ -90,7 +91,7 @@ def play(
             replace(loop, caps=caps or Caps()),
             MAKER,
             attempt=0,
-            hinted=False,
+            hinted=hinted,
             examples=lambda task, hinted: [],
             running=asyncio.Semaphore(running),
         )

@@ -3,10 +3,11 @@
 import functools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
-from scripted_model import calls, solution
+from scripted_model import LOOP, calls, solution
 from scripted_model import play as play_alone
 from swarm_model import Script, Swarm, Turn, failures, gold, gold_child, play, results
 
@@ -14,8 +15,10 @@ from schemas.filter import FilterSettings, check_trace
 from schemas.task import Task
 from schemas.trace import failure_reason, nodes
 from teacher.domain import Domain, load, tasks
+from teacher.domain.prompts import hint
 from teacher.domain.swarm import ASSIGN, CREATE, MAX_PROMPT, MAX_SYSTEM, Caps, lead_task
 from teacher.rollout import agent_loop
+from teacher.rollout.guidance import Constrained
 
 
 @pytest.fixture(scope="module")
@@ -178,6 +181,21 @@ def test_right_parts_and_a_wrong_answer_are_a_lost_result_and_a_wrong_part_is_no
     assert failure_reason(trace["outcome"]) == "wrong_answer"
 
 
+def test_a_part_that_nobody_did_fails_a_right_answer_unless_the_orchestrator_did_it(
+    legal: Domain, task: Task
+) -> None:
+    some = calls(*map(assign, prompts(task)[1:]))
+    guessed = play(legal, task, with_lead(task, calls(create()), some, task["reply"]))
+    assert failures(guessed) == ["unassigned_part"]
+    assert failure_reason(guessed["outcome"]) == "unassigned_part"
+    call = task["swarm"]["parts"][0]["plan"][0]
+    own = calls((call["tool"], call["arguments"]))
+    assert (
+        failures(play(legal, task, with_lead(task, calls(create()), some, own, task["reply"])))
+        == []
+    )
+
+
 def test_sub_agents_without_a_part_are_spurious_from_half_of_them_on(
     legal: Domain, task: Task
 ) -> None:
@@ -214,7 +232,7 @@ def test_the_caps_refuse_one_more_and_are_a_failure_only_then(legal: Domain, tas
     every = calls(*map(assign, prompts(task)))
     turns = [calls(create()), every, calls(assign(prompts(task)[3])), task["reply"]]
     trace = play(legal, task, with_lead(task, *turns), caps=Caps(agents=3))
-    assert failures(trace) == ["over_cap"]
+    assert failures(trace) == ["over_cap", "unassigned_part"]
     refused = [text for text in results(trace) if "over_cap" in text]
     assert len(refused) == 2 and len(trace["children"]) == 3
     # Calls of tools: two for each of four sub-agents, each of which makes one.
@@ -330,16 +348,25 @@ def test_three_hundred_sub_agents_run_in_one_stage_and_at_most_as_many_as_may(
     assert trace["outcome"]["checks"] == {"answer": True, "state": True}
 
 
-def test_a_hinted_orchestrator_is_shown_all_assignments_of_a_message_and_never_more_than_its_caps(
-    task: Task,
+def test_a_hinted_orchestrator_is_asked_call_by_call_for_a_message_of_all_assignments(
+    legal: Domain, task: Task
 ) -> None:
-    from teacher.domain.prompts import hint
-    from teacher.rollout.guidance import Constrained
-
     lead = lead_task(task)
-    turn = Constrained("<tool_call>\n").before_turn(lead, number=2, results=1, hinted=True)
-    text = turn.hints[0]["content"]
-    assert all(part["about"] in text for part in task["swarm"]["parts"])
-    assert turn.parameters == {"tool_choice": "required", "parallel_tool_calls": True}
-    assert task["reply"] in hint(lead, 5)
+    guidance = Constrained("<tool_call>\n")
+    turn = guidance.before_turn(lead, number=2, results=1, hinted=True)
+    parts = task["swarm"]["parts"]
+    assert all(part["about"] in turn.hints[0]["content"] for part in parts)
+    for more, part in zip(turn.together, parts[1:], strict=True):
+        assert part["about"] in more.hints[0]["content"]
+    assert "Make the calls 2 to 5 in one message." in hint(lead)
     assert [len(lead_task(task, most)["plan"]) for most in (1, 2, 3, 4, 9)] == [2, 3, 3, 5, 5]
+
+    asked: Iterator[Any] = iter(
+        [calls(create()), *(calls(assign(prompt)) for prompt in prompts(task)), task["reply"]]
+    )
+    model = gold(task)
+    model.lead = lambda step, prompt: next(asked)
+    trace = play(legal, task, model, loop=replace(LOOP, guidance=guidance), hinted=True)
+    assert failures(trace) == []
+    assert [len(m["tool_calls"]) for m in trace["messages"] if m.get("tool_calls")] == [1, 4]
+    assert len(trace["calls"]) == 6
