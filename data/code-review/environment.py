@@ -39,8 +39,11 @@ from .records import (
     Severity,
     Verdict,
     language_of,
+    released_files,
 )
 from .snippets import Code, crash, mistake, query
+
+RELEASED = 25
 
 
 class ReviewDesk(Environment):
@@ -60,6 +63,7 @@ class ReviewDesk(Environment):
         self._issues: dict[str, Issue] = {}
         self._pulls: dict[str, Pull] = {}
         self._owners: dict[str, str] = {}
+        self._release: dict[str, str] = {}
         for i, number in enumerate(pulls):
             author, *reviewers = rng.sample(self._people, 3)
             issue = Issue(
@@ -86,15 +90,7 @@ class ReviewDesk(Environment):
             rng.shuffle(states)
             branch = f"{rng.choice(('fix', 'feature', 'chore'))}/{'-'.join(pairs[18 + i])}"
             reviews = dict(zip(reviewers, states, strict=True))
-            pull = Pull(
-                id=f"PR-{number}",
-                branch=branch,
-                author=author,
-                issue=issue.id,
-                files=files,
-                checks=checks,
-                reviews=reviews,
-            )
+            pull = Pull(f"PR-{number}", branch, author, issue.id, files, checks, reviews)
             self._issues[issue.id], self._pulls[pull.id] = issue, pull
         self._queue = rng.sample(list(self._pulls), 4)
         # The build of an issue that is not open yet; only screenshots show it.
@@ -117,6 +113,14 @@ class ReviewDesk(Environment):
             "queue": self._queue,
             "opened": self._opened,
         }
+
+    def _release_files(self) -> dict[str, str]:
+        """The files that the next release changes besides the pull requests', with their owners, made when needed."""
+        if not self._release:
+            rng = random.Random(f"release:{self._split}:{self._task['seed']}")
+            pairs = rng.sample(split_pool(PAIRS, self._split), RELEASED)
+            self._release = released_files(pairs, rng.sample(self._people, 6), rng)
+        return self._release
 
     def _crash(self, path: str, rng: random.Random) -> Code:
         """A program that fails, in the language of the path."""
@@ -175,7 +179,8 @@ class ReviewDesk(Environment):
         Args:
             path: e.g. billing/plain_example.py
         """
-        return {"owner": get_entry(self._owners, path, "file", "billing/plain_example.py")}
+        files = self._owners if path in self._owners else self._release_files()
+        return {"owner": get_entry(files, path, "file", "billing/plain_example.py")}
 
     def list_checks(self, pull_id: str) -> dict:
         """List a pull request's checks and whether each passed.

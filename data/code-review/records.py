@@ -1,5 +1,6 @@
 """The records of the review desk: their types, the vocabulary of the tools, and invented names."""
 
+import random
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -77,3 +78,14 @@ def language_of(path: str) -> str:
     """The language of a file, by its suffix."""
     ending = path.rpartition(".")[2]
     return next(language for language, suffix in SUFFIXES.items() if suffix == ending)
+
+
+def released_files(
+    pairs: list[tuple[str, str]], owners: list[str], rng: random.Random
+) -> dict[str, str]:
+    """Files of a release with their owners. pairs: the words of their names."""
+    suffixes = [*SUFFIXES.values()]
+    return {
+        f"{rng.choice(COMPONENTS)}/{one}_{other}.{rng.choice(suffixes)}": rng.choice(owners)
+        for one, other in pairs
+    }

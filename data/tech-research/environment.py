@@ -39,9 +39,10 @@ from .records import (
     Report,
     Status,
     Vendor,
+    old_report,
 )
 
-PRODUCTS = 6
+PRODUCTS, ARCHIVED = 6, 24
 MAX_VALUE = 1_000_000
 
 
@@ -103,6 +104,7 @@ class ResearchDesk(Environment):
                 if product != gap:
                     self._scores[product, metric] = value
         self._reports: dict[str, Report] = {}
+        self._archived: dict[str, Report] = {}
         self._figures: dict[str, Figure] = {}
         subjects = [*self._metrics, None, None]
         diagrams = ["dependency", "organisation", "flow", "sequence", "dependency", "organisation"]
@@ -128,6 +130,19 @@ class ResearchDesk(Environment):
         self._marked: set[tuple[str, str]] = set()
         self._citations: set[tuple[str, str]] = set()
         return None
+
+    def _archive(self) -> dict[str, Report]:
+        """Older papers, without figures; made when first needed."""
+        if not self._archived:
+            split, seed = self._task["split"], self._task["seed"]
+            rng = random.Random(f"archive:{split}:{seed}")
+            pool = split_numbers(split, 10_000 if is_wide(split, seed) else 100)
+            free = [number for number in pool if f"R-{number}" not in self._reports]
+            people = [f"{rng.choice(WORDS['given'].split())} {stem}" for stem in _stems(split)[:9]]
+            subjects = [name.capitalize() for name in sorted(WORDS["categories"])]
+            numbers = [f"R-{number}" for number in rng.sample(free, ARCHIVED)]
+            self._archived = {n: old_report(n, subjects, people, rng) for n in numbers}
+        return self._archived
 
     def _illustrate(self, report: Report, chart: str, variant: str, rng: random.Random) -> None:
         """Adds the two figures (a chart and a diagram) and the two pages of a report."""
@@ -222,7 +237,8 @@ class ResearchDesk(Environment):
         Args:
             report_id: e.g. R-100
         """
-        report = get_entry(self._reports, report_id, "report")
+        known = report_id in self._reports
+        report = get_entry(self._reports if known else self._archive(), report_id, "report")
         return {
             "analyst": report.analyst,
             "published": report.published,

@@ -1,8 +1,10 @@
 """The records of the research desk: their types and the vocabulary of the tools."""
 
+import random
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
+from teacher.domain import day_between
 from teacher.scenes import Scene
 
 Metric = Literal["throughput", "latency", "power", "accuracy", "memory", "startup"]
@@ -62,3 +64,15 @@ class Figure:
     report: str
     scene: Scene
     marks: dict[str, str] = field(default_factory=dict)  # product -> key of the cell with its score
+
+
+def old_report(number: str, subjects: list[str], analysts: list[str], rng: random.Random) -> Report:
+    """An older paper, without figures."""
+    return Report(
+        number,
+        f"{rng.choice(subjects)}, an earlier paper",
+        rng.choice(analysts),
+        day_between(rng, "2024-01-08", "2025-08-29").isoformat(),
+        None,
+        rng.choice(STATUSES),
+    )

@@ -5,6 +5,7 @@ their words, which need no stemming and no spaces between words. A deployment of
 tools with `best_tools` too. The exam offers what the ranking finds, even if a tool of the solution is not among it.
 """
 
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -57,11 +58,13 @@ def _bm25s() -> ModuleType:
     finally:
         if not is_there:
             del sys.modules["jax"]
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it logs each index that it builds
     return bm25s
 
 
 def _retrieve(task: Task, domain: Domain, count: int, complete: bool) -> Task:
-    best = best_tools([*tools_of(domain, task).values()], task["request"], count)
+    tools = tools_of(domain, task)
+    best = best_tools([tools[name] for name in task["tools"]], task["request"], count)
     names = [tool["function"]["name"] for tool in best]
     if complete:
         needed = list(dict.fromkeys(step["tool"] for step in task["plan"]))

@@ -98,7 +98,10 @@ def test_pack_is_wide_enough() -> None:
     assert {task.answer.type for *_, task, _, _, _ in tasks() if task.answer} == {
         *("number", "choice", "text")
     }
-    assert max(len(task.plan) for *_, task, _, _, _ in tasks()) < PACK.spec["budgets"]["steps"]
+    assert (
+        max(len(task.plan) for *_, task, _, _, _ in tasks() if not task.swarm)
+        < PACK.spec["budgets"]["steps"]
+    )
     assert {tool for *_, task, _, _, _ in tasks() for tool, _ in task.plan} == set(PACK.tools)
     assert sorted(POINTS) == ["point_at_button", "point_at_crash"]
 
@@ -136,6 +139,8 @@ def test_doing_nothing_or_repeating_the_request_passes_no_task() -> None:
 def test_stopping_before_the_last_call_passes_no_task() -> None:
     for split, seed, name, task, results, before, after in tasks():
         if not task.plan or name == "form_and_record":  # the picture says what it says
+            continue
+        if task.swarm:  # any part may be the slowest
             continue
         opened = world(split, seed)
         for tool, arguments in task.plan[:-1]:
@@ -223,7 +228,7 @@ def test_requests_are_many_and_short() -> None:
     assert len({line for group in wordings.values() for line in group}) == sum(
         len(group) for group in wordings.values()
     )
-    assert max(len(task.request.split()) for *_, task, _, _, _ in tasks()) <= 40
+    assert max(len(t.request.split()) for *_, t, _, _, _ in tasks() if not t.swarm) <= 40
     assert set(wordings) == set(NAMES)
     for name in WORDS:
         asked = [t.request for split, _, n, t, *_ in tasks() if n == name and split == "train"]

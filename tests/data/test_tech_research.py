@@ -78,9 +78,11 @@ def shown(result: Any) -> str:
 def test_the_pack_is_wide_enough() -> None:
     used = {tool for *_, one, _, _, _ in tasks() for tool, _ in one.plan}
     assert used == set(RESEARCH.tools) and len(used) >= 8
-    assert set(RESEARCH.spec["kinds"]) == {"lookup", "workflow", "chart", "diagram", "document"}
+    assert set(RESEARCH.spec["kinds"]) == {
+        *("lookup", "workflow", "chart", "diagram", "document", "swarm")
+    }
     assert len(VISUAL) >= 20 and len(TEXT) >= 10
-    longest = max(len(one.plan) for *_, one, _, _, _ in tasks())
+    longest = max(len(one.plan) for *_, one, _, _, _ in tasks() if not one.swarm)
     assert 4 <= longest < RESEARCH.spec["budgets"]["steps"]
     operations = {one.program["op"] for *_, one, _, _, _ in tasks() if one.program}
     assert operations >= {"lookup", "count", "sum", "difference", "argmax", "argmin", "trend"}
