@@ -179,6 +179,7 @@ function conversation(trace, tools, differsAt, depth) {
       make("p", { class: "failing", role: "note" }, make("b", {}, failed.name), ` ${failed.text}`),
     );
   const children = list(trace.children);
+  if (outcome.swarm) parts.push(make("p", { class: "quiet" }, swarmText(object(outcome.swarm))));
   if (children.length && depth < DEEPEST) parts.push(subAgents(children, tools, depth));
   return parts;
 }
@@ -259,6 +260,13 @@ function toolCall(called, isOpen) {
   return details;
 }
 
+const agentText = (agent) =>
+  agent.name ? `${asText(agent.name)} in stage ${count(agent.stage)}, ` : "";
+
+const swarmText = (swarm) =>
+  `${count(swarm.agents)} sub-agents in ${count(swarm.stages)} stages: ${count(swarm.critical_steps)} critical steps` +
+  ` of ${count(swarm.serial_steps)}, ${count(swarm.used)} of ${count(swarm.answered)} results used`;
+
 // The sub-agents of a swarm as a tree: each opens in place, with its own sub-agents inside.
 function subAgents(children, tools, depth) {
   return make(
@@ -292,7 +300,7 @@ function subAgents(children, tools, depth) {
           make(
             "span",
             { class: "quiet" },
-            ` ${list(child.messages).length} messages, ${tokensText(usage)}${below ? `, ${below} sub-agents` : ""}`,
+            ` ${agentText(object(child.agent))}${list(child.messages).length} messages, ${tokensText(usage)}${below ? `, ${below} sub-agents` : ""}`,
           ),
         ),
       );
