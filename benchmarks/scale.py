@@ -18,8 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.client import solution_message
@@ -81,31 +82,36 @@ def measure(part: str, size: int, work: Path) -> dict[str, float]:
     cpu: seconds of computing of this process, which other work on the machine hardly changes.
     """
     run = work / "run"
-    with _context(run) as context:
-        PIPELINE["plan"].run(context)
-        _repeat_tasks(run / "tasks" / "train.jsonl", size)
-    with _server(run / "tasks" / "train.jsonl") as url, _context(run, url) as context:
+    with context(run) as opened:
+        PIPELINE["plan"].run(opened)
+        repeat_tasks(run / "tasks" / "train.jsonl", size)
+    with server(run / "tasks" / "train.jsonl") as url, context(run, url) as opened:
         # The plan is taken as it is, with more tasks.
-        with context.run.stage("plan", PIPELINE["plan"].inputs(context), [run / "tasks"]):
+        with opened.run.stage("plan", PIPELINE["plan"].inputs(opened), [run / "tasks"]):
             pass
         if part == "client":
-            return _measured(lambda: PIPELINE["generate"].run(context), size)
+            return _measured(lambda: PIPELINE["generate"].run(opened), size)
         _repeat_traces(run, size)
-        inputs = PIPELINE["generate"].inputs(context)
-        with context.run.stage("generate", inputs, [run / DIRECTORY]) as result:
+        inputs = PIPELINE["generate"].inputs(opened)
+        with opened.run.stage("generate", inputs, [run / DIRECTORY]) as result:
             result["traces"] = size
         if part == "filter":
-            return _measured(lambda: PIPELINE["filter"].run(context), size)
-        renderer = context.renderer()
-        settings = context.recipe.train
+            return _measured(lambda: PIPELINE["filter"].run(opened), size)
+        renderer = opened.renderer()
+        settings = opened.recipe.train
         return _measured(
             lambda: mixture.mix(read_traces(run), renderer, settings, work / "train"), size
         )
 
 
 @contextlib.contextmanager
-def _context(run: Path, url: str = "http://127.0.0.1:1/v1") -> Iterator[RunContext]:
-    settings = {
+def context(
+    run: Path,
+    url: str = "http://127.0.0.1:1/v1",
+    settings: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[RunContext]:
+    """Yields the context of a run with scripted episodes."""
+    chosen = {
         "teacher": "openai",
         "serve.url": url,
         "serve.model": "m",
@@ -119,13 +125,14 @@ def _context(run: Path, url: str = "http://127.0.0.1:1/v1") -> Iterator[RunConte
         "generate.concurrency": str(CONCURRENCY),
         "filter.max_tokens": "8192",
         "train.max_length": "8192",
+        **settings,
     }
-    recipe = recipe_file.load("local", [f"{name}={value}" for name, value in settings.items()])
-    with prepare("legal", recipe, run) as context:
-        yield context
+    recipe = recipe_file.load("local", [f"{name}={value}" for name, value in chosen.items()])
+    with prepare("legal", recipe, run) as prepared:
+        yield prepared
 
 
-def _repeat_tasks(file: Path, size: int) -> None:
+def repeat_tasks(file: Path, size: int) -> None:
     """Repeats the tasks of a file until there are `size`, each with a number in its id and request."""
     rows = list(read_jsonl(file))
     write_jsonl(file, (_numbered(rows[n % len(rows)], n) for n in range(size)))
@@ -159,7 +166,7 @@ def _solved(task: Any, domain: Domain) -> Any:
 
 
 @contextlib.contextmanager
-def _server(tasks: Path) -> Iterator[str]:
+def server(tasks: Path) -> Iterator[str]:
     """The URL of a server, in another process, that answers with the solutions of a file of tasks."""
     command = [sys.executable, "-m", "benchmarks.scale", "client", "--serve", str(tasks)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
