@@ -49,6 +49,7 @@ VALUES: list[Any] = [
         "few",
         "2026-11-30",
         "dask",
+        "teacher",
         "offered",
         "latest",
         "teacher",
