@@ -248,6 +248,23 @@ def _compare(
     return verdicts
 
 
+def repeats_exam(exam_tasks: Sequence[Task], settings: FilterSettings) -> Callable[[Trace], bool]:
+    """Returns a function that says whether the request of a trace in words repeats one of the exam's."""
+    exam = _exam(exam_tasks, settings, _Images(None))
+    return lambda trace: exam.find(request_of(trace["messages"])) is not None
+
+
+def _exam(exam_tasks: Sequence[Task], settings: FilterSettings, images: "_Images") -> Exam:
+    return Exam(
+        [images.with_text(task["request"], _images_of(task)) for task in exam_tasks],
+        settings.contamination,
+        [
+            named_values(task["request"], [step["arguments"] for step in task["plan"]])
+            for task in exam_tasks
+        ],
+    )
+
+
 class _Images:
     """The images of a run, each by the name of the first that looks the same."""
 

@@ -59,13 +59,20 @@ class Rewriting(TypedDict):
     languages: dict[str, int]
 
 
+class Salvaged(TypedDict):
+    """Rejected traces of which some turns are trained (train.salvage); they stay under their reason of rejection."""
+
+    traces: int
+    turns: int
+
+
 class Ledger(TypedDict):
     """The content of RUN/filter/ledger.json; traces = kept + the sum of rejected.
 
     rejected: count by reason. tasks_without_kept: ids of tasks. hinted: of traces made with the solution shown.
     by_template: by task template. images: by grounding (pixels, source), present where a trace has images.
     rewritten: present with tasks.rewrite. sub_agents: of sub-agents, whose traces count everywhere but in tasks;
-    present where there are any.
+    present where there are any. salvaged: present with train.salvage.
     """
 
     traces: int
@@ -76,6 +83,7 @@ class Ledger(TypedDict):
     hinted: Count
     by_template: dict[str, Count]
     images: NotRequired[dict[str, Count]]
+    salvaged: NotRequired[Salvaged]
     rewritten: NotRequired[Rewriting]
     sub_agents: NotRequired[Count]
 

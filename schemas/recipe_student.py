@@ -92,6 +92,12 @@ class Train(Section):
         description="How the student is shown images: as pixels, or as the data behind them in words (source); auto"
         " takes pixels where the student has vision. Example: source.",
     )
+    salvage: bool = Field(
+        False,
+        description="Whether steps of failed traces are trained too, of tasks that no kept trace solves: calls of the"
+        " solution that leave its goal in reach, found by replaying them; all else of such a trace is masked."
+        " Example: true.",
+    )
     replay: Replay | None = Field(
         None,
         description="Conversations mixed in to limit catastrophic forgetting: path, ratio (of the tokens), licence; or"

@@ -3,13 +3,14 @@
     stillhouse filter RUN
 
 Writes filter/kept.jsonl, filter/rejected.jsonl (each trace with its verdict) and filter/ledger.json, which counts both.
+With train.salvage also filter/salvaged.jsonl: rejected traces of which some turns are trained.
 """
 
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flows.activity import Numbers
 from flows.generation import runners
@@ -18,18 +19,22 @@ from flows.generation.student_worker import judge_shard, judged_path, token_coun
 from flows.progress import log, track
 from flows.run_context import RunContext
 from flows.stages.stage import Stage
+from schemas.canonical import Refused
 from schemas.errors import StageError
 from schemas.files import open_jsonl, read_jsonl, write_json
 from schemas.filter_run import Alone
-from schemas.ledger import LedgerCount
+from schemas.ledger import LedgerCount, Salvaged
 from schemas.task import Task
 from schemas.trace import Trace, is_kept, nodes
+
+if TYPE_CHECKING:
+    from schemas.filter import FilterSettings
 
 
 @partial(
     Stage,
     name="filter",
-    reads=("filter", "train.max_length", "train.overflow", "train.images"),
+    reads=("filter", "train.max_length", "train.overflow", "train.images", "train.salvage"),
     also_reads=("generate.runner", "generate.runner_address", "generate.workers"),
     models=("student",),  # whose tokenizer counts a trace's tokens
     earlier={"plan": "tasks/exam.jsonl", "generate": ""},
@@ -78,6 +83,10 @@ def filter_traces(context: RunContext) -> dict[str, Any]:
                 first_crash = first_crash or str(verdict.get("detail"))
     shutil.rmtree(context.path("filter", ".judged"), ignore_errors=True)
     ledger = count.ledger()
+    salvaged = context.path("filter", "salvaged.jsonl")
+    salvaged.unlink(missing_ok=True)
+    if train.salvage:
+        ledger["salvaged"] = _salvage(context, exam, settings)
     if "rewritten" in generated:
         ledger["rewritten"] = generated["rewritten"]
     ledger_file = context.path("filter", "ledger.json")
@@ -127,3 +136,44 @@ def _judged_by_workers(
             raise StageError(
                 f"{judged_path(run, number)}: found {traces} judged traces, expected {receipts[number]}"
             )
+
+
+def _salvage(
+    context: RunContext,
+    exam: list[Task],
+    settings: "FilterSettings",
+) -> Salvaged:
+    """Writes filter/salvaged.jsonl: of each task that no kept trace solves, the failed one with most harmless turns.
+
+    A trace that was made with a hint, has images or sub-agents, repeats an exam request or is too long is left out.
+    """
+    from schemas.filter_run import repeats_exam
+    from teacher.rollout.salvage import REASONS, harmless_turns, has_words_alone
+
+    solved = {row["task"]["id"] for row in read_jsonl(context.path("filter", "kept.jsonl"))}
+    tasks = {row["id"]: row for row in read_jsonl(context.path("tasks", "train.jsonl"))}
+    is_contaminated = repeats_exam(exam, settings)
+    turn_lengths = token_counter(context.renderer())
+    best: dict[str, Trace] = {}
+    for trace in cast(Iterator[Trace], read_jsonl(context.path("filter", "rejected.jsonl"))):
+        name, verdict = trace["task"]["id"], trace["verdict"]
+        reason = verdict.get("reason") if verdict else None
+        if name in solved or name not in tasks or reason not in REASONS:
+            continue
+        if trace["hinted"] or not has_words_alone(trace) or is_contaminated(trace):
+            continue
+        turns = harmless_turns(trace, tasks[name], context.domain)
+        if len(turns) > len(best[name]["trained"] if name in best else ()):
+            trace["trained"] = turns
+            try:
+                lengths = turn_lengths(trace)
+            except (Refused, ValueError):  # as of a trace that the filter judges
+                continue
+            if max(lengths) <= (settings.max_turn or settings.max_tokens):
+                best[name] = trace
+    with open_jsonl(context.path("filter", "salvaged.jsonl")) as write:
+        for trace in best.values():
+            write(trace)
+    turns_in_all = sum(len(trace["trained"]) for trace in best.values())
+    log(f"{turns_in_all} turns of {len(best)} rejected traces are salvaged (train.salvage)")
+    return {"traces": len(best), "turns": turns_in_all}

@@ -6,6 +6,7 @@ Writes train/adapter (with method full, the weights), train/log.jsonl and train/
 train/checkpoints; a run that was killed continues from the last one.
 """
 
+import itertools
 import shutil
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -57,8 +58,13 @@ def train(context: RunContext) -> dict[str, Any]:
     _discard_other_checkpoints(context)
     renderer = context.renderer()
     kept = context.path("filter", "kept.jsonl")
-    if context.recipe.generate.runner == "local":
-        traces = mixture.sample(lambda: read_jsonl(kept), settings.traces)
+    # Workers read the kept traces alone.
+    if context.recipe.generate.runner == "local" or settings.salvage:
+        salvaged = context.path("filter", "salvaged.jsonl")
+        files = [kept, salvaged] if settings.salvage else [kept]
+        traces = mixture.sample(
+            lambda: itertools.chain.from_iterable(map(read_jsonl, files)), settings.traces
+        )
         mixed = mixture.mix(traces, renderer, settings, directory)
     else:
         mixed = mix_by_workers(context)

@@ -51,7 +51,8 @@ class Turn:
 def turns(trace: Trace, renderer: Renderer) -> list[Turn]:
     """The turns of a trace to train on, each with the prompt that the server would send.
 
-    A turn whose call returned an error is left out. Later prompts contain it, because the student may see errors too.
+    A turn whose call returned an error is left out, and of a salvaged trace each turn that is not in `trained`. Later
+    prompts contain it, because the student may see errors too.
 
     Raises:
         Unrenderable: the student's template cannot render the trace.
@@ -61,9 +62,10 @@ def turns(trace: Trace, renderer: Renderer) -> list[Turn]:
     trace = as_served(trace, renderer)
     messages, tools = trace["messages"], trace["tools"]
     failed = _failed_turns(messages, trace["outcome"]["tool_errors"])
+    trained = trace.get("trained", range(len(messages)))
     targets = []
     for index, message in enumerate(messages):
-        if message["role"] == "assistant" and index not in failed:
+        if message["role"] == "assistant" and index not in failed and index in trained:
             renderer.check_calls(message, tools)
             prompt, target = renderer.turn(messages, tools, index)
             image_names = renderer.image_names(messages[:index])

@@ -46,7 +46,9 @@ def as_served(trace: Trace, renderer: Renderer) -> Trace:
     if not renderer.one_call_per_turn or all(len(m.get("tool_calls") or []) < 2 for m in messages):
         return trace
     served = trace.copy()
-    served["messages"], tool_errors = _one_call_per_turn(trace)
+    served["messages"], tool_errors, trained = _one_call_per_turn(trace)
+    if "trained" in trace:
+        served["trained"] = trained
     served["outcome"] = trace["outcome"].copy()
     served["outcome"]["tool_errors"] = tool_errors
     if images:
@@ -54,11 +56,12 @@ def as_served(trace: Trace, renderer: Renderer) -> Trace:
     return served
 
 
-def _one_call_per_turn(trace: Trace) -> tuple[list[Message], list[int]]:
-    """The messages with each call in a turn of its own, and the new indexes of the tool errors."""
+def _one_call_per_turn(trace: Trace) -> tuple[list[Message], list[int], list[int]]:
+    """The messages with each call in a turn of its own, and the new indexes of tool errors and trained turns."""
     messages = trace["messages"]
     served: list[Message] = []
     tool_errors: list[int] = []
+    trained: list[int] = []
     for index, message in enumerate(messages):
         if message["role"] == "tool":
             continue  # placed after its call
@@ -67,6 +70,8 @@ def _one_call_per_turn(trace: Trace) -> tuple[list[Message], list[int]]:
         unanswered = [call for call in calls if call["id"] not in results]
         turn = message
         for call in [call for call in calls if call["id"] in results] + unanswered[:1]:
+            if index in trace.get("trained", []):
+                trained.append(len(served))
             served.append({**turn, "tool_calls": [call]})
             turn = {"role": "assistant", "content": ""}  # the reasoning stays with the first call
             if call["id"] in results:
@@ -75,8 +80,10 @@ def _one_call_per_turn(trace: Trace) -> tuple[list[Message], list[int]]:
                     tool_errors.append(len(served))
                 served.append(messages[at])
         if not calls:
+            if index in trace.get("trained", []):
+                trained.append(len(served))
             served.append(message)
-    return served, tool_errors
+    return served, tool_errors, trained
 
 
 def _count_images(messages: list[Message]) -> int:

@@ -54,11 +54,17 @@ class WriteCheck:
         return False
 
     def _canonical(self, tool: str, arguments: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-        """Returns a call as the world knows it, with the defaults of the arguments that it leaves out.
+        return canonical_call(self._world, self._task, tool, arguments)
 
-        15 and 15.0 are equal in Python.
-        """
-        tool, arguments = real_call(self._task, tool, arguments)
-        bound = inspect.signature(getattr(self._world, tool)).bind(**arguments)
-        bound.apply_defaults()
-        return tool, to_json(dict(bound.arguments), name="arguments")
+
+def canonical_call(
+    world: Any, task: Task, tool: str, arguments: dict[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Returns a call as the world knows it, with the defaults of the arguments that it leaves out.
+
+    15 and 15.0 are equal in Python.
+    """
+    tool, arguments = real_call(task, tool, arguments)
+    bound = inspect.signature(getattr(world, tool)).bind(**arguments)
+    bound.apply_defaults()
+    return tool, to_json(dict(bound.arguments), name="arguments")
