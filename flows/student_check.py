@@ -165,7 +165,9 @@ def _conversations(context: RunContext, renderer: Any) -> list[Any]:
     conversations = []
     for group in by_template.values():
         for number, task in enumerate(group[:_TASKS]):
-            trace = _solved(context, task, in_one_turn=number % 2 == 1)
+            # The turns of a dialogue have words of the user between them.
+            in_one_turn = number % 2 == 1 and "dialogue" not in task
+            trace = _solved(context, task, in_one_turn=in_one_turn)
             try:
                 served = as_served(cast(Any, trace), renderer)
                 for index, message in enumerate(served["messages"]):
