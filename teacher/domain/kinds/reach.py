@@ -4,7 +4,6 @@ The search makes every call whose arguments are known: values of the request, of
 so far. It goes a few calls deep. A task whose goal it does not reach is taken as out of reach.
 """
 
-import copy
 import itertools
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -32,6 +31,7 @@ def is_reachable(
     start, goal, answer = hash_world(world), task["checks"]["state"], task["checks"]["answer"]
     values = list(dict.fromkeys(known))
     made: set[str] = set()
+    readers: set[str] = set()  # of which the state need not be looked at again
     for _ in range(_DEPTH):
         found: list[Any] = []
         for tool in tools:
@@ -40,15 +40,21 @@ def is_reachable(
                 if name in made or len(made) >= _CALLS:
                     continue
                 made.add(name)
-                tried = copy.deepcopy(world)
                 try:
-                    result = run_tool(tried, tool, arguments)
+                    result = run_tool(world, tool, arguments)
                 except ToolError:
-                    continue
-                state = hash_world(tried)
-                if goal != start and state == goal:
-                    return True
-                if isinstance(result, Scene):
+                    result = None
+                if tool not in readers:
+                    if (state := hash_world(world)) != start:
+                        if state == goal:
+                            return True
+                        # Most calls read, so making the world again is cheaper than a copy for each call.
+                        world, _ = start_world(domain.environment, **task)
+                        if goal == start:
+                            break  # a write shows nothing but what it was given
+                    elif result is not None and goal == start:
+                        readers.add(tool)
+                if result is None or isinstance(result, Scene):
                     continue
                 shown = list(scalars(result))
                 # Where only the state is checked, or both are, the state decides.
