@@ -93,6 +93,10 @@ class Constrained(Guidance):
             prefix = self.call_prefix
             prefill = [{"role": "assistant", "content": prefix}] if prefix else []
             parameters = {"tool_choice": "required"}
+            if prefix:
+                # llama.cpp's grammar lets a small model write calls until max_tokens, whatever parallel_tool_calls says
+                # (build_tool_parser_json_native): the reply ends where a second call begins.
+                parameters["extra_body"] = {"stop": [prefix.strip()]}
             # A teacher this weak writes one call and stops: what belongs in one message is asked for call by call.
             last = calls_together(task, results) if hinted else results + 1
             if last == results + 1:

@@ -85,7 +85,7 @@ COUNT: Task = {
             Settings(6, 80, 0.5, 0.95, guidance=Constrained("<tool_call>\n")),
             True,
             [
-                "be519b36e5161dedbdc113c2d987b37ce7c051f806d51a734b060f09d4752962",
+                "315b7a648a752fd79cb16b96bf03d982db10aa1dc45e6aa283ffd51779d2fc5b",
                 "25959492915015204230765c776a82a1d5749f41aa762c5683eb3ef0ddd5c1bc",
             ],
         ),

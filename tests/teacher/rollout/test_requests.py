@@ -115,16 +115,16 @@ REQUESTS = [
     (False, False, "<tool_call>\n", True, "56f78678b1bb5bce"),
     (False, True, "", False, "1b62f48074727e7a"),
     (False, True, "", True, "35c7fa96bb24b727"),
-    (False, True, "<tool_call>\n", False, "bbf15ff445ef0aae"),
-    (False, True, "<tool_call>\n", True, "5c9d02d2cfca3396"),
+    (False, True, "<tool_call>\n", False, "f4b2fa079008ec54"),
+    (False, True, "<tool_call>\n", True, "bf35339de15c863e"),
     (True, False, "", False, "fb953a1db371bf68"),
     (True, False, "", True, "140f85ff9e487e15"),
     (True, False, "<tool_call>\n", False, "fb953a1db371bf68"),
     (True, False, "<tool_call>\n", True, "140f85ff9e487e15"),
     (True, True, "", False, "c21658870da2ab3a"),
     (True, True, "", True, "3f41053064e93da0"),
-    (True, True, "<tool_call>\n", False, "2712912b77cfbc35"),
-    (True, True, "<tool_call>\n", True, "1439c042224d6ea8"),
+    (True, True, "<tool_call>\n", False, "6fe6a2b873ee098c"),
+    (True, True, "<tool_call>\n", True, "88a1fa44e79fd4d9"),
 ]
 
 
@@ -146,7 +146,7 @@ def test_an_episode_sends_the_same_requests_to_the_byte(
             PREFIX,
             [4, 7, 9, 12],
             ["required", "required", "none", "none"],
-            [None, None, *[{"logit_bias": [["<", False]]}] * 2],
+            [*[{"stop": ["<tool_call>"]}] * 2, *[{"logit_bias": [["<", False]]}] * 2],
         ),
     ],
 )
