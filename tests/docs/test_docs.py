@@ -34,11 +34,7 @@ IDS = [page.relative_to(ROOT).as_posix() for page in PAGES]
 # user, of the cache.
 _ELSEWHERE = re.compile(
     r"(RUN/|runs/|store/|students/|\./|~/|\$XDG_CACHE_HOME/|\.venv(-vllm)?(/|$)|http).*"
-<<<<<<< HEAD
     r"|(domain\.yaml|environment\.py|textual\.py|visual\.py|policy\.md)"
-=======
-    r"|(domain\.yaml|policy\.md|environment\.py|textual\.py|visual\.py)"
->>>>>>> 020b4eb (A constrained reply ends where a second call begins; a real teacher and student measured on a GPU; docs name the new kinds; swarm tasks only where a recipe names them)
     r"|(tasks|journal|traces|filter|train|export|evaluate|publish|stages|images|logs|prefect|data|report)/[\w.*-]*(/[\w.*-]*)*"
     r"|(run|plan|preflight|manifest|scorecard|recipe|index|mlflow)\.json|traces\.jsonl|report(-against-NAME)?\.html|stillhouse-error\.log"
     r"|README\.md|chat_template\.jinja|vllm/|blobs/sha256/|oci-layout|\*\.gguf|\.jsonl|[\w-]+-(TYPE|mmproj)\.gguf"
