@@ -108,4 +108,4 @@ def test_what_a_teacher_without_a_dialect_is_sent_never_changes(
     trace, sent = asyncio.run(scene())
     assert passed(trace) and [call["key"] for call in trace["calls"]] == keys
     fields = {"model", "messages", "tools", "max_tokens", "temperature", "top_p"}
-    assert sent[0].keys() - {"tool_choice"} == fields
+    assert sent[0].keys() - {"tool_choice", "stop"} == fields
