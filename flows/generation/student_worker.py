@@ -19,7 +19,7 @@ from schemas.files import read_json, read_jsonl, write_json, write_jsonl
 from schemas.recipe import Recipe
 from schemas.row_file import RowFile
 from schemas.task import Task
-from schemas.trace import Trace
+from schemas.trace import Trace, nodes
 from teacher.planning import hardware
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def judge_shard(run: str, number: int) -> dict[str, Any]:
 
 def _judge(run: Path, number: int) -> dict[str, Any]:
     judge = _judge_of(run, _opened(run, "filter", _job(run, "filter")["id"]))
-    rows = [judge(trace) for trace in read_jsonl(trace_files(run)[number])]
+    traces = read_jsonl(trace_files(run)[number])
+    rows = [judge(node) for trace in traces for node in nodes(trace)]
     write_jsonl(judged_path(run, number), rows)
     rejected = Counter(str(row["rejected"]["reason"]) for row in rows if row["rejected"])
     return {"traces": len(rows), "rejected": dict(rejected)}
