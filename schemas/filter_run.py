@@ -254,17 +254,6 @@ def repeats_exam(exam_tasks: Sequence[Task], settings: FilterSettings) -> Callab
     return lambda trace: exam.find(request_of(trace["messages"])) is not None
 
 
-def _exam(exam_tasks: Sequence[Task], settings: FilterSettings, images: "_Images") -> Exam:
-    return Exam(
-        [images.with_text(task["request"], _images_of(task)) for task in exam_tasks],
-        settings.contamination,
-        [
-            named_values(task["request"], [step["arguments"] for step in task["plan"]])
-            for task in exam_tasks
-        ],
-    )
-
-
 class _Images:
     """The images of a run, each by the name of the first that looks the same."""
 
