@@ -234,7 +234,7 @@ def _raise_errors(context: RunContext, findings: Sequence[Finding]) -> None:
 def _check_template_share(context: RunContext, train: list[Task]) -> None:
     """Raises InputError if the tasks have too few templates for each to stay below filter.per_template."""
     share, count = context.recipe.filter.per_template, len({task["template"] for task in train})
-    if share is not None and share * count < 1:
+    if share is not None and share * count + 1e-9 < 1:  # 1/49 * 49 < 1
         raise InputError(
             f"filter.per_template: found {share:g}, expected {1 / count:.2g} or more: the training tasks have {count}"
             f" template{'s' * (count > 1)}, and their shares add up to 1"
