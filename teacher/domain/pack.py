@@ -7,6 +7,7 @@ templates, and the schemas of the tools. What the files hold is described in `te
 import importlib
 import inspect
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,8 @@ from teacher.domain.worlds import describe_fault
 
 PACKS = Path(__file__).resolve().parents[2] / "data"
 _MODULES = ("environment", "textual", "visual", "swarm", "extraction")
+# Loading replaces the pack's modules in sys.modules, where a load in another thread looks for them.
+_loading = threading.RLock()
 
 
 @dataclass
@@ -51,7 +54,7 @@ class Domain:
 
 
 def load(domain: str) -> Domain:
-    """Loads a pack by its name in data/ or by its directory.
+    """Loads a pack by its name in data/ or by its directory; also in several threads at once.
 
     Raises:
         InputError: no such pack, or one of its files is invalid; the message names file and field.
@@ -68,10 +71,11 @@ def load(domain: str) -> Domain:
             f" (`stillhouse new-domain {domain}` makes one)"
         )
     spec = _load_spec(path / "domain.yaml")
-    modules = _load_modules(path, spec["name"])
-    environment = _find_environment(modules[0], path / "environment.py")
-    _check_world(environment, path / "environment.py")
-    templates = _find_templates(modules)
+    with _loading:
+        modules = _load_modules(path, spec["name"])
+        environment = _find_environment(modules[0], path / "environment.py")
+        _check_world(environment, path / "environment.py")
+        templates = _find_templates(modules)
     _check_templates(templates, spec, path / "domain.yaml")
     tools = make_tools(environment, path / "environment.py")
     return Domain(spec["name"], path, spec, environment, templates, tools)

@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,12 @@ def test_a_pack_may_be_one_file_only(tmp_path: Path) -> None:
         "moved_item",
         "taken_item",
     ]
+
+
+def test_threads_may_load_a_pack_at_once() -> None:
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(load, ["legal"] * 16))
+    assert all(each.templates.keys() == loaded[0].templates.keys() for each in loaded)
 
 
 @pytest.mark.parametrize("name", ["textual", "visual"])
