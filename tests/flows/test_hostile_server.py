@@ -1,5 +1,6 @@
 """A generation against a server that answers badly: every fault has a named end, in time, and costs no good reply."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,7 +10,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -63,6 +64,7 @@ def resets(handler: Handler) -> None:
 
 def hangs(handler: Handler) -> None:
     """Takes the request and says nothing; /v1/models still answers."""
+    stuck.set()
     ended.wait(30)
 
 
@@ -71,6 +73,7 @@ def trickles(handler: Handler) -> None:
     handler.send_response(200)
     handler.send_header("Content-Length", "1000")
     handler.end_headers()
+    stuck.set()
     with contextlib.suppress(OSError):
         while not ended.wait(0.05):
             handler.wfile.write(b" ")
@@ -87,7 +90,8 @@ def floods(handler: Handler) -> None:
             handler.wfile.write(b" " * 2**16)
 
 
-ended = threading.Event()
+# The test is over; a reply that never ends has begun.
+ended, stuck = threading.Event(), threading.Event()
 
 # What the server answers, and how the request that never gets anything else is named.
 FAULTS: dict[str, tuple[Answer, str]] = {
@@ -145,6 +149,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     monkeypatch.setattr(client, "_LONGEST_WAIT", 0.05)
     monkeypatch.setattr(connection, "_LARGEST", 8 * 2**20)
     ended.clear()
+    stuck.clear()
     with contextlib.closing(Server()) as running:
         yield running
         ended.set()
@@ -168,7 +173,7 @@ def recipe(url: str, run: Path, *more: str) -> Any:
             "generate.attempts=1",
             "generate.preflight=false",
         ),
-        *("generate.concurrency=2", "generate.timeout_s=0.4", "generate.patience_s=1"),
+        *("generate.concurrency=2", "generate.timeout_s=60", "generate.patience_s=1"),
         "tasks.mix={lookup: 1, workflow: 0, document: 0, chart: 0}",
         *more,
     ]
@@ -205,16 +210,34 @@ def test_a_server_that_always_answers_so_ends_the_stage_by_name(
     name: str, server: Server, generate: Generate
 ) -> None:
     server.always, cause = FAULTS[name]
+    # Only a reply that never ends has to wait for its end.
+    settings = ["generate.timeout_s=0.4"] if cause == "timeout" else []
     with pytest.raises(StageError, match=f"no reply to any request for .*: {cause}: ") as raised:
-        generate()
+        generate(*settings)
     assert "\n" not in str(raised.value) and KEY not in str(raised.value)
 
 
+def until_stuck(post: Callable[..., Awaitable[bytes]]) -> Callable[..., Awaitable[bytes]]:
+    """A request that runs out of time when the server says that it never ends, however slow this machine is."""
+
+    async def ask(*request: Any) -> bytes:
+        asking = asyncio.ensure_future(post(*request))
+        while not (await asyncio.wait([asking], timeout=0.01))[0]:
+            if stuck.is_set():
+                stuck.clear()
+                asking.cancel()
+                raise TimeoutError
+        return await asking
+
+    return ask
+
+
 def test_faults_that_pass_cost_a_retry_each_and_nothing_else(
-    server: Server, generate: Generate, tmp_path: Path
+    server: Server, generate: Generate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(connection.Connection, "_post", until_stuck(connection.Connection._post))
     server.answers = [each for fault, _ in FAULTS.values() for each in (fault, sends(200, GOOD))]
-    rows = generate("generate.concurrency=1", "generate.patience_s=30")
+    rows = generate("generate.concurrency=1", "generate.patience_s=600")
     assert [row["outcome"]["ended"] for row in rows] == ["answered"] * TASKS
     result = read_json(tmp_path / "run" / "stages" / "generate.json")["result"]
     assert result["retries"] == Counter(cause for _, cause in FAULTS.values())
