@@ -13,7 +13,7 @@ from typing import Any
 
 from schemas.error_text import brief
 from schemas.json_schema import Schema, SchemaNotSupported
-from schemas.schema_worker import SECONDS, SchemaWorker, WorkerDied
+from schemas.schema_worker import SchemaWorker, WorkerDied
 
 # Subschemas, counted once for each way that leads to one, times the value's characters: about a second.
 _WORK = 10**8
@@ -54,7 +54,7 @@ def problem_within_budget(document: Any, value: Any) -> str | None:
                 )
             violation = schema.problem(value)
             return violation.text if violation else None
-    too_much = f"judging a value by it takes more than {SECONDS} s"
+    too_much = f"judging a value by it takes more than {_worker.seconds:g} s"
     if _exceeded[schema_text] >= _ATTEMPTS:
         raise SchemaNotSupported(too_much)
     try:

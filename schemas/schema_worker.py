@@ -1,9 +1,10 @@
 """A process that judges values by schemas and that the kernel ends when one takes too long or too much memory.
 
-    python -m schemas.schema_worker
+    python -m schemas.schema_worker 2
 
 reads two lines for each value from stdin, the schema and the value as JSON, and writes one line,
-[problem, unsupported]. It ends with its stdin, so none outlives its parent.
+[problem, unsupported]. It ends itself where a value takes more than so many seconds of computing, and with its stdin,
+so none outlives its parent.
 """
 
 import atexit
@@ -28,9 +29,13 @@ class WorkerDied(Exception):
 
 
 class SchemaWorker:
-    """The process as its parent sees it. It starts with the first value, and again after one that ended it."""
+    """The process as its parent sees it. It starts with the first value, and again after one that ended it.
 
-    def __init__(self) -> None:
+    seconds: of computing for one value.
+    """
+
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self.seconds = seconds
         self._process: subprocess.Popen[bytes] | None = None
         self._parent = os.getpid()
         self._lock = threading.Lock()
@@ -40,10 +45,10 @@ class SchemaWorker:
 
         Raises:
             SchemaNotSupported: the schema is invalid or cannot be evaluated.
-            WorkerDied: the value was not judged within SECONDS of computing and 4 GiB of memory.
+            WorkerDied: the value was not judged within `seconds` of computing and 4 GiB of memory.
         """
         if self._parent != os.getpid():  # a fork shares its parent's pipes and lock
-            self.__init__()  # type: ignore[misc]
+            self.__init__(self.seconds)  # type: ignore[misc]
         with self._lock:
             process = self._running()
             assert process.stdin and process.stdout
@@ -69,7 +74,7 @@ class SchemaWorker:
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "schemas.schema_worker"],
+                [sys.executable, "-m", "schemas.schema_worker", str(self.seconds)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 cwd=Path(__file__).resolve().parents[1],
@@ -86,15 +91,15 @@ class SchemaWorker:
         atexit.unregister(self._stop)
 
 
-def serve() -> None:
-    """Answers until stdin ends."""
+def serve(seconds: float) -> None:
+    """Answers until stdin ends. seconds: of computing for one value."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY, _MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     lines = sys.stdin.buffer
     while schema_text := lines.readline():
         value_text = lines.readline()
         # SIGPROF comes after so many seconds of this process's computing; unhandled, it ends the process.
-        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_PROF, seconds)
         answer = _answer(schema_text, value_text)
         signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(json.dumps(answer) + "\n")
@@ -117,4 +122,4 @@ def _compiled(schema_text: bytes) -> Schema:
 
 
 if __name__ == "__main__":
-    serve()
+    serve(float(sys.argv[1]))

@@ -384,7 +384,7 @@ nearly_message = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.lists(nearly_message | json_values, max_size=6) | json_values,
     st.just(TOOLS) | st.lists(json_values, max_size=3) | json_values,
