@@ -176,7 +176,19 @@ def _trace_arguments(
                     untraced[tool, name].add(episode.job.seed, example)
                     break
         seen.add(result)
+    if episode.blueprint.swarm:
+        for results in _results_by_tool(episode).values():
+            # What the sub-agents find is counted and added up as the rows of one list are.
+            seen.add(results)
     return seen
+
+
+def _results_by_tool(episode: Episode) -> dict[str, list[Any]]:
+    assert episode.blueprint is not None
+    results: dict[str, list[Any]] = {}
+    for (tool, _), result in zip(episode.blueprint.plan, episode.results, strict=False):
+        results.setdefault(tool, []).append(result)
+    return results
 
 
 def _untraced_value(leaf: Any, seen: Evidence, documented: Evidence) -> str | None:

@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import pytest
-from faulty_packs import FIND, counted, load_pack, play_all
+from faulty_packs import FIND, counted, load_pack, play_all, write_pack
 
 from teacher.domain.check.evidence import Evidence
 from teacher.domain.check.proof import check_proof
-from teacher.domain.pack import Domain
+from teacher.domain.pack import Domain, load
 
 SHELVES = "f\"Move the {item['name']} to shelf {shelf}.\"", "f\"Move the {item['name']} away.\""
 OTHERS = [
@@ -71,6 +71,46 @@ def test_an_answer_that_a_result_states_or_decides_is_accepted(
 ) -> None:
     domain = load_pack(tmp_path / "stock", *counted("", reply, answer))
     assert [line for line in lines(domain) if "its answer" in line] == []
+
+
+SWARM = """\
+import random
+
+from teacher.domain import Answer, Blueprint, Part, Swarm, template
+
+from .environment import StockRoom
+
+
+@template(kind="swarm")
+def low_numbers(world: StockRoom, rng: random.Random) -> Blueprint:
+    chosen = rng.sample(list(world._items.items()), 8)
+    parts = [
+        Part(
+            item["name"],
+            f"Which number has the {item['name']}?",
+            [("find_item", {"name": item["name"]})],
+            f"It is {number}.",
+            Answer("text", number),
+        )
+        for number, item in chosen
+    ]
+    swarm = Swarm("clerk", "You look up items.", parts)
+    names = ", ".join(item["name"] for _, item in chosen)
+    count = sum(number < "S-5" for number, _ in chosen) + EXTRA
+    request = f"How many of these have a low number, one below S-5000: {names}?"
+    return Blueprint(request, swarm.plan, f"{count} do.", Answer("number", count), swarm=swarm)
+"""
+
+
+@pytest.mark.parametrize(("extra", "errors"), [(0, 0), (9, 1)])
+def test_a_swarm_may_count_what_its_sub_agents_find_but_not_more_than_that(
+    tmp_path: Path, extra: int, errors: int
+) -> None:
+    share = "  workflow: {share: 0.5}\n", "  workflow: {share: 0.5}\n  swarm: {share: 0}\n"
+    path = write_pack(tmp_path / "stock", share, file="domain.yaml")
+    (path / "swarm.py").write_text(SWARM.replace("EXTRA", str(extra)))
+    found = [line for line in lines(load(str(path))) if "low_numbers" in line]
+    assert len(found) == errors and all(": its answer" in line for line in found), found
 
 
 def test_an_answer_is_followed_over_the_intermediate_values_of_its_reply(tmp_path: Path) -> None:
