@@ -1,7 +1,8 @@
 """Writes traces in one of the formats; what is written loads back equal, or is left out and counted.
 
 A format carries what its module's docstring says: ATIF and STS the whole trace, ShareGPT and OpenAI's chat the
-conversation. A directory is written:
+conversation. The traces of sub-agents are inside their orchestrator's document or beside it in ATIF and STS, and rows
+of their own in the others. A directory is written:
 
     atif      DIR/NAME.json, one document a trace
     sts       DIR/NAME.jsonl, one session a file; sub-agents in DIR/NAME.NUMBER.jsonl
@@ -29,7 +30,10 @@ _ROWS = "traces.jsonl"
 
 
 class Export(TypedDict):
-    """traces = written + the sum of left_out, which counts by what the format has no place for."""
+    """traces = written + the sum of left_out, which counts by what the format has no place for.
+
+    written: also counts the traces of sub-agents that are written with their orchestrator's.
+    """
 
     format: str
     out: str
@@ -42,6 +46,7 @@ def export(traces: Iterable[Any], format: str, out: Path, images: Path) -> Expor
     """Writes traces to a new directory.
 
     Args:
+        traces: that of an orchestrator comes before those of its sub-agents, as the filter writes them.
         format: one of FORMATS.
         images: the directory that has the traces' images, <sha256>.png.
 
@@ -53,6 +58,7 @@ def export(traces: Iterable[Any], format: str, out: Path, images: Path) -> Expor
         raise InputError(f"{out}: exists already, expected a new or an empty directory")
     left_out: Counter[str] = Counter()
     copied: set[str] = set()
+    inside: set[str] = set()  # ids of the sub-agents in the documents that were written
     count = 0
     with ExitStack() as stack:
         directory = stack.enter_context(whole(out))
@@ -61,12 +67,15 @@ def export(traces: Iterable[Any], format: str, out: Path, images: Path) -> Expor
         write_row = stack.enter_context(open_jsonl(directory / _ROWS)) if is_rows else None
         for trace in traces:
             count += 1
+            if "agent" in trace and trace["id"] in inside:
+                continue
             try:
                 document = make_document(trace, format, images)
                 if write_row is not None:
                     write_row(document)
                 else:
                     _write_files(directory, trace["id"], document)
+                    inside |= {child["id"] for child in trace.get("children", [])}
             except NotCarried as error:
                 left_out[str(error)] += 1
                 continue

@@ -178,6 +178,38 @@ def test_two_traces_of_one_name_are_not_written_over_each_other(tmp_path: Path) 
     assert result["left_out"] == {"an id that another trace has": 1}
 
 
+def test_a_sub_agents_trace_is_written_with_its_orchestrators_or_alone_not_twice(
+    tmp_path: Path,
+) -> None:
+    answer = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    agent = {"name": "reader", "call_id": "c", "stage": 1, "parts": [0]}
+    first, second, other = (trace(answer, id=f"t:{n}/0", agent=agent) for n in (1, 2, 3))
+    # As the filter writes them: the orchestrator's with all sub-agents, of which the second was rejected; then each
+    # that was kept. The orchestrator of the last one was rejected.
+    rows = [trace(answer, id="t/0", children=[first, second]), first, other]
+    for format, files in (("atif", 2), ("sts", 4)):
+        result = export(rows, format, tmp_path / format, HERE)
+        assert (result["traces"], result["written"], result["left_out"]) == (3, 3, {})
+        assert len([*(tmp_path / format).iterdir()]) == files
+        logs = load(tmp_path / format)
+        assert not logs.refused
+        assert sorted(logs.conversations, key=str) == sorted(
+            (carried(row, format) for row in (rows[0], other)), key=str
+        )
+    for format in ("sharegpt", "openai"):  # which have no place for sub-agents
+        export(rows, format, tmp_path / format, HERE)
+        assert len(load(tmp_path / format).conversations) == 3
+
+
+def test_sub_agents_of_a_trace_that_a_format_cannot_hold_are_written_alone(tmp_path: Path) -> None:
+    answer = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    child = trace(answer, id="t:1/0", agent={"name": "r", "call_id": "c", "stage": 1, "parts": []})
+    lead = trace([{"role": "developer", "content": "x"}, *answer], id="t/0", children=[child])
+    result = export([lead, child], "sts", tmp_path / "out", HERE)
+    assert result["written"] == 1 and result["left_out"] == {"the role developer": 1}
+    assert [row["id"] for row in load(tmp_path / "out").conversations] == ["t:1/0"]
+
+
 def test_a_directory_with_files_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(InputError, match="exists already"):
