@@ -43,6 +43,7 @@ class Tasks(Section):
     mix: dict[str, float] | None = Field(
         None,
         description="Share of each task kind or template, normalised to a sum of 1; null takes the domain's own mix."
+        " The exam keeps the domain's, and adds what is given here of kinds whose own share is 0."
         " Example: {lookup: 0.4, workflow: 0.6}.",
     )
 

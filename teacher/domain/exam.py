@@ -51,12 +51,13 @@ def sample_exam(
     parts["drift"] = (others, trained, "all")
     exam: list[Task] = []
     for number, (part, (count, templates, offered)) in enumerate(parts.items()):
-        # Base and student are compared on the domain's own mix, whatever the training mix is.
+        # Base and student are compared on the domain's own mix, whatever the training mix is, and on what it adds.
         rows = tasks.sample(
             domain,
             "exam",
             count,
             seed=settings.seed,
+            mix=_added_shares(domain, settings.mix or {}),
             pixels=pixels,
             image_store=image_store,
             templates=templates,
@@ -82,6 +83,16 @@ def sample_exam(
             row["part"] = part
         exam += rows
     return exam
+
+
+def _added_shares(domain: Domain, mix: dict[str, float]) -> dict[str, float]:
+    """Returns what the training mix says of kinds that have a share of 0 in domain.yaml, and of their templates.
+
+    Without it, a run that trains such a kind would not examine it.
+    """
+    unshared = {kind for kind, entry in domain.spec["kinds"].items() if not entry["share"]}
+    names = unshared | {name for name, made in domain.templates.items() if made.kind in unshared}
+    return {name: share for name, share in mix.items() if name in names}
 
 
 def held_out_templates(domain: Domain, settings: Tasks) -> list[str]:

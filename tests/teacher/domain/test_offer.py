@@ -137,6 +137,24 @@ def test_without_tasks_for_them_no_template_is_held_out() -> None:
     assert {task["part"] for task in exam} == {"all_tools"}
 
 
+def test_the_exam_has_a_kind_without_a_share_only_where_the_mix_gives_it_one() -> None:
+    def sampled(mix: dict[str, float] | None) -> list[Any]:
+        settings = Tasks(exam=12, exam_other=0, mix=mix)
+        return sample_exam(LEGAL, settings, [], pixels=False)
+
+    own = sampled(None)
+    assert "swarm" not in {task["kind"] for task in own}
+    assert sampled({"lookup": 1, "workflow": 0, "swarm": 0}) == own
+    # Beside the domain's shares, which sum to 0.92.
+    mixed = sampled({"lookup": 0.3, "workflow": 0, "compared_terms": 0.92})
+    kinds = Counter(task["kind"] for task in mixed)
+    assert {t["template"] for t in mixed if t["kind"] == "swarm"} == {"compared_terms"}
+    assert kinds["swarm"] == 6 and kinds["workflow"] > 1
+    by_kind = sampled({"swarm": 0.92, "portfolio_review": 0})
+    templates = {task["template"] for task in by_kind if task["kind"] == "swarm"}
+    assert len(templates) == 4 and "portfolio_review" not in templates
+
+
 def test_the_part_drift_alone_has_changed_tools(exam: list[Any]) -> None:
     assert all(("drift" in task) == (task["part"] == "drift") for task in exam)
 
