@@ -1,6 +1,7 @@
 """Tasks of the review desk for a swarm: many files or pull requests, and one merged answer."""
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 
 from teacher.domain import Answer, Blueprint, Part, Solution, Swarm, template
@@ -41,7 +42,10 @@ def failure_part(pull: Pull) -> Part:
 
 @template(kind="swarm")
 def different_owners(world: ReviewDesk, rng: random.Random) -> Blueprint:
-    chosen = rng.sample(list(world._owners.items()), rng.choice((2, 3, 4)))
+    # Files of the three who own most, so that the answer is seldom just the number of files.
+    most = {owner for owner, _ in Counter(world._owners.values()).most_common(3)}
+    owned = [(path, owner) for path, owner in world._owners.items() if owner in most]
+    chosen = rng.sample(owned, rng.choice((3, 4)))
     count = len({owner for _, owner in chosen})
     request = phrase("different_owners", rng, paths=listed([path for path, _ in chosen]))
     swarm = Swarm(REVIEWER, BRIEF, [owner_part(*one) for one in chosen])
