@@ -3,7 +3,8 @@
     stillhouse plan DOMAIN --gpus 8xH200
 
 Sends no request to a model. Of very many tasks, the command `plan` makes some and estimates the rest; the stage of a
-run makes all. Writes tasks/train.jsonl, tasks/exam.jsonl and plan.json. The images of the tasks go to
+run makes all. Tasks of an earlier plan of the run are kept where no setting that they depend on has changed. Writes
+tasks/train.jsonl, tasks/exam.jsonl, tasks/made.json (kept_tasks.py) and plan.json. The images of the tasks go to
 images/.
 """
 
@@ -19,10 +20,11 @@ from flows.estimate import minutes
 from flows.generation import runners
 from flows.progress import log
 from flows.run_context import RunContext
+from flows.stages import kept_tasks
 from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError
-from schemas.files import read_json, read_jsonl, sha256_text, write_json, write_jsonl
+from schemas.files import read_json, read_jsonl, sha256_text, write_json
 from schemas.scorecard import part_of
 from schemas.task import Task
 from teacher.domain import capacity, offer, tasks, unanswerable
@@ -96,10 +98,7 @@ def plan(context: RunContext) -> dict[str, Any]:
             " to the API that serves it"
         )
     runners.check(context.recipe.generate, is_api=launch.is_api(teacher, serve))
-    image_store = context.image_store
-    student_pixels = context.student_reads_pixels
-    # A training task must suit both models; the exam is for the student and its base.
-    both_pixels = context.teacher_grounding == "pixels" and student_pixels
+    image_store, student_pixels = context.image_store, context.student_reads_pixels
     checked = check(domain, SAMPLE)
     findings = [
         *checked.findings,
@@ -107,42 +106,15 @@ def plan(context: RunContext) -> dict[str, Any]:
     ]
     _raise_errors(context, findings)
     held_out = exam_parts.held_out_templates(domain, settings)
-    sampling: tasks.Sampling = {
-        "seed": settings.seed,
-        "date": settings.date,
-        "mix": settings.mix,
-        "pixels": both_pixels,
-        "templates": domain.templates.keys() - set(held_out),
-    }
-    capacities = capacity.capacities(domain, settings.train, **sampling)
-    started = time.monotonic()
-    count = context.sampled or settings.train
-    train = tasks.sample(domain, "train", count, image_store=image_store, **sampling)
-    seconds_a_task = (time.monotonic() - started) / count
+    guidance = Guidance(few=context.recipe.generate.toolbox == "few")
+    kept = kept_tasks.load(context)
+    if kept:
+        log("plan keeps the proven tasks of this run")
+    made = kept or _make(context, held_out, guidance)
+    train, exam = made.train, made.exam
     _check_template_share(context, train)
-    train = unanswerable.swap_images(train, domain, share=settings.swapped, image_store=image_store)
-    train = offer.offer_tools(
-        train, domain, offer=settings.offer, whole_share=settings.whole_toolbox
-    )
-    train = drift_tasks(train, domain, share=settings.drift)
-    if settings.offer == "retrieved":
-        train = retrieve_tools(train, domain, count=settings.retrieved, complete=True)
-    train = derive_kinds(train, domain, settings.kinds)
-    exam = exam_parts.sample_exam(
-        domain, settings, held_out, pixels=student_pixels, image_store=image_store
-    )
     _check_image_limit(context, train)
     _check_gated_parts(context, exam)
-    for row in (*train, *exam):
-        check_document(row, "task", row["id"])
-    guidance = Guidance(few=context.recipe.generate.toolbox == "few")
-
-    def beginning(row: Task) -> tuple[list[str], str]:
-        shown = guidance.shown_tools(row, tools_of(domain, row))
-        return [tool["function"]["name"] for tool in shown], row["template"]
-
-    # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
-    train.sort(key=beginning)
     conversations = cost.measure(
         train,
         domain,
@@ -155,9 +127,9 @@ def plan(context: RunContext) -> dict[str, Any]:
     too_long = list(pack_size.check_size(domain, train, conversations, context.recipe))
     _raise_errors(context, too_long)
     # The sampled tasks stand for all.
-    conversations = [conversations[i % count] for i in range(settings.train)]
-    write_jsonl(context.path("tasks", "train.jsonl"), train)
-    write_jsonl(context.path("tasks", "exam.jsonl"), exam)
+    conversations = [conversations[i % len(train)] for i in range(settings.train)]
+    if not kept:
+        kept_tasks.store(context, made)
     estimate = make_plan(
         conversations,
         exam,
@@ -178,7 +150,7 @@ def plan(context: RunContext) -> dict[str, Any]:
             f"rewrite   about {settings.rewrite * settings.train:,.0f} requests are reworded by the teacher"
         )
     estimate["lines"] += [
-        *_capacity_lines(context, capacities, seconds_a_task),
+        *_capacity_lines(context, made.capacities, made.seconds),
         _exam_line(exam, held_out),
         *_kinds_lines(context, train, exam),
         *_toolbox_lines(context, exam, toolbox),
@@ -187,7 +159,7 @@ def plan(context: RunContext) -> dict[str, Any]:
         f"{'warning' if index == 0 else '':10}{finding.line(domain.path)}"
         for index, finding in enumerate([*findings, *too_long])
     ]
-    capacity_rows = [asdict(each) for each in capacities]
+    capacity_rows = [asdict(each) for each in made.capacities]
     write_json(context.path("plan.json"), {**estimate, "capacity": capacity_rows})
     swapped = sum("swapped" in row for row in train)
     return {
@@ -196,6 +168,49 @@ def plan(context: RunContext) -> dict[str, Any]:
         **({"swapped": swapped} if swapped else {}),
         "seeds": {"train": _seed_range(train), "exam": _seed_range(exam)},
     }
+
+
+def _make(context: RunContext, held_out: list[str], guidance: Guidance) -> kept_tasks.Made:
+    """Samples the tasks of training and exam and proves each solvable.
+
+    held_out: templates that training lacks.
+    """
+    settings, domain, image_store = context.recipe.tasks, context.domain, context.image_store
+    student_pixels = context.student_reads_pixels
+    sampling: tasks.Sampling = {
+        "seed": settings.seed,
+        "date": settings.date,
+        "mix": settings.mix,
+        # A training task must suit both models; the exam is for the student and its base.
+        "pixels": context.teacher_grounding == "pixels" and student_pixels,
+        "templates": domain.templates.keys() - set(held_out),
+    }
+    capacities = capacity.capacities(domain, settings.train, **sampling)
+    started = time.monotonic()
+    count = context.sampled or settings.train
+    train = tasks.sample(domain, "train", count, image_store=image_store, **sampling)
+    seconds_a_task = (time.monotonic() - started) / count
+    train = unanswerable.swap_images(train, domain, share=settings.swapped, image_store=image_store)
+    train = offer.offer_tools(
+        train, domain, offer=settings.offer, whole_share=settings.whole_toolbox
+    )
+    train = drift_tasks(train, domain, share=settings.drift)
+    if settings.offer == "retrieved":
+        train = retrieve_tools(train, domain, count=settings.retrieved, complete=True)
+    train = derive_kinds(train, domain, settings.kinds)
+    exam = exam_parts.sample_exam(
+        domain, settings, held_out, pixels=student_pixels, image_store=image_store
+    )
+    for row in (*train, *exam):
+        check_document(row, "task", row["id"])
+
+    def beginning(row: Task) -> tuple[list[str], str]:
+        shown = guidance.shown_tools(row, tools_of(domain, row))
+        return [tool["function"]["name"] for tool in shown], row["template"]
+
+    # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
+    train.sort(key=beginning)
+    return kept_tasks.Made(train, exam, capacities, seconds_a_task)
 
 
 def _seed_range(rows: list[Task]) -> list[int]:
