@@ -179,7 +179,8 @@ class ReviewDesk(Environment):
         Args:
             path: e.g. billing/plain_example.py
         """
-        files = self._owners if path in self._owners else self._release_files()
+        known = isinstance(path, str) and path in self._owners
+        files = self._owners if known else self._release_files()
         return {"owner": get_entry(files, path, "file", "billing/plain_example.py")}
 
     def list_checks(self, pull_id: str) -> dict:

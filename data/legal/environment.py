@@ -130,7 +130,7 @@ class LegalDesk(Environment):
 
     def _contract(self, contract_id: str) -> Contract:
         """A contract of the desk or of the archive, or ValueError."""
-        if contract_id in self._contracts:
+        if isinstance(contract_id, str) and contract_id in self._contracts:
             return self._contracts[contract_id]
         contract: Contract = get_entry(self._archive(), contract_id, "contract")
         return contract

@@ -237,7 +237,7 @@ class ResearchDesk(Environment):
         Args:
             report_id: e.g. R-100
         """
-        known = report_id in self._reports
+        known = isinstance(report_id, str) and report_id in self._reports
         report = get_entry(self._reports if known else self._archive(), report_id, "report")
         return {
             "analyst": report.analyst,

@@ -96,7 +96,7 @@ def test_pack_is_wide_enough() -> None:
     assert len(PACK.tools) >= 15
     assert len(WORDS) >= 10 and len(SCREENS) >= 10
     assert {task.answer.type for *_, task, _, _, _ in tasks() if task.answer} == {
-        *("number", "choice", "text")
+        *("number", "choice", "text", "json")
     }
     assert (
         max(len(task.plan) for *_, task, _, _, _ in tasks() if not task.swarm)

@@ -79,7 +79,7 @@ def test_the_pack_is_wide_enough() -> None:
     used = {tool for *_, one, _, _, _ in tasks() for tool, _ in one.plan}
     assert used == set(RESEARCH.tools) and len(used) >= 8
     assert set(RESEARCH.spec["kinds"]) == {
-        *("lookup", "workflow", "chart", "diagram", "document", "swarm")
+        *("lookup", "workflow", "chart", "diagram", "document", "extract", "swarm")
     }
     assert len(VISUAL) >= 20 and len(TEXT) >= 10
     longest = max(len(one.plan) for *_, one, _, _, _ in tasks() if not one.swarm)
