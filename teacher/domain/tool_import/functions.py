@@ -1,6 +1,7 @@
 """Functions in the forms of OpenAI, Anthropic and MCP as a pack's tools, and the tools of an MCP server."""
 
 import fnmatch
+import itertools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +62,8 @@ class Imported:
         plain = re.sub(r"[^a-zA-Z0-9_-]+", "_", called).strip("_-")
         plain = plain if plain[:1].isalpha() else f"tool_{plain}"
         taken = {tool["function"]["name"] for tool in self.tools}
-        names = (plain[:60] + suffix for suffix in ("", *(f"_{n}" for n in range(2, 1000))))
-        return next(name for name in names if name not in taken)
+        names = (f"{plain[:58]}_{number}" for number in itertools.count(2))
+        return next(name for name in itertools.chain([plain[:60]], names) if name not in taken)
 
     def document(self, place: str) -> dict[str, Any]:
         """Returns the content of tools.json.

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from schemas.error_text import brief
+from schemas.error_text import brief, one_line
 from schemas.errors import InputError
 from schemas.files import read_json
 from schemas.yaml_text import read_yaml
@@ -48,7 +48,7 @@ def read_openapi(file: Path, only: Sequence[str] = ()) -> Imported:
         for method in _METHODS:
             if not isinstance(operation := item.get(method), dict):
                 continue
-            note = f"{method.upper()} {path}"
+            note = one_line(f"{method.upper()} {path}")
             name = operation.get("operationId")
             name = (
                 name if isinstance(name, str) and name else re.sub(r"\W+", "_", f"{method} {path}")
@@ -79,7 +79,7 @@ def _parameters(
     """Returns the schema of an operation's arguments."""
     properties: dict[str, Any] = {}
     required: list[str] = []
-    by_place: dict[tuple[Any, Any], dict[str, Any]] = {}
+    by_place: dict[tuple[str, str], dict[str, Any]] = {}
     for row in [*_list(item.get("parameters")), *_list(operation.get("parameters"))]:
         row = (
             resolve(row["$ref"], document, place)
@@ -88,13 +88,13 @@ def _parameters(
         )
         if not isinstance(row, dict) or not isinstance(row.get("name"), str):
             raise InputError(f"{place}: parameters: found {brief(row)}, expected one with a name")
-        by_place[row["name"], row.get("in")] = row
+        by_place[row["name"], str(row.get("in"))] = row
     for (name, where), row in by_place.items():
         if where not in ("path", "query"):
             continue
         schema = row.get("schema") or _json_content(row.get("content")) or {"type": "string"}
         properties[name] = _described(
-            plain_schema(schema, document, f"{place}: {name}"), row.get("description")
+            plain_schema(schema, document, one_line(f"{place}: {name}")), row.get("description")
         )
         if row.get("required") is True or where == "path":
             required.append(name)
@@ -144,7 +144,7 @@ def _merged(schema: dict[str, Any]) -> dict[str, Any]:
 def _json_content(content: Any) -> Any:
     """The schema of a body in JSON or of a form, or None."""
     for kind, media in content.items() if isinstance(content, dict) else ():
-        if isinstance(media, dict) and ("json" in kind or "x-www-form-urlencoded" in kind):
+        if isinstance(media, dict) and re.search("json|x-www-form-urlencoded", str(kind)):
             return media.get("schema")
     return None
 

@@ -50,11 +50,7 @@ class _Plain:
 
     def of(self, schema: Any, depth: int, open_: tuple[str, ...]) -> Any:
         """open_: the references that are being written out."""
-        self.nodes += 1
-        if self.nodes > MOST_NODES or depth > MOST_DEPTH:
-            raise InputError(
-                f"{self.place}: expected at most {MOST_NODES:,} parts, {MOST_DEPTH} deep, with its references"
-            )
+        self._count(depth)
         if not isinstance(schema, dict):
             return schema if isinstance(schema, bool) else {}
         if (reference := schema.get("$ref")) is not None:
@@ -65,23 +61,39 @@ class _Plain:
             return {**target, **self.of(others, depth, open_)} if others else target
         result: dict[str, Any] = {}
         for key, value in schema.items():
-            if key in _NOISE or key.startswith("x-"):
+            if key in _NOISE or not isinstance(key, str) or key.startswith("x-"):
                 continue
             if key in ("$dynamicRef", "$recursiveRef"):
                 raise InputError(f"{self.place}: found {key}, expected $ref")
             if key in _BY_NAME and isinstance(value, dict):
                 result[key] = {
-                    name: self.of(inner, depth + 1, open_)
+                    str(name): self.of(inner, depth + 1, open_)
                     for name, inner in value.items()
                     if not (self.is_request and isinstance(inner, dict) and inner.get("readOnly"))
                 }
             elif key in _DATA or isinstance(value, str | int | float | None):
-                result[key] = value
+                result[key] = self._data(value, depth)
             elif isinstance(value, list):
                 result[key] = [self.of(inner, depth + 1, open_) for inner in value]
             else:
                 result[key] = self.of(value, depth + 1, open_)
         return _of_openapi_30(result)
+
+    def _data(self, value: Any, depth: int) -> Any:
+        """A value as JSON: YAML also has dates, keys that are no text, and aliases, a few of which are a huge value."""
+        self._count(depth)
+        if isinstance(value, dict):
+            return {str(name): self._data(inner, depth + 1) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [self._data(inner, depth + 1) for inner in value]
+        return value if isinstance(value, str | int | float | None) else str(value)
+
+    def _count(self, depth: int) -> None:
+        self.nodes += 1
+        if self.nodes > MOST_NODES or depth > MOST_DEPTH:
+            raise InputError(
+                f"{self.place}: expected at most {MOST_NODES:,} parts, {MOST_DEPTH} deep, with its references"
+            )
 
 
 def resolve(reference: Any, root: Any, place: str) -> Any:

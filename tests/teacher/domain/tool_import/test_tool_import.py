@@ -226,6 +226,36 @@ def test_a_hostile_schema_is_refused_in_one_line(schema: Any, message: str) -> N
     assert text.startswith("tools.json: act") and "\n" not in text and len(text) < 300
 
 
+def test_what_yaml_has_and_json_has_not_is_written_as_json_or_refused_in_one_line(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "api.yaml"
+    operation = "openapi: 3.0.0\npaths:\n  /a:\n    post:\n      parameters:\n"
+    plain = [
+        "{name: since, in: query, schema: {type: string, default: 2020-01-01, 5: 3}}",
+        "{name: list, in: [query]}",
+    ]
+    body = (
+        "      requestBody: {content: {5: {}, application/json: {schema: {properties: {1: {}}}}}}\n"
+    )
+    file.write_text(operation + "".join(f"      - {row}\n" for row in plain) + body)
+    schema = schema_of(read_openapi(file), "post_a")
+    assert schema["properties"]["since"] == {"type": "string", "default": "2020-01-01"}
+    assert [*schema["properties"]] == ["since", "body"]
+    assert [*schema["properties"]["body"]["properties"]] == ["1"]
+    aliases = "&a0 [1, 1]" + "".join(f", &a{n} [*a{n - 1}, *a{n - 1}]" for n in range(1, 60))
+    row = f"{{name: x, in: query, schema: {{enum: [{aliases}]}}}}"
+    file.write_text(f"{operation}      - {row}\n")
+    with pytest.raises(InputError, match="POST /a: x: expected at most 5,000 parts"):
+        read_openapi(file)
+
+
+def test_many_tools_of_one_name_get_names_of_their_own() -> None:
+    many = import_functions([{"name": "x" * 70} for _ in range(1_100)], "tools.json")
+    names = {tool["function"]["name"] for tool in many.tools}
+    assert len(names) == 1_100 and max(map(len, names)) <= 64
+
+
 @pytest.mark.parametrize(
     "document, message",
     [
