@@ -26,6 +26,7 @@ DIRECTORY = "{directory}"
 TOKEN_VARIABLE = "STILLHOUSE_MCP_TOKEN"
 _START_SECONDS = 60
 _MOST_RESULT = 1_000_000
+_MOST_PAGES = 1_000  # of a list of tools
 
 
 class McpFault(RuntimeError):
@@ -111,8 +112,13 @@ class McpSession:
         """Returns all tools of the server, each as the protocol names its fields."""
         tools: list[dict[str, Any]] = []
         cursor = None
-        while True:
-            page = self._wait(self._client.list_tools(cursor=cursor), _START_SECONDS)
+        for _ in range(_MOST_PAGES):
+            try:
+                page = self._wait(
+                    self._client.list_tools(cursor=cursor), "tools/list", _START_SECONDS
+                )
+            except ValueError as error:
+                raise McpFault(f"{self.server}: tools/list: {one_line(str(error))}") from None
             tools += [
                 tool.model_dump(mode="json", by_alias=True, exclude_none=True)
                 for tool in page.tools
@@ -120,6 +126,7 @@ class McpSession:
             cursor = page.next_cursor
             if not cursor or len(tools) > 10_000:
                 return tools
+        raise McpFault(f"{self.server}: tools/list: more than {_MOST_PAGES} pages")
 
     def call(self, tool: str, arguments: dict[str, Any], seconds: float) -> tuple[str, Any]:
         """Returns the text of a tool's result, and its value where the server gives one (structured content).
@@ -128,14 +135,7 @@ class McpSession:
             ValueError: the server reports an error of the call; a model reads the text.
             McpFault: the server ended, did not answer, or returned an image or another thing that is no text.
         """
-        from mcp.shared.exceptions import MCPError
-
-        try:
-            result = self._wait(self._client.call_tool(tool, arguments), seconds)
-        except MCPError as error:
-            if error.error.code == _INVALID_PARAMS:
-                raise ValueError(error.error.message) from None
-            raise McpFault(f"{self.server}: {tool}: {self._why(error)}") from None
+        result = self._wait(self._client.call_tool(tool, arguments), tool, seconds)
         texts = []
         for part in result.content:
             if part.type != "text":
@@ -164,7 +164,10 @@ class McpSession:
         self._stop = asyncio.Event()
         with tempfile.TemporaryDirectory(prefix="stillhouse-mcp-") as directory:
             try:
-                async with Client(self._transport(directory)) as client:
+                async with (
+                    self._http_client() as http,
+                    Client(self._transport(directory, http)) as client,
+                ):
                     self._started.set_result(client)
                     await self._stop.wait()
             except BaseException as error:
@@ -173,17 +176,23 @@ class McpSession:
                 elif not self._stop.is_set():
                     raise
 
-    def _transport(self, directory: str) -> Any:
+    def _http_client(self) -> Any:
+        """The client of a server that is a URL; the transport does not close one that it is given."""
+        if not self.server.url:
+            return contextlib.nullcontext()
+        import httpx2
+
+        token = os.environ.get(TOKEN_VARIABLE)
+        return httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {token}"} if token else None,
+            timeout=httpx2.Timeout(_START_SECONDS, read=None),  # `_wait` ends a call
+        )
+
+    def _transport(self, directory: str, http: Any) -> Any:
         if self.server.url:
-            import httpx2
             from mcp.client.streamable_http import streamable_http_client
 
-            token = os.environ.get(TOKEN_VARIABLE)
-            client = httpx2.AsyncClient(
-                headers={"Authorization": f"Bearer {token}"} if token else None,
-                timeout=httpx2.Timeout(_START_SECONDS),
-            )
-            return streamable_http_client(self.server.url, http_client=client)
+            return streamable_http_client(self.server.url, http_client=http)
         from mcp import StdioServerParameters, stdio_client
 
         words = [word.replace(DIRECTORY, directory) for word in self.server.command]
@@ -198,23 +207,37 @@ class McpSession:
         )
         return stdio_client(parameters, errlog=self._log)  # type: ignore[arg-type]
 
-    def _wait(self, coroutine: Any, seconds: float) -> Any:
+    def _wait(self, coroutine: Any, what: str, seconds: float) -> Any:
+        """Returns an answer of the server; a session that fails is closed, so that no later episode uses it.
+
+        Raises:
+            ValueError: the server says that the parameters are invalid.
+            McpFault: it ended, did not answer in time, or answered with something else than the protocol says.
+        """
+        from mcp.shared.exceptions import MCPError
+
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(seconds)
         except TimeoutError:
             future.cancel()
-            raise McpFault(f"{self.server}: no answer within {seconds:g} s") from None
+            why = f"no answer within {seconds:g} s"
+        except Exception as error:  # also pydantic's, of an answer that is not the protocol's
+            if isinstance(error, MCPError) and error.error.code == _INVALID_PARAMS:
+                raise ValueError(error.error.message) from None
+            why = self._why(error)
+        self.close()
+        raise McpFault(f"{self.server}: {what}: {why}")
 
     def _why(self, error: BaseException) -> str:
         """An error, and the last line that the server wrote to stderr."""
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         text = one_line(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
-        last = b""
-        with contextlib.suppress(ValueError, OSError):
-            self._log.seek(0)
-            last = self._log.read()[-2000:].strip().rpartition(b"\n")[2]
+        # Without `seek`: the server writes at the same position.
+        log = self._log.fileno()
+        last = os.pread(log, 2000, max(0, os.fstat(log).st_size - 2000))
+        last = last.strip().rpartition(b"\n")[2]
         return f"{text} ({one_line(last.decode(errors='replace'))})" if last else text
 
 

@@ -47,7 +47,9 @@ class McpEnvironment(Environment):
         cls._free = []
         given = cls.__dict__.get("given")
         for name, tool in given.tools.items() if given else ():
-            setattr(cls, name, _forward(name, tool))
+            # A tool may have the name of something that a world is made of, such as reset.
+            is_taken = hasattr(McpEnvironment, name) or name == "given"
+            setattr(cls, f"{name}_" if is_taken else name, _forward(name, tool))
 
     def reset(self, **task: Any) -> str | None:
         """Ends the session of the last episode. A pack's own `reset` calls this first."""

@@ -15,6 +15,7 @@ import pytest
 from teacher.domain.given_tools import GivenTools
 from teacher.domain.mcp_session import McpFault, McpServer, McpSession, close_sessions
 from teacher.domain.mcp_world import McpEnvironment
+from teacher.domain.tool_schemas import make_tools
 from teacher.domain.worlds import PackFault, ToolError, hash_world, run_tool, start_world
 from teacher.inference.process import free_port
 
@@ -117,6 +118,56 @@ def test_a_session_that_is_used_again_is_the_same_process() -> None:
 def test_a_server_that_ends_is_a_fault_with_what_it_wrote_last() -> None:
     with pytest.raises(PackFault, match="out of memory"):
         run_tool(world(), "crash", {})
+
+
+def test_a_session_whose_server_ended_is_not_used_again() -> None:
+    first = world(Kept)
+    with pytest.raises(PackFault, match="crash: .*out of memory"):
+        run_tool(first, "crash", {})
+    del first
+    gc.collect()
+    assert "[]" in str(world(Kept)._ask("list_notes"))
+
+
+def test_a_tool_with_the_name_of_a_part_of_a_world_does_not_replace_it() -> None:
+    names = ("reset", "given", "seconds", "errors")
+
+    class Clash(McpEnvironment):
+        server = COMMAND
+        given = GivenTools({name: tool(name) for name in names})
+
+        def _call(self, tool: str, **arguments: Any) -> str:
+            return f"{tool} ran"
+
+    assert {*make_tools(Clash, Path(__file__))} == {*names}
+    clash = world(Clash)
+    assert [run_tool(clash, name, {}) for name in names] == [f"{name} ran" for name in names]
+
+
+@pytest.mark.parametrize(
+    "page, message",
+    [
+        ('{"tools": [], "nextCursor": "more"}', "more than 1000 pages"),
+        ('{"tools": 5}', "tools/list: "),
+    ],
+)
+def test_a_list_of_tools_that_is_malformed_or_has_no_end_is_a_fault(
+    page: str, message: str, tmp_path: Path
+) -> None:
+    hostile = tmp_path / "hostile.py"
+    hostile.write_text(
+        "import json, sys\n"
+        "info = {'protocolVersion': '2025-06-18', 'capabilities': {'tools': {}},\n"
+        "        'serverInfo': {'name': 'x', 'version': '1'}}\n"
+        "for line in sys.stdin:\n"
+        "    row = json.loads(line)\n"
+        "    if 'id' in row:\n"
+        f"        result = info if row['method'] == 'initialize' else json.loads({page!r})\n"
+        "        print(json.dumps({'jsonrpc': '2.0', 'id': row['id'], 'result': result}), flush=True)\n"
+    )
+    session = McpSession(McpServer.parse(f"{sys.executable} {hostile}"))
+    with pytest.raises(McpFault, match=message):
+        session.list_tools()
 
 
 def test_a_server_that_does_not_start_is_a_fault() -> None:
