@@ -32,6 +32,7 @@ _PROMPT = (
     f" or has done it, write {_DONE} alone."
 )
 _LONGEST = 300  # characters of a message of the user
+_MOST_MESSAGES = 12  # of the user, with the request: each gives the model a further step
 
 
 @dataclass(frozen=True)
@@ -148,6 +149,7 @@ def audit(dialogue: Dialogue, messages: Sequence[Message], text: str | None) -> 
 
     invented: it has a value that is in no fact and in no message before. told_all: it tells a fact that was not asked
     for. ended_early: it ends while the assistant waits for a fact or a confirmation. too_long: it is no short message.
+    goes_on: it does not come to an end.
 
     Args:
         messages: of the conversation so far; the last one is the assistant's. text: None where the user ends.
@@ -157,6 +159,8 @@ def audit(dialogue: Dialogue, messages: Sequence[Message], text: str | None) -> 
     if text is None:
         waits = asks(question) and (bool(left) or (is_confirmation(question) and len(own) < 2))
         return f"ended_early: {question[:80]!r} is not answered" if waits else None
+    if len(own) >= _MOST_MESSAGES:
+        return f"goes_on: after {len(own)} messages, expected {_DONE}"
     if len(text) > _LONGEST:
         return f"too_long: {len(text)} characters, at most {_LONGEST}"
     known = " ".join(

@@ -177,6 +177,13 @@ def test_what_a_user_breaks_is_no_fault_of_the_teacher(expiry: Task, text: str |
     assert check_trace(trace, FilterSettings())["reason"] == "user_fault"
 
 
+def test_a_user_that_does_not_end_the_talk_is_stopped(expiry: Task) -> None:
+    talks = ["Hm.", "Hm, hm."] * 20
+    trace, _ = played(expiry, talks, ["Noted.", "Very well."] * 20)
+    assert trace["outcome"]["ended"] == End.USER_FAULT
+    assert trace["outcome"]["error"].startswith("goes_on: after 12 messages")
+
+
 def test_a_scripted_user_says_the_same_each_time(expiry: Task) -> None:
     messages = talk(expiry, "Which contract do you mean?")
     one, other = (asyncio.run(ScriptedUser(expiry).reply(messages)) for _ in range(2))
