@@ -2,10 +2,10 @@
 
 A step is trained if each of its calls succeeds, is a call of the solution, and leaves the goal in reach: the calls of
 the solution that are left still lead to the final state. All other steps are masked, and so is the last message, which
-did not pass. From the first step on that puts the goal out of reach, nothing is trained.
+did not pass. From the first step on that puts the goal out of reach, nothing is trained. Nothing is salvaged in a world
+that cannot be copied, such as that of an MCP server.
 """
 
-import copy
 from typing import Any
 
 from schemas.json_text import parse_json
@@ -15,7 +15,14 @@ from schemas.trace import Message, Trace
 from teacher.domain.drift import real_call, tools_of
 from teacher.domain.kinds.policy import Policy, load_policy
 from teacher.domain.pack import Domain
-from teacher.domain.worlds import PackFault, ToolError, hash_world, run_tool, start_world
+from teacher.domain.worlds import (
+    PackFault,
+    ToolError,
+    fork_world,
+    hash_world,
+    run_tool,
+    start_world,
+)
 from teacher.rollout.conduct import is_confirmed
 from teacher.rollout.unasked_writes import canonical_call
 
@@ -75,7 +82,7 @@ class _Replay:
         if check_arguments(tool, arguments):
             return False
         name, real = real_call(self._task, function["name"], arguments)
-        if not hasattr(self._world, name):
+        if name not in self._domain.tools:
             return False  # a tool of another pack
         if self._policy and (rule := self._policy.rule_for(self._world, name, real)):
             self._is_lost |= not (rule.then == "confirm" and is_confirmed(messages))
@@ -93,7 +100,9 @@ class _Replay:
         """Whether the solution's calls that are left lead to the final state from here."""
         if self._is_lost:
             return False
-        world = copy.deepcopy(self._world)
+        world = fork_world(self._world)
+        if world is self._world:
+            return False  # its state is elsewhere: the calls that are left would change it
         try:
             for tool, arguments in self._left:
                 run_tool(world, tool, arguments)

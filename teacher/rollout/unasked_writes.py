@@ -10,6 +10,7 @@ from typing import Any
 from schemas.json_text import parse_json
 from schemas.task import Task
 from teacher.domain.drift import real_call
+from teacher.domain.given_tools import method_of
 from teacher.domain.json_values import to_json
 from teacher.domain.swarm import TOOLS
 from teacher.domain.worlds import hash_world
@@ -65,6 +66,6 @@ def canonical_call(
     15 and 15.0 are equal in Python.
     """
     tool, arguments = real_call(task, tool, arguments)
-    bound = inspect.signature(getattr(world, tool)).bind(**arguments)
+    bound = inspect.signature(method_of(world, tool)).bind(**arguments)
     bound.apply_defaults()
     return tool, to_json(dict(bound.arguments), name="arguments")

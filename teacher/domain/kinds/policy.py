@@ -6,7 +6,6 @@ Tasks are derived from those whose solution makes a call that a rule is about: w
 refuse or ask for confirmation; where it does not, the task stays as it is, so that refusing everything fails.
 """
 
-import copy
 import functools
 import random
 from collections.abc import Mapping
@@ -22,7 +21,7 @@ from schemas.yaml_text import parse_yaml
 from teacher.domain.blueprint import Answer, Environment
 from teacher.domain.pack import Domain
 from teacher.domain.scoring import answer_matches
-from teacher.domain.worlds import ToolError, hash_world, run_tool, start_world
+from teacher.domain.worlds import ToolError, fork_world, hash_world, run_tool, start_world
 
 FILE = "policy.md"
 CONFIRMING = ("confirm", "sure", "go ahead", "proceed", "shall I", "should I", "want me to")
@@ -50,7 +49,7 @@ class Rule:
             return True
         look = self.look(arguments)
         try:
-            result = run_tool(copy.deepcopy(world), look["tool"], look["arguments"])
+            result = run_tool(fork_world(world), look["tool"], look["arguments"])
         except ToolError:
             return False
         return isinstance(result, dict) and all(

@@ -1,5 +1,6 @@
 """Of a failed trace, the steps are salvaged that the world proves harmless; all others are masked."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -63,6 +64,16 @@ def test_a_wrong_write_that_the_right_one_would_mend_leaves_the_goal_in_reach(ta
     wrong = calls(("set_deadline", {**write, "date": "2026-09-01"}))
     reason, turns = salvaged(task, *gold(task)[:2], wrong, "It is 2026-09-01.")
     assert (reason, turns) == ("wrong_answer", [0, 1])
+
+
+def test_nothing_is_salvaged_in_a_world_that_cannot_be_copied(task: Task) -> None:
+    class Remote(LEGAL.environment):  # type: ignore[name-defined, misc]
+        def _fork(self) -> Any:
+            return self
+
+    trace = play(LEGAL, task, [*gold(task), "It is 1999-01-01."])
+    assert harmless_turns(trace, task, LEGAL)
+    assert harmless_turns(trace, task, replace(LEGAL, environment=Remote)) == []
 
 
 def test_a_turn_that_met_an_error_is_masked_and_a_failure_given_up_keeps_what_came_before(

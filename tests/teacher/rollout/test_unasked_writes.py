@@ -1,12 +1,18 @@
 """A write is unasked where the solution has no such call; reads, errors and the solution's own writes are not."""
 
+import json
+from typing import Any
+
 import pytest
 from scripted_model import Turn, calls, play, solution
 
 from schemas.task import GoldCall, Task, TaskChecks
 from teacher.domain import Domain, Environment
+from teacher.domain.given_tools import given_tool
 from teacher.domain.scoring import state_hash
+from teacher.domain.worlds import run_tool
 from teacher.rollout.agent_loop import passed
+from teacher.rollout.unasked_writes import WriteCheck
 
 pytest_plugins = ["stock_tasks"]
 
@@ -126,3 +132,28 @@ def test_a_write_of_the_solution_is_asked_for_once(paid: tuple[Domain, Task]) ->
     once = ("put", {"amount": 15})
     assert len(unasked(*paid, calls(once), calls(once))) == 1
     assert len(unasked(*paid, calls(("put", {"amount": 15, "times": 2})))) == 1
+
+
+def test_a_write_of_a_tool_whose_name_is_no_name_of_python_is_judged_by_its_arguments() -> None:
+    function = {"name": "move-item", "description": "Move.", "parameters": {"type": "object"}}
+
+    class Shop(Environment):
+        def reset(self, **task: Any) -> None:
+            self._shelves: list[Any] = []
+
+        def _state(self) -> Any:
+            return self._shelves
+
+        @given_tool({"type": "function", "function": function})
+        def move_item(self, /, **arguments: Any) -> str:
+            self._shelves.append(arguments["to"])
+            return "moved"
+
+    shop = Shop()
+    shop.reset()
+    plan = [{"tool": "move-item", "arguments": {"to": "B"}}]
+    check = WriteCheck({"plan": plan, "checks": {"state": "other"}}, shop)  # type: ignore[typeddict-item]
+    for to, is_unasked in (("B", False), ("C", True)):
+        run_tool(shop, "move-item", {"to": to})
+        call = {"name": "move-item", "arguments": json.dumps({"to": to})}
+        assert check.is_unasked(call) == is_unasked
