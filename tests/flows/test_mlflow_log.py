@@ -129,7 +129,7 @@ def test_a_failure_of_mlflow_is_one_line_and_ends_no_run(
         monkeypatch.setenv(
             mlflow_log.VARIABLE,
             {
-                "nobody": "http://127.0.0.1:9",
+                "nobody": "http://me:sesame@127.0.0.1:9",
                 "silent": f"http://127.0.0.1:{port}",
                 "a directory": str(tmp_path / "mlruns"),
                 "no scheme": "what://ever",
@@ -146,6 +146,7 @@ def test_a_failure_of_mlflow_is_one_line_and_ends_no_run(
     lines = [line for line in capfd.readouterr().err.splitlines() if "MLflow" in line]
     assert reached and len(lines) == 1 and "not recorded in MLflow any more: " in lines[0], lines
     assert not list(tmp_path.glob("mlruns"))
+    assert "sesame" not in lines[0]
 
 
 def test_without_a_uri_nothing_is_recorded(tmp_path: Path) -> None:
