@@ -63,7 +63,8 @@ def read(sessions: Iterable[Sequence[Any]]) -> list[Conversation]:
     """The conversations of sessions in any order, with those of sub-agents inside their parents.
 
     Raises:
-        NotRead: a line is not of the format, two sessions have one id, or a session's parent is missing.
+        NotRead: a line is not of the format, two sessions have one id, or a session's parent is missing or one of its
+            own sub-agents.
     """
     read_sessions = [_read_session(lines) for lines in sessions]
     by_id = {conversation["id"]: conversation for conversation, _ in read_sessions}
@@ -77,6 +78,11 @@ def read(sessions: Iterable[Sequence[Any]]) -> list[Conversation]:
             by_id[parent]["children"].append(conversation)
         else:
             raise NotRead(f"session {conversation['id']}: no session is its parent {parent}")
+    reached = [*roots]
+    for conversation in reached:
+        reached += conversation["children"]
+    if len(reached) < len(read_sessions):
+        raise NotRead("sessions that are each other's parents")
     return roots
 
 

@@ -297,3 +297,6 @@ def test_a_sub_agents_session_without_its_parent_is_refused() -> None:
     _, session = sts.write(trace([{"role": "user", "content": "a"}], children=[child]))
     with pytest.raises(NotRead, match="no session is its parent"):
         sts.read([session])
+    session[0]["stillhouse"]["parent"] = session[0]["id"]
+    with pytest.raises(NotRead, match="each other's parents"):
+        sts.read([session])
