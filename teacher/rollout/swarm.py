@@ -25,7 +25,6 @@ from teacher.domain.drift import run_call
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import Content, created
 from teacher.domain.swarm import (
-    ASSIGN,
     CREATE,
     MAX_NAME,
     MAX_PROMPT,
@@ -241,17 +240,13 @@ class _Crew:
     def _repeat(self, trace: Trace, world: Any) -> None:
         """Repeats a sub-agent's calls that succeeded. One that no longer can fails the check of the final state."""
         failed = {trace["messages"][i]["tool_call_id"] for i in trace["outcome"]["tool_errors"]}
+        offered = {tool["function"]["name"] for tool in trace["tools"]}
         for message in trace["messages"]:
             for call in message.get("tool_calls") or []:
                 function = call["function"]
-                if call["id"] not in failed and function["name"] in trace_tools(trace):
+                if call["id"] not in failed and function["name"] in offered:
                     arguments = parse_arguments(function["arguments"])
                     _try(world, self._task, function["name"], arguments)
-
-
-def trace_tools(trace: Trace) -> set[str]:
-    """Returns the names of the tools that a trace offers."""
-    return {tool["function"]["name"] for tool in trace["tools"]}
 
 
 def _try(world: Any, task: Task, tool: str, arguments: Any) -> None:
@@ -310,6 +305,3 @@ def _last_text(trace: Trace) -> str:
 
 def _error(message: str) -> str:
     return json.dumps({"error": message[:500]}, ensure_ascii=False)
-
-
-__all__ = ["ASSIGN", "CREATE", "play"]

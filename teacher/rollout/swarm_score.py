@@ -13,7 +13,6 @@ steps of Kimi K2.5, arXiv:2602.02276). The serial steps are those of all agents,
 """
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from schemas.messages import text_of
@@ -38,7 +37,7 @@ def measure(trace: Trace, task: Task, over_cap: Sequence[str] = ()) -> SwarmOutc
     for child in children:
         stages.setdefault(child["agent"]["stage"], []).append(child["outcome"]["steps"])
     own = trace["outcome"]["steps"]
-    own_parts = _own_parts(trace, task)
+    own_parts = _own_parts(trace)
     return {
         "agents": len(children),
         "stages": len(stages),
@@ -125,7 +124,7 @@ def _is_answered(child: Trace) -> bool:
     return bool(text_of(child["messages"][-1].get("content")).strip())
 
 
-def _own_parts(trace: Trace, task: Task) -> list[bool]:
+def _own_parts(trace: Trace) -> list[bool]:
     """For each sub-agent, whether it did a part that no earlier one had answered."""
     result: list[bool] = []
     done: set[int] = set()
@@ -172,7 +171,7 @@ def _used(trace: Trace, own_parts: list[bool]) -> int:
     The right answer depends on every part, so it used those that did one. Of a wrong answer, those were used whose
     numbers, dates or identifiers the orchestrator wrote later.
     """
-    used: Counter[bool] = Counter()
+    used = 0
     for child, has_part in zip(trace["children"], own_parts, strict=True):
         if not _is_answered(child):
             continue
@@ -181,12 +180,12 @@ def _used(trace: Trace, own_parts: list[bool]) -> int:
             and has_part
             and child["outcome"]["checks"]["answer"]
         ):
-            used[True] += 1
+            used += 1
             continue
         said = _values(text_of(child["messages"][-1].get("content")))
         asked = _values(text_of(child["messages"][1].get("content")))
-        used[bool((said - asked) & _written_after(trace, child["agent"]["call_id"]))] += 1
-    return used[True]
+        used += bool((said - asked) & _written_after(trace, child["agent"]["call_id"]))
+    return used
 
 
 def _written_after(trace: Trace, call_id: str) -> set[str]:
