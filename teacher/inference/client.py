@@ -27,6 +27,7 @@ from teacher.inference.endpoint import Endpoint
 from teacher.inference.failures import Cause, Failure, UnusableAnswer, judge
 from teacher.inference.journal import Journal, key
 from teacher.inference.pace import Pace
+from teacher.inference.placement import CONVERSATIONS
 from teacher.inference.replies import Reply, failed, parse
 from teacher.inference.slots import Slots
 from teacher.scenes.images import ImageStore, inline_pixels
@@ -44,8 +45,6 @@ _LATE = 0.8
 _NO_REPLY = (StatusError, EndlessAnswer, aiohttp.ClientError, TimeoutError)
 # Seconds that requests in flight get when an error ends the client, because their replies are paid for.
 _LAST_REPLIES = 60.0
-# Conversations that are remembered as begun, for each request that may be in flight: an episode may have sub-agents.
-_CONVERSATIONS = 16
 # Open files of this process besides its connections.
 _OTHER_FILES = 256
 # A request that any model can answer: it tells a server that is down from a request that always fails.
@@ -316,7 +315,7 @@ class Client:
         """Notes that a conversation has begun; the oldest ones are forgotten."""
         self._begun.pop(session, None)
         self._begun[session] = None
-        if len(self._begun) > _CONVERSATIONS * self._concurrency:
+        if len(self._begun) > CONVERSATIONS * self._concurrency:
             del self._begun[next(iter(self._begun))]
 
     @contextlib.contextmanager

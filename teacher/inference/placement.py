@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 
 # Seconds for which a server that failed gets no request that another one can take. It is restarted meanwhile.
 _AVOIDED_SECONDS = 5.0
+# Conversations that are remembered, for each request that may be in flight: an episode may have sub-agents.
+CONVERSATIONS = 16
 
 
 class Placement:
@@ -22,7 +24,8 @@ class Placement:
     def __init__(self, servers: Sequence[str], most: int) -> None:
         self._in_flight = dict.fromkeys(servers, 0)
         self._share = -(-most // len(servers))
-        self._servers: dict[str, str] = {}  # by session
+        self._servers: dict[str, str] = {}  # by session, the last used one at the end
+        self._remembered = CONVERSATIONS * most
         self._avoided_until = dict.fromkeys(servers, 0.0)
 
     @contextlib.contextmanager
@@ -47,9 +50,13 @@ class Placement:
         able = [server for server in in_flight if self._avoided_until[server] <= now]
         able = able or list(in_flight)
         emptiest = min(able, key=in_flight.__getitem__)
-        own = self._servers.get(session) if session is not None else None
+        if session is None:
+            return emptiest
+        own = self._servers.pop(session, None)
         if own in able and (in_flight[own] < self._share or in_flight[emptiest] >= self._share):
-            return own
-        if session is not None:
+            self._servers[session] = own
+        else:
             self._servers[session] = emptiest
-        return emptiest
+        if len(self._servers) > self._remembered:
+            del self._servers[next(iter(self._servers))]
+        return self._servers[session]

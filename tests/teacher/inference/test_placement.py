@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from teacher.inference.endpoint import Endpoint
-from teacher.inference.placement import Placement
+from teacher.inference.placement import CONVERSATIONS, Placement
 
 
 def test_conversations_are_divided_and_each_stays_with_its_server() -> None:
@@ -45,6 +45,18 @@ def test_a_server_that_failed_gets_no_request_while_another_can_take_it() -> Non
     placement.avoid("b")
     with placement.server("z") as server:
         assert server in "ab"
+
+
+def test_of_many_conversations_those_in_use_are_remembered() -> None:
+    placement = Placement(["a", "b"], most=2)
+    with placement.server("kept") as own:
+        pass
+    for number in range(20 * CONVERSATIONS):
+        with placement.server(str(number)):
+            pass
+        with placement.server("kept") as again:
+            assert again == own
+    assert len(placement._servers) <= 2 * CONVERSATIONS
 
 
 @given(st.integers(1, 9), st.integers(1, 70), st.data())
