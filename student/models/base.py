@@ -10,7 +10,7 @@ from typing import Any
 
 from schemas.cache import cache_directory, make_once
 from schemas.errors import InputError, StageError
-from schemas.files import sha256, whole
+from schemas.files import sha256, sha256_text, whole
 from student.models import files
 from student.models.chat_template import chat_template, check_vision
 from student.models.introspect import DESCRIPTION_FILES, describe, read
@@ -55,7 +55,9 @@ def prepare(student: dict[str, Any], log: Progress = print) -> Path:
     weights = catalog.fetch(student, log)
     if weights.is_dir():
         return weights
-    digest = sha256(weights)[:16]
+    template = catalog.template(student)
+    text = template.read_text(encoding="utf-8") if template else ""  # a copy of it is in the directory
+    digest = sha256_text(f"{sha256(weights)} {text}")[:16]
     directory = cache_directory() / "students" / f"{student['name']}-{digest}-{VERSION}"
     with make_once(directory) as missing:
         if not missing:

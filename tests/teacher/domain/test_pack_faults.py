@@ -249,7 +249,8 @@ def test_a_template_in_a_file_that_is_not_read_for_templates_is_refused(tmp_path
     helper = "from teacher.domain import template\n\n@template(kind='lookup')\ndef lost(world, rng): ...\n"
     changes = ("import random\n", "import random\n\nfrom . import helper\n")
     assert refusal(tmp_path, changes, helper=helper).startswith(
-        "helper.py: lost: templates are read from environment.py, textual.py, visual.py and swarm.py alone"
+        "helper.py: lost: templates are read from environment.py, textual.py, visual.py, swarm.py"
+        " and extraction.py alone"
     )
 
 
@@ -299,7 +300,8 @@ def test_a_pack_that_is_loaded_twice_has_no_template_twice(tmp_path: Path) -> No
             'answer=Answer("number", item["count"])',
             'answer=Answer("numbr", item["count"])',
             "environment.py: count_of_item: seed 7 (train): the template raised ValueError: Answer: type: found"
-            " 'numbr', expected one of amount, number, date, text, choice, point, not_shown, json (environment.py:",
+            " 'numbr', expected one of amount, number, date, text, choice, point, not_shown, declines, asks,"
+            " refuses, json (environment.py:",
         ),
         (
             "count_of_item",
