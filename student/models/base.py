@@ -56,7 +56,9 @@ def prepare(student: dict[str, Any], log: Progress = print) -> Path:
     if weights.is_dir():
         return weights
     template = catalog.template(student)
-    text = template.read_text(encoding="utf-8") if template else ""  # a copy of it is in the directory
+    text = (
+        template.read_text(encoding="utf-8") if template else ""
+    )  # a copy of it is in the directory
     digest = sha256_text(f"{sha256(weights)} {text}")[:16]
     directory = cache_directory() / "students" / f"{student['name']}-{digest}-{VERSION}"
     with make_once(directory) as missing:
