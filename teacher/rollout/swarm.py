@@ -13,6 +13,7 @@ import asyncio
 import functools
 import json
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from schemas.error_text import brief
@@ -81,29 +82,28 @@ async def play(
     return trace
 
 
+@dataclass
 class _Crew:
-    """The sub-agents of one swarm. children: their traces, by assignment. over_cap: what was refused for the caps."""
+    """The sub-agents of one swarm; the first fields are arguments of `play`.
 
-    def __init__(
-        self,
-        task: Task,
-        domain: Domain,
-        complete: Complete,
-        settings: Settings,
-        maker: Maker,
-        attempt: int,
-        hinted: bool,
-        examples: Examples,
-        running: asyncio.Semaphore,
-    ) -> None:
-        self._task, self._domain, self._complete = task, domain, complete
-        self._settings, self._maker = settings, maker
-        self._attempt, self._hinted, self._examples = attempt, hinted, examples
-        self._running = running
-        self._prompts: dict[str, str] = {}  # the system prompt of each created sub-agent
-        self._started = self._stages = 0
-        self.children: list[Trace] = []
-        self.over_cap: list[str] = []
+    children: their traces, by assignment. over_cap: what was refused for the caps.
+    """
+
+    task: Task
+    domain: Domain
+    complete: Complete
+    settings: Settings
+    maker: Maker
+    attempt: int
+    hinted: bool
+    examples: Examples
+    running: asyncio.Semaphore
+    children: list[Trace] = field(default_factory=list)
+    over_cap: list[str] = field(default_factory=list)
+    # The system prompt of each created sub-agent.
+    _prompts: dict[str, str] = field(default_factory=dict)
+    _started: int = 0
+    _stages: int = 0
 
     async def answer(
         self, calls: list[dict[str, Any]], world: Any
@@ -136,7 +136,7 @@ class _Crew:
             raise ToolError(
                 f"duplicate_name: {brief(name)} was created already: assign tasks to it"
             )
-        if len(self._prompts) == self._settings.caps.agents:
+        if len(self._prompts) == self.settings.caps.agents:
             raise self._refuse(f"{len(self._prompts)} kinds of sub-agents")
         self._prompts[name] = system_prompt
         return created(name)
@@ -146,10 +146,10 @@ class _Crew:
             names = ", ".join(self._prompts) or f"none: create one with {CREATE}"
             raise ToolError(f"unknown_agent: {brief(agent)}: expected one of {names}"[:400])
         _check_size("prompt", prompt, MAX_PROMPT)
-        if self._started >= self._settings.caps.agents:
+        if self._started >= self.settings.caps.agents:
             raise self._refuse(f"{self._started} sub-agents")
         if self._calls_left() < 1:
-            raise self._refuse(f"{self._settings.caps.calls} calls of tools")
+            raise self._refuse(f"{self.settings.caps.calls} calls of tools")
 
     def _refuse(self, what: str) -> ToolError:
         self.over_cap.append(what)
@@ -161,7 +161,7 @@ class _Crew:
             for child in self.children
             for message in child["messages"]
         )
-        return self._settings.caps.calls - used
+        return self.settings.caps.calls - used
 
     async def _run_stage(
         self, assigned: list[tuple[str, str, str]], world: Any
@@ -196,34 +196,34 @@ class _Crew:
         max_calls: int,
     ) -> Trace:
         call_id, agent, prompt = assignment
-        covered = parts_in(self._task, prompt)
-        parts = [self._task["swarm"]["parts"][index] for index in covered]
+        covered = parts_in(self.task, prompt)
+        parts = [self.task["swarm"]["parts"][index] for index in covered]
         state = before
         if parts:
             solved = fork_world(world)
             if solved is not world:
                 for step in (step for part in parts for step in part["plan"]):
-                    _try(solved, self._task, step["tool"], step["arguments"])
+                    _try(solved, self.task, step["tool"], step["arguments"])
                 state = hash_world(solved)
         task = child_task(
-            self._task,
+            self.task,
             number=number,
             system_prompt=self._prompts[agent],
             prompt=prompt,
             covered=covered,
             state=state,
         )
-        hinted = self._hinted and bool(parts)
-        async with self._running:
+        hinted = self.hinted and bool(parts)
+        async with self.running:
             trace = await agent_loop.run(
                 task,
-                self._domain,
-                functools.partial(self._complete, session=f"{task['id']}/{self._attempt}"),
-                self._settings,
-                self._maker,
-                attempt=self._attempt,
+                self.domain,
+                functools.partial(self.complete, session=f"{task['id']}/{self.attempt}"),
+                self.settings,
+                self.maker,
+                attempt=self.attempt,
                 hinted=hinted,
-                examples=self._examples(task, hinted),
+                examples=self.examples(task, hinted),
                 world=world,
                 max_calls=max_calls,
             )
@@ -246,7 +246,7 @@ class _Crew:
                 function = call["function"]
                 if call["id"] not in failed and function["name"] in offered:
                     arguments = parse_arguments(function["arguments"])
-                    _try(world, self._task, function["name"], arguments)
+                    _try(world, self.task, function["name"], arguments)
 
 
 def _try(world: Any, task: Task, tool: str, arguments: Any) -> None:
