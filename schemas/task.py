@@ -13,6 +13,19 @@ Part = Literal["all_tools", "as_trained", "new_templates", "drift"]
 # Kinds of tasks that are derived from those of a pack's templates (teacher/domain/kinds).
 DerivedKind = Literal["irrelevant", "missing", "policy", "recovery", "dialogue"]
 FaultKind = Literal["timeout", "rate_limit", "stale_id", "partial"]
+AnswerType = Literal[
+    "amount",
+    "number",
+    "date",
+    "text",
+    "choice",
+    "point",
+    "not_shown",
+    "declines",
+    "asks",
+    "refuses",
+    "json",
+]
 
 
 class GoldCall(TypedDict):
@@ -31,19 +44,7 @@ class Answer(TypedDict):
     schema: of json, the JSON Schema that the request states.
     """
 
-    type: Literal[
-        "amount",
-        "number",
-        "date",
-        "text",
-        "choice",
-        "point",
-        "not_shown",
-        "declines",
-        "asks",
-        "refuses",
-        "json",
-    ]
+    type: AnswerType
     value: Any
     tolerance: NotRequired[float]
     options: NotRequired[list[str]]

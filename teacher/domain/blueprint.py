@@ -9,9 +9,10 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from schemas.task import Answer as AnswerRow
+from schemas.task import AnswerType
 from teacher.domain.blueprint_fields import answer_problem, blueprint_problem
 from teacher.domain.json_values import to_json
 from teacher.domain.scoring import state_hash
@@ -25,19 +26,6 @@ Solution = list[tuple[str, dict[str, Any]]]
 # The name in a module under which `template` lists all that it decorated there: another one of the same name and
 # a further decorator hide a template from the module's other names.
 DECORATED = "__stillhouse_templates__"
-AnswerType = Literal[
-    "amount",
-    "number",
-    "date",
-    "text",
-    "choice",
-    "point",
-    "not_shown",
-    "declines",
-    "asks",
-    "refuses",
-    "json",
-]
 
 
 @dataclass(frozen=True)
