@@ -22,7 +22,7 @@ from schemas.task import Task
 from schemas.trace import Message
 from teacher.domain.scoring import answer_matches
 from teacher.rollout.agent_loop import Complete, Settings
-from teacher.rollout.text_values import is_value, names_in, tokens_in, unquoted
+from teacher.rollout.text_values import is_value, names_in, tokens_in, unquoted, values_in
 
 _PROMPT = (
     "You rewrite what a user asks of an assistant. Write the user's message as {persona} would write it, in the"
@@ -188,7 +188,7 @@ def refusal(task: Task, text: str) -> str:
         return "too_long"
     if any(word in text.casefold() and word not in original.casefold() for word in _COMMENT):
         return "comment"
-    if not all(_has(text, value) for value in _values(task)):
+    if not all(_has(text, value) for value in values_in(original)):
         return "lost"
     if not all(_has(text.casefold(), value) for value in _arguments(task)):
         return "lost"
@@ -217,17 +217,6 @@ def _is_about_something_else(original: str, text: str) -> bool:
     if asks != asked:
         return shared < _LEAST_OF_ANOTHER_FORM * len(words)
     return len(words) > 1 and shared < _LEAST_SHARED * len(words)
-
-
-def _values(task: Task) -> Iterator[str]:
-    """Yields what the reworded request must have word for word: values and names."""
-    original = task["request"]
-    values = [token for token in tokens_in(original) if is_value(token)]
-    yield from values
-    rest = original
-    for value in values:
-        rest = rest.replace(value, " . ")
-    yield from names_in(rest)
 
 
 def _arguments(task: Task) -> Iterator[str]:

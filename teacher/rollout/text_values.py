@@ -28,7 +28,7 @@ def unquoted(text: str) -> str:
 def names_in(text: str) -> Iterator[str]:
     """Yields the runs of capitalised words of a text, such as "Aldgate Foods", each without a sentence's first word.
 
-    That word has a capital in any case. A name there is still found if the solution uses it (`_arguments`).
+    That word has a capital in any case. A name there is still found if the solution uses it (rewrite.py).
     """
     run: list[str] = []
     before = "."
