@@ -26,7 +26,7 @@ from urllib.parse import urlsplit
 from flows.progress import log
 from flows.run_context import RunContext
 from flows.run_directory import STAGES, read_receipt
-from schemas.error_text import one_line
+from schemas.error_text import one_line, without_logins
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, sha256_text, write_json
 
@@ -40,8 +40,6 @@ _DEFAULTS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # there is the result of --json
 }
 _MOST_PARAMETERS, _MOST_METRICS = 100, 1000  # in one request (mlflow/utils/validation.py)
-# Of the tracking URI, which MLflow's errors repeat.
-_LOGIN = re.compile(r"//[^/@\s]+@")
 _NOT_IN_A_NAME = re.compile(r"[^\w./ -]")
 
 
@@ -104,7 +102,7 @@ class _Recorder:
             work()
         except Exception as error:  # whatever MLflow and its stores raise
             self._failed = True
-            reason = one_line(_LOGIN.sub("//", str(error)), 200) or type(error).__name__
+            reason = one_line(without_logins(str(error)), 200) or type(error).__name__
             log(f"not recorded in MLflow any more: {reason}")
 
     def begin(self) -> None:

@@ -17,6 +17,15 @@ def one_line(text: str, limit: int = 300) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
+def without_logins(text: str) -> str:
+    """The text with no user name and password in its URLs.
+
+    >>> without_logins("no answer from https://me:secret@host/api")
+    'no answer from https://host/api'
+    """
+    return re.sub(r"(?<=://)[^/@\s]+@", "", text)
+
+
 def brief(value: Any) -> str:
     """The repr of a value, shortened where it is long."""
     return _repr.repr(value)

@@ -13,7 +13,7 @@ from flows.deployments import automations
 from flows.deployments.change import Change
 from flows.deployments.file import Deployments
 from flows.deployments.flow_deployment import RUN_TAG, STAGES_TAG, Flows, deployments_of
-from schemas.error_text import one_line
+from schemas.error_text import one_line, without_logins
 from schemas.errors import InputError, StageError
 
 # isort: split
@@ -41,6 +41,7 @@ def client() -> Iterator[SyncPrefectClient]:
             "PREFECT_API_URL: not set: expected the API of a Prefect server, such as"
             " http://127.0.0.1:4200/api (`prefect server start` runs one)"
         )
+    shown = without_logins(url)
     prefect_server.quieten()
     try:
         with get_client(sync_client=True) as opened:
@@ -48,11 +49,10 @@ def client() -> Iterator[SyncPrefectClient]:
     except httpx.HTTPStatusError as error:
         detail = one_line(error.response.text) or error.response.reason_phrase
         code = error.response.status_code
-        raise StageError(f"the Prefect server at {url} answered {code}: {detail}") from None
+        raise StageError(f"the Prefect server at {shown} answered {code}: {detail}") from None
     except (httpx.HTTPError, RuntimeError) as error:
-        raise StageError(
-            f"the Prefect server at {url} cannot be used: {one_line(str(error)) or type(error).__name__}"
-        ) from None
+        reason = one_line(without_logins(str(error))) or type(error).__name__
+        raise StageError(f"the Prefect server at {shown} cannot be used: {reason}") from None
 
 
 def changes(

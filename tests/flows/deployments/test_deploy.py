@@ -245,7 +245,7 @@ def test_a_failed_run_is_told_to_the_block_of_notify(host: PrefectHost, tmp_path
 @pytest.mark.slow
 def test_a_server_that_does_not_answer_is_one_line(host: PrefectHost, tmp_path: Path) -> None:
     path = written(tmp_path, WEEKLY)
-    environment = {**host.environment, "PREFECT_API_URL": "http://127.0.0.1:9/api"}
+    environment = {**host.environment, "PREFECT_API_URL": "http://me:sesame@127.0.0.1:9/api"}
     broken = PrefectHost.__new__(PrefectHost)
     broken.directory, broken.environment = tmp_path, environment
     done = broken.stillhouse("deploy", "--file", str(path))
