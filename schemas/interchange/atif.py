@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Any
 
 from schemas.interchange.conversation import (
+    KNOWN,
     OWN,
     Conversation,
     NotCarried,
@@ -25,8 +26,6 @@ from schemas.json_text import parse_json
 from schemas.trace import Message
 
 VERSION = "ATIF-v1.7"
-# Of a message that ATIF has a field for.
-_KNOWN = {"role", "content", "reasoning_content", "tool_calls", "tool_call_id"}
 _IMAGES = "images/"
 
 
@@ -113,7 +112,7 @@ def _write_step(number: int, message: Message, content: Any) -> dict[str, Any]:
             step["reasoning_content"] = message["reasoning_content"]
         if "tool_calls" in message:
             step["tool_calls"] = [_write_call(call) for call in message["tool_calls"]]
-    other = {key: value for key, value in message.items() if key not in _KNOWN}
+    other = {key: value for key, value in message.items() if key not in KNOWN}
     if message["role"] == "developer":
         other["role"] = "developer"
     return {**step, "extra": {OWN: other}} if other else step
@@ -144,7 +143,7 @@ def _add_result(steps: list[dict[str, Any]], message: Message, content: Any) -> 
         raise NotCarried("a result without its call in the turn before")
     if len(set(called)) < len(called):
         raise NotCarried("two calls of a turn with one id")
-    other = {key: value for key, value in message.items() if key not in _KNOWN}
+    other = {key: value for key, value in message.items() if key not in KNOWN}
     result = {"source_call_id": name, "content": content}
     results = steps[-1].setdefault("observation", {"results": []})["results"]
     results.append({**result, "extra": {OWN: other}} if other else result)

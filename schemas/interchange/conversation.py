@@ -14,6 +14,8 @@ from schemas.trace import Message
 Conversation = dict[str, Any]
 # The fields that every format has a place of its own for, or none at all.
 CARRIED: Final = frozenset({"id", "tools", "messages", "images", "children"})
+# The fields of a message that ATIF and STS have fields for.
+KNOWN: Final = frozenset({"role", "content", "reasoning_content", "tool_calls", "tool_call_id"})
 # Where a format allows other fields, the rest of a trace is written under this name.
 OWN: Final = "stillhouse"
 

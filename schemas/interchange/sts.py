@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from schemas.interchange.conversation import (
+    KNOWN,
     OWN,
     Conversation,
     NotCarried,
@@ -24,7 +25,6 @@ from schemas.trace import Message
 
 HARNESS = "stillhouse"
 _ROLES = ("user", "assistant", "system", "tool")
-_KNOWN = {"role", "content", "reasoning_content", "tool_calls", "tool_call_id"}
 
 Session = list[dict[str, Any]]
 
@@ -47,7 +47,7 @@ def _sessions(conversation: Conversation, parent: str | None) -> Iterable[Sessio
     lines = []
     for index, message in enumerate(map(settled, conversation["messages"])):
         lines.append({"type": "message", "message": _write_message(message)})
-        if other := {key: value for key, value in message.items() if key not in _KNOWN}:
+        if other := {key: value for key, value in message.items() if key not in KNOWN}:
             others[str(index)] = other
     own = {**rest_of(conversation), "tools": conversation["tools"]}
     own |= {"parent": parent} if parent else {}
