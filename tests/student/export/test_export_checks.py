@@ -190,7 +190,7 @@ def test_prompts_and_token_ids_that_differ_fail_where_they_first_differ(scripted
     assert check["detail"] == (
         "talk/0: the prompt of message 1 differs from the trained one"
         f" at character {len(prompt) - 1}: found '', expected {prompt[-1]!r}, after {prompt[-41:-1]!r};"
-        " line 52 of the template: {%- if add_generation_prompt -%}"
+        " line 54 of the template: {%- if add_generation_prompt -%}"
     )
     ids = RENDERER.ids(checks.ODD_TEXTS[0])
     check = checks.check_token_ids(scripted({"tokens": [*ids[:3], -1]}).endpoint, [TALK], RENDERER)

@@ -14,7 +14,7 @@ from teacher.domain.tasks import build, sample
 from teacher.domain.worlds import hash_world, start_world
 
 LEGAL = load("legal")
-WORDS = {"document": 0.0, "chart": 0.0, "swarm": 0.0}
+WORDS = {"document": 0.0, "chart": 0.0, "swarm": 0.0, "extract": 0.0}
 OTHER_PARTS = ("as_trained", "new_templates", "drift")
 
 

@@ -20,7 +20,7 @@ from teacher.domain.tasks import build, sample
 LEGAL = load("legal")
 # Its tasks in words; those with pictures are tested in test_legal.py, and drawing takes time.
 NAMES = sorted(n for n, t in LEGAL.templates.items() if t.kind in ("lookup", "workflow"))
-WORDS = {"document": 0.0, "chart": 0.0, "swarm": 0.0}
+WORDS = {"document": 0.0, "chart": 0.0, "swarm": 0.0, "extract": 0.0}
 STARTER = Path(__file__).parents[3] / "flows" / "starter"
 
 

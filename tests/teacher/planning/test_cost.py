@@ -155,7 +155,8 @@ def pack(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         domain.load(request.param),
         ImageStore(tmp_path_factory.mktemp("image_store")),
     )
-    mix = dict.fromkeys(loaded.spec["kinds"], 1.0)
+    # One agent has too few steps for a swarm's task.
+    mix = {kind: float(kind != "swarm") for kind in loaded.spec["kinds"]}
     return (
         loaded,
         sampled.sample(loaded, "train", 20, seed=0, mix=mix, image_store=image_store),
