@@ -172,7 +172,11 @@ def test_a_secret_in_the_url_is_refused_and_not_repeated(url: str) -> None:
 def test_requests_are_reworded_once_and_every_attempt_starts_from_them(
     api: Api, tmp_path: Path
 ) -> None:
-    settings = ("tasks.rewrite=1", "tasks.train=6", "tasks.mix={lookup: 1, workflow: 0}")
+    settings = (
+        "tasks.rewrite=1",
+        "tasks.train=6",
+        "tasks.mix={lookup: 1, workflow: 0, extract: 0}",
+    )
     with planned(api, tmp_path, *settings) as context:
         PIPELINE["generate"].run(context)
         asked = api.asked
