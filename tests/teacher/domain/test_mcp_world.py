@@ -49,6 +49,7 @@ class Kept(McpEnvironment):
 
 @pytest.fixture(autouse=True)
 def ended() -> Iterator[None]:
+    close_sessions()  # of a test of another file in this process
     yield
     close_sessions()
 
