@@ -166,7 +166,7 @@ def test_one_agent_loop_drives_smollm2_on_either_engine(
             return [rollout.trace async for rollout in made]
 
     with launch.open_teacher(
-        described, options, log=tmp_path / "log", concurrency=4, report=print
+        described, options, log=tmp_path / "log", concurrency=4, report=print, logprobs=True
     ) as endpoint:
         traces = asyncio.run(scene(endpoint))
     assert_gone(mark)
@@ -258,7 +258,7 @@ def test_fifty_episodes_are_accounted_for_although_the_engine_is_killed_in_the_m
 ) -> None:
     domain = load("legal")
     todo = tasks.sample(
-        domain, "train", EPISODES, seed=1, mix={"document": 0, "chart": 0, "swarm": 0}
+        domain, "train", EPISODES, seed=1, mix={"document": 0, "chart": 0, "swarm": 0, "extract": 0}
     )  # it sees none
     maker: Maker = {
         "model": teacher["name"],
