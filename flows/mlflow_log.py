@@ -29,6 +29,7 @@ from flows.run_directory import STAGES, read_receipt
 from schemas.error_text import one_line, without_logins
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, sha256_text, write_json
+from schemas.recipe import flat
 
 VARIABLE = "MLFLOW_TRACKING_URI"
 _EXPERIMENT = "MLFLOW_EXPERIMENT_NAME"
@@ -177,7 +178,7 @@ _DOCUMENTS = {
 def _parameters(context: RunContext) -> dict[str, str]:
     """Returns the settings of a run: the domain, and each field of the recipe."""
     recipe = context.recipe.model_dump(mode="json")
-    values = {"domain": context.domain.name, "recipe": recipe.pop("name"), **dict(_flat(recipe))}
+    values = {"domain": context.domain.name, "recipe": recipe.pop("name"), **dict(flat(recipe))}
     return {
         key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()
     }
@@ -186,13 +187,13 @@ def _parameters(context: RunContext) -> dict[str, str]:
 def measured(directory: Path, stage: str) -> Iterator[tuple[str, float, int]]:
     """Yields what a finished stage measured, as (name, value, step); the step is 0 but for rows of the training log."""
     receipt = read_receipt(directory, stage) or {"result": {}, "seconds": 0.0}
-    for key, value in _flat({**receipt["result"], "seconds": receipt["seconds"]}):
+    for key, value in flat({**receipt["result"], "seconds": receipt["seconds"]}):
         if isinstance(value, int | float):
             yield _name(f"{stage}.{key}"), float(value), 0
     if stage == "filter":
         ledger = read_json(directory / "filter" / "ledger.json")
         counts = {key: ledger[key] for key in ("tasks", "traces", "kept", "rejected")}
-        for key, value in _flat(counts):
+        for key, value in flat(counts):
             yield _name(f"funnel.{key}"), float(value), 0
     if stage == "train":
         for line in (directory / "train" / "log.jsonl").read_text(encoding="utf-8").splitlines():
@@ -213,14 +214,6 @@ def measured(directory: Path, stage: str) -> Iterator[tuple[str, float, int]]:
         for variant, result in scorecard.get("variants", {}).items():
             if "drift" in result:
                 yield _name(f"export.{variant}.kl"), float(result["drift"]["kl"]), 0
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _name(text: str) -> str:

@@ -1,12 +1,13 @@
 """Compares a run with another run, or with a published student, row by row."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from flows.estimate import minutes
 from flows.report.exam import Delta, paired_delta
 from flows.report.run_view import RunView
+from schemas.recipe import flat
 from schemas.scorecard import PART_TITLES, interval_text, part_score, titled_parts
 from student.registry.artifact import Model
 
@@ -24,7 +25,7 @@ class Row:
 
 def setting_rows(this: Mapping[str, Any], other: Mapping[str, Any]) -> list[Row]:
     """Returns the settings that differ between two resolved recipes."""
-    mine, theirs = dict(_flat(this)), dict(_flat(other))
+    mine, theirs = dict(flat(this)), dict(flat(other))
     return [
         Row(name, _text(mine.get(name)), _text(theirs.get(name)))
         for name in sorted(mine.keys() | theirs.keys())
@@ -104,14 +105,6 @@ def _score_text(score: Any) -> str:
 
 def _percent(part: int, whole: int) -> str:
     return f"{100 * part / whole:.0f} %" if whole else _NOTHING
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _text(value: Any) -> str:
