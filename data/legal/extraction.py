@@ -1,29 +1,17 @@
 """Extraction tasks of the legal desk: the answer is a JSON object of a schema in schemas/."""
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
-from teacher.domain import Answer, Blueprint, Solution, template
+from teacher.domain import Blueprint, Solution, json_task, read_schemas, template
 
 from .environment import LegalDesk
 from .records import TOPICS
 from .textual import a_clause, a_contract, a_matter, phrase
 from .visual import _DAYS, _page, _soon
 
-SCHEMAS = {
-    file.stem: json.loads(file.read_text(encoding="utf-8"))
-    for file in sorted(Path(__file__).with_name("schemas").glob("*.json"))
-}
-
-
-def extraction(
-    name: str, request: str, plan: Solution, value: dict[str, Any], **more: Any
-) -> Blueprint:
-    """A task whose answer is a value of the schema of this name."""
-    reply = json.dumps(value, ensure_ascii=False)
-    return Blueprint(request, plan, reply, Answer("json", value, schema=SCHEMAS[name]), **more)
+SCHEMAS = read_schemas(Path(__file__).with_name("schemas"))
 
 
 @template(kind="extract")
@@ -49,7 +37,7 @@ def clause_record(world: LegalDesk, rng: random.Random) -> Blueprint:
         "in_force": latest.value if latest else None,
     }
     request = phrase("clause_record", rng, term=TOPICS[topic][0], contract=contract.id)
-    return extraction("clause_record", request, plan, value)
+    return json_task(SCHEMAS["clause_record"], request, plan, value)
 
 
 @template(kind="extract")
@@ -70,7 +58,9 @@ def matter_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
         "next": {"event": due["event"], "due": due["due"]},
     }
     plan: Solution = [(tool, asked) for tool in ("get_matter", "get_billing", "get_deadline")]
-    return extraction("matter_sheet", phrase("matter_sheet", rng, matter=matter.id), plan, value)
+    return json_task(
+        SCHEMAS["matter_sheet"], phrase("matter_sheet", rng, matter=matter.id), plan, value
+    )
 
 
 @template(kind="extract")
@@ -99,4 +89,4 @@ def amendment_page(world: LegalDesk, rng: random.Random) -> Blueprint:
         "stamp": page.data.get("stamp"),
     }
     request = phrase("amendment_page", rng)
-    return extraction("amendment_page", request, [], value, pictures=[page])
+    return json_task(SCHEMAS["amendment_page"], request, [], value, pictures=[page])

@@ -32,6 +32,9 @@ Types:
     Blueprint: a task before it is proven: request, solution (`plan`), reply, answer, scenes (`pictures`), program.
     Answer: what the final message must state.
     Swarm, Part: how a task decomposes, for the kind swarm.
+    json_task: a blueprint whose answer is a JSON object, for the kind extract.
+    read_schemas: the JSON Schemas of a pack's directory schemas.
+    join_names: names as a sentence of a request lists them.
     Solution: the gold calls of a task, [(tool, arguments)].
 Worlds:
     split_pool: the part of a pool that belongs to a split; train and exam share no entry.
@@ -69,6 +72,7 @@ from teacher.domain.blueprint import (
     Template,
     template,
 )
+from teacher.domain.extraction import json_task, read_schemas
 from teacher.domain.given_tools import given_tool, read_tools
 from teacher.domain.mcp_world import McpEnvironment
 from teacher.domain.pack import Domain, load
@@ -78,6 +82,7 @@ from teacher.domain.toolkit import (
     day_between,
     get_entry,
     is_same_name,
+    join_names,
     quote,
     require_one_of,
     split_numbers,
@@ -112,11 +117,14 @@ __all__ = [
     "given_tool",
     "is_same_name",
     "is_wide",
+    "join_names",
+    "json_task",
     "known",
     "load",
     "one_of",
     "quote",
     "quoted",
+    "read_schemas",
     "read_tools",
     "require_one_of",
     "run_program",
