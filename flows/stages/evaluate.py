@@ -21,6 +21,7 @@ from flows.estimate import Estimate, planned_seconds
 from flows.progress import log, step, track, transfer
 from flows.run_context import RunContext
 from flows.run_directory import now
+from flows.stages.other_packs import other_packs
 from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError, StageError
@@ -90,6 +91,7 @@ def _unexamined(context: RunContext, exam: dict[str, Any]) -> Latest | None:
     models=("student",),
     earlier={"plan": "tasks/exam.jsonl", "export": ""},
     outputs=("evaluate",),
+    digests=other_packs,
     holds=_knows_latest,
 )
 def evaluate(context: RunContext) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from flows.generation import runners
 from flows.progress import log
 from flows.run_context import RunContext
 from flows.stages import kept_tasks
+from flows.stages.other_packs import other_packs
 from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError
@@ -48,8 +49,8 @@ _LARGE, _FULL = 0.5, 0.9
 LARGE_RUN, SAMPLED = 20_000, 1_000
 
 
-def _hardware(context: RunContext) -> dict[str, str]:
-    return {"hardware": sha256_text(str(context.hardware))}
+def _digests(context: RunContext) -> dict[str, str]:
+    return {"hardware": sha256_text(str(context.hardware)), **other_packs(context)}
 
 
 def _has_images(context: RunContext) -> bool:
@@ -79,7 +80,7 @@ def _print_plan(context: RunContext) -> None:
         "evaluate.variants",  # the time of the exam
     ),
     models=("teacher", "student"),
-    digests=_hardware,
+    digests=_digests,
     outputs=("tasks/train.jsonl", "tasks/exam.jsonl", "plan.json"),
     holds=_has_images,
     report=_print_plan,

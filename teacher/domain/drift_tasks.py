@@ -16,7 +16,7 @@ from schemas.tool_calls import check_arguments
 from teacher.domain.drift import drifted, is_reversible, other_pack, real_call, run_call, tools_of
 from teacher.domain.drift_names import camel, parameter_name, reword, tool_name
 from teacher.domain.offer import spread, subset
-from teacher.domain.pack import PACKS, Domain
+from teacher.domain.pack import Domain, other_packs
 from teacher.domain.scoring import answer_matches
 from teacher.domain.tool_types import hints_of
 from teacher.domain.worlds import ToolError, hash_world, run_tool, start_world
@@ -203,7 +203,5 @@ def _parameters(tool: dict) -> list[str]:
 
 def _choose_distractors(domain: Domain, rng: random.Random) -> list[tuple[str, str]]:
     """Returns (pack, tool) of some tools of the other packs in data/."""
-    names = sorted(path.parent.name for path in PACKS.glob("*/domain.yaml"))
-    packs = [name for name in names if name not in (domain.name, domain.path.name)]
-    tools = [(pack, tool) for pack in packs for tool in other_pack(pack).tools]
+    tools = [(pack, tool) for pack in other_packs(domain) for tool in other_pack(pack).tools]
     return rng.sample(tools, min(len(tools), rng.randint(1, _MOST_DISTRACTORS)))

@@ -53,6 +53,12 @@ class Domain:
     tools: dict[str, Tool] = field(default_factory=dict)
 
 
+def other_packs(domain: Domain) -> list[str]:
+    """Returns the names of the packs in data/ besides one: its tasks may take tools and requests from them."""
+    names = sorted(path.parent.name for path in PACKS.glob("*/domain.yaml"))
+    return [name for name in names if name not in (domain.name, domain.path.name)]
+
+
 def load(domain: str) -> Domain:
     """Loads a pack by its name in data/ or by its directory; also in several threads at once.
 
