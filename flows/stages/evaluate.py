@@ -46,8 +46,9 @@ from schemas.scorecard import (
 )
 from schemas.task import Task
 from schemas.trace import Trace, failure_reason
+from student.registry.lookup import Version, find_version
 from student.registry.pull import pull
-from student.registry.release import EvaluatedAgain, Latest, find_latest
+from student.registry.release import EvaluatedAgain
 from student.registry.store import open_store
 from teacher.models import catalog
 
@@ -71,14 +72,14 @@ def _knows_latest(context: RunContext) -> bool:
     return True
 
 
-def _unexamined(context: RunContext, exam: dict[str, Any]) -> Latest | None:
+def _unexamined(context: RunContext, exam: dict[str, Any]) -> Version | None:
     """Returns what `latest` names in the store, if it was published without results on this exam and is not broken.
 
     Raises:
         StageError: the registry cannot be reached.
     """
     with contextlib.suppress(InputError):  # `publish` says that it is broken
-        latest = find_latest(open_store(context.recipe.publish.store), context.domain.name)
+        latest = find_version(open_store(context.recipe.publish.store), context.domain.name)
         return latest if latest and not latest.score_on(exam) else None
     return None
 

@@ -23,7 +23,7 @@ from student.registry.artifact import (
     StoredFile,
     check_paths,
 )
-from student.registry.lookup import read_scorecard, resolve
+from student.registry.lookup import resolve, with_scorecard
 from student.registry.signatures import verify
 from student.registry.store import CHUNK, Counter, Progress, Repository, Store, in_parallel
 
@@ -110,7 +110,7 @@ def _default_variants(repository: Repository, model: Model) -> list[str]:
         for f in model.files
         if f.path.endswith(".gguf") and f.variant != PROJECTOR
     }
-    if scorecard := read_scorecard(repository, model):
+    if scorecard := with_scorecard(repository, model).scorecard:
         student = scorecard["models"]["student"]
         if student.get("engine") == "vllm" and "vllm" in sizes:
             return ["vllm"]
