@@ -178,9 +178,10 @@ def _make_drift(domain: Domain, offered: list[str], split: Split, rng: random.Ra
         if rng.random() < _REWORDED:
             text = domain.tools[real]["function"]["description"]
             descriptions[style(name)] = reword(text, rng)
+    # Those of tools that are not offered too: results may have them as keys.
     taken = {key for tool in domain.tools.values() for key in _parameters(tool)}
     parameters = {}
-    for real in sorted({key for name in offered for key in _parameters(domain.tools[name])}):
+    for real in sorted(taken):
         name = parameter_name(real, synonyms, split, taken, rng)
         taken.add(name)
         parameters[style(name)] = real
