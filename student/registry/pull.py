@@ -61,7 +61,7 @@ def pull(
     model = resolve(store, reference)
     repository = store.repository(model.name)
     label = f"{model.name}:{model.tag}"
-    verify(repository, model.digest, label, report)
+    verify(repository, model, report)
     check_paths([file.path for file in model.files], label)
     chosen = _choose_files(repository, model, variants)
     for file in chosen:
