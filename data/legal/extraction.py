@@ -9,6 +9,7 @@ from teacher.domain import Blueprint, Solution, json_task, read_schemas, templat
 from .environment import LegalDesk
 from .records import TOPICS
 from .textual import a_clause, a_contract, a_matter, phrase
+from .textual_agreements import a_text
 from .visual import _DAYS, _page, _soon
 
 SCHEMAS = read_schemas(Path(__file__).with_name("schemas"))
@@ -90,3 +91,27 @@ def amendment_page(world: LegalDesk, rng: random.Random) -> Blueprint:
     }
     request = phrase("amendment_page", rng)
     return json_task(SCHEMAS["amendment_page"], request, [], value, pictures=[page])
+
+
+@template(kind="extract")
+def agreement_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """A contract's text, from three of its parts; the Base Fee that amendments leave, or null if there is none."""
+    contract, text = a_text(world, rng, lambda _, text: len(text.fee_amendments) < 2)
+    parts = ("recitals", "definitions", "schedule 2")
+    plan: Solution = [("read_part", {"contract_id": contract.id, "part": part}) for part in parts]
+    plan += [("get_amendment", {"amendment_id": each.id}) for each in text.fee_amendments]
+    value = {
+        "contract": contract.id,
+        "customer": world._matters[contract.matter].client,
+        "supplier": contract.counterparty,
+        "signed": text.signed,
+        "calendar": text.place,
+        "base_fee_eur": text.fee,
+        "amendments": [
+            {"id": each.id, "effective": each.effective.isoformat()} for each in text.fee_amendments
+        ],
+        "amended_fee_eur": text.fee_in_force() if text.fee_amendments else None,
+        "dates": [{"step": name, "date": day} for name, day in text.schedules["2 Dates"].items()],
+    }
+    request = phrase("agreement_sheet", rng, contract=contract.id)
+    return json_task(SCHEMAS["agreement_sheet"], request, plan, value)

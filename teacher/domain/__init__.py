@@ -18,8 +18,9 @@ extraction.py. environment.py holds one subclass of `Environment`, the world, an
     def contract_signer(world: Desk, rng: random.Random) -> Blueprint: ...
 
 textual.py holds more templates of text-only tasks, visual.py those whose tasks show images, swarm.py those that
-decompose into parts for sub-agents, extraction.py those whose answer is a JSON object. A tool may return an image as
-well: it returns a `teacher.scenes.Scene`, which is drawn for the model that called the tool.
+decompose into parts for sub-agents, extraction.py those whose answer is a JSON object. A long one may be divided into
+files such as textual_calendar.py. A tool may return an image as well: it returns a `teacher.scenes.Scene`, which is
+drawn for the model that called the tool.
 
 The files are loaded by path, as modules of one package: they import from each other, and from any other file beside
 them, with a dot (`from .environment import Desk`). The class follows TRL's environment convention, so a pack also
