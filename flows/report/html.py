@@ -29,10 +29,10 @@ from schemas.errors import InputError, StageError
 from schemas.files import sha256_text, whole, write_text
 from schemas.scorecard import (
     Score,
+    conduct_text,
     headline_title,
     interval_text,
     part_score,
-    restraint_text,
     titled_parts,
 )
 from student.registry.lookup import Version
@@ -181,7 +181,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "size": _size,
         "interval": interval_text,
-        "restraint": restraint_text,
+        "conduct": conduct_text,
         "duration": minutes,
         "points": points,
         "delta": delta_text,

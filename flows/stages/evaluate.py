@@ -39,9 +39,9 @@ from schemas.scorecard import (
     Score,
     VariantResult,
     compare,
+    conduct_text,
     interval_text,
     part_of,
-    restraint_text,
     titled_parts,
 )
 from schemas.task import Task
@@ -154,7 +154,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
             log(
                 f"{name}: {part['passed']} of {part['tasks']} exam tasks, {title}"
                 f" ({interval_text(part)}); unasked writes in {part['unasked_write']['tasks']}"
-                + (f"; {text}" if (text := restraint_text(part)) else "")
+                + (f"; {text}" if (text := conduct_text(part)) else "")
             )
     if again:
         if latest:
