@@ -26,6 +26,8 @@ ALONE = $(shell grep -rlE "mark\.(alone|gpu)" tests --include=test_*.py)
 
 # Recipes read these from the environment, so that a path with spaces or quotes stays one argument.
 export DOMAIN NAME RECIPE RUN TO TAG KEEP POOL
+# Where it is set, each of the hundreds of processes that the tests start compiles the project's files anew.
+unexport PYTHONDONTWRITEBYTECODE
 export PREFECT_SERVER_ANALYTICS_ENABLED ?= false
 export DO_NOT_TRACK ?= 1
 

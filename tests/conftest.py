@@ -28,7 +28,14 @@ from hypothesis import HealthCheck, settings  # noqa: E402
 settings.register_profile(
     "patient", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow]
 )
+# `make test-fast` draws fewer examples than `make test`, of tests that do not set their number.
+settings.register_profile("fast", settings.get_profile("patient"), max_examples=25)
 settings.load_profile("patient")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if "not slow" in config.option.markexpr:
+        settings.load_profile("fast")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

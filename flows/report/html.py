@@ -6,6 +6,7 @@ ever set as text, and the Content-Security-Policy runs no script but the report'
 """
 
 import base64
+import functools
 import json
 import os
 import re
@@ -22,20 +23,19 @@ from flows.estimate import minutes, teacher_gpus
 from flows.report import charts, compare
 from flows.report.exam import Delta, Results, delta_text, paired_delta, points
 from flows.report.pages import INLINE_BYTES, TracePages, pack
-from flows.report.published import find, find_latest, results_on
+from flows.report.published import Published, find, find_latest
 from flows.report.run_view import RunView, read_run
 from flows.request_lines import request_lines
 from schemas.errors import InputError, StageError
 from schemas.files import sha256_text, whole, write_text
 from schemas.scorecard import (
     Score,
-    conduct_text,
     headline_title,
     interval_text,
     part_score,
+    restraint_text,
     titled_parts,
 )
-from student.registry.lookup import Version
 from student.training.mixture import lines
 
 _HERE = Path(__file__).parent
@@ -92,7 +92,9 @@ def _temporary_directory(run: Path) -> tempfile.TemporaryDirectory[str]:
         raise StageError(f"{run}: the report cannot be written: {error.strerror}") from None
 
 
-def _other(against: str, view: RunView, pages: TracePages) -> tuple[RunView | None, Version | None]:
+def _other(
+    against: str, view: RunView, pages: TracePages
+) -> tuple[RunView | None, Published | None]:
     """The run or the published student to compare with."""
     path = Path(against)
     if (path / "run.json").is_file():
@@ -130,7 +132,7 @@ def _images(names: set[str], view: RunView, other: RunView | None, inline: bool)
 def _render(
     view: RunView,
     other: RunView | None,
-    published: Version | None,
+    published: Published | None,
     index: dict[str, Any],
     texts: list[str],
 ) -> str:
@@ -153,7 +155,7 @@ def _render(
         scores=_scores(scorecard) if scorecard else [],
         deltas=_deltas(view, latest),
         latest=latest,
-        latest_is_paired=bool(latest and results_on(view, latest)),
+        latest_is_paired=bool(latest and latest.results(view)),
         tables=_exam_tables(scorecard) if scorecard else [],
         data_lines=_data_lines(view),
         charts=charts.plot_training(runs),
@@ -173,6 +175,7 @@ def _render(
     return page.replace(mark, sha256_text(page.replace(mark, ""))[:32])
 
 
+@functools.cache
 def _template() -> jinja2.Template:
     # A receipt of an older run may lack a field; a missing one renders as empty text.
     environment = jinja2.Environment(
@@ -181,7 +184,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "size": _size,
         "interval": interval_text,
-        "conduct": conduct_text,
+        "restraint": restraint_text,
         "duration": minutes,
         "points": points,
         "delta": delta_text,
@@ -236,7 +239,7 @@ def _scores(scorecard: dict[str, Any]) -> list[tuple[str, Score, list[tuple[str,
     return [(name, score, titled_parts(score)) for name, score in scorecard["models"].items()]
 
 
-def _deltas(view: RunView, latest: Version | None) -> list[Delta]:
+def _deltas(view: RunView, latest: Published | None) -> list[Delta]:
     """Paired differences on the exam's headline: each model against base, student and the newest published one."""
     results: dict[str, Results] = {
         name: {task: passed for task, passed in tasks.items() if task in view.headline}
@@ -246,7 +249,7 @@ def _deltas(view: RunView, latest: Version | None) -> list[Delta]:
     pairs += [(name, "student") for name in results if name not in ("base", "student")]
     if latest:
         pairs += [(name, latest.reference) for name in results if name != "base"]
-        results[latest.reference] = results_on(view, latest)
+        results[latest.reference] = latest.results(view)
     found = [
         paired_delta(name, results[name], against, results[against])
         for name, against in pairs
@@ -277,7 +280,7 @@ def _data_lines(view: RunView) -> list[str]:
 
 
 def _comparison(
-    view: RunView, other: RunView | None, published: Version | None
+    view: RunView, other: RunView | None, published: Published | None
 ) -> dict[str, Any] | None:
     if other:
         return {
@@ -289,7 +292,7 @@ def _comparison(
         }
     if published:
         recipe, mine = published.model.manifest["recipe"], view.results.get("student", {})
-        name, theirs = published.reference, results_on(view, published)
+        name, theirs = published.reference, published.results(view)
         delta = paired_delta("student here", mine, name, theirs)
         return {
             "name": name,

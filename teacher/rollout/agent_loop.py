@@ -80,19 +80,6 @@ class Settings:
     caps: Caps = Caps()
 
 
-@dataclass
-class CallBudget:
-    """How many calls of tools may be run, and how many were. One of a swarm counts those of all its agents."""
-
-    most: int
-    made: int = 0
-
-    @property
-    def left(self) -> int:
-        """How many more may be run."""
-        return self.most - self.made
-
-
 class Crew(Protocol):
     """The sub-agents of an episode (teacher/rollout/swarm.py). children: their traces so far."""
 
@@ -116,7 +103,7 @@ async def run(
     examples: Sequence[Sequence[Message]] = (),
     world: Any = None,
     crew: Crew | None = None,
-    budget: CallBudget | None = None,
+    max_calls: int | None = None,
 ) -> Trace:
     """Runs one attempt at a task and returns its trace, with its outcome and without a verdict.
 
@@ -128,7 +115,7 @@ async def run(
         examples: worked examples (`teacher.domain.prompts.demonstration`) before the request; not stored either.
         world: the world of the episode; by default a new one, reset for the task.
         crew: answers the calls for sub-agents.
-        budget: of the calls of tools that are run; further ones are answered with the error over_cap.
+        max_calls: calls of tools that are run; further ones are answered with the error over_cap.
 
     Raises:
         PackFault: the pack cannot make the task's world. A fault of a tool ends the episode alone, as TOOL_CRASHED.
@@ -159,7 +146,7 @@ async def run(
     requests: list[Request] = []
     tool_errors: list[int] = []
     detected: list[Detected] = []
-    steps, error = 0, None
+    steps, made, error = 0, 0, None
     end = End.STEP_LIMIT
 
     while steps < max_steps:
@@ -230,11 +217,10 @@ async def run(
             try:
                 if call["id"] in delegated:
                     ran = Ran(*delegated[call["id"]])
-                elif budget and budget.left < 1:
-                    ran = call_error(f"over_cap: {budget.made} calls were made, no more can")
+                elif made == max_calls:
+                    ran = call_error(f"over_cap: {made} calls were made, no more can")
                 else:
-                    if budget:
-                        budget.made += 1
+                    made += 1
                     ran = execute(
                         call["function"],
                         offered,

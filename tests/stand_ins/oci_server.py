@@ -39,13 +39,14 @@ http:
 
 @dataclass
 class OciServer:
-    """A running registry. directory: its files."""
+    """A running registry. directory: its files; namespace: of the store in it."""
 
     host: str
     directory: Path
+    namespace: str = "team/students"
 
-    def url(self, namespace: str = "team/students") -> RegistryUrl:
-        return RegistryUrl("http", self.host, namespace)
+    def url(self) -> RegistryUrl:
+        return RegistryUrl("http", self.host, self.namespace)
 
     def store(self) -> RegistryStore:
         store = open_store(self.url())
@@ -112,8 +113,8 @@ Rule = Callable[[str, str], Fault | None]
 class Gate:
     """Passes requests on to a registry, except those that its rule (of method and path) makes fail."""
 
-    def __init__(self, upstream: str) -> None:
-        self.upstream = upstream
+    def __init__(self, upstream: str, namespace: str = "team/students") -> None:
+        self.upstream, self.namespace = upstream, namespace
         self.rule: Rule = lambda method, path: None
         self.requests: list[tuple[str, str, dict[str, str]]] = []
         self.last_body = b""
@@ -163,7 +164,7 @@ class Gate:
         self.host = self._server.url.removeprefix("http://").removesuffix("/v1")
 
     def store(self) -> RegistryStore:
-        return RegistryStore(RegistryUrl("http", self.host, "team/students"))
+        return RegistryStore(RegistryUrl("http", self.host, self.namespace))
 
     def close(self) -> None:
         self._server.close()

@@ -24,12 +24,16 @@ from student.registry.publish import publish
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    return finished(tmp_path / "run")
+    """A finished run without the log of its training: drawing its charts takes longer than a test."""
+    directory = finished(tmp_path / "run")
+    (directory / "train" / "log.jsonl").unlink()
+    return directory
 
 
-@pytest.fixture
-def page(run: Path) -> str:
-    return html.write(run).read_text()
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The report of a finished run."""
+    return html.write(finished(tmp_path_factory.mktemp("finished") / "run")).read_text()
 
 
 def words_of(page: str) -> str:
@@ -226,6 +230,8 @@ def test_the_report_of_a_new_run_names_the_stages_that_have_not_run(tmp_path: Pa
 
 
 def test_a_report_can_be_written_during_training_despite_a_torn_line(run: Path) -> None:
+    rows = [{"step": step, "loss": 2.0 / step} for step in (1, 2)]
+    write_jsonl(run / "train" / "log.jsonl", rows)
     with (run / "train" / "log.jsonl").open("a") as file:
         file.write('{"step": 125, "lo')
     assert "<svg" in html.write(run).read_text()

@@ -17,9 +17,10 @@ from flows.report import html, pages
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium"
-)
+pytestmark = [
+    pytest.mark.slow,  # a browser
+    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH: apt-get install chromium"),
+]
 
 SIZES = {"desk": (1440, 900), "tablet": (820, 1100), "phone": (390, 844)}
 
@@ -450,7 +451,6 @@ def test_pages_beside_the_report_are_loaded_one_by_one_from_disk(
     report.problems.clear()
 
 
-@pytest.mark.slow
 def test_of_50000_traces_the_browser_holds_one_list_page_and_a_few_pages(
     run: Path, report: Report
 ) -> None:

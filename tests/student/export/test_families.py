@@ -3,6 +3,7 @@
 One server for each student, many conversations for each server.
 """
 
+import functools
 import sys
 import unicodedata
 from collections.abc import Sequence
@@ -151,17 +152,19 @@ def test_any_call_that_is_not_refused_by_name_is_rendered_and_tokenized_alike(
     assert reasons <= {"engines_differ", "marker_leak"}
 
 
-# Where Unicode's categories change, as Python's table has them.
-_EDGES = [
-    chr(code)
-    for code in range(1, sys.maxunicode)
-    if unicodedata.category(chr(code)) not in ("Cs", unicodedata.category(chr(code - 1)))
-]
+@functools.cache
+def category_edges() -> list[str]:
+    """Where Unicode's categories change, as Python's table has them."""
+    return [
+        chr(code)
+        for code in range(1, sys.maxunicode)
+        if unicodedata.category(chr(code)) not in ("Cs", unicodedata.category(chr(code - 1)))
+    ]
 
 
 def test_a_character_of_any_kind_is_tokenized_alike_or_refused_by_name(family: Served) -> None:
     known = []
-    for character in _EDGES:
+    for character in category_edges():
         text = "|".join(f"a{c}1 {c}\x01{c}b {c}\n" for c in (character, character * 2))
         try:
             family.renderer.check_texts([user(text)])

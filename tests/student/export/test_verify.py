@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from gate_inputs import write_gguf
@@ -20,6 +21,12 @@ from student.models import base
 def original() -> Path:
     """The embedded student as a directory, with the template of its training."""
     return base.prepare(base.load("smollm2-135m"))
+
+
+@pytest.fixture(scope="module")
+def read(original: Path) -> tuple[Any, int]:
+    """Its renderer and context, read once: a tokenizer takes a second."""
+    return verify._original(original, with_images=False)
 
 
 @pytest.fixture(scope="module")
@@ -150,8 +157,14 @@ LOOK_UP = {"type": "function", "function": {"name": "look_up"}}
     ],
 )
 def test_a_row_that_no_check_can_use_is_reported_in_one_line(
-    row: object, message: str, original: Path, tmp_path: Path
+    row: object,
+    message: str,
+    original: Path,
+    read: tuple[Any, int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(verify, "_original", lambda *_, **__: read)
     gguf, rows = tmp_path / "a.gguf", tmp_path / "rows.jsonl"
     write_gguf(gguf)
     good = json.dumps({"messages": [ASKED, ANSWERED]})
@@ -190,9 +203,9 @@ def test_a_file_without_conversations_is_bad_input(original: Path, tmp_path: Pat
 
 
 def test_the_embedded_template_renders_every_call_and_result_of_the_conversations(
-    original: Path,
+    read: tuple[Any, int],
 ) -> None:
-    renderer, longest = verify._original(original, with_images=False)
+    renderer, longest = read
     assert longest == 8192
     for trace, served in zip(
         CONVERSATIONS, verify._read_conversations(None, renderer), strict=True

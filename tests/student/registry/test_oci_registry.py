@@ -1,6 +1,7 @@
 """The store in a real registry: what is pushed is what arrives, whatever fails on the way."""
 
 import contextlib
+import dataclasses
 import gzip
 import multiprocessing
 import subprocess
@@ -34,7 +35,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OciServer]:
 
 
 @pytest.fixture
-def fresh(tmp_path: Path) -> Iterator[OciServer]:
+def fresh(server: OciServer, tmp_path: Path) -> OciServer:
+    """A namespace of its own in the one registry."""
+    return dataclasses.replace(server, namespace=f"of/{tmp_path.name.lower()}")
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[OciServer]:
+    """A registry whose files a test may damage: namespaces share them."""
     with oci_server(tmp_path / "registry") as running:
         yield running
 
@@ -43,7 +51,7 @@ def fresh(tmp_path: Path) -> Iterator[OciServer]:
 def gate(fresh: OciServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     for module in (oci_http, oci_registry):
         monkeypatch.setattr(module, "WAITS_S", (0.0, 0.0, 0.0))
-    gate = Gate(fresh.host)
+    gate = Gate(fresh.host, fresh.namespace)
     yield gate
     gate.close()
 
@@ -162,15 +170,14 @@ def test_a_registry_without_deletes_keeps_a_claim_and_still_publishes(tmp_path: 
             remove(store, "legal:1", print)
 
 
-def _publish_one(host: str, where: Path, number: int) -> None:
-    gate_store = oci_registry.RegistryStore(oci_registry.RegistryUrl("http", host, "team/students"))
-    publish_legal(gate_store, where, q8=f"weights {number}".encode() * 1000)
+def _publish_one(server: OciServer, where: Path, number: int) -> None:
+    publish_legal(server.store(), where, q8=f"weights {number}".encode() * 1000)
 
 
 def test_concurrent_publishers_lose_no_version(fresh: OciServer, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     publishers = [
-        context.Process(target=_publish_one, args=(fresh.host, tmp_path / f"run{n}", n))
+        context.Process(target=_publish_one, args=(fresh, tmp_path / f"run{n}", n))
         for n in range(4)
     ]
     for publisher in publishers:
@@ -303,11 +310,11 @@ def test_a_pull_that_failed_is_continued_by_the_next(
     assert (tmp_path / "out" / "legal-Q8_0.gguf").read_bytes() == Q8
 
 
-def test_when_one_file_fails_the_others_stop(fresh: OciServer, tmp_path: Path) -> None:
+def test_when_one_file_fails_the_others_stop(own: OciServer, tmp_path: Path) -> None:
     files = make_files(tmp_path / "run", q8=b"x" * (64 << 20))
-    publish(fresh.store(), "legal", files, make_manifest(), gate_passed=True)
-    small = next(f for f in resolve(fresh.store(), "legal").files if f.path == "README.md")
-    fresh.blobs()[small.sha256].write_bytes(b"?" * small.bytes)
+    publish(own.store(), "legal", files, make_manifest(), gate_passed=True)
+    small = next(f for f in resolve(own.store(), "legal").files if f.path == "README.md")
+    own.blobs()[small.sha256].write_bytes(b"?" * small.bytes)
     large: list[int] = []
 
     def slowly(done: int, total: int, name: str) -> None:
@@ -316,7 +323,7 @@ def test_when_one_file_fails_the_others_stop(fresh: OciServer, tmp_path: Path) -
             time.sleep(0.3)
 
     with pytest.raises(StageError, match="corrupted: legal:1/README.md"):
-        pull(fresh.store(), "legal", tmp_path / "out", progress=slowly)
+        pull(own.store(), "legal", tmp_path / "out", progress=slowly)
     assert max(large, default=0) < 64 << 20
 
 
@@ -362,7 +369,7 @@ def test_a_blob_with_the_wrong_bytes_is_refused(
     publish_legal(fresh.store(), tmp_path / "run")
     digest = next(f for f in resolve(fresh.store(), "legal").files if f.variant == "Q8_0").sha256
     content = {"truncated": Q8[:1000], "longer": Q8 + b"more", "other": b"x" * len(Q8)}[kind]
-    gate = Gate(fresh.host)
+    gate = Gate(fresh.host, fresh.namespace)
     gate.rule = lambda method, path: Fault(200, content) if digest in path else None
     try:
         with pytest.raises(StageError) as raised:
@@ -417,20 +424,20 @@ def test_a_registry_that_lists_nothing_asks_for_a_name(
 
 
 def test_a_broken_version_of_a_registry_is_no_obstacle(
-    fresh: OciServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own: OciServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(oci_http, "WAITS_S", (0.0,))
-    store = fresh.store()
+    store = own.store()
     for number in range(3):
         publish_legal(store, tmp_path / "run", q8=bytes([number]) * 100)
     second = resolve(store, "legal:2")
     manifest = next(iter(second.manifests.values()))["digest"].removeprefix("sha256:")
-    fresh.blobs()[manifest].write_bytes(b"{}")
+    own.blobs()[manifest].write_bytes(b"{}")
     lines: list[str] = []
-    assert [m.tag for m in list_models(fresh.store(), report=lines.append)] == ["3", "1"]
+    assert [m.tag for m in list_models(own.store(), report=lines.append)] == ["3", "1"]
     assert len(lines) == 1 and "legal:2" in lines[0]
-    assert publish_legal(fresh.store(), tmp_path / "run", q8=b"new").tag == "4"
-    pull(fresh.store(), "legal:1", tmp_path / "out")
+    assert publish_legal(own.store(), tmp_path / "run", q8=b"new").tag == "4"
+    pull(own.store(), "legal:1", tmp_path / "out")
 
 
 def test_oras_pulls_one_variant_with_its_files(server: OciServer, tmp_path: Path) -> None:

@@ -141,7 +141,6 @@ def check_conversation(renderer, messages, tools, written=written):
     assert [prompt for prompt, _ in targets] == prompts(renderer, messages, tools)
 
 
-@hypothesis_settings(max_examples=150, deadline=None)
 @given(conversations())
 def test_each_turn_is_learned_once_with_its_stop_token_after_the_prompt_the_server_sends(drawn):
     check_conversation(RENDERER, *drawn)

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import pytest
-from faulty_packs import BEFORE_REQUEST, GET, MOVED, load_pack
+from faulty_packs import GET, MOVED, load_pack, write_pack
 
 from teacher.domain.check.determinism import OtherProcess, check_episodes, check_processes
 from teacher.domain.check.episode import Job, play
-from teacher.domain.pack import Domain
+from teacher.domain.pack import Domain, load
 
 CLASS = '    """A workshop\'s stock room."""\n'
 ITEMS = "        self._items = {\n"
+FIND_ITEM = "    def find_item(self, name: str) -> dict:\n"
 
 
 def jobs_of(domain: Domain, count: int) -> list[Job]:
@@ -35,24 +36,55 @@ def tagged(value: str) -> tuple[str, str]:
     return (GET, f'        return {{"item": item, **self._known(item), "tag": {value}}}\n')
 
 
-@pytest.mark.parametrize(
-    ("value", "reason"),
-    [
-        ('list({item, "red", "blue", "green", "pink", "grey"})', "PYTHONHASHSEED"),
-        ('__import__("datetime").date.today().isoformat()', "the clock"),
-        ('__import__("datetime").datetime.now().year', "the clock"),
-        ('int(__import__("time").time())', "the clock"),
-        ('__import__("time").strftime("%Y")', "the clock"),
-        ("random.random()", "the global random generator"),
-        ('__import__("uuid").uuid4().hex', "between two equal runs"),
-    ],
-)
-def test_what_differs_elsewhere_is_named_with_tool_seed_and_reason(
-    tmp_path: Path, value: str, reason: str
-) -> None:
-    (line,) = elsewhere(load_pack(tmp_path / "stock", tagged(value)))
-    assert line.startswith("environment.py: count_of_item: get_item: seed ")
-    assert "results[0].tag" in line and reason in line
+# What a tool may return, and the reason that is named; the last one is drawn by the template itself.
+DIFFERING = {
+    "of_a_set": ('list({item, "red", "blue", "green", "pink", "grey"})', "PYTHONHASHSEED"),
+    "of_today": ('__import__("datetime").date.today().isoformat()', "the clock"),
+    "of_this_year": ('__import__("datetime").datetime.now().year', "the clock"),
+    "of_this_second": ('int(__import__("time").time())', "the clock"),
+    "of_a_text": ('__import__("time").strftime("%Y")', "the clock"),
+    "of_chance": ("random.random()", "the global random generator"),
+    "of_an_id": ('__import__("uuid").uuid4().hex', "between two equal runs"),
+    "of_the_template": ("1", "the global random generator"),
+}
+TOOL = '''    def get_{name}(self, item: str) -> dict:
+        """Get an item's count and a tag.
+
+        Args:
+            item: The item's number, such as S-1042.
+        """
+        return {{"item": item, **self._known(item), "tag": {value}}}
+
+'''
+TEMPLATE = """
+
+@template(kind="lookup")
+def {name}(world: StockRoom, rng: random.Random) -> Blueprint:
+    {setup}
+    number, item = rng.choice(list(world._items.items()))
+    return Blueprint(
+        request=f"How many of {{number}} do we have?",
+        plan=[("get_{name}", {{"item": number}})],
+        reply=f"There are {{item['count']}} of {{number}}.",
+        answer=Answer("number", item["count"]),
+    )
+"""
+
+
+def test_what_differs_elsewhere_is_named_with_tool_seed_and_reason(tmp_path: Path) -> None:
+    """One pack has them all, so that the other processes are started once."""
+    setup = {"of_the_template": "random.random() < 0.5 and rng.random()"}
+    tools = [TOOL.format(name=name, value=value) for name, (value, _) in DIFFERING.items()]
+    pack = write_pack(tmp_path / "stock", (FIND_ITEM, "".join(tools) + FIND_ITEM))
+    with (pack / "environment.py").open("a") as file:
+        for name in DIFFERING:
+            file.write(TEMPLATE.format(name=name, setup=setup.get(name, "pass")))
+    lines = elsewhere(load(str(pack)))
+    assert len(lines) == len(DIFFERING)
+    for line, (name, (_, reason)) in zip(lines, DIFFERING.items(), strict=True):
+        assert line.startswith(f"environment.py: {name}: ") and reason in line
+        if name not in setup:
+            assert f": get_{name}: seed " in line and "results[0].tag" in line
 
 
 def test_sorted_sets_fixed_days_and_generators_with_a_seed_are_accepted(tmp_path: Path) -> None:
@@ -108,9 +140,3 @@ def test_what_reset_does_not_clear_is_named_and_what_it_clears_is_accepted(tmp_p
     assert "moved_item: move_item" in line and "reset a second time" in line
     cleared = (ITEMS, f"        self._moves = []\n{ITEMS}")
     assert together(load_pack(tmp_path / "cleared", cleared, write)) == []
-
-
-def test_global_random_in_a_template_is_an_error(tmp_path: Path) -> None:
-    setup = "    random.random() < 0.5 and rng.random()\n"
-    domain = load_pack(tmp_path / "stock", (BEFORE_REQUEST, setup + BEFORE_REQUEST))
-    assert any("count_of_item" in line for line in [*elsewhere(domain), *together(domain)])

@@ -59,15 +59,15 @@ def passes(domain: Domain, task: Any, calls: list[Any], text: str) -> bool:
 
 @pytest.fixture(scope="module")
 def legal() -> list[Any]:
-    """1,000 tasks of each split, templates in turn. That they are built proves them solvable."""
+    """250 tasks of each split, templates in turn. That they are built proves them solvable."""
     return [
         build(LEGAL, NAMES[seed % len(NAMES)], split, seed)
         for split in ("train", "exam")
-        for seed in range(1000)
+        for seed in range(250)
     ]
 
 
-def test_two_thousand_tasks_of_all_templates_are_solvable_and_valid(
+def test_tasks_of_all_templates_and_both_splits_are_solvable_and_valid(
     legal: list[Any],
 ) -> None:
     assert {task["template"] for task in legal} == set(NAMES)
@@ -104,7 +104,7 @@ def test_a_template_has_few_sets_of_tools_so_that_prompts_begin_alike(
 
 
 def test_train_and_exam_share_no_id_and_no_request(legal: list[Any]) -> None:
-    assert len({task["id"] for task in legal}) == 2000
+    assert len({task["id"] for task in legal}) == len(legal)
     requests = {
         split: {task["request"] for task in legal if task["split"] == split}
         for split in ("train", "exam")
