@@ -32,9 +32,11 @@ SCHEMA = Path(__file__).resolve().parent.parent / "schemas" / "domain.schema.jso
 SECTIONS = {
     "The world": ["Environment"],
     "Tasks": ["template", "Template", "Blueprint", "Solution", "Answer", "Swarm", "Part"],
+    "Answers in JSON": ["read_schemas", "json_task"],
     "Answers that a text gives": ["answer_matches"],
     "Pools for train and exam": ["split_pool", "split_numbers", "is_wide", "day_between"],
     "Arguments of tools": ["get_entry", "require_one_of", "is_same_name", "quote"],
+    "Words of requests": ["join_names"],
     "Tools with given schemas": ["read_tools", "given_tool", "McpEnvironment"],
     "Loaded packs": ["load", "Domain"],
     "Images": ["Scene", "draw", "check", "DrawnImage", "Cell", "SceneError"],

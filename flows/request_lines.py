@@ -30,6 +30,12 @@ def request_lines(result: Mapping[str, Any]) -> list[str]:
         lines.append(
             f"simulated users: {user['prompt']:,} prompt tokens, {user['completion']:,} in replies"
         )
+    if (reworded := result.get("rewritten")) and reworded["asked"]:
+        refused = f" ({_by_cause(reworded['rejected'])})" if reworded["rejected"] else ""
+        lines.append(
+            f"{reworded['taken']:,} of {reworded['asked']:,} requests were reworded; of the others the original"
+            f" stands{refused}"
+        )
     if (in_flight := result.get("in_flight")) and in_flight["lowest"] < in_flight["most"]:
         lines.append(
             f"as few as {in_flight['lowest']:,} of {in_flight['most']:,} requests in flight (generate.concurrency),"

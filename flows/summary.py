@@ -13,7 +13,7 @@ from flows.request_lines import request_lines
 from flows.run_context import RunContext
 from flows.run_directory import STAGES
 from schemas.files import read_json
-from schemas.scorecard import Count, Score, interval_text, restraint_text, titled_parts
+from schemas.scorecard import Count, Score, conduct_text, interval_text, titled_parts
 from student.registry.artifact import PROJECTOR
 
 
@@ -107,7 +107,7 @@ def _log_exam(base: Score, student: Score) -> None:
     if writes:
         log(f"  tasks with unasked writes: {', '.join(writes)}")
     for title, part in parts:
-        if text := restraint_text(part):
+        if text := conduct_text(part):
             log(f"  {title}: {text}")
 
 

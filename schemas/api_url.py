@@ -1,5 +1,6 @@
-"""What the base URL of an API may be, and what of it may be written down."""
+"""What the base URL of an API may be, where it leads, and what of it may be written down."""
 
+import ipaddress
 from urllib.parse import urlsplit
 
 
@@ -28,6 +29,19 @@ def host(url: str) -> str:
     name = parts.hostname or ""
     name = f"[{name}]" if ":" in name else name
     return f"{name}:{parts.port}" if parts.port else name
+
+
+def on_this_machine(url: str) -> bool:
+    """Whether a URL leads to this machine: no proxy of the environment is used for it, and a key may be sent to it."""
+    name = urlsplit(url).hostname or ""
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        address = ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    # 0.0.0.0 and :: reach this machine when they are connected to.
+    return address.is_loopback or address.is_unspecified
 
 
 def without_secrets(url: str) -> str:

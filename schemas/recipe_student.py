@@ -128,7 +128,7 @@ class Train(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="Data type of the weights during training; auto takes bfloat16 where the hardware computes in it:"
-        " on GPUs, and on CPUs with AVX-512. Example: float32.",
+        " on GPUs, and on CPUs with AVX-512 BF16. Example: float32.",
     )
     save_steps: int = Field(
         50,

@@ -55,13 +55,28 @@ class Restraint(TypedDict):
     over_refused: int
 
 
+class SwarmScore(Count):
+    """How a model directs sub-agents, over the swarm tasks of a part; the sums of SwarmOutcome (schemas/trace.py).
+
+    failures: by name, in how many tasks.
+    """
+
+    agents: int
+    answered: int
+    used: int
+    critical_steps: int
+    serial_steps: int
+    failures: dict[str, int]
+
+
 class PartScore(Count):
     """A part of the exam. interval: the 95 % Wilson interval of the share that passed, low and high, 0 to 1. restraint:
-    present where a task of the part is unanswerable."""
+    present where a task of the part is unanswerable. swarm: where one is for a swarm."""
 
     interval: list[float]
     unasked_write: NotRequired[UnaskedWrite]
     restraint: NotRequired[Restraint]
+    swarm: NotRequired[SwarmScore]
 
 
 class Turns(TypedDict):
@@ -245,14 +260,21 @@ def _at_most(successes: int, trials: int) -> float:
     return sum(math.comb(trials, k) for k in range(successes + 1)) / 2**trials
 
 
-def restraint_text(part: PartScore) -> str:
-    """Returns over-calling and over-refusing as a reader is shown them; "" where the part has no such tasks."""
-    if (counts := part.get("restraint")) is None:
-        return ""
-    return (
-        f"over-called {counts['over_called']} of {counts['unanswerable']},"
-        f" over-refused {counts['over_refused']} of {counts['answerable']}"
-    )
+def conduct_text(part: PartScore) -> str:
+    """Returns over-calling, over-refusing and the counts of swarms as a reader is shown them; "" without such tasks."""
+    texts = []
+    if counts := part.get("restraint"):
+        texts.append(
+            f"over-called {counts['over_called']} of {counts['unanswerable']},"
+            f" over-refused {counts['over_refused']} of {counts['answerable']}"
+        )
+    if swarm := part.get("swarm"):
+        texts.append(
+            f"swarms passed {swarm['passed']} of {swarm['tasks']}, {swarm['critical_steps']} critical steps of"
+            f" {swarm['serial_steps']} serial ones, results used of {swarm['used']} of {swarm['agents']} sub-agents"
+        )
+        texts += [f"{name} in {count}" for name, count in swarm["failures"].items()]
+    return "; ".join(texts)
 
 
 def interval_text(part: PartScore) -> str:

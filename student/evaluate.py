@@ -6,7 +6,7 @@ In: a Candidate and the exam's tasks. Out: a trace for each task, and from the t
 """
 
 import contextlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from schemas.scorecard import (
     GateResult,
     PartScore,
     Score,
+    SwarmScore,
     Turns,
     part_of,
     part_score,
@@ -276,7 +277,25 @@ def _part_score(traces: list[Trace]) -> PartScore:
             "answerable": len(outcomes) - len(unanswerable),
             "over_refused": sum(outcome.get("declined", False) for outcome in outcomes),
         }
+    swarms = [trace for trace in traces if "swarm" in trace["outcome"]]
+    if swarms:
+        result["swarm"] = _swarm_score(swarms)
     return result
+
+
+def _swarm_score(traces: list[Trace]) -> SwarmScore:
+    outcomes = [trace["outcome"]["swarm"] for trace in traces]
+    failures = Counter(failure["name"] for each in outcomes for failure in each["failures"])
+    return {
+        "tasks": len(traces),
+        "passed": sum(map(_passed, traces)),
+        "agents": sum(each["agents"] for each in outcomes),
+        "answered": sum(each["answered"] for each in outcomes),
+        "used": sum(each["used"] for each in outcomes),
+        "critical_steps": sum(each["critical_steps"] for each in outcomes),
+        "serial_steps": sum(each["serial_steps"] for each in outcomes),
+        "failures": dict(sorted(failures.items())),
+    }
 
 
 def _has_over_called(outcome: Outcome) -> bool:

@@ -1,28 +1,17 @@
 """Extraction tasks of the review desk: the answer is a JSON object of a schema in schemas/."""
 
-import json
 import random
 import re
 from pathlib import Path
-from typing import Any
 
-from teacher.domain import Answer, Blueprint, Solution, template
+from teacher.domain import Blueprint, Solution, json_task, read_schemas, template
 
 from .environment import ReviewDesk
 from .textual import a_pull, phrase
 
-SCHEMAS = {
-    file.stem: json.loads(file.read_text(encoding="utf-8"))
-    for file in sorted(Path(__file__).with_name("schemas").glob("*.json"))
-}
+SCHEMAS = read_schemas(Path(__file__).with_name("schemas"))
 _FUNCTION = re.compile(r"^(?:async )?(?:def|function) (\w+)\(([^)]*)\)")
 _IMPORT = re.compile(r"^(?:import|from) (\w+)")
-
-
-def extraction(name: str, request: str, plan: Solution, value: dict[str, Any]) -> Blueprint:
-    """A task whose answer is a value of the schema of this name."""
-    reply = json.dumps(value, ensure_ascii=False)
-    return Blueprint(request, plan, reply, Answer("json", value, schema=SCHEMAS[name]))
 
 
 @template(kind="extract")
@@ -37,7 +26,7 @@ def pull_sheet(world: ReviewDesk, rng: random.Random) -> Blueprint:
         "files": [{"path": path, "lines": lines} for path, lines in pull.files.items()],
     }
     plan: Solution = [("get_pull_request", asked), ("list_files", asked)]
-    return extraction("pull_sheet", phrase("pull_sheet", rng, pull=pull.id), plan, value)
+    return json_task(SCHEMAS["pull_sheet"], phrase("pull_sheet", rng, pull=pull.id), plan, value)
 
 
 @template(kind="extract")
@@ -54,7 +43,7 @@ def check_sheet(world: ReviewDesk, rng: random.Random) -> Blueprint:
         ],
     }
     plan: Solution = [("list_checks", asked), ("list_reviews", asked)]
-    return extraction("check_sheet", phrase("check_sheet", rng, pull=pull.id), plan, value)
+    return json_task(SCHEMAS["check_sheet"], phrase("check_sheet", rng, pull=pull.id), plan, value)
 
 
 @template(kind="extract")
@@ -81,4 +70,4 @@ def code_outline(world: ReviewDesk, rng: random.Random) -> Blueprint:
     }
     listing = "\n".join(f"{number:3}  {line}".rstrip() for number, line in enumerate(lines, 1))
     request = f"{phrase('code_outline', rng, path=path)}\n\n{listing}"
-    return extraction("code_outline", request, [], value)
+    return json_task(SCHEMAS["code_outline"], request, [], value)

@@ -2,9 +2,8 @@
 
 import random
 from collections import Counter
-from collections.abc import Sequence
 
-from teacher.domain import Answer, Blueprint, Part, Solution, Swarm, template
+from teacher.domain import Answer, Blueprint, Part, Solution, Swarm, join_names, template
 
 from .environment import ReviewDesk
 from .records import Pull
@@ -15,11 +14,6 @@ BRIEF = (
     "You look up facts about files and pull requests on a review desk. Use the tools for every fact. Reply in one short"
     " sentence."
 )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them."""
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def owner_part(path: str, owner: str) -> Part:
@@ -47,7 +41,7 @@ def different_owners(world: ReviewDesk, rng: random.Random) -> Blueprint:
     owned = [(path, owner) for path, owner in world._owners.items() if owner in most]
     chosen = rng.sample(owned, rng.choice((3, 4)))
     count = len({owner for _, owner in chosen})
-    request = phrase("different_owners", rng, paths=listed([path for path, _ in chosen]))
+    request = phrase("different_owners", rng, paths=join_names([path for path, _ in chosen]))
     swarm = Swarm(REVIEWER, BRIEF, [owner_part(*one) for one in chosen])
     people = "person" if count == 1 else "people"
     reply = f"The files are owned by {count} different {people}."
@@ -58,7 +52,7 @@ def different_owners(world: ReviewDesk, rng: random.Random) -> Blueprint:
 def slowest_failure(world: ReviewDesk, rng: random.Random) -> Blueprint:
     chosen = rng.sample(list(world._pulls.values()), rng.choice((2, 3, 4)))
     longest = max(failed(pull)[1].seconds for pull in chosen)
-    request = phrase("slowest_failure", rng, pulls=listed([pull.id for pull in chosen]))
+    request = phrase("slowest_failure", rng, pulls=join_names([pull.id for pull in chosen]))
     swarm = Swarm(REVIEWER, BRIEF, [failure_part(pull) for pull in chosen])
     reply = f"The slowest failed check ran {longest} seconds."
     return Blueprint(request, swarm.plan, reply, Answer("number", longest), swarm=swarm)
@@ -70,7 +64,7 @@ def release_ownership(world: ReviewDesk, rng: random.Random) -> Blueprint:
     person = rng.choice(sorted(set(files.values())))
     count = sum(owner == person for owner in files.values())
     paths = rng.sample(list(files), len(files))
-    request = phrase("release_ownership", rng, person=person, paths=listed(paths))
+    request = phrase("release_ownership", rng, person=person, paths=join_names(paths))
     swarm = Swarm(REVIEWER, BRIEF, [owner_part(path, files[path]) for path in paths])
     reply = f"{person} owns {count} of the {len(paths)} files."
     return Blueprint(request, swarm.plan, reply, Answer("number", count), swarm=swarm)

@@ -1,13 +1,13 @@
 """The world of the legal desk: contracts and amendments, matters, deadlines, conflicts, obligations and time.
 
-A world has six contracts and their six matters, built from the task's seed. Everything in it is invented. Names and
-numbers of train and exam worlds come from disjoint pools, split so that every digit and every syllable occurs in both:
-the exam has new entities, not a new alphabet. textual.py and visual.py hold the task templates.
+A world has six contracts with their texts (agreements.py) and six matters, built from the task's seed. Everything in
+it is invented. Names and numbers of train and exam worlds come from disjoint pools, split so that every digit and every
+syllable occurs in both: the exam has new entities, not a new alphabet.
 """
 
 import datetime as dt
 import random
-import re
+from collections.abc import Collection
 from typing import Any
 
 from teacher.domain import (
@@ -22,6 +22,7 @@ from teacher.domain import (
     split_pool,
 )
 
+from .agreements import Agreement, write_agreement
 from .business_days import business_days_from
 from .records import (
     AMENDED_TOPICS,
@@ -30,6 +31,7 @@ from .records import (
     EVENTS,
     GIVEN,
     JURISDICTIONS,
+    LAWS,
     STATUSES,
     STEMS,
     TOPICS,
@@ -45,11 +47,14 @@ from .records import (
     Topic,
     clause_value,
     old_contract,
+    to_date,
     workday,
 )
 
 MAX_DAYS = 400
 ARCHIVED = 40
+# How many amendments of the Base Fee the text of each contract has.
+FEE_AMENDMENTS = (0, 1, 2, 2, 1, 2)
 
 
 class LegalDesk(Environment):
@@ -86,6 +91,8 @@ class LegalDesk(Environment):
             )
         self._archived: dict[str, Contract] = {}
         self._contracts: dict[str, Contract] = {}
+        self._agreements: dict[str, Agreement] = {}
+        self._fee_amendments: dict[str, str] = {}
         self._amendments: dict[str, Amendment] = {}
         self._conflicts: set[tuple[str, str]] = set()
         self._performed = dict.fromkeys(obligation_ids, False)
@@ -108,7 +115,7 @@ class LegalDesk(Environment):
             self._contracts[contract] = Contract(
                 id=contract,
                 counterparty=companies[12 + i],
-                governing_law=rng.choice(JURISDICTIONS),
+                governing_law=rng.choice(LAWS),
                 expiry=day_between(rng, "2027-01-04", "2029-12-28"),
                 matter=matter_ids[i],
                 clauses=clauses,
@@ -121,12 +128,55 @@ class LegalDesk(Environment):
         if not self._archived:
             split, seed = self._task["split"], self._task["seed"]
             rng = random.Random(f"archive:{split}:{seed}")
-            pool = split_numbers(split, 10_000 if is_wide(split, seed) else 100)
-            free = [number for number in pool if f"C-{number}" not in self._contracts]
+            free = self._free_numbers("C", self._contracts)
             numbers = [f"C-{number}" for number in rng.sample(free, ARCHIVED)]
             stems = split_pool(STEMS, split)
             self._archived = {n: old_contract(n, stems, [*self._matters], rng) for n in numbers}
         return self._archived
+
+    def _free_numbers(self, letter: str, taken: Collection[str]) -> list[int]:
+        """The numbers of the split that no entry of a table has."""
+        split, seed = self._task["split"], self._task["seed"]
+        pool = split_numbers(split, 10_000 if is_wide(split, seed) else 100)
+        return [number for number in pool if f"{letter}-{number}" not in taken]
+
+    def _agreement(self, contract_id: str) -> Agreement:
+        """The text of a contract of the desk, made when first read, or ValueError."""
+        contract = self._contract(contract_id)
+        if contract.id not in self._contracts:
+            raise ValueError(f"contract {contract.id} is in the archive, which has no texts")
+        if contract.id not in self._agreements:
+            split, seed = self._task["split"], self._task["seed"]
+            rng = random.Random(f"text:{split}:{seed}:{contract.id}")
+            dealt = self._deal_fee_amendments()
+            amendments = [number for number, other in dealt.items() if other == contract.id]
+            # Where a clause of the record is amended twice, the later amendment prevails.
+            twice = any(len(clause.amendments) > 1 for clause in contract.clauses.values())
+            earlier = not twice and rng.random() < 0.5
+            client = self._matters[contract.matter].client
+            self._agreements[contract.id] = write_agreement(
+                contract, client, amendments, earlier, rng
+            )
+        return self._agreements[contract.id]
+
+    def _deal_fee_amendments(self) -> dict[str, str]:
+        """The amendments of the contracts' Base Fees, each with its contract."""
+        if not self._fee_amendments:
+            rng = random.Random(f"fees:{self._task['split']}:{self._task['seed']}")
+            free = self._free_numbers("A", self._amendments)
+            numbers = iter(rng.sample(free, sum(FEE_AMENDMENTS)))
+            for contract, count in zip(self._contracts, FEE_AMENDMENTS, strict=True):
+                self._fee_amendments |= {f"A-{next(numbers)}": contract for _ in range(count)}
+        return self._fee_amendments
+
+    def _amendment(self, amendment_id: str) -> Amendment:
+        """An amendment of a clause of the record or of a Base Fee, or ValueError."""
+        dealt = self._deal_fee_amendments()
+        if isinstance(amendment_id, str) and amendment_id in dealt:
+            fees = self._agreement(dealt[amendment_id]).fee_amendments
+            return next(each for each in fees if each.id == amendment_id)
+        amendment: Amendment = get_entry(self._amendments, amendment_id, "amendment")
+        return amendment
 
     def _contract(self, contract_id: str) -> Contract:
         """A contract of the desk or of the archive, or ValueError."""
@@ -214,13 +264,24 @@ class LegalDesk(Environment):
         Args:
             amendment_id: e.g. A-100
         """
-        amendment = get_entry(self._amendments, amendment_id, "amendment")
+        amendment = self._amendment(amendment_id)
+        said = {"precedence": "prevails over other amendments"} if amendment.prevails else {}
         return {
             "amendment_id": amendment.id,
             "value": amendment.value,
             "unit": amendment.unit,
             "effective": amendment.effective.isoformat(),
+            **said,
         }
+
+    def read_part(self, contract_id: str, part: str) -> dict:
+        """Read a part of a contract's text.
+
+        Args:
+            contract_id: e.g. C-100
+            part: contents, recitals, definitions, schedule 1, or a clause, e.g. 7 or 7.2
+        """
+        return self._agreement(contract_id).part(part)
 
     def get_matter(self, matter_id: str) -> dict:
         """Get a matter's client, responsible lawyer and status.
@@ -295,15 +356,13 @@ class LegalDesk(Environment):
 
         Args:
             date: Start, e.g. 2026-04-01
-            days: How many; negative counts back
+            days: How many; negative counts back, 0 only moves a day off to the next business day
             jurisdiction: Whose holidays
         """
-        start = _date(date)
+        start = to_date(date)
         require_one_of(jurisdiction, JURISDICTIONS, "jurisdiction")
-        if isinstance(days, bool) or not isinstance(days, int) or not 1 <= abs(days) <= MAX_DAYS:
-            raise ValueError(
-                f"days: expected a whole number from 1 to {MAX_DAYS}, or negative to count back"
-            )
+        if isinstance(days, bool) or not isinstance(days, int) or abs(days) > MAX_DAYS:
+            raise ValueError(f"days: expected a whole number from -{MAX_DAYS} to {MAX_DAYS}")
         return {"date": business_days_from(start, days, jurisdiction).isoformat()}
 
     # ----------------------------------------------------------------------------- tools that write
@@ -318,7 +377,7 @@ class LegalDesk(Environment):
         """
         matter = get_entry(self._matters, matter_id, "matter")
         require_one_of(event, EVENTS, "event")
-        matter.deadlines[event] = _date(date).isoformat()
+        matter.deadlines[event] = to_date(date).isoformat()
         return {"matter_id": matter.id, "event": event, "due": matter.deadlines[event]}
 
     def close_obligation(self, obligation_id: str) -> dict:
@@ -372,16 +431,3 @@ class LegalDesk(Environment):
         matter = get_entry(self._matters, matter_id, "matter")
         matter.status = require_one_of(status, STATUSES, "status")
         return {"matter_id": matter.id, "status": matter.status}
-
-
-def _date(text: Any) -> dt.date:
-    """The date of an argument. Raises ValueError for anything but an ISO date from 2000 to 2099."""
-    error = ValueError(
-        f"date: {quote(text)}: expected a date from 2000 to 2099, such as 2026-04-01"
-    )
-    if not isinstance(text, str) or not re.fullmatch(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", text):
-        raise error
-    try:
-        return dt.date.fromisoformat(text)
-    except ValueError:
-        raise error from None

@@ -1,29 +1,18 @@
 """Extraction tasks of the legal desk: the answer is a JSON object of a schema in schemas/."""
 
-import json
 import random
 from pathlib import Path
 from typing import Any
 
-from teacher.domain import Answer, Blueprint, Solution, template
+from teacher.domain import Blueprint, Solution, json_task, read_schemas, template
 
 from .environment import LegalDesk
 from .records import TOPICS
 from .textual import a_clause, a_contract, a_matter, phrase
+from .textual_agreements import a_text
 from .visual import _DAYS, _page, _soon
 
-SCHEMAS = {
-    file.stem: json.loads(file.read_text(encoding="utf-8"))
-    for file in sorted(Path(__file__).with_name("schemas").glob("*.json"))
-}
-
-
-def extraction(
-    name: str, request: str, plan: Solution, value: dict[str, Any], **more: Any
-) -> Blueprint:
-    """A task whose answer is a value of the schema of this name."""
-    reply = json.dumps(value, ensure_ascii=False)
-    return Blueprint(request, plan, reply, Answer("json", value, schema=SCHEMAS[name]), **more)
+SCHEMAS = read_schemas(Path(__file__).with_name("schemas"))
 
 
 @template(kind="extract")
@@ -49,7 +38,7 @@ def clause_record(world: LegalDesk, rng: random.Random) -> Blueprint:
         "in_force": latest.value if latest else None,
     }
     request = phrase("clause_record", rng, term=TOPICS[topic][0], contract=contract.id)
-    return extraction("clause_record", request, plan, value)
+    return json_task(SCHEMAS["clause_record"], request, plan, value)
 
 
 @template(kind="extract")
@@ -70,7 +59,9 @@ def matter_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
         "next": {"event": due["event"], "due": due["due"]},
     }
     plan: Solution = [(tool, asked) for tool in ("get_matter", "get_billing", "get_deadline")]
-    return extraction("matter_sheet", phrase("matter_sheet", rng, matter=matter.id), plan, value)
+    return json_task(
+        SCHEMAS["matter_sheet"], phrase("matter_sheet", rng, matter=matter.id), plan, value
+    )
 
 
 @template(kind="extract")
@@ -99,4 +90,28 @@ def amendment_page(world: LegalDesk, rng: random.Random) -> Blueprint:
         "stamp": page.data.get("stamp"),
     }
     request = phrase("amendment_page", rng)
-    return extraction("amendment_page", request, [], value, pictures=[page])
+    return json_task(SCHEMAS["amendment_page"], request, [], value, pictures=[page])
+
+
+@template(kind="extract")
+def agreement_sheet(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """A contract's text, from three of its parts; the Base Fee that amendments leave, or null if there is none."""
+    contract, text = a_text(world, rng, lambda _, text: len(text.fee_amendments) < 2)
+    parts = ("recitals", "definitions", "schedule 2")
+    plan: Solution = [("read_part", {"contract_id": contract.id, "part": part}) for part in parts]
+    plan += [("get_amendment", {"amendment_id": each.id}) for each in text.fee_amendments]
+    value = {
+        "contract": contract.id,
+        "customer": world._matters[contract.matter].client,
+        "supplier": contract.counterparty,
+        "signed": text.signed,
+        "calendar": text.place,
+        "base_fee_eur": text.fee,
+        "amendments": [
+            {"id": each.id, "effective": each.effective.isoformat()} for each in text.fee_amendments
+        ],
+        "amended_fee_eur": text.fee_in_force() if text.fee_amendments else None,
+        "dates": [{"step": name, "date": day} for name, day in text.schedules["2 Dates"].items()],
+    }
+    request = phrase("agreement_sheet", rng, contract=contract.id)
+    return json_task(SCHEMAS["agreement_sheet"], request, plan, value)

@@ -2,10 +2,11 @@
 
 import datetime as dt
 import random
+import re
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from teacher.domain import day_between
+from teacher.domain import day_between, quote
 
 Topic = Literal[
     "liability_cap",
@@ -15,7 +16,10 @@ Topic = Literal[
     "payment_term",
     "late_interest",
 ]
-Jurisdiction = Literal["England", "Ireland", "Germany", "France"]
+Law = Literal["England", "Ireland", "Germany", "France"]
+Jurisdiction = Literal[
+    Law, "Scotland", "Netherlands", "Austria", "United States"
+]  # federal holidays
 Event = Literal["defence", "disclosure", "witness_statement", "appeal", "non_renewal"]
 Duty = Literal["insurance_certificate", "audit_report", "royalty_statement", "data_deletion"]
 Status = Literal["open", "on_hold", "closed"]
@@ -29,7 +33,8 @@ TOPICS = {
     "late_interest": ("late payment interest", "percent"),
 }
 AMENDED_TOPICS = ("liability_cap", "indemnity_cap", "notice_period", "payment_term")
-JURISDICTIONS = get_args(Jurisdiction)
+LAWS = get_args(Law)  # that govern the firm's contracts
+JURISDICTIONS = get_args(Jurisdiction)  # whose holidays are known
 EVENTS = get_args(Event)
 COURT_EVENTS = tuple(event for event in EVENTS if event != "non_renewal")
 DUTIES = get_args(Duty)
@@ -79,12 +84,13 @@ class Contract:
 
 @dataclass
 class Amendment:
-    """A new value of a clause, from the day `effective`."""
+    """A new value of a clause, from the day `effective`. prevails: over all others, as it says itself."""
 
     id: str
     value: int
     unit: str
     effective: dt.date
+    prevails: bool = False
 
 
 @dataclass
@@ -117,6 +123,26 @@ def workday(rng: random.Random, first: str, last: str) -> str:
     return (day - dt.timedelta(max(0, day.weekday() - 4))).isoformat()
 
 
+def in_words(jurisdiction: str) -> str:
+    """A jurisdiction in a sentence."""
+    return (
+        f"the {jurisdiction}" if jurisdiction in ("Netherlands", "United States") else jurisdiction
+    )
+
+
+def to_date(text: Any) -> dt.date:
+    """The date of an argument. Raises ValueError for anything but an ISO date from 2000 to 2099."""
+    error = ValueError(
+        f"date: {quote(text)}: expected a date from 2000 to 2099, such as 2026-04-01"
+    )
+    if not isinstance(text, str) or not re.fullmatch(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}", text):
+        raise error
+    try:
+        return dt.date.fromisoformat(text)
+    except ValueError:
+        raise error from None
+
+
 def old_contract(number: str, stems: list[str], matters: list[str], rng: random.Random) -> Contract:
     """A contract of the archive: unamended, without obligations."""
     clauses = {
@@ -128,7 +154,7 @@ def old_contract(number: str, stems: list[str], matters: list[str], rng: random.
     return Contract(
         id=number,
         counterparty=f"{rng.choice(stems)} {rng.choice(TRADES.split())}",
-        governing_law=rng.choice(JURISDICTIONS),
+        governing_law=rng.choice(LAWS),
         expiry=day_between(rng, "2027-01-04", "2029-12-28"),
         matter=rng.choice(matters),
         clauses=clauses,

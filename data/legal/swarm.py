@@ -1,9 +1,8 @@
 """Tasks of the legal desk for a swarm: many contracts, read by sub-agents in parallel, and one merged answer."""
 
 import random
-from collections.abc import Sequence
 
-from teacher.domain import Answer, Blueprint, Part, Solution, Swarm, template
+from teacher.domain import Answer, Blueprint, Part, Solution, Swarm, join_names, template
 
 from .environment import LegalDesk
 from .records import TOPICS, Contract
@@ -20,11 +19,6 @@ LIMITS = {
     "notice_period": (20, 70),
     "payment_term": (20, 70),
 }
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them."""
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def in_force(world: LegalDesk, contract: Contract, topic: str) -> int:
@@ -78,7 +72,7 @@ def _compared(world: LegalDesk, rng: random.Random, *, amended: bool, name: str)
         rng,
         which=which,
         term=TOPICS[topic][0],
-        contracts=listed([contract.id for contract in chosen]),
+        contracts=join_names([contract.id for contract in chosen]),
     )
     swarm = Swarm(READER, BRIEF, [read_part(world, contract, topic) for contract in chosen])
     reply, answer = term(topic, value)
@@ -114,7 +108,7 @@ def shortest_notice_on_hold(world: LegalDesk, rng: random.Random) -> Blueprint:
         "shortest_notice_on_hold",
         rng,
         term=TOPICS[topic][0],
-        contracts=listed([contract.id for contract in chosen]),
+        contracts=join_names([contract.id for contract in chosen]),
     )
     reply = f"Matter {lowest.matter} is now on hold."
     return Blueprint(request, swarm.plan, reply, Answer("text", lowest.matter), swarm=swarm)
@@ -134,7 +128,7 @@ def portfolio_review(world: LegalDesk, rng: random.Random) -> Blueprint:
         rng,
         term=name,
         limit=amount,
-        contracts=listed([contract.id for contract in chosen]),
+        contracts=join_names([contract.id for contract in chosen]),
     )
     swarm = Swarm(READER, BRIEF, [read_part(world, contract, topic) for contract in chosen])
     reply = f"{below} of the {len(chosen)} contracts have a {name} below {amount}."

@@ -78,6 +78,56 @@ def page_term_end(world: LegalDesk, rng: random.Random) -> Blueprint:
     )
 
 
+_CLAUSES = {
+    "Payment": "Invoices are paid within period {} of the table above, counted from their date.",
+    "Complaints": "The Customer reports defects within period {} of delivery, and describes them.",
+    "Claims": "A claim is made within period {} of the day on which its ground became known.",
+    "Replies": "A party answers a notice of the other within period {} of its receipt.",
+}
+_OTHER_CLAUSES = {
+    "Set-off": "Neither party sets off a claim that is disputed, unless a court has found it to be due.",
+    "Partial delivery": "The Customer accepts a delivery in part, if the rest follows without undue delay.",
+    "Form": "Changes of this agreement are in writing, and so is a waiver of this clause.",
+}
+
+
+@template(kind="document")
+def page_of_clauses(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """A page of seven clauses and a table of periods: the clause on payment refers to one of them."""
+    contract, invoice = a_contract(world, rng), workday(rng, "2026-01-05", "2026-02-27")
+    periods = [days * 5 for days in rng.sample(range(1, 19), len(_CLAUSES))]
+    letters = rng.sample("ABCD", len(_CLAUSES))
+    texts = [
+        (name, text.format(x)) for (name, text), x in zip(_CLAUSES.items(), letters, strict=True)
+    ]
+    texts += _OTHER_CLAUSES.items()
+    rng.shuffle(texts)
+    first = rng.randrange(3, 15)
+    paragraphs = [
+        {"heading": f"{number}. {name}", "text": text}
+        for number, (name, text) in enumerate(texts, first)
+    ]
+    fields = {f"Period {x}": f"{d} business days" for x, d in zip("ABCD", periods, strict=True)}
+    pages = {"page": rng.randrange(2, 6), "pages": rng.randrange(6, 12)}
+    title = "Terms of delivery"
+    page = _page("contract", title, fields, rng, number=contract.id, paragraphs=paragraphs, **pages)
+    letter = letters[list(_CLAUSES).index("Payment")]
+    counted = {
+        "date": invoice,
+        "days": periods["ABCD".index(letter)],
+        "jurisdiction": contract.governing_law,
+    }
+    due = world.add_business_days(**counted)["date"]
+    return Blueprint(
+        phrase("page_of_clauses", rng, date=invoice),
+        [("get_contract", {"contract_id": contract.id}), ("add_business_days", counted)],
+        f"It is due on {due}.",
+        Answer("date", due),
+        [page],
+        {"op": "lookup", "cell": at(page.data, f"fields.Period {letter}")},
+    )
+
+
 @template(kind="document")
 def page_against_record(world: LegalDesk, rng: random.Random) -> Blueprint:
     """The page shows another value than the desk's record of the same amendment."""

@@ -1,28 +1,15 @@
 """Extraction tasks of the research desk: the answer is a JSON object of a schema in schemas/."""
 
-import json
 import random
 from pathlib import Path
-from typing import Any
 
-from teacher.domain import Answer, Blueprint, Solution, template
+from teacher.domain import Blueprint, Solution, json_task, read_schemas, template
 
 from .environment import ResearchDesk
 from .figures import quotation
 from .textual import phrase, pick
 
-SCHEMAS = {
-    file.stem: json.loads(file.read_text(encoding="utf-8"))
-    for file in sorted(Path(__file__).with_name("schemas").glob("*.json"))
-}
-
-
-def extraction(
-    name: str, request: str, plan: Solution, value: dict[str, Any], **more: Any
-) -> Blueprint:
-    """A task whose answer is a value of the schema of this name."""
-    reply = json.dumps(value, ensure_ascii=False)
-    return Blueprint(request, plan, reply, Answer("json", value, schema=SCHEMAS[name]), **more)
+SCHEMAS = read_schemas(Path(__file__).with_name("schemas"))
 
 
 @template(kind="extract")
@@ -41,7 +28,9 @@ def product_card(world: ResearchDesk, rng: random.Random) -> Blueprint:
         ("get_product", {"product_id": product.id}),
         ("get_vendor", {"vendor_id": vendor.id}),
     ]
-    return extraction("product_card", phrase("product_card", rng, product=product.id), plan, value)
+    return json_task(
+        SCHEMAS["product_card"], phrase("product_card", rng, product=product.id), plan, value
+    )
 
 
 @template(kind="extract")
@@ -60,7 +49,7 @@ def results_table(world: ResearchDesk, rng: random.Random) -> Blueprint:
     }
     plan: Solution = [("get_page", {"report_id": report.id, "page": 1})]
     request = phrase("results_table", rng, report=report.id)
-    return extraction("results_table", request, plan, value)
+    return json_task(SCHEMAS["results_table"], request, plan, value)
 
 
 @template(kind="extract")
@@ -81,4 +70,6 @@ def quote(world: ResearchDesk, rng: random.Random) -> Blueprint:
         "total_eur": int(data["fields"]["Total"].removeprefix("EUR ").replace(",", "")),
         "discount_percent": None,
     }
-    return extraction("quote", phrase("quote", rng, vendor=vendor.name), [], value, pictures=[page])
+    return json_task(
+        SCHEMAS["quote"], phrase("quote", rng, vendor=vendor.name), [], value, pictures=[page]
+    )

@@ -1,9 +1,8 @@
 """Tasks of the research desk for a swarm: many products or papers, and one merged answer."""
 
 import random
-from collections.abc import Sequence
 
-from teacher.domain import Answer, Blueprint, Part, Swarm, template
+from teacher.domain import Answer, Blueprint, Part, Swarm, join_names, template
 
 from .environment import ResearchDesk
 from .records import STATUSES, Product, Report
@@ -14,11 +13,6 @@ BRIEF = (
     "You look up facts about papers and products on a research desk. Use the tools for every fact. Reply in one short"
     " sentence."
 )
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them."""
-    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def price_part(product: Product) -> Part:
@@ -60,7 +54,7 @@ def compared_prices(world: ResearchDesk, rng: random.Random) -> Blueprint:
     prices = [product.price for product in chosen]
     price, which = (max(prices), "highest") if rng.random() < 0.5 else (min(prices), "lowest")
     request = phrase(
-        "compared_prices", rng, which=which, products=listed([product.id for product in chosen])
+        "compared_prices", rng, which=which, products=join_names([product.id for product in chosen])
     )
     swarm = Swarm(READER, BRIEF, [price_part(product) for product in chosen])
     reply = f"The {which} list price is EUR {price}."
@@ -71,7 +65,7 @@ def compared_prices(world: ResearchDesk, rng: random.Random) -> Blueprint:
 def latest_paper(world: ResearchDesk, rng: random.Random) -> Blueprint:
     chosen = rng.sample(list(world._reports.values()), rng.choice((2, 3, 4)))
     latest = max(report.published for report in chosen)
-    request = phrase("latest_paper", rng, papers=listed([report.id for report in chosen]))
+    request = phrase("latest_paper", rng, papers=join_names([report.id for report in chosen]))
     swarm = Swarm(READER, BRIEF, [date_part(report) for report in chosen])
     reply = f"The latest of them is dated {latest}."
     return Blueprint(request, swarm.plan, reply, Answer("date", latest), swarm=swarm)
@@ -83,7 +77,7 @@ def paper_survey(world: ResearchDesk, rng: random.Random) -> Blueprint:
     status = rng.choice(STATUSES)
     count = sum(report.status == status for report in chosen)
     request = phrase(
-        "paper_survey", rng, status=status, papers=listed([report.id for report in chosen])
+        "paper_survey", rng, status=status, papers=join_names([report.id for report in chosen])
     )
     swarm = Swarm(READER, BRIEF, [status_part(report) for report in chosen])
     reply = f"{count} of the {len(chosen)} papers have the status {status}."

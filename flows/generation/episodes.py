@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from flows.generation.shards import BlindAttempt, Shard, ShardReceipt, Spools, failure_of
+from flows.generation.open_shards import OpenShards
+from flows.generation.shards import Shard, ShardReceipt, Spools
 from flows.generation.users import simulated_user
 from flows.run_context import RunContext
 from schemas.files import read_json
@@ -33,6 +34,7 @@ from teacher.rollout import agent_loop, blind_baseline
 from teacher.rollout.guidance import choose_guidance
 from teacher.rollout.rewrite import Rewriter
 from teacher.rollout.scheduler import Examples, as_it_is, rollouts
+from teacher.rollout.user import PlayedBy
 
 # Worked examples come from seeds that no task has: tasks.sample counts up from the first seed of the split.
 _EXAMPLE_SEEDS = 400_000_000
@@ -122,28 +124,9 @@ async def play(
         StageError: the server is lost, or a file cannot be written. Replies so far are in the journal.
     """
     settings = context.recipe.generate
-    todo = RowFile[Task](context.path("tasks", "train.jsonl"))
-    shard_of: dict[str, Shard] = {}
-    ids: dict[int, list[str]] = {}
-    templates = set()
-    for shard in shards:
-        names = [
-            (task["id"], task["template"]) for task in todo[shard.first : shard.first + shard.count]
-        ]
-        ids[shard.number] = [task_id for task_id, _ in names]
-        shard_of |= dict.fromkeys(ids[shard.number], shard)
-        templates |= {template for _, template in names}
-    own = todo.select(
-        index for shard in shards for index in range(shard.first, shard.first + shard.count)
-    )
-    receipts: dict[int, ShardReceipt] = {}
     writer = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
     spools = Spools(context.directory, writer, teacher.inputs, serving(context))
-    open_tasks = Counter({shard.number: shard.count for shard in shards})
-    passes: Counter[str] = Counter()
-    blind: dict[int, set[int]] = {}  # of each shard, the tasks that were solved with their images
     loop, maker = _loop_settings(context, teacher), _maker(context, teacher)
-    examples = _examples(context, sorted(templates))
     with contextlib.ExitStack() as stack:
         stack.callback(spools.discard)
         stack.enter_context(contextlib.closing(journal))
@@ -165,27 +148,20 @@ async def play(
                 simulated_user(context, client, loop, maker, journal)
             )
             loop = dataclasses.replace(loop, user=user)
-            clients = {client, user.client} if user else {client}
-
-            def update() -> None:
-                counts.sent = sum(each.sent for each in clients)
-                counts.asked = sum(each.asked for each in clients)
-                counts.retries, counts.waited = Counter(client.retries), client.waited
-                counts.lowest = client.slots.lowest
-                counts.without_logprobs = client.without_logprobs
-
-            places = {task_id: i for shard in shards for i, task_id in enumerate(ids[shard.number])}
             rewriter = _rewriter(context, client, loop)
+            opened = OpenShards(
+                shards,
+                RowFile(context.path("tasks", "train.jsonl")),
+                spools,
+                attempts=settings.attempts,
+                wanted=wanted(context),
+                blind=settings.blind,
+                take_rewritten=rewriter.take_counts if rewriter else None,
+            )
             prepare = rewriter.reword if rewriter else as_it_is
-
-            def close(shard: Shard, without_images: Sequence[BlindAttempt] = ()) -> None:
-                names = ids[shard.number]
-                rewritten = rewriter.take_counts(names) if rewriter else None
-                receipts[shard.number] = spools.close(shard, names, without_images, rewritten)
-
-            sent_before = client.sent
+            examples = _examples(context, opened.templates)
             playing = rollouts(
-                own,
+                opened.tasks,
                 context.domain,
                 client,
                 loop,
@@ -199,37 +175,15 @@ async def play(
             )
             # An error in this loop ends the episodes before the client.
             await episodes.enter_async_context(contextlib.aclosing(playing))
+            sent_before = client.sent
             async for rollout in playing:
-                trace = rollout.trace
-                task_id = trace["task"]["id"]
-                shard = shard_of[task_id]
-                spools.add(shard, trace)
-                has_passed = agent_loop.passed(trace)
-                passes[task_id] += has_passed
-                is_last = rollout.attempt + 1 == settings.attempts
-                is_last |= passes[task_id] >= wanted(context)
-                if settings.blind and has_passed and trace["images"]:
-                    blind.setdefault(shard.number, set()).add(shard.first + places[task_id])
-                if is_last:
-                    passes.pop(task_id)
-                    open_tasks[shard.number] -= 1
-                    if not open_tasks[shard.number] and shard.number not in blind:
-                        close(shard)
-                # A task that is solved needs none of its later attempts.
-                pieces = settings.attempts - rollout.attempt if is_last else 1
+                settled = opened.add(rollout)
                 # While nothing is sent, the attempts come from the journal.
-                on_episode(trace, pieces, client.sent == sent_before)
+                on_episode(rollout.trace, settled, client.sent == sent_before)
                 sent_before = client.sent
-                update()
-            candidates = [
-                index
-                for number in sorted(blind)
-                for index in sorted(blind[number])
-                if blind_baseline.needs_image(todo[index])
-            ]
-            attempted: dict[int, list[BlindAttempt]] = {}
+                _update(counts, client, user)
             async for trace in blind_baseline.attempts(
-                todo.select(candidates),
+                opened.blind_tasks(),
                 context.domain,
                 client,
                 loop,
@@ -238,20 +192,19 @@ async def play(
                 examples=examples,
                 prepare=prepare,
             ):
-                task_id = trace["task"]["id"]
-                shard = shard_of[task_id]
-                attempt = BlindAttempt(
-                    shard.first + places[task_id],
-                    agent_loop.passed(trace),
-                    len(trace["calls"]),
-                    failure_of(trace),
-                )
-                attempted.setdefault(shard.number, []).append(attempt)
-                update()
-            for shard in shards:
-                if shard.number not in receipts:
-                    close(shard, attempted.get(shard.number, ()))
-    return [receipts[shard.number] for shard in shards]
+                opened.add_blind(trace)
+                _update(counts, client, user)
+            return opened.close()
+
+
+def _update(counts: Counts, client: Client, user: PlayedBy | None) -> None:
+    """Brings the counts up to date with the clients of the teacher and of the simulated users."""
+    clients = {client, user.client} if user else {client}
+    counts.sent = sum(each.sent for each in clients)
+    counts.asked = sum(each.asked for each in clients)
+    counts.retries, counts.waited = Counter(client.retries), client.waited
+    counts.lowest = client.slots.lowest
+    counts.without_logprobs = client.without_logprobs
 
 
 def _rewriter(context: RunContext, client: Client, loop: agent_loop.Settings) -> Rewriter | None:

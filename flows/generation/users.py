@@ -1,16 +1,15 @@
 """The model that plays the simulated users of a run's dialogues: none, the teacher, or a model of another API."""
 
 import contextlib
-import os
 from collections.abc import AsyncIterator
-from urllib.parse import urlsplit
 
 from flows.run_context import RunContext
+from schemas.api_key import key_for
 from schemas.recipe_teacher import UserApi
 from schemas.trace import Maker
 from teacher.dialects.base import Dialect
 from teacher.inference.client import Client
-from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.endpoint import NO_KEY, Endpoint
 from teacher.inference.journal import Journal
 from teacher.rollout.agent_loop import Settings
 from teacher.rollout.user import PlayedBy
@@ -41,10 +40,8 @@ async def simulated_user(
         yield PlayedBy(teacher, maker, loop.dialect, parameters, loop.mode)
         return
     url = user.url.rstrip("/")
-    is_safe = urlsplit(url).scheme == "https" or on_this_machine(url)
-    key = os.environ.get(KEY, "EMPTY") if is_safe else "EMPTY"
     async with Client(
-        Endpoint(url, key, user.model),
+        Endpoint(url, key_for(url, KEY) or NO_KEY, user.model),
         {"model": user.model, "revision": "user"},
         journal,
         settings.concurrency,

@@ -23,19 +23,20 @@ from flows.estimate import minutes, teacher_gpus
 from flows.report import charts, compare
 from flows.report.exam import Delta, Results, delta_text, paired_delta, points
 from flows.report.pages import INLINE_BYTES, TracePages, pack
-from flows.report.published import Published, find, find_latest
+from flows.report.published import find, find_latest, results_on
 from flows.report.run_view import RunView, read_run
 from flows.request_lines import request_lines
 from schemas.errors import InputError, StageError
 from schemas.files import sha256_text, whole, write_text
 from schemas.scorecard import (
     Score,
+    conduct_text,
     headline_title,
     interval_text,
     part_score,
-    restraint_text,
     titled_parts,
 )
+from student.registry.lookup import Version
 from student.training.mixture import lines
 
 _HERE = Path(__file__).parent
@@ -92,9 +93,7 @@ def _temporary_directory(run: Path) -> tempfile.TemporaryDirectory[str]:
         raise StageError(f"{run}: the report cannot be written: {error.strerror}") from None
 
 
-def _other(
-    against: str, view: RunView, pages: TracePages
-) -> tuple[RunView | None, Published | None]:
+def _other(against: str, view: RunView, pages: TracePages) -> tuple[RunView | None, Version | None]:
     """The run or the published student to compare with."""
     path = Path(against)
     if (path / "run.json").is_file():
@@ -132,7 +131,7 @@ def _images(names: set[str], view: RunView, other: RunView | None, inline: bool)
 def _render(
     view: RunView,
     other: RunView | None,
-    published: Published | None,
+    published: Version | None,
     index: dict[str, Any],
     texts: list[str],
 ) -> str:
@@ -155,7 +154,7 @@ def _render(
         scores=_scores(scorecard) if scorecard else [],
         deltas=_deltas(view, latest),
         latest=latest,
-        latest_is_paired=bool(latest and latest.results(view)),
+        latest_is_paired=bool(latest and results_on(view, latest)),
         tables=_exam_tables(scorecard) if scorecard else [],
         data_lines=_data_lines(view),
         charts=charts.plot_training(runs),
@@ -184,7 +183,7 @@ def _template() -> jinja2.Template:
     environment.filters |= {
         "size": _size,
         "interval": interval_text,
-        "restraint": restraint_text,
+        "conduct": conduct_text,
         "duration": minutes,
         "points": points,
         "delta": delta_text,
@@ -239,7 +238,7 @@ def _scores(scorecard: dict[str, Any]) -> list[tuple[str, Score, list[tuple[str,
     return [(name, score, titled_parts(score)) for name, score in scorecard["models"].items()]
 
 
-def _deltas(view: RunView, latest: Published | None) -> list[Delta]:
+def _deltas(view: RunView, latest: Version | None) -> list[Delta]:
     """Paired differences on the exam's headline: each model against base, student and the newest published one."""
     results: dict[str, Results] = {
         name: {task: passed for task, passed in tasks.items() if task in view.headline}
@@ -249,7 +248,7 @@ def _deltas(view: RunView, latest: Published | None) -> list[Delta]:
     pairs += [(name, "student") for name in results if name not in ("base", "student")]
     if latest:
         pairs += [(name, latest.reference) for name in results if name != "base"]
-        results[latest.reference] = latest.results(view)
+        results[latest.reference] = results_on(view, latest)
     found = [
         paired_delta(name, results[name], against, results[against])
         for name, against in pairs
@@ -280,7 +279,7 @@ def _data_lines(view: RunView) -> list[str]:
 
 
 def _comparison(
-    view: RunView, other: RunView | None, published: Published | None
+    view: RunView, other: RunView | None, published: Version | None
 ) -> dict[str, Any] | None:
     if other:
         return {
@@ -292,7 +291,7 @@ def _comparison(
         }
     if published:
         recipe, mine = published.model.manifest["recipe"], view.results.get("student", {})
-        name, theirs = published.reference, published.results(view)
+        name, theirs = published.reference, results_on(view, published)
         delta = paired_delta("student here", mine, name, theirs)
         return {
             "name": name,

@@ -1,48 +1,15 @@
-"""A published student in a report: what its store says of it, and its results on the tasks of this run's exam."""
+"""A published student in a report, and its results on the tasks of this run's exam."""
 
 import contextlib
-from dataclasses import dataclass
-from typing import Any
 
 from flows.report.exam import Results
 from flows.report.run_view import RunView
 from schemas.errors import StillhouseError
-from schemas.scorecard import PartScore, part_score
-from student.registry.artifact import Model
-from student.registry.lookup import read_scorecard, resolve
+from student.registry.lookup import Version, resolve, with_scorecard
 from student.registry.store import open_store
 
 
-@dataclass(frozen=True)
-class Published:
-    """A version in a store. scorecard: as it was published; None where the version has none."""
-
-    model: Model
-    scorecard: dict[str, Any] | None
-
-    @property
-    def reference(self) -> str:
-        return f"{self.model.name}:{self.model.tag}"
-
-    @property
-    def created(self) -> str:
-        return str(self.model.manifest["created"])
-
-    def headline(self) -> PartScore:
-        """The student's result in the exam's headline."""
-        score = self.model.manifest["scorecard"]
-        return part_score(score["student"], score["tasks"])
-
-    def results(self, view: RunView) -> Results:
-        """Whether it passed each task of the headline; empty unless it was evaluated on the exam of this run."""
-        mine = view.scorecard
-        if not (mine and self.scorecard and mine["exam"] == self.scorecard["exam"]):
-            return {}
-        passed = self.scorecard["models"]["student"].get("passed_tasks")
-        return {} if passed is None else {task: task in passed for task in view.headline}
-
-
-def find(view: RunView, reference: str, *, patient: bool = True) -> Published:
+def find(view: RunView, reference: str, *, patient: bool = True) -> Version:
     """Returns what NAME or NAME:TAG names in the store of a run's recipe. patient: as of `open_store`.
 
     Raises:
@@ -51,17 +18,23 @@ def find(view: RunView, reference: str, *, patient: bool = True) -> Published:
     """
     store = open_store(view.record["recipe"]["publish"]["store"], patient=patient)
     model = resolve(store, reference)
-    return Published(model, read_scorecard(store.repository(model.name), model))
+    return with_scorecard(store.repository(model.name), model)
 
 
-def find_latest(view: RunView) -> Published | None:
+def find_latest(view: RunView) -> Version | None:
     """Returns the newest student of the domain that passed its gate.
 
     None where this run made it, where there is none, and where the store cannot be read: a report is written anyway,
     and does not wait for a registry that does not answer.
     """
     with contextlib.suppress(StillhouseError):
-        published = find(view, view.record["domain"]["name"], patient=False)
-        if published.model.digest != view.result("publish").get("digest"):
-            return published
+        latest = find(view, view.record["domain"]["name"], patient=False)
+        if latest.model.digest != view.result("publish").get("digest"):
+            return latest
     return None
+
+
+def results_on(view: RunView, version: Version) -> Results:
+    """Whether a student passed each task of the run's headline; empty unless it was evaluated on the run's exam."""
+    score = version.score_on(view.scorecard["exam"]) if view.scorecard else None
+    return {task: task in score["passed_tasks"] for task in view.headline} if score else {}

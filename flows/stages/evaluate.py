@@ -21,6 +21,7 @@ from flows.estimate import Estimate, planned_seconds
 from flows.progress import log, step, track, transfer
 from flows.run_context import RunContext
 from flows.run_directory import now
+from flows.stages.other_packs import other_packs
 from flows.stages.stage import Stage
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError, StageError
@@ -38,15 +39,16 @@ from schemas.scorecard import (
     Score,
     VariantResult,
     compare,
+    conduct_text,
     interval_text,
     part_of,
-    restraint_text,
     titled_parts,
 )
 from schemas.task import Task
 from schemas.trace import Trace, failure_reason
+from student.registry.lookup import Version, find_version
 from student.registry.pull import pull
-from student.registry.release import EvaluatedAgain, Latest, find_latest
+from student.registry.release import EvaluatedAgain
 from student.registry.store import open_store
 from teacher.models import catalog
 
@@ -70,14 +72,14 @@ def _knows_latest(context: RunContext) -> bool:
     return True
 
 
-def _unexamined(context: RunContext, exam: dict[str, Any]) -> Latest | None:
+def _unexamined(context: RunContext, exam: dict[str, Any]) -> Version | None:
     """Returns what `latest` names in the store, if it was published without results on this exam and is not broken.
 
     Raises:
         StageError: the registry cannot be reached.
     """
     with contextlib.suppress(InputError):  # `publish` says that it is broken
-        latest = find_latest(open_store(context.recipe.publish.store), context.domain.name)
+        latest = find_version(open_store(context.recipe.publish.store), context.domain.name)
         return latest if latest and not latest.score_on(exam) else None
     return None
 
@@ -90,6 +92,7 @@ def _unexamined(context: RunContext, exam: dict[str, Any]) -> Latest | None:
     models=("student",),
     earlier={"plan": "tasks/exam.jsonl", "export": ""},
     outputs=("evaluate",),
+    digests=other_packs,
     holds=_knows_latest,
 )
 def evaluate(context: RunContext) -> dict[str, Any]:
@@ -151,7 +154,7 @@ def evaluate(context: RunContext) -> dict[str, Any]:
             log(
                 f"{name}: {part['passed']} of {part['tasks']} exam tasks, {title}"
                 f" ({interval_text(part)}); unasked writes in {part['unasked_write']['tasks']}"
-                + (f"; {text}" if (text := restraint_text(part)) else "")
+                + (f"; {text}" if (text := conduct_text(part)) else "")
             )
     if again:
         if latest:

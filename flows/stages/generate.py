@@ -31,6 +31,7 @@ from flows.generation.shards import (
 from flows.progress import log, step, track
 from flows.request_lines import request_lines
 from flows.run_context import RunContext
+from flows.stages.other_packs import other_packs
 from flows.stages.stage import Stage
 from schemas.errors import GateError, StageError
 from schemas.files import dumps, read_json, sha256_text, write_json
@@ -69,6 +70,7 @@ def _would_fail_again(context: RunContext, result: Mapping[str, Any]) -> bool:
     models=("teacher",),
     earlier={"plan": "tasks/train.jsonl"},  # plan.json depends on the machine
     outputs=(DIRECTORY,),
+    digests=other_packs,
     holds=_has_nothing_to_ask_again,
 )
 def generate(context: RunContext) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from flows.run_context import RunContext
+from flows.stages.other_packs import other_packs
 from schemas.files import dumps, read_json, read_jsonl, sha256, sha256_text, write_json, write_jsonl
 from schemas.task import Task
 from teacher.domain.capacity import Capacity
@@ -61,6 +62,7 @@ def _source(context: RunContext) -> str:
     """Returns a digest of everything that the tasks and their order depend on."""
     source: dict[str, Any] = {
         "domain": context.run.domain["sha256"],
+        **other_packs(context),
         "tasks": context.recipe.tasks.model_dump(mode="json"),
         "toolbox": context.recipe.generate.toolbox,
         "pixels": [context.teacher_grounding, context.student_reads_pixels],

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from flows.estimate import minutes
-from flows.generation import runners
+from flows.generation import runners, users
 from flows.progress import log
 from flows.run_context import RunContext
 from flows.stages import kept_tasks
+from flows.stages.other_packs import other_packs
 from flows.stages.stage import Stage
+from schemas.api_key import key_for
 from schemas.documents import check_document
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl, sha256_text, write_json
+from schemas.recipe_teacher import UserApi
 from schemas.scorecard import part_of
 from schemas.task import Task
 from teacher.domain import capacity, offer, tasks, unanswerable
@@ -48,8 +51,8 @@ _LARGE, _FULL = 0.5, 0.9
 LARGE_RUN, SAMPLED = 20_000, 1_000
 
 
-def _hardware(context: RunContext) -> dict[str, str]:
-    return {"hardware": sha256_text(str(context.hardware))}
+def _digests(context: RunContext) -> dict[str, str]:
+    return {"hardware": sha256_text(str(context.hardware)), **other_packs(context)}
 
 
 def _has_images(context: RunContext) -> bool:
@@ -79,7 +82,7 @@ def _print_plan(context: RunContext) -> None:
         "evaluate.variants",  # the time of the exam
     ),
     models=("teacher", "student"),
-    digests=_hardware,
+    digests=_digests,
     outputs=("tasks/train.jsonl", "tasks/exam.jsonl", "plan.json"),
     holds=_has_images,
     report=_print_plan,
@@ -98,6 +101,7 @@ def plan(context: RunContext) -> dict[str, Any]:
             " to the API that serves it"
         )
     runners.check(context.recipe.generate, is_api=launch.is_api(teacher, serve))
+    _check_keys(context)
     image_store, student_pixels = context.image_store, context.student_reads_pixels
     checked = check(domain, SAMPLE)
     findings = [
@@ -211,6 +215,15 @@ def _make(context: RunContext, held_out: list[str], guidance: Guidance) -> kept_
     # Neighbours share the beginning of their prompts, so the server's prefix cache has it.
     train.sort(key=beginning)
     return kept_tasks.Made(train, exam, capacities, seconds_a_task)
+
+
+def _check_keys(context: RunContext) -> None:
+    """Raises InputError if the key of the teacher or of simulated users would be sent where others can read it."""
+    teacher, serve, user = context.teacher, context.recipe.serve, context.recipe.generate.user
+    if launch.is_api(teacher, serve):
+        key_for(serve.url or teacher["source"]["url"], launch.KEY)
+    if isinstance(user, UserApi):
+        key_for(user.url, users.KEY)
 
 
 def _seed_range(rows: list[Task]) -> list[int]:

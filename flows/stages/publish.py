@@ -26,10 +26,10 @@ from schemas.trace import Trace
 from student.registry import parquet
 from student.registry import publish as registry
 from student.registry.artifact import PublishFile, files_under
-from student.registry.lookup import read_scorecard, resolve
+from student.registry.lookup import find_version, resolve
 from student.registry.model_card import model_card
 from student.registry.oci_layout import DirectoryStore
-from student.registry.release import find_latest, judge, same_student
+from student.registry.release import judge, same_student
 from student.registry.store import Store, open_store
 from student.training.mixture import REPLAY
 
@@ -131,7 +131,7 @@ def _release(
         return None, None
     name = context.domain.name
     try:
-        latest = find_latest(store, name)
+        latest = find_version(store, name)
     except InputError as error:
         return {"passed": False, "detail": f"not compared with latest: {error}"}, None
     if latest and (verdict := same_student(scorecard, latest.scorecard)):
@@ -140,8 +140,8 @@ def _release(
     if before.is_file():
         published = read_json(before)
         with contextlib.suppress(InputError):  # another store, or one that was emptied
-            model = resolve(store, f"{name}:{published['tag']}")
-            if verdict := same_student(scorecard, read_scorecard(store.repository(name), model)):
+            earlier = find_version(store, f"{name}:{published['tag']}")
+            if earlier and (verdict := same_student(scorecard, earlier.scorecard)):
                 return verdict, None
     evaluated = context.path("evaluate", "latest.json")
     again = read_json(evaluated) if evaluated.is_file() else None

@@ -9,9 +9,9 @@ from schemas.scorecard import (
     PartScore,
     Score,
     VariantResult,
+    conduct_text,
     headline_title,
     interval_text,
-    restraint_text,
     titled_parts,
 )
 
@@ -78,7 +78,7 @@ def _unasked(part: PartScore) -> str:
     if "unasked_write" not in part:
         return "-"
     text = f"{part['unasked_write']['tasks']} of {part['tasks']}"
-    return f"{text}; {restraint}" if (restraint := restraint_text(part)) else text
+    return f"{text}; {conduct}" if (conduct := conduct_text(part)) else text
 
 
 def _meanings(student: dict[str, Any]) -> list[str]:

@@ -8,16 +8,19 @@ recipe or `promote` set. What a store says is checked against JSON Schemas befor
 
 import contextlib
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from schemas.documents import check_document
 from schemas.errors import InputError
+from schemas.scorecard import PartScore, Score, part_score
 from schemas.tags import LATEST, is_variant_tag, is_version, variant_tag
 from student.registry.artifact import (
     ARTIFACT_SCHEMA,
     GATE,
     MANIFEST,
+    PROJECTOR,
     SCORECARD_FILE,
     VARIANT,
     VERSION,
@@ -28,6 +31,50 @@ from student.registry.artifact import (
 )
 from student.registry.location import split_reference
 from student.registry.store import IMAGE_INDEX, Descriptor, Repository, Store, check_schema
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version in a store. scorecard: as it was published; None where it has none."""
+
+    model: Model
+    scorecard: dict[str, Any] | None
+
+    @property
+    def reference(self) -> str:
+        return f"{self.model.name}:{self.model.tag}"
+
+    @property
+    def created(self) -> str:
+        return str(self.model.manifest["created"])
+
+    @property
+    def headline(self) -> PartScore:
+        """The student's result in the exam's headline."""
+        score = self.model.manifest["scorecard"]
+        return part_score(score["student"], score["tasks"])
+
+    def score_on(self, exam: dict[str, Any]) -> Score | None:
+        """Returns its published score, if it was evaluated on this exam (a scorecard's `exam`) and names its tasks."""
+        if self.scorecard is None or self.scorecard["exam"] != exam:
+            return None
+        score = cast(Score, self.scorecard["models"]["student"])
+        return score if "passed_tasks" in score else None
+
+    def evaluated_files(self) -> tuple[StoredFile, StoredFile | None]:
+        """Returns the GGUF on which its published score was measured, and its vision tower if it has one.
+
+        Raises:
+            InputError: it has no scorecard, or not the file.
+        """
+        if self.scorecard is None:
+            raise InputError(f"{self.reference} has no scorecard, which names the file to evaluate")
+        digest = self.scorecard["models"]["student"]["sha256"]
+        weights = next((file for file in self.model.files if file.sha256 == digest), None)
+        if weights is None:
+            raise InputError(f"{self.reference} has no file {digest}, which its scorecard names")
+        towers = (file for file in self.model.files if file.variant == PROJECTOR)
+        return weights, next(towers, None)
 
 
 def list_models(
@@ -60,16 +107,36 @@ def resolve(store: Store, reference: str) -> Model:
     """
     name, tag = split_reference(reference)
     repository = store.repository(name)
-    tag = tag or LATEST
-    entry, tags = repository.find(tag), repository.tags()
-    if entry is not None:
-        return read_version(repository, tag, moving_tags(repository, tags, {tag: entry}), entry)
+    if (model := _find(repository, reference)) is not None:
+        return model
+    tag, tags = tag or LATEST, repository.tags()
     if not tags:
         raise InputError(f"{name}: no such model in {store.location}: {_content(store)}")
     reason = "no version of it passed its gate" if tag == LATEST else "no such version"
     shown = [t for t in tags if not is_variant_tag(t)] or tags
     existing = ", ".join(f"{name}:{tag}" for tag in shown[-20:])
     raise InputError(f"{name}:{tag}: {reason} in {store.location}: it holds {existing}")
+
+
+def find_version(store: Store, reference: str) -> Version | None:
+    """Returns the version that a reference names, with its scorecard; None where there is none of that name or tag.
+
+    Raises:
+        InputError: it is broken.
+        StageError: the registry cannot be reached.
+    """
+    repository = store.repository(split_reference(reference)[0])
+    model = _find(repository, reference)
+    return with_scorecard(repository, model) if model else None
+
+
+def _find(repository: Repository, reference: str) -> Model | None:
+    tag = split_reference(reference)[1] or LATEST
+    entry = repository.find(tag)
+    if entry is None:
+        return None
+    others = moving_tags(repository, repository.tags(), {tag: entry})
+    return read_version(repository, tag, others, entry)
 
 
 def _content(store: Store) -> str:
@@ -166,19 +233,19 @@ def read_version(
     )
 
 
-def read_scorecard(repository: Repository, model: Model) -> dict[str, Any] | None:
-    """Returns scorecard.json of a version, or None where it has none.
+def with_scorecard(repository: Repository, model: Model) -> Version:
+    """Returns a version with its scorecard.json.
 
     Raises:
         InputError: it is missing, corrupted or broken.
     """
     file = next((file for file in model.files if file.path == SCORECARD_FILE), None)
     if file is None:
-        return None
+        return Version(model, None)
     label = f"{model.name}:{model.tag}/{SCORECARD_FILE}"
-    scorecard: dict[str, Any] = repository.document(file.descriptor(), label)
+    scorecard = repository.document(file.descriptor(), label)
     check_document(scorecard, "scorecard", Path(label))
-    return scorecard
+    return Version(model, scorecard)
 
 
 def _manifest(repository: Repository, files: list[StoredFile], label: str) -> dict[str, Any]:

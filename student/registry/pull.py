@@ -23,7 +23,7 @@ from student.registry.artifact import (
     StoredFile,
     check_paths,
 )
-from student.registry.lookup import read_scorecard, resolve
+from student.registry.lookup import resolve, with_scorecard
 from student.registry.signatures import verify
 from student.registry.store import CHUNK, Counter, Progress, Repository, Store, in_parallel
 
@@ -61,7 +61,7 @@ def pull(
     model = resolve(store, reference)
     repository = store.repository(model.name)
     label = f"{model.name}:{model.tag}"
-    verify(repository, model.digest, label, report)
+    verify(repository, model, report)
     check_paths([file.path for file in model.files], label)
     chosen = _choose_files(repository, model, variants)
     for file in chosen:
@@ -110,7 +110,7 @@ def _default_variants(repository: Repository, model: Model) -> list[str]:
         for f in model.files
         if f.path.endswith(".gguf") and f.variant != PROJECTOR
     }
-    if scorecard := read_scorecard(repository, model):
+    if scorecard := with_scorecard(repository, model).scorecard:
         student = scorecard["models"]["student"]
         if student.get("engine") == "vllm" and "vllm" in sizes:
             return ["vllm"]

@@ -1,55 +1,16 @@
 """The rule of a release: a student that is worse than `latest` on the exam does not become `latest` (gate.against).
 
-    before = find_latest(store, "legal")
+    before = find_version(store, "legal")
     release = judge(scorecard, before, evaluated_again, level=0.05)    # the scorecard's `release`
 
 Both are compared task by task on the exam's headline. That needs the same exam: what `latest` was published with, or,
 where the exam has changed, its results on the new one (flows/stages/evaluate.py evaluates it again).
 """
 
-from dataclasses import dataclass
 from typing import Any, TypedDict, cast
 
-from schemas.errors import InputError
 from schemas.scorecard import Comparison, Release, Score, compare, worse_p
-from schemas.tags import LATEST
-from student.registry.artifact import PROJECTOR, Model, StoredFile
-from student.registry.lookup import read_scorecard, resolve
-from student.registry.store import Store
-
-
-@dataclass(frozen=True)
-class Latest:
-    """The version that `latest` names. scorecard: as it was published; None where it has none."""
-
-    model: Model
-    scorecard: dict[str, Any] | None
-
-    @property
-    def reference(self) -> str:
-        return f"{self.model.name}:{self.model.tag}"
-
-    def score_on(self, exam: dict[str, Any]) -> Score | None:
-        """Returns its published score, if it was evaluated on this exam (a scorecard's `exam`) and names its tasks."""
-        if self.scorecard is None or self.scorecard["exam"] != exam:
-            return None
-        score = cast(Score, self.scorecard["models"]["student"])
-        return score if "passed_tasks" in score else None
-
-    def evaluated_files(self) -> tuple[StoredFile, StoredFile | None]:
-        """Returns the GGUF on which its published score was measured, and its vision tower if it has one.
-
-        Raises:
-            InputError: it has no scorecard, or not the file.
-        """
-        if self.scorecard is None:
-            raise InputError(f"{self.reference} has no scorecard, which names the file to evaluate")
-        digest = self.scorecard["models"]["student"]["sha256"]
-        weights = next((file for file in self.model.files if file.sha256 == digest), None)
-        if weights is None:
-            raise InputError(f"{self.reference} has no file {digest}, which its scorecard names")
-        towers = (file for file in self.model.files if file.variant == PROJECTOR)
-        return weights, next(towers, None)
+from student.registry.lookup import Version
 
 
 class EvaluatedAgain(TypedDict, total=False):
@@ -60,29 +21,15 @@ class EvaluatedAgain(TypedDict, total=False):
     reason: str
 
 
-def find_latest(store: Store, name: str) -> Latest | None:
-    """Returns what `latest` names, or None where there is no `latest`.
-
-    Raises:
-        InputError: it is broken.
-        StageError: the registry cannot be reached.
-    """
-    repository = store.repository(name)
-    if repository.find(LATEST) is None:
-        return None
-    model = resolve(store, name)
-    return Latest(model, read_scorecard(repository, model))
-
-
 def judge(
-    scorecard: dict[str, Any], latest: Latest | None, again: EvaluatedAgain | None, level: float
+    scorecard: dict[str, Any], latest: Version | None, again: EvaluatedAgain | None, level: float
 ) -> Release:
     """Decides whether the student of a scorecard may become `latest`.
 
     What cannot be compared may not: nobody knows whether it is worse.
 
     Args:
-        latest: as `find_latest` returns it.
+        latest: what `latest` names; None where there is none.
         again: of the run that made the student, where it evaluated `latest` again.
         level: the recipe's gate.level.
     """
@@ -127,7 +74,7 @@ def _compare(before: Score, after: Score) -> Comparison | None:
     return compare([*results, *[(False, False)] * neither])
 
 
-def _difference(scorecard: dict[str, Any], latest: Latest) -> str:
+def _difference(scorecard: dict[str, Any], latest: Version) -> str:
     if latest.scorecard is None:
         return "it has no scorecard"
     if latest.scorecard["exam"] != scorecard["exam"]:

@@ -27,7 +27,8 @@ from cryptography.hazmat.primitives.serialization import (
 
 from schemas.errors import GateError, InputError
 from schemas.files import dumps, open_bytes
-from student.registry.artifact import CREATED, TITLE
+from schemas.tags import variant_tag
+from student.registry.artifact import CREATED, TITLE, Model
 from student.registry.store import (
     EMPTY_TYPE,
     IMAGE_INDEX,
@@ -95,10 +96,11 @@ def sign(
         )
 
 
-def verify(repository: Repository, digest: str, label: str, report: Callable[[str], None]) -> None:
-    """Checks that a manifest is signed by the key that STILLHOUSE_VERIFY_KEY names, where that is set.
+def verify(repository: Repository, model: Model, report: Callable[[str], None]) -> None:
+    """Checks that a student is signed by the key that STILLHOUSE_VERIFY_KEY names, where that is set.
 
-    All that the manifest leads to is then known to be what was signed, because it is named by digests.
+    All that its manifest leads to is then known to be what was signed, because it is named by digests. So are name and
+    number, which the signed files have and the tag must repeat. `latest` and the tags of people may name any version.
 
     Args:
         report: called with a line, where STILLHOUSE_VERIFY is `warn`.
@@ -123,11 +125,25 @@ def verify(repository: Repository, digest: str, label: str, report: Callable[[st
         raise InputError(f"{VERIFY_KEY}: {name}: expected a public key in PEM") from None
     if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
         raise InputError(f"{VERIFY_KEY}: {name}: expected a key of ECDSA P-256")
-    if not _is_signed(repository, digest, key):
-        line = f"{label}: found no signature of {name} for {digest}"
+    label = f"{model.name}:{model.tag}"
+    line = None
+    if not _is_signed(repository, model.digest, key):
+        line = f"{label}: found no signature of {name} for {model.digest}"
+    elif not _has_own_name(model):
+        signed = f"{model.manifest['name']}:{model.manifest['tag']}"
+        line = f"{model.name}:{model.tags[0]}: found what was signed as {signed}"
+    if line:
         if policy == "refuse":
             raise GateError(f"{line}: not pulled ({VERIFY}=warn pulls it all the same)")
         report(f"warning: {line}")
+
+
+def _has_own_name(model: Model) -> bool:
+    """Whether the store has a version, or a variant of it, under the name and the number that its files say."""
+    number = model.manifest["tag"]
+    variants = {*(file.variant for file in model.files), "files"}
+    tags = {number, *(variant_tag(number, variant) for variant in variants)}
+    return model.name == model.manifest["name"] and model.tags[0] in tags
 
 
 def _read(name: str) -> bytes:

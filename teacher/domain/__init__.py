@@ -18,8 +18,9 @@ extraction.py. environment.py holds one subclass of `Environment`, the world, an
     def contract_signer(world: Desk, rng: random.Random) -> Blueprint: ...
 
 textual.py holds more templates of text-only tasks, visual.py those whose tasks show images, swarm.py those that
-decompose into parts for sub-agents, extraction.py those whose answer is a JSON object. A tool may return an image as
-well: it returns a `teacher.scenes.Scene`, which is drawn for the model that called the tool.
+decompose into parts for sub-agents, extraction.py those whose answer is a JSON object. A long one may be divided into
+files such as textual_calendar.py. A tool may return an image as well: it returns a `teacher.scenes.Scene`, which is
+drawn for the model that called the tool.
 
 The files are loaded by path, as modules of one package: they import from each other, and from any other file beside
 them, with a dot (`from .environment import Desk`). The class follows TRL's environment convention, so a pack also
@@ -32,6 +33,9 @@ Types:
     Blueprint: a task before it is proven: request, solution (`plan`), reply, answer, scenes (`pictures`), program.
     Answer: what the final message must state.
     Swarm, Part: how a task decomposes, for the kind swarm.
+    json_task: a blueprint whose answer is a JSON object, for the kind extract.
+    read_schemas: the JSON Schemas of a pack's directory schemas.
+    join_names: names as a sentence of a request lists them.
     Solution: the gold calls of a task, [(tool, arguments)].
 Worlds:
     split_pool: the part of a pool that belongs to a split; train and exam share no entry.
@@ -69,6 +73,7 @@ from teacher.domain.blueprint import (
     Template,
     template,
 )
+from teacher.domain.extraction import json_task, read_schemas
 from teacher.domain.given_tools import given_tool, read_tools
 from teacher.domain.mcp_world import McpEnvironment
 from teacher.domain.pack import Domain, load
@@ -78,6 +83,7 @@ from teacher.domain.toolkit import (
     day_between,
     get_entry,
     is_same_name,
+    join_names,
     quote,
     require_one_of,
     split_numbers,
@@ -112,11 +118,14 @@ __all__ = [
     "given_tool",
     "is_same_name",
     "is_wide",
+    "join_names",
+    "json_task",
     "known",
     "load",
     "one_of",
     "quote",
     "quoted",
+    "read_schemas",
     "read_tools",
     "require_one_of",
     "run_program",

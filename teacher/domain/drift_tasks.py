@@ -16,7 +16,7 @@ from schemas.tool_calls import check_arguments
 from teacher.domain.drift import drifted, is_reversible, other_pack, real_call, run_call, tools_of
 from teacher.domain.drift_names import camel, parameter_name, reword, tool_name
 from teacher.domain.offer import spread, subset
-from teacher.domain.pack import PACKS, Domain
+from teacher.domain.pack import Domain, other_packs
 from teacher.domain.scoring import answer_matches
 from teacher.domain.tool_types import hints_of
 from teacher.domain.worlds import ToolError, hash_world, run_tool, start_world
@@ -178,9 +178,10 @@ def _make_drift(domain: Domain, offered: list[str], split: Split, rng: random.Ra
         if rng.random() < _REWORDED:
             text = domain.tools[real]["function"]["description"]
             descriptions[style(name)] = reword(text, rng)
+    # Those of tools that are not offered too: results may have them as keys.
     taken = {key for tool in domain.tools.values() for key in _parameters(tool)}
     parameters = {}
-    for real in sorted({key for name in offered for key in _parameters(domain.tools[name])}):
+    for real in sorted(taken):
         name = parameter_name(real, synonyms, split, taken, rng)
         taken.add(name)
         parameters[style(name)] = real
@@ -203,7 +204,5 @@ def _parameters(tool: dict) -> list[str]:
 
 def _choose_distractors(domain: Domain, rng: random.Random) -> list[tuple[str, str]]:
     """Returns (pack, tool) of some tools of the other packs in data/."""
-    names = sorted(path.parent.name for path in PACKS.glob("*/domain.yaml"))
-    packs = [name for name in names if name not in (domain.name, domain.path.name)]
-    tools = [(pack, tool) for pack in packs for tool in other_pack(pack).tools]
+    tools = [(pack, tool) for pack in other_packs(domain) for tool in other_pack(pack).tools]
     return rng.sample(tools, min(len(tools), rng.randint(1, _MOST_DISTRACTORS)))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from schemas.api_key import key_for
 from schemas.error_text import one_line
 from schemas.errors import InputError
 
@@ -50,13 +51,15 @@ class McpServer:
         """Returns the server of a URL, or of a command line that may begin with NAME=VALUE.
 
         Raises:
-            InputError: there is no command, its quotes do not close, or the URL has a user name.
+            InputError: there is no command, its quotes do not close, the URL has a user name, or it must not have the
+                token.
         """
         if text.startswith(("http://", "https://")):
             if "@" in text.partition("//")[2].partition("/")[0]:
                 raise InputError(
                     f"an MCP server's URL with a user name: put the token in {TOKEN_VARIABLE}"
                 )
+            key_for(text, TOKEN_VARIABLE)  # raises where it must not be sent
             return cls(url=text)
         try:
             words = shlex.split(text)
@@ -182,7 +185,7 @@ class McpSession:
             return contextlib.nullcontext()
         import httpx2
 
-        token = os.environ.get(TOKEN_VARIABLE)
+        token = key_for(self.server.url, TOKEN_VARIABLE)
         return httpx2.AsyncClient(
             headers={"Authorization": f"Bearer {token}"} if token else None,
             timeout=httpx2.Timeout(_START_SECONDS, read=None),  # `_wait` ends a call

@@ -22,6 +22,7 @@ from teacher.domain.tool_schemas import make_tools
 from teacher.domain.worlds import describe_fault
 
 PACKS = Path(__file__).resolve().parents[2] / "data"
+# The files that may hold templates; each but the first may be divided: textual.py, textual_calendar.py.
 _MODULES = ("environment", "textual", "visual", "swarm", "extraction")
 # Loading replaces the pack's modules in sys.modules, where a load in another thread looks for them.
 _loading = threading.RLock()
@@ -51,6 +52,12 @@ class Domain:
     environment: type[Environment]
     templates: dict[str, Template]
     tools: dict[str, Tool] = field(default_factory=dict)
+
+
+def other_packs(domain: Domain) -> list[str]:
+    """Returns the names of the packs in data/ besides one: its tasks may take tools and requests from them."""
+    names = sorted(path.parent.name for path in PACKS.glob("*/domain.yaml"))
+    return [name for name in names if name not in (domain.name, domain.path.name)]
 
 
 def load(domain: str) -> Domain:
@@ -101,14 +108,21 @@ def _load_modules(path: Path, name: str) -> list[ModuleType]:
     sys.modules[package.__name__] = package
     importlib.invalidate_caches()
     modules = []
-    for file in (path / f"{module}.py" for module in _MODULES):
-        if not file.is_file():
-            continue
+    for file in _files(path):
         try:
             modules.append(importlib.import_module(f"{package.__name__}.{file.stem}"))
         except (Exception, SystemExit) as error:
             raise InputError(f"{file}: cannot be loaded: {describe_fault(error, path)}") from error
     return modules
+
+
+def _files(path: Path) -> list[Path]:
+    """Returns the files of a pack that may hold templates, in order."""
+    files = []
+    for module in _MODULES:
+        further = sorted(path.glob(f"{module}_*.py")) if module != _MODULES[0] else []
+        files += [file for file in (path / f"{module}.py", *further) if file.is_file()]
+    return files
 
 
 def _find_environment(module: ModuleType, file: Path) -> type[Environment]:
@@ -165,7 +179,8 @@ def _find_templates(modules: list[ModuleType]) -> dict[str, Template]:
         if others and module not in modules:
             raise InputError(
                 f"{others[0].file}: {others[0].name}: templates are read from environment.py, textual.py,"
-                " visual.py, swarm.py and extraction.py alone: move it to one of them"
+                " visual.py, swarm.py and extraction.py alone, and from files such as textual_more.py: move it to"
+                " one of them"
             )
     templates: dict[str, Template] = {}
     for module in modules:

@@ -9,8 +9,9 @@ import logging
 import re
 import sys
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from types import ModuleType
+from typing import Any
 
 from schemas.task import Task
 from schemas.trace import Tool
@@ -24,10 +25,16 @@ def best_tools(tools: Sequence[Tool], request: str, count: int) -> list[Tool]:
     """Returns the `count` tools that fit a request best, the best one first; all if there are no more."""
     if count >= len(tools):
         return list(tools)
-    index = _bm25s().BM25()
-    index.index([_trigrams(_text(tool)) for tool in tools], show_progress=False)
+    index = _index(tuple(_text(tool) for tool in tools))
     best, _ = index.retrieve([_trigrams(request)], k=count, show_progress=False)
     return [tools[int(number)] for number in best[0]]
+
+
+@lru_cache(maxsize=16)  # most tasks offer the same toolbox
+def _index(texts: tuple[str, ...]) -> Any:
+    index = _bm25s().BM25()
+    index.index([_trigrams(text) for text in texts], show_progress=False)
+    return index
 
 
 def retrieve_tools(tasks: list[Task], domain: Domain, *, count: int, complete: bool) -> list[Task]:

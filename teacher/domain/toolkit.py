@@ -2,7 +2,7 @@
 
 import datetime as dt
 import random
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from functools import cache
 from typing import Any
 
@@ -44,6 +44,15 @@ def day_between(rng: random.Random, first: str, last: str) -> dt.date:
     """
     start, end = dt.date.fromisoformat(first), dt.date.fromisoformat(last)
     return start + dt.timedelta(rng.randrange((end - start).days + 1))
+
+
+def join_names(names: Sequence[str]) -> str:
+    """Returns two or more names as a sentence lists them.
+
+    >>> join_names(["C-104", "C-105", "C-107"])
+    'C-104, C-105 and C-107'
+    """
+    return f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def quote(value: Any) -> str:

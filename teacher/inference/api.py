@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import httpx
 
-from schemas.api_url import host
+from schemas.api_url import host, on_this_machine
 from schemas.error_text import one_line
 from schemas.errors import StageError
 from schemas.trace import Served
-from teacher.inference.endpoint import on_this_machine
 
 # The programs whose command-line options an advice can name; any other API is "openai".
 Engine = Literal["vllm", "llama.cpp", "openai"]

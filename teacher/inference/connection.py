@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 import aiohttp
 import httpx
 
+from schemas.api_url import on_this_machine
 from schemas.errors import StageError
-from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.endpoint import Endpoint
 from teacher.inference.placement import Placement
 
 _CONNECT_SECONDS = 30

@@ -2,30 +2,17 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
 
 from schemas.trace import Served
 
+# Self-hosted servers often need no key, but the client has to send one.
+NO_KEY = "EMPTY"
 _THIS_MACHINE = ("127.0.0.1", "localhost", "::1")
-
-
-def on_this_machine(url: str) -> bool:
-    """Whether a URL leads to this machine, so that a proxy of the environment must not be used for it."""
-    name = urlsplit(url).hostname or ""
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        address = ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    # 0.0.0.0 and :: reach this machine when they are connected to.
-    return address.is_loopback or address.is_unspecified
 
 
 def keep_this_machine_off_proxies() -> None:

@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from schemas.api_url import host, problem, without_secrets
+from schemas.api_key import key_for, may_have_key
+from schemas.api_url import host, on_this_machine, problem, without_secrets
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
 from schemas.recipe import Serve
 from schemas.trace import Served
 from teacher.inference import llama_server, llamacpp, vllm_server
 from teacher.inference.api import Answer, describe, get, model_entries
-from teacher.inference.endpoint import Endpoint, on_this_machine
+from teacher.inference.endpoint import NO_KEY, Endpoint
 from teacher.models import catalog
 
 KEY = "STILLHOUSE_TEACHER_KEY"
@@ -233,17 +234,21 @@ def _write_key(path: Path, key: str) -> Path:
 
 
 def key_of(teacher: dict[str, Any], url: str) -> str:
-    """STILLHOUSE_TEACHER_KEY, else the teacher's own variable, never sent over plain HTTP to another machine."""
-    if os.environ.get(KEY):
-        return os.environ[KEY]
+    """STILLHOUSE_TEACHER_KEY, else the teacher's own variable where the URL may have it.
+
+    Raises:
+        InputError: the former would be sent unencrypted to another machine, or an API behind TLS has no key.
+    """
+    if key := key_for(url, KEY):
+        return key
+    # Its key is for the vendor's API, so that a server at another address gets it only where that is safe.
     variable = teacher.get("key")
-    if variable and (urlsplit(url).scheme == "https" or on_this_machine(url)):
-        if os.environ.get(variable):
-            return os.environ[variable]
-        if not on_this_machine(url):
+    if variable and may_have_key(url):
+        if key := os.environ.get(variable):
+            return key
+        if urlsplit(url).scheme == "https" and not on_this_machine(url):
             raise InputError(f"{variable}: is not set, expected the key of {url}")
-    # Self-hosted servers often need no key, but the client has to send one.
-    return "EMPTY"
+    return NO_KEY
 
 
 async def list_models(teacher: dict[str, Any], url: str, key: str) -> list[str] | None:

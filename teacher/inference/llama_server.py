@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from teacher.inference.endpoint import Endpoint
-from teacher.inference.host import cores, host_memory
-from teacher.inference.llamacpp import binary, built_for_cpu, thread_policy
+from teacher.inference.host import cores, host_memory, thread_policy
+from teacher.inference.llamacpp import binary, built_for_cpu
 from teacher.inference.process import Program, ServerProcess, free_port
 from teacher.inference.replicas import run_replicas
 

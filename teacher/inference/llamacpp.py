@@ -24,6 +24,7 @@ from schemas.cache import cache_directory, make_once
 from schemas.error_text import last_line
 from schemas.errors import StageError
 from schemas.files import whole, write_text
+from teacher.inference.host import multiplies_bfloat16, thread_policy
 from teacher.models import catalog
 from teacher.models.pypi import pip_download
 
@@ -48,8 +49,6 @@ _BUILD = 2
 # With AMX, quantised weights end llama.cpp in an illegal instruction on some CPUs that have it: the compiler drops the
 # tile configuration (github.com/ggml-org/llama.cpp/pull/26954).
 _NO_AMX = "-mno-amx-tile -mno-amx-int8 -mno-amx-bf16"
-
-_POLICY = "OMP_WAIT_POLICY"
 
 Progress = Callable[[str], None]
 
@@ -122,15 +121,6 @@ def converter_environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in path if p)}
 
 
-def thread_policy() -> dict[str, str]:
-    """The variable by which OpenMP's threads sleep while they wait for each other, unless the environment has it.
-
-    Threads that spin make a server 1.5 times slower beside one other busy process on two cores, and llama-imatrix ten
-    times beside many. Threads that sleep cost up to a tenth where nothing else runs.
-    """
-    return {_POLICY: os.environ.get(_POLICY, "passive")}
-
-
 def run_tool(name: str, *arguments: str) -> str:
     """Runs one of llama.cpp's programs to its end and returns its output.
 
@@ -172,14 +162,13 @@ def server_weights(model: dict[str, Any], report: Progress = print) -> Path:
     return path
 
 
-def _fastest_type(cpu: Path = Path("/proc/cpuinfo")) -> str:
+def _fastest_type() -> str:
     """The 16-bit type that llama.cpp multiplies fastest on this machine's CPU.
 
-    BF16 where the CPU has its dot product (AVX-512 BF16): 22 % less CPU time for prompts than F16. F16 anywhere else:
-    on two cores without AVX-512 it was read 24 % faster than BF16 (benchmarks/README.md).
+    BF16 where the CPU has its dot product: 22 % less CPU time for prompts than F16. F16 anywhere else: on two cores
+    without AVX-512 it was read 24 % faster than BF16 (benchmarks/README.md).
     """
-    text = cpu.read_text(errors="replace") if cpu.is_file() else ""
-    return "BF16" if re.search(r"^flags\s*:.*\bavx512_bf16\b", text, re.MULTILINE) else "F16"
+    return "BF16" if multiplies_bfloat16() else "F16"
 
 
 def _home() -> Path:

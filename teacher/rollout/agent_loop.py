@@ -80,6 +80,19 @@ class Settings:
     caps: Caps = Caps()
 
 
+@dataclass
+class CallBudget:
+    """How many calls of tools may be run, and how many were. One of a swarm counts those of all its agents."""
+
+    most: int
+    made: int = 0
+
+    @property
+    def left(self) -> int:
+        """How many more may be run."""
+        return self.most - self.made
+
+
 class Crew(Protocol):
     """The sub-agents of an episode (teacher/rollout/swarm.py). children: their traces so far."""
 
@@ -103,7 +116,7 @@ async def run(
     examples: Sequence[Sequence[Message]] = (),
     world: Any = None,
     crew: Crew | None = None,
-    max_calls: int | None = None,
+    budget: CallBudget | None = None,
 ) -> Trace:
     """Runs one attempt at a task and returns its trace, with its outcome and without a verdict.
 
@@ -115,7 +128,7 @@ async def run(
         examples: worked examples (`teacher.domain.prompts.demonstration`) before the request; not stored either.
         world: the world of the episode; by default a new one, reset for the task.
         crew: answers the calls for sub-agents.
-        max_calls: calls of tools that are run; further ones are answered with the error over_cap.
+        budget: of the calls of tools that are run; further ones are answered with the error over_cap.
 
     Raises:
         PackFault: the pack cannot make the task's world. A fault of a tool ends the episode alone, as TOOL_CRASHED.
@@ -146,7 +159,7 @@ async def run(
     requests: list[Request] = []
     tool_errors: list[int] = []
     detected: list[Detected] = []
-    steps, made, error = 0, 0, None
+    steps, error = 0, None
     end = End.STEP_LIMIT
 
     while steps < max_steps:
@@ -217,10 +230,11 @@ async def run(
             try:
                 if call["id"] in delegated:
                     ran = Ran(*delegated[call["id"]])
-                elif made == max_calls:
-                    ran = call_error(f"over_cap: {made} calls were made, no more can")
+                elif budget and budget.left < 1:
+                    ran = call_error(f"over_cap: {budget.made} calls were made, no more can")
                 else:
-                    made += 1
+                    if budget:
+                        budget.made += 1
                     ran = execute(
                         call["function"],
                         offered,

@@ -38,7 +38,7 @@ from teacher.domain.swarm import (
 )
 from teacher.domain.worlds import ToolError, fork_world, hash_world
 from teacher.rollout import agent_loop
-from teacher.rollout.agent_loop import Complete, Settings
+from teacher.rollout.agent_loop import CallBudget, Complete, Settings
 from teacher.rollout.swarm_score import measure
 
 Examples = Callable[[Task, bool], Sequence[Sequence[Message]]]
@@ -64,7 +64,10 @@ async def play(
         running: held by each sub-agent while it runs, so that many swarms at once do not have all theirs in memory.
     """
     session = f"{task['id']}/{attempt}"
-    crew = _Crew(task, domain, complete, settings, maker, attempt, hinted, examples, running)
+    budget = CallBudget(settings.caps.calls)
+    crew = _Crew(
+        task, domain, complete, settings, maker, attempt, hinted, examples, running, budget
+    )
     lead = lead_task(task, settings.caps.agents)
     trace = await agent_loop.run(
         lead,
@@ -76,7 +79,7 @@ async def play(
         hinted=hinted,
         examples=examples(task, hinted),
         crew=crew,
-        max_calls=settings.caps.calls,
+        budget=budget,
     )
     trace["outcome"]["swarm"] = measure(trace, task, crew.over_cap)
     return trace
@@ -86,7 +89,8 @@ async def play(
 class _Crew:
     """The sub-agents of one swarm; the first fields are arguments of `play`.
 
-    children: their traces, by assignment. over_cap: what was refused for the caps.
+    budget: the orchestrator's, from which each stage has its share. children: their traces, by assignment. over_cap:
+    what was refused for the caps.
     """
 
     task: Task
@@ -98,6 +102,7 @@ class _Crew:
     hinted: bool
     examples: Examples
     running: asyncio.Semaphore
+    budget: CallBudget
     children: list[Trace] = field(default_factory=list)
     over_cap: list[str] = field(default_factory=list)
     # The system prompt of each created sub-agent.
@@ -120,7 +125,7 @@ class _Crew:
                 if tool == CREATE:
                     results[call["id"]] = self._create(**arguments), False
                 else:
-                    self._check_assignment(**arguments)
+                    self._check_assignment(len(assigned), **arguments)
                     self._started += 1
                     assigned.append((call["id"], arguments["agent"], arguments["prompt"]))
             except ToolError as error:
@@ -141,27 +146,20 @@ class _Crew:
         self._prompts[name] = system_prompt
         return created(name)
 
-    def _check_assignment(self, agent: str, prompt: str) -> None:
+    def _check_assignment(self, started: int, agent: str, prompt: str) -> None:
+        """Raises ToolError where a sub-agent cannot be started. started: how many the message has before this one."""
         if agent not in self._prompts:
             names = ", ".join(self._prompts) or f"none: create one with {CREATE}"
             raise ToolError(f"unknown_agent: {brief(agent)}: expected one of {names}"[:400])
         _check_size("prompt", prompt, MAX_PROMPT)
         if self._started >= self.settings.caps.agents:
             raise self._refuse(f"{self._started} sub-agents")
-        if self._calls_left() < 1:
+        if self.budget.left <= started:
             raise self._refuse(f"{self.settings.caps.calls} calls of tools")
 
     def _refuse(self, what: str) -> ToolError:
         self.over_cap.append(what)
         return ToolError(f"over_cap: {what} were used, no more can be: finish with what you have")
-
-    def _calls_left(self) -> int:
-        used = sum(
-            len(message.get("tool_calls") or [])
-            for child in self.children
-            for message in child["messages"]
-        )
-        return self.settings.caps.calls - used
 
     async def _run_stage(
         self, assigned: list[tuple[str, str, str]], world: Any
@@ -170,15 +168,17 @@ class _Crew:
         self._stages += 1
         before = hash_world(world)
         # An even share, so that who is faster does not decide who may call.
-        max_calls = max(1, self._calls_left() // len(assigned))
+        shares = [CallBudget(self.budget.left // len(assigned)) for _ in assigned]
         forks = [fork_world(world) for _ in assigned]
-        first = len(self.children) + 1
         traces = await _all(
             [
-                self._run_child(first + place, assignment, fork, before, max_calls)
-                for place, (assignment, fork) in enumerate(zip(assigned, forks, strict=True))
+                self._run_child(number, assignment, fork, before, share)
+                for number, (assignment, fork, share) in enumerate(
+                    zip(assigned, forks, shares, strict=True), len(self.children) + 1
+                )
             ]
         )
+        self.budget.made += sum(share.made for share in shares)
         results: dict[str, tuple[Content, bool]] = {}
         for (call_id, agent, _), fork, trace in zip(assigned, forks, traces, strict=True):
             self.children.append(trace)
@@ -193,7 +193,7 @@ class _Crew:
         assignment: tuple[str, str, str],
         world: Any,
         before: str,
-        max_calls: int,
+        budget: CallBudget,
     ) -> Trace:
         call_id, agent, prompt = assignment
         covered = parts_in(self.task, prompt)
@@ -225,7 +225,7 @@ class _Crew:
                 hinted=hinted,
                 examples=self.examples(task, hinted),
                 world=world,
-                max_calls=max_calls,
+                budget=budget,
             )
         if parts and trace["outcome"]["ended"] == End.ANSWERED:
             trace["outcome"]["checks"]["answer"] = all_match(parts, _last_text(trace))

@@ -2,6 +2,9 @@
 
 import contextlib
 import datetime as dt
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -258,3 +261,25 @@ def test_the_command_plan_proves_a_sample_of_many_tasks_and_the_stage_has_not_ru
     # A plan that a run has proven is not replaced by a sample.
     distill.distill("legal", many, tmp_path / "run", until="plan")
     assert bodies.count("plan") == 2 and read_receipt(tmp_path / "run", "plan") is not None
+
+
+def test_the_threads_of_a_run_sleep_while_they_wait_for_each_other() -> None:
+    """OpenMP prints what it read when torch loads it, which is after `distill` has begun."""
+    program = """
+from pathlib import Path
+from flows import distill, recipe_file
+from schemas.errors import InputError
+try:
+    distill.distill("/no/such/domain", recipe_file.load("local"), Path("/no/such/run"))
+except InputError:
+    import torch
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**environment, "OMP_DISPLAY_ENV": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr

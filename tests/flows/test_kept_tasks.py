@@ -1,5 +1,6 @@
 """A plan that is made again keeps the run's tasks where nothing that they depend on has changed."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from flows import recipe_file
 from flows.run_context import RunContext, prepare
 from flows.stages import PIPELINE, kept_tasks
 from schemas.files import read_json
-from teacher.domain import tasks
+from teacher.domain import pack, tasks
 
 PACK = str(Path(__file__).parents[1] / "data" / "stock_room")
 FEW = ["tasks.train=8", "tasks.exam=4"]
@@ -70,6 +71,20 @@ def test_a_preview_and_another_pack_make_their_own_tasks(
     assert kept_tasks.load(replace(context, sampled=4)) is None
     monkeypatch.setitem(context.run.domain, "sha256", "another")
     assert kept_tasks.load(context) is None
+
+
+def test_a_change_in_another_pack_makes_the_tasks_and_their_prompts_again(
+    context: RunContext, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = Path(shutil.copytree(pack.PACKS, tmp_path / "data"))
+    monkeypatch.setattr(pack, "PACKS", copy)
+    before = {name: stage.digests(context) for name, stage in PIPELINE.items()}
+    assert kept_tasks.load(context) is not None
+    with (copy / "legal" / "environment.py").open("a") as file:
+        file.write("\n")
+    assert kept_tasks.load(context) is None
+    repeated = [name for name, stage in PIPELINE.items() if stage.digests(context) != before[name]]
+    assert repeated == ["plan", "generate", "evaluate"]
 
 
 def test_a_changed_or_missing_file_or_image_makes_the_tasks_again(context: RunContext) -> None:

@@ -18,7 +18,7 @@ from schemas.files import read_json, write_json
 from student.models import base
 from student.registry import publish as registry
 from student.registry.card_exam import exam_section
-from student.registry.lookup import list_models, read_scorecard, resolve
+from student.registry.lookup import find_version, list_models, resolve
 from student.registry.oci_layout import DirectoryStore
 from teacher.domain import pack
 from teacher.models import catalog
@@ -87,9 +87,9 @@ def test_a_worse_student_is_stored_and_latest_stays_at_the_last_good_one(
     assert worse.result["held_back"].startswith("worse than legal:1: of 40 tasks 0 were passed by")
     card = (worse.directory / "publish" / "files" / "README.md").read_text()
     assert "Release: held back: worse than legal:1" in card
-    model = resolve(store, "legal:3")
-    published = read_scorecard(store.repository("legal"), model)
-    assert published and published["release"]["against"] == "legal:1"  # not the one held back
+    published = find_version(store, "legal:3")
+    assert published and published.scorecard
+    assert published.scorecard["release"]["against"] == "legal:1"  # not the one held back
     capfd.readouterr()
     log_summary(worse.context, {"stages": {}, "report": "report.html", "published": worse.result})
     printed = capfd.readouterr().err

@@ -32,5 +32,22 @@ def test_a_gate_for_a_part_that_the_exam_lacks_is_refused(tmp_path: Path) -> Non
         planned(tmp_path, "gate.min_parts={all_tools: 0.3, new_templates: 0.3}")
 
 
+@pytest.mark.parametrize(
+    ("variable", "setting"),
+    [
+        ("STILLHOUSE_TEACHER_KEY", "serve.url=http://gpu-7:8000/v1"),
+        ("STILLHOUSE_USER_KEY", "generate.user={url: http://gpu-8:8000/v1, model: m}"),
+    ],
+)
+def test_a_key_that_would_be_sent_unencrypted_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variable: str, setting: str
+) -> None:
+    monkeypatch.setenv(variable, "sk-f4ke")
+    with pytest.raises(
+        InputError, match=f"http://gpu-.:8000/v1: found {variable} set, .*expected https"
+    ):
+        planned(tmp_path, setting)
+
+
 def test_a_gate_for_a_part_of_the_exam_is_planned(tmp_path: Path) -> None:
     assert planned(tmp_path, "gate.min_parts={all_tools: 0.3}")["exam"] == 2

@@ -53,3 +53,11 @@ def test_fewer_requests_in_flight_than_the_recipe_allows_are_named() -> None:
     assert request_lines({"in_flight": {"lowest": 256, "most": 256}}) == []
     [line] = request_lines({"in_flight": {"lowest": 12, "most": 256}})
     assert line.startswith("as few as 12 of 256 requests in flight")
+
+
+def test_reworded_requests_are_counted_with_the_reasons_of_the_others() -> None:
+    rewritten = {"asked": 50, "taken": 20, "rejected": {"lost": 9, "truncated": 21}}
+    assert request_lines({"rewritten": rewritten}) == [
+        "20 of 50 requests were reworded; of the others the original stands (truncated 21, lost 9)"
+    ]
+    assert request_lines({"rewritten": {"asked": 0, "taken": 0, "rejected": {}}}) == []

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from jsonschema import Draft202012Validator
 
-from schemas.documents import check_document
+from schemas.documents import HERE, check_document
 from schemas.errors import StageError
+from schemas.files import read_json
 from schemas.recipe import Evaluate, Gate
-from schemas.scorecard import PART_TITLES, compare, wilson_interval
+from schemas.scorecard import PART_TITLES, compare, conduct_text, wilson_interval
 from schemas.trace import Trace
 from student import evaluate
 from student.evaluate import Candidate, gate, score, well_formed
@@ -166,6 +168,46 @@ def test_the_score_is_of_the_whole_toolbox_and_each_part_has_its_own_result():
         "unasked_write": {"tasks": 0, "calls": 0},
     }
     assert parts["as_trained"]["unasked_write"] == {"tasks": 2, "calls": 3}
+
+
+def test_swarms_are_counted_with_their_failures_and_shown_as_one_line():
+    def swarm(passed, critical, serial, used, *failures):
+        trace, task = exam("swarm", "compared_terms", state=passed, part="all_tools")
+        trace["outcome"]["swarm"] = {
+            "agents": 3,
+            "stages": 1,
+            "critical_steps": critical,
+            "serial_steps": serial,
+            "calls": 7,
+            "answered": 3,
+            "used": used,
+            "failures": [{"name": name, "detail": "why"} for name in failures],
+        }
+        return trace, task
+
+    one = swarm(True, 5, 9, 3)
+    others = [swarm(False, 8, 8, 0, "serial_collapse", "lost_result")]
+    others += [swarm(False, 8, 9, 1, "serial_collapse"), exam(part="all_tools")]
+    score = scored(one, *others)
+    part = score["parts"]["all_tools"]
+    assert part["swarm"] == {
+        "tasks": 3,
+        "passed": 1,
+        "agents": 9,
+        "answered": 9,
+        "used": 4,
+        "critical_steps": 21,
+        "serial_steps": 26,
+        "failures": {"lost_result": 1, "serial_collapse": 2},
+    }
+    assert conduct_text(part) == (
+        "swarms passed 1 of 3, 21 critical steps of 26 serial ones, results used of 4 of 9 sub-agents;"
+        " lost_result in 1; serial_collapse in 2"
+    )
+    assert conduct_text(scored(exam(part="all_tools"))["parts"]["all_tools"]) == ""
+    rule = read_json(HERE / "scorecard.schema.json")
+    schema = {"$ref": "#/$defs/part", "$defs": rule["$defs"]}
+    assert Draft202012Validator(schema).is_valid(part)
 
 
 def test_tasks_without_a_part_count_as_those_of_the_whole_toolbox():

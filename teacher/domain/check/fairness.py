@@ -141,14 +141,20 @@ def _texts_in(value: Any, depth: int) -> Iterator[str]:
 
 
 def _lookups(domain: Domain, episodes: Episodes, split: Split) -> Iterator[tuple[str, str]]:
-    """Yields the texts by which reading calls name something, after the tool; no values of an enum, no dates."""
+    """Yields the texts by which reading calls name something, after the tool; no values of an enum, no dates.
+
+    Clause 7.2 of contract C-104 is none: it is a place inside of what another argument identifies.
+    """
     for episode in (episode for group in episodes.values() for episode in group):
         if episode.blueprint is None or episode.job.split != split:
             continue
         request = episode.blueprint.request
         for (tool, arguments), writes in zip(episode.blueprint.plan, episode.writes, strict=False):
             properties = properties_of(domain, tool)
+            identified = {v for v in arguments.values() if isinstance(v, str) and _is_entity(v)}
             for name, value in arguments.items():
+                if identified and value not in identified:
+                    continue
                 is_open = isinstance(value, str) and "enum" not in properties.get(name, {})
                 if (
                     is_open

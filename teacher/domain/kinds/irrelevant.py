@@ -11,7 +11,7 @@ from teacher.domain.blueprint import Answer
 from teacher.domain.drift import other_pack
 from teacher.domain.kinds.facts import stated_values
 from teacher.domain.kinds.reach import is_reachable
-from teacher.domain.pack import PACKS, Domain
+from teacher.domain.pack import Domain, other_packs
 from teacher.domain.scoring import answer_matches
 from teacher.domain.tasks import build
 from teacher.domain.worlds import hash_world, start_world
@@ -55,8 +55,7 @@ def _absent(task: Task, domain: Domain) -> Task | None:
 
 def _foreign(task: Task, domain: Domain, rng: random.Random) -> Task | None:
     """The task with a request that another pack's templates make."""
-    names = [file.parent.name for file in sorted(PACKS.glob("*/domain.yaml"))]
-    names = [name for name in names if PACKS / name != domain.path]
+    names = other_packs(domain)
     if not names:
         return None
     other = other_pack(rng.choice(names))

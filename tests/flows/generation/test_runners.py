@@ -274,6 +274,9 @@ def test_a_shard_of_two_writers_whose_file_is_not_its_receipts_is_played_again(
     Solver.asked.clear()
     result = generate(tmp_path, server, changes={"generate.runner": "dask"})
     assert torn and len(Solver.asked) == len(set(Solver.asked)) == result["requests"]
+    [shown] = [each for each in tracked() if each.name == "shards"]
+    assert shown.done == shown.total and shown.numbers
+    assert shown.numbers.verdicts.total() == result["traces"]
     assert all(read_receipt(tmp_path / "run", shard) for shard in cut(TASKS, SHARD))
     again = generate(tmp_path, server)
     assert again["traces"] == result["traces"]

@@ -35,7 +35,7 @@ def opened(run: Path, *changes: str) -> Iterator[RunContext]:
     settings = [
         *("teacher=openai", "serve.url=http://127.0.0.1:1/v1", "serve.model=m", "tasks.exam=12"),
         *(f"tasks.train={TASKS}", f"generate.shard={SHARD}", "generate.preflight=false"),
-        *("tasks.mix={lookup: 2, workflow: 2, document: 1, chart: 0}", "generate.workers=2"),
+        *("tasks.mix={lookup: 2, workflow: 2, document: 0, chart: 1}", "generate.workers=2"),
         *("filter.max_tokens=8192", "train.max_length=8192", "train.holdout=0.2"),
         f"publish.store={run.parent / 'store'}",
     ]

@@ -11,7 +11,7 @@ from published_student import Q8, publish_legal
 
 from schemas.errors import StageError
 from student.registry import oci_http
-from student.registry.lookup import list_models, resolve
+from student.registry.lookup import find_version, list_models, resolve
 from student.registry.store import open_store
 
 
@@ -32,6 +32,7 @@ def test_listing_and_resolving_ask_for_the_tags_once_and_for_no_manifest_twice(
     for look, versions in (
         (lambda: list_models(gate.store(), ["legal"]), 2),
         (lambda: [resolve(gate.store(), "legal")], 1),
+        (lambda: [find_version(gate.store(), "legal")], 1),
     ):
         gate.requests.clear()
         assert len(look()) == versions

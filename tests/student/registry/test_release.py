@@ -10,10 +10,10 @@ from published_student import Q8, make_files, make_manifest, make_scorecard
 
 from schemas.documents import check_document
 from schemas.files import sha256, write_json
-from student.registry.lookup import resolve
+from student.registry.lookup import find_version, resolve
 from student.registry.oci_layout import DirectoryStore
 from student.registry.publish import LatestMoved, Published, publish
-from student.registry.release import EvaluatedAgain, find_latest, judge, same_student
+from student.registry.release import EvaluatedAgain, judge, same_student
 from student.registry.store import Store
 
 TASKS = [f"legal-exam-{number}" for number in range(40)]
@@ -77,7 +77,7 @@ def test_a_student_that_is_significantly_worse_does_not_become_latest(
     store = DirectoryStore(tmp_path / "store")
     release(store, tmp_path / "1", scorecard(before))
     new = scorecard(after)
-    verdict = judge(new, find_latest(store, "legal"), None, level)
+    verdict = judge(new, find_version(store, "legal"), None, level)
     assert (verdict["passed"], verdict["against"]) == (may, "legal:1")
     assert verdict["digest"] == resolve(store, "legal:1").digest
     assert (verdict["worse_p"] > level, verdict["evaluated"]) == (may, "published")
@@ -108,7 +108,7 @@ def test_what_cannot_be_compared_does_not_become_latest(
 ) -> None:
     store = DirectoryStore(tmp_path / "store")
     release(store, tmp_path / "1", card)
-    latest = find_latest(store, "legal")
+    latest = find_version(store, "legal")
     assert latest
     known: EvaluatedAgain = {"digest": again.get("digest", latest.model.digest)}
     if "reason" in again:
@@ -123,7 +123,7 @@ def test_what_cannot_be_compared_does_not_become_latest(
 
 def test_the_first_version_has_nothing_to_be_compared_with(tmp_path: Path) -> None:
     store = DirectoryStore(tmp_path / "store")
-    verdict = judge(scorecard([]), find_latest(store, "legal"), None, 0.05)
+    verdict = judge(scorecard([]), find_version(store, "legal"), None, 0.05)
     assert verdict["passed"] and "first version" in verdict["detail"]
 
 
@@ -141,7 +141,7 @@ def test_a_version_that_is_held_back_is_stored_and_latest_stays(
     release(store, tmp_path / "1", scorecard(TASKS[:20]))
     for number, passed in ((2, TASKS[:10]), (3, TASKS[:21])):
         card = scorecard(passed)
-        latest = find_latest(store, "legal")
+        latest = find_version(store, "legal")
         assert latest and latest.reference == "legal:1"
         card["release"] = judge(card, latest, None, 0.05)
         assert card["release"]["passed"] == (number == 3)

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 from oci_server import Fault, Gate, OciServer, needs_registry, oci_server
-from published_student import document, names_in, publish_legal
+from published_student import Q8, document, names_in, publish_legal
 
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, write_json
@@ -150,6 +150,25 @@ def test_what_is_not_signed_by_the_key_is_refused_or_warned_of(
         return
     pull(signed, "legal", tmp_path / "out", report=lines.append)
     assert len(lines) == (policy == "warn")
+
+
+@pytest.mark.parametrize("tag", ["2", "2-q8_0", "1-q4_k_m"])
+def test_a_signed_version_under_another_number_variant_or_name_is_refused(
+    signed: DirectoryStore, tmp_path: Path, tag: str
+) -> None:
+    publish_legal(signed, tmp_path / "2", Q8 + b"2")
+    repository = signed.repository("legal")
+    old = repository.find("1-q8_0" if "-" in tag else "1")
+    assert old
+    repository.set_tags({tag: old})
+    with pytest.raises(
+        GateError, match=f"legal:{tag}: found what was signed as legal:1: not pulled"
+    ):
+        pull(signed, f"legal:{tag}", tmp_path / "out")
+    pull(signed, "legal:1", tmp_path / "out")
+    (signed.directory / "legal").rename(signed.directory / "medical")
+    with pytest.raises(GateError, match="medical:1: found what was signed as legal:1"):
+        pull(signed, "medical:1", tmp_path / "other")
 
 
 def test_a_version_that_is_changed_has_no_signature(signed: DirectoryStore, tmp_path: Path) -> None:

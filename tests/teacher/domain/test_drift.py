@@ -64,9 +64,9 @@ def test_an_episode_with_the_shown_solution_passes_and_shows_no_name_of_the_worl
         assert passed(trace) and not trace["outcome"]["unasked_writes"]
         assert [tool["function"]["name"] for tool in trace["tools"]] == task["tools"]
         text = json.dumps([trace["tools"], trace["messages"], hint(task)])
-        # A result may have an identifier that no offered tool takes, such as an obligation's.
+        # Keys of results too, also where no offered tool takes the identifier.
         ids = {"contract_id", "matter_id", "amendment_id", "obligation_id"}
-        own_names = {*LEGAL.tools, *(ids & {*task["drift"]["parameters"].values()})}
+        own_names = {*LEGAL.tools, *ids}
         others = set(task["drift"]["distractors"])
         assert not {name for name in own_names - others if f'"{name}' in text}
 

@@ -176,7 +176,7 @@ def test_the_tools_of_held_out_templates_are_trained_by_others(name: str) -> Non
     held_out = held_out_templates(domain, Tasks())
     words = {kind: 0.0 for kind in domain.spec["kinds"] if kind not in ("lookup", "workflow")}
     rows = sample(domain, "train", 120, seed=0, mix=words)
-    assert {domain.templates[n].kind for n in held_out} == {"lookup", "workflow"}
+    assert {domain.templates[n].kind for n in held_out} >= {"lookup", "workflow"}
     trained = {t for row in rows if row["template"] not in held_out for t in solution_tools(row)}
     assert {t for row in rows for t in solution_tools(row)} == trained
 

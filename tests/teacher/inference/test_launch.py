@@ -189,6 +189,9 @@ def test_a_hosted_api_needs_its_key_and_the_key_goes_over_no_open_line(
 
     assert key("http://gpu-7:8000/v1") == "EMPTY"
     assert key("https://api.moonshot.example/v1") == "sk-of-moonshot"
+    monkeypatch.setenv("STILLHOUSE_TEACHER_KEY", "sk-mine")
+    with pytest.raises(InputError, match="STILLHOUSE_TEACHER_KEY set, .* unencrypted"):
+        key("http://gpu-7:8000/v1")
 
 
 # ------------------------------------------------------------------------------------- a server of one's own

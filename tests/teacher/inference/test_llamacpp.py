@@ -9,6 +9,7 @@ import pytest
 
 from schemas.errors import StageError
 from teacher.inference import llamacpp
+from teacher.inference.host import multiplies_bfloat16
 from teacher.inference.llamacpp import binary, find_binary, run_tool, server_weights
 
 
@@ -202,19 +203,19 @@ def test_weights_without_requantize_are_served_as_they_are(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("cpuinfo", "expected"),
     [
-        ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n", "BF16"),
-        ("processor : 0\nflags\t\t: fpu avx2 f16c avx512f avx512_vnni\n", "F16"),
-        ("CPU implementer : 0x41\nFeatures : fp asimd bf16\n", "F16"),
-        (None, "F16"),
+        ("processor : 0\nflags\t\t: fpu avx512f avx512_bf16 amx_tile\n", True),
+        ("processor : 0\nflags\t\t: fpu avx2 f16c avx512f avx512_vnni\n", False),
+        ("CPU implementer : 0x41\nFeatures : fp asimd bf16\n", False),
+        (None, False),
     ],
 )
-def test_the_type_that_is_served_follows_the_cpu(
-    tmp_path: Path, cpuinfo: str | None, expected: str
+def test_a_cpu_that_multiplies_bfloat16_is_recognised(
+    tmp_path: Path, cpuinfo: str | None, expected: bool
 ) -> None:
     file = tmp_path / "cpuinfo"
     if cpuinfo is not None:
         file.write_text(cpuinfo)
-    assert llamacpp._fastest_type(file) == expected
+    assert multiplies_bfloat16(file) == expected
 
 
 def test_weights_are_requantized_once_beside_themselves(

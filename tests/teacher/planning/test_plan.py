@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from conversations import CONVERSATIONS, conversation, teacher_of
 from vllm_parser import parse as parse_by_vllm
 from vllm_parser import serve_arguments
@@ -257,7 +256,7 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
 
     Training took 493 s. A run of 220 tasks sent 1,191 requests, and on idle cores the first 246 took 297 s.
     """
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    monkeypatch.setattr("student.training.memory.multiplies_bfloat16", lambda: True)
     recipe, loaded, image_store = (
         recipe_file.load("local"),
         domain.load("legal"),

@@ -258,6 +258,20 @@ def test_a_sub_agent_gets_its_share_of_the_calls_and_an_error_after_it(
     assert [len(child["outcome"]["tool_errors"]) for child in trace["children"]] == [1, 1, 1, 1]
 
 
+def test_one_cap_counts_the_calls_of_the_orchestrator_and_of_its_sub_agents(
+    legal: Domain, task: Task
+) -> None:
+    own = calls(*[("get_matter", {"matter_id": f"M-{n}"}) for n in (101, 102, 104)])
+    every = calls(*map(assign, prompts(task)))
+    model = with_lead(task, calls(create()), own, every, own, task["reply"])
+    assert failures(play(legal, task, model, caps=Caps(calls=10))) == []
+    trace = play(legal, task, model, caps=Caps(calls=9))
+    assert "over_cap" in failures(trace) and len(trace["children"]) == 4
+    assert ["over_cap: 9 calls" in text for text in results(trace)].count(True) == 1
+    # Three calls are used, so that one is left, and of four assignments one starts.
+    assert len(play(legal, task, model, caps=Caps(calls=4))["children"]) == 1
+
+
 @pytest.mark.parametrize(
     ("call", "name"),
     [
