@@ -1,7 +1,6 @@
 """The checks of the pre-flight, against a faithful server on this machine, one with a single fault, and llama.cpp's."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,27 +22,12 @@ from faithful_teacher import (
 )
 from teacher_faults import FAULTS, narrates_after_a_result, never_calls, stops_after_a_result
 
-from teacher.inference import client, llamacpp
+from teacher.inference import llamacpp
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.llama_server import serve
 from teacher.models import catalog
 from teacher.preflight import run, vendor_verifier
 from teacher.preflight.target import Limits
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with contextlib.closing(Server(faithful_teacher())) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.005)
-    monkeypatch.setattr(client, "_LONGEST_WAIT", 0.01)
-    monkeypatch.setattr(run, "_PATIENCE", 0.5)
-    for name in ("STILLHOUSE_TEACHER_KEY", "MOONSHOT_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,7 @@
 """A pre-flight as a whole: servers that are no teacher, the arguments of a person, the lines of a terminal."""
 
-import contextlib
 import socket
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,26 +19,9 @@ from faithful_teacher import (
 from teacher_faults import narrates_after_a_result
 
 from schemas.errors import InputError
-from teacher.inference import client
 from teacher.inference.endpoint import Endpoint
 from teacher.preflight import run
 from teacher.preflight.target import Limits
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with contextlib.closing(Server(faithful_teacher())) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.005)
-    monkeypatch.setattr(client, "_LONGEST_WAIT", 0.01)
-    monkeypatch.setattr(run, "_PATIENCE", 0.5)
-    for name in ("STILLHOUSE_TEACHER_KEY", "MOONSHOT_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-
 
 # ------------------------------------------------------------------------------------- no server worth the name
 

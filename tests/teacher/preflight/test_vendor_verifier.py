@@ -1,7 +1,5 @@
 """The two metrics of the vendor verifier, and the references that they compare with."""
 
-import contextlib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +11,9 @@ from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, write_jsonl
 from schemas.trace import Usage
 from teacher.domain import tasks
-from teacher.inference import client
 from teacher.inference.endpoint import Endpoint
 from teacher.inference.replies import Reply
 from teacher.preflight import run, vendor_verifier
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with contextlib.closing(Server(faithful_teacher())) as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def waits_are_short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "_FIRST_WAIT", 0.005)
-    monkeypatch.setattr(client, "_LONGEST_WAIT", 0.01)
-    monkeypatch.setattr(run, "_PATIENCE", 0.5)
-    for name in ("STILLHOUSE_TEACHER_KEY", "MOONSHOT_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
 
 
 def reply_of(finish_reason: str, *made: tuple[str, str]) -> Reply:
