@@ -10,7 +10,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from schemas.canonical import arguments_text
 from schemas.task import Task
 from schemas.trace import (
     Detected,
@@ -24,10 +23,8 @@ from schemas.trace import (
     failure_reason,
 )
 from teacher.dialects.base import (
+    AdaptedRequest,
     Dialect,
-    calls_of,
-    json_text,
-    plain_text,
 )
 from teacher.domain.drift import tools_of
 from teacher.domain.json_answers import answer_problem
@@ -39,8 +36,8 @@ from teacher.domain.worlds import PackFault, hash_world, start_world
 from teacher.inference.replies import request_row
 from teacher.rollout.calls import call_error, execute
 from teacher.rollout.conduct import Conduct, Ran
-from teacher.rollout.guidance import Guidance
-from teacher.rollout.turn import Complete, complete_message
+from teacher.rollout.guidance import Guidance, Turn
+from teacher.rollout.turn import Complete, complete_message, kept_message
 from teacher.rollout.user import PlayedBy, has_text, user_of
 from teacher.scenes.images import ImageLimitError, ImageStore, detach_images, request_messages
 
@@ -135,165 +132,222 @@ async def run(
     """
     if world is None:
         world, _ = start_world(domain.environment, **task)
-    conduct = Conduct(task, domain, world)
-    offered = tools_of(domain, task)
-    shown = settings.guidance.shown_tools(task, offered)
-    system: Message = {"role": "system", "content": task["system"]}
-    request: Message = {"role": "user", "content": request_content(task)}
-    # `messages` is what the trace stores; `context`, which the model is shown, also has worked examples and hints.
-    messages = [system, request]
-    context = [system, *(message for example in examples for message in example), request]
-    sampling: dict[str, Any] = {
-        "max_tokens": settings.max_tokens,
-        "temperature": settings.temperature,
-        "top_p": settings.top_p,
-    }
-    if crew:
-        sampling["parallel_tool_calls"] = (
-            True  # llama.cpp lets some models write one call otherwise
-        )
-    if settings.logprobs:
-        sampling |= {"logprobs": True, "top_logprobs": settings.logprobs}
-    user = user_of(task, settings.user, attempt)
-    max_steps = settings.max_steps
-    requests: list[Request] = []
-    tool_errors: list[int] = []
-    detected: list[Detected] = []
-    steps, error = 0, None
-    end = End.STEP_LIMIT
+    episode = _Episode(task, domain, complete, settings, attempt, hinted, world, crew, budget)
+    episode.context[1:1] = [message for example in examples for message in example]
+    while episode.end is None:
+        await episode.take_turn()
+    return episode.trace(maker)
 
-    while steps < max_steps:
-        steps += 1
+
+class _Episode:
+    """One attempt at a task while it runs; the parameters are those of `run`.
+
+    messages: what the trace stores. context: what the model is shown, also worked examples and hints. end, error: why
+    the episode ended; None before.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        domain: Domain,
+        complete: Complete,
+        settings: Settings,
+        attempt: int,
+        hinted: bool,
+        world: Any,
+        crew: Crew | None,
+        budget: CallBudget | None,
+    ) -> None:
+        self._task, self._domain, self._world = task, domain, world
+        self._complete, self._settings = complete, settings
+        self._attempt, self._hinted, self._crew, self._budget = attempt, hinted, crew, budget
+        self._conduct = Conduct(task, domain, world)
+        self._offered = tools_of(domain, task)
+        self._shown = settings.guidance.shown_tools(task, self._offered)
+        self._user = user_of(task, settings.user, attempt)
+        self._steps, self._max_steps = 0, settings.max_steps
+        self._requests: list[Request] = []
+        self._tool_errors: list[int] = []
+        self._detected: list[Detected] = []
+        self.messages: list[Message] = [
+            {"role": "system", "content": task["system"]},
+            {"role": "user", "content": request_content(task)},
+        ]
+        self.context = [*self.messages]
+        self.end: End | None = None
+        self._error: str | None = None
+
+    async def take_turn(self) -> None:
+        """Gets a message of the model and runs its calls, or hands it to the user; or ends the episode."""
+        if self._steps >= self._max_steps:
+            return self._finish(End.STEP_LIMIT)
+        self._steps += 1
+        await self._ask()
+        if self.end is None:
+            calls = self.messages[-1].get("tool_calls")
+            await (self._run_calls(calls) if calls else self._hand_to_user())
+
+    def _finish(self, end: End, error: str | None = None) -> None:
+        self.end, self._error = end, error
+
+    def _add(self, message: Message) -> None:
+        self.messages.append(message)
+        self.context.append(message)
+
+    async def _ask(self) -> None:
+        """Adds the model's next message; the episode ends if it is unusable or none came."""
         # A call that the task made fail has to be made again, so guidance does not count its result.
-        results = sum(message["role"] == "tool" for message in messages) - len(conduct.faults)
-        told = sum(message["role"] == "user" for message in messages) - 1
-        turn = settings.guidance.before_turn(
-            task, number=steps, results=results, told=told, hinted=hinted
+        results = sum(m["role"] == "tool" for m in self.messages) - len(self._conduct.faults)
+        told = sum(m["role"] == "user" for m in self.messages) - 1
+        turn = self._settings.guidance.before_turn(
+            self._task, number=self._steps, results=results, told=told, hinted=self._hinted
         )
-        context += turn.hints
-        # The hints of a further request for the same message are not kept.
-        shown_now = [context + turn.prefill]
-        shown_now += [context + each.hints + each.prefill for each in turn.together]
+        self.context += turn.hints
         try:
-            prompts = [
-                request_messages(one, settings.images, settings.image_store, settings.image_limits)
-                for one in shown_now
-            ]
+            adapted = self._adapted_requests(turn)
         except ImageLimitError as limit:
-            end, error = End.TEACHER_ERROR, str(limit)
-            break
-        adapted = [
+            return self._finish(End.TEACHER_ERROR, str(limit))
+        replies, parsed, actions = await complete_message(
+            adapted, [*self._offered], self._attempt, self._complete, self._settings.dialect
+        )
+        self._requests += [request_row(reply) for reply in replies]
+        self._detected += [
+            {"step": self._steps, "name": name, "action": action} for name, action in actions
+        ]
+        if parsed is None:
+            return self._finish(End.TEACHER_ERROR, replies[-1].error)
+        self._add(kept_message(parsed.message, self._steps))
+        if failure := parsed.failure:
+            retried = f"; the retry: {replies[-1].error}" if replies[-1].error else ""
+            return self._finish(End.UNUSABLE_REPLY, f"{failure.name}: {failure.detail}{retried}")
+        if replies[-1].finish_reason == "length":
+            return self._finish(End.TRUNCATED)
+
+    def _adapted_requests(self, turn: Turn) -> list[AdaptedRequest]:
+        """The requests for one message: of a turn, and of those together with it, whose hints are not kept.
+
+        Raises:
+            ImageLimitError: more or larger images than the server accepts.
+        """
+        settings = self._settings
+        sampling: dict[str, Any] = {
+            "max_tokens": settings.max_tokens,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+        }
+        if self._crew:  # llama.cpp lets some models write one call otherwise
+            sampling["parallel_tool_calls"] = True
+        if settings.logprobs:
+            sampling |= {"logprobs": True, "top_logprobs": settings.logprobs}
+        contexts = [self.context + turn.prefill]
+        contexts += [self.context + each.hints + each.prefill for each in turn.together]
+        prompts = [
+            request_messages(each, settings.images, settings.image_store, settings.image_limits)
+            for each in contexts
+        ]
+        return [
             settings.dialect.adapt_request(
-                prompt, shown, {**sampling, **each.parameters}, settings.mode
+                prompt, self._shown, {**sampling, **each.parameters}, settings.mode
             )
             for prompt, each in zip(prompts, (turn, *turn.together), strict=True)
         ]
-        replies, parsed, actions = await complete_message(
-            adapted, [*offered], attempt, complete, settings.dialect
-        )
-        requests += [request_row(reply) for reply in replies]
-        detected += [{"step": steps, "name": name, "action": action} for name, action in actions]
-        if parsed is None:
-            end, error = End.TEACHER_ERROR, replies[-1].error
-            break
-        message = _assistant_message(parsed.message, steps)
-        messages.append(message)
-        context.append(message)
-        if failure := parsed.failure:
-            end, error = End.UNUSABLE_REPLY, f"{failure.name}: {failure.detail}"
-            if replies[-1].error:
-                error += f"; the retry: {replies[-1].error}"
-            break
-        if replies[-1].finish_reason == "length":
-            end = End.TRUNCATED
-            break
-        if not message.get("tool_calls"):
-            said = await user.reply(messages) if user and has_text(message) else None
-            if said is None or (said.text is None and said.fault is None):
-                end = End.ANSWERED
-                break
-            if said.fault:
-                end, error = End.USER_FAULT, said.fault
-                break
-            messages.append({"role": "user", "content": said.text})
-            context.append(messages[-1])
-            max_steps += 1
-            continue
-        if _repeats_calls(messages):
-            messages.pop()
-            end, error = End.STEP_LIMIT, f"the same call {_REPEATS} times in a row"
-            break
-        delegated = await crew.answer(message["tool_calls"], world) if crew else {}
-        if delegated:
-            conduct.writes.state = hash_world(world)  # sub-agents answer for their own writes
-        for call in message["tool_calls"]:
-            try:
-                if call["id"] in delegated:
-                    ran = Ran(*delegated[call["id"]])
-                elif budget and budget.left < 1:
-                    ran = call_error(f"over_cap: {budget.made} calls were made, no more can")
-                else:
-                    if budget:
-                        budget.made += 1
-                    ran = execute(
-                        call["function"],
-                        offered,
-                        task,
-                        world,
-                        messages,
-                        settings.image_store,
-                        conduct,
-                        domain,
-                    )
-                    conduct.note(len(messages), call["function"], ran)
-            except PackFault as fault:
-                end, error = End.TOOL_CRASHED, fault.detail
-                break
-            if ran.is_error:
-                tool_errors.append(len(messages))
-            messages.append({"role": "tool", "tool_call_id": call["id"], "content": ran.content})
-            context.append(messages[-1])
-        if end == End.TOOL_CRASHED:
-            break
 
-    text = (messages[-1].get("content") or "") if end == End.ANSWERED else ""
-    checks = _check(task, text, conduct.writes.state)
-    stored, images = detach_images(messages)
-    trace: Trace = {
-        "version": 1,
-        "id": f"{task['id']}/{attempt}",
-        "task": {
-            "id": task["id"],
-            "domain": task["domain"],
-            "split": task["split"],
-            "kind": task["kind"],
-            "template": task["template"],
-            "seed": task["seed"],
-        },
-        "teacher": maker,
-        "tools": [*offered.values()],
-        "messages": stored,
-        "images": images,
-        "grounding": settings.images if images else None,
-        "calls": requests,
-        "hinted": hinted,
-        "outcome": {
-            "steps": steps,
-            "ended": end,
-            "error": error,
-            "checks": checks,
-            "tool_errors": tool_errors,
-            **conduct.outcome(text, passes=checks["answer"] is not False and checks["state"]),
-            "detected": detected,
-        },
-        "verdict": None,
-        "children": crew.children if crew else [],
-    }
-    if user:
-        trace["user"] = user.turns()
-    if problem := answer_problem(task["checks"]["answer"], text):
-        trace["outcome"]["answer_problem"] = problem
-    return trace
+    async def _hand_to_user(self) -> None:
+        """Adds what the user replies to a message without calls; the episode ends if that is nothing."""
+        user = self._user if has_text(self.messages[-1]) else None
+        said = await user.reply(self.messages) if user else None
+        if said and said.fault:
+            return self._finish(End.USER_FAULT, said.fault)
+        if said is None or said.text is None:
+            return self._finish(End.ANSWERED)
+        self._add({"role": "user", "content": said.text})
+        self._max_steps += 1
+
+    async def _run_calls(self, calls: list[dict[str, Any]]) -> None:
+        """Runs the calls of the last message and adds their results."""
+        if _repeats_calls(self.messages):
+            self.messages.pop()
+            return self._finish(End.STEP_LIMIT, f"the same call {_REPEATS} times in a row")
+        delegated = await self._crew.answer(calls, self._world) if self._crew else {}
+        if delegated:  # sub-agents answer for their own writes
+            self._conduct.writes.state = hash_world(self._world)
+        for call in calls:
+            try:
+                done = delegated.get(call["id"])
+                ran = Ran(*done) if done else self._run_call(call["function"])
+            except PackFault as fault:
+                return self._finish(End.TOOL_CRASHED, fault.detail)
+            if ran.is_error:
+                self._tool_errors.append(len(self.messages))
+            self._add({"role": "tool", "tool_call_id": call["id"], "content": ran.content})
+
+    def _run_call(self, function: dict[str, Any]) -> Ran:
+        """Runs a call in the world.
+
+        Raises:
+            PackFault: the tool has a fault.
+        """
+        if self._budget:
+            if self._budget.left < 1:
+                return call_error(f"over_cap: {self._budget.made} calls were made, no more can")
+            self._budget.made += 1
+        ran = execute(
+            function,
+            self._offered,
+            self._task,
+            self._world,
+            self.messages,
+            self._settings.image_store,
+            self._conduct,
+            self._domain,
+        )
+        self._conduct.note(len(self.messages), function, ran)
+        return ran
+
+    def trace(self, maker: Maker) -> Trace:
+        """The trace of an episode that has ended."""
+        task = self._task
+        assert self.end is not None
+        text = (self.messages[-1].get("content") or "") if self.end == End.ANSWERED else ""
+        checks = _check(task, text, self._conduct.writes.state)
+        stored, images = detach_images(self.messages)
+        trace: Trace = {
+            "version": 1,
+            "id": f"{task['id']}/{self._attempt}",
+            "task": {
+                "id": task["id"],
+                "domain": task["domain"],
+                "split": task["split"],
+                "kind": task["kind"],
+                "template": task["template"],
+                "seed": task["seed"],
+            },
+            "teacher": maker,
+            "tools": [*self._offered.values()],
+            "messages": stored,
+            "images": images,
+            "grounding": self._settings.images if images else None,
+            "calls": self._requests,
+            "hinted": self._hinted,
+            "outcome": {
+                "steps": self._steps,
+                "ended": self.end,
+                "error": self._error,
+                "checks": checks,
+                "tool_errors": self._tool_errors,
+                **self._conduct.outcome(
+                    text, passes=checks["answer"] is not False and checks["state"]
+                ),
+                "detected": self._detected,
+            },
+            "verdict": None,
+            "children": self._crew.children if self._crew else [],
+        }
+        if self._user:
+            trace["user"] = self._user.turns()
+        if problem := answer_problem(task["checks"]["answer"], text):
+            trace["outcome"]["answer_problem"] = problem
+        return trace
 
 
 def passed(trace: Trace) -> bool:
@@ -331,27 +385,3 @@ def _check(task: Task, text: str, state: str) -> OutcomeChecks:
     if answer and answer["type"] == "asks" and text.strip() in task["request"]:
         is_answered = False
     return {"answer": is_answered, "state": state == task["checks"]["state"]}
-
-
-def _assistant_message(message: Message, step: int) -> Message:
-    """Returns the part of a reply that a conversation keeps, with new ids: a model's may be anything.
-
-    Arguments get their canonical form. The journal keeps the reply as it came.
-    """
-    result: Message = {"role": "assistant", "content": plain_text(message.get("content"))}
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    if reasoning:
-        result["reasoning_content"] = reasoning
-    if calls := calls_of(message):
-        result["tool_calls"] = [
-            {
-                "id": f"call_{step}_{number}",
-                "type": "function",
-                "function": {
-                    "name": call["function"].get("name") or "",
-                    "arguments": arguments_text(json_text(call["function"].get("arguments"))),
-                },
-            }
-            for number, call in enumerate(calls)
-        ]
-    return result

@@ -4,7 +4,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-from teacher.dialects.base import AdaptedRequest, Detection, Dialect, ParsedReply, calls_of
+from schemas.canonical import arguments_text
+from schemas.trace import Message
+from teacher.dialects.base import (
+    AdaptedRequest,
+    Detection,
+    Dialect,
+    ParsedReply,
+    calls_of,
+    json_text,
+    plain_text,
+)
 from teacher.inference.replies import Reply
 
 Complete = Callable[..., Awaitable[Reply]]
@@ -39,6 +49,30 @@ async def complete_message(
         if not calls_of(more.message):
             break
     return replies, parsed, actions
+
+
+def kept_message(message: Message, step: int) -> Message:
+    """Returns the part of a reply that a conversation keeps, with new ids: a model's may be anything.
+
+    Arguments get their canonical form. The journal keeps the reply as it came.
+    """
+    result: Message = {"role": "assistant", "content": plain_text(message.get("content"))}
+    reasoning = message.get("reasoning_content") or message.get("reasoning")
+    if reasoning:
+        result["reasoning_content"] = reasoning
+    if calls := calls_of(message):
+        result["tool_calls"] = [
+            {
+                "id": f"call_{step}_{number}",
+                "type": "function",
+                "function": {
+                    "name": call["function"].get("name") or "",
+                    "arguments": arguments_text(json_text(call["function"].get("arguments"))),
+                },
+            }
+            for number, call in enumerate(calls)
+        ]
+    return result
 
 
 async def _complete(
