@@ -118,7 +118,7 @@ def context(
         "publish.store": str(run.with_name("store")),
         "tasks.train": str(SEEDS),
         "tasks.exam": "60",
-        "tasks.mix": "{document: 0, chart: 0, lookup: 1, workflow: 1}",
+        "tasks.mix": "{document: 0, chart: 0, extract: 0, lookup: 1, workflow: 1}",
         "generate.preflight": "false",
         "generate.constrain": "false",
         "generate.examples": "0",

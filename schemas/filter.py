@@ -42,8 +42,9 @@ _EXPECTED = {
 # Opens the system message that shows a teacher the solution; the stored messages must not contain it.
 HINT_HEADER = "Plan for this task (do not mention it):"
 
-# The student's token count at the end of each turn that the trace teaches.
-CountTokens = Callable[[Trace], list[int]]
+# (trace, enough): the student's token count at the end of each turn that the trace teaches. One of at most `enough` may
+# be given as a larger number up to `enough`.
+CountTokens = Callable[[Trace, int], list[int]]
 
 
 class FilterSettings(Filter):
@@ -155,8 +156,10 @@ def _unrepeated_fault(trace: Trace) -> int | None:
 def _check_length(
     trace: Trace, settings: FilterSettings, count_tokens: CountTokens
 ) -> Verdict | None:
+    limit = settings.max_tokens
+    enough = limit if settings.max_turn is None else min(limit, settings.max_turn)
     try:
-        turns = count_tokens(trace)
+        turns = count_tokens(trace, enough)
     except Refused as error:
         return rejected(error.reason, str(error))
     except ValueError as error:
@@ -165,8 +168,8 @@ def _check_length(
         return rejected(
             "tool_error_unrecovered", "every turn met an error, so there is none to learn from"
         )
-    if max(turns) > settings.max_tokens:
-        return rejected("too_long", f"{max(turns)} tokens, at most {settings.max_tokens}")
+    if max(turns) > limit:
+        return rejected("too_long", f"{max(turns)} tokens, at most {limit}")
     if settings.max_turn is not None and min(turns) > settings.max_turn:
         return rejected(
             "too_long", f"{min(turns)} tokens in its first turn, at most {settings.max_turn}"

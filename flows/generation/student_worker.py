@@ -142,9 +142,9 @@ def _judge_of(run: Path, opened: _Opened) -> Any:
 
 def token_counter(renderer: "Renderer") -> "CountTokens":
     """The function that returns a trace's tokens at the end of each turn that it teaches."""
-    from student.rendering.examples import turns
+    from student.rendering.examples import turn_lengths
 
-    return lambda trace: [len(turn) for turn in turns(trace, renderer)]
+    return lambda trace, enough: turn_lengths(trace, renderer, enough)
 
 
 def _job(run: Path, stage: Stage) -> Job:

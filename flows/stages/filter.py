@@ -165,11 +165,12 @@ def _salvage(
         turns = harmless_turns(trace, tasks[name], context.domain)
         if len(turns) > len(best[name]["trained"] if name in best else ()):
             trace["trained"] = turns
+            limit = settings.max_turn or settings.max_tokens
             try:
-                lengths = turn_lengths(trace)
+                lengths = turn_lengths(trace, limit)
             except (Refused, ValueError):  # as of a trace that the filter judges
                 continue
-            if max(lengths) <= (settings.max_turn or settings.max_tokens):
+            if max(lengths) <= limit:
                 best[name] = trace
     with open_jsonl(context.path("filter", "salvaged.jsonl")) as write:
         for trace in best.values():

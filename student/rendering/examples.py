@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from schemas.trace import Message, Trace
 from student.rendering.labels import IGNORED
-from student.rendering.renderer import Renderer
+from student.rendering.renderer import Conversation, Renderer
 from student.rendering.served import as_served
 
 
@@ -58,20 +58,33 @@ def turns(trace: Trace, renderer: Renderer) -> list[Turn]:
         Unrenderable: the student's template cannot render the trace.
         ControlTokenInText, ServedOtherwise: as of `check_texts` and `check_calls`.
     """
+    return [
+        Turn(renderer.ids(prompt, image_names), renderer.ids(target), image_names)
+        for prompt, target, image_names in _written(trace, renderer)
+    ]
+
+
+def turn_lengths(trace: Trace, renderer: Renderer, enough: int) -> list[int]:
+    """The tokens of each turn to train on; where these are at most `enough`, maybe a larger number up to `enough`.
+
+    Raises as `turns`.
+    """
+    return [renderer.turn_length(*written, enough) for written in _written(trace, renderer)]
+
+
+def _written(trace: Trace, renderer: Renderer) -> Iterator[tuple[str, str, list[str]]]:
+    """Yields prompt, target and images of each turn to train on."""
     renderer.check_texts(trace["messages"])
     trace = as_served(trace, renderer)
     messages, tools = trace["messages"], trace["tools"]
     failed = _failed_turns(messages, trace["outcome"]["tool_errors"])
     trained = trace.get("trained", range(len(messages)))
-    targets = []
+    conversation = Conversation(renderer, messages, tools)
     for index, message in enumerate(messages):
         if message["role"] == "assistant" and index not in failed and index in trained:
             renderer.check_calls(message, tools)
-            prompt, target = renderer.turn(messages, tools, index)
-            image_names = renderer.image_names(messages[:index])
-            prompt_ids = renderer.ids(prompt, image_names)
-            targets.append(Turn(prompt_ids, renderer.ids(target), image_names))
-    return targets
+            prompt, target = conversation.turn(index)
+            yield prompt, target, renderer.image_names(messages[:index])
 
 
 def join(turns: list[Turn]) -> Iterator[Example]:

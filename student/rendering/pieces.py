@@ -8,6 +8,7 @@ Prepend), a piece is read otherwise than alone, and the whole text is read each 
 import json
 import re
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 # Parts of a tokenizer that read a piece alike wherever it lies.
@@ -46,6 +47,30 @@ class Pieces:
             elif piece:
                 ids.extend(self._known.get(piece) or self._remember(piece))
         return ids
+
+    def length(self, texts: Sequence[str], enough: int) -> int:
+        """The number of ids of some texts, each read by itself. Up to `enough` it may be larger than that.
+
+        Each token takes at least one character of a piece in ASCII, which no known normalizer makes longer. So a text
+        that is much shorter than `enough` tokens need not be read.
+        """
+        if not self.is_possible:
+            return sum(len(self._read(text)) for text in texts)
+        characters = sum(map(len, texts))
+        if characters <= enough and all(map(str.isascii, texts)):
+            return characters
+        pieces = [piece for text in texts for piece in self._cut.split(text) if piece]
+        most = sum(map(self._most, pieces))
+        return most if most <= enough else sum(map(self._count, pieces))
+
+    def _count(self, piece: str) -> int:
+        return 1 if piece in self._special else len(self._known.get(piece) or self._remember(piece))
+
+    def _most(self, piece: str) -> int:
+        """At least the number of a piece's ids."""
+        if piece in self._known or piece in self._special or not piece.isascii():
+            return self._count(piece)
+        return len(piece)
 
     def _remember(self, piece: str) -> "array[int]":
         if self._characters > _CHARACTERS:

@@ -7,6 +7,7 @@ students there is student/rendering/vision.py.
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -19,12 +20,14 @@ from student.rendering import bare_values, markers, probe
 from student.rendering.errors import ControlTokenInText, ServedOtherwise, Unrenderable
 from student.rendering.pieces import Pieces
 from student.rendering.template_line import line_at
+from student.rendering.template_parts import Parts, compiled
 from teacher.scenes.images import ImageStore, request_messages
 
 # What engines fill in by the day: llama.cpp passes the date of today as `date_string`, transformers nothing. This is
 # the default of Llama's templates.
 DATE = {"date_string": "26 Jul 2024"}
 _TOOL_LISTS = 1024
+_EMPTY = "Cannot apply chat template to an empty conversation. Provide at least one message."
 
 
 class Renderer:
@@ -48,8 +51,7 @@ class Renderer:
         self.image_store = image_store
         self.overridden: list[str] = []
         self.unknown: Sequence[range] = ()
-        # By their JSON: tools in canonical form and what is wrong with their numbers.
-        self._tools: dict[str, tuple[list[Tool], str | None]] = {}
+        self._tools: dict[str, TemplateTools] = {}  # by their JSON
 
     def text(
         self, messages: list[Message], tools: list[Tool], add_generation_prompt: bool = False
@@ -60,7 +62,7 @@ class Renderer:
             Unrenderable: the template raises an error.
             ServedOtherwise: a number in a call or a tool's schema, which the server would print otherwise.
         """
-        return self._apply(messages, tools, add_generation_prompt, self.arguments_as_text)
+        return Conversation(self, messages, tools).text(len(messages), add_generation_prompt)
 
     def _apply(
         self,
@@ -69,34 +71,18 @@ class Renderer:
         add_generation_prompt: bool,
         as_text: bool,
     ) -> str:
-        try:
-            return self.tokenizer.apply_chat_template(
-                [template_message(m, as_text) for m in self.template_messages(messages)],
-                tools=self._template_tools(tools) or None,
-                chat_template=self.template,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-                **DATE,
-            )
-        except (TemplateError, TypeError) as error:  # TypeError: None or a list instead of text
-            raise Unrenderable(f"the student's template: {error}") from error
+        conversation = Conversation(self, messages, tools, as_text)
+        return conversation.text(len(messages), add_generation_prompt)
 
-    def _template_tools(self, tools: list[Tool]) -> list[Tool]:
-        """Tools as the template receives them. Traces of a run have few lists of tools, so they are checked once.
-
-        Raises:
-            ServedOtherwise: as `text`.
-        """
+    def template_tools(self, tools: list[Tool]) -> "TemplateTools":
+        """Tools as the template receives them. Traces of a run have few lists of tools, so they are checked once."""
         text = json.dumps(tools)
         if text not in self._tools:
             if len(self._tools) == _TOOL_LISTS:
                 self._tools.clear()
             whole = canonical(tools)
-            self._tools[text] = whole, number_problem(whole, "tools")
-        whole, problem = self._tools[text]
-        if problem:
-            raise ServedOtherwise(f"{problem}, as llama.cpp prints it")
-        return whole
+            self._tools[text] = TemplateTools(whole, number_problem(whole, "tools"))
+        return self._tools[text]
 
     def template_line(self, messages: list[Message], tools: list[Tool], at: int) -> tuple[int, str]:
         """The number and text of the template's line that writes character `at` of the prompt of messages."""
@@ -129,6 +115,12 @@ class Renderer:
         """Token ids of rendered text, which contains its special tokens. Images are in words here."""
         return self._pieces.ids(text)
 
+    def turn_length(self, prompt: str, target: str, image_names: Sequence[str], enough: int) -> int:
+        """The number of token ids of a turn. Where that is at most `enough`, a larger number may be returned that is
+        at most `enough` too: it is known without reading most texts.
+        """
+        return self._pieces.length((prompt, target), enough)
+
     @cached_property
     def _pieces(self) -> Pieces:
         return Pieces(self.tokenizer)
@@ -139,24 +131,7 @@ class Renderer:
         Raises:
             Unrenderable: the template does not render the turn after its own prompt, so no server could produce it.
         """
-        prompt = self.text(messages[:index], tools, add_generation_prompt=True)
-        whole = self.text(messages[: index + 1], tools)
-        if not whole.startswith(prompt):
-            raise Unrenderable(
-                f"the student's template renders message {index} otherwise than after its generation prompt"
-            )
-        target = whole[len(prompt) :]
-        ends = [target.rfind(token) + len(token) for token in self.stop if token in target]
-        if not ends:
-            raise Unrenderable(
-                f"the student's template ends message {index} with none of {self.stop}"
-            )
-        for call in messages[index].get("tool_calls") or []:
-            if call["function"]["name"] not in target:
-                raise Unrenderable(
-                    f"the student's template drops the call of {call['function']['name']} in message {index}"
-                )
-        return prompt, target[: max(ends)]
+        return Conversation(self, messages, tools).turn(index)
 
     def check_calls(self, message: Message, tools: list[Tool]) -> None:
         """Raises ServedOtherwise if the server reads a valid call of a turn otherwise than the student writes it."""
@@ -236,6 +211,95 @@ class Renderer:
     def arguments_as_text(self) -> bool:
         """Whether the template reads a call's arguments as JSON text, because it cannot render them as an object."""
         return not probe.renders(self._apply, 1, False) and probe.renders(self._apply, 1, True)
+
+
+@dataclass(frozen=True)
+class TemplateTools:
+    """A list of tools in canonical form.
+
+    problem: what the server would print otherwise. written: what loops over them wrote (template_parts.Parts).
+    """
+
+    tools: list[Tool]
+    problem: str | None
+    written: dict[Any, str] = field(default_factory=dict)
+
+
+class Conversation:
+    """The prompts and turns of one conversation, whose messages and tools are converted once.
+
+    as_text: as of `template_message`; None leaves it to the renderer.
+    """
+
+    def __init__(
+        self,
+        renderer: Renderer,
+        messages: Sequence[Message],
+        tools: list[Tool],
+        as_text: bool | None = None,
+    ) -> None:
+        self._renderer, self._messages, self._tools = renderer, messages, tools
+        self._as_text = renderer.arguments_as_text if as_text is None else as_text
+        self._converted: list[Message] = []
+
+    @cached_property
+    def _template(self) -> Any:
+        return compiled(self._renderer.template)
+
+    @cached_property
+    def _variables(self) -> dict[str, Any]:
+        """What the template gets beside messages. Raises ServedOtherwise as Renderer.text."""
+        offered = self._renderer.template_tools(self._tools)
+        if offered.problem:
+            raise ServedOtherwise(f"{offered.problem}, as llama.cpp prints it")
+        tools = offered.tools or None
+        return {
+            "tools": tools,
+            "documents": None,
+            **self._renderer.tokenizer.special_tokens_map,
+            **DATE,
+            **Parts(self._converted, tools, offered.written).variables(),
+        }
+
+    def text(self, count: int, add_generation_prompt: bool = False) -> str:
+        """The first `count` messages as the server renders them. Raises as Renderer.text."""
+        renderer = self._renderer
+        try:
+            rest = self._messages[len(self._converted) : count]
+            for message in renderer.template_messages(rest):
+                self._converted.append(template_message(message, self._as_text))
+            if not count:
+                raise ValueError(_EMPTY)
+            return self._template.render(
+                messages=self._converted[:count],
+                add_generation_prompt=add_generation_prompt,
+                **self._variables,
+            )
+        except (TemplateError, TypeError) as error:  # TypeError: None or a list instead of text
+            raise Unrenderable(f"the student's template: {error}") from error
+
+    def turn(self, index: int) -> tuple[str, str]:
+        """The prompt and the target of the assistant's turn at `index`, as text. Raises as Renderer.turn."""
+        prompt = self.text(index, add_generation_prompt=True)
+        whole = self.text(index + 1)
+        if not whole.startswith(prompt):
+            raise Unrenderable(
+                f"the student's template renders message {index} otherwise than after its generation prompt"
+            )
+        target = whole[len(prompt) :]
+        ends = [
+            target.rfind(token) + len(token) for token in self._renderer.stop if token in target
+        ]
+        if not ends:
+            raise Unrenderable(
+                f"the student's template ends message {index} with none of {self._renderer.stop}"
+            )
+        for call in self._messages[index].get("tool_calls") or []:
+            if call["function"]["name"] not in target:
+                raise Unrenderable(
+                    f"the student's template drops the call of {call['function']['name']} in message {index}"
+                )
+        return prompt, target[: max(ends)]
 
 
 def template_message(message: Message, as_text: bool = False) -> Message:

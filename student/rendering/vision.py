@@ -156,15 +156,21 @@ class VisionRenderer(Renderer):
         Raises:
             Unrenderable: the text has more or fewer placeholders than there are images.
         """
-        if image_names is not None:
-            parts = text.split(self.placeholder)
-            if len(parts) != len(image_names) + 1:
-                raise Unrenderable(
-                    f"the student's template shows {len(parts) - 1} images of {len(image_names)}"
-                )
-            repeated = [self.placeholder * self.tokens(name) for name in image_names]
-            text = "".join(a + b for a, b in zip(parts, [*repeated, ""], strict=True))
-        return super().ids(text)
+        return super().ids(text if image_names is None else self._with_tokens(text, image_names))
+
+    def turn_length(self, prompt: str, target: str, image_names: Sequence[str], enough: int) -> int:
+        return super().turn_length(
+            self._with_tokens(prompt, image_names), target, image_names, enough
+        )
+
+    def _with_tokens(self, text: str, image_names: Sequence[str]) -> str:
+        parts = text.split(self.placeholder)
+        if len(parts) != len(image_names) + 1:
+            raise Unrenderable(
+                f"the student's template shows {len(parts) - 1} images of {len(image_names)}"
+            )
+        repeated = [self.placeholder * self.tokens(name) for name in image_names]
+        return "".join(a + b for a, b in zip(parts, [*repeated, ""], strict=True))
 
     def tokens(self, name: str) -> int:
         """The number of tokens that an image of the image store takes."""

@@ -183,14 +183,14 @@ def test_the_verdict_of_a_malformed_message_has_its_index():
 
 
 def test_a_trace_is_too_long_only_above_the_limit_of_tokens_that_the_caller_counts():
-    assert check_trace(trace(), SETTINGS, lambda _: [300, 1000])["kept"]
-    assert check_trace(trace(), SETTINGS, lambda _: [300, 1001])["reason"] == "too_long"
+    assert check_trace(trace(), SETTINGS, lambda *_: [300, 1000])["kept"]
+    assert check_trace(trace(), SETTINGS, lambda *_: [300, 1001])["reason"] == "too_long"
 
 
 def test_with_max_turn_at_least_one_turn_must_end_within_it():
     splits = SETTINGS.model_copy(update={"max_turn": 200})
-    assert check_trace(trace(), splits, lambda _: [200, 900])["kept"]
-    verdict = check_trace(trace(), splits, lambda _: [201, 900])
+    assert check_trace(trace(), splits, lambda *_: [200, 900])["kept"]
+    verdict = check_trace(trace(), splits, lambda *_: [201, 900])
     assert (verdict["reason"], verdict["detail"]) == (
         "too_long",
         "201 tokens in its first turn, at most 200",
@@ -218,7 +218,7 @@ def test_a_trace_that_llama_cpp_renders_otherwise_is_rejected_by_that_reason():
 
 
 def test_a_trace_without_a_turn_to_learn_from_is_rejected():
-    assert check_trace(trace(), SETTINGS, lambda _: [])["reason"] == "tool_error_unrecovered"
+    assert check_trace(trace(), SETTINGS, lambda *_: [])["reason"] == "tool_error_unrecovered"
 
 
 def reasons(judged):

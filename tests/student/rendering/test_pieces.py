@@ -44,6 +44,20 @@ def test_the_ids_of_pieces_are_those_of_the_whole_text(name: str, parts: list[st
     assert pieces.is_possible
 
 
+@pytest.mark.parametrize("name", STUDENTS)
+@settings(max_examples=15, deadline=None)
+@given(texts=st.lists(WORDS.map(str), max_size=12), enough=st.integers(0, 40))
+def test_a_length_is_exact_where_it_may_be_more_than_enough(
+    name: str, texts: list[str], enough: int
+) -> None:
+    tokenizer = tokenizer_of(name)
+    exact = sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    pieces = Pieces(tokenizer)
+    pieces.ids("".join(texts[:1]))  # some are known
+    length = pieces.length(texts, enough)
+    assert length == exact if exact > enough else exact <= length <= max(enough, exact)
+
+
 @pytest.mark.parametrize(
     ("normalizer", "pre_tokenizer"),
     [
@@ -64,3 +78,4 @@ def test_a_tokenizer_that_marks_the_beginning_of_a_text_reads_it_whole(
     assert not pieces.is_possible
     text = "ab<|end|>ba"
     assert pieces.ids(text) == tokenizer(text, add_special_tokens=False)["input_ids"]
+    assert pieces.length([text, text], 100) == 2 * len(pieces.ids(text))
