@@ -91,7 +91,7 @@ def measure(part: str, size: int, work: Path) -> dict[str, float]:
             pass
         if part == "client":
             return _measured(lambda: PIPELINE["generate"].run(opened), size)
-        _repeat_traces(run, size)
+        repeat_traces(run, size)
         inputs = PIPELINE["generate"].inputs(opened)
         with opened.run.stage("generate", inputs, [run / DIRECTORY]) as result:
             result["traces"] = size
@@ -143,7 +143,7 @@ def _numbered(task: dict[str, Any], number: int) -> dict[str, Any]:
     return {**task, "id": f"{task['id']}-{number}", "request": request}
 
 
-def _repeat_traces(run: Path, size: int) -> None:
+def repeat_traces(run: Path, size: int) -> None:
     """Writes as many shards of traces as a run of `size` tasks has: solved tasks, without a client."""
     tasks: RowFile[Any] = RowFile(run / "tasks" / "train.jsonl")
     domain = load("legal")

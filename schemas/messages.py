@@ -100,8 +100,9 @@ def _shape(messages: Any, tools: Any, is_parsed: bool) -> Iterable[_Finding]:
         detail = f"messages: found {brief(messages)}, expected a list of at least one message"
         yield malformed(None, detail)
         return
+    is_json = is_parsed or not_json(messages) is None
     for index, message in enumerate(messages):
-        problem = _message_problem(message, is_parsed)
+        problem = _message_problem(message, is_json)
         if problem:
             yield malformed(index, problem)
     if not any(isinstance(m, dict) and m.get("role") == "assistant" for m in messages):
@@ -122,21 +123,22 @@ def _images(messages: list[Message], images: Any) -> Iterable[_Finding]:
 
 def _tool_problems(tools: list[Any]) -> Iterable[str]:
     named: dict[str, Any] = {}
+    is_json = not_json(tools) is None
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
         name = function.get("name") if isinstance(function, dict) else None
         if not isinstance(name, str) or not name:
             yield f'tools[{index}]: found {brief(tool)}, expected {{"type", "function": {{"name"}}}}'
-        elif problem := not_json(tool):
+        elif not is_json and (problem := not_json(tool)):
             yield f"tools[{index}]: {problem}"
         elif named.setdefault(name, function) != function:
             yield f"tools[{index}]: {name} is defined twice, differently"
 
 
-def _message_problem(message: Any, is_parsed: bool) -> str | None:
+def _message_problem(message: Any, is_json: bool) -> str | None:
     if not isinstance(message, dict):
         return f"found {brief(message)}, expected an object"
-    if not is_parsed and (problem := not_json(message)):
+    if not is_json and (problem := not_json(message)):
         return problem
     role, content = message.get("role"), message.get("content")
     if role not in _ROLES:

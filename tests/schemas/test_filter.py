@@ -198,7 +198,7 @@ def test_with_max_turn_at_least_one_turn_must_end_within_it():
 
 
 def test_a_trace_that_the_template_cannot_render_is_rejected_with_the_templates_message():
-    def refuses(_):
+    def refuses(*_):
         raise ValueError("the student's template: only user\nand assistant")
 
     verdict = check_trace(trace(), SETTINGS, refuses)
@@ -207,7 +207,7 @@ def test_a_trace_that_the_template_cannot_render_is_rejected_with_the_templates_
 
 
 def test_a_trace_that_llama_cpp_renders_otherwise_is_rejected_by_that_reason():
-    def differs(_):
+    def differs(*_):
         raise EnginesDiffer("find: fee: found 1234567.89")
 
     verdict = check_trace(trace(), SETTINGS, differs)

@@ -16,7 +16,7 @@ from turns import TOOLS, TWO_REQUESTS, called, calls, result, says, stretches, t
 from schemas.canonical import EnginesDiffer, MarkerInText
 from student.models import base
 from student.rendering.errors import Unrenderable
-from student.rendering.examples import examples
+from student.rendering.examples import examples, turn_lengths, turns
 from student.rendering.labels import IGNORED
 from student.rendering.renderer import Renderer, template_message
 from student.rendering.served import as_served
@@ -186,6 +186,18 @@ def smollm_renderer() -> Renderer:
 
 
 # ------------------------------------------------------------------------------------- templates
+
+
+@pytest.mark.parametrize("renderer", [RENDERER, QWEN3, R1], ids=["smollm2-tools", "qwen3", "r1"])
+@hypothesis_settings(max_examples=20, deadline=None)
+@given(drawn=conversations(), below=st.integers(-40, 40))
+def test_lengths_of_turns_are_exact_above_a_limit_and_never_exceed_it_below(renderer, drawn, below):
+    """So the filter's verdicts and their numbers are those of exact counts."""
+    one = trace(*drawn)
+    exact = [len(turn) for turn in turns(one, renderer)]
+    limit = max(exact) - below
+    for length, known in zip(turn_lengths(one, renderer, limit), exact, strict=True):
+        assert length == known if known > limit else known <= length <= limit
 
 
 @pytest.mark.parametrize("renderer", [RENDERER, QWEN25], ids=["smollm2-tools", "qwen2.5"])
