@@ -20,9 +20,9 @@ from benchmarks import scale
 from flows.generation.shards import read_traces
 from flows.generation.student_worker import token_counter
 from flows.stages import PIPELINE
+from schemas.files import read_jsonl
 from schemas.filter import FilterSettings
 from schemas.filter_run import JudgeAlone
-from schemas.files import read_jsonl
 
 
 def main() -> None:
