@@ -39,6 +39,8 @@ class DecoderLayer:
         ValueError: the layer cannot be fused. The message names the layer and the reason.
     """
 
+    LINEARS = Linears
+
     def __init__(self, layer: Any, name: str) -> None:
         if type(layer).__name__ not in LAYERS:
             raise ValueError(
@@ -58,9 +60,9 @@ class DecoderLayer:
         self.size, self.scale = attention.head_dim, attention.scaling
         rank = padded_rank(max(m.r[m.active_adapters[0]] for m in projections))
         q, k, v, o, gate, up, down = projections
-        self.qkv, self.o = Linears([q, k, v], rank), Linears([o], rank)
-        self.gate_up, self.down = Linears([gate, up], rank), Linears([down], rank)
-        self.products = [self.qkv, self.o, self.gate_up, self.down]
+        groups = ([q, k, v], [o], [gate, up], [down])
+        self.products = [self.LINEARS(group, rank) for group in groups]
+        self.qkv, self.o, self.gate_up, self.down = self.products
         adapters = {id(p) for p in self.parameters()}
         for label, parameter in layer.named_parameters():
             if parameter.requires_grad and id(parameter) not in adapters:
@@ -219,13 +221,15 @@ class DecoderLayer:
         else:
             kernels.norm(x_TH, self.first_norm.weight, self.first_norm.variance_epsilon, normed_TH)
         grads_a_qkv = self.qkv.grad_a(grad_qkv_TO, normed_TH)
-        pairs = [
-            *zip(grads_a_qkv, grads_b_qkv, strict=True),
-            *zip(grads_a_o, grads_b_o, strict=True),
-            *zip(grads_a_gate_up, grads_b_gate_up, strict=True),
-            *zip(grads_a_down, grads_b_down, strict=True),
-        ]
-        dtypes = [p.dtype for p in self.parameters()]
-        return grad_x_TH, [
-            g.to(dtype) for g, dtype in zip((g for p in pairs for g in p), dtypes, strict=True)
-        ]
+        return grad_x_TH, self._in_order(
+            (grads_a_qkv, grads_b_qkv),
+            (grads_a_o, grads_b_o),
+            (grads_a_gate_up, grads_b_gate_up),
+            (grads_a_down, grads_b_down),
+        )
+
+    def _in_order(self, *grads: tuple[list[Tensor], list[Tensor]]) -> list[Tensor]:
+        """Returns the gradients of each product's A and B in the order and dtypes of `parameters`."""
+        pairs = [pair for of_a, of_b in grads for pair in zip(of_a, of_b, strict=True)]
+        flat = [grad for pair in pairs for grad in pair]
+        return [g.to(p.dtype) for g, p in zip(flat, self.parameters(), strict=True)]

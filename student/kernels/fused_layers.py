@@ -7,7 +7,8 @@ QLoRA (arXiv:2305.14314) holds the frozen weights in 4 bits and trains two low-r
 y = x W^T + s (x A^T) B^T (LoRA, arXiv:2106.09685). `install` replaces each decoder layer's forward by one autograd
 function. It differs from the modules that it replaces in what it recomputes and what it keeps:
 
-- a weight is dequantised once per pass, directly before its product, into one buffer that all layers share;
+- a weight is dequantised once per pass, directly before its product, into one buffer that all layers share. Weights in
+  FP8 are multiplied as they are, on GPUs that can (decoder_layer_fp8.py);
 - the adapter is part of the same product: [x, s x A^T] [W, B]^T forward, [dy, dy B] [W; s A] backward. Projections of
   one input (q, k, v; gate, up) are one product, and their input is read once for all their A;
 - a layer keeps only what would need another matrix product or attention to recompute. Norms, rotary embedding and
@@ -27,7 +28,7 @@ import torch
 from torch import Tensor
 
 from student.kernels.attention import Batch
-from student.kernels.decoder_layer import DecoderLayer
+from student.kernels.decoder_layer_fp8 import make_layer
 from student.kernels.host_offload import HostMemory
 from student.kernels.lora_linear import Buffer
 
@@ -60,7 +61,7 @@ class Fused:
         self.decoder, self.keep, self.offload = decoder, keep, offload
         self.batch: Batch | None = None
         self.host: HostMemory | None = None
-        self.layers = [DecoderLayer(layer, f"layer {i}") for i, layer in enumerate(decoder.layers)]
+        self.layers = [make_layer(layer, f"layer {i}") for i, layer in enumerate(decoder.layers)]
         products = [linears for layer in self.layers for linears in layer.products]
         self.buffer = Buffer(max(linears.elements for linears in products))
         for index, layer in enumerate(decoder.layers):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from student.kernels import nf4
+from student.kernels.fp8 import E4M3, Fp8Linear
 from student.kernels.triton_ops import ops
 
 
@@ -71,7 +72,7 @@ class Linears:
         """Returns A and B of each layer, read at each call because a trainer may have replaced them."""
         return [linear.weight for pair in self.pairs for linear in pair]
 
-    def _scaled_a(self, like: Tensor) -> Tensor:
+    def scaled_a(self, like: Tensor) -> Tensor:
         """Returns s A of all layers, stacked, [nR, K]."""
         pieces = []
         for (a, _), scale in zip(self.pairs, self.scales, strict=True):
@@ -84,7 +85,9 @@ class Linears:
         """Writes the base weights of all layers, dequantised if needed, into `out_OK`."""
         for rows, base in zip(self.row_slices, self.bases, strict=True):
             state = getattr(base.weight, "quant_state", None)
-            if state is None:
+            if isinstance(base, Fp8Linear):
+                torch.mul(base.weight.view(E4M3).to(out_OK.dtype), base.scale[:, None], out=out_OK[rows])
+            elif state is None:
                 out_OK[rows].copy_(base.weight)
             else:
                 ops(out_OK).dequantise(base.weight.data, state, out_OK[rows])
@@ -101,7 +104,7 @@ class Linears:
 
         `x_TK` is a matrix from `input`, with n R further columns. Without `output` only the second is computed.
         """
-        torch.mm(self.head(x_TK), self._scaled_a(x_TK).t(), out=x_TK[:, self.columns :])
+        torch.mm(self.head(x_TK), self.scaled_a(x_TK).t(), out=x_TK[:, self.columns :])
         low_TR = x_TK[:, self.columns :].clone()
         if not output:
             return None, low_TR
@@ -142,7 +145,7 @@ class Linears:
             return None
         weight_OK = buffer.matrix(grad_out_TO, self.rows + self.low, self.columns)
         self._write_weights(weight_OK[: self.rows])
-        weight_OK[self.rows :] = self._scaled_a(grad_out_TO)
+        weight_OK[self.rows :] = self.scaled_a(grad_out_TO)
         return torch.mm(grad_out_TO, weight_OK)
 
     def grad_a(self, grad_out_TO: Tensor, x_TK: Tensor) -> list[Tensor]:
@@ -192,10 +195,12 @@ def check(module: Any, name: str) -> None:
         raise ValueError(
             f"{name}: LoRA dropout {module.lora_dropout[adapter].p} cannot be fused; set it to 0"
         )
+    if isinstance(module.get_base_layer(), Fp8Linear):
+        return
     weight = module.get_base_layer().weight
     state = getattr(weight, "quant_state", None)
     if state is None and not weight.is_floating_point():
-        raise ValueError(f"{name}: its weight is {weight.dtype}, expected NF4 or a float type")
+        raise ValueError(f"{name}: its weight is {weight.dtype}, expected NF4, FP8 or a float type")
     if state is not None and (
         state.quant_type != "nf4"
         or tuple(state.code.tolist()) != nf4.VALUES

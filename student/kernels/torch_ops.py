@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from student.kernels.fp8 import E4M3, LARGEST, LEAST, Rows8
+
 
 def _wide(x: torch.Tensor) -> torch.dtype:
     """Returns the dtype of intermediate results: float32, or the dtype of `x` if that is wider."""
@@ -35,10 +37,18 @@ def place_adapters(adapters: list[torch.Tensor], rank: int, out_OR: torch.Tensor
         row += len(lora_b_OR)
 
 
-def norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float, out_TH: torch.Tensor) -> None:
+def norm(
+    x_TH: torch.Tensor,
+    weight_H: torch.Tensor,
+    eps: float,
+    out_TH: torch.Tensor,
+    rows8: Rows8 | None = None,
+) -> None:
     wide_TH = x_TH.to(_wide(x_TH))
     unit_TH = wide_TH * torch.rsqrt(wide_TH.pow(2).mean(-1, keepdim=True) + eps)
     out_TH.copy_(unit_TH * weight_H)
+    if rows8:
+        _write_rows8(out_TH, rows8)
 
 
 def norm_backward(
@@ -49,6 +59,8 @@ def norm_backward(
     residual_TH: torch.Tensor,
     grad_x_TH: torch.Tensor,
     normed_TH: torch.Tensor,
+    columns_H: torch.Tensor | None = None,
+    rows8: Rows8 | None = None,
 ) -> None:
     wide_TH = x_TH.to(_wide(x_TH))
     rstd_T1 = torch.rsqrt(wide_TH.pow(2).mean(-1, keepdim=True) + eps)
@@ -58,6 +70,8 @@ def norm_backward(
         rstd_T1 * (scaled_grad_TH - unit_TH * (scaled_grad_TH * unit_TH).mean(-1, keepdim=True))
         + residual_TH
     )
+    if rows8:
+        _write_rows8(grad_x_TH * columns_H, rows8)
 
 
 def rope(
@@ -116,13 +130,20 @@ def swiglu_backward(
     grad_TF: torch.Tensor,
     low_grad_TR: torch.Tensor,
     low_T2R: torch.Tensor,
+    adapters: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     gate_TF, up_TF = gate_up_T2F.to(_wide(gate_up_T2F)).chunk(2, dim=-1)
+    wide_grad_TF = grad_TF.to(_wide(grad_TF))
+    if adapters:
+        gate_TF, up_TF = _with_low_rank(gate_TF, up_TF, low_T2R, *adapters[:2])
+        wide_grad_TF = wide_grad_TF + (low_grad_TR @ adapters[2]).to(wide_grad_TF.dtype)
     sigmoid_TF = torch.sigmoid(gate_TF)
     silu_TF = gate_TF * sigmoid_TF
     product_TF = (silu_TF * up_TF).to(grad_TF.dtype)
-    grad_gate_TF = (grad_TF * up_TF * (sigmoid_TF + silu_TF * (1 - sigmoid_TF))).to(grad_TF.dtype)
-    grad_up_TF = (grad_TF * silu_TF).to(grad_TF.dtype)
+    grad_gate_TF = (wide_grad_TF * up_TF * (sigmoid_TF + silu_TF * (1 - sigmoid_TF))).to(
+        grad_TF.dtype
+    )
+    grad_up_TF = (wide_grad_TF * silu_TF).to(grad_TF.dtype)
     gate_up_T2F.copy_(torch.cat([grad_gate_TF, grad_up_TF], dim=-1))
     low_gate_TR, low_up_TR = low_T2R.chunk(2, dim=-1)
     factors = [
@@ -131,6 +152,58 @@ def swiglu_backward(
         grad_up_TF.t() @ low_up_TR,
     ]
     return torch.stack(factors, dim=1).to(_wide(grad_TF))
+
+
+def swiglu_low(
+    gate_up_T2F: torch.Tensor,
+    low_T2R: torch.Tensor,
+    b_gate_FR: torch.Tensor,
+    b_up_FR: torch.Tensor,
+) -> torch.Tensor:
+    gate_TF, up_TF = gate_up_T2F.to(_wide(gate_up_T2F)).chunk(2, dim=-1)
+    gate_TF, up_TF = _with_low_rank(gate_TF, up_TF, low_T2R, b_gate_FR, b_up_FR)
+    return (torch.nn.functional.silu(gate_TF) * up_TF).to(gate_up_T2F.dtype)
+
+
+def _with_low_rank(
+    gate_TF: torch.Tensor,
+    up_TF: torch.Tensor,
+    low_T2R: torch.Tensor,
+    b_gate_FR: torch.Tensor,
+    b_up_FR: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    low_gate_TR, low_up_TR = low_T2R.to(gate_TF.dtype).chunk(2, dim=-1)
+    gate_TF = gate_TF + low_gate_TR[:, : b_gate_FR.shape[1]] @ b_gate_FR.t().to(gate_TF.dtype)
+    return gate_TF, up_TF + low_up_TR[:, : b_up_FR.shape[1]] @ b_up_FR.t().to(up_TF.dtype)
+
+
+def quantise(x_TK: torch.Tensor, columns_K: torch.Tensor | None = None) -> Rows8:
+    out = Rows8.empty(x_TK)
+    wide_TK = x_TK.to(_wide(x_TK))
+    _write_rows8(wide_TK if columns_K is None else wide_TK * columns_K, out)
+    return out
+
+
+def _write_rows8(x_TK: torch.Tensor, out: Rows8) -> None:
+    x_TK = x_TK.to(_wide(x_TK))
+    out.scale.copy_(x_TK.abs().amax(dim=1, keepdim=True).clamp(min=LEAST) / LARGEST)
+    out.values.copy_((x_TK * (1 / out.scale)).clamp(-LARGEST, LARGEST).to(E4M3))
+
+
+def transpose(weight_OK: torch.Tensor, out_KO: torch.Tensor) -> None:
+    out_KO.copy_(weight_OK.t())
+
+
+def add_low_rank(
+    y_TO: torch.Tensor,
+    low_TR: torch.Tensor,
+    matrix_RO: torch.Tensor,
+    rank: int,
+    residual_TO: torch.Tensor | None = None,
+) -> torch.Tensor:
+    wide_TO = y_TO.to(_wide(y_TO))
+    wide_TO = wide_TO + (low_TR[:, : len(matrix_RO)] @ matrix_RO).to(wide_TO.dtype)
+    return y_TO.copy_(wide_TO if residual_TO is None else wide_TO + residual_TO)
 
 
 def cross_entropy(

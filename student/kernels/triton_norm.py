@@ -6,11 +6,16 @@ from __future__ import annotations
 
 import torch
 
+from student.kernels.fp8 import Rows8
 from student.kernels.triton_compat import jit, tl, triton
+from student.kernels.triton_fp8 import scale_of
 
 
 @jit
-def _norm(x, weight, out, x_stride, out_stride, size, eps, SIZE: tl.constexpr):
+def _norm(
+    x, weight, out, values, scales, x_stride, out_stride, size, eps,
+    SIZE: tl.constexpr, QUANTISE: tl.constexpr,
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, SIZE)
     inside = column < size
@@ -19,20 +24,35 @@ def _norm(x, weight, out, x_stride, out_stride, size, eps, SIZE: tl.constexpr):
     rstd = tl.rsqrt(tl.sum(value * value, 0) / size + eps)
     result = (value * rstd * w).to(out.dtype.element_ty)
     tl.store(out + row * out_stride + column, result, mask=inside)
+    if QUANTISE:
+        result = result.to(tl.float32)
+        scale = scale_of(tl.max(tl.abs(result), 0))
+        result = (result * (1.0 / scale)).to(values.dtype.element_ty)
+        tl.store(values + row * size + column, result, mask=inside)
+        tl.store(scales + row, scale)
 
 
-def norm(x_TH: torch.Tensor, weight_H: torch.Tensor, eps: float, out_TH: torch.Tensor) -> None:
-    """Writes the RMSNorm of the rows of `x_TH` into `out_TH` (arXiv:1910.07467)."""
+def norm(
+    x_TH: torch.Tensor,
+    weight_H: torch.Tensor,
+    eps: float,
+    out_TH: torch.Tensor,
+    rows8: Rows8 | None = None,
+) -> None:
+    """Writes the RMSNorm of the rows of `x_TH` into `out_TH` (arXiv:1910.07467), and into `rows8` in e4m3."""
     tokens, size = x_TH.shape
     _norm[(tokens,)](
         x_TH,
         weight_H,
         out_TH,
+        rows8.values if rows8 else None,
+        rows8.scale if rows8 else None,
         x_TH.stride(0),
         out_TH.stride(0),
         size,
         eps,
         SIZE=triton.next_power_of_2(size),
+        QUANTISE=rows8 is not None,
         num_warps=8,
     )
 
@@ -45,6 +65,9 @@ def _norm_backward(
     residual,
     grad_x,
     normed,
+    columns,
+    values,
+    scales,
     grad_stride,
     x_stride,
     residual_stride,
@@ -53,6 +76,7 @@ def _norm_backward(
     size,
     eps,
     SIZE: tl.constexpr,
+    QUANTISE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, SIZE)
@@ -66,7 +90,15 @@ def _norm_backward(
     tl.store(normed + row * normed_stride + column, (unit * w).to(normed.dtype.element_ty), inside)
     g *= w
     g = rstd * (g - unit * (tl.sum(g * unit, 0) / size)) + beside.to(tl.float32)
-    tl.store(grad_x + row * grad_x_stride + column, g.to(grad_x.dtype.element_ty), mask=inside)
+    result = g.to(grad_x.dtype.element_ty)
+    tl.store(grad_x + row * grad_x_stride + column, result, mask=inside)
+    if QUANTISE:
+        factor = tl.load(columns + column, mask=inside, other=0.0).to(tl.float32)
+        g = result.to(tl.float32) * factor
+        scale = scale_of(tl.max(tl.abs(g), 0))
+        g = (g * (1.0 / scale)).to(values.dtype.element_ty)
+        tl.store(values + row * size + column, g, mask=inside)
+        tl.store(scales + row, scale)
 
 
 def norm_backward(
@@ -77,10 +109,13 @@ def norm_backward(
     residual_TH: torch.Tensor,
     grad_x_TH: torch.Tensor,
     normed_TH: torch.Tensor,
+    columns_H: torch.Tensor | None = None,
+    rows8: Rows8 | None = None,
 ) -> None:
     """Writes the gradient of `norm`'s input plus `residual_TH` into `grad_x_TH`, and `norm`'s output into `normed_TH`.
 
-    `grad_TH` is the gradient of the norm's output, `residual_TH` the gradient that bypasses the norm.
+    `grad_TH` is the gradient of the norm's output, `residual_TH` the gradient that bypasses the norm. With `columns_H`
+    the result times `columns_H` is written into `rows8` too, in e4m3.
     """
     tokens, size = x_TH.shape
     _norm_backward[(tokens,)](
@@ -90,6 +125,9 @@ def norm_backward(
         residual_TH,
         grad_x_TH,
         normed_TH,
+        columns_H,
+        rows8.values if rows8 else None,
+        rows8.scale if rows8 else None,
         grad_TH.stride(0),
         x_TH.stride(0),
         residual_TH.stride(0),
@@ -98,5 +136,6 @@ def norm_backward(
         size,
         eps,
         SIZE=triton.next_power_of_2(size),
+        QUANTISE=rows8 is not None,
         num_warps=16,
     )

@@ -17,6 +17,10 @@ import torch
 from student.kernels import torch_ops
 from student.kernels.nf4 import dequantise as dequantise
 from student.kernels.triton_compat import jit, tl, triton
+from student.kernels.triton_fp8 import add_low_rank as add_low_rank
+from student.kernels.triton_fp8 import quantise as quantise
+from student.kernels.triton_fp8 import swiglu_low as swiglu_low
+from student.kernels.triton_fp8 import transpose as transpose
 from student.kernels.triton_norm import norm as norm
 from student.kernels.triton_norm import norm_backward as norm_backward
 from student.kernels.triton_rope import rope as rope

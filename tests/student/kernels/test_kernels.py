@@ -21,7 +21,7 @@ import pytest
 import torch
 from tensors import relative_error
 
-from student.kernels import nf4, torch_ops, triton_ops
+from student.kernels import fp8, nf4, torch_ops, triton_ops
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE, DTYPE = ("cpu", torch.float32) if INTERPRETED else ("cuda", torch.bfloat16)
@@ -132,6 +132,9 @@ def kernel_calls(**options: Any) -> list[tuple[str, tuple[Any, ...]]]:
     qkv = tensor(few, (heads + 2 * kv_heads) * head)
     rope_grads = tuple(tensor(few, n, head) for n in (heads, kv_heads, kv_heads))
     gate_up, low = tensor(tokens, 2 * size), (tensor(tokens, rank), tensor(tokens, 2 * rank))
+    b_gate, b_up = tensor(size, 5), tensor(size, rank)
+    rows8 = fp8.Rows8.empty(grads[0])
+    some_bytes = torch.randint(0, 256, (144, 336), dtype=torch.uint8, device=x.device)
     logits = tensor(few, 20000)
     labels = torch.randint(0, 20000, (few,), device=logits.device)
     calls: list[tuple[str, tuple[Any, ...]]] = [
@@ -139,6 +142,24 @@ def kernel_calls(**options: Any) -> list[tuple[str, tuple[Any, ...]]]:
         ("norm_backward", (grads[0], x, weight, 1e-6, *grads[1:])),
         ("swiglu", (gate_up, tensor(tokens, size))),
         ("swiglu_backward", (gate_up, tensor(tokens, size), *low)),
+        (
+            "swiglu_backward",
+            (gate_up, tensor(tokens, size), *low, (b_gate, b_up, tensor(rank, size))),
+        ),
+        ("swiglu_low", (gate_up, low[1], b_gate, b_up)),
+        ("norm", (x, weight, 1e-6, tensor(few, hidden), rows8)),
+        ("norm_backward", (grads[0], x, weight, 1e-6, *grads[1:], weight, rows8)),
+        ("quantise", (qkv,)),
+        ("quantise", (gate_up, tensor(2 * size))),
+        ("quantise", (torch.zeros_like(x),)),
+        ("quantise", (tensor(3, 5000), tensor(5000))),
+        ("quantise", (tensor(3, 20000),)),
+        ("add_low_rank", (tensor(tokens, 48), tensor(tokens, 32), tensor(32, 48), rank)),
+        (
+            "add_low_rank",
+            (tensor(tokens, 320), low[0], tensor(320, 5).t(), rank, tensor(tokens, 320)),
+        ),
+        ("transpose", (some_bytes, torch.empty_like(some_bytes).view(336, 144))),
         ("place_adapters", ([tensor(70, 5), tensor(9, 16), tensor(30, 8)], 16, tensor(109, 48))),
         ("place_adapters", ([tensor(70, 5)], 16, tensor(70, 16))),
         ("cross_entropy", (logits, labels, torch.tensor(0.5, device=logits.device))),
@@ -151,19 +172,37 @@ def kernel_calls(**options: Any) -> list[tuple[str, tuple[Any, ...]]]:
     return calls
 
 
+def convert_to_e4m3(convert: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    """Returns the interpreter's conversion of floats with PyTorch's for e4m3: its own halves a value that rounds up to
+    a power of two."""
+
+    def converted(data: np.ndarray, source: Any, to: Any, rounding: Any) -> np.ndarray:
+        if to.name != "fp8e4nv":
+            return convert(data, source, to, rounding)
+        values = torch.from_numpy(np.ascontiguousarray(data)).to(fp8.E4M3)
+        return values.view(torch.uint8).numpy()
+
+    return converted
+
+
 @runs_kernels
-def test_kernels_compute_what_pytorch_does():
+def test_kernels_compute_what_pytorch_does(monkeypatch):
+    if INTERPRETED:
+        from triton.runtime import interpreter
+
+        convert = convert_to_e4m3(interpreter._convert_float)
+        monkeypatch.setattr(interpreter, "_convert_float", convert)
     for name, arguments in kernel_calls():
         # The functions write into their arguments: each works on a copy, and all tensors are compared.
         ours, reference = copy.deepcopy(arguments), copy.deepcopy(arguments)
         results = getattr(triton_ops, name)(*ours), getattr(torch_ops, name)(*reference)
-        pairs = [
-            (a, b) for a, b in zip(ours, reference, strict=True) if isinstance(a, torch.Tensor)
-        ]
-        if results[0] is not None:
-            pairs.append(results)
-        for actual, expected in pairs:
-            assert relative_error(actual, expected) < MAX_RELATIVE_ERROR, name
+        for actual, expected in zip((*ours, results[0]), (*reference, results[1]), strict=True):
+            if isinstance(actual, fp8.Rows8):
+                actual, expected = (rows.values.float() * rows.scale for rows in (actual, expected))
+            if isinstance(actual, torch.Tensor) and expected.any():
+                assert relative_error(actual, expected) < MAX_RELATIVE_ERROR, name
+            elif isinstance(actual, torch.Tensor):
+                assert not actual.any(), name
 
 
 @needs_triton
