@@ -5,15 +5,16 @@
     python -m benchmarks.qlora --model 32b --with loop       # the fused layers in a bare training loop
     python -m benchmarks.qlora --model 32b --baseline        # the same loop with the stock modules
     python -m benchmarks.qlora --model 70b --smallest        # the least memory at batch size 1, in the loop
+    python -m benchmarks.qlora --model 32b --bits 8          # the loop with weights in FP8
     python -m benchmarks.qlora --model 32b --check           # gradients against float32, two layers
     python -m benchmarks.qlora --model 32b --profile         # time per kind of kernel in a step of the loop
 
 Needs an NVIDIA GPU and the packages torch, triton, transformers, peft and bitsandbytes; the rest of the project's
 environment is not needed. The trainers need more: see qlora_baselines.py. Downloads nothing.
 
-The weights are random: one layer is quantised (NF4, double quantisation) and repeated. The adapters have rank 16, on
-all linear layers, in bfloat16 as in stock TRL. AdamW trains them on random tokens that all count in the loss. Results
-and their explanation: qlora.md.
+The weights are random: one layer is quantised (NF4 with double quantisation, or FP8) and repeated. The adapters have
+rank 16, on all linear layers, in bfloat16 as in stock TRL. AdamW trains them on random tokens that all count in the
+loss. Rows and kept layers are those that training plans for the GPU. Results and their explanation: qlora.md.
 """
 
 import argparse
@@ -25,7 +26,7 @@ from collections import defaultdict
 from typing import Any
 
 # Imported first: it configures torch's memory allocator, which must happen before torch is imported.
-from benchmarks.qlora_setup import DEVICE, SHAPES, build, row, timed
+from benchmarks.qlora_setup import DEVICE, SHAPES, build, planned, row, timed
 
 # isort: split
 import torch
@@ -33,11 +34,10 @@ from torch import nn
 
 from benchmarks import qlora_baselines
 from student.kernels import fused_layers, torch_ops
+from student.kernels.fp8 import Fp8Linear
 from student.kernels.linear_cross_entropy import linear_cross_entropy
 
-# (rows of 2,048 tokens in a step, layers that keep their activations), on 80 GB.
-BEST = {"32b": (2, 64), "70b": (1, 80)}
-TRAINERS = ["trl", "liger", "unsloth", "ours"]
+TRAINERS = ["trl", "liger", "unsloth", "ours", "fp8"]
 
 
 def main() -> None:
@@ -64,6 +64,9 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, help="fewer layers than the real model")
     parser.add_argument(
+        "--bits", type=int, choices=(4, 8), help="of the loop's weights: NF4 or FP8 (default: 4)"
+    )
+    parser.add_argument(
         "--baseline", action="store_true", help="stock modules instead of the fused layers"
     )
     parser.add_argument(
@@ -75,14 +78,12 @@ def main() -> None:
     if options.check:
         check(options.model)
         return
-    rows, keep = (1, 0) if options.smallest else BEST[options.model]
-    keep = keep if options.keep is None else options.keep
-    loop = options.baseline or options.smallest or options.profile
+    loop = options.baseline or options.smallest or options.profile or options.bits is not None
     trainers = options.trainers or (["loop"] if loop else TRAINERS)
     if trainers != ["loop"]:
         if loop:
             parser.error(
-                "--baseline, --smallest and --profile need the loop: expected no --with, or --with loop"
+                "--baseline, --smallest, --profile and --bits need the loop: expected no --with, or --with loop"
             )
         if len(trainers) > 1:
             arguments = sys.argv[1:]
@@ -94,7 +95,9 @@ def main() -> None:
         (trainer,) = trainers
         if trainer == "unsloth" and options.unsloth_path:
             sys.path.insert(0, options.unsloth_path)
-        rows = options.rows or qlora_baselines.BATCH[options.model].get(trainer, rows)
+        fixed = qlora_baselines.BATCH[options.model].get(trainer)
+        options.rows = options.rows or fixed
+        rows, keep = batch(options, 8 if trainer == "fp8" else 4)
         qlora_baselines.run(
             trainer,
             options.model,
@@ -106,15 +109,17 @@ def main() -> None:
         )
         return
     name = torch.cuda.get_device_name()
-    rows = options.rows or rows
+    bits = options.bits or 4
+    rows, keep = batch(options, bits)
     started = time.monotonic()
-    model = build(options.model, options.layers)
+    model = build(options.model, options.layers, bits)
     if options.baseline:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         kind = "stock modules, activation checkpointing"
     else:
-        fused_layers.install(model, keep=keep, offload=options.offload)
-        kind = f"fused, {keep} layers kept" + (", offload" if options.offload else "")
+        fused = fused_layers.install(model, max(keep, 0), options.offload or keep < 0)
+        kind = f"fused, {fused.keep} layers kept" + (", offload" if fused.offload else "")
+        kind = ("FP8, " if bits == 8 else "NF4, ") + kind
     torch.cuda.synchronize()
     weights = torch.cuda.memory_allocated() / 2**30
     print(f"{name}: built in {time.monotonic() - started:.0f} s, {weights:.1f} GiB", flush=True)
@@ -132,6 +137,14 @@ def main() -> None:
             reserved=reserved,
         )
     )
+
+
+def batch(options: argparse.Namespace, bits: int) -> tuple[int, int]:
+    """Rows of a step, and layers that keep their activations (-1: their inputs in host memory)."""
+    if options.smallest:
+        return options.rows or 1, 0 if options.keep is None else options.keep
+    rows, keep = planned(options.model, bits, options.length, options.layers, rows=options.rows)
+    return rows, keep if options.keep is None else options.keep
 
 
 def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor:
@@ -174,6 +187,8 @@ def measure(
 # Kinds of kernels, by what the name contains; the first match counts.
 KINDS = [
     ("dequantise", ("dequant",)),
+    ("quantise, transpose", ("_quantise", "_transpose")),
+    ("adapters' share", ("_add_low_rank", "place_adapters")),
     ("attention", ("flash", "fmha", "sdpa", "cudnn", "attention")),
     ("matrix products", ("gemm", "nvjet", "cutlass", "splitk", "cublas", "xmma")),
     ("swiglu", ("swiglu", "silu")),
@@ -211,22 +226,37 @@ def print_profile(step: Any) -> None:
 
 
 def check(name: str, layers: int = 2, tokens: int = 512) -> None:
-    """Prints the error of one step's adapter gradients against float32, with stock modules and with fused layers."""
-    model = build(name, layers)
-    for label, parameter in model.named_parameters():
+    """Prints the error of one step's adapter gradients against float32, with stock modules and with fused layers.
+
+    Once with the quantised weights in float32, which shows the products' error, and once with the original weights.
+    """
+    original = build(name, layers, 16)
+    for label, parameter in original.named_parameters():
         if "lora_B" in label:
             nn.init.normal_(parameter, std=0.02)
-    ids = torch.randint(0, model.config.vocab_size, (2, tokens), device=DEVICE)
-    exact = gradients(in_float32(model), ids)
-    by_kind = {"stock modules": gradients(model, ids)}
-    fused_layers.install(model, keep=layers // 2)  # the others recompute their activations
-    by_kind["fused"] = gradients(model, ids)
-    for kind, grads in by_kind.items():
-        errors = {n: float((grads[n].float() - g).norm() / g.norm()) for n, g in exact.items()}
-        mean = statistics.mean(errors.values())
-        worst = max(errors, key=lambda n: errors[n])
-        print(f"{name}, {layers} layers, {kind}: error against float32 mean {mean:.4f}, "
-              f"largest {errors[worst]:.4f} ({worst})", flush=True)  # fmt: skip
+    adapters = {n: p.data for n, p in original.named_parameters() if p.requires_grad}
+    ids = torch.randint(0, original.config.vocab_size, (2, tokens), device=DEVICE)
+    true = gradients(in_float32(original), ids)
+    kinds = {"bfloat16": 16, "NF4": 4, "FP8": 8}
+    for kind, bits in kinds.items():
+        model = original if bits == 16 else build(name, layers, bits)
+        for label, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.data.copy_(adapters[label])
+        exact = gradients(in_float32(model), ids)
+        by_kind = {} if bits == 8 else {"stock modules": gradients(model, ids)}
+        fused_layers.install(model, keep=layers // 2)  # the others recompute their activations
+        by_kind["fused"] = gradients(model, ids)
+        for way, grads in by_kind.items():
+            for against, reference in (("its own weights", exact), ("16-bit weights", true)):
+                errors = {
+                    n: float((grads[n].float() - g).norm() / g.norm()) for n, g in reference.items()
+                }
+                worst = max(errors, key=lambda n: errors[n])
+                print(f"{name}, {layers} layers, {kind}, {way}, against {against} in float32: "
+                      f"mean {statistics.mean(errors.values()):.4f}, largest {errors[worst]:.4f} "
+                      f"({worst.split('layers.')[-1]})", flush=True)  # fmt: skip
+        del model
 
 
 def gradients(model: Any, ids: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -243,7 +273,12 @@ def in_float32(model: Any) -> Any:
     for module in list(exact.modules()):
         for label, linear in list(module.named_children()):
             state = getattr(getattr(linear, "weight", None), "quant_state", None)
-            if state is not None and not hasattr(linear, "lora_A"):
+            if isinstance(linear, Fp8Linear):
+                dense = nn.Linear(linear.in_features, linear.out_features, False, "meta")
+                weight = linear.dequantised(torch.float32)
+                dense.weight = nn.Parameter(weight, requires_grad=False)
+                setattr(module, label, dense)
+            elif state is not None and not hasattr(linear, "lora_A"):
                 dense = nn.Linear(
                     linear.in_features, linear.out_features, bias=False, device=DEVICE
                 )

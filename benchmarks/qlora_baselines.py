@@ -1,5 +1,7 @@
 """The trainers that benchmarks/qlora.py compares: stock TRL, TRL with Liger's kernels, Unsloth, our layers in TRL.
 
+`ours` has weights in NF4 as the others have, `fp8` in FP8.
+
     python -m benchmarks.qlora --model 32b                      # all that are installed
     python -m benchmarks.qlora --model 32b --with trl liger     # only these
     python -m benchmarks.qlora --model 32b --unsloth-path DIR   # the TRL version that Unsloth needs is in DIR
@@ -36,6 +38,7 @@ NEEDS = {
     "liger": ("trl", "datasets", "liger_kernel"),
     "unsloth": ("trl", "datasets", "unsloth"),
     "ours": ("trl", "datasets"),
+    "fp8": ("trl", "datasets"),
 }
 BATCH = {
     "32b": {"trl": 4, "liger": 8, "unsloth": 4},
@@ -83,7 +86,7 @@ def run(
             trainer, label = by_unsloth(Path(folder), name, layers, rows, length)
         else:
             trainer, label = by_trl(Path(folder), kind, name, layers, rows, length)
-            if kind == "ours":
+            if kind in ("ours", "fp8"):
                 trainer.layers.keep_layers(-1 if offload else keep)
                 label += f", {keep} layers kept" + (", offload" if offload else "")
         print(
@@ -144,7 +147,7 @@ def by_trl(
     folder: Path, kind: str, name: str, layers: int | None, rows: int, length: int
 ) -> tuple[Any, str]:
     """A trainer and its label: SFTTrainer with its defaults (activation checkpointing of every layer), or for `ours`
-    MicroBatchTrainer with the fused layers."""
+    and `fp8` MicroBatchTrainer with the fused layers."""
     from peft import get_peft_model
     from trl import SFTConfig, SFTTrainer
 
@@ -155,8 +158,8 @@ def by_trl(
     if kind == "liger":
         extra["use_liger_kernel"] = True
         label = f"TRL {version('trl')} with Liger {version('liger_kernel')}"
-    model = bench.quantised(name, layers)
-    if kind == "ours":
+    model = bench.quantised(name, layers, 8 if kind == "fp8" else 4)
+    if kind in ("ours", "fp8"):
         model = get_peft_model(model, bench.lora())
         fused_layers = qlora.install(model)
         trainer: Any = MicroBatchTrainer(
@@ -173,7 +176,8 @@ def by_trl(
             packed=True,
         )
         trainer.layers = fused_layers
-        return trainer, f"TRL {version('trl')} with the fused layers"
+        weights = "FP8" if kind == "fp8" else "NF4"
+        return trainer, f"TRL {version('trl')} with the fused layers, {weights}"
     trainer = SFTTrainer(
         model=model,
         args=SFTConfig(**settings(folder, rows, length), **extra),

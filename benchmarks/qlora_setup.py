@@ -1,4 +1,4 @@
-"""Builds the models of the QLoRA benchmarks (shapes of real models, random weights in NF4) and times their steps."""
+"""Builds the models of the QLoRA benchmarks (shapes of real models, random weights) and times their steps."""
 
 import copy
 import os
@@ -46,9 +46,9 @@ SHAPES: dict[str, tuple[str, dict[str, Any]]] = {
 HEAD = "| model | trained by | batch | tokens/s | seconds per step | peak GiB (reserved) |"
 
 
-def build(name: str, layers: int | None = None) -> Any:
+def build(name: str, layers: int | None = None, bits: int = 4) -> Any:
     """A PEFT model of a shape of SHAPES on the GPU, with adapters in bfloat16 as in stock TRL."""
-    return adapted(quantised(name, layers))
+    return adapted(quantised(name, layers, bits))
 
 
 def adapted(model: Any, **options: Any) -> Any:
@@ -85,15 +85,44 @@ def config_of(name: str, layers: int | None = None) -> Any:
     return config
 
 
-def quantised(name: str, layers: int | None = None) -> Any:
-    """A model of SHAPES without adapters: bitsandbytes quantises one random layer, which is copied to all layers."""
-    return quantised_as(config_of(name, layers))
+def planned(
+    name: str, bits: int, length: int, layers: int | None = None, rows: int | None = None
+) -> tuple[int, int]:
+    """Rows of `length` tokens in a step, and layers that keep their activations, as training plans them for this GPU.
+
+    The layers are -1 where their inputs go to the host's memory. rows: chosen by the caller.
+    """
+    from schemas.recipe import Train
+    from student.models.introspect import shape_of
+    from student.training import memory
+    from teacher.planning import hardware
+
+    shape = shape_of(config_of(name, layers))
+    parameters = memory.in_layers(shape) + 2 * SHAPES[name][1]["vocab_size"] * shape["hidden"]
+    longest = length * (rows or 1)
+    settings = Train(method="qlora", bits=bits, dtype="bfloat16", max_length=longest)
+    student = {"shape": shape, "parameters": parameters}
+    batch = memory.memory(student, settings, hardware.find())["batch"]
+    assert batch is not None
+    chosen = batch["tokens"] // length
+    if rows or not chosen:
+        return rows or 1, batch["longest_layers_kept"]
+    return chosen, batch["layers_kept"]
 
 
-def quantised_as(config: Any) -> Any:
+def quantised(name: str, layers: int | None = None, bits: int = 4) -> Any:
+    """A model of SHAPES without adapters: one random layer is quantised, and copied to all layers.
+
+    bits: 4 (NF4 with double quantisation), 8 (e4m3 with a scale a row), or 16.
+    """
+    return quantised_as(config_of(name, layers), bits)
+
+
+def quantised_as(config: Any, bits: int = 4) -> Any:
     """The same for any config. The vision tower of a vision-language model is left on the meta device."""
-    import bitsandbytes as bnb
     import transformers
+
+    from student.kernels.fp8 import Fp8Linear
 
     torch.manual_seed(0)
     with torch.device("meta"):
@@ -114,21 +143,33 @@ def quantised_as(config: Any) -> Any:
                 continue
             if label not in first:
                 value = 0.02 * torch.randn(linear.weight.shape, dtype=torch.bfloat16, device=DEVICE)
-                packed: Any = bnb.nn.Params4bit(value, requires_grad=False, quant_type="nf4")
-                first[label] = packed.to(device=DEVICE)
-            with torch.device("meta"):
-                small = bnb.nn.Linear4bit(
-                    linear.in_features,
-                    linear.out_features,
-                    bias=linear.bias is not None,
-                    compute_dtype=torch.bfloat16,
-                    quant_type="nf4",
-                )
-            small.weight, small.bias = copy.deepcopy(first[label]), linear.bias
+                if bits == 4:
+                    small: Any = in_nf4(value)
+                elif bits == 8:
+                    small = Fp8Linear.of(value)
+                else:
+                    small = nn.Linear(*value.shape[::-1], bias=False, device="meta")
+                    small.weight = nn.Parameter(value, requires_grad=False)
+                first[label] = small
+            small = copy.deepcopy(first[label])
+            small.bias = linear.bias
             parent, _, leaf = label.rpartition(".")
             setattr(layer.get_submodule(parent), leaf, small)
-    model.is_loaded_in_4bit = True
+    model.is_loaded_in_4bit, model.is_loaded_in_8bit = bits == 4, bits == 8
     return model
+
+
+def in_nf4(weight_OK: torch.Tensor) -> Any:
+    """bitsandbytes' layer with this weight in NF4."""
+    import bitsandbytes as bnb
+
+    packed: Any = bnb.nn.Params4bit(weight_OK, requires_grad=False, quant_type="nf4")
+    with torch.device("meta"):
+        layer = bnb.nn.Linear4bit(
+            *weight_OK.shape[::-1], bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
+        )
+    layer.weight = packed.to(device=DEVICE)
+    return layer
 
 
 def timed(step: Any) -> float:

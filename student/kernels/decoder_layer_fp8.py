@@ -1,4 +1,4 @@
-"""One decoder layer whose frozen weights are multiplied in FP8: decoder_layer.py with the products of lora_linear_fp8.py.
+"""One decoder layer whose frozen weights are multiplied in FP8: decoder_layer.py with lora_linear_fp8.py's products.
 
 Norms write their result in e4m3 too. Attention's output, silu(gate) * up and the gradients of gate, up, q, k, v are
 quantised by a kernel of their own. gate and up are kept without the adapters' share, which SwiGLU's kernels add.

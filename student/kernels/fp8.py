@@ -64,7 +64,8 @@ class Fp8Linear(nn.Linear):
         return self.weight.view(E4M3).to(dtype) * self.scale[:, None].to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Dequantised.apply(x, self) if self.bias is None else _Dequantised.apply(x, self) + self.bias  # type: ignore[no-any-return]
+        y: Tensor = _Dequantised.apply(x, self)
+        return y if self.bias is None else y + self.bias
 
 
 class _Dequantised(torch.autograd.Function):
@@ -90,7 +91,8 @@ def quantise_weight(weight_OK: Tensor) -> tuple[Tensor, Tensor]:
 
 def multiplies(device: torch.device) -> bool:
     """Returns whether the device has FP8 products: NVIDIA GPUs from compute capability 8.9 on."""
-    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 9)
+    nvidia = device.type == "cuda" and torch.version.hip is None
+    return nvidia and torch.cuda.get_device_capability(device) >= (8, 9)
 
 
 def product(x: Rows8, weight_OK: Tensor, scale_O: Tensor, dtype: torch.dtype) -> Tensor:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 from student.kernels.attention import Batch
-from student.kernels.decoder_layer_fp8 import make_layer
+from student.kernels.decoder_layer_fp8 import Fp8DecoderLayer, make_layer
 from student.kernels.host_offload import HostMemory
 from student.kernels.lora_linear import Buffer
 
@@ -67,6 +67,11 @@ class Fused:
         for index, layer in enumerate(decoder.layers):
             layer.forward = functools.partial(self._layer, index, layer.forward)
         decoder.forward = functools.partial(self._decoder, decoder.forward)
+
+    @property
+    def multiplies_fp8(self) -> bool:
+        """Whether all layers multiply in FP8."""
+        return all(isinstance(layer, Fp8DecoderLayer) for layer in self.layers)
 
     def keep_layers(self, number: int) -> None:
         """Sets how many layers keep their activations in the batches that follow. With -1 no layer does, and the inputs

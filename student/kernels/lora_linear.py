@@ -86,7 +86,9 @@ class Linears:
         for rows, base in zip(self.row_slices, self.bases, strict=True):
             state = getattr(base.weight, "quant_state", None)
             if isinstance(base, Fp8Linear):
-                torch.mul(base.weight.view(E4M3).to(out_OK.dtype), base.scale[:, None], out=out_OK[rows])
+                torch.mul(
+                    base.weight.view(E4M3).to(out_OK.dtype), base.scale[:, None], out=out_OK[rows]
+                )
             elif state is None:
                 out_OK[rows].copy_(base.weight)
             else:

@@ -68,7 +68,7 @@ def quantise(x_TK: torch.Tensor, columns_K: torch.Tensor | None = None) -> Rows8
 
 @jit
 def _transpose(x, out, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    # Words of four bytes: `ROWS` and `COLUMNS` count words, and `x` has `rows` x `columns` words of 4 x 1 and 1 x 4 bytes.
+    # A block has ROWS x COLUMNS squares of 4 x 4 bytes, of which `x` has `rows` x `columns`.
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     column = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (row < rows)[:, None] & (column < columns)[None, :]
@@ -139,7 +139,7 @@ def add_low_rank(
     Args:
         y_TO: contiguous.
         low_TR: n x `rank` columns.
-        matrix_RO: as many rows, or fewer: the columns of `low_TR` beyond them count nothing. It may be a transposed view.
+        matrix_RO: as many rows, or fewer (the columns of `low_TR` beyond them are not used); may be a transposed view.
         rank: the adapters' padded rank.
     """
     tokens, size = y_TO.shape

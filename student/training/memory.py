@@ -30,10 +30,13 @@ _RESERVE = 2 * GIB
 # peak.
 _OF_PEAK = 0.8 * 0.6
 _OPERATIONS = {"qlora": 6, "lora": 6, "full": 8}
-# The fused layers on an H100 (benchmarks/qlora.md): without dequantisation 0.55 and 0.58 of the data sheet's rate for
-# the 4 operations per weight and token; a layer that is recomputed costs 37 % more; weights are written at 0.83 of the
-# data sheet's bandwidth.
-_FUSED_OF_PEAK, _RECOMPUTED, _OF_BANDWIDTH = 0.55, 0.37, 0.83
+# The fused layers on an H100 and an H200 (benchmarks/qlora.md): without dequantisation 0.55 to 0.59 of the data sheet's
+# rate for the 4 operations per weight and token; a layer that is recomputed costs 37 % more; weights are written at
+# 0.83 of the data sheet's bandwidth. Twice the tokens gain more than half the dequantisation: 0.05 s of a step are the
+# optimiser, gaps between launches and the products' lower rates.
+_FUSED_OF_PEAK, _RECOMPUTED, _OF_BANDWIDTH, _STEP_SECONDS = 0.57, 0.37, 0.83, 0.05
+# Products in FP8 run at 1.7 times the rate; attention and the element-wise work take as long, and inputs are quantised.
+_FP8_TIME = 0.7
 # The H100's rates replace those of an unknown GPU: only their ratio matters for the choice of a batch.
 _H100 = (989e12, 3.35e12)
 # Two CPU cores on the 135M student, packed examples, the whole stage: 129,652 tokens in 493 s in bfloat16 with AVX-512,
@@ -149,7 +152,6 @@ def is_fused(student: dict[str, Any], train: Train) -> bool:
     """Whether the student trains with fused layers. fused_layers.install decides again from the loaded layers."""
     return (
         train.method != "full"
-        and train.bits == 4
         and not train.dropout
         and student.get("shape", {}).get("model_type") in FUSED
     )
@@ -227,7 +229,10 @@ def choose_batch(
 
 
 def _working(shape: dict[str, Any], tokens: int, element: int = 2) -> int:
-    """Bytes of a layer's backward pass beside the kept activations: one dequantised weight, and temporary tensors."""
+    """Bytes of a layer's backward pass beside the kept activations: one dequantised weight, and temporary tensors.
+
+    A transposed weight in FP8 takes half of that.
+    """
     weight = element * (2 * shape["intermediate"] + 64) * (shape["hidden"] + 64)
     return weight + element * tokens * (5 * shape["intermediate"] + 6 * shape["hidden"])
 
@@ -240,10 +245,14 @@ def _seconds_per_token(
     kept: layers that keep their activations. weight_bytes: of one weight as it is stored.
     """
     flops, bandwidth = (gpu.flops or _H100[0]), (gpu.bandwidth or _H100[1])
-    weights, again = _in_layers(shape), 1 - max(kept, 0) / shape["layers"]
+    weights, again = in_layers(shape), 1 - max(kept, 0) / shape["layers"]
     products = 4 * weights / (_FUSED_OF_PEAK * flops) * (1 + _RECOMPUTED * again)
-    written = 2 * weights * (weight_bytes + 2) / (_OF_BANDWIDTH * bandwidth)  # both passes
-    return products + written * (1 + 0.5 * again) / tokens
+    moved = 2 * (weight_bytes + 2) * (1 + 0.5 * again)  # dequantised in both passes
+    if weight_bytes == 1 and gpu.fp8_products:
+        products *= _FP8_TIME
+        moved = 2  # transposed in the backward pass
+    written = weights * moved / (_OF_BANDWIDTH * bandwidth)
+    return products + (written + _STEP_SECONDS) / tokens
 
 
 def _linear(shape: dict[str, Any]) -> list[tuple[int, int]]:
@@ -254,7 +263,7 @@ def _linear(shape: dict[str, Any]) -> list[tuple[int, int]]:
     return sizes + [(hidden, size)] * 2 + [(size, hidden)]
 
 
-def _in_layers(shape: dict[str, Any]) -> int:
+def in_layers(shape: dict[str, Any]) -> int:
     """The number of weights in the linear maps of all layers."""
     return shape["layers"] * sum(a * b for a, b in _linear(shape))
 
@@ -306,8 +315,8 @@ def _parts(
     method, tokens = settings["method"], settings["batch_size"] * settings["max_length"]
     hidden, queries = shape["hidden"], shape["heads"] * shape["head_dim"]
     keys = shape["kv_heads"] * shape["head_dim"]
-    in_layers = _in_layers(shape)
-    others = student["parameters"] - in_layers
+    quantisable = in_layers(shape)
+    others = student["parameters"] - quantisable
     adapter = settings["rank"] * shape["layers"] * sum(a + b for a, b in _linear(shape))
     working = 2 * queries + 2 * keys + 4 * shape["intermediate"] + 4 * hidden
     size = _dense_bytes(train)
@@ -315,7 +324,7 @@ def _parts(
     trained = (1 + _STATES) * (2 if method == "qlora" else 4) * adapter
     stored = _quantised_bytes(train) if method == "qlora" else size
     return {
-        "weights": int(in_layers * stored + others * size),
+        "weights": int(quantisable * stored + others * size),
         "trained": _STATES * size * student["parameters"] if method == "full" else trained,
         "kept_activations": 2 * tokens * kept * shape["layers"],
         "working_activations": 2 * tokens * working,

@@ -53,7 +53,7 @@ def train(
         logged step; held-out loss at the kept step.
 
     Raises:
-        StageError: the loss is not a finite number, or qlora without bitsandbytes.
+        StageError: the loss is not a finite number, or 4 bits without bitsandbytes.
     """
     import torch
     from datasets import concatenate_datasets
@@ -185,10 +185,16 @@ def _install_fused_layers(model: Any, settings: Train, log: Progress) -> Any:
     if settings.method == "full":
         return None
     try:
-        return fused_layers.install(model)
+        fused = fused_layers.install(model)
     except ValueError as error:
         log(f"training without fused layers: {error}")
         return None
+    if settings.method == "qlora" and settings.bits == 8 and not fused.multiplies_fp8:
+        log(
+            "the FP8 weights are dequantised before each product: products in FP8 need an NVIDIA GPU of compute"
+            " capability 8.9 or higher, and layers whose sizes are multiples of 16"
+        )
+    return fused
 
 
 def _plan_micro_batches(

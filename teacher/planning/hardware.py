@@ -33,6 +33,11 @@ class Gpu:
     flops: float | None
     fp8_mla: bool
 
+    @property
+    def fp8_products(self) -> bool:
+        """Whether PyTorch multiplies e4m3 on it: NVIDIA's GPUs from compute capability 8.9 on, as for `fp8_mla`."""
+        return self.fp8_mla and not self.name.startswith("MI")
+
 
 @dataclass(frozen=True)
 class Hardware:
