@@ -48,6 +48,8 @@ class Fp8Quantizer(HfQuantizer):
                 layer = Fp8Linear(
                     module.in_features, module.out_features, has_bias, "meta", module.weight.dtype
                 )
+                if not self.pre_quantized:
+                    layer.weight = module.weight  # transformers casts what it reads to this dtype
                 model.set_submodule(name, layer)
 
     def param_needs_quantization(self, model: Any, param_name: str, **_: Any) -> bool:

@@ -425,9 +425,9 @@ def test_a_vision_tower_computes_the_same_with_its_windows_in_one_kernel(family)
     assert (flipped - expected).norm() > 0.1 * expected.norm()
 
 
-@pytest.mark.parametrize("family", list(TOWER))
+@pytest.mark.parametrize(("family", "bits"), [(name, bits) for name in TOWER for bits in (4, 8)])
 def test_a_vision_language_student_is_quantised_once_without_its_tower(
-    family, tmp_path, monkeypatch
+    family, bits, tmp_path, monkeypatch
 ):
     pytest.importorskip("bitsandbytes")
     from peft import get_peft_model
@@ -442,7 +442,7 @@ def test_a_vision_language_student_is_quantised_once_without_its_tower(
             if hasattr(child, "base_layer"):
                 setattr(module, name, child.base_layer)
     base.bfloat16().save_pretrained(tmp_path / "model")
-    train, losses = Train(method="qlora", dtype="bfloat16", rank=4), []
+    train, losses = Train(method="qlora", bits=bits, dtype="bfloat16", rank=4), []
     messages: list[str] = []
     for _ in range(2):
         model = quantized_base.load(tmp_path / "model", train, True, messages.append)

@@ -164,20 +164,20 @@ def test_with_method_full_all_weights_are_trained_and_held_out_loss_is_measured(
     assert sum("held-out loss" in text for text in messages) == 2
 
 
-def test_with_method_qlora_an_adapter_is_trained_on_weights_in_4_bits(
-    untrained, tmp_path, monkeypatch
+@pytest.mark.parametrize(("bits", "difference"), [(4, 0.05), (8, 0.005)])
+def test_with_method_qlora_an_adapter_is_trained_on_weights_of_few_bits(
+    untrained, tmp_path, monkeypatch, uninterrupted, bits, difference
 ):
     pytest.importorskip("bitsandbytes")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    train(untrained, tmp_path, SETTINGS.model_copy(update={"method": "qlora"}))
+    train(untrained, tmp_path, SETTINGS.model_copy(update={"method": "qlora", "bits": bits}))
     rows, trained = log(tmp_path), weights(tmp_path)
     assert fall(tmp_path) > 0
     # The adapter has the tensors of LoRA on 16-bit weights; the quantised weights differ a little from those.
-    plain = tmp_path / "plain"
-    train(untrained, plain)
+    plain, _ = uninterrupted
     assert trained.keys() == weights(plain).keys()
     assert log(plain)[0]["loss"] != rows[0]["loss"]
-    assert abs(log(plain)[0]["loss"] - rows[0]["loss"]) < 0.05
+    assert abs(log(plain)[0]["loss"] - rows[0]["loss"]) < difference
 
 
 def test_what_is_computed_at_once_changes_nothing_that_is_learned(
