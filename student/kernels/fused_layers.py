@@ -62,6 +62,8 @@ class Fused:
         self.batch: Batch | None = None
         self.host: HostMemory | None = None
         self.layers = [make_layer(layer, f"layer {i}") for i, layer in enumerate(decoder.layers)]
+        if self.multiplies_fp8:
+            torch.cuda.empty_cache()  # the single weights, which became parts of joint ones
         products = [linears for layer in self.layers for linears in layer.products]
         self.buffer = Buffer(max(linears.elements for linears in products))
         for index, layer in enumerate(decoder.layers):
