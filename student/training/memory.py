@@ -32,8 +32,7 @@ _OF_PEAK = 0.8 * 0.6
 _OPERATIONS = {"qlora": 6, "lora": 6, "full": 8}
 # The fused layers on an H100 and an H200 (benchmarks/qlora.md): without dequantisation 0.55 to 0.59 of the data sheet's
 # rate for the 4 operations per weight and token; a layer that is recomputed costs 37 % more; weights are written at
-# 0.83 of the data sheet's bandwidth. Twice the tokens gain more than half the dequantisation: 0.05 s of a step are the
-# optimiser, gaps between launches and the products' lower rates.
+# 0.83 of the data sheet's bandwidth; 0.05 s of a step are the optimiser and what larger products gain.
 _FUSED_OF_PEAK, _RECOMPUTED, _OF_BANDWIDTH, _STEP_SECONDS = 0.57, 0.37, 0.83, 0.05
 # Products in FP8 run at 1.7 times the rate; attention and the element-wise work take as long, and inputs are quantised.
 _FP8_TIME = 0.7
@@ -229,10 +228,7 @@ def choose_batch(
 
 
 def _working(shape: dict[str, Any], tokens: int, element: int = 2) -> int:
-    """Bytes of a layer's backward pass beside the kept activations: one dequantised weight, and temporary tensors.
-
-    A transposed weight in FP8 takes half of that.
-    """
+    """Bytes of a layer's backward pass beside the kept activations: one dequantised weight, and temporary tensors."""
     weight = element * (2 * shape["intermediate"] + 64) * (shape["hidden"] + 64)
     return weight + element * tokens * (5 * shape["intermediate"] + 6 * shape["hidden"])
 

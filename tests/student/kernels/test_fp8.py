@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 import torch
+from lora_models import assert_same, loss_and_gradients, random_tokens, tiny_model
 from tensors import relative_error
-from test_qlora import assert_same, loss_and_gradients, random_tokens, tiny_model
 
 from student.kernels import decoder_layer_fp8, fp8, fused_layers, lora_linear_fp8
 from student.kernels.fp8 import Fp8Linear
