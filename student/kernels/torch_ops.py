@@ -70,7 +70,7 @@ def norm_backward(
         rstd_T1 * (scaled_grad_TH - unit_TH * (scaled_grad_TH * unit_TH).mean(-1, keepdim=True))
         + residual_TH
     )
-    if rows8:
+    if rows8 and columns_H is not None:
         _write_rows8(grad_x_TH * columns_H, rows8)
 
 

@@ -67,8 +67,8 @@ class Fp8Quantizer(HfQuantizer):
 class _Quantise(ConversionOps):  # type: ignore[misc]
     """Makes the values and scales of an Fp8Linear from a weight."""
 
-    def convert(self, input_dict: dict[str, Any], **_: Any) -> dict[str, Any]:
-        results = {}
+    def convert(self, input_dict: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
+        results: dict[str, Any] = {}
         for name, weight in input_dict.items():
             weight = weight[0] if isinstance(weight, list) else weight
             values, scale = quantise_weight(weight)
