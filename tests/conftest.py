@@ -1,7 +1,10 @@
 """What every test needs: no network, patience, and GPU tests skipped where there is no GPU."""
 
+import importlib
 import os
 from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
 # Before any library reads them.
 os.environ.update(
@@ -52,3 +55,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in gpu:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+_checked: dict[Any, Any] = {}
+
+
+@pytest.fixture(scope="module")
+def packs_are_checked_once() -> Iterator[None]:
+    """Keeps what a plan's check of a pack says for the next plan with the same files: it takes most of the time."""
+    from schemas.files import sha256
+    from teacher.domain.check import check
+
+    def check_once(domain: Any, amount: Any) -> Any:
+        files = (file for file in domain.path.rglob("*") if file.suffix in (".py", ".yaml"))
+        key = (amount, *sorted((file.name, sha256(file)) for file in files))
+        if key not in _checked:
+            _checked[key] = check(domain, amount)
+        return _checked[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importlib.import_module("flows.stages.plan"), "check", check_once)
+        yield

@@ -20,6 +20,8 @@ from schemas.documents import check_document
 from schemas.errors import GateError, InputError
 from schemas.files import read_json, read_jsonl
 
+pytestmark = pytest.mark.usefixtures("packs_are_checked_once")
+
 
 class Api(HttpServer):
     """An API with one answer for every conversation; counts the conversations that it was sent."""

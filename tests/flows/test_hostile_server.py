@@ -28,6 +28,8 @@ from schemas.trace import Trace
 from teacher.inference import client, connection
 from teacher.inference.journal import Journal
 
+pytestmark = pytest.mark.usefixtures("packs_are_checked_once")
+
 KEY = "sk-of-this-test"
 Answer = Callable[[Handler], None]
 

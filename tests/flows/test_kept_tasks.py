@@ -14,6 +14,8 @@ from flows.stages import PIPELINE, kept_tasks
 from schemas.files import read_json
 from teacher.domain import pack, tasks
 
+pytestmark = pytest.mark.usefixtures("packs_are_checked_once")
+
 PACK = str(Path(__file__).parents[1] / "data" / "stock_room")
 FEW = ["tasks.train=8", "tasks.exam=4"]
 

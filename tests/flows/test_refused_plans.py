@@ -14,6 +14,8 @@ from teacher.domain import pack
 from teacher.models import catalog
 from teacher.planning import hardware
 
+pytestmark = pytest.mark.usefixtures("packs_are_checked_once")
+
 
 def planned(directory: Path, *overrides: str) -> dict:
     """The result of the plan of a small run of the legal domain."""

@@ -22,6 +22,8 @@ from student.models.chat_template import chat_template
 from teacher.inference import llamacpp
 from teacher.planning import hardware
 
+pytestmark = pytest.mark.usefixtures("packs_are_checked_once")
+
 SMALL = ["tasks.train=6", "tasks.exam=1", "tasks.exam_other=0"]
 
 

@@ -19,6 +19,8 @@ from schemas.errors import InputError
 from schemas.files import read_json, read_jsonl, write_jsonl
 from schemas.trace_file import judge_file
 
+pytestmark = pytest.mark.usefixtures("packs_are_checked_once")
+
 # The report's traces and images: base64 of what begins as gzip does.
 PACKED = re.compile(r"H4sI[A-Za-z0-9+/]+=*")
 
@@ -136,7 +138,7 @@ def test_more_images_than_the_server_takes_are_refused_before_any_request(
         "capabilities": {"tools": True, "vision": True, "thinking": False},
         "images": {"max_count": 1, "max_bytes": 4_000_000},
     }
-    context = open_context(tmp_path, "http://127.0.0.1:1/v1", vision)
+    context = open_context(tmp_path, "http://127.0.0.1:1/v1", vision, **{"tasks.train": "8"})
     with context.run, pytest.raises(InputError, match=r"2 images in a request, its examples'"):
         PIPELINE["plan"].run(context)
 

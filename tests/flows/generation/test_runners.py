@@ -25,6 +25,8 @@ from flows.stages import PIPELINE
 from schemas.errors import InputError, StageError
 from schemas.files import read_jsonl, write_jsonl
 
+pytestmark = pytest.mark.usefixtures("packs_are_checked_once")
+
 ROOT = Path(__file__).resolve().parents[3]
 TASKS, SHARD = 24, 4
 

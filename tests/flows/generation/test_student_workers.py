@@ -26,6 +26,8 @@ from student.training import mixture
 from teacher.inference.replies import Reply
 from teacher.rollout import agent_loop
 
+pytestmark = pytest.mark.usefixtures("packs_are_checked_once")
+
 SHARD, TASKS = 5, 23
 MAKER: Maker = {"model": "m", "revision": None, "engine": "openai", "licence": "none"}
 
