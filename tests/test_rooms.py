@@ -1,6 +1,7 @@
 """The rooms of the code: which room may import which, that each explains itself, and that no file outgrows one duty."""
 
 import ast
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,8 +98,10 @@ def room_of(module: str) -> str:
     return room if room in ROOMS else layer
 
 
-def imports_of(path: Path) -> Iterator[str]:
+@functools.cache
+def imports_of(path: Path) -> list[str]:
     """The project's modules that a file imports, also inside its functions."""
+    imported: list[str] = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
@@ -107,7 +110,8 @@ def imports_of(path: Path) -> Iterator[str]:
             names = [name if name in MODULES else node.module for name in children]
         else:
             continue
-        yield from (name for name in names if name.split(".")[0] in LAYERS)
+        imported += [name for name in names if name.split(".")[0] in LAYERS]
+    return imported
 
 
 def test_imports_point_down() -> None:

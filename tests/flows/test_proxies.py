@@ -91,6 +91,7 @@ def test_a_run_reaches_prefect_and_its_api_on_this_machine(
     assert {trace["outcome"]["ended"] for trace in traces} == {"answered"}
 
 
+@pytest.mark.slow
 def test_check_teacher_asks_an_api_on_this_machine_directly(api: Api, tmp_path: Path) -> None:
     with contextlib.closing(Proxy()) as page:
         proxy = page.url.removesuffix("/v1")

@@ -140,7 +140,8 @@ def test_a_text_that_costs_too_much_to_read_is_no_json(text):
         parse_json(text)
 
 
-def test_a_conversation_with_such_a_tool_is_rejected_by_name():
+def test_a_conversation_with_such_a_tool_is_rejected_by_name(quick_worker, monkeypatch):
+    monkeypatch.setattr(schema_budget, "_worker", quick_worker)
     tool = {"name": "search", "parameters": {"properties": {"q": {"pattern": "^((?=d)d+)+$"}}}}
     call = {"name": "search", "arguments": json.dumps({"q": "d" * 50 + "!"})}
     messages = [
@@ -149,4 +150,4 @@ def test_a_conversation_with_such_a_tool_is_rejected_by_name():
     ]
     verdict = check_messages(messages, [{"type": "function", "function": tool}])
     assert verdict["reason"] == "malformed_trace"
-    assert verdict["detail"] == f"search: schema not supported: {TOO_MUCH.format(2)}"
+    assert verdict["detail"] == f"search: schema not supported: {TOO_MUCH.format(0.2)}"

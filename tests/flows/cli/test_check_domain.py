@@ -1,5 +1,6 @@
 """`stillhouse check-domain`: its lines, exit codes, JSON and page, and that `plan` runs a sample of it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 from faulty_packs import GET, counted, write_pack
 
 from flows.cli import main
+from teacher.domain import check
 
 FALSE = counted("", '"There are 7."', 'Answer("number", 7)')
 PLAN = "--recipe local --set tasks.train=4 --set tasks.exam=2 --gpus cpu"
@@ -41,8 +43,9 @@ def test_a_false_answer_exits_with_2_and_names_template_and_seed(
 
 
 def test_results_that_are_too_long_are_an_error_with_the_tool(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(check, "FULL", check.SAMPLE)
     long = (GET, '        return {**self._known(item), "log": ["moved and counted"] * 2000}\n')
     assert main._run(["check-domain", str(write_pack(tmp_path / "stock", long))]) == 2
     lines = [text for text in capsys.readouterr().out.splitlines() if text.startswith("error")]
@@ -61,7 +64,10 @@ def test_a_pack_that_cannot_be_loaded_is_one_finding(
     assert finding["check"] == "loads" and finding["level"] == "error"
 
 
-def test_the_text_of_a_pack_is_escaped_in_the_page(tmp_path: Path) -> None:
+def test_the_text_of_a_pack_is_escaped_in_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "FULL", dataclasses.replace(check.SAMPLE, requests=20))
     hostile = ('f"Stock of {number}?"', 'f"<script>alert({number!r})</script>"')
     again = ('f"What is the count of {number}?"', hostile[1])
     also = ('f"How many of {number} do we have?"', hostile[1])

@@ -97,6 +97,7 @@ def test_a_plan_names_only_the_templates_that_have_too_few_tasks(rooms: Domain) 
     assert line == "few 12 of 125 tasks; other templates of lookup make up for it"
 
 
+@pytest.mark.slow
 def test_a_pack_that_ignores_wide_seeds_is_not_counted_twice() -> None:
     pack = load(str(STOCK_ROOM))
     narrow = sum(each.tasks for each in capacities(pack, 6000, seed=0))

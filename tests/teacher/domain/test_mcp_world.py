@@ -121,6 +121,7 @@ def test_a_server_that_ends_is_a_fault_with_what_it_wrote_last() -> None:
         run_tool(world(), "crash", {})
 
 
+@pytest.mark.slow
 def test_a_session_whose_server_ended_is_not_used_again() -> None:
     first = world(Kept)
     with pytest.raises(PackFault, match="crash: .*out of memory"):

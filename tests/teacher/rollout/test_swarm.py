@@ -343,6 +343,7 @@ def test_each_node_of_a_swarm_has_its_own_verdict(legal: Domain, task: Task) -> 
     assert check_trace(collapsed, FilterSettings())["reason"] == "serial_collapse"
 
 
+@pytest.mark.slow
 def test_three_hundred_sub_agents_run_in_one_stage_and_at_most_as_many_as_may(
     legal: Domain,
 ) -> None:
