@@ -261,9 +261,74 @@ def notes_pack(stillhouse: Any, tmp_path: Path) -> Path:
     return pack
 
 
+SDK = ROOT / "tests" / "flows" / "mcp_sdk_example"
+CALC_RECORDS = """
+        numbers = split_numbers(task["split"], 100)
+        self._records = [(rng.choice(list(WORDS)), *rng.sample(numbers, 3)) for _ in range(4)]
+"""
+CALC_FILLED = {
+    "ask": """
+    op, a, b, _ = rng.choice(world._records)
+    value = {"add": a + b, "sub": a - b, "mul": a * b}[op]
+    request = rng.choice(["What is {}?", "Please work out {}.", "{}, how much is that?"])
+    return Blueprint(
+        request=request.format(f"{a} {WORDS[op]} {b}"),
+        plan=[("calc", {"op": op, "a": a, "b": b})],
+        reply=f"It is {value}.",
+        answer=Answer("number", value),
+    )
+
+
+@template(kind="workflow")
+def ask_twice(world: Sums, rng: random.Random) -> Blueprint:
+    _, a, b, c = rng.choice(world._records)
+    request = rng.choice(["{} plus {}, and that times {}?", "Add {} and {}, then multiply by {}.", "({} + {}) * {}?"])
+    return Blueprint(
+        request=request.format(a, b, c),
+        plan=[("calc", {"op": "add", "a": a, "b": b}), ("calc", {"op": "mul", "a": a + b, "b": c})],
+        reply=f"It is {(a + b) * c}.",
+        answer=Answer("number", (a + b) * c),
+    )
+""",
+}
+
+
+def sdk_pack(stillhouse: Any, tmp_path: Path) -> Path:
+    """A filled pack for a server of the MCP SDK's own examples, which only reads, so that its session is used again."""
+    library = tmp_path / "sdk" / "stories"
+    library.mkdir(parents=True)
+    (library / "tools_server.py").write_text((SDK / "server.py.txt").read_text())
+    # Of the examples' own module of that name, what serves one on stdio.
+    (library / "_hosting.py").write_text("def run_server_from_args(build):\n    build().run()\n")
+    command = f"PYTHONPATH={library.parent} {sys.executable} -m stories.tools_server"
+    code, _, error = stillhouse("new-domain", "./sums", "--from-mcp", command, "--only", "calc")
+    assert code == 0, error
+    pack = tmp_path / "sums"
+    tools = json.loads((pack / "tools.json").read_text())
+    assert tools["reads"] == ["calc"]  # as the server says
+    file = pack / "environment.py"
+    fill(file, CALC_RECORDS, CALC_FILLED)
+    text = file.read_text().replace("reuse = False", "reuse = True")
+    words = 'WORDS = {"add": "plus", "sub": "minus", "mul": "times"}\n\n\nclass Sums('
+    file.write_text(text.replace("class Sums(", words))
+    spec = (pack / "domain.yaml").read_text()
+    spec = spec.replace("kinds:\n", "kinds:\n  workflow: {share: 0.5}\n")
+    (pack / "domain.yaml").write_text(re.sub(r"# FILL IN.*\n", "", spec))
+    return pack
+
+
 @pytest.mark.slow
-def test_an_mcp_server_becomes_a_domain_and_is_distilled(stillhouse: Any, tmp_path: Path) -> None:
+def test_an_mcp_server_that_keeps_state_becomes_a_domain(stillhouse: Any, tmp_path: Path) -> None:
     pack = notes_pack(stillhouse, tmp_path)
+    code, out, _ = stillhouse("check-domain", str(pack))
+    assert code == 0, out
+
+
+@pytest.mark.slow
+def test_a_server_of_the_sdks_own_examples_becomes_a_domain_and_is_distilled(
+    stillhouse: Any, tmp_path: Path
+) -> None:
+    pack = sdk_pack(stillhouse, tmp_path)
     code, out, _ = stillhouse("check-domain", str(pack))
     assert code == 0, out
     settings = (
@@ -277,7 +342,7 @@ def test_an_mcp_server_becomes_a_domain_and_is_distilled(stillhouse: Any, tmp_pa
     command = [sys.executable, "-m", "flows.cli", "distill", str(pack), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=3000)
-    run = tmp_path / "runs" / "notes-local"
+    run = tmp_path / "runs" / "sums-local"
     assert (run / "evaluate" / "scorecard.json").is_file(), (
         done.stdout[-3000:] + done.stderr[-2000:]
     )

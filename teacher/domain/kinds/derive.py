@@ -78,9 +78,9 @@ def _of_template(template: str, task: Task, domain: Domain) -> Task:
 
 
 def suits(task: Task) -> bool:
-    """Whether kinds are derived from a task: from lookups and workflows in words, with the pack's own tools."""
+    """Whether kinds are derived from a task: in words, with the pack's own tools; no extraction and no swarm."""
     is_plain = "pictures" not in task and "drift" not in task
-    return is_plain and task["kind"] in ("lookup", "workflow") and bool(task["plan"])
+    return is_plain and task["kind"] in ("lookup", "workflow", "document") and bool(task["plan"])
 
 
 def derived_example(example: Task, task: Task, domain: Domain) -> Task | None:

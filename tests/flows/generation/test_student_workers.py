@@ -38,7 +38,7 @@ def opened(run: Path, *changes: str) -> Iterator[RunContext]:
         *("teacher=openai", "serve.url=http://127.0.0.1:1/v1", "serve.model=m", "tasks.exam=12"),
         *(f"tasks.train={TASKS}", f"generate.shard={SHARD}", "generate.preflight=false"),
         *("tasks.mix={lookup: 2, workflow: 2, document: 0, chart: 1}", "generate.workers=2"),
-        *("filter.max_tokens=8192", "train.max_length=8192", "train.holdout=0.2"),
+        *("filter.max_tokens=8192", "train.max_length=8192", "train.holdout=0.4"),
         f"publish.store={run.parent / 'store'}",
     ]
     with prepare("legal", recipe_file.load("local", [*settings, *changes]), run) as context:

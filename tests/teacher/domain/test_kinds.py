@@ -9,9 +9,11 @@ from scripted_model import calls, play
 
 from schemas.documents import check_document
 from schemas.errors import InputError
+from schemas.recipe_teacher import Tasks
 from schemas.task import DerivedKind, Task
 from schemas.trace import Trace
 from teacher.domain import offer, tasks
+from teacher.domain.exam import sample_exam
 from teacher.domain.kinds.derive import MAKERS, derive_kinds
 from teacher.domain.kinds.facts import Stated, without
 from teacher.domain.kinds.policy import load_policy
@@ -21,14 +23,15 @@ from teacher.rollout.agent_loop import passed
 
 PACKS = ("legal", "code-review", "tech-research")
 SHARES: dict[DerivedKind, float] = dict.fromkeys(MAKERS, 1 / 8)
-_WORDS = ("lookup", "workflow")
+_WORDS = ("lookup", "workflow", "document")
 
 
 @pytest.fixture(scope="module", params=PACKS)
 def derived(request: pytest.FixtureRequest) -> tuple[Domain, list[Task]]:
     domain = load(request.param)
     mix = {kind: float(kind in _WORDS) for kind in domain.spec["kinds"]}
-    rows = tasks.sample(domain, "train", 24, seed=0, mix=mix)
+    texts = {name for name, made in domain.templates.items() if made.file.name != "visual.py"}
+    rows = tasks.sample(domain, "train", 24, seed=0, mix=mix, templates=texts)
     return domain, derive_kinds(offer.offer_tools(rows, domain, offer="mixed"), domain, SHARES)
 
 
@@ -60,6 +63,20 @@ def test_each_kind_has_its_share_and_its_gold_solution_passes(
         outcome = trace["outcome"]
         assert not outcome.get("needless_calls") and not outcome.get("policy_breaches")
         assert len(outcome.get("faults", [])) == ("fault" in row)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PACKS)
+def test_a_packs_exam_has_every_kind_where_the_recipe_asks_for_them(name: str) -> None:
+    domain = load(name)
+    settings = Tasks(
+        exam=48, exam_other=0, held_out=(), kinds=dict.fromkeys(MAKERS, 0.04), mix={"swarm": 0.1}
+    )
+    exam = sample_exam(domain, settings, (), pixels=False)
+    assert {row["kind"] for row in exam} == {*domain.spec["kinds"], *MAKERS}
+    policies = {row["system"] for row in exam if row["kind"] == "policy"}
+    text = (domain.path / "policy.md").read_text().split("---")[-1]
+    assert policies and all(" ".join(text.split()) in " ".join(p.split()) for p in policies)
 
 
 @pytest.mark.parametrize("says", ["", "I cannot help with that.", None, "Which one do you mean?"])
