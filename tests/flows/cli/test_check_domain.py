@@ -67,7 +67,7 @@ def test_a_pack_that_cannot_be_loaded_is_one_finding(
 def test_the_text_of_a_pack_is_escaped_in_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "FULL", dataclasses.replace(check.SAMPLE, requests=20))
+    monkeypatch.setattr(check, "FULL", dataclasses.replace(check.SAMPLE, built=1))
     hostile = ('f"Stock of {number}?"', 'f"<script>alert({number!r})</script>"')
     again = ('f"What is the count of {number}?"', hostile[1])
     also = ('f"How many of {number} do we have?"', hostile[1])
