@@ -6,7 +6,6 @@ part, since the whole has about 1,000 words.
 
 import datetime as dt
 import random
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,21 @@ from .records import JURISDICTIONS, Amendment, Contract, in_words
 
 WORDS = yaml.safe_load(Path(__file__).with_name("agreement.yaml").read_text(encoding="utf-8"))
 ARTICLES = 23  # the highest of a record's clauses is 23.5
-_CLAUSE = re.compile(r"[1-9]\d?(\.[1-9])?")
 
 
 @dataclass
 class Agreement:
     """The text of a contract, and the facts in it that the record lacks.
 
-    clauses: by number. headings: of articles, by number. schedules: title, then the rows by name.
-    fee, fee_amendments: the Base Fee as signed, and what amended it. earlier_prevails: what clause `precedence` says.
-    place: whose holidays are no Banking Days. delay: the clause on delay and its percentage of the Base Fee a week.
-    cap_clause: on the limit of liability; `exception` has the protected article's clause to which it refers, the
-    article, and the percentage; 100 if a breach of it does not change the limit.
-    terms: the article, by heading, with the value of its own term.
+    headings: of the articles, by number. clauses: by number. schedules: title, then the rows by name. amended: the
+        amendments of a clause, by its number.
+    fee, fee_amendments: the Base Fee as signed, and what amended it. precedence: the clause on conflicts of amendments;
+        earlier_prevails: what it says.
+    place: whose public holidays are no Banking Days.
+    delay: the clause on delay, and its percentage of the Base Fee a week.
+    exception: the clause to which the limit of liability is subject, its article, and the percentage of the limit that
+        applies to a breach of that article.
+    terms: the value of an article's own term, by heading.
     """
 
     recitals: list[str]
@@ -74,7 +75,7 @@ class Agreement:
             return {"schedule": title, "rows": self.schedules[title]}
         wanted = "1" if wanted == "definitions" else wanted
         numbers = [n for n in self.clauses if wanted in (n, n.split(".")[0])]
-        if not _CLAUSE.fullmatch(wanted) or not numbers:
+        if not numbers:
             raise ValueError(
                 f"part: {quote(name)}: expected contents, recitals, definitions, {', '.join(schedules)},"
                 f" or an article or clause such as 2 or 2.1, up to {ARTICLES}"
