@@ -39,18 +39,22 @@ def main() -> None:
         traces = list(read_traces(context.directory))
         if arguments.file:
             chat = ({**row, "id": f"row-{n}"} for n, row in enumerate(read_jsonl(arguments.file)))
-            traces = [{**traces[0], **_conversation(row)} for row in chat]
+            first: Any = traces[0]
+            traces = [first | _conversation(row) for row in chat]
         repeated = list(itertools.islice(_numbered(traces), arguments.rows))
         exam = list(read_jsonl(context.path("tasks", "exam.jsonl")))
         counter = token_counter(context.renderer())
         print("limit | tokens counted | traces | CPU ms a trace | traces/s | verdicts")
         for limit in arguments.max_tokens:
-            settings = FilterSettings(**{**context.recipe.filter.model_dump(), "max_tokens": limit})
+            limits: Any = {**context.recipe.filter.model_dump(), "max_tokens": limit}
+            settings = FilterSettings(**limits)
             for counts in (None, counter):
                 judge, began = JudgeAlone(exam, settings, counts), time.process_time()
                 judged = [judge(trace) for trace in repeated]
                 each = (time.process_time() - began) / len(repeated)
-                reasons = Counter((row["rejected"] or {}).get("reason", "passed") for row in judged)
+                reasons = Counter(
+                    row["rejected"]["reason"] if row["rejected"] else "passed" for row in judged
+                )
                 print(
                     f"{limit} | {'yes' if counts else 'no'} | {len(repeated)} | {1000 * each:.2f}"
                     f" | {1 / each:.0f} | {dict(reasons)}"

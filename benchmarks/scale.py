@@ -147,9 +147,26 @@ def repeat_traces(run: Path, size: int) -> None:
     """Writes as many shards of traces as a run of `size` tasks has: solved tasks, without a client."""
     tasks: RowFile[Any] = RowFile(run / "tasks" / "train.jsonl")
     domain = load("legal")
+    # The tasks repeat the first SEEDS with other numbers, which no solution contains.
+    solved = [_solved(tasks[index], domain) for index in range(min(SEEDS, size))]
     for shard in cut(size, 512):
         indexes = range(shard.first, shard.first + shard.count)
-        write_jsonl(shard.path(run), (_solved(tasks[index], domain) for index in indexes))
+        rows = (
+            _renamed(solved[n % len(solved)], tasks[n % len(solved)], tasks[n]) for n in indexes
+        )
+        write_jsonl(shard.path(run), rows)
+
+
+def _renamed(trace: Any, solved: Any, task: Any) -> Any:
+    """The trace of a solved task, as of another task that differs by its number."""
+    messages = [
+        {**message, "content": message["content"].replace(solved["request"], task["request"])}
+        if message["role"] == "user"
+        else message
+        for message in trace["messages"]
+    ]
+    name = trace["id"].replace(solved["id"], task["id"])
+    return {**trace, "id": name, "task": {**trace["task"], "id": task["id"]}, "messages": messages}
 
 
 def _solved(task: Any, domain: Domain) -> Any:
