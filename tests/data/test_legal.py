@@ -19,6 +19,7 @@ from schemas.documents import check_document
 from schemas.errors import InputError
 from schemas.files import dumps
 from teacher.domain import Blueprint, load
+from teacher.domain import tasks as proven
 from teacher.domain.questions import run, used
 from teacher.domain.scoring import answer_matches, state_hash
 from teacher.scenes.kinds import KINDS, draw
@@ -488,3 +489,8 @@ def test_a_conflict_is_the_same_from_either_side() -> None:
 def test_a_broken_domain_file_names_the_field(change: dict[str, Any], field: str) -> None:
     with pytest.raises(InputError, match=rf"^domain\.yaml: {re.escape(field)}"):
         check_document({**LEGAL.spec, **change}, "domain", "domain.yaml")
+
+
+def test_a_deadline_that_is_diaried_already_is_not_asked_for() -> None:
+    """The due day of this seed's first draw is the matter's deadline."""
+    assert proven.build(LEGAL, "moved_deadline", "train", 3792)["plan"]
