@@ -79,7 +79,9 @@ def kill_a_worker(run: Path, killed: list[int]) -> None:
         for process in psutil.Process().children(recursive=True):
             try:
                 words = " ".join(process.cmdline())
-                plays = "ray::play_shard" in words or ("spawn_main" in words and process.num_threads() > 3)
+                plays = "ray::play_shard" in words or (
+                    "spawn_main" in words and process.num_threads() > 3
+                )
                 if plays and process.net_connections():
                     process.kill()
                     killed.append(process.pid)
