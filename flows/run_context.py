@@ -139,8 +139,8 @@ def prepare(
         InputError: the domain, the recipe or the directory cannot be used. No server has started by then.
     """
     from student.models import base
+    from student.registry.open_store import open_store
     from student.registry.signatures import signing_key
-    from student.registry.store import open_store
     from student.training import mixture
     from teacher.domain import pack
     from teacher.models import catalog

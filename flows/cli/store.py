@@ -48,7 +48,7 @@ def push(
       stillhouse push legal:3 --to http://127.0.0.1:5000/students --variant Q4_K_M
     """
     from student.registry.location import parse_location
-    from student.registry.store import open_store
+    from student.registry.open_store import open_store
     from student.registry.upkeep import push as copy
 
     target = open_store(parse_location(to, "--to"))
@@ -77,7 +77,7 @@ def show(name: _Reference, json_: JsonOut = None) -> None:
     """
     from schemas.tags import variant_tag
     from student.registry.lookup import resolve
-    from student.registry.store import open_store
+    from student.registry.open_store import open_store
 
     store = open_store()
     model = resolve(store, name)
@@ -138,7 +138,7 @@ def promote(
       stillhouse promote legal:3 latest
       stillhouse promote legal:3-q4_k_m production
     """
-    from student.registry.store import open_store
+    from student.registry.open_store import open_store
     from student.registry.upkeep import promote as move
 
     model = move(open_store(), name, tag)
@@ -156,7 +156,7 @@ def rollback(
     Example:
       stillhouse rollback legal
     """
-    from student.registry.store import open_store
+    from student.registry.open_store import open_store
     from student.registry.upkeep import rollback as move
 
     before, now = move(open_store(), name)
@@ -181,7 +181,7 @@ def rm(
       stillhouse rm legal:2
       stillhouse rm legal --keep 3
     """
-    from student.registry.store import open_store
+    from student.registry.open_store import open_store
     from student.registry.upkeep import keep as keep_newest
     from student.registry.upkeep import remove
 

@@ -33,7 +33,7 @@ def models(
       STILLHOUSE_STORE=oci://registry.example/students stillhouse models legal
     """
     from student.registry.lookup import list_models
-    from student.registry.store import open_store
+    from student.registry.open_store import open_store
 
     store = open_store()
     rows = [
@@ -142,8 +142,8 @@ def pull(
     """
     from flows import commands
     from student.registry.artifact import PROJECTOR
+    from student.registry.open_store import open_store
     from student.registry.pull import pull as fetch
-    from student.registry.store import open_store
 
     target = to or Path("students") / name.partition(":")[0]
     with transfer(f"pulling {name}") as progress:

@@ -6,7 +6,7 @@ from flows.report.exam import Results
 from flows.report.run_view import RunView
 from schemas.errors import StillhouseError
 from student.registry.lookup import Version, resolve, with_scorecard
-from student.registry.store import open_store
+from student.registry.open_store import open_store
 
 
 def find(view: RunView, reference: str, *, patient: bool = True) -> Version:

@@ -47,9 +47,9 @@ from schemas.scorecard import (
 from schemas.task import Task
 from schemas.trace import Trace, failure_reason
 from student.registry.lookup import Version, find_version
+from student.registry.open_store import open_store
 from student.registry.pull import pull
 from student.registry.release import EvaluatedAgain
-from student.registry.store import open_store
 from teacher.models import catalog
 
 if TYPE_CHECKING:

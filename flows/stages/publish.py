@@ -29,8 +29,9 @@ from student.registry.artifact import PublishFile, files_under
 from student.registry.lookup import find_version, resolve
 from student.registry.model_card import model_card
 from student.registry.oci_layout import DirectoryStore
+from student.registry.open_store import open_store
 from student.registry.release import judge, same_student
-from student.registry.store import Store, open_store
+from student.registry.store import Store
 from student.training.mixture import REPLAY
 
 _MOVES = 5  # how often another publisher may move `latest` before this one gives up

@@ -1,8 +1,5 @@
 """What a store can do: the interface of the layout on disk (oci_layout.py) and of a registry (oci_registry.py).
 
-    store = open_store()                     # where STILLHOUSE_STORE leads, else the directory store/
-    repository = store.repository("legal")
-
 A store has repositories, one for each student's name; a repository has tags, manifests and blobs as in OCI's
 distribution spec. What they mean is decided in artifact.py, lookup.py and publish.py.
 """
@@ -16,7 +13,6 @@ from typing import Any, Protocol, TypeVar
 
 from schemas.errors import InputError, StageError
 from schemas.json_schema import Schema
-from student.registry.location import RegistryUrl, location
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -253,28 +249,3 @@ class Store(Protocol):
 
     def check_writable(self, name: str) -> None:
         """Raises InputError where a student could not be published under this name, before anything is spent on it."""
-
-
-def open_store(where: Path | RegistryUrl | str | None = None, *, patient: bool = True) -> Store:
-    """Returns the store at a place.
-
-    Args:
-        where: a recipe's setting, over which STILLHOUSE_STORE takes precedence, or a place that was parsed already.
-            None: the default.
-        patient: whether a request to a registry is repeated and waited for, about 50 s in all; otherwise a registry
-            that does not answer in 5 s fails, for what can do without it.
-    """
-    from student.registry.oci_layout import DirectoryStore
-    from student.registry.oci_registry import RegistryStore
-
-    if where is None:
-        place = location()
-    elif isinstance(where, str):
-        place = location(where)
-    else:
-        place = where
-    return (
-        RegistryStore(place, patient=patient)
-        if isinstance(place, RegistryUrl)
-        else DirectoryStore(place)
-    )

@@ -16,7 +16,7 @@ from http_server import Handler, HttpServer
 
 from student.registry.location import RegistryUrl
 from student.registry.oci_registry import RegistryStore
-from student.registry.store import open_store
+from student.registry.open_store import open_store
 from teacher.inference.process import free_port
 
 PROGRAM = shutil.which("docker-registry")

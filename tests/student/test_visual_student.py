@@ -40,7 +40,7 @@ from student import evaluate
 from student.export import untrained
 from student.models import base
 from student.registry.lookup import resolve
-from student.registry.store import open_store
+from student.registry.open_store import open_store
 from student.rendering.examples import examples, turns
 from student.rendering.served import as_served
 from teacher.inference.client import Client

@@ -15,8 +15,8 @@ from report_run import finished
 from flows import recipe_file, run_directory
 from flows.cli import main
 from schemas.errors import GateError, StageError
+from student.registry.open_store import open_store
 from student.registry.publish import publish
-from student.registry.store import open_store
 from teacher.domain import pack as packs
 from teacher.inference.process import free_port
 

@@ -12,7 +12,7 @@ from published_student import Q8, publish_legal
 from schemas.errors import StageError
 from student.registry import oci_http
 from student.registry.lookup import find_version, list_models, resolve
-from student.registry.store import open_store
+from student.registry.open_store import open_store
 
 
 @pytest.fixture
