@@ -25,7 +25,7 @@ from flows.generation.shards import read_traces
 from flows.run_directory import STAGES
 from schemas.files import read_json
 from student.registry.lookup import list_models
-from student.registry.store import open_store
+from student.registry.open_store import open_store
 from teacher.inference.client import Client
 from teacher.inference.journal import Journal
 from teacher.inference.llama_server import serve

@@ -1,14 +1,16 @@
-"""The held-out exam on vLLM: its CPU build serves the default student's directory (student/evaluate.py)."""
+"""The held-out exam on vLLM: its CPU build serves the default student as it is exported (student/evaluate.py)."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from schemas.errors import InputError
 from schemas.recipe import Evaluate
 from student import evaluate
-from student.export import untrained
+from student.export.merge import merge
 from student.export.serving import vllm_parsers
 from student.models import base
 from student.models.chat_template import chat_template
@@ -34,9 +36,24 @@ def test_a_student_that_the_gpus_do_not_hold_is_refused_with_what_to_do() -> Non
         evaluate.vllm_gpus(141e9, hardware.parse("1xH100-80GB"))
 
 
+def exported(student: dict[str, Any], to: Path) -> Renderer:
+    """Writes the directory that the export makes for vLLM of the student with a random adapter."""
+    import torch
+
+    source = base.prepare(student)
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16)
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    adapter = to.with_name("adapter")
+    get_peft_model(model, lora).save_pretrained(str(adapter))
+    template = chat_template(student, source)
+    merge(source, adapter, to, template)
+    return Renderer(AutoTokenizer.from_pretrained(to), template, student["stop"])
+
+
 @pytest.mark.slow
 @pytest.mark.alone
-def test_the_exam_runs_on_vllm_with_the_prompts_of_training(
+def test_the_exam_of_an_exported_student_runs_on_vllm_with_the_prompts_of_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
@@ -45,15 +62,16 @@ def test_the_exam_runs_on_vllm_with_the_prompts_of_training(
     except InputError as error:
         pytest.skip(str(error))
     student = base.load("smollm2-135m")
-    directory = untrained.vllm_directory(student)
-    tokenizer = AutoTokenizer.from_pretrained(directory)
-    renderer = Renderer(tokenizer, chat_template(student, directory), student["stop"])
+    directory = tmp_path / "vllm"
+    renderer = exported(student, directory)
     parsers = vllm_parsers(renderer)
     assert parsers.tool == "hermes"
     domain, images = pack.load("legal"), ImageStore(tmp_path / "images")
     rows = tasks.sample(domain, "exam", 2, seed=7, image_store=images, mix={"lookup": 1})
     traces = evaluate.run_exam(
-        evaluate.Candidate("base", directory, "0" * 64, vllm=evaluate.Vllm("hermes", None, gpus=0)),
+        evaluate.Candidate(
+            "student", directory, "0" * 64, vllm=evaluate.Vllm("hermes", None, gpus=0)
+        ),
         rows,
         domain=domain,
         settings=Evaluate(engine="vllm", concurrency=2, max_steps=2, max_tokens=24),
