@@ -85,7 +85,8 @@ def _log_time(seconds: dict[str, float], planned: dict[str, float]) -> None:
         for name, value in seconds.items()
     ]
     # Of a large teacher the plan knows only some stages.
-    whole = f" of {sum(planned.values()) / 60:.1f} planned" if "the rest" in planned else ""
+    is_whole = "the rest" in planned and planned.keys() - {"the rest"} <= seconds.keys()
+    whole = f" of {sum(planned.values()) / 60:.1f} planned" if is_whole else ""
     log(f"time       {sum(seconds.values()) / 60:.1f} min{whole} ({', '.join(by_stage)})")
 
 

@@ -35,11 +35,6 @@ def print_table(head: list[str], rows: list[list[str]]) -> None:
         )
 
 
-def size_text(count: int) -> str:
-    """Bytes as MB or GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
-
-
 def plain(text: str) -> str:
     """A text of others without the characters that would steer a terminal."""
     return "".join(c if c.isprintable() else "?" for c in text)

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
-from flows.cli.output import JsonOut, plain, print_table, size_text, write_result
+from flows.cli.output import JsonOut, plain, print_table, write_result
 from flows.progress import log, transfer
 from schemas.errors import InputError
 
@@ -121,7 +122,7 @@ def show(name: _Reference, json_: JsonOut = None) -> None:
     print()
     print_table(
         ["FILE", "SIZE", "VARIANT", "SHA256"],
-        [[plain(f.path), size_text(f.bytes), f.variant, f.sha256[:12]] for f in model.files],
+        [[plain(f.path), decimal(f.bytes), f.variant, f.sha256[:12]] for f in model.files],
     )
 
 

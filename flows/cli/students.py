@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
-from flows.cli.output import JsonOut, print_table, size_text, write_result
+from flows.cli.output import JsonOut, print_table, write_result
 from flows.progress import log, step, transfer
 from schemas.errors import GateError
 
@@ -64,9 +65,7 @@ def models(
                     row["created"][:16].replace("T", " "),
                     "passed" if row["gate_passed"] else "failed",
                     *_exam_cells(row["exam"]),
-                    ", ".join(
-                        f"{name} {size_text(size)}" for name, size in row["variants"].items()
-                    ),
+                    ", ".join(f"{name} {decimal(size)}" for name, size in row["variants"].items()),
                 ]
                 for row in rows
             ],
@@ -154,7 +153,7 @@ def pull(
         write_result({"directory": str(target), "files": [str(file) for file in files]}, json_)
         return
     for file in files:
-        print(f"{file}  {size_text(file.stat().st_size)}")
+        print(f"{file}  {decimal(file.stat().st_size)}")
     gguf = [file for file in files if file.suffix == ".gguf"]
     projector = next((file for file in gguf if file.stem.endswith(f"-{PROJECTOR}")), None)
     if weights := next((file for file in gguf if file != projector), None):

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import quote
 
 import jinja2
+from rich.filesize import decimal
 
 from flows.estimate import minutes, teacher_gpus
 from flows.report import charts, compare
@@ -181,7 +182,7 @@ def _template() -> jinja2.Template:
         autoescape=True, undefined=jinja2.ChainableUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
-        "size": _size,
+        "size": decimal,
         "interval": interval_text,
         "conduct": conduct_text,
         "duration": minutes,
@@ -311,10 +312,3 @@ def _output_files(view: RunView) -> list[tuple[str, int, str]]:
         if receipt
         for path, output in receipt["outputs"].items()
     ]
-
-
-def _size(count: int) -> str:
-    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count} bytes"

@@ -59,3 +59,21 @@ def test_an_exam_without_parts_has_one_line(monkeypatch: pytest.MonkeyPatch) -> 
         "one call 2 of 40 40 of 40",
         "2+ calls 0 of 20 0 of 20",
     ]
+
+
+def test_the_planned_time_of_the_whole_run_stands_beside_a_whole_run_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planned = {"generate": 120.0, "train": 60.0, "the rest": 60.0}
+
+    def time_line(**stages: float) -> str:
+        lines: list[str] = []
+        monkeypatch.setattr(summary, "log", lambda line: lines.append(" ".join(line.split())))
+        values = {"stages": stages, "planned": planned, "report": "report.html"}
+        summary.log_summary(cast(RunContext, None), values)
+        return next(line for line in lines if line.startswith("time "))
+
+    assert time_line(plan=30.0) == "time 0.5 min (plan 0.5)"
+    assert time_line(plan=30.0, generate=60.0, train=60.0).startswith(
+        "time 2.5 min of 4.0 planned ("
+    )
