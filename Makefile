@@ -18,9 +18,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 VLLM := .venv-vllm
 VLLM_READY := $(VLLM)/.ready
-# Tests beside each other: a process a core, and a file whole in one of them, so that what its tests share is made once;
-# in the order of tests/conftest.py.
-BESIDE := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Tests beside each other: a file whole in one process, so that what its tests share is made once, in the order of
+# tests/conftest.py. The fast ones have a process a core; many slow ones wait for other processes, so they have one more.
+BESIDE := --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+MORE = $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 # The files with tests that run by themselves: what the others import takes longer than to look.
 ALONE = $(shell grep -rlE "mark\.(alone|gpu)" tests --include=test_*.py)
 
@@ -144,11 +145,11 @@ serve: deploy  ## Makes the deployments, and works on this host on the flow runs
 
 # Status 5 says that no test was left of those that ARGS asks for.
 test: $(READY)  ## All tests, including the slow ones
-	@$(BIN)/python -m pytest -m 'not (alone or gpu)' $(BESIDE) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
+	@$(BIN)/python -m pytest -m 'not (alone or gpu)' -n $(MORE) $(BESIDE) $(ARGS) $(if $(ARGS),|| [ $$? -eq 5 ])
 	@$(BIN)/python -m pytest -m 'alone or gpu' $(or $(ARGS),$(ALONE)) $(if $(ARGS),|| [ $$? -eq 5 ])
 
 test-fast: $(READY)  ## The tests that take seconds
-	@$(BIN)/python -m pytest -m 'not slow and not gpu' $(BESIDE) $(ARGS)
+	@$(BIN)/python -m pytest -m 'not slow and not gpu' -n logical $(BESIDE) $(ARGS)
 
 lint: $(READY)  ## ruff and mypy
 	@$(BIN)/ruff check .

@@ -26,10 +26,11 @@ pytestmark = [pytest.mark.slow, pytest.mark.alone]
 
 # A mixture of experts has as many as the real model unless it is told.
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 64}
-# One process for all, which imports vLLM once. An engine ends before the next begins.
+# One process for all, the engines in it, so that vLLM is imported once. An engine ends before the next begins.
 SCRIPT = """\
 import json, sys
 from vllm import LLM, SamplingParams
+from vllm.distributed import cleanup_dist_env_and_memory
 
 if __name__ == "__main__":
     jobs, date = json.load(sys.stdin)
@@ -42,6 +43,7 @@ if __name__ == "__main__":
             assert all(len(d.outputs[0].token_ids) == 1 for d in done)
             result = [list(d.prompt_token_ids) for d in done]
             del model
+            cleanup_dist_env_and_memory()
         except Exception as error:
             result = repr(error)
         print("RESULT", json.dumps([name, result]), flush=True)
@@ -104,7 +106,12 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, An
     done = subprocess.run(
         [str(python), "-P", str(home / "prompts.py")],
         input=json.dumps([jobs, DATE]),
-        env={**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"},
+        env={
+            **os.environ,
+            "VLLM_CPU_KVCACHE_SPACE": "1",
+            "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+            "VLLM_NO_USAGE_STATS": "1",
+        },
         capture_output=True,
         text=True,
     )
