@@ -177,6 +177,7 @@ def recipe(url: str, run: Path, *more: str) -> Any:
         ),
         *("generate.concurrency=2", "generate.timeout_s=60", "generate.patience_s=1"),
         "tasks.mix={lookup: 1, workflow: 0, document: 0, chart: 0}",
+        *("tasks.offer=all", "tasks.drift=0"),  # each task offers the tool that is called
         *more,
     ]
     return recipe_file.load("api-teacher", settings)
