@@ -53,10 +53,11 @@ def decomposed_in(
 
 def unknown_in(messages: Sequence[Message], unknown: Sequence[range]) -> tuple[int, str] | None:
     """Returns the index of the first message with a character of ascending ranges, and the character in ASCII."""
-    starts = [characters.start for characters in unknown]
+    starts: list[int] = []
     for index, message in enumerate(messages):
         for text in _texts(message):
             for character in "" if text.isascii() else sorted(set(text)):
+                starts = starts or [characters.start for characters in unknown]
                 at = bisect_right(starts, ord(character)) - 1
                 if at >= 0 and ord(character) in unknown[at]:
                     return index, ascii(character)

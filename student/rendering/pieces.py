@@ -8,7 +8,7 @@ Prepend), a piece is read otherwise than alone, and the whole text is read each 
 import json
 import re
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 # Parts of a tokenizer that read a piece alike wherever it lies.
@@ -39,13 +39,15 @@ class Pieces:
         """The token ids of a text, which contains its special tokens."""
         if not self.is_possible:
             return self._read(text)
+        pieces = [piece for piece in self._cut.split(text) if piece]
+        self._remember(pieces)
         ids: list[int] = []
-        for piece in self._cut.split(text):
+        for piece in pieces:
             special = self._special.get(piece)
             if special is not None:
                 ids.append(special)
-            elif piece:
-                ids.extend(self._known.get(piece) or self._remember(piece))
+            else:
+                ids.extend(self._known[piece])
         return ids
 
     def length(self, texts: Sequence[str], enough: int) -> int:
@@ -60,24 +62,34 @@ class Pieces:
         if characters <= enough and all(map(str.isascii, texts)):
             return characters
         pieces = [piece for text in texts for piece in self._cut.split(text) if piece]
-        most = sum(map(self._most, pieces))
-        return most if most <= enough else sum(map(self._count, pieces))
+        # A piece in ASCII that is not known yet is not read if that suffices.
+        self._remember(piece for piece in pieces if not piece.isascii())
+        most = sum(self._count(piece, len(piece)) for piece in pieces)
+        if most <= enough:
+            return most
+        self._remember(pieces)
+        return sum(self._count(piece) for piece in pieces)
 
-    def _count(self, piece: str) -> int:
-        return 1 if piece in self._special else len(self._known.get(piece) or self._remember(piece))
+    def _count(self, piece: str, otherwise: int = 0) -> int:
+        """The number of a piece's ids; `otherwise` of one that is not known."""
+        if piece in self._special:
+            return 1
+        ids = self._known.get(piece)
+        return otherwise if ids is None else len(ids)
 
-    def _most(self, piece: str) -> int:
-        """At least the number of a piece's ids."""
-        if piece in self._known or piece in self._special or not piece.isascii():
-            return self._count(piece)
-        return len(piece)
-
-    def _remember(self, piece: str) -> "array[int]":
+    def _remember(self, pieces: Iterable[str]) -> None:
+        """Reads the pieces that are not known yet, in one batch, which takes half the time of one by one."""
         if self._characters > _CHARACTERS:
             self._known, self._characters = {}, 0
-        self._known[piece] = array("l", self._read(piece))
-        self._characters += len(piece)
-        return self._known[piece]
+        new = [piece for piece in dict.fromkeys(pieces) if self._is_new(piece)]
+        if new:
+            read = self._tokenizer(new, add_special_tokens=False)["input_ids"]
+            for piece, ids in zip(new, read, strict=True):
+                self._known[piece] = array("l", ids)
+            self._characters += sum(map(len, new))
+
+    def _is_new(self, piece: str) -> bool:
+        return piece not in self._known and piece not in self._special
 
     def _read(self, text: str) -> list[int]:
         return self._tokenizer(text, add_special_tokens=False)["input_ids"]
