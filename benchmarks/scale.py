@@ -1,11 +1,12 @@
-"""Measures memory and time of client, filter and preparation of examples with many scripted episodes.
+"""Measures memory and time of plan, client, filter and preparation of examples with many scripted episodes.
 
-    python -m benchmarks.scale client filter examples [--sizes 10000 50000 150000] [--work DIRECTORY]
+    python -m benchmarks.scale plan client filter examples [--sizes 10000 50000 150000] [--work DIRECTORY]
 
-Tasks of the legal pack are repeated with a number in each request until there are enough of them, so that requests
-share templates and few are about the same things. A server in another process answers with each task's solution. Each
-part of each size is a process of its own; its memory is the most that it held. The filter and the examples work on
-traces that are made in the same way, with the student's tokenizer.
+The plan makes tasks without images. For the other parts, tasks of the legal pack are repeated with a number in each
+request until there are enough of them, so that requests share templates and few are about the same things. A server in
+another process answers with each task's solution. Each part of each size is a process of its own; its memory is the
+most that it held. The filter and the examples work on traces that are made in the same way, with the student's
+tokenizer.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from teacher.inference.replies import Reply
 from teacher.rollout import agent_loop
 
 SEEDS = 400  # tasks that are sampled
-PARTS = ("client", "filter", "examples")
+PARTS = ("plan", "client", "filter", "examples")
 CONCURRENCY = 64
 USAGE: Usage = {"prompt_tokens": 9, "completion_tokens": 3}
 MAKER: Maker = {"model": "m", "revision": None, "engine": "openai", "licence": "none"}
@@ -82,6 +83,9 @@ def measure(part: str, size: int, work: Path) -> dict[str, float]:
     cpu: seconds of computing of this process, which other work on the machine hardly changes.
     """
     run = work / "run"
+    if part == "plan":
+        with context(run, settings={"tasks.train": str(size)}) as opened:
+            return _measured(lambda: PIPELINE["plan"].run(opened), size)
     with context(run) as opened:
         PIPELINE["plan"].run(opened)
         repeat_tasks(run / "tasks" / "train.jsonl", size)
