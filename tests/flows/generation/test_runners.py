@@ -108,6 +108,11 @@ def generate(
         return receipt["result"]
 
 
+def copied(local: tuple[Path, Any], to: Path) -> Path:
+    """A copy of the finished run."""
+    return Path(shutil.copytree(local[0], to / "run"))
+
+
 def untimed(run: Path) -> list[Any]:
     rows: list[Any] = [*read_traces(run)]
     for row in rows:
@@ -220,10 +225,14 @@ def test_workers_share_what_may_be_in_flight_and_an_address_gives_each_the_whole
 
 @pytest.mark.parametrize("lacks", [False, True])
 def test_workers_start_the_teacher_only_for_a_reply_that_the_journal_lacks(
-    server: HttpServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lacks: bool
+    local: tuple[Path, Any],
+    server: HttpServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    lacks: bool,
 ) -> None:
     """With a pre-flight the API is not used before a worker asks for it. Shards are played in a thread."""
-    generate(tmp_path, server)
+    copied(local, tmp_path)
     before = untimed(tmp_path / "run")
     if lacks:
         for segment in (tmp_path / "run" / "journal").glob("*.jsonl"):
@@ -351,10 +360,9 @@ def test_a_tool_that_raises_what_does_not_pickle_rejects_its_trace_by_name(
 
 
 def test_closed_shards_are_not_played_again_and_a_damaged_one_is(
-    server: HttpServer, tmp_path: Path
+    local: tuple[Path, Any], server: HttpServer, tmp_path: Path
 ) -> None:
-    generate(tmp_path, server)
-    run = tmp_path / "run"
+    run = copied(local, tmp_path)
     before = untimed(run)
     shards = sorted((run / "traces").iterdir())
     times = [path.stat().st_mtime_ns for path in shards]
@@ -368,9 +376,10 @@ def test_closed_shards_are_not_played_again_and_a_damaged_one_is(
     assert changed == [2]
 
 
-def test_a_run_of_the_old_layout_asks_nothing_again(server: HttpServer, tmp_path: Path) -> None:
-    generate(tmp_path, server)
-    run = tmp_path / "run"
+def test_a_run_of_the_old_layout_asks_nothing_again(
+    local: tuple[Path, Any], server: HttpServer, tmp_path: Path
+) -> None:
+    run = copied(local, tmp_path)
     before = untimed(run)
     write_jsonl(run / "traces.jsonl", read_traces(run))
     shutil.rmtree(run / "traces")

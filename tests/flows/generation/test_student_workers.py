@@ -111,6 +111,7 @@ def here(settings: Any, work: Any, run: str, numbers: Any) -> Iterator[Any]:
         yield number, work(run, number)
 
 
+@pytest.mark.slow
 def test_workers_leave_the_files_of_one_process(
     generated: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

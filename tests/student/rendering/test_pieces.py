@@ -13,7 +13,10 @@ from transformers import PreTrainedTokenizerFast
 from student.rendering.pieces import Pieces
 
 # The tokenizers of the others take a second each to load.
-SMALLEST = "smollm2-135m"
+NAMES = [
+    name if name == "smollm2-135m" else pytest.param(name, marks=pytest.mark.slow)
+    for name in STUDENTS
+]
 
 
 @functools.cache
@@ -28,10 +31,7 @@ WORDS = st.one_of(
 )
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name == SMALLEST else pytest.param(name, marks=pytest.mark.slow) for name in STUDENTS],
-)
+@pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=15, deadline=None)
 @given(parts=st.lists(WORDS, max_size=12))
 def test_the_ids_of_pieces_are_those_of_the_whole_text(name: str, parts: list[str | int]) -> None:
@@ -44,7 +44,7 @@ def test_the_ids_of_pieces_are_those_of_the_whole_text(name: str, parts: list[st
     assert pieces.is_possible
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize("name", NAMES)
 @settings(max_examples=15, deadline=None)
 @given(texts=st.lists(WORDS.map(str), max_size=12), enough=st.integers(0, 40))
 def test_a_length_is_exact_where_it_may_be_more_than_enough(
