@@ -117,9 +117,9 @@ def write_agreement(
     # The clauses that matter, by number; the others are filled up.
     matter: dict[str, str] = {}
 
-    def write(heading: str, clause: str, **values: Any) -> str:
+    def write(heading: str, wording: str, **values: Any) -> str:
         number = f"{articles[heading]}.{rng.randrange(1, 4)}"
-        matter[number] = clause.format(**values)
+        matter[number] = wording.format(**values)
         return number
 
     write("Governing law", WORDS["law"], law=contract.governing_law)
@@ -130,12 +130,11 @@ def write_agreement(
     cap = contract.clauses["liability_cap"].number
     protected = rng.choice(sorted(WORDS["protected"]))
     percent = rng.choice((100, 150, 200, 250, 300))
-    clause = WORDS["exempt"] if percent == 100 else WORDS["exception"]
-    text.exception = (write(protected, clause, cap=cap, percent=percent), protected, percent)
-    for heading, (clause, low, high, _) in WORDS["terms"].items():
-        if heading in articles:
-            text.terms[heading] = rng.randrange(low, high)
-            write(heading, clause, n=text.terms[heading])
+    wording = WORDS["exempt" if percent == 100 else "exception"]
+    text.exception = (write(protected, wording, cap=cap, percent=percent), protected, percent)
+    for heading, (wording, low, high, _) in WORDS["terms"].items():
+        text.terms[heading] = rng.randrange(low, high)
+        write(heading, wording, n=text.terms[heading])
     for topic, clause in contract.clauses.items():
         matter[clause.number] = WORDS["topics"][topic][1].format(
             value=f"{clause.value:,}", exception=text.exception[0]
@@ -148,11 +147,7 @@ def write_agreement(
         )
     if amendments:
         text.amended["1.1"] = amendments
-    for article in text.headings:
-        last = max([int(n.split(".")[1]) for n in matter if n.split(".")[0] == str(article)] or [2])
-        fillers = iter(rng.sample(WORDS["fillers"], len(WORDS["fillers"])))
-        for number in (f"{article}.{section}" for section in range(1, last + 1)):
-            text.clauses[number] = matter.get(number) or next(fillers)
+    text.clauses = _fill_up(text.headings, matter, rng)
     rates, dates = WORDS["schedules"]
     daily = rng.sample(range(40, 190), len(rates[1]))
     text.schedules[rates[0]] = {
@@ -177,6 +172,20 @@ def _number_articles(contract: Contract, rng: random.Random) -> dict[int, str]:
     rng.shuffle(chosen)
     headings |= dict(zip(free, chosen, strict=False))
     return dict(sorted(headings.items()))
+
+
+def _fill_up(
+    headings: dict[int, str], matter: dict[str, str], rng: random.Random
+) -> dict[str, str]:
+    """All clauses by number: those that matter, and before them in their articles, standard wording."""
+    clauses = {}
+    for article in headings:
+        places = [number.split(".") for number in matter]
+        last = max([int(place) for first, place in places if first == str(article)], default=2)
+        fillers = iter(rng.sample(WORDS["fillers"], len(WORDS["fillers"])))
+        for number in (f"{article}.{place}" for place in range(1, last + 1)):
+            clauses[number] = matter.get(number) or next(fillers)
+    return clauses
 
 
 def _amend(fee: int, numbers: list[str], rng: random.Random) -> list[Amendment]:
