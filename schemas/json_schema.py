@@ -33,8 +33,8 @@ _FORMATS = (
 
 # Keywords whose value is data, and keywords whose value has schemas by name. Every other value is searched for
 # patterns as a schema is: a `$ref` may point into a keyword that no draft knows.
-_DATA = frozenset({"const", "enum", "default", "examples", "required", "type"})
-_NAMED = frozenset({"properties", "$defs", "definitions", "dependentSchemas", "dependencies"})
+DATA_KEYWORDS = frozenset({"const", "enum", "default", "examples", "required", "type"})
+NAMED_KEYWORDS = frozenset({"properties", "$defs", "definitions", "dependentSchemas", "dependencies"})
 
 _BACKTRACKING = re.compile(r"\(\?<?[=!]|\(\?:\\\d")
 # More steps than a pattern takes within any budget of seconds: the budget is kept by schemas/schema_budget.py.
@@ -116,9 +116,9 @@ class Schema:
                 value = {
                     self._rewritten(key): self._portable(inner) for key, inner in value.items()
                 }
-            elif keyword in _NAMED and isinstance(value, dict):
+            elif keyword in NAMED_KEYWORDS and isinstance(value, dict):
                 value = {name: self._portable(inner) for name, inner in value.items()}
-            elif keyword not in _DATA:
+            elif keyword not in DATA_KEYWORDS:
                 value = self._portable(value)
             result[keyword] = value
         return result
