@@ -103,7 +103,6 @@ class Fp8DecoderLayer(DecoderLayer):
         grad_normed_TH = self.gate_up.product_backward(buffer, grad8, dtype)
         self.gate_up.add_backward(grad_normed_TH, low_grad_TR)
         grad_middle_TH, normed_TH = torch.empty_like(x_TH), torch.empty_like(x_TH)
-        grad8 = Rows8.empty(x_TH)
         kernels.norm_backward(
             grad_normed_TH,
             saved.middle_TH,
@@ -112,9 +111,8 @@ class Fp8DecoderLayer(DecoderLayer):
             grad_TH,
             grad_middle_TH,
             normed_TH,
-            self.o.factor_O,
-            grad8,
         )
+        grad8 = kernels.quantise(grad_middle_TH, self.o.factor_O)
         grads_a_gate_up = self.gate_up.grad_a_from(low_grad_TR, normed_TH)
         # Attention: x + o(attention(q, k, v))
         low_grad_TR = self.o.low_grad(grad_middle_TH)

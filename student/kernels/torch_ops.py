@@ -59,8 +59,6 @@ def norm_backward(
     residual_TH: torch.Tensor,
     grad_x_TH: torch.Tensor,
     normed_TH: torch.Tensor,
-    columns_H: torch.Tensor | None = None,
-    rows8: Rows8 | None = None,
 ) -> None:
     wide_TH = x_TH.to(_wide(x_TH))
     rstd_T1 = torch.rsqrt(wide_TH.pow(2).mean(-1, keepdim=True) + eps)
@@ -70,8 +68,6 @@ def norm_backward(
         rstd_T1 * (scaled_grad_TH - unit_TH * (scaled_grad_TH * unit_TH).mean(-1, keepdim=True))
         + residual_TH
     )
-    if rows8 and columns_H is not None:
-        _write_rows8(grad_x_TH * columns_H, rows8)
 
 
 def rope(

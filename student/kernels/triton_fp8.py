@@ -51,7 +51,7 @@ def _quantise(
 
 
 # (ROWS, BLOCK, num_warps) of the kernel above, for rows of up to so many values.
-QUANTISE = ((16384, (1, 4096, 8)), (1 << 30, (2, 4096, 16)))
+QUANTISE = ((16384, (1, 4096, 8)), (1 << 30, (1, 8192, 16)))
 
 
 def quantise(x_TK: torch.Tensor, columns_K: torch.Tensor | None = None) -> Rows8:
@@ -88,7 +88,7 @@ def _transpose(x, out, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr)
         tl.store(to + byte * rows, tl.trans(w), mask=inside)
 
 
-TRANSPOSE = (32, 32, 4)  # (ROWS, COLUMNS, num_warps) of the kernel above
+TRANSPOSE = (64, 64, 8)  # (ROWS, COLUMNS, num_warps) of the kernel above
 
 
 def transpose(weight_OK: torch.Tensor, out_KO: torch.Tensor) -> None:
@@ -124,7 +124,7 @@ def _add_low_rank(
     tl.store(out + row * size + column, total.to(out.dtype.element_ty), mask=inside)
 
 
-ADD_LOW_RANK = (32, 128, 4)  # (ROWS, COLUMNS, num_warps) of the kernel above
+ADD_LOW_RANK = (64, 64, 4)  # (ROWS, COLUMNS, num_warps) of the kernel above
 
 
 def add_low_rank(

@@ -65,9 +65,6 @@ def _norm_backward(
     residual,
     grad_x,
     normed,
-    columns,
-    values,
-    scales,
     grad_stride,
     x_stride,
     residual_stride,
@@ -76,7 +73,6 @@ def _norm_backward(
     size,
     eps,
     SIZE: tl.constexpr,
-    QUANTISE: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
     column = tl.arange(0, SIZE)
@@ -90,15 +86,7 @@ def _norm_backward(
     tl.store(normed + row * normed_stride + column, (unit * w).to(normed.dtype.element_ty), inside)
     g *= w
     g = rstd * (g - unit * (tl.sum(g * unit, 0) / size)) + beside.to(tl.float32)
-    result = g.to(grad_x.dtype.element_ty)
-    tl.store(grad_x + row * grad_x_stride + column, result, mask=inside)
-    if QUANTISE:
-        factor = tl.load(columns + column, mask=inside, other=0.0).to(tl.float32)
-        g = result.to(tl.float32) * factor
-        scale = scale_of(tl.max(tl.abs(g), 0))
-        g = (g * (1.0 / scale)).to(values.dtype.element_ty)
-        tl.store(values + row * size + column, g, mask=inside)
-        tl.store(scales + row, scale)
+    tl.store(grad_x + row * grad_x_stride + column, g.to(grad_x.dtype.element_ty), mask=inside)
 
 
 def norm_backward(
@@ -109,13 +97,10 @@ def norm_backward(
     residual_TH: torch.Tensor,
     grad_x_TH: torch.Tensor,
     normed_TH: torch.Tensor,
-    columns_H: torch.Tensor | None = None,
-    rows8: Rows8 | None = None,
 ) -> None:
     """Writes the gradient of `norm`'s input plus `residual_TH` into `grad_x_TH`, and `norm`'s output into `normed_TH`.
 
-    `grad_TH` is the gradient of the norm's output, `residual_TH` the gradient that bypasses the norm. With `columns_H`
-    the result times `columns_H` is written into `rows8` too, in e4m3.
+    `grad_TH` is the gradient of the norm's output, `residual_TH` the gradient that bypasses the norm.
     """
     tokens, size = x_TH.shape
     _norm_backward[(tokens,)](
@@ -125,9 +110,6 @@ def norm_backward(
         residual_TH,
         grad_x_TH,
         normed_TH,
-        columns_H,
-        rows8.values if rows8 else None,
-        rows8.scale if rows8 else None,
         grad_TH.stride(0),
         x_TH.stride(0),
         residual_TH.stride(0),
@@ -136,6 +118,5 @@ def norm_backward(
         size,
         eps,
         SIZE=triton.next_power_of_2(size),
-        QUANTISE=rows8 is not None,
         num_warps=16,
     )

@@ -34,8 +34,8 @@ _OPERATIONS = {"qlora": 6, "lora": 6, "full": 8}
 # rate for the 4 operations per weight and token; a layer that is recomputed costs 37 % more; weights are written at
 # 0.83 of the data sheet's bandwidth; 0.05 s of a step are the optimiser and what larger products gain.
 _FUSED_OF_PEAK, _RECOMPUTED, _OF_BANDWIDTH, _STEP_SECONDS = 0.57, 0.37, 0.83, 0.05
-# Products in FP8 run at 1.7 times the rate; attention and the element-wise work take as long, and inputs are quantised.
-_FP8_TIME = 0.7
+# An H200 took 0.66 (32B) and 0.61 (70B) of NF4's time for a step with products in FP8 (benchmarks/qlora.md).
+_FP8_TIME = 0.66
 # The H100's rates replace those of an unknown GPU: only their ratio matters for the choice of a batch.
 _H100 = (989e12, 3.35e12)
 # Two CPU cores on the 135M student, packed examples, the whole stage: 129,652 tokens in 493 s in bfloat16 with AVX-512,

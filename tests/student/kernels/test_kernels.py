@@ -148,7 +148,6 @@ def kernel_calls(**options: Any) -> list[tuple[str, tuple[Any, ...]]]:
         ),
         ("swiglu_low", (gate_up, low[1], b_gate, b_up)),
         ("norm", (x, weight, 1e-6, tensor(few, hidden), rows8)),
-        ("norm_backward", (grads[0], x, weight, 1e-6, *grads[1:], weight, rows8)),
         ("quantise", (qkv,)),
         ("quantise", (gate_up, tensor(2 * size))),
         ("quantise", (torch.zeros_like(x),)),
