@@ -155,7 +155,7 @@ class Serve(Section):
         ge=1,
         description="Servers of the whole model: of vLLM behind vllm-router, of llama.cpp without one, each with its"
         " share of generate.concurrency. null: one; of llama.cpp on a GPU one for two CPU cores and four conversations,"
-        " 8 at most, as memory allows. Example: 2.",
+        " 16 at most, as memory allows. Example: 2.",
     )
     nodes: int = Field(
         1, ge=1, description="Machines that one server spans, joined by Ray. Example: 2."
