@@ -34,7 +34,9 @@ _FORMATS = (
 # Keywords whose value is data, and keywords whose value has schemas by name. Every other value is searched for
 # patterns as a schema is: a `$ref` may point into a keyword that no draft knows.
 DATA_KEYWORDS = frozenset({"const", "enum", "default", "examples", "required", "type"})
-NAMED_KEYWORDS = frozenset({"properties", "$defs", "definitions", "dependentSchemas", "dependencies"})
+NAMED_KEYWORDS = frozenset(
+    {"properties", "$defs", "definitions", "dependentSchemas", "dependencies"}
+)
 
 _BACKTRACKING = re.compile(r"\(\?<?[=!]|\(\?:\\\d")
 # More steps than a pattern takes within any budget of seconds: the budget is kept by schemas/schema_budget.py.

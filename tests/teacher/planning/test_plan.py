@@ -302,7 +302,7 @@ def test_on_a_gpu_several_llama_servers_share_the_conversations_unless_the_recip
 
 def test_a_large_model_has_as_many_llama_servers_as_a_quarter_of_the_gpu_holds() -> None:
     host = hardware_of("1xH200", cores=64, host_memory=512 * GIB)
-    assert [llama_servers(host, 64, size * GIB) for size in (1, 6, 16, 43)] == [8, 4, 2, 1]
+    assert [llama_servers(host, 64, size * GIB) for size in (1, 6, 16, 43)] == [16, 4, 2, 1]
     assert llama_servers(hardware_of("cpu-768GB", cores=96), 64, GIB) == 1
 
 
