@@ -389,7 +389,7 @@ def test_a_trace_whose_images_take_too_many_tokens_is_too_long(
 ) -> None:
     renderer = finished.context.renderer()
 
-    def lengths(trace: Any) -> list[int]:
+    def lengths(trace: Any, enough: int) -> list[int]:
         return [len(turn) for turn in turns(trace, renderer)]
 
     kept = list(read_jsonl(finished.context.path("filter", "kept.jsonl")))

@@ -12,7 +12,7 @@ from student.kernels import decoder_layer_fp8, fp8, fused_layers, lora_linear_fp
 from student.kernels.fp8 import Fp8Linear
 
 # Sizes that FP8 products take: multiples of 16.
-FITTING = {"hidden_size": 64, "intermediate_size": 96}
+FITTING: dict[str, Any] = {"hidden_size": 64, "intermediate_size": 96}
 
 
 def in_fp8(model: Any) -> Any:
