@@ -36,6 +36,10 @@ settings.register_profile("fast", settings.get_profile("patient"), max_examples=
 settings.load_profile("patient")
 
 
+# Whole runs, with workers that are killed and schedules that come due.
+WAITING = ("test_pipeline.py", "test_runs.py", "test_crashes.py")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if "not slow" in config.option.markexpr:
         settings.load_profile("fast")
@@ -43,10 +47,17 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if BESIDE_OTHERS:
-        # Files of slow tests first, then those of many, so that no process is left with a long one at the end.
+        # Those that wait for minutes first, then files of slow tests, then those of many, so that no process is left
+        # with a long one at the end.
         tests = Counter(item.path for item in items)
         fast = Counter(item.path for item in items if not item.get_closest_marker("slow"))
-        items.sort(key=lambda item: (fast[item.path] / tests[item.path], -tests[item.path]))
+        items.sort(
+            key=lambda item: (
+                item.path.name not in WAITING,
+                fast[item.path] / tests[item.path],
+                -tests[item.path],
+            )
+        )
     gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not gpu:
         return

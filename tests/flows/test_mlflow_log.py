@@ -4,6 +4,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -19,7 +20,7 @@ from flows.run_directory import STAGES, read_receipt
 from schemas.errors import GateError
 from schemas.files import read_json, write_json
 
-mlflow = pytest.importorskip("mlflow")
+pytestmark = pytest.mark.skipif(find_spec("mlflow") is None, reason="mlflow is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +56,8 @@ def publish(run: Path) -> None:
 
 
 def stored(run: Path, uri: str) -> tuple[Any, Any]:
+    import mlflow  # takes a second
+
     client = mlflow.MlflowClient(uri)
     return client, client.get_run(read_json(run / "mlflow.json")["run_id"])
 

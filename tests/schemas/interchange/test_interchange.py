@@ -6,6 +6,7 @@ messages and only the tools that they call. The judges are the package `atif` an
 
 import asyncio
 import copy
+import functools
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,6 @@ import pytest
 from atif import Trajectory
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 from pydantic import TypeAdapter
 from scripted_model import LOOP, MAKER, Model, solution
 
@@ -39,8 +39,6 @@ REST = {
     "hinted": False,
     "verdict": {"kept": True},
 }
-OPENAI_MESSAGES: TypeAdapter[Any] = TypeAdapter(list[ChatCompletionMessageParam])
-OPENAI_TOOLS: TypeAdapter[Any] = TypeAdapter(list[ChatCompletionToolParam])
 
 
 def tau_bench() -> list[dict[str, Any]]:
@@ -53,13 +51,22 @@ def trace(messages: list[Any], number: int = 0, **more: Any) -> dict[str, Any]:
     return {**REST, **fields, "children": [], **more}
 
 
+@functools.cache
+def openai_types() -> tuple[TypeAdapter[Any], TypeAdapter[Any]]:
+    """The types of messages and tools of OpenAI's client, whose import takes a second."""
+    from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
+
+    return TypeAdapter(list[ChatCompletionMessageParam]), TypeAdapter(list[ChatCompletionToolParam])
+
+
 def judge(document: Any, format: str) -> None:
     """Raises pydantic's error where the format's own types refuse a document."""
     if format == "atif":
         Trajectory.model_validate(document)
     elif format == "openai":
-        OPENAI_MESSAGES.validate_python(document["messages"])
-        OPENAI_TOOLS.validate_python(document.get("tools", []))
+        messages, tools = openai_types()
+        messages.validate_python(document["messages"])
+        tools.validate_python(document.get("tools", []))
 
 
 texts = st.one_of(
