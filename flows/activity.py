@@ -80,6 +80,7 @@ class Numbers:
     def speed(self) -> dict[str, float] | None:
         """Returns traces and tokens a second in the last minute; None before there is enough to tell.
 
+        The filter judges all traces before it has the first verdict.
         Replies of the journal come at once, so a rate since the beginning would be wrong for a resumed run.
         """
         now, samples = self.clock(), [*self._samples]
@@ -87,9 +88,9 @@ class Numbers:
         # Counts change at a sample alone, so those of a minute ago are those of the last sample before it.
         before = earlier[-1][1] if earlier else samples[0][1]
         seconds = min(_SPEED_SECONDS, now - samples[0][0])
-        if seconds < _SAMPLE_SECONDS:
-            return None
         totals = self._totals()
+        if seconds < _SAMPLE_SECONDS or not totals["traces"]:
+            return None
         names = ("traces", "prompt", "completion")
         return {name: (totals[name] - before[name]) / seconds for name in names}
 

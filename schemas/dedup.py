@@ -77,7 +77,7 @@ def particulars(text: str) -> frozenset[str]:
     for before, word, after in zip([".", *words], words, [*words[1:], "."], strict=False):
         starts_sentence = before in ".!?:" and not after[0].isupper()
         in_name = word[0].isupper() and word != "I" and not starts_sentence
-        if in_name or any(c.isdigit() for c in word):
+        if in_name or any(map(str.isdigit, word)):
             names.add(word)
     return frozenset(names)
 
