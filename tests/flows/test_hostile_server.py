@@ -262,7 +262,7 @@ def test_a_megabyte_of_arguments_is_a_tools_error_or_a_named_rejection(
     arguments: str, server: Server, generate: Generate, plan: Path
 ) -> None:
     server.answers = [sends(200, call(arguments))]
-    rows = generate()
+    rows = generate("generate.concurrency=1")
     assert len(rows) == TASKS
     [hit] = [row for row in rows if len(row["messages"]) > 3]
     assert hit["outcome"]["tool_errors"] == [3] and hit["outcome"]["ended"] == "answered"

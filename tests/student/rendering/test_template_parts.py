@@ -109,7 +109,14 @@ class _Counting(dict[str, Any]):
         return super().__getitem__(name)
 
 
-@pytest.mark.parametrize("name", STUDENTS)
+@pytest.mark.parametrize(
+    "name",
+    # The vocabularies of the others take a second each to load.
+    [
+        name if name == "smollm2-135m" else pytest.param(name, marks=pytest.mark.slow)
+        for name in STUDENTS
+    ],
+)
 def test_a_students_template_reads_the_tools_once(name: str) -> None:
     renderer, _ = renderer_of(name)
     first: list[int] = []
