@@ -39,10 +39,14 @@ class Row(TypedDict):
 
 
 class Table(TypedDict):
-    """The result. passed: of the exam's headline, by model; empty where the run ended earlier."""
+    """The result.
+
+    seconds: of the whole command. passed: of the exam's headline, by model; empty where the run ended earlier.
+    """
 
     cpu: str
     cores: int
+    seconds: float
     rows: list[Row]
     passed: dict[str, str]
 
@@ -66,6 +70,7 @@ def measure(domain: str, run: Path, settings: list[str], until: str) -> Table:
         raise InputError(f"{run}: exists already, expected a new directory")
     command = [sys.executable, "-m", "flows.cli", "distill", domain, "--run", str(run)]
     command += ["--until", until, *(word for setting in settings for word in ("--set", setting))]
+    started = time.monotonic()
     process = subprocess.Popen(command)
     seen: dict[int, float] = {}  # CPU seconds by process, as last seen
     cpu, loads = dict.fromkeys(STAGES, 0.0), {stage: [0.0] for stage in STAGES}
@@ -76,6 +81,7 @@ def measure(domain: str, run: Path, settings: list[str], until: str) -> Table:
             seen[pid] = seconds
         loads[stage].append(os.getloadavg()[0])
         time.sleep(_LOOK_SECONDS)
+    seconds = round(time.monotonic() - started, 1)
     if process.returncode not in (0, 3):  # 3: the gate was not passed, which is a result
         raise InputError(f"{run}: the run ended with exit code {process.returncode}")
     planned = read_json(run / "plan.json")["seconds"]
@@ -93,7 +99,13 @@ def measure(domain: str, run: Path, settings: list[str], until: str) -> Table:
     scorecard = run / "evaluate" / "scorecard.json"
     models = read_json(scorecard)["models"] if scorecard.is_file() else {}
     passed = {name: f"{score['passed']} of {score['tasks']}" for name, score in models.items()}
-    return {"cpu": _cpu_name(), "cores": cores(), "rows": rows, "passed": passed}
+    return {
+        "cpu": _cpu_name(),
+        "cores": cores(),
+        "seconds": seconds,
+        "rows": rows,
+        "passed": passed,
+    }
 
 
 def lines(table: Table, before: Table | None) -> list[str]:
@@ -111,10 +123,15 @@ def lines(table: Table, before: Table | None) -> list[str]:
             old = earlier.get(row["stage"])
             cells += [f"{old['seconds']:.0f}", f"{old['cpu_seconds']:.0f}"] if old else ["", ""]
         shown.append(cells)
-    whole = [sum(row[key] for row in table["rows"]) for key in ("seconds", "cpu_seconds")]  # type: ignore[literal-required]
+    stages = sum(row["seconds"] for row in table["rows"])
+    cpu = sum(row["cpu_seconds"] for row in table["rows"])
     text = [f"{table['cpu']}, {table['cores']} cores", ""]
     text += [f"| {' | '.join(cells)} |" for cells in shown]
-    text += ["", f"in all {whole[0] / 60:.1f} min, {whole[1] / 60:.1f} min of CPU time"]
+    text += [
+        "",
+        f"in all {table['seconds'] / 60:.1f} min, {stages / 60:.1f} of them in the stages;"
+        f" {cpu / 60:.1f} min of CPU time",
+    ]
     if table["passed"]:
         text.append(
             "exam: " + ", ".join(f"{name} {count}" for name, count in table["passed"].items())

@@ -10,9 +10,9 @@ from schemas.files import read_json
 from teacher.inference.host import cores
 
 # A revision needs this share of the pieces, this many of them and so much time: the first ones are no fair sample,
-# because all requests in flight end at about the same time.
+# because all requests in flight end at about the same time. It is looked at again with twice as many pieces.
 _SHARE, _LEAST_PIECES, _LEAST_SECONDS = 0.08, 8, 20.0
-# A plan that is this near is not revised.
+# An estimate that is this near is not revised.
 _TOLERANCE = 0.25
 
 
@@ -47,7 +47,9 @@ class Estimate:
         self.planned = planned[stage] * share if stage in planned else None
         self._all_planned = sum(planned.values()) if stage in planned else None
         self._at_once, self._clock = at_once, clock
-        self._started, self._seen, self._said = clock(), 0, False
+        self._started, self._seen = clock(), 0
+        self._looked_at = 0  # pieces seen at the last look
+        self._expected = self.planned  # seconds of the pieces, as they were said last
 
     def begin(self) -> None:
         """Counts the time from now on: what was done before, such as the start of a server, is not the pieces' time."""
@@ -60,7 +62,7 @@ class Estimate:
         return (self._clock() - self._started) / self._seen * (self._left - self._seen)
 
     def observe(self, pieces: int, *, replayed: bool = False) -> str | None:
-        """Counts pieces that were done, and returns the line of a revised estimate, at most once.
+        """Counts pieces that were done, and returns the line of a revised estimate where it differs from the last.
 
         replayed: they came from an earlier start of the run, so they tell nothing about the time.
         """
@@ -69,21 +71,17 @@ class Estimate:
             return None
         self._seen += pieces
         elapsed = self._clock() - self._started
-        enough = max(_LEAST_PIECES, 2 * self._at_once, _SHARE * self._left)
-        if (
-            self._said
-            or self._seen < enough
-            or elapsed < _LEAST_SECONDS
-            or self._seen >= self._left
-        ):
+        enough = max(_LEAST_PIECES, 2 * self._at_once, _SHARE * self._left, 2 * self._looked_at)
+        if self._seen < enough or elapsed < _LEAST_SECONDS or self._seen >= self._left:
             return None
-        self._said = True
-        seconds = elapsed / self._seen * self._left
+        self._looked_at = self._seen
+        seconds, expected = elapsed / self._seen * self._left, self._expected
+        if expected is not None and abs(seconds / expected - 1) <= _TOLERANCE:
+            return None
+        self._expected = seconds
         rate = f"{60 * self._seen / elapsed:.3g} {self._unit} a minute"
         if self.planned is None:
             return f"estimate   {self._activity}: about {minutes(seconds)}, by the first {self._seen} ({rate})"
-        if abs(seconds / self.planned - 1) <= _TOLERANCE:
-            return None
         assert self._all_planned is not None
         whole_run = self._all_planned - self.planned + seconds
         return (

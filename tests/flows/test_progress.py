@@ -386,6 +386,13 @@ def test_a_slow_start_revises_the_estimate_once_with_the_reason() -> None:
     assert "the whole run about 15 min instead of 7 min" in line
 
 
+def test_what_changes_later_is_said_as_often_as_it_changes() -> None:
+    estimate, clock = make(240)
+    lines = observed(estimate, clock, 1.0, 40) + observed(estimate, clock, 4.0, 120)
+    times = [line.split("about ")[1].split(" instead")[0] for line in lines]
+    assert times == ["10 min", "13 min"]  # at 80 and 160 of 240, by all so far
+
+
 def test_it_comes_after_a_tenth_of_the_pieces_at_most() -> None:
     estimate, clock = make(400)
     assert not observed(estimate, clock, 5.0, 31)

@@ -249,14 +249,8 @@ def test_the_plan_says_of_the_student_what_was_found() -> None:
 
 
 @pytest.mark.slow
-def test_the_embedded_run_is_planned_to_take_what_it_took(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """180 tasks, two epochs, two idle cores with AVX-512.
-
-    Training took 493 s. A run of 220 tasks sent 1,191 requests, and on idle cores the first 246 took 297 s.
-    """
-    monkeypatch.setattr("student.training.memory.multiplies_bfloat16", lambda: True)
+def test_generation_of_the_embedded_run_is_planned_to_take_what_it_took(tmp_path: Path) -> None:
+    """180 tasks. A run of 220 tasks sent 1,191 requests, and on two idle cores the first 246 took 297 s."""
     recipe, loaded, image_store = (
         recipe_file.load("local"),
         domain.load("legal"),
@@ -267,9 +261,8 @@ def test_the_embedded_run_is_planned_to_take_what_it_took(
     )
     tasks = swap_images(tasks, loaded, share=recipe.tasks.swapped, image_store=image_store)
     measured = cost.measure(tasks, loaded, image_store, teacher="source", student="source")
-    seconds = made("local", None, "train.epochs=2", tasks=measured)["seconds"]
+    seconds = made("local", None, tasks=measured)["seconds"]
     assert seconds["generate"] == pytest.approx(1191 * 180 / 220 * 297 / 246, rel=0.1)
-    assert seconds["train"] == pytest.approx(493, rel=0.1)
 
 
 def test_on_a_gpu_the_embedded_run_takes_less_and_least_without_a_grammar() -> None:
