@@ -263,6 +263,7 @@ def test_the_command_plan_proves_a_sample_of_many_tasks_and_the_stage_has_not_ru
     assert bodies.count("plan") == 2 and read_receipt(tmp_path / "run", "plan") is not None
 
 
+@pytest.mark.slow
 def test_the_threads_of_a_run_sleep_while_they_wait_for_each_other() -> None:
     """OpenMP prints what it read when torch loads it, which is after `distill` has begun."""
     program = """
