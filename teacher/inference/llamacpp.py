@@ -42,9 +42,11 @@ _OPTIONS = (
     "-DLLAMA_USE_PREBUILT_UI=OFF",
     "-DLLAMA_CURL=OFF",
     "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_ALL_WARNINGS=OFF",
+    f"-DCMAKE_PROJECT_llama.cpp_INCLUDE={Path(__file__).with_name('llamacpp.cmake')}",
 )
 
-# Increased when the options change, so that a cached build with the old options is not used.
+# Increased when the programs or what they do change, so that an older cached build is not used.
 _BUILD = 2
 # With AMX, quantised weights end llama.cpp in an illegal instruction on some CPUs that have it: the compiler drops the
 # tile configuration (github.com/ggml-org/llama.cpp/pull/26954).
