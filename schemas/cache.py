@@ -23,8 +23,9 @@ def make_once(path: Path) -> Iterator[bool]:
             if missing:
                 ...
 
-    One process at a time holds the lock; the others wait here until its block ends. Where the file system has no locks,
-    several may make it, and the last one stays.
+    One process at a time holds the lock; the others wait here until its block ends. A file that exists counts as made,
+    so the block writes it under another name and renames it. Where the file system has no locks, several may make it,
+    and the last one stays.
 
     Raises:
         StageError: the cache cannot be written.

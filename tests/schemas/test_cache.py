@@ -21,13 +21,16 @@ def test_the_cache_directory_follows_the_environment(
 def test_of_many_that_need_an_entry_one_makes_it_and_no_lock_remains(tmp_path: Path) -> None:
     path = tmp_path / "cache" / "entry"
     makers: list[int] = []
+    seen: list[str] = []
 
     def use(number: int) -> None:
         with make_once(path) as missing:
             if missing:
                 makers.append(number)
-                path.write_text("made")
-        assert path.read_text() == "made"
+                unfinished = path.with_name("unfinished")
+                unfinished.write_text("made")
+                unfinished.rename(path)
+        seen.append(path.read_text())
 
     threads = [threading.Thread(target=use, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -35,6 +38,7 @@ def test_of_many_that_need_an_entry_one_makes_it_and_no_lock_remains(tmp_path: P
     for thread in threads:
         thread.join()
     assert len(makers) == 1
+    assert seen == ["made"] * 8
     assert list(path.parent.iterdir()) == [path]
 
 
