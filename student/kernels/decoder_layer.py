@@ -187,39 +187,19 @@ class DecoderLayer:
         grad_joined_TK = self.o.backward(buffer, grad_middle_TO)
         grads_b_o = self.o.grad_b(grad_middle_TO, low_o_TR)
         grads_a_o = self.o.grad_a(grad_middle_TO, saved.attention.out_BSND.reshape(len(x_TH), -1))
-        q_BSND, k_BSND, v_BSND = self._rotate(batch, saved.qkv_TO, cos_PD, sin_PD)
-        grads_BSND = saved.attention.backward(
-            grad_joined_TK.view(q_BSND.shape), q_BSND, k_BSND, v_BSND
-        )
-        del q_BSND, k_BSND, v_BSND, grad_joined_TK
+        grads_BSND = self._attention_backward(batch, saved, cos_PD, sin_PD, grad_joined_TK)
+        del grad_joined_TK
         grad_qkv_TO = self.qkv.output(x_TH)
-        kernels.rope_backward(
-            tuple(g.reshape(len(x_TH), -1, self.size) for g in grads_BSND),
-            saved.qkv_TO,
-            self._head_norms(),
-            self.q_norm.variance_epsilon if self.q_norm is not None else 0.0,
-            cos_PD,
-            sin_PD,
-            self.qkv.head_out(grad_qkv_TO),
+        self._rotate_backward(
+            grads_BSND, saved.qkv_TO, cos_PD, sin_PD, self.qkv.head_out(grad_qkv_TO)
         )
         del grads_BSND
         # Needed without `needs_x` too: it fills the last columns of grad_qkv_TO, which grad_a reads.
         grad_normed_TH = self.qkv.backward(buffer, grad_qkv_TO, needs_x)
         grads_b_qkv = self.qkv.grad_b(grad_qkv_TO, low_qkv_TR)
-        grad_x_TH = None
-        if needs_x:
-            grad_x_TH = torch.empty_like(x_TH)
-            kernels.norm_backward(
-                grad_normed_TH,
-                x_TH,
-                self.first_norm.weight,
-                self.first_norm.variance_epsilon,
-                self.o.head_out(grad_middle_TO),
-                grad_x_TH,
-                normed_TH,
-            )
-        else:
-            kernels.norm(x_TH, self.first_norm.weight, self.first_norm.variance_epsilon, normed_TH)
+        grad_x_TH = self._first_norm_backward(
+            x_TH, grad_normed_TH, self.o.head_out(grad_middle_TO), normed_TH
+        )
         grads_a_qkv = self.qkv.grad_a(grad_qkv_TO, normed_TH)
         return grad_x_TH, self._in_order(
             (grads_a_qkv, grads_b_qkv),
@@ -227,6 +207,53 @@ class DecoderLayer:
             (grads_a_gate_up, grads_b_gate_up),
             (grads_a_down, grads_b_down),
         )
+
+    def _attention_backward(
+        self,
+        batch: Batch,
+        saved: SavedActivations,
+        cos_PD: Tensor,
+        sin_PD: Tensor,
+        grad_joined_TK: Tensor,
+    ) -> Any:
+        """Returns the gradients of the rotated queries and keys, and of values, from that of attention's output."""
+        q_BSND, k_BSND, v_BSND = self._rotate(batch, saved.qkv_TO, cos_PD, sin_PD)
+        grad_BSND = grad_joined_TK.view(q_BSND.shape)
+        return saved.attention.backward(grad_BSND, q_BSND, k_BSND, v_BSND)
+
+    def _rotate_backward(
+        self, grads_BSND: Any, qkv_TO: Tensor, cos_PD: Tensor, sin_PD: Tensor, grad_qkv_TO: Tensor
+    ) -> None:
+        """Writes the gradient of q, k and v before norm and rotation into `grad_qkv_TO`."""
+        ops(qkv_TO).rope_backward(
+            tuple(g.reshape(len(qkv_TO), -1, self.size) for g in grads_BSND),
+            qkv_TO,
+            self._head_norms(),
+            self.q_norm.variance_epsilon if self.q_norm is not None else 0.0,
+            cos_PD,
+            sin_PD,
+            grad_qkv_TO,
+        )
+
+    def _first_norm_backward(
+        self, x_TH: Tensor, grad_normed_TH: Tensor | None, residual_TH: Tensor, normed_TH: Tensor
+    ) -> Tensor | None:
+        """Writes the first norm's output into `normed_TH`. Returns the gradient of x; None without that of the norm."""
+        norm, kernels = self.first_norm, ops(x_TH)
+        if grad_normed_TH is None:
+            kernels.norm(x_TH, norm.weight, norm.variance_epsilon, normed_TH)
+            return None
+        grad_x_TH = torch.empty_like(x_TH)
+        kernels.norm_backward(
+            grad_normed_TH,
+            x_TH,
+            norm.weight,
+            norm.variance_epsilon,
+            residual_TH,
+            grad_x_TH,
+            normed_TH,
+        )
+        return grad_x_TH
 
     def _in_order(self, *grads: tuple[list[Tensor], list[Tensor]]) -> list[Tensor]:
         """Returns the gradients of each product's A and B in the order and dtypes of `parameters`."""

@@ -121,41 +121,19 @@ class Fp8DecoderLayer(DecoderLayer):
         grads_b_o = self.o.grad_b(grad_middle_TH, low_o_TR)
         joined_TK = saved.attention.out_BSND.reshape(len(x_TH), -1)
         grads_a_o = self.o.grad_a_from(low_grad_TR, joined_TK)
-        q_BSND, k_BSND, v_BSND = self._rotate(batch, saved.qkv_TO, cos_PD, sin_PD)
-        grads_BSND = saved.attention.backward(
-            grad_joined_TK.view(q_BSND.shape), q_BSND, k_BSND, v_BSND
-        )
-        del q_BSND, k_BSND, v_BSND, grad_joined_TK
+        grads_BSND = self._attention_backward(batch, saved, cos_PD, sin_PD, grad_joined_TK)
+        del grad_joined_TK
         grad_qkv_TO = torch.empty_like(saved.qkv_TO)
-        kernels.rope_backward(
-            tuple(g.reshape(len(x_TH), -1, self.size) for g in grads_BSND),
-            saved.qkv_TO,
-            self._head_norms(),
-            self.q_norm.variance_epsilon if self.q_norm is not None else 0.0,
-            cos_PD,
-            sin_PD,
-            grad_qkv_TO,
-        )
+        self._rotate_backward(grads_BSND, saved.qkv_TO, cos_PD, sin_PD, grad_qkv_TO)
         del grads_BSND
         low_grad_TR = self.qkv.low_grad(grad_qkv_TO)
         grads_b_qkv = self.qkv.grad_b(grad_qkv_TO, low_qkv_TR)
-        grad_x_TH = None
+        grad_first_TH: Tensor | None = None
         if needs_x:
             grad8 = kernels.quantise(grad_qkv_TO, self.qkv.factor_O)
-            grad_normed_TH = self.qkv.product_backward(buffer, grad8, dtype)
-            self.qkv.add_backward(grad_normed_TH, low_grad_TR)
-            grad_x_TH = torch.empty_like(x_TH)
-            kernels.norm_backward(
-                grad_normed_TH,
-                x_TH,
-                self.first_norm.weight,
-                self.first_norm.variance_epsilon,
-                grad_middle_TH,
-                grad_x_TH,
-                normed_TH,
-            )
-        else:
-            kernels.norm(x_TH, self.first_norm.weight, self.first_norm.variance_epsilon, normed_TH)
+            grad_first_TH = self.qkv.product_backward(buffer, grad8, dtype)
+            self.qkv.add_backward(grad_first_TH, low_grad_TR)
+        grad_x_TH = self._first_norm_backward(x_TH, grad_first_TH, grad_middle_TH, normed_TH)
         grads_a_qkv = self.qkv.grad_a_from(low_grad_TR, normed_TH)
         return grad_x_TH, self._in_order(
             (grads_a_qkv, grads_b_qkv),

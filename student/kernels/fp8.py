@@ -61,7 +61,7 @@ class Fp8Linear(nn.Linear):
         return layer
 
     def dequantised(self, dtype: torch.dtype) -> Tensor:
-        return self.weight.view(E4M3).to(dtype) * self.scale[:, None].to(dtype)
+        return dequantise(self.weight, self.scale, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = _Dequantised.apply(x, self)
@@ -89,6 +89,13 @@ def quantise_weight(weight_OK: Tensor) -> tuple[Tensor, Tensor]:
     return values.view(torch.uint8), scale_O
 
 
+def dequantise(
+    values_OK: Tensor, scale_O: Tensor, dtype: torch.dtype, out_OK: Tensor | None = None
+) -> Tensor:
+    """Returns a weight of `quantise_weight` [O, K] in a dtype, written into `out_OK` if given."""
+    return torch.mul(values_OK.view(E4M3).to(dtype), scale_O[:, None].to(dtype), out=out_OK)
+
+
 def multiplies(device: torch.device) -> bool:
     """Returns whether the device has FP8 products: NVIDIA GPUs from compute capability 8.9 on."""
     nvidia = device.type == "cuda" and torch.version.hip is None
@@ -102,7 +109,7 @@ def product(x: Rows8, weight_OK: Tensor, scale_O: Tensor, dtype: torch.dtype) ->
     """
     if not x.values.is_cuda:
         wide = torch.promote_types(dtype, torch.float32)
-        weight = weight_OK.view(E4M3).to(wide) * scale_O[:, None].to(wide)
+        weight = dequantise(weight_OK, scale_O, wide)
         return ((x.values.to(wide) * x.scale.to(wide)) @ weight.t()).to(dtype)
     return torch._scaled_mm(
         x.values,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from student.kernels import nf4
-from student.kernels.fp8 import E4M3, Fp8Linear
+from student.kernels.fp8 import Fp8Linear, dequantise
 from student.kernels.triton_ops import ops
 
 
@@ -86,9 +86,7 @@ class Linears:
         for rows, base in zip(self.row_slices, self.bases, strict=True):
             state = getattr(base.weight, "quant_state", None)
             if isinstance(base, Fp8Linear):
-                torch.mul(
-                    base.weight.view(E4M3).to(out_OK.dtype), base.scale[:, None], out=out_OK[rows]
-                )
+                dequantise(base.weight, base.scale, out_OK.dtype, out_OK[rows])
             elif state is None:
                 out_OK[rows].copy_(base.weight)
             else:
@@ -134,21 +132,21 @@ class Linears:
 
         `grad_out_TO` is a matrix from `output` that holds dy; its last n R columns are filled with dy B.
         """
-        for rows, columns, (_, b) in zip(self.row_slices, self.low_slices, self.pairs, strict=True):
-            low_grad_TR, rank = grad_out_TO[:, self.rows :][:, columns], b.weight.shape[1]
-            if rank < self.rank:
-                low_grad_TR.zero_()
-            torch.mm(
-                grad_out_TO[:, rows],
-                b.weight.detach().to(grad_out_TO.dtype),
-                out=low_grad_TR[:, :rank],
-            )
+        self.write_low_grad(grad_out_TO, grad_out_TO[:, self.rows :])
         if not needs_x:
             return None
         weight_OK = buffer.matrix(grad_out_TO, self.rows + self.low, self.columns)
         self._write_weights(weight_OK[: self.rows])
         weight_OK[self.rows :] = self.scaled_a(grad_out_TO)
         return torch.mm(grad_out_TO, weight_OK)
+
+    def write_low_grad(self, grad_TO: Tensor, low_TR: Tensor) -> None:
+        """Writes dy B of all layers into `low_TR` [T, nR]. The first O columns of `grad_TO` hold dy."""
+        for rows, columns, (_, b) in zip(self.row_slices, self.low_slices, self.pairs, strict=True):
+            weight, out_TR = b.weight.detach().to(grad_TO.dtype), low_TR[:, columns]
+            if weight.shape[1] < self.rank:
+                out_TR.zero_()
+            torch.mm(grad_TO[:, rows], weight, out=out_TR[:, : weight.shape[1]])
 
     def grad_a(self, grad_out_TO: Tensor, x_TK: Tensor) -> list[Tensor]:
         """Returns the gradients of each A, s (dy B)^T x. Call `backward` first: it fills dy B."""

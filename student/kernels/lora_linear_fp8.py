@@ -59,11 +59,7 @@ class Fp8Linears(Linears):
     def low_grad(self, grad_TO: Tensor) -> Tensor:
         """Returns dy B of all layers [T, nR]."""
         low_TR = grad_TO.new_empty(len(grad_TO), self.low)
-        for rows, columns, (_, b) in zip(self.row_slices, self.low_slices, self.pairs, strict=True):
-            weight, out_TR = b.weight.detach().to(grad_TO.dtype), low_TR[:, columns]
-            if weight.shape[1] < self.rank:
-                out_TR.zero_()
-            torch.mm(grad_TO[:, rows], weight, out=out_TR[:, : weight.shape[1]])
+        self.write_low_grad(grad_TO, low_TR)
         return low_TR
 
     def product_backward(self, buffer: Buffer, grad: Rows8, dtype: torch.dtype) -> Tensor:
