@@ -72,24 +72,25 @@ def scheduled_rate(world: LegalDesk, rng: random.Random) -> Blueprint:
     return Blueprint(request, solution, reply, Answer("amount", days * rate))
 
 
-@template(kind="document")
-def amended_definition(world: LegalDesk, rng: random.Random) -> Blueprint:
-    """A defined term whose definition was amended once."""
-    contract, text = a_text(world, rng, lambda _, text: len(text.fee_amendments) == 1)
-    request = phrase("amended_definition", rng, contract=contract.id)
+def base_fee(world: LegalDesk, rng: random.Random, name: str, amendments: int) -> Blueprint:
+    """A task named `name` that asks for a Base Fee with so many amendments."""
+    contract, text = a_text(world, rng, lambda _, text: len(text.fee_amendments) == amendments)
+    request = phrase(name, rng, contract=contract.id)
     fee = text.fee_in_force()
     solution = read_fee(contract, text, "definitions")
     return Blueprint(request, solution, f"The Base Fee is EUR {fee}.", Answer("amount", fee))
+
+
+@template(kind="document")
+def amended_definition(world: LegalDesk, rng: random.Random) -> Blueprint:
+    """A defined term whose definition was amended once."""
+    return base_fee(world, rng, "amended_definition", amendments=1)
 
 
 @template(kind="document")
 def conflicting_amendments(world: LegalDesk, rng: random.Random) -> Blueprint:
     """Two amendments of a defined term: the clause to which the definition refers says which prevails."""
-    contract, text = a_text(world, rng, lambda _, text: len(text.fee_amendments) == 2)
-    request = phrase("conflicting_amendments", rng, contract=contract.id)
-    fee = text.fee_in_force()
-    solution = read_fee(contract, text, "definitions")
-    return Blueprint(request, solution, f"The Base Fee is EUR {fee}.", Answer("amount", fee))
+    return base_fee(world, rng, "conflicting_amendments", amendments=2)
 
 
 @template(kind="document")
