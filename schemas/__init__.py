@@ -5,6 +5,7 @@ unknown quality; out come typed values, verdicts and errors of one line.
 
     task, trace, recipe                   the rows and the recipe as types
     json_schema, violation, ecma_pattern  the schema engine, its messages, its patterns
+    decodable                             schemas as servers take them that decode under one
     schema_budget, schema_worker          schemas of unknown origin, judged within a budget
     documents, json_text, tool_calls      checks of a file, of a JSON text, of a tool call
     messages, text_heuristics             checks of a conversation, of an assistant's text

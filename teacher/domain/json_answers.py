@@ -10,40 +10,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from schemas.canonical import canonical
+from schemas.decodable import decodable
 from schemas.error_text import brief
 from schemas.files import dumps
-from schemas.json_schema import DATA_KEYWORDS, NAMED_KEYWORDS, Schema, SchemaNotSupported
+from schemas.json_schema import Schema, SchemaNotSupported
 from schemas.json_text import parse_json
 from schemas.task import Answer
 
 MOST_CHARACTERS = 20_000
-# What vLLM 0.26 to 0.32 refuses and takes with xgrammar (vllm/v1/structured_output/backend_xgrammar.py).
-_NOT_DECODED = frozenset(
-    (
-        "multipleOf",
-        "uniqueItems",
-        "contains",
-        "minContains",
-        "maxContains",
-        "patternProperties",
-        "propertyNames",
-    )
-)
-_DECODED_FORMATS = frozenset(
-    (
-        "email",
-        "date",
-        "time",
-        "date-time",
-        "duration",
-        "ipv4",
-        "ipv6",
-        "hostname",
-        "uuid",
-        "uri",
-        "uri-reference",
-    )
-)
 _INSTRUCTION = "Reply with one JSON object and nothing else. It must be valid by this JSON Schema:"
 
 
@@ -60,7 +34,7 @@ def response_format(schema: Mapping[str, Any], name: str) -> dict[str, Any]:
 
     name: letters, digits, _ and -, at most 64.
     """
-    form = {"name": name[:64], "schema": _decodable(schema), "strict": True}
+    form = {"name": name[:64], "schema": decodable(schema), "strict": True}
     return {"type": "json_schema", "json_schema": form}
 
 
@@ -116,32 +90,6 @@ def json_problem(schema: Mapping[str, Any], value: Any, text: str) -> str | None
     if violation:
         return f"{_pointer(violation.path)}: not valid: {violation.text}"
     return next(_differences(canonical(found), canonical(value), schema, ()), None)
-
-
-def _decodable(schema: Any) -> Any:
-    """Returns a schema without the keywords that xgrammar cannot decode under."""
-    if isinstance(schema, list):
-        return [_decodable(each) for each in schema]
-    if not isinstance(schema, Mapping):
-        return schema
-    left_out = _NOT_DECODED
-    if "patternProperties" in schema:
-        left_out |= {"additionalProperties"}  # it would forbid what the patterns allow
-    if "pattern" in schema or "format" in schema:
-        left_out |= {"minLength", "maxLength"}
-    if schema.get("format") not in _DECODED_FORMATS:
-        left_out |= {"format"}
-    if len(schema.get("allOf", [])) > 1:
-        left_out |= {"allOf"}
-    return {
-        key: value
-        if key in DATA_KEYWORDS
-        else {name: _decodable(each) for name, each in value.items()}
-        if key in NAMED_KEYWORDS
-        else _decodable(value)
-        for key, value in schema.items()
-        if key not in left_out
-    }
 
 
 @functools.lru_cache(maxsize=256)

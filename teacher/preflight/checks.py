@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from schemas.decodable import decodable_tools
 from schemas.error_text import one_line
 from schemas.errors import InputError, StageError
 from schemas.task import Task
@@ -102,7 +103,8 @@ async def check_strict_tool_call(
             f"Call {tool['function']['name']} once, with arguments of your own that fit it."
         )
         messages = [{"role": "user", "content": instruction}, *reply_start]
-        reply = await target.request(messages, [tool], target.plainest_mode, tool_choice="required")
+        sent = decodable_tools([tool])
+        reply = await target.request(messages, sent, target.plainest_mode, tool_choice="required")
         return calls_problem(reply, [tool])
 
     results = await asyncio.gather(*(problem(tool) for tool in domain.tools.values()))

@@ -8,6 +8,7 @@ without help.
 from dataclasses import dataclass, field
 from typing import Any
 
+from schemas.decodable import decodable_tools
 from schemas.task import Task
 from schemas.trace import Message, Tool
 from teacher.domain.json_answers import response_format
@@ -79,6 +80,10 @@ class Constrained(Guidance):
     """
 
     call_prefix: str = ""
+
+    def shown_tools(self, task: Task, tools: dict[str, Tool]) -> list[Tool]:
+        """As Guidance; a call is decoded under what the server is sent."""
+        return decodable_tools(super().shown_tools(task, tools))
 
     def before_turn(
         self, task: Task, *, number: int, results: int, hinted: bool, told: int = 0

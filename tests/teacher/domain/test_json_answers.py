@@ -2,7 +2,6 @@
 
 import json
 import random
-import subprocess
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,13 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scripted_model import LOOP, Model, play, solution
 
-from schemas.errors import InputError
 from schemas.filter import FilterSettings, check_trace
 from schemas.task import Task
 from teacher.domain import Answer, Blueprint, Domain, Environment, Template
-from teacher.domain.json_answers import json_problem, response_format
+from teacher.domain.json_answers import json_problem
 from teacher.domain.tasks import prove
-from teacher.inference import vllm_server
 from teacher.rollout.guidance import Constrained
 
 pytest_plugins = ["stock_tasks"]
@@ -168,64 +165,3 @@ def test_the_final_turn_of_a_constrained_teacher_is_decoded_under_the_schema(
     assert first is None
     assert last["json_schema"]["schema"] == answer_of(extraction)["schema"]
     assert parameters(move) == [None, None, None]
-
-
-HARD: dict[str, Any] = {
-    "type": "object",
-    "required": ["contains", "days"],
-    "properties": {
-        "contains": {"type": "string", "pattern": "^[a-z]+$", "maxLength": 9},
-        "days": {
-            "type": ["array", "null"],
-            "uniqueItems": True,
-            "items": {"type": "string", "format": "date"},
-        },
-        "fee": {"type": "number", "multipleOf": 0.01, "enum": [1.5, 2]},
-        "codes": {
-            "type": "object",
-            "patternProperties": {"^x": {"type": "string"}, "^y": {"type": "integer"}},
-            "propertyNames": {"maxLength": 3},
-            "additionalProperties": False,
-        },
-        "mail": {"anyOf": [{"type": "string", "format": "idn-email"}, {"type": "null"}]},
-        "both": {"allOf": [{"minimum": 1}, {"multipleOf": 2}]},
-    },
-}
-
-
-def test_a_server_gets_the_schema_of_an_answer_without_what_xgrammar_cannot_decode() -> None:
-    properties = response_format(HARD, "hard")["json_schema"]["schema"]["properties"]
-    assert properties == {
-        "contains": {"type": "string", "pattern": "^[a-z]+$"},
-        "days": {"type": ["array", "null"], "items": {"type": "string", "format": "date"}},
-        "fee": {"type": "number", "enum": [1.5, 2]},
-        "codes": {"type": "object"},
-        "mail": {"anyOf": [{"type": "string"}, {"type": "null"}]},
-        "both": {},
-    }
-
-
-@pytest.mark.slow
-def test_vllm_refuses_no_schema_of_an_answer_of_the_packs() -> None:
-    """It answered 34 of 600 tasks with status 400: two schemas of the legal pack have `uniqueItems`."""
-    try:
-        python = vllm_server.interpreter()
-    except InputError as error:
-        pytest.skip(str(error))
-    packs = Path(__file__).parents[3] / "data"
-    schemas = [json.loads(file.read_text()) for file in sorted(packs.glob("*/schemas/*.json"))]
-    assert len(schemas) > 5
-    sent = [response_format(each, "x")["json_schema"]["schema"] for each in (HARD, *schemas)]
-    program = (
-        "import json, sys\n"
-        "from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features as refused\n"
-        "print(json.dumps([refused(each) for each in json.load(sys.stdin)]))"
-    )
-    done = subprocess.run(
-        [python, "-c", program],
-        input=json.dumps([HARD, *sent]),
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert json.loads(done.stdout.splitlines()[-1]) == [True] + [False] * len(sent)
