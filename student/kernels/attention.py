@@ -1,52 +1,10 @@
 """Causal attention within the sequences of a batch: PyTorch's own kernels, forward and backward called explicitly."""
 
-import itertools
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-
-@dataclass
-class Batch:
-    """The rows and sequences of a batch.
-
-    Without `starts` each row is a sequence. With `starts` the batch is one row that holds the sequences end to end.
-    With `keys` a sequence is the end of a longer one, whose earlier tokens lie elsewhere in the row: its tokens attend
-    to those tokens as well (student/training/shared_prefix.py).
-    """
-
-    rows: int
-    length: int
-    starts: Tensor | None = None  # int32: the first token of each sequence, and the end
-    longest: int = 0  # tokens of the longest sequence, with `starts`
-    keys: Tensor | None = None  # int64: indexes of the tokens to attend to, of all sequences
-    key_starts: Tensor | None = None  # int32: where the indexes of each sequence begin, and the end
-    longest_keys: int = 0  # the most tokens that a sequence attends to, with `keys`
-
-    def sequences(self, device: torch.device) -> tuple[Tensor, int]:
-        """Returns the starts of the sequences all rows end to end, plus the end (int32), and the longest length."""
-        if self.starts is not None:
-            return self.starts, self.longest
-        end = self.rows * self.length + 1
-        return torch.arange(0, end, self.length, dtype=torch.int32, device=device), self.length
-
-    def key_sequences(self, device: torch.device) -> tuple[Tensor, int]:
-        """Returns the same for the tokens that are attended to."""
-        if self.key_starts is not None:
-            return self.key_starts, self.longest_keys
-        return self.sequences(device)
-
-    def gather(self, x_TND: Tensor) -> Tensor:
-        """Returns keys or values in the order of `keys`; unchanged without them."""
-        return x_TND if self.keys is None else x_TND[self.keys]
-
-    def scatter(self, grad_KND: Tensor) -> Tensor:
-        """Returns the gradients of keys or values from those of `gather`'s result, summed in float32."""
-        if self.keys is None:
-            return grad_KND
-        total_TND = grad_KND.new_zeros(self.length, *grad_KND.shape[1:], dtype=torch.float32)
-        return total_TND.index_add_(0, self.keys, grad_KND.float()).to(grad_KND.dtype)
+from student.kernels import attention_cpu
+from student.kernels.batch import Batch
 
 
 class Attention:
@@ -64,13 +22,10 @@ class Attention:
         aten, self.batch, self.scale = torch.ops.aten, batch, scale
         self.cudnn = _cudnn_is_checked(batch, q_BSND)
         if not q_BSND.is_cuda:
-            with torch.enable_grad():
-                inputs = q_BSND, k_BSND, v_BSND = tuple(
-                    x.detach().requires_grad_() for x in (q_BSND, k_BSND, v_BSND)
-                )
-                self.inputs = inputs
-                self.graph = causal_attention(batch, q_BSND, k_BSND, v_BSND, scale)
-            self.out_BSND = self.graph.detach()
+            out_TND = attention_cpu.forward(
+                batch, *(x.flatten(0, 1) for x in (q_BSND, k_BSND, v_BSND)), scale
+            )
+            self.out_BSND = out_TND.view(q_BSND.shape)
         elif self.cudnn:
             out, *saved = aten._scaled_dot_product_cudnn_attention(
                 *(x.transpose(1, 2) for x in (q_BSND, k_BSND, v_BSND)),
@@ -99,7 +54,11 @@ class Attention:
         """Returns the gradients of q, k and v, in their shapes, from that of `out_BSND`."""
         aten, batch = torch.ops.aten, self.batch
         if not q_BSND.is_cuda:
-            return torch.autograd.grad(self.graph, self.inputs, grad_BSND)
+            inputs = (x.flatten(0, 1) for x in (grad_BSND, q_BSND, k_BSND, v_BSND))
+            grads = attention_cpu.backward(batch, *inputs, self.scale)
+            return tuple(
+                g.view(x.shape) for g, x in zip(grads, (q_BSND, k_BSND, v_BSND), strict=True)
+            )
         if self.cudnn:
             lse, starts_q, starts_k, longest_q, longest_k, seed, offset = self.saved
             inputs = (x.transpose(1, 2) for x in (grad_BSND, q_BSND, k_BSND, v_BSND, self.out_BSND))
@@ -137,33 +96,3 @@ def _cudnn_is_checked(batch: Batch, q_BSND: Tensor) -> bool:
         and q_BSND.shape[-1] == 128
         and torch.cuda.get_device_capability(q_BSND.device) == (9, 0)
     )
-
-
-def causal_attention(
-    batch: Batch, q_BSND: Tensor, k_BSND: Tensor, v_BSND: Tensor, scale: float
-) -> Tensor:
-    """Returns softmax(q k^T scale) v [B, S, heads, D]. A token attends to the tokens of its sequence up to itself."""
-    ends = [0, batch.length] if batch.starts is None else batch.starts.tolist()
-    keys, key_ends = batch.keys, ends if batch.key_starts is None else batch.key_starts.tolist()
-    if keys is not None:
-        k_BSND, v_BSND = k_BSND[:, keys], v_BSND[:, keys]
-    attend = torch.nn.functional.scaled_dot_product_attention
-    pieces = []
-    for (start, end), (first, last) in zip(
-        itertools.pairwise(ends), itertools.pairwise(key_ends), strict=True
-    ):
-        q_s = q_BSND[:, start:end].transpose(1, 2)
-        k_s, v_s = (x[:, first:last].transpose(1, 2) for x in (k_BSND, v_BSND))
-        tokens, earlier = end - start, last - first - (end - start)
-        mask = q_s.new_ones(tokens, last - first, dtype=torch.bool).tril(earlier)
-        out = attend(
-            q_s,
-            k_s,
-            v_s,
-            attn_mask=mask if earlier else None,
-            is_causal=not earlier,
-            scale=scale,
-            enable_gqa=True,
-        )
-        pieces.append(out.transpose(1, 2))
-    return torch.cat(pieces, dim=1)

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student.kernels.attention import Attention, Batch
+from student.kernels.attention import Attention
+from student.kernels.batch import Batch
 from student.kernels.families import FUSED, padded_rank
 from student.kernels.lora_linear import Buffer, Linears, check
 from student.kernels.triton_ops import ops

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student.kernels.attention import Attention, Batch
+from student.kernels.attention import Attention
+from student.kernels.batch import Batch
 from student.kernels.decoder_layer import DecoderLayer, SavedActivations
 from student.kernels.fp8 import Rows8
 from student.kernels.lora_linear import Buffer

@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from student.kernels.attention import Batch
+from student.kernels.batch import Batch
 from student.kernels.decoder_layer_fp8 import Fp8DecoderLayer, make_layer
 from student.kernels.host_offload import HostMemory
 from student.kernels.lora_linear import Buffer

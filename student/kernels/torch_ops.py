@@ -3,6 +3,7 @@
 They run on a CPU, and the tests compare the Triton kernels with them.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,6 +14,16 @@ from student.kernels.fp8 import E4M3, LARGEST, LEAST, Rows8
 def _wide(x: torch.Tensor) -> torch.dtype:
     """Returns the dtype of intermediate results: float32, or the dtype of `x` if that is wider."""
     return torch.promote_types(x.dtype, torch.float32)
+
+
+# Elements of a block of rows: its intermediate results stay in the cache, and each call is worth two threads.
+_BLOCK = 2**19
+
+
+def _row_blocks(x_TF: torch.Tensor) -> Iterator[slice]:
+    step = max(1, _BLOCK // x_TF.shape[1])
+    for start in range(0, len(x_TF), step):
+        yield slice(start, start + step)
 
 
 def dequantise(weight: torch.Tensor, state: Any, out_OK: torch.Tensor) -> None:
@@ -117,8 +128,9 @@ def rope_backward(
 
 
 def swiglu(gate_up_T2F: torch.Tensor, out_TF: torch.Tensor) -> None:
-    gate_TF, up_TF = gate_up_T2F.to(_wide(gate_up_T2F)).chunk(2, dim=-1)
-    out_TF.copy_(torch.nn.functional.silu(gate_TF) * up_TF)
+    for rows in _row_blocks(gate_up_T2F):
+        gate_SF, up_SF = gate_up_T2F[rows].to(_wide(gate_up_T2F)).chunk(2, dim=-1)
+        out_TF[rows] = torch.nn.functional.silu(gate_SF).mul_(up_SF)
 
 
 def swiglu_backward(
@@ -128,19 +140,18 @@ def swiglu_backward(
     low_T2R: torch.Tensor,
     adapters: tuple[torch.Tensor, torch.Tensor, torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    gate_TF, up_TF = gate_up_T2F.to(_wide(gate_up_T2F)).chunk(2, dim=-1)
-    wide_grad_TF = grad_TF.to(_wide(grad_TF))
-    if adapters:
-        gate_TF, up_TF = _with_low_rank(gate_TF, up_TF, low_T2R, *adapters[:2])
-        wide_grad_TF = wide_grad_TF + (low_grad_TR @ adapters[2]).to(wide_grad_TF.dtype)
-    sigmoid_TF = torch.sigmoid(gate_TF)
-    silu_TF = gate_TF * sigmoid_TF
-    product_TF = (silu_TF * up_TF).to(grad_TF.dtype)
-    grad_gate_TF = (wide_grad_TF * up_TF * (sigmoid_TF + silu_TF * (1 - sigmoid_TF))).to(
-        grad_TF.dtype
-    )
-    grad_up_TF = (wide_grad_TF * silu_TF).to(grad_TF.dtype)
-    gate_up_T2F.copy_(torch.cat([grad_gate_TF, grad_up_TF], dim=-1))
+    product_TF = torch.empty_like(grad_TF)
+    grad_gate_TF, grad_up_TF = gate_up_T2F.chunk(2, dim=-1)  # views: they replace gate and up
+    for rows in _row_blocks(grad_TF):
+        gate_SF, up_SF = gate_up_T2F[rows].to(_wide(gate_up_T2F)).chunk(2, dim=-1)
+        wide_grad_SF = grad_TF[rows].to(_wide(grad_TF))
+        if adapters:
+            gate_SF, up_SF = _with_low_rank(gate_SF, up_SF, low_T2R[rows], *adapters[:2])
+            wide_grad_SF = wide_grad_SF + (low_grad_TR[rows] @ adapters[2]).to(wide_grad_SF.dtype)
+        silu_SF = torch.nn.functional.silu(gate_SF)
+        product_TF[rows] = silu_SF * up_SF
+        grad_gate_TF[rows] = torch.ops.aten.silu_backward(wide_grad_SF * up_SF, gate_SF)
+        grad_up_TF[rows] = silu_SF.mul_(wide_grad_SF)
     low_gate_TR, low_up_TR = low_T2R.chunk(2, dim=-1)
     factors = [
         product_TF.t() @ low_grad_TR,
@@ -205,12 +216,14 @@ def add_low_rank(
 def cross_entropy(
     logits_TV: torch.Tensor, labels_T: torch.Tensor, scale: torch.Tensor
 ) -> torch.Tensor:
-    wide_TV = logits_TV.to(_wide(logits_TV))
-    log_total_T1 = wide_TV.logsumexp(-1, keepdim=True)
-    grad_TV = (wide_TV - log_total_T1).exp()
-    grad_TV.scatter_add_(1, labels_T[:, None], grad_TV.new_full((len(labels_T), 1), -1.0))
-    losses_T = (log_total_T1 - wide_TV.gather(1, labels_T[:, None])).squeeze(1)
-    logits_TV.copy_(grad_TV * scale)
+    losses_T = logits_TV.new_empty(len(labels_T), dtype=_wide(logits_TV))
+    for rows in _row_blocks(logits_TV):
+        wide_SV, labels_S1 = logits_TV[rows].to(_wide(logits_TV)), labels_T[rows, None]
+        log_total_S1 = wide_SV.logsumexp(-1, keepdim=True)
+        losses_T[rows] = (log_total_S1 - wide_SV.gather(1, labels_S1)).squeeze(1)
+        grad_SV = wide_SV.sub_(log_total_S1).exp_()
+        grad_SV.scatter_add_(1, labels_S1, grad_SV.new_full(labels_S1.shape, -1.0))
+        logits_TV[rows] = grad_SV.mul_(scale)
     return losses_T
 
 
