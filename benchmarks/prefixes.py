@@ -1,4 +1,5 @@
-"""Measures what a template that rewrites earlier turns costs in training: tokens computed per token of the traces.
+"""Measures what a template that rewrites earlier turns costs in training: tokens computed per token of the traces,
+with each turn as a row of its own and with what the turns of a trace share computed once.
 
     python -m benchmarks.prefixes [FILE.jsonl]
 
@@ -21,6 +22,7 @@ from schemas.files import read_jsonl
 from student.models import base
 from student.rendering.examples import join, turns
 from student.rendering.renderer import Renderer
+from student.training.shared_prefix import make_pieces
 from teacher.domain import pack, tasks
 from teacher.domain.prompts import demonstration
 from teacher.models import catalog
@@ -75,9 +77,9 @@ def main() -> None:
     )
     wheel = Path(trl.__file__).parent / "chat_templates"
     print(
-        "| template | reasoning | traces | turns | examples | tokens computed / tokens of the traces |"
+        "| template | reasoning | traces | turns | examples | tokens / tokens of the traces | computed once |"
     )
-    print("|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|")
     for path, stop in (
         (wheel / "qwen2_5.jinja", "<|im_end|>"),
         (wheel / "qwen3.jinja", "<|im_end|>"),
@@ -86,17 +88,20 @@ def main() -> None:
     ):
         renderer = Renderer(tokenizer, path.read_text(encoding="utf-8"), [stop])
         for reasoning in (False, True):
-            computed = whole = examples = count = 0
+            computed = shared = whole = examples = count = 0
             for row in map(with_reasoning, rows) if reasoning else rows:
                 own_turns = turns({"tools": [], "outcome": {"tool_errors": []}, **row}, renderer)
                 joined = list(join(own_turns))
                 count += len(own_turns)
                 examples += len(joined)
                 computed += sum(len(example.input_ids) for example in joined)
+                pieces = make_pieces([vars(example) for example in joined])
+                shared += sum(len(piece.input_ids) for piece in pieces)
                 whole += max(map(len, own_turns), default=0)
-            answer, ratio = "yes" if reasoning else "no", computed / whole
+            answer = "yes" if reasoning else "no"
             print(
-                f"| {path.stem} | {answer} | {len(rows)} | {count} | {examples} | {ratio:.2f} |",
+                f"| {path.stem} | {answer} | {len(rows)} | {count} | {examples} | {computed / whole:.2f} |"
+                f" {shared / whole:.2f} |",
                 flush=True,
             )
 

@@ -26,7 +26,7 @@ from flows.summary import log_summary, relative, summarize
 from schemas.errors import InputError
 from schemas.recipe import Recipe
 from teacher.domain import pack
-from teacher.inference.host import thread_policy
+from teacher.inference.host import TRAINING_SPINS, thread_policy
 
 # Whose hardware a stage needs; filter and publish run anywhere.
 _HARDWARE = {
@@ -59,7 +59,7 @@ def distill(
     Raises:
         InputError, StageError, GateError: as the stages raise them.
     """
-    os.environ.update(thread_policy())
+    os.environ.update(thread_policy(TRAINING_SPINS))
     with prepare(domain, recipe, directory, hardware) as context:
         if stages and "train" in stages and "plan" not in stages:
             check_training_fits(context)  # the plan was another machine's

@@ -24,11 +24,13 @@ class Example:
         labels: [T], the token itself where the assistant wrote it, else IGNORED.
         image_names: sha256 of the images that are read as pixels, in the order of their tokens. (A column `images`
             would make TRL treat the data set as one of its own vision data sets.)
+        continues: whether it is of the same trace as the example before it.
     """
 
     input_ids: list[int]
     labels: list[int]
     image_names: list[str] = field(default_factory=list)
+    continues: bool = False
 
     @property
     def label_count(self) -> int:
@@ -96,7 +98,8 @@ def join(turns: list[Turn]) -> Iterator[Example]:
         else:
             if current is not None:
                 yield current
-            current, context = Example([], []), turn.prompt_ids
+            current = Example([], [], continues=current is not None)
+            context = turn.prompt_ids
         current.image_names = turn.image_names
         current.input_ids += context + turn.target_ids
         current.labels += [IGNORED] * len(context)

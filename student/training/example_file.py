@@ -80,7 +80,14 @@ class ExampleWriter:
 
         ids = pyarrow.list_(pyarrow.int32())
         names = pyarrow.list_(pyarrow.string())
-        self._schema = pyarrow.schema([("input_ids", ids), ("labels", ids), ("image_names", names)])
+        self._schema = pyarrow.schema(
+            [
+                ("input_ids", ids),
+                ("labels", ids),
+                ("image_names", names),
+                ("continues", pyarrow.bool_()),
+            ]
+        )
         temporary = self._stack.enter_context(whole(self._path))
         self._file = self._stack.enter_context(pyarrow.ipc.new_stream(str(temporary), self._schema))
         return self

@@ -166,7 +166,8 @@ class MicroBatchTrainer(SFTTrainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if not self.packed:
             return super()._get_train_sampler(train_dataset)
-        rows: Any = self.train_dataset if train_dataset is None else train_dataset
+        # The argument is the same data set without the columns that the model does not take.
+        rows: Any = self.train_dataset
         return PrefixSampler(
             list(rows), self.args.per_device_train_batch_size, self.args.data_seed or 0
         )

@@ -1,11 +1,12 @@
 """Lays out examples as a tree, so that the tokens with which several of them begin are computed once.
 
-Traces of a domain begin with the same system message and the same tools, which are half of a short trace. A token
-attends to the tokens from its example's first up to itself, wherever they lie in the row, so losses and gradients are
-those of the separate examples up to rounding. Only tokens before an example's first label are shared.
+Traces of a domain begin with the same system message and the same tools, which are half of a short trace. Where the
+student's template rewrites earlier turns, each turn of a trace is an example of its own, whose prompt repeats the turns
+before it. A token attends to the tokens from its example's first up to itself, wherever they lie in the row, so losses
+and gradients are those of the separate examples up to rounding. Only tokens before an example's first label are shared.
 
 In: examples of a micro-batch. Out: one row for the fused layers (student/kernels/attention.py), or groups of examples
-for several rows. `PrefixSampler` puts examples that begin alike into the same optimiser step.
+for several rows. `PrefixSampler` puts examples that begin alike, and those of one trace, into the same optimiser step.
 """
 
 import itertools
@@ -20,6 +21,7 @@ from torch.utils.data import Sampler
 from student.rendering.labels import IGNORED
 
 Row = dict[str, Any]
+Trace = list[int]  # indexes of the examples of one trace
 
 # Fewer shared tokens save less than the additional attention kernel costs.
 _SHORTEST = 32
@@ -134,8 +136,10 @@ def saves_tokens(pieces: list[Piece], examples: list[Any]) -> bool:
 class PrefixSampler(Sampler[int]):
     """Orders examples so that most steps hold examples with the same beginning; all else is shuffled.
 
+    The examples of one trace stay together, unless a step ends between them.
+
     Args:
-        examples: rows with input_ids and labels.
+        examples: rows with input_ids, labels and, where an example is of the trace of the row before it, `continues`.
         batch: examples of a step.
         seed: with the epoch it decides the order, so that a resumed run continues in the same one.
     """
@@ -144,10 +148,16 @@ class PrefixSampler(Sampler[int]):
         self.batch, self.seed, self.epoch = batch, seed, 0
         self.count = len(examples)
         least = max(2 * batch, _COMMON * len(examples))
-        families = [f for f in _families(examples) if len(f) >= least]
-        together = {index for family in families for index in family}
-        self.families = families
-        self.others = [index for index in range(len(examples)) if index not in together]
+        traces = _traces(examples)
+        families = _families([examples[trace[0]] for trace in traces])
+        self.families: list[list[Trace]] = []
+        self.others: list[Trace] = []
+        for family in families:
+            members = [traces[index] for index in family]
+            if sum(map(len, members)) >= least:
+                self.families.append(members)
+            else:
+                self.others += members
 
     def set_epoch(self, epoch: int) -> None:
         """Sets the epoch, from 0; the trainer calls it before each."""
@@ -160,15 +170,39 @@ class PrefixSampler(Sampler[int]):
         rng = random.Random(f"{self.seed} {self.epoch}")
         steps, rest = [], list(self.others)
         for family in self.families:
-            members = rng.sample(family, len(family))
-            whole = len(members) - len(members) % self.batch
-            steps += [members[i : i + self.batch] for i in range(0, whole, self.batch)]
-            rest += members[whole:]
+            whole, left = self._cut(rng.sample(family, len(family)))
+            steps += whole
+            rest += left
         rng.shuffle(rest)
-        whole = len(rest) - len(rest) % self.batch
-        steps += [rest[i : i + self.batch] for i in range(0, whole, self.batch)]
+        whole, left = self._cut(rest)
+        steps += whole
         rng.shuffle(steps)
-        yield from itertools.chain(*steps, rest[whole:])
+        yield from itertools.chain(*steps, *left)
+
+    def _cut(self, traces: list[Trace]) -> tuple[list[list[int]], list[Trace]]:
+        """Returns the steps that the examples of traces fill, in their order, and what is left of the last traces."""
+        step: list[int] = []
+        steps, left = [], list[Trace]()
+        for trace in traces:
+            left.append([])
+            for index in trace:
+                step.append(index)
+                left[-1].append(index)
+                if len(step) == self.batch:
+                    steps.append(step)
+                    step, left = [], [[]]
+        return steps, [trace for trace in left if trace]
+
+
+def _traces(examples: list[Any]) -> list[Trace]:
+    """Returns the indexes of each trace's examples."""
+    traces: list[Trace] = []
+    for index, example in enumerate(examples):
+        if traces and example.get("continues"):
+            traces[-1].append(index)
+        else:
+            traces.append([index])
+    return traces
 
 
 def _families(examples: list[Any]) -> list[list[int]]:

@@ -4,7 +4,9 @@ import os
 import re
 from pathlib import Path
 
-_POLICY = "OMP_WAIT_POLICY"
+_POLICY, _SPINS = "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"
+# A server's threads wait more often, and for less long, than those of training.
+SERVER_SPINS, TRAINING_SPINS = 200, 500
 
 
 def cores() -> int:
@@ -28,11 +30,15 @@ def multiplies_bfloat16(cpu: Path = Path("/proc/cpuinfo")) -> bool:
     return bool(re.search(r"^flags\s*:.*\bavx512_bf16\b", text, re.MULTILINE))
 
 
-def thread_policy() -> dict[str, str]:
-    """The variable by which OpenMP's threads sleep while they wait for each other, unless the environment has it.
+def thread_policy(spins: int = SERVER_SPINS) -> dict[str, str]:
+    """The variables by which OpenMP's threads sleep while they wait for each other, unless the environment says how.
 
-    A program reads it when it loads OpenMP; in Python, that is the first import of torch. Beside other programs on two
-    cores, threads that spin make a llama.cpp server 1.5 times slower, llama-imatrix ten times, and take 2.5 to 3 times
-    the CPU time in training (benchmarks/README.md). Threads that sleep cost up to a tenth where nothing else runs.
+    A program reads them when it loads OpenMP; in Python, that is the first import of torch. Beside other programs on
+    two cores, threads that spin make a llama.cpp server 1.5 times slower, llama-imatrix ten times, and take 2.5 to 3
+    times the CPU time in training. Threads that sleep at once make the server 1.6 times slower where nothing else runs.
+    So they spin for a few microseconds first (GNU's libgomp alone can; benchmarks/README.md has the measurements).
+
+    spins: how often a thread looks before it sleeps.
     """
-    return {_POLICY: os.environ.get(_POLICY, "passive")}
+    policy = os.environ.get(_POLICY, "passive")
+    return {_POLICY: policy} | ({_SPINS: str(spins)} if policy.lower() == "passive" else {})

@@ -21,6 +21,7 @@ from flows.stages.stage import Stage
 from schemas.errors import GateError, InputError, StageError
 from schemas.files import read_json, write_json
 from teacher.domain.pack import PACKS
+from teacher.inference.host import TRAINING_SPINS
 
 RECIPE = recipe_file.load("local")
 
@@ -278,9 +279,10 @@ except InputError:
     environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**environment, "OMP_DISPLAY_ENV": "true"},
+        env={**environment, "OMP_DISPLAY_ENV": "verbose"},
         capture_output=True,
         text=True,
         check=True,
     )
     assert "OMP_WAIT_POLICY = 'PASSIVE'" in done.stderr
+    assert f"GOMP_SPINCOUNT = '{TRAINING_SPINS}'" in done.stderr

@@ -120,3 +120,36 @@ def test_a_beginning_of_few_examples_does_not_fill_a_step():
     alike = [example([7, *range(20), n], 21) for n in range(4)]
     other = [example([n, n, n], 1) for n in range(100, 120)]
     assert PrefixSampler(alike + other, 4, seed=0).families == []
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(1, 6))
+def test_the_examples_of_a_trace_are_neighbours_unless_a_step_ends_between_them(sizes, batch):
+    rows, traces = [], []
+    for number, size in enumerate(sizes):
+        traces.append(list(range(len(rows), len(rows) + size)))
+        for turn in range(size):
+            rows.append(example([number, turn, 9], 2) | {"continues": turn > 0})
+    order = list(PrefixSampler(rows, batch, seed=0))
+    assert sorted(order) == list(range(len(rows)))
+    steps = [order[i : i + batch] for i in range(0, len(order), batch)]
+    for trace in traces:
+        parts = [part for step in steps if (part := [i for i in step if i in trace])]
+        for step in steps:
+            places = [place for place, index in enumerate(step) if index in trace]
+            if places:
+                assert places == list(range(places[0], places[-1] + 1))
+        # It is cut where a step ends, so at most once more than its examples fill steps.
+        assert len(parts) <= (len(trace) - 1) // batch + 2
+
+
+def test_a_trace_whose_turns_repeat_its_history_is_computed_less_than_twice():
+    """As Qwen3 without reasoning: a reply begins with an empty block, which later prompts omit."""
+    history, rows = [*range(100, 200)], []
+    for turn in range(8):
+        reply = [*range(1000 * turn + 1000, 1000 * turn + 1040)]
+        rows.append(example([*history, 7, 8, *reply], len(history) + 2) | {"continues": turn > 0})
+        history += [*reply, *range(1000 * turn + 1500, 1000 * turn + 1560)]
+    separate = sum(len(row["input_ids"]) for row in rows)
+    (group,) = make_groups(rows, 2000, packed=True)
+    computed = packed_row(group)["input_ids"].shape[1]
+    assert separate > 4 * len(history) and computed < 1.5 * len(history)
