@@ -46,7 +46,9 @@ def solutions() -> list[dict[str, Any]]:
             ],
             "tools": [legal.tools[name] for name in task["tools"]],
         }
-        for task in tasks.sample(legal, "train", 200, seed=0, mix={"document": 0, "chart": 0})
+        for task in tasks.sample(
+            legal, "train", 200, seed=0, mix={"document": 0, "chart": 0, "extract": 0}
+        )
     ]
 
 

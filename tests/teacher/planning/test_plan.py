@@ -233,7 +233,7 @@ def test_the_plan_says_how_many_tasks_are_asked_again() -> None:
         silent = made(name, machine, "generate.blind=false", tasks=seen)
         assert "repeated" not in line(silent, "tasks")
         assert silent["seconds"]["generate"] < asked["seconds"]["generate"]
-        agreed = made(name, machine, "filter.agreement=2", tasks=seen)
+        agreed = made(name, machine, "generate.hint=retry", "filter.agreement=2", tasks=seen)
         assert "all 2 attempts each" in line(agreed, "tasks")
         assert agreed["seconds"]["generate"] > asked["seconds"]["generate"]
 
@@ -330,7 +330,7 @@ def test_vllms_own_parser_takes_the_command_of_every_kimi_recipe() -> None:
 def test_another_teacher_on_the_local_recipe_is_told_which_settings_still_hold() -> None:
     planned = made("local", None, "teacher=openai")
     assert line(planned, "warning").endswith(
-        "generate.examples=2, constrain=true, toolbox=few, hint=retry, max_tokens=80, temperature=0.2,"
+        "generate.examples=2, constrain=true, toolbox=few, hint=always, max_tokens=80, temperature=0.2,"
         " preflight=false"
     )
     assert "--recipe api-teacher has none of them" in text(planned)
