@@ -1,4 +1,4 @@
-"""Causal attention within the sequences of a batch: PyTorch's own kernels, forward and backward called explicitly."""
+"""Causal attention within the sequences of a batch, forward and backward called explicitly; on a GPU by PyTorch."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ class Attention:
 
     On a GPU it runs FlashAttention (arXiv:2205.14135, 2307.08691): cuDNN's kernel for the cases in which it was
     checked, otherwise the kernel of FlashAttention's authors, which also takes packed sequences but is half as fast on
-    Hopper. Keys and values of grouped heads (arXiv:2305.13245) are not copied. On a CPU, PyTorch computes it.
+    Hopper. Keys and values of grouped heads (arXiv:2305.13245) are not copied. On a CPU it runs attention_cpu.py, which
+    keeps nothing for the backward pass.
     """
 
     def __init__(
@@ -22,9 +23,8 @@ class Attention:
         aten, self.batch, self.scale = torch.ops.aten, batch, scale
         self.cudnn = _cudnn_is_checked(batch, q_BSND)
         if not q_BSND.is_cuda:
-            out_TND = attention_cpu.forward(
-                batch, *(x.flatten(0, 1) for x in (q_BSND, k_BSND, v_BSND)), scale
-            )
+            q_TND, k_TGD, v_TGD = (x.flatten(0, 1) for x in (q_BSND, k_BSND, v_BSND))
+            out_TND = attention_cpu.forward(batch, q_TND, k_TGD, v_TGD, scale)
             self.out_BSND = out_TND.view(q_BSND.shape)
         elif self.cudnn:
             out, *saved = aten._scaled_dot_product_cudnn_attention(
@@ -54,10 +54,12 @@ class Attention:
         """Returns the gradients of q, k and v, in their shapes, from that of `out_BSND`."""
         aten, batch = torch.ops.aten, self.batch
         if not q_BSND.is_cuda:
-            inputs = (x.flatten(0, 1) for x in (grad_BSND, q_BSND, k_BSND, v_BSND))
-            grads = attention_cpu.backward(batch, *inputs, self.scale)
+            grad_TND, q_TND, k_TGD, v_TGD = (
+                x.flatten(0, 1) for x in (grad_BSND, q_BSND, k_BSND, v_BSND)
+            )
+            flat = attention_cpu.backward(batch, grad_TND, q_TND, k_TGD, v_TGD, self.scale)
             return tuple(
-                g.view(x.shape) for g, x in zip(grads, (q_BSND, k_BSND, v_BSND), strict=True)
+                g.view(x.shape) for g, x in zip(flat, (q_BSND, k_BSND, v_BSND), strict=True)
             )
         if self.cudnn:
             lse, starts_q, starts_k, longest_q, longest_k, seed, offset = self.saved

@@ -50,8 +50,10 @@ def backward(
         )
         grad_k_GKD[:, keys] += torch.bmm(grad_scores_GPK.transpose(1, 2), q_GPD)
         _write(torch.bmm(grad_scores_GPK, k_GKD[:, keys]), grad_q_TND[tokens])
-    grads = (batch.scatter(x.transpose(0, 1)).to(q_TND.dtype) for x in (grad_k_GKD, grad_v_GKD))
-    return grad_q_TND.mul_(scale), *grads
+    grad_k_TGD, grad_v_TGD = (
+        batch.scatter(x.transpose(0, 1)).to(q_TND.dtype) for x in (grad_k_GKD, grad_v_GKD)
+    )
+    return grad_q_TND.mul_(scale), grad_k_TGD, grad_v_TGD
 
 
 def _blocks(batch: Batch, device: torch.device) -> Iterator[tuple[slice, slice]]:

@@ -38,8 +38,8 @@ _FUSED_OF_PEAK, _RECOMPUTED, _OF_BANDWIDTH, _STEP_SECONDS = 0.57, 0.37, 0.83, 0.
 _FP8_TIME = 0.66
 # The H100's rates replace those of an unknown GPU: only their ratio matters for the choice of a batch.
 _H100 = (989e12, 3.35e12)
-# Two CPU cores on the 135M student: 203,193 tokens of examples, 3 epochs, in 683 s in bfloat16, nothing else running; in
-# float32 4.8 ms of CPU time a token, busy for 0.8 of the time (benchmarks/README.md).
+# Two CPU cores on the 135M student: 203,193 tokens of examples, 3 epochs, in 683 s in bfloat16, nothing else running;
+# in float32 4.8 ms of CPU time a token, busy for 0.8 of the time (benchmarks/README.md).
 _CPU_TOKENS_S = {"bfloat16": 890.0, "float32": 330.0}
 _CPU_CORES, _CPU_PARAMETERS = 2, 134_515_008
 # Tokens computed at once on a CPU, where more make training no faster.

@@ -1,6 +1,7 @@
 """Examples that begin alike, as a prefix tree."""
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -124,7 +125,8 @@ def test_a_beginning_of_few_examples_does_not_fill_a_step():
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=12), st.integers(1, 6))
 def test_the_examples_of_a_trace_are_neighbours_unless_a_step_ends_between_them(sizes, batch):
-    rows, traces = [], []
+    rows: list[Any] = []
+    traces: list[list[int]] = []
     for number, size in enumerate(sizes):
         traces.append(list(range(len(rows), len(rows) + size)))
         for turn in range(size):
@@ -144,7 +146,8 @@ def test_the_examples_of_a_trace_are_neighbours_unless_a_step_ends_between_them(
 
 def test_a_trace_whose_turns_repeat_its_history_is_computed_less_than_twice():
     """As Qwen3 without reasoning: a reply begins with an empty block, which later prompts omit."""
-    history, rows = [*range(100, 200)], []
+    history = [*range(100, 200)]
+    rows: list[Any] = []
     for turn in range(8):
         reply = [*range(1000 * turn + 1000, 1000 * turn + 1040)]
         rows.append(example([*history, 7, 8, *reply], len(history) + 2) | {"continues": turn > 0})
