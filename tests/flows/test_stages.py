@@ -110,6 +110,7 @@ def finished_run(directory: Path) -> Iterator[RunContext]:
     replay.write_text("{}\n")
     overrides = [
         f"train.replay={{path: {replay}, ratio: 0.1}}",
+        "generate.hint=retry",  # agreement needs attempts without a hint
         "filter.agreement=2",
         f"publish.store={directory / 'store'}",
     ]

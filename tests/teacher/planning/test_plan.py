@@ -250,7 +250,7 @@ def test_the_plan_says_of_the_student_what_was_found() -> None:
 
 @pytest.mark.slow
 def test_generation_of_the_embedded_run_is_planned_to_take_what_it_took(tmp_path: Path) -> None:
-    """180 tasks. A run of 220 tasks sent 1,191 requests, and on two idle cores the first 246 took 297 s."""
+    """180 tasks. On two idle cores a run of 300 tasks took 284 s."""
     recipe, loaded, image_store = (
         recipe_file.load("local"),
         domain.load("legal"),
@@ -262,7 +262,7 @@ def test_generation_of_the_embedded_run_is_planned_to_take_what_it_took(tmp_path
     tasks = swap_images(tasks, loaded, share=recipe.tasks.swapped, image_store=image_store)
     measured = cost.measure(tasks, loaded, image_store, teacher="source", student="source")
     seconds = made("local", None, tasks=measured)["seconds"]
-    assert seconds["generate"] == pytest.approx(1191 * 180 / 220 * 297 / 246, rel=0.1)
+    assert seconds["generate"] == pytest.approx(284 * 180 / 300, rel=0.1)
 
 
 def test_on_a_gpu_the_embedded_run_takes_less_and_least_without_a_grammar() -> None:
