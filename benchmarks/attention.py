@@ -16,6 +16,7 @@ from torch import Tensor
 
 from student.kernels import attention_cpu
 from student.kernels.batch import Batch
+from student.training import sft
 
 HEADS, KEY_HEADS, SIZE, SCALE = 9, 3, 64, 0.125
 # Tokens, and the tokens that the last of them attends to.
@@ -27,6 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     dtype = getattr(torch, parser.parse_args().dtype)
+    sft._keep_freed_memory()  # as in training
     print("| tokens | keys | PyTorch ms | fused layers ms | ratio |\n|---|---|---|---|---|")
     for tokens, keys in SHAPES:
         torch.manual_seed(0)

@@ -15,15 +15,16 @@ from torch import Tensor
 
 from student.kernels.batch import Batch
 
-# Queries of a block: its scores stay in the cache, and the products are large enough for full speed.
-_BLOCK = 256
+# Queries of a block, times the bytes of a number: its scores stay in the cache, and the products are large enough for
+# full speed.
+_BLOCK_BYTES = 512
 
 
 def forward(batch: Batch, q_TND: Tensor, k_TGD: Tensor, v_TGD: Tensor, scale: float) -> Tensor:
     """Returns softmax(q k^T scale) v [T, N, D]. A token attends to the tokens of its sequence up to itself."""
-    k_GKD, v_GKD = (batch.gather(x).transpose(0, 1) for x in (k_TGD, v_TGD))
+    k_GKD, v_GKD = (batch.gather(x).transpose(0, 1).contiguous() for x in (k_TGD, v_TGD))
     out_TND = torch.empty_like(q_TND)
-    for tokens, keys in _blocks(batch, q_TND.device):
+    for tokens, keys in _blocks(batch, q_TND):
         q_GPD = _rows(q_TND[tokens] * scale, len(k_GKD))
         weights_GPK = _probabilities(q_GPD, k_GKD[:, keys], tokens)
         _write(torch.bmm(weights_GPK, v_GKD[:, keys]), out_TND[tokens])
@@ -34,12 +35,11 @@ def backward(
     batch: Batch, grad_TND: Tensor, q_TND: Tensor, k_TGD: Tensor, v_TGD: Tensor, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Returns the gradients of q, k and v from that of `forward`'s result."""
-    k_KGD, v_KGD = batch.gather(k_TGD), batch.gather(v_TGD)
-    k_GKD, v_GKD = k_KGD.transpose(0, 1), v_KGD.transpose(0, 1)
+    k_GKD, v_GKD = (batch.gather(x).transpose(0, 1).contiguous() for x in (k_TGD, v_TGD))
     wide = torch.promote_types(q_TND.dtype, torch.float32)
     grad_k_GKD, grad_v_GKD = (torch.zeros_like(x, dtype=wide) for x in (k_GKD, v_GKD))
     grad_q_TND = torch.empty_like(q_TND)
-    for tokens, keys in _blocks(batch, q_TND.device):
+    for tokens, keys in _blocks(batch, q_TND):
         q_GPD = _rows(q_TND[tokens] * scale, len(k_GKD))
         grad_GPD = _rows(grad_TND[tokens], len(k_GKD))
         weights_GPK = _probabilities(q_GPD, k_GKD[:, keys], tokens)
@@ -56,16 +56,17 @@ def backward(
     return grad_q_TND.mul_(scale), grad_k_TGD, grad_v_TGD
 
 
-def _blocks(batch: Batch, device: torch.device) -> Iterator[tuple[slice, slice]]:
+def _blocks(batch: Batch, q_TND: Tensor) -> Iterator[tuple[slice, slice]]:
     """Yields the tokens of each block, and the keys that its last token attends to."""
-    starts, _ = batch.sequences(device)
-    key_starts, _ = batch.key_sequences(device)
+    starts, _ = batch.sequences(q_TND.device)
+    key_starts, _ = batch.key_sequences(q_TND.device)
+    block = _BLOCK_BYTES // q_TND.element_size()
     for (start, end), (first, last) in zip(
         itertools.pairwise(starts.tolist()), itertools.pairwise(key_starts.tolist()), strict=True
     ):
         earlier = last - first - (end - start)
-        for begin in range(start, end, _BLOCK):
-            stop = min(begin + _BLOCK, end)
+        for begin in range(start, end, block):
+            stop = min(begin + block, end)
             yield slice(begin, stop), slice(first, first + earlier + stop - start)
 
 
