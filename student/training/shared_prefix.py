@@ -181,17 +181,11 @@ class PrefixSampler(Sampler[int]):
 
     def _cut(self, traces: list[Trace]) -> tuple[list[list[int]], list[Trace]]:
         """Returns the steps that the examples of traces fill, in their order, and what is left of the last traces."""
-        step: list[int] = []
-        steps, left = [], list[Trace]()
-        for trace in traces:
-            left.append([])
-            for index in trace:
-                step.append(index)
-                left[-1].append(index)
-                if len(step) == self.batch:
-                    steps.append(step)
-                    step, left = [], [[]]
-        return steps, [trace for trace in left if trace]
+        order = list(itertools.chain(*traces))
+        whole = len(order) - len(order) % self.batch
+        steps = [order[i : i + self.batch] for i in range(0, whole, self.batch)]
+        rest = set(order[whole:])
+        return steps, [left for trace in traces if (left := [i for i in trace if i in rest])]
 
 
 def _traces(examples: list[Any]) -> list[Trace]:
