@@ -177,8 +177,7 @@ def lines(counts: dict[str, Any], epochs: float) -> list[str]:
         report[training] += f", {image_count} images read as pixels"
     if repetition > 1.05:
         report[training] += (
-            f" ({repetition:.1f} times the tokens of their traces: the template rewrites earlier turns; what they share"
-            " is computed once)"
+            f" ({repetition:.1f} times the tokens of their traces: the template rewrites earlier turns)"
         )
     if overflow["turns_left_out"]:
         report.append(

@@ -31,7 +31,7 @@ def multiplies_bfloat16(cpu: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def thread_policy(spins: int = SERVER_SPINS) -> dict[str, str]:
-    """The variables by which OpenMP's threads sleep while they wait for each other, unless the environment says how.
+    """The variables by which OpenMP's threads sleep while they wait for each other, unless OMP_WAIT_POLICY says how.
 
     A program reads them when it loads OpenMP; in Python, that is the first import of torch. Beside other programs on
     two cores, threads that spin make a llama.cpp server 1.5 times slower, llama-imatrix ten times, and take 2.5 to 3

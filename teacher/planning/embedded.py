@@ -13,7 +13,7 @@ from teacher.planning.cost import Conversation
 from teacher.planning.hardware import Hardware
 
 _MEASURED_PARAMETERS, _MEASURED_CORES = 134_515_008, 2
-# Requests per second on the legal pack, nothing else running: of the constrained teacher (1,003 in 284 s), and of base
+# Requests per second on the legal pack, nothing else running: of the constrained teacher (1,004 in 284 s), and of base
 # and student in the exam with the whole toolbox (535 in 205 s).
 TEACHER_REQUESTS, EXAM_REQUESTS = 3.5, 2.6
 # The same on one H200, of a model with 1.5B parameters in 4 bits and 64 conversations at once: constrained, 176
