@@ -1,5 +1,6 @@
 """Schemas as vLLM decodes under them: what it refuses is left out, and the trace keeps the whole schema."""
 
+import dataclasses
 import json
 import subprocess
 from pathlib import Path
@@ -12,6 +13,7 @@ from schemas.decodable import decodable, decodable_tools
 from schemas.errors import InputError
 from schemas.task import Task
 from teacher.domain import Domain
+from teacher.domain.json_answers import response_format
 from teacher.inference import vllm_server
 from teacher.rollout.guidance import Constrained
 
@@ -41,7 +43,9 @@ HARD: dict[str, Any] = {
 
 
 def test_a_schema_loses_what_xgrammar_cannot_decode_and_nothing_else() -> None:
-    properties = decodable(HARD)["properties"]
+    answer = response_format(HARD, "hard")["json_schema"]["schema"]
+    assert answer == decodable(HARD)
+    properties = answer["properties"]
     assert properties == {
         "contains": {"type": "string", "pattern": "^[a-z]+$"},
         "days": {"type": ["array", "null"], "items": {"type": "string", "format": "date"}},
@@ -62,7 +66,7 @@ def test_vllm_refuses_no_schema_of_an_answer_of_the_packs() -> None:
     packs = Path(__file__).parents[2] / "data"
     schemas = [json.loads(file.read_text()) for file in sorted(packs.glob("*/schemas/*.json"))]
     assert len(schemas) > 5
-    sent = [decodable(each) for each in (HARD, *schemas)]
+    sent = [response_format(each, "x")["json_schema"]["schema"] for each in (HARD, *schemas)]
     program = (
         "import json, sys\n"
         "from vllm.v1.structured_output.backend_xgrammar import has_xgrammar_unsupported_json_features as refused\n"
@@ -79,14 +83,15 @@ def test_vllm_refuses_no_schema_of_an_answer_of_the_packs() -> None:
 
 
 def test_a_constrained_teacher_is_sent_decodable_tools_and_the_trace_keeps_the_whole_ones(
-    stock: Domain, move: Task
+    stock: Domain, move: Task, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = move["plan"][0]["tool"]
     parameters = stock.tools[name]["function"]["parameters"]
     plain = json.loads(json.dumps(stock.tools[name]))
-    parameters["properties"]["tags"] = {"type": "array", "uniqueItems": True}
+    tags = {"type": "array", "uniqueItems": True}
+    monkeypatch.setitem(parameters["properties"], "tags", tags)
     model = Model(solution(move))
-    settings = LOOP.__class__(**{**LOOP.__dict__, "guidance": Constrained()})
+    settings = dataclasses.replace(LOOP, guidance=Constrained())
     trace = play(stock, move, model, settings, hinted=True)
     plain["function"]["parameters"]["properties"]["tags"] = {"type": "array"}
     assert all(plain in shown for shown in model.tools)

@@ -1,5 +1,6 @@
 """Answers in JSON: what is wrong with one is named by its JSON pointer, from the episode to the filter's verdict."""
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_the_final_turn_of_a_constrained_teacher_is_decoded_under_the_schema(
 ) -> None:
     def parameters(task: Task) -> list[Any]:
         model = Model(solution(task))
-        settings = LOOP.__class__(**{**LOOP.__dict__, "guidance": Constrained()})
+        settings = dataclasses.replace(LOOP, guidance=Constrained())
         play(stock, task, model, settings, hinted=True)
         return [each.get("response_format") for each in model.parameters]
 

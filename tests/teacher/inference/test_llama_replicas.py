@@ -61,14 +61,14 @@ def test_two_servers_share_the_conversations_and_one_that_is_killed_comes_back(
         assert len(endpoint.urls) == len(servers()) == 2
         asyncio.run(ask(endpoint, two, range(2, 6)))
         logs = [tmp_path / f"two-{number}.log" for number in (0, 1)]
-        # A server writes the line after it has answered.
-        deadline = time.monotonic() + 20
-        while (ended := [log.read_text().count("stop processing") for log in logs]) != [
-            2,
-            2,
-        ] and time.monotonic() < deadline:
+
+        def ended() -> list[int]:
+            return [log.read_text().count("stop processing") for log in logs]
+
+        deadline = time.monotonic() + 20  # a server writes the line after it has answered
+        while ended() != [2, 2] and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert ended == [2, 2]
+        assert ended() == [2, 2]
         servers()[0].kill()
         asyncio.run(ask(endpoint, two, range(6, 10)))  # while one of them is gone
         deadline = time.monotonic() + 60
