@@ -114,8 +114,9 @@ def exam_in_vllm(context: RunContext, renderer: Any, *, here: bool) -> "Vllm":
         raise InputError(f"evaluate.engine: found vllm, expected llama.cpp: {problem}")
     if here or context.hardware == hardware.find():
         interpreter()
-    gpus = vllm_gpus(2 * context.student["parameters"], context.hardware)
-    return Vllm(parsers.tool, parsers.reasoning, gpus)
+    share = context.recipe.serve.gpu_memory_utilization
+    gpus = vllm_gpus(2 * context.student["parameters"], context.hardware, share)
+    return Vllm(parsers.tool, parsers.reasoning, gpus, share)
 
 
 def _check_constants(context: RunContext, renderer: Any) -> list[str]:

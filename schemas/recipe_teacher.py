@@ -167,7 +167,11 @@ class Serve(Section):
         "auto", description="Data type of the KV cache; fp8 halves its size. Example: fp8."
     )
     gpu_memory_utilization: float = Field(
-        0.9, gt=0, le=1, description="Share of a GPU's memory that vLLM takes. Example: 0.95."
+        0.9,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory that vLLM takes, also in the exam with evaluate.engine=vllm."
+        " Example: 0.95.",
     )
     ready_timeout_s: float = Field(
         3600, gt=0, description="Seconds a server may take to load the weights. Example: 1800."

@@ -48,19 +48,20 @@ from teacher.scenes.images import ImageStore
 
 # vLLM watches its engine itself; a reply of a large model on few GPUs may take long.
 _VLLM_REPLY_SECONDS = 1800.0
-# Shares of a GPU's memory that vLLM uses, and of that which is left for the weights.
-_VLLM_SHARE, _WEIGHTS_SHARE = 0.9, 0.8
+# The share of vLLM's memory that its weights may take.
+_WEIGHTS_SHARE = 0.8
 
 
 @dataclass(frozen=True)
 class Vllm:
     """How vLLM serves a directory. tool_parser, reasoning_parser: its names of them. gpus: that share each layer;
-    0 on a CPU.
+    0 on a CPU. memory_share: of each GPU's memory, for weights and cache.
     """
 
     tool_parser: str
     reasoning_parser: str | None
     gpus: int
+    memory_share: float = 0.9
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,17 @@ class Candidate:
         return "vllm" if self.vllm else "llama.cpp"
 
 
-def vllm_gpus(weights: float, hardware: Hardware) -> int:
+def vllm_gpus(weights: float, hardware: Hardware, memory_share: float) -> int:
     """The number of GPUs on which vLLM serves a student with so many bytes of weights; 0 on a CPU.
+
+    memory_share: of each GPU's memory, for weights and cache.
 
     Raises:
         InputError: this machine's GPUs do not hold it.
     """
     if hardware.gpu is None:
         return 0
-    room = _VLLM_SHARE * _WEIGHTS_SHARE * hardware.gpu.memory
+    room = memory_share * _WEIGHTS_SHARE * hardware.gpu.memory
     for count in (1, 2, 4, 8):
         if count <= hardware.count and count * room >= weights:
             return count
@@ -214,7 +217,7 @@ def _serve_vllm(
     options = Serve(
         tensor_parallel=how.gpus or None,
         max_model_len=context,
-        gpu_memory_utilization=_VLLM_SHARE,
+        gpu_memory_utilization=how.memory_share,
         arguments=tuple(words),
     )
     log.parent.mkdir(parents=True, exist_ok=True)

@@ -88,7 +88,8 @@ def _unexamined(context: RunContext, exam: dict[str, Any]) -> Version | None:
     Stage,
     name="evaluate",
     reads=("evaluate", "gate", "train.max_length", "train.images"),
-    also_reads=("name", "publish.store"),  # the scorecard names the recipe; what is `latest` there
+    # The scorecard names the recipe; what is `latest` in the store; how much memory vLLM takes changes no result.
+    also_reads=("name", "publish.store", "serve.gpu_memory_utilization"),
     models=("student",),
     earlier={"plan": "tasks/exam.jsonl", "export": ""},
     outputs=("evaluate",),

@@ -24,16 +24,24 @@ GIB = 2**30
 
 
 @pytest.mark.parametrize(
-    ("machine", "weights", "gpus"),
-    [("cpu-64GB", 20, 0), ("1xH200", 65, 1), ("2xH100-80GB", 65, 2), ("8xH100-80GB", 141, 4)],
+    ("machine", "weights", "share", "gpus"),
+    [
+        ("cpu-64GB", 20, 0.9, 0),
+        ("1xH200", 65, 0.9, 1),
+        ("2xH200", 65, 0.5, 2),
+        ("2xH100-80GB", 65, 0.9, 2),
+        ("8xH100-80GB", 141, 0.9, 4),
+    ],
 )
-def test_vllm_gets_as_many_gpus_as_the_weights_need(machine: str, weights: int, gpus: int) -> None:
-    assert evaluate.vllm_gpus(weights * 1e9, hardware.parse(machine)) == gpus
+def test_vllm_gets_as_many_gpus_as_the_weights_need(
+    machine: str, weights: int, share: float, gpus: int
+) -> None:
+    assert evaluate.vllm_gpus(weights * 1e9, hardware.parse(machine), share) == gpus
 
 
 def test_a_student_that_the_gpus_do_not_hold_is_refused_with_what_to_do() -> None:
     with pytest.raises(InputError, match=r"evaluate.engine: found vllm: 141 GB .* 1xH100-80GB"):
-        evaluate.vllm_gpus(141e9, hardware.parse("1xH100-80GB"))
+        evaluate.vllm_gpus(141e9, hardware.parse("1xH100-80GB"), 0.9)
 
 
 def exported(student: dict[str, Any], to: Path) -> Renderer:
