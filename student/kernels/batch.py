@@ -1,6 +1,7 @@
 """The rows of a batch and the sequences in them, as the fused layers compute it."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -22,6 +23,13 @@ class Batch:
     keys: Tensor | None = None  # int64: indexes of the tokens to attend to, of all sequences
     key_starts: Tensor | None = None  # int32: where the indexes of each sequence begin, and the end
     longest_keys: int = 0  # the most tokens that a sequence attends to, with `keys`
+
+    @cached_property
+    def lengths(self) -> list[int]:
+        """The tokens of each sequence. The first use waits for the GPU, if `starts` is there."""
+        if self.starts is None:
+            return [self.length] * self.rows
+        return self.starts.diff().tolist()
 
     def sequences(self, device: torch.device) -> tuple[Tensor, int]:
         """Returns the starts of the sequences all rows end to end, plus the end (int32), and the longest length."""

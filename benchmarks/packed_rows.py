@@ -1,0 +1,86 @@
+"""Training steps of 4,096 tokens: two rows of 2,048, and packed sequences of other lengths by either attention.
+
+    python -m benchmarks.packed_rows [--model 32b|70b] [--bits 4|8]
+
+Whole steps of the fused layers in a bare training loop, optimiser included. "FlashAttention-2" switches cuDNN's
+attention off for packed sequences; "chosen" is what student/kernels/attention_cudnn.py takes. Needs a Hopper GPU and
+the packages of benchmarks/qlora.py.
+"""
+
+import argparse
+import functools
+import itertools
+from collections.abc import Callable
+from typing import Any
+from unittest import mock
+
+import torch
+
+from benchmarks import qlora, qlora_setup
+from student.kernels import attention_cudnn, fused_layers
+from student.kernels.linear_cross_entropy import linear_cross_entropy
+
+LENGTHS = [
+    (2048, 2048),
+    (3000, 1096),
+    (1500, 1300, 1296),
+    (913, 455, 1200, 700, 828),
+    (*[300] * 13, 196),
+]
+
+
+def packed_loss(model: Any, lengths: tuple[int, ...]) -> torch.Tensor:
+    """The mean cross entropy of random tokens in one row of packed sequences."""
+    base, device = model.get_base_model(), qlora_setup.DEVICE
+    starts = [0, *itertools.accumulate(lengths)]
+    tokens = torch.randint(0, model.config.vocab_size, (1, starts[-1]), device=device)
+    hidden = base.model(
+        input_ids=tokens,
+        position_ids=torch.cat([torch.arange(n, device=device) for n in lengths])[None],
+        cu_seq_lens_q=torch.tensor(starts, dtype=torch.int32, device=device),
+        max_length_q=max(lengths),
+        use_cache=False,
+    ).last_hidden_state[0, :-1]
+    return linear_cross_entropy(hidden, base.lm_head.weight, tokens[0, 1:], chunk=2048)
+
+
+def seconds(model: Any, loss: Callable[[], torch.Tensor]) -> float:
+    """The median seconds of a step."""
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(trainable, lr=2e-4, fused=True)
+
+    def step() -> None:
+        loss().backward()
+        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return qlora_setup.timed(step)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("32b", "70b"), default="32b")
+    parser.add_argument("--bits", type=int, choices=(4, 8), default=8)
+    options = parser.parse_args()
+    _, keep = qlora_setup.planned(options.model, options.bits, 2048, rows=2)
+    model = qlora_setup.build(options.model, None, options.bits)
+    fused_layers.install(model, keep)
+    size = model.config.vocab_size
+
+    def rows() -> torch.Tensor:
+        return qlora.loss_of(model, torch.randint(0, size, (2, 2048), device=qlora_setup.DEVICE))
+
+    print(f"rows, 2 x 2,048: {seconds(model, rows):.4f} s", flush=True)
+    for lengths in LENGTHS:
+        chosen = seconds(model, functools.partial(packed_loss, model, lengths))
+        with mock.patch.object(attention_cudnn, "applies", lambda batch, q: False):
+            flash = seconds(model, functools.partial(packed_loss, model, lengths))
+        print(
+            f"packed {lengths}: FlashAttention-2 {flash:.4f} s, chosen {chosen:.4f} s", flush=True
+        )
+    print(f"rows again: {seconds(model, rows):.4f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Causal attention by cuDNN, on a Hopper GPU about twice as fast as FlashAttention-2.
+
+cuDNN takes rows of one length, a multiple of 128 here. Packed sequences of other lengths are computed one by one, each
+made longer by the tokens that follow it: no token attends to later ones, and the gradients of the added tokens' outputs
+are set to zero, so they change nothing. (cuDNN's own form for packed sequences reads outside its memory in torch 2.11:
+benchmarks/qlora.md.)
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from student.kernels.batch import Batch
+
+_attend = torch.ops.aten._scaled_dot_product_cudnn_attention
+_attend_backward = torch.ops.aten._scaled_dot_product_cudnn_attention_backward
+# Lengths for which cuDNN was checked. Wrong results are reported for others (pytorch/pytorch #196678, #193893).
+_STEP = 128
+# Tokens of a packed sequence, in the mean, from which on a call each is faster than FlashAttention-2.
+_LONG = 1024
+
+
+class _Piece(NamedTuple):
+    """Sequences that cuDNN computes together."""
+
+    start: int  # the first token
+    rows: int
+    length: int  # tokens of a row
+    padded: int  # tokens of a row as cuDNN sees it
+
+
+def applies(batch: Batch, q_BSND: Tensor) -> bool:
+    """Returns whether cuDNN was checked for such a batch, and is faster: D = 128 on Hopper, no shared prefixes."""
+    if not q_BSND.is_cuda or q_BSND.shape[-1] != 128 or batch.keys is not None:
+        return False
+    if torch.cuda.get_device_capability(q_BSND.device) != (9, 0):
+        return False
+    return _is_one_call(batch) or (
+        batch.starts is not None and batch.length >= _LONG * len(batch.lengths)
+    )
+
+
+def forward(
+    batch: Batch, q_TND: Tensor, k_TGD: Tensor, v_TGD: Tensor, scale: float
+) -> tuple[Tensor, list[Any]]:
+    """Returns the output [T, N, D], and what `backward` needs of it."""
+    out_TND, saved = None, []
+    for piece in _pieces(batch):
+        inputs = (_rows(x, piece) for x in (q_TND, k_TGD, v_TGD))
+        out, *rest = _attend(*inputs, None, True, 0.0, True, scale=scale)
+        saved.append(rest[:7])
+        flat = out.transpose(1, 2).flatten(0, 1)
+        if len(flat) == len(q_TND):
+            return flat, saved
+        out_TND = torch.empty_like(q_TND) if out_TND is None else out_TND
+        tokens = piece.rows * piece.length
+        out_TND[piece.start : piece.start + tokens] = flat[:tokens]
+    assert out_TND is not None
+    return out_TND, saved
+
+
+def backward(
+    batch: Batch,
+    grad_TND: Tensor,
+    q_TND: Tensor,
+    k_TGD: Tensor,
+    v_TGD: Tensor,
+    out_TND: Tensor,
+    saved: list[Any],
+    scale: float,
+) -> tuple[Tensor, ...]:
+    """Returns the gradients of q, k and v from that of `forward`'s output."""
+    inputs = (q_TND, k_TGD, v_TGD)
+    totals: tuple[Tensor, ...] = ()
+    for piece, (lse, starts_q, starts_k, longest_q, longest_k, seed, offset) in zip(
+        _pieces(batch), saved, strict=True
+    ):
+        grads = _attend_backward(
+            _rows(grad_TND, piece, zeros=True), *(_rows(x, piece) for x in (*inputs, out_TND)),
+            lse, seed, offset, None, starts_q, starts_k, longest_q, longest_k, 0.0, True,
+            scale=scale,
+        )  # fmt: skip
+        flat = tuple(grad.transpose(1, 2).flatten(0, 1) for grad in grads)
+        if len(flat[0]) == len(q_TND):
+            return flat
+        totals = totals or tuple(torch.empty_like(x) for x in inputs)
+        tokens = piece.rows * piece.length
+        for total, grad in zip(totals, flat, strict=True):
+            total[piece.start : piece.start + tokens] = grad[:tokens]
+    return totals
+
+
+def _pieces(batch: Batch) -> Iterator[_Piece]:
+    """Yields all rows at once, or each packed sequence."""
+    lengths = batch.lengths
+    if _is_one_call(batch):
+        yield _Piece(0, len(lengths), lengths[0], lengths[0])
+        return
+    for start, length in zip(itertools.accumulate(lengths, initial=0), lengths, strict=False):
+        yield _Piece(start, 1, length, -(-length // _STEP) * _STEP)
+
+
+def _is_one_call(batch: Batch) -> bool:
+    return len(set(batch.lengths)) == 1 and batch.lengths[0] % _STEP == 0
+
+
+def _rows(x_TND: Tensor, piece: _Piece, zeros: bool = False) -> Tensor:
+    """Returns a piece's tokens, heads first, without a copy where it can; with `zeros` the added tokens are zero."""
+    tokens, padded = piece.rows * piece.length, piece.rows * piece.padded
+    own = x_TND[piece.start : piece.start + (tokens if zeros else padded)]
+    if len(own) < padded:
+        own = torch.nn.functional.pad(own, (0, 0, 0, 0, 0, padded - len(own)))
+    return own.unflatten(0, (piece.rows, piece.padded)).transpose(1, 2)
