@@ -8,7 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 from schemas.recipe import Recipe
@@ -41,6 +41,8 @@ _THINKING_REPLY, _REPLY = (300, 1200), (60, 250)
 _RESULT = 500
 # Steps of the teacher, relative to the solution's: the direct way, and one with detours.
 _STEPS = (1.0, 1.5)
+# Replies of a swarm's orchestrator before its answer: one creates sub-agents, one assigns all parts.
+_SWARM_CALLS = 2
 # Prompt tokens/s of llama.cpp on a CPU host: 107 and 106 on the two servers of teacher/planning/memory.py.
 _HOST_PROMPT_S = 107.0
 
@@ -71,12 +73,14 @@ class Conversation:
         calls: calls of the task's solution.
         teacher, student: its tokens as the teacher and the student get it.
         blind: its tokens when it is repeated without its images; None for a task that is not repeated.
+        agents: the conversations of a swarm's sub-agents.
     """
 
     calls: int
     teacher: ConversationTokens
     blind: ConversationTokens | None
     student: ConversationTokens
+    agents: tuple["Conversation", ...] = ()
 
 
 class TokenRanges(TypedDict):
@@ -142,15 +146,46 @@ def measure(
         shown = json_tokens((guidance or Guidance()).shown_tools(task, offered))
         listed = (student_tools or json_tokens)([*offered.values()])
         is_repeated = has_images and not (answer and answer["type"] == "not_shown")
-        conversations.append(
-            Conversation(
-                calls=len(task["plan"]),
-                teacher=count(task, teacher, shown),
-                blind=count(task, "none", shown) if is_repeated else None,
-                student=count(task, student, listed),
-            )
+        conversation = Conversation(
+            calls=len(task["plan"]),
+            teacher=count(task, teacher, shown),
+            blind=count(task, "none", shown) if is_repeated else None,
+            student=count(task, student, listed),
         )
+        conversations.append(_as_swarm(conversation, task) if "swarm" in task else conversation)
     return conversations
+
+
+def _as_swarm(serial: Conversation, task: Task) -> Conversation:
+    """The orchestrator's conversation with those of its sub-agents, from one that does all parts itself.
+
+    A sub-agent's prompt is about as long; of the serial solution it has its share.
+    """
+    parts = task["swarm"]["parts"]
+
+    def share(tokens: ConversationTokens) -> ConversationTokens:
+        each = 1 / len(parts)
+        return replace(tokens, example=each * tokens.example, solution=each * tokens.solution)
+
+    agents = [
+        Conversation(len(part["plan"]), share(serial.teacher), None, share(serial.student))
+        for part in parts
+    ]
+    own = _SWARM_CALLS + task["swarm"]["own"]
+    return replace(serial, calls=own, agents=tuple(agents))
+
+
+def with_agents(conversations: Sequence[Conversation]) -> list[Conversation]:
+    """Returns the conversations, and those of their sub-agents."""
+    return [each for one in conversations for each in (one, *one.agents)]
+
+
+def fewest_replies(task: Task) -> int:
+    """Replies of the task's solution: one a call and the answer, of a swarm's sub-agents too."""
+    if "swarm" not in task:
+        return len(task["plan"]) + 1
+    own = _SWARM_CALLS + task["swarm"]["own"] + 1
+    return own + sum(len(part["plan"]) + 1 for part in task["swarm"]["parts"])
 
 
 def json_tokens(tools: list[Tool]) -> float:
@@ -241,11 +276,12 @@ def tokens(
         "output_tokens": [],
         "trace_tokens": [],
     }
+    everyone = with_agents(conversations)
     fewest = settings.attempts if recipe.filter.agreement else 1
     for end, attempts in enumerate((fewest, settings.attempts)):
         reply = min((_THINKING_REPLY if thinks else _REPLY)[end], settings.max_tokens)
         prompt = output = trained = 0.0
-        for one in conversations:
+        for one in everyone:
             steps = min(settings.max_steps, math.ceil(_STEPS[end] * (one.calls + 1)))
             prompt += attempts * (
                 _prompt(one.teacher, recipe) + (steps - 1) * (reply + one.teacher.result)
@@ -258,10 +294,10 @@ def tokens(
                 steps = steps if end else 1
                 prompt += _prompt(one.blind, recipe) + (steps - 1) * (reply + one.blind.result)
                 output += steps * reply
-        ranges["traces"].append(attempts * len(conversations))
+        ranges["traces"].append(attempts * len(everyone))
         ranges["prompt_tokens"].append(round(prompt))
         ranges["output_tokens"].append(round(output))
-        ranges["trace_tokens"].append(round(trained / max(1, len(conversations))))
+        ranges["trace_tokens"].append(round(trained / max(1, len(everyone))))
     return ranges
 
 

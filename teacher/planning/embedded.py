@@ -9,7 +9,7 @@ from schemas.recipe import Recipe
 from schemas.scorecard import HEADLINE, part_of
 from schemas.task import Task
 from teacher.inference.host import cores
-from teacher.planning.cost import Conversation
+from teacher.planning.cost import Conversation, fewest_replies, with_agents
 from teacher.planning.hardware import Hardware
 
 _MEASURED_PARAMETERS, _MEASURED_CORES = 134_515_008, 2
@@ -42,17 +42,18 @@ def embedded_seconds(
     if not recipe.filter.agreement:
         hinted = recipe.generate.hint == "always"
         attempts = 1 + (_RETRIED_HINTED if hinted else _RETRIED) * (attempts > 1)
-    steps = attempts * sum(task.calls + 1 for task in tasks)
+    everyone = with_agents(tasks)
+    steps = attempts * sum(one.calls + 1 for one in everyone)
     if recipe.generate.blind:
         steps += sum(task.calls + 1 for task in tasks if task.blind)
     # The student is evaluated on every task, the base and further variants on those of the headline.
     further = 1 + len(recipe.evaluate.variants)
     exam_steps = sum(
-        (len(task["plan"]) + 1) * (1 + further * (part_of(task) == HEADLINE)) for task in exam
+        fewest_replies(task) * (1 + further * (part_of(task) == HEADLINE)) for task in exam
     )
     # The replies of this teacher are no longer than those of the solutions.
     trace_tokens = _TEMPLATE_TOKENS * sum(
-        task.student.prompt + task.student.solution for task in tasks
+        one.student.prompt + one.student.solution for one in everyone
     )
     seconds = {"generate": steps / teacher_requests_s}
     if trained_tokens_s:

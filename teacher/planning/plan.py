@@ -12,7 +12,7 @@ from schemas.task import Task
 from teacher.inference import vllm_server
 from teacher.inference.host import cores
 from teacher.planning import cost
-from teacher.planning.cost import Conversation
+from teacher.planning.cost import Conversation, with_agents
 from teacher.planning.embedded import (
     EXAM_REQUESTS,
     TEACHER_REQUESTS,
@@ -160,7 +160,8 @@ def plan(
         if teacher_seconds := teacher_plan["seconds"]:
             seconds["generate"] = sum(teacher_seconds) / 2
         if trained_tokens_s:
-            trace_tokens = len(tasks) * sum(teacher_plan["trace_tokens"]) / 2
+            traces = len(with_agents(tasks))
+            trace_tokens = traces * sum(teacher_plan["trace_tokens"]) / 2
             seconds["train"] = trained_tokens(trace_tokens, recipe) / trained_tokens_s
         lines = [
             *_teacher_lines(teacher_plan, teacher, hardware, recipe),
@@ -267,11 +268,13 @@ def _large_teacher(
 
 
 def _task_line(tasks: list[Conversation], exam: list[Task], recipe: Recipe) -> str:
-    calls, blind = sum(task.calls for task in tasks), _blind_tasks(tasks, recipe)
+    calls, blind = sum(one.calls for one in with_agents(tasks)), _blind_tasks(tasks, recipe)
+    agents = sum(len(task.agents) for task in tasks)
+    by = f" of {agents} sub-agents and their orchestrators" if agents else ""
     attempts = "all" if recipe.filter.agreement else "up to"
     repeated = f", {blind} repeated without their images" if blind else ""
     return (
-        f"tasks     {len(tasks)} to solve ({calls} calls in their solutions), {attempts} {recipe.generate.attempts}"
+        f"tasks     {len(tasks)} to solve ({calls} calls in their solutions{by}), {attempts} {recipe.generate.attempts}"
         f" attempts each{repeated}; {len(exam)} held out; all proven solvable"
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -95,6 +96,21 @@ def test_the_measured_mix_takes_the_measured_time() -> None:
     least, most = cost.seconds([7_952_000] * 2, [438_872] * 2, rates)
     assert least == pytest.approx(631, rel=0.01)
     assert most == pytest.approx(2 * 631, rel=0.01)
+
+
+def test_a_swarm_has_a_conversation_for_each_sub_agent(tmp_path: Any) -> None:
+    legal = domain.load("legal")
+    names = [name for name, made in legal.templates.items() if made.kind == "swarm"]
+    swarms = [sampled.build(legal, name, "train", 1) for name in names]
+    measured = cost.measure(swarms, legal, ImageStore(tmp_path), teacher="source", student="source")
+    for task, one in zip(swarms, measured, strict=True):
+        assert len(one.agents) == len(task["swarm"]["parts"]) > 1
+        replies = sum(each.calls + 1 for each in cost.with_agents([one]))
+        assert replies == cost.fewest_replies(task) > len(task["plan"]) + 1
+    alone = [replace(one, agents=()) for one in measured]
+    one_each, all_of_them = (amounts(tasks=tasks) for tasks in (alone, measured))
+    assert all_of_them["traces"][0] == len(cost.with_agents(measured)) > one_each["traces"][0]
+    assert all_of_them["prompt_tokens"][0] > one_each["prompt_tokens"][0]
 
 
 # ------------------------------------------------------------------------------------- and what is really sent

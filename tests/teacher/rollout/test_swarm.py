@@ -17,6 +17,7 @@ from schemas.trace import failure_reason, nodes
 from teacher.domain import Domain, load, tasks
 from teacher.domain.prompts import hint
 from teacher.domain.swarm import ASSIGN, CREATE, MAX_PROMPT, MAX_SYSTEM, Caps, lead_task
+from teacher.planning.cost import fewest_replies
 from teacher.rollout import agent_loop
 from teacher.rollout.guidance import Constrained
 
@@ -77,6 +78,7 @@ def test_the_gold_swarm_and_a_serial_run_both_solve_each_template(pack: str, tem
         own = 3 + task["swarm"]["own"]
         assert measured["critical_steps"] == own + longest
         assert measured["serial_steps"] == own + sum(len(part["plan"]) + 1 for part in parts)
+        assert measured["serial_steps"] == fewest_replies(task)  # as planned
         # The same request to one agent without sub-agents: the same checks pass.
         alone = dict(task)
         del alone["swarm"]
