@@ -53,7 +53,7 @@ def forward(
         out, *rest = _attend(*inputs, None, True, 0.0, True, scale=scale)
         saved.append(rest[:7])
         flat = out.transpose(1, 2).flatten(0, 1)
-        if len(flat) == len(q_TND):
+        if _is_one_call(batch):
             return flat, saved
         out_TND = torch.empty_like(q_TND) if out_TND is None else out_TND
         tokens = piece.rows * piece.length
@@ -84,7 +84,7 @@ def backward(
             scale=scale,
         )  # fmt: skip
         flat = tuple(grad.transpose(1, 2).flatten(0, 1) for grad in grads)
-        if len(flat[0]) == len(q_TND):
+        if _is_one_call(batch):
             return flat
         totals = totals or tuple(torch.empty_like(x) for x in inputs)
         tokens = piece.rows * piece.length

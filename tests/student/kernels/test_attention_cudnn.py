@@ -21,6 +21,7 @@ BATCHES = {
     "rows": Batch(2, 256),
     "packed rows": packed(256, 256),
     "a row longer than the batch's end": packed(130, 300, 70),
+    "a sequence that is made as long as all": packed(130, 126),
     "multiples of 128 of several lengths": packed(256, 128),
 }
 
