@@ -52,9 +52,7 @@ def embedded_seconds(
         fewest_replies(task) * (1 + further * (part_of(task) == HEADLINE)) for task in exam
     )
     # The replies of this teacher are no longer than those of the solutions.
-    trace_tokens = _TOKENIZER * sum(
-        one.student.prompt + one.student.solution for one in everyone
-    )
+    trace_tokens = _TOKENIZER * sum(one.student.prompt + one.student.solution for one in everyone)
     seconds = {"generate": steps / teacher_requests_s}
     if trained_tokens_s:
         seconds["train"] = trained_tokens(trace_tokens, recipe) / trained_tokens_s
