@@ -2,9 +2,8 @@
 
     python -m benchmarks.packed_rows [--model 32b|70b] [--bits 4|8]
 
-Whole steps of the fused layers in a bare training loop, optimiser included. "FlashAttention-2" switches cuDNN's
-attention off for packed sequences; "chosen" is what student/kernels/attention_cudnn.py takes. Needs a Hopper GPU and
-the packages of benchmarks/qlora.py.
+Whole steps of the fused layers in a bare training loop, optimiser included. The one that training takes
+(student/kernels/attention_cudnn.py) is named. Needs a Hopper GPU and the packages of benchmarks/qlora.py.
 """
 
 import argparse
@@ -73,11 +72,16 @@ def main() -> None:
 
     print(f"rows, 2 x 2,048: {seconds(model, rows):.4f} s", flush=True)
     for lengths in LENGTHS:
-        chosen = seconds(model, functools.partial(packed_loss, model, lengths))
-        with mock.patch.object(attention_cudnn, "applies", lambda batch, q: False):
-            flash = seconds(model, functools.partial(packed_loss, model, lengths))
+        loss = functools.partial(packed_loss, model, lengths)
+        times = []
+        for with_cudnn in (False, True):
+            with mock.patch.object(attention_cudnn, "applies", return_value=with_cudnn):
+                times.append(seconds(model, loss))
+        takes = attention_cudnn.pays([*lengths])
         print(
-            f"packed {lengths}: FlashAttention-2 {flash:.4f} s, chosen {chosen:.4f} s", flush=True
+            f"packed {lengths}: FlashAttention-2 {times[0]:.4f} s, cuDNN {times[1]:.4f} s,"
+            f" {'cuDNN' if takes else 'FlashAttention-2'} is taken",
+            flush=True,
         )
     print(f"rows again: {seconds(model, rows):.4f} s")
 

@@ -61,7 +61,7 @@ class Vllm:
     tool_parser: str
     reasoning_parser: str | None
     gpus: int
-    memory_share: float = 0.9
+    memory_share: float
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,9 @@ def vllm_gpus(weights: float, hardware: Hardware, memory_share: float) -> int:
         if count <= hardware.count and count * room >= weights:
             return count
     raise InputError(
-        f"evaluate.engine: found vllm: {weights / 1e9:.0f} GB of weights do not fit on {hardware}: expected llama.cpp,"
-        " which serves a smaller GGUF, or more GPUs"
+        f"evaluate.engine: found vllm: {weights / 1e9:.0f} GB of weights do not fit on {hardware} with"
+        f" serve.gpu_memory_utilization {memory_share:g}: expected llama.cpp, which serves a smaller GGUF, a larger"
+        " share or more GPUs"
     )
 
 

@@ -88,7 +88,7 @@ def _unexamined(context: RunContext, exam: dict[str, Any]) -> Version | None:
     Stage,
     name="evaluate",
     reads=("evaluate", "gate", "train.max_length", "train.images"),
-    # The scorecard names the recipe; what is `latest` in the store; how much memory vLLM takes changes no result.
+    # The scorecard names the recipe, `latest` is read from the store, and vLLM's share of memory changes no result.
     also_reads=("name", "publish.store", "serve.gpu_memory_utilization"),
     models=("student",),
     earlier={"plan": "tasks/exam.jsonl", "export": ""},

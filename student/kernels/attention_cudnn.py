@@ -1,4 +1,4 @@
-"""Causal attention by cuDNN, on a Hopper GPU about twice as fast as FlashAttention-2.
+"""Causal attention by cuDNN, on a Hopper GPU 1.5 to 1.7 times as fast as FlashAttention-2.
 
 cuDNN takes rows of one length, a multiple of 128 here. Packed sequences of other lengths are computed one by one, each
 made longer by the tokens that follow it: no token attends to later ones, and the gradients of the added tokens' outputs
@@ -17,9 +17,10 @@ from student.kernels.batch import Batch
 
 _attend = torch.ops.aten._scaled_dot_product_cudnn_attention
 _attend_backward = torch.ops.aten._scaled_dot_product_cudnn_attention_backward
-# Lengths for which cuDNN was checked. Wrong results are reported for others (pytorch/pytorch #196678, #193893).
+# Lengths for which cuDNN was checked: a row of 64 tokens had wrong gradients (benchmarks/qlora.md). Wrong results are
+# also reported with masks and with few key heads (pytorch/pytorch #196678, #193893).
 _STEP = 128
-# Tokens of a packed sequence, in the mean, from which on a call each is faster than FlashAttention-2.
+# Tokens of a sequence, in the mean, from which on a call each is faster than FlashAttention-2.
 _LONG = 1024
 
 
@@ -33,14 +34,20 @@ class _Piece(NamedTuple):
 
 
 def applies(batch: Batch, q_BSND: Tensor) -> bool:
-    """Returns whether cuDNN was checked for such a batch, and is faster: D = 128 on Hopper, no shared prefixes."""
+    """Returns whether cuDNN was checked for such a batch, and is faster: D = 128 on Hopper, no shared prefixes.
+
+    The first call for a packed batch waits for the GPU.
+    """
     if not q_BSND.is_cuda or q_BSND.shape[-1] != 128 or batch.keys is not None:
         return False
     if torch.cuda.get_device_capability(q_BSND.device) != (9, 0):
         return False
-    return _is_one_call(batch) or (
-        batch.starts is not None and batch.length >= _LONG * len(batch.lengths)
-    )
+    return pays(batch.lengths)
+
+
+def pays(lengths: list[int]) -> bool:
+    """Returns whether cuDNN is faster than FlashAttention-2 for sequences of these lengths."""
+    return _is_one_call(lengths) or sum(lengths) >= _LONG * len(lengths)
 
 
 def forward(
@@ -53,7 +60,7 @@ def forward(
         out, *rest = _attend(*inputs, None, True, 0.0, True, scale=scale)
         saved.append(rest[:7])
         flat = out.transpose(1, 2).flatten(0, 1)
-        if _is_one_call(batch):
+        if _is_one_call(batch.lengths):
             return flat, saved
         out_TND = torch.empty_like(q_TND) if out_TND is None else out_TND
         tokens = piece.rows * piece.length
@@ -84,7 +91,7 @@ def backward(
             scale=scale,
         )  # fmt: skip
         flat = tuple(grad.transpose(1, 2).flatten(0, 1) for grad in grads)
-        if _is_one_call(batch):
+        if _is_one_call(batch.lengths):
             return flat
         totals = totals or tuple(torch.empty_like(x) for x in inputs)
         tokens = piece.rows * piece.length
@@ -96,15 +103,15 @@ def backward(
 def _pieces(batch: Batch) -> Iterator[_Piece]:
     """Yields all rows at once, or each packed sequence."""
     lengths = batch.lengths
-    if _is_one_call(batch):
+    if _is_one_call(lengths):
         yield _Piece(0, len(lengths), lengths[0], lengths[0])
         return
     for start, length in zip(itertools.accumulate(lengths, initial=0), lengths, strict=False):
         yield _Piece(start, 1, length, -(-length // _STEP) * _STEP)
 
 
-def _is_one_call(batch: Batch) -> bool:
-    return len(set(batch.lengths)) == 1 and batch.lengths[0] % _STEP == 0
+def _is_one_call(lengths: list[int]) -> bool:
+    return len(set(lengths)) == 1 and lengths[0] % _STEP == 0
 
 
 def _rows(x_TND: Tensor, piece: _Piece, zeros: bool = False) -> Tensor:

@@ -8,7 +8,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 from schemas.recipe import Recipe
@@ -17,6 +17,7 @@ from schemas.trace import Grounding, Message, Tool
 from teacher.domain.drift import tools_of
 from teacher.domain.pack import Domain
 from teacher.domain.prompts import demonstration, request_content
+from teacher.domain.swarm import gold_child, own_calls
 from teacher.planning.hardware import Hardware, parse
 from teacher.planning.memory import Fit, host_tokens_s
 from teacher.rollout.guidance import Guidance
@@ -41,8 +42,6 @@ _THINKING_REPLY, _REPLY = (300, 1200), (60, 250)
 _RESULT = 500
 # Steps of the teacher, relative to the solution's: the direct way, and one with detours.
 _STEPS = (1.0, 1.5)
-# Replies of a swarm's orchestrator before its answer: one creates sub-agents, one assigns all parts.
-_SWARM_CALLS = 2
 # Prompt tokens/s of llama.cpp on a CPU host: 107 and 106 on the two servers of teacher/planning/memory.py.
 _HOST_PROMPT_S = 107.0
 
@@ -70,7 +69,7 @@ class Conversation:
     """A task's conversation, measured.
 
     Attributes:
-        calls: calls of the task's solution.
+        calls: calls of the solution; those of one message count once.
         teacher, student: its tokens as the teacher and the student get it.
         blind: its tokens when it is repeated without its images; None for a task that is not repeated.
         agents: the conversations of a swarm's sub-agents.
@@ -119,60 +118,66 @@ def measure(
     groups: dict[str, list[Task]] = defaultdict(list)
     for task in sorted(tasks, key=lambda task: "swapped" in task):  # no swapped task is an example
         groups[task["template"]].append(task)
+    examples = {(name, False): group[:_SOLVED] for name, group in groups.items()}
+    for (name, _), group in [*examples.items()]:
+        examples[name, True] = [part for task in group for part in _sub_tasks(task)[:1]]
     solved = {
-        name: [demonstration(task, domain, image_store=images) for task in group[:_SOLVED]]
-        for name, group in groups.items()
+        key: [demonstration(task, domain, image_store=images) for task in group]
+        for key, group in examples.items()
     }
     groundings: set[Grounding] = {teacher, student, "none"}
     parts = {
-        (name, grounding): _template_tokens(messages, grounding, images)
-        for name, messages in solved.items()
+        (key, grounding): _template_tokens(messages, grounding, images)
+        for key, messages in solved.items()
         for grounding in groundings
+        if messages
     }
 
-    def count(task: Task, grounding: Grounding, tools: float) -> ConversationTokens:
-        opening: list[Message] = [
-            {"role": "system", "content": task["system"]},
-            {"role": "user", "content": request_content(task)},
-        ]
-        prompt = tools + _tokens(opening, grounding, images)
-        return ConversationTokens(prompt, **parts[task["template"], grounding])
+    def converse(task: Task, is_part: bool, is_repeated: bool) -> Conversation:
+        key = task["template"], is_part
+        offered = tools_of(domain, task)
+        shown = json_tokens((guidance or Guidance()).shown_tools(task, offered))
+        listed = (student_tools or json_tokens)([*offered.values()])
+
+        def count(grounding: Grounding, tools: float) -> ConversationTokens:
+            opening: list[Message] = [
+                {"role": "system", "content": task["system"]},
+                {"role": "user", "content": request_content(task)},
+            ]
+            prompt = tools + _tokens(opening, grounding, images)
+            return ConversationTokens(prompt, **parts[key, grounding])
+
+        return Conversation(
+            calls=_calls(task),
+            teacher=count(teacher, shown),
+            blind=count("none", shown) if is_repeated else None,
+            student=count(student, listed),
+            agents=tuple(converse(part, True, is_repeated) for part in _sub_tasks(task)),
+        )
 
     conversations = []
     for task in tasks:
         answer = task["checks"]["answer"]
-        has_images = task.get("pictures") or any(map(message_images, solved[task["template"]]))
-        offered = tools_of(domain, task)
-        shown = json_tokens((guidance or Guidance()).shown_tools(task, offered))
-        listed = (student_tools or json_tokens)([*offered.values()])
+        seen = solved[task["template"], False] + solved[task["template"], True]
+        has_images = task.get("pictures") or any(map(message_images, seen))
         is_repeated = has_images and not (answer and answer["type"] == "not_shown")
-        conversation = Conversation(
-            calls=len(task["plan"]),
-            teacher=count(task, teacher, shown),
-            blind=count(task, "none", shown) if is_repeated else None,
-            student=count(task, student, listed),
-        )
-        conversations.append(_as_swarm(conversation, task) if "swarm" in task else conversation)
+        conversations.append(converse(task, False, bool(is_repeated)))
     return conversations
 
 
-def _as_swarm(serial: Conversation, task: Task) -> Conversation:
-    """The orchestrator's conversation with those of its sub-agents, from one that does all parts itself.
+def _sub_tasks(task: Task) -> list[Task]:
+    """The tasks of a swarm's sub-agents."""
+    if "swarm" not in task:
+        return []
+    state = task["checks"]["state"]
+    return [gold_child(task, index, state) for index in range(len(task["swarm"]["parts"]))]
 
-    A sub-agent's prompt is about as long; of the serial solution it has its share.
-    """
-    parts = task["swarm"]["parts"]
 
-    def share(tokens: ConversationTokens) -> ConversationTokens:
-        each = 1 / len(parts)
-        return replace(tokens, example=each * tokens.example, solution=each * tokens.solution)
-
-    agents = [
-        Conversation(len(part["plan"]), share(serial.teacher), None, share(serial.student))
-        for part in parts
-    ]
-    own = _SWARM_CALLS + task["swarm"]["own"]
-    return replace(serial, calls=own, agents=tuple(agents))
+def _calls(task: Task) -> int:
+    """Calls of the solution, of a swarm those of its orchestrator; those of one message count once."""
+    if "swarm" not in task:
+        return len(task["plan"])
+    return 2 + len(own_calls(task))  # one creates the sub-agents, one message assigns all parts
 
 
 def with_agents(conversations: Sequence[Conversation]) -> list[Conversation]:
@@ -181,11 +186,8 @@ def with_agents(conversations: Sequence[Conversation]) -> list[Conversation]:
 
 
 def fewest_replies(task: Task) -> int:
-    """Replies of the task's solution: one a call and the answer, of a swarm's sub-agents too."""
-    if "swarm" not in task:
-        return len(task["plan"]) + 1
-    own = _SWARM_CALLS + task["swarm"]["own"] + 1
-    return own + sum(len(part["plan"]) + 1 for part in task["swarm"]["parts"])
+    """Replies of the task's solution, of a swarm's sub-agents too: one a call, and the answer."""
+    return sum(_calls(one) + 1 for one in (task, *_sub_tasks(task)))
 
 
 def json_tokens(tools: list[Tool]) -> float:
@@ -252,9 +254,9 @@ def context_needed(
     The longest prompt plus, for each allowed step, the longest reply and the longest result; rounded up to a multiple
     of 1,024.
     """
-    settings = recipe.generate
-    prompt = max((_prompt(one.teacher, recipe) for one in conversations), default=0)
-    result = max((one.teacher.longest for one in conversations), default=0)
+    settings, everyone = recipe.generate, with_agents(conversations)
+    prompt = max((_prompt(one.teacher, recipe) for one in everyone), default=0)
+    result = max((one.teacher.longest for one in everyone), default=0)
     longest = prompt + settings.max_steps * (settings.max_tokens + max(result, _RESULT))
     return min(teacher["context"], 1024 * math.ceil(longest / 1024))
 

@@ -270,12 +270,12 @@ def _large_teacher(
 def _task_line(tasks: list[Conversation], exam: list[Task], recipe: Recipe) -> str:
     calls, blind = sum(one.calls for one in with_agents(tasks)), _blind_tasks(tasks, recipe)
     agents = sum(len(task.agents) for task in tasks)
-    by = f" of {agents} sub-agents and their orchestrators" if agents else ""
+    with_them = f", with {agents} sub-agents" if agents else ""
     attempts = "all" if recipe.filter.agreement else "up to"
     repeated = f", {blind} repeated without their images" if blind else ""
     return (
-        f"tasks     {len(tasks)} to solve ({calls} calls in their solutions{by}), {attempts} {recipe.generate.attempts}"
-        f" attempts each{repeated}; {len(exam)} held out; all proven solvable"
+        f"tasks     {len(tasks)} to solve{with_them} ({calls} calls in their solutions), {attempts}"
+        f" {recipe.generate.attempts} attempts each{repeated}; {len(exam)} held out; all proven solvable"
     )
 
 

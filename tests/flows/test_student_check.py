@@ -156,6 +156,10 @@ def test_a_plan_checks_that_vllm_can_run_the_exam(
     monkeypatch.setenv("STILLHOUSE_VLLM", str(tmp_path / "nothing"))
     student_check.check_student(elsewhere, install=False)
     assert any("the exam runs on vLLM, with its parser hermes" in line for line in shown["lines"])
+    serve = recipe.serve.model_copy(update={"gpu_memory_utilization": 0.5})
+    half = replace(elsewhere, recipe=recipe.model_copy(update={"serve": serve}))
+    how = student_check.exam_in_vllm(half, half.renderer(), here=False)
+    assert (how.tool_parser, how.memory_share) == ("hermes", 0.5)
     with pytest.raises(InputError, match="STILLHOUSE_VLLM"):  # this machine has none
         student_check.check_student(replace(elsewhere, hardware=hardware.find()), install=False)
     elsewhere.student["parameters"] = 10**12

@@ -40,7 +40,10 @@ def test_vllm_gets_as_many_gpus_as_the_weights_need(
 
 
 def test_a_student_that_the_gpus_do_not_hold_is_refused_with_what_to_do() -> None:
-    with pytest.raises(InputError, match=r"evaluate.engine: found vllm: 141 GB .* 1xH100-80GB"):
+    with pytest.raises(
+        InputError,
+        match=r"evaluate.engine: found vllm: 141 GB .* 1xH100-80GB.* with serve.gpu_memory_utilization 0.9",
+    ):
         evaluate.vllm_gpus(141e9, hardware.parse("1xH100-80GB"), 0.9)
 
 
@@ -78,7 +81,10 @@ def test_the_exam_of_an_exported_student_runs_on_vllm_with_the_prompts_of_traini
     rows = tasks.sample(domain, "exam", 2, seed=7, image_store=images, mix={"lookup": 1})
     traces = evaluate.run_exam(
         evaluate.Candidate(
-            "student", directory, "0" * 64, vllm=evaluate.Vllm("hermes", None, gpus=0)
+            "student",
+            directory,
+            "0" * 64,
+            vllm=evaluate.Vllm("hermes", None, gpus=0, memory_share=0.9),
         ),
         rows,
         domain=domain,

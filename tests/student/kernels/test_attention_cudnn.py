@@ -19,6 +19,7 @@ def packed(*lengths: int, device: str = "cpu") -> Batch:
 
 BATCHES = {
     "rows": Batch(2, 256),
+    "rows of another length": Batch(2, 200),
     "packed rows": packed(256, 256),
     "a row longer than the batch's end": packed(130, 300, 70),
     "a sequence that is made as long as all": packed(130, 126),
@@ -74,11 +75,21 @@ def test_packed_rows_of_one_length_are_one_call(calls: list[tuple[int, ...]]) ->
     assert calls == [(2, 4, 256, 8)]
 
 
+@pytest.mark.parametrize(
+    ("lengths", "pays"),
+    [([256] * 8, True), ([250] * 8, False), ([2000, 40], False), ([2040, 8], True), ([900], False)],
+)
+def test_a_call_for_each_sequence_pays_where_they_are_long(lengths: list[int], pays: bool) -> None:
+    assert attention_cudnn.pays(lengths) == pays
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("lengths", [(1024, 1024), (3000, 40, 700), (128, 4000, 9)])
 def test_packed_sequences_on_a_gpu_are_those_of_float64(lengths: tuple[int, ...]) -> None:
     batch = packed(*lengths, device="cuda")
     grad, q, k, v = inputs(batch, (16, 2), 128, torch.empty(0, dtype=torch.bfloat16, device="cuda"))
+    if torch.cuda.get_device_capability() != (9, 0):
+        pytest.skip("cuDNN's attention is used on Hopper alone")
     assert attention_cudnn.applies(batch, q[None])
     wide = [x.double() for x in (grad, q, k, v)]
     expected = attention_cpu.forward(batch, *wide[1:], SCALE)

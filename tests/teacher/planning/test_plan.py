@@ -76,6 +76,17 @@ def test_an_embedded_run_is_planned_in_minutes_of_its_stages() -> None:
     assert "2 CPU cores" in line(planned, "machine")
 
 
+def test_the_sub_agents_of_a_swarm_take_time_too() -> None:
+    alone = [conversation()] * 10
+    swarms = [replace(one, agents=(conversation(),) * 3) for one in alone]
+    one_each, all_of_them = (made("local-swarm", None, tasks=tasks) for tasks in (alone, swarms))
+    assert "10 to solve (" in line(one_each, "tasks")
+    assert "10 to solve, with 30 sub-agents (" in line(all_of_them, "tasks")
+    for stage in ("generate", "train"):
+        ratio = all_of_them["seconds"][stage] / one_each["seconds"][stage]
+        assert ratio == pytest.approx(4, rel=0.1), stage
+
+
 def test_hardware_and_training_may_be_left_out() -> None:
     recipe = recipe_file.load("local")
     planned = plan(
