@@ -91,9 +91,9 @@ def test_packed_sequences_on_a_gpu_are_those_of_float64(lengths: tuple[int, ...]
     if torch.cuda.get_device_capability() != (9, 0):
         pytest.skip("cuDNN's attention is used on Hopper alone")
     assert attention_cudnn.applies(batch, q[None])
-    wide = [x.double() for x in (grad, q, k, v)]
-    expected = attention_cpu.forward(batch, *wide[1:], SCALE)
-    expected_grads = attention_cpu.backward(batch, *wide, SCALE)
+    grad64, q64, k64, v64 = (x.double() for x in (grad, q, k, v))
+    expected = attention_cpu.forward(batch, q64, k64, v64, SCALE)
+    expected_grads = attention_cpu.backward(batch, grad64, q64, k64, v64, SCALE)
     out, saved = attention_cudnn.forward(batch, q, k, v, SCALE)
     grads = attention_cudnn.backward(batch, grad, q, k, v, out, saved, SCALE)
     for found, wanted in zip((out, *grads), (expected, *expected_grads), strict=True):
