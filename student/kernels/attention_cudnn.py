@@ -7,7 +7,7 @@ benchmarks/qlora.md.)
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -32,6 +32,11 @@ class _Piece(NamedTuple):
     length: int  # tokens of a row
     padded: int  # tokens of a row as cuDNN sees it
 
+    @property
+    def tokens(self) -> int:
+        """Its own tokens."""
+        return self.rows * self.length
+
 
 def applies(batch: Batch, q_BSND: Tensor) -> bool:
     """Returns whether cuDNN was checked for such a batch, and is faster: D = 128 on Hopper, no shared prefixes.
@@ -54,19 +59,13 @@ def forward(
     batch: Batch, q_TND: Tensor, k_TGD: Tensor, v_TGD: Tensor, scale: float
 ) -> tuple[Tensor, list[Any]]:
     """Returns the output [T, N, D], and what `backward` needs of it."""
-    out_TND, saved = None, []
-    for piece in _pieces(batch):
+    outputs, saved = [], []
+    for piece in _pieces(batch.lengths):
         inputs = (_rows(x, piece) for x in (q_TND, k_TGD, v_TGD))
         out, *rest = _attend(*inputs, None, True, 0.0, True, scale=scale)
+        outputs.append(_own(out, piece))
         saved.append(rest[:7])
-        flat = out.transpose(1, 2).flatten(0, 1)
-        if _is_one_call(batch.lengths):
-            return flat, saved
-        out_TND = torch.empty_like(q_TND) if out_TND is None else out_TND
-        tokens = piece.rows * piece.length
-        out_TND[piece.start : piece.start + tokens] = flat[:tokens]
-    assert out_TND is not None
-    return out_TND, saved
+    return _joined(outputs), saved
 
 
 def backward(
@@ -80,29 +79,22 @@ def backward(
     scale: float,
 ) -> tuple[Tensor, ...]:
     """Returns the gradients of q, k and v from that of `forward`'s output."""
-    inputs = (q_TND, k_TGD, v_TGD)
-    totals: tuple[Tensor, ...] = ()
+    parts = []
     for piece, (lse, starts_q, starts_k, longest_q, longest_k, seed, offset) in zip(
-        _pieces(batch), saved, strict=True
+        _pieces(batch.lengths), saved, strict=True
     ):
+        inputs = (_rows(x, piece) for x in (q_TND, k_TGD, v_TGD, out_TND))
         grads = _attend_backward(
-            _rows(grad_TND, piece, zeros=True), *(_rows(x, piece) for x in (*inputs, out_TND)),
+            _rows(grad_TND, piece, zeros=True), *inputs,
             lse, seed, offset, None, starts_q, starts_k, longest_q, longest_k, 0.0, True,
             scale=scale,
         )  # fmt: skip
-        flat = tuple(grad.transpose(1, 2).flatten(0, 1) for grad in grads)
-        if _is_one_call(batch.lengths):
-            return flat
-        totals = totals or tuple(torch.empty_like(x) for x in inputs)
-        tokens = piece.rows * piece.length
-        for total, grad in zip(totals, flat, strict=True):
-            total[piece.start : piece.start + tokens] = grad[:tokens]
-    return totals
+        parts.append([_own(grad, piece) for grad in grads])
+    return tuple(_joined(each) for each in zip(*parts, strict=True))
 
 
-def _pieces(batch: Batch) -> Iterator[_Piece]:
-    """Yields all rows at once, or each packed sequence."""
-    lengths = batch.lengths
+def _pieces(lengths: list[int]) -> Iterator[_Piece]:
+    """Yields all sequences at once, or one after the other."""
     if _is_one_call(lengths):
         yield _Piece(0, len(lengths), lengths[0], lengths[0])
         return
@@ -116,8 +108,17 @@ def _is_one_call(lengths: list[int]) -> bool:
 
 def _rows(x_TND: Tensor, piece: _Piece, zeros: bool = False) -> Tensor:
     """Returns a piece's tokens, heads first, without a copy where it can; with `zeros` the added tokens are zero."""
-    tokens, padded = piece.rows * piece.length, piece.rows * piece.padded
-    own = x_TND[piece.start : piece.start + (tokens if zeros else padded)]
+    padded = piece.rows * piece.padded
+    own = x_TND[piece.start : piece.start + (piece.tokens if zeros else padded)]
     if len(own) < padded:
         own = torch.nn.functional.pad(own, (0, 0, 0, 0, 0, padded - len(own)))
     return own.unflatten(0, (piece.rows, piece.padded)).transpose(1, 2)
+
+
+def _own(x_RNPD: Tensor, piece: _Piece) -> Tensor:
+    """Returns what cuDNN made for a piece's own tokens, without the added ones."""
+    return x_RNPD.transpose(1, 2).flatten(0, 1)[: piece.tokens]
+
+
+def _joined(pieces: Sequence[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat([*pieces])
