@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+# Imported first: it configures torch's memory allocator, which must happen before torch is imported.
+from benchmarks import qlora, qlora_setup
+
+# isort: split
 import torch
 
-from benchmarks import qlora, qlora_setup
 from student.kernels import attention_cudnn, fused_layers
-from student.kernels.linear_cross_entropy import linear_cross_entropy
 
 LENGTHS = [
     (2048, 2048),
@@ -30,31 +32,20 @@ LENGTHS = [
 
 def packed_loss(model: Any, lengths: tuple[int, ...]) -> torch.Tensor:
     """The mean cross entropy of random tokens in one row of packed sequences."""
-    base, device = model.get_base_model(), qlora_setup.DEVICE
+    device = qlora_setup.DEVICE
     starts = [0, *itertools.accumulate(lengths)]
-    tokens = torch.randint(0, model.config.vocab_size, (1, starts[-1]), device=device)
-    hidden = base.model(
-        input_ids=tokens,
+    return qlora.loss_of(
+        model,
+        torch.randint(0, model.config.vocab_size, (1, starts[-1]), device=device),
         position_ids=torch.cat([torch.arange(n, device=device) for n in lengths])[None],
         cu_seq_lens_q=torch.tensor(starts, dtype=torch.int32, device=device),
         max_length_q=max(lengths),
-        use_cache=False,
-    ).last_hidden_state[0, :-1]
-    return linear_cross_entropy(hidden, base.lm_head.weight, tokens[0, 1:], chunk=2048)
+    )
 
 
 def seconds(model: Any, loss: Callable[[], torch.Tensor]) -> float:
     """The median seconds of a step."""
-    trainable = [p for p in model.parameters() if p.requires_grad]
-    optimiser = torch.optim.AdamW(trainable, lr=2e-4, fused=True)
-
-    def step() -> None:
-        loss().backward()
-        torch.nn.utils.clip_grad_norm_(trainable, 1.0)
-        optimiser.step()
-        optimiser.zero_grad()
-
-    return qlora_setup.timed(step)
+    return qlora_setup.timed(qlora.whole_step(model, loss))
 
 
 def main() -> None:

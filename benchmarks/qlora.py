@@ -23,6 +23,7 @@ import statistics
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 # Imported first: it configures torch's memory allocator, which must happen before torch is imported.
@@ -147,10 +148,13 @@ def batch(options: argparse.Namespace, bits: int) -> tuple[int, int]:
     return rows, keep if options.keep is None else options.keep
 
 
-def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor:
-    """The mean cross entropy of next tokens [rows, length], without materialising all logits."""
+def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048, **layout: Any) -> torch.Tensor:
+    """The mean cross entropy of next tokens [rows, length], without materialising all logits.
+
+    layout: further inputs of the model, such as those of packed sequences.
+    """
     base = model.get_base_model()
-    hidden = base.model(input_ids=tokens, use_cache=False).last_hidden_state[:, :-1]
+    hidden = base.model(input_ids=tokens, use_cache=False, **layout).last_hidden_state[:, :-1]
     return linear_cross_entropy(
         hidden.reshape(-1, hidden.shape[-1]),
         base.lm_head.weight,
@@ -159,22 +163,30 @@ def loss_of(model: Any, tokens: torch.Tensor, chunk: int = 2048) -> torch.Tensor
     )
 
 
-def measure(
-    model: Any, rows: int, length: int, chunk: int, profile: bool = False
-) -> tuple[float, float, float]:
-    """(seconds per step, peak GiB allocated, peak GiB reserved) of whole steps, optimiser included."""
+def whole_step(model: Any, loss: Callable[[], torch.Tensor]) -> Callable[[], None]:
+    """A training step on that loss, optimiser included."""
     trainable = [p for p in model.parameters() if p.requires_grad]
     optimiser = torch.optim.AdamW(trainable, lr=2e-4, fused=True)
-    vocabulary = model.config.vocab_size
 
     def step() -> None:
-        tokens = torch.randint(0, vocabulary, (rows, length), device=DEVICE)
-        loss = loss_of(model, tokens, chunk)
-        loss.backward()
+        loss().backward()
         torch.nn.utils.clip_grad_norm_(trainable, 1.0)
         optimiser.step()
         optimiser.zero_grad()
 
+    return step
+
+
+def measure(
+    model: Any, rows: int, length: int, chunk: int, profile: bool = False
+) -> tuple[float, float, float]:
+    """(seconds per step, peak GiB allocated, peak GiB reserved) of whole steps, optimiser included."""
+
+    def loss() -> torch.Tensor:
+        tokens = torch.randint(0, model.config.vocab_size, (rows, length), device=DEVICE)
+        return loss_of(model, tokens, chunk)
+
+    step = whole_step(model, loss)
     seconds = timed(step)
     peak, reserved = (
         x / 2**30 for x in (torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
